@@ -1,0 +1,12 @@
+//! `ringest run`.
+
+use super::Failure;
+
+/// Arguments of `ringest run`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+
+/// Runs the command.
+pub fn main(_arguments: Arguments) -> Result<(), Failure> {
+    Err(Failure::new(super::exit::FAILURE, "not built yet"))
+}

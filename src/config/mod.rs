@@ -1,0 +1,5 @@
+//! A configuration file becomes checked [`Settings`].
+
+mod settings;
+
+pub use settings::*;

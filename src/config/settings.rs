@@ -1,0 +1,337 @@
+//! Checked settings: what the rest of the crate sees of a configuration. Every limit lives here, with its default.
+//!
+//! Durations and sizes are resolved, paths are absolute, names are unique: whoever holds a [`Settings`] need not check again.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// `[gateway]`
+    pub gateway: Gateway,
+    /// `[journal]`
+    pub journal: Journal,
+    /// `[[source]]`, in the order of the file; a source's index is its `SourceId`.
+    pub sources: Vec<Source>,
+    /// `[sequence]`; without it there is one step and no `{{id}}`.
+    pub sequence: Option<Sequence>,
+    /// `[deliver]`
+    pub deliver: Deliver,
+    /// Limits of the engine and of HTTP in; `[limits]`.
+    pub limits: Limits,
+}
+
+/// `[gateway]`: the process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gateway {
+    /// Name in metrics and on the page.
+    pub name: String,
+    /// The CPU of each core thread, in order; resolved from `"all"` or a list. Never empty.
+    pub cores: Vec<usize>,
+    /// Where journals and the lock live.
+    pub state_dir: PathBuf,
+    /// Where metrics, health and the commands are served; loopback.
+    pub admin: SocketAddr,
+}
+
+/// When a record counts as safe, and what that survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// No journal; lost with the process.
+    Memory,
+    /// Survives the process being killed at any moment.
+    Process,
+    /// Survives loss of power.
+    Power,
+}
+
+/// What happens when the journal is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// HTTP 503 with Retry-After, TCP and serial stop reading.
+    Pause,
+    /// HTTP 503, other records are counted as rejected.
+    Reject,
+}
+
+/// `[journal]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Journal {
+    /// The level at which a record is acknowledged.
+    pub durability: Durability,
+    /// The longest time an entry waits in an open block before the block is committed.
+    pub commit_every: Duration,
+    /// Size of one segment file, a multiple of 4 KiB.
+    pub segment_bytes: u64,
+    /// Bound of all cores' journals together.
+    pub max_bytes: u64,
+    /// Records kept in memory, per core.
+    pub window_bytes: usize,
+    /// Policy at `max_bytes`.
+    pub when_full: WhenFull,
+}
+
+/// `[framing.NAME]`: how a byte stream is cut into records.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Framing {
+    /// How the end of a record is found.
+    pub kind: FramingKind,
+    /// Strip a leading LF and trailing white space.
+    pub trim: bool,
+    /// Longest record in bytes, without its delimiter.
+    pub max_bytes: usize,
+    /// What is done with a longer one.
+    pub oversized: Oversized,
+}
+
+/// How the end of a record is found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FramingKind {
+    /// A record ends at these bytes (one or more), which are not part of it.
+    Delimiter {
+        /// The bytes; never empty.
+        end: Vec<u8>,
+    },
+}
+
+/// What is done with a record longer than `max_bytes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oversized {
+    /// Deliver the first `max_bytes`, flagged; discard up to the next end.
+    Cut,
+    /// Discard all of it and count it as rejected.
+    Drop,
+}
+
+/// `[[source]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// Unique; what `{{source}}` shows (see the kinds for what is added to it).
+    pub name: String,
+    /// Where its bytes come from.
+    pub kind: SourceKind,
+    /// How they are cut; unused for HTTP, where a body is a record.
+    pub framing: Framing,
+    /// Alarm when nothing came for so long.
+    pub silence_alarm: Option<Duration>,
+}
+
+/// Where a source's bytes come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SourceKind {
+    /// A tty.
+    Serial(Serial),
+    /// A TCP listener; a connection's `{{source}}` is `NAME@ADDRESS:PORT`, or `NAME@ADDRESS` with [`LaneKey::Address`].
+    TcpListen {
+        /// Bound once per core by SO_REUSEPORT.
+        listen: SocketAddr,
+        /// What keeps its order.
+        lane: LaneKey,
+    },
+    /// An outgoing TCP connection to a device server.
+    TcpConnect {
+        /// Host and port; resolved again at each connect.
+        connect: Authority,
+    },
+    /// `POST /v1/records/SOURCE`; `{{source}}` is the SOURCE of the path.
+    Http {
+        /// Bound once per core by SO_REUSEPORT.
+        listen: SocketAddr,
+    },
+}
+
+/// What keeps its order on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneKey {
+    /// Each connection.
+    Connection,
+    /// All that comes from one IP address, also across reconnects.
+    Address,
+}
+
+/// A serial port's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Serial {
+    /// A stable path, such as one under `/dev/serial/by-id`.
+    pub path: PathBuf,
+    /// Speed and character format.
+    pub line: Line,
+    /// Flow control.
+    pub flow: Flow,
+    /// What to do when the port is not there at start.
+    pub on_missing: OnMissing,
+}
+
+/// Speed and character format, such as `9600 8N1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    /// Bits per second; any rate (termios2, BOTHER).
+    pub baud: u32,
+    /// 5 to 8.
+    pub data_bits: u8,
+    /// Parity bit.
+    pub parity: Parity,
+    /// 1 or 2.
+    pub stop_bits: u8,
+}
+
+/// The parity bit of a character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parity {
+    /// `N`
+    None,
+    /// `E`
+    Even,
+    /// `O`
+    Odd,
+}
+
+/// Flow control of a serial line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// None.
+    None,
+    /// By the RTS and CTS wires.
+    RtsCts,
+    /// By XON and XOFF bytes, which then cannot be data.
+    XonXoff,
+}
+
+/// What to do when a serial port is not there at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMissing {
+    /// Wait for it to appear.
+    Wait,
+    /// End with the exit code for a missing port.
+    Fail,
+}
+
+/// `host:port`, as in a URL (RFC 3986 section 3.2), without userinfo.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Authority {
+    /// Name or address; an IPv6 address is without its brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// An `http://` URL of the API, cut as the request line needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// Where to connect.
+    pub authority: Authority,
+    /// The Host header's value: the authority as it was written.
+    pub host_header: String,
+    /// Path and query, at least `/`; free of CR, LF and space.
+    pub target: String,
+}
+
+/// `[sequence]`: the id step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sequence {
+    /// Where `{}` is posted.
+    pub url: Url,
+    /// JSON pointer (RFC 6901) to the id in the answer.
+    pub id_at: String,
+}
+
+/// `[deliver]`: the record step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Deliver {
+    /// Where records are posted.
+    pub url: Url,
+    /// The template of the body, checked: known placeholders only, and no `{{id}}` without `[sequence]`.
+    pub body: String,
+    /// Content-Type of the body.
+    pub content_type: String,
+    /// Extra request headers, name and value.
+    pub headers: Vec<(String, String)>,
+    /// Statuses that mean delivered.
+    pub success: Vec<u16>,
+    /// Connections per core and authority.
+    pub connections: usize,
+    /// Requests in flight on one connection.
+    pub pipeline: usize,
+    /// Deadline of a whole answer.
+    pub timeout: Duration,
+    /// Deadline of a connect.
+    pub connect_timeout: Duration,
+    /// An idle kept-alive connection is closed after this.
+    pub idle: Duration,
+    /// Delay before the first retry.
+    pub retry_first: Duration,
+    /// Longest delay between retries.
+    pub retry_max: Duration,
+    /// `false` with `order = "none"`: many records of a lane in flight.
+    pub ordered: bool,
+    /// How long SIGTERM waits for what can still be delivered.
+    pub drain: Duration,
+}
+
+/// Limits of the engine and of HTTP in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Size of one provided read buffer.
+    pub read_buffer_bytes: usize,
+    /// Provided read buffers per core, a power of two up to 32,768.
+    pub read_buffers: usize,
+    /// HTTP in: start line and headers.
+    pub header_bytes: usize,
+    /// HTTP in: header fields.
+    pub header_fields: usize,
+    /// HTTP in: request target.
+    pub target_bytes: usize,
+    /// HTTP in: body, after chunked decoding.
+    pub body_bytes: usize,
+    /// HTTP in: from a request's first byte to its last header byte.
+    pub header_timeout: Duration,
+    /// HTTP in: from a request's last header byte to its last body byte.
+    pub body_timeout: Duration,
+    /// HTTP in: an idle connection is closed after this.
+    pub idle_timeout: Duration,
+    /// Connections per core, TCP and HTTP in together; accepting pauses beyond.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            read_buffer_bytes: 4096,
+            read_buffers: 1024,
+            header_bytes: 16 * 1024,
+            header_fields: 100,
+            target_bytes: 8_000,
+            body_bytes: 64 * 1024,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            connections: 16_384,
+        }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Process,
+            commit_every: Duration::from_millis(5),
+            segment_bytes: 16 << 20,
+            max_bytes: 1 << 30,
+            window_bytes: 32 << 20,
+            when_full: WhenFull::Pause,
+        }
+    }
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self {
+            kind: FramingKind::Delimiter { end: b"\r".to_vec() },
+            trim: true,
+            max_bytes: 4096,
+            oversized: Oversized::Cut,
+        }
+    }
+}

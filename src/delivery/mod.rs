@@ -1,0 +1,1 @@
+//! Records to the API: templates, steps, connections, retries.

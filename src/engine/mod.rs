@@ -1,0 +1,1 @@
+//! All that touches the kernel: threads, data ring, files.

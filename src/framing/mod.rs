@@ -1,0 +1,1 @@
+//! Byte streams are cut into records.

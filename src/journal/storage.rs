@@ -1,0 +1,47 @@
+//! What the journal needs of a disk when it is opened and closed. The hot path does not come here: it writes by
+//! [`Op::Commit`](crate::shard::Op). Two implementations: a directory of the file system, and the simulator's disk.
+
+use super::BlockMemory;
+use std::io;
+use std::rc::Rc;
+
+/// A block file that an earlier start left behind, or a new one.
+pub type BlockFile = Rc<BlockMemory>;
+
+/// One journal directory, with the block files that belong to it.
+pub trait Storage {
+    /// Random id of the machine's boot (`/proc/sys/kernel/random/boot_id`).
+    fn boot_id(&self) -> [u8; 16];
+    /// 128 random bits from the operating system.
+    fn random(&mut self) -> u128;
+    /// Size and alignment of a write that the device does whole, a power of two, at least 512; 4096 where unknown.
+    fn physical_block(&self) -> u32;
+
+    /// Numbers of the segment files, in any order. Spare files are not listed.
+    fn segments(&mut self) -> io::Result<Vec<u64>>;
+    /// Reads a whole segment into `into`, which is cleared first.
+    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()>;
+    /// Writes in place; durable after [`Storage::sync_segment`].
+    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()>;
+    /// Makes a segment's writes durable.
+    fn sync_segment(&mut self, segment: u64) -> io::Result<()>;
+    /// Puts a segment's file aside for reuse, or removes it.
+    fn free_segment(&mut self, segment: u64) -> io::Result<()>;
+
+    /// The epoch files, as number and contents, in any order.
+    fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>>;
+    /// Writes an epoch file: whole or not at all, and durable when this returns.
+    fn write_epoch(&mut self, epoch: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Removes an epoch file.
+    fn remove_epoch(&mut self, epoch: u64) -> io::Result<()>;
+
+    /// Maps an existing block file; `None` where there is none.
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>>;
+    /// Makes a block file, allocated in full and zeroed. With `None` as name: anonymous memory.
+    fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile>;
+    /// Removes a block file, if it is there.
+    fn remove_blocks(&mut self, name: &str) -> io::Result<()>;
+
+    /// Keeps bytes that cannot be used, for an operator to look at.
+    fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
+}

@@ -1,0 +1,21 @@
+//! ringest: from many machines (serial ports, TCP, HTTP) through framing and a durable journal to a REST API.
+//!
+//! The map, from the outside in:
+//! - [`cli`]: one file a command; [`config`]: a file becomes checked [`config::Settings`].
+//! - [`engine`]: threads, data ring, files: all that touches the kernel. It drives
+//! - [`shard`]: the sans-IO owner of all that one core does. It sees completions and `now`, and emits operations. Inside it:
+//! - [`source`], [`framing`], [`http`]: bytes in, records out; [`journal`]: records kept; [`delivery`]: records delivered.
+//! - [`observe`]: counters, histograms, the admin server. [`simulate`] and [`receive`]: both ends of the line, for tests and demos.
+
+pub mod cli;
+pub mod config;
+pub mod delivery;
+pub mod engine;
+pub mod framing;
+pub mod http;
+pub mod journal;
+pub mod observe;
+pub mod receive;
+pub mod shard;
+pub mod simulate;
+pub mod source;

@@ -1,0 +1,2 @@
+//! Counters, histograms, the admin server.
+pub mod snapshot;

@@ -1,0 +1,295 @@
+//! What a shard shows of itself: taken between two turns of its loop, so that its numbers belong together.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// The terms of the accounting identity, counted in records since the process started:
+/// received + recovered = delivered + pending + parked + rejected + discarded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Terms {
+    /// Records framed from sources, rejected ones included.
+    pub received: u64,
+    /// Unsettled and parked records found in the journal at start.
+    pub recovered: u64,
+    /// Answered with success.
+    pub delivered: u64,
+    /// Kept, on their way.
+    pub pending: u64,
+    /// Kept aside for an operator.
+    pub parked: u64,
+    /// Not accepted, by a documented rule.
+    pub rejected: u64,
+    /// Parked records that an operator deleted.
+    pub discarded: u64,
+}
+
+impl Terms {
+    /// Whether the identity holds.
+    pub fn balance(&self) -> bool {
+        self.received + self.recovered == self.delivered + self.pending + self.parked + self.rejected + self.discarded
+    }
+
+    /// Adds another shard's terms.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.recovered += other.recovered;
+        self.delivered += other.delivered;
+        self.pending += other.pending;
+        self.parked += other.parked;
+        self.rejected += other.rejected;
+        self.discarded += other.discarded;
+    }
+}
+
+/// Event counts since the process started. Each is a Prometheus counter of the same name with `ringest_` before and
+/// `_total` behind; the comment is its help text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Bytes read from sources.
+    pub received_bytes: u64,
+    /// Frames without a byte, which are no records.
+    pub empty_frames: u64,
+    /// Records longer than the limit that were cut and flagged.
+    pub cut_records: u64,
+    /// Records rejected because they were longer than the limit.
+    pub rejected_oversized: u64,
+    /// Records rejected because the stream ended inside them.
+    pub rejected_unfinished: u64,
+    /// Records rejected because the journal was full.
+    pub rejected_full: u64,
+    /// Records whose data was not valid UTF-8 where the template asks for text.
+    pub lossy_records: u64,
+    /// Connections accepted from machines.
+    pub accepted_connections: u64,
+    /// Times a serial port or an outgoing source was opened.
+    pub opened_sources: u64,
+    /// Times a serial port hung up or an outgoing source was lost.
+    pub lost_sources: u64,
+    /// HTTP requests answered with 2xx.
+    pub http_accepted: u64,
+    /// HTTP requests answered with 4xx or 501, 505.
+    pub http_refused: u64,
+    /// HTTP requests answered with 503.
+    pub http_unavailable: u64,
+    /// Requests sent to the API.
+    pub api_requests: u64,
+    /// Requests to the API that were sent again on a new connection because a kept-alive one was stale.
+    pub api_resent: u64,
+    /// Answers of the API that were no success, and requests without an answer; each leads to a retry.
+    pub api_failures: u64,
+    /// Connections opened to the API.
+    pub api_connects: u64,
+    /// Connects to the API that failed.
+    pub api_connect_failures: u64,
+    /// Send operations to the API; records per send is the measure of batching.
+    pub api_sends: u64,
+    /// Blocks written to segments.
+    pub journal_writes: u64,
+    /// Bytes written to segments.
+    pub journal_bytes: u64,
+    /// Reads of segments to bring records back into memory.
+    pub journal_read_backs: u64,
+    /// Segments freed.
+    pub journal_freed: u64,
+    /// Errors of journal files.
+    pub journal_errors: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Turns that began with a wake from sleep.
+    pub wakes: u64,
+    /// Completions handled.
+    pub completions: u64,
+    /// io_uring_enter calls on the data ring.
+    pub enters: u64,
+    /// Multishot reads ended for want of buffers, and armed again.
+    pub buffers_exhausted: u64,
+}
+
+impl Counters {
+    /// Adds another shard's counters.
+    pub fn add(&mut self, other: &Self) {
+        macro_rules! sum {
+            ($($field:ident),* $(,)?) => {
+                // The pattern fails to compile when a counter is missing here.
+                let Self { $($field),* } = other;
+                $(self.$field += $field;)*
+            };
+        }
+        sum!(
+            received_bytes,
+            empty_frames,
+            cut_records,
+            rejected_oversized,
+            rejected_unfinished,
+            rejected_full,
+            lossy_records,
+            accepted_connections,
+            opened_sources,
+            lost_sources,
+            http_accepted,
+            http_refused,
+            http_unavailable,
+            api_requests,
+            api_resent,
+            api_failures,
+            api_connects,
+            api_connect_failures,
+            api_sends,
+            journal_writes,
+            journal_bytes,
+            journal_read_backs,
+            journal_freed,
+            journal_errors,
+            turns,
+            wakes,
+            completions,
+            enters,
+            buffers_exhausted,
+        );
+    }
+}
+
+/// A stage of a record's way. Each is measured from the end of the one before, but `Whole`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// First byte to frame end.
+    Frame,
+    /// Frame end to the copy in the journal's block.
+    Journaled,
+    /// The copy to committed; measured at level `power` only.
+    Durable,
+    /// In the block to the id's answer, waiting in the lane included; with `[sequence]` only.
+    Id,
+    /// The id (or the block, without `[sequence]`) to the answer that delivered it.
+    Answered,
+    /// First byte to the answer that delivered it.
+    Whole,
+}
+
+impl Stage {
+    /// All stages, in order.
+    pub const ALL: [Self; 6] = [Self::Frame, Self::Journaled, Self::Durable, Self::Id, Self::Answered, Self::Whole];
+
+    /// Name in metrics and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Frame => "frame",
+            Self::Journaled => "journaled",
+            Self::Durable => "durable",
+            Self::Id => "id",
+            Self::Answered => "answered",
+            Self::Whole => "whole",
+        }
+    }
+}
+
+/// One histogram a stage, in nanoseconds, 2 significant digits, up to an hour; longer is recorded as an hour.
+#[derive(Debug, Clone)]
+pub struct StageHistograms([Histogram<u64>; Stage::ALL.len()]);
+
+impl StageHistograms {
+    /// The largest value kept apart, in nanoseconds.
+    pub const MAX_NS: u64 = 3_600_000_000_000;
+
+    /// Empty histograms.
+    pub fn new() -> Self {
+        Self(std::array::from_fn(|_| Histogram::new_with_bounds(1, Self::MAX_NS, 2).expect("valid bounds")))
+    }
+
+    /// Records one duration.
+    #[inline]
+    pub fn record(&mut self, stage: Stage, ns: u64) {
+        self.0[stage as usize].saturating_record(ns.clamp(1, Self::MAX_NS));
+    }
+
+    /// A stage's histogram.
+    pub fn stage(&self, stage: Stage) -> &Histogram<u64> {
+        &self.0[stage as usize]
+    }
+
+    /// Adds another shard's histograms.
+    pub fn add(&mut self, other: &Self) {
+        for (own, other) in self.0.iter_mut().zip(&other.0) {
+            own.add(other).expect("all have the same bounds");
+        }
+    }
+}
+
+impl Default for StageHistograms {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One configured source, as one shard sees it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SourceSnapshot {
+    /// Configured name.
+    pub name: String,
+    /// `serial`, `tcp_listen`, `tcp_connect` or `http`.
+    pub kind: &'static str,
+    /// Open ports or connections now.
+    pub open: u64,
+    /// Records received, rejected ones included.
+    pub received: u64,
+    /// Records rejected.
+    pub rejected: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Seconds since the last byte, if there was one.
+    pub silent_s: Option<f64>,
+    /// What is wrong with it now, in words for the operator: missing, busy, silent …
+    pub problem: Option<String>,
+}
+
+/// Delivery, as one shard sees it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RouteSnapshot {
+    /// The URL's authority.
+    pub authority: String,
+    /// Open connections.
+    pub connections: u64,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Why deliveries fail now, in words; `None` while they succeed.
+    pub problem: Option<String>,
+    /// Seconds since the last success, if there was one.
+    pub last_success_s: Option<f64>,
+}
+
+/// The journal of one shard.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct JournalSnapshot {
+    /// Segment files in use.
+    pub segments: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Bytes of records in memory.
+    pub window_bytes: u64,
+    /// Records that lie behind the window, to be read back.
+    pub behind: u64,
+    /// Whether intake pauses because the journal is full or failed, in words.
+    pub problem: Option<String>,
+}
+
+/// All of one shard.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Index of the core thread.
+    pub core: u16,
+    /// The identity's terms.
+    pub terms: Terms,
+    /// Event counts.
+    pub counters: Counters,
+    /// Latencies.
+    pub stages: StageHistograms,
+    /// The sources that this shard runs, in configured order.
+    pub sources: Vec<SourceSnapshot>,
+    /// The API's authorities.
+    pub routes: Vec<RouteSnapshot>,
+    /// Its journals together.
+    pub journal: JournalSnapshot,
+    /// Open lanes.
+    pub lanes: u64,
+}

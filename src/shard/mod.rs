@@ -1,0 +1,5 @@
+//! The sans-IO owner of all that one core does.
+
+mod op;
+
+pub use op::*;

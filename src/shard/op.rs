@@ -1,0 +1,334 @@
+//! What the shard asks of the world ([`Op`]) and what it hears back ([`Completion`]). The data ring and the seeded
+//! simulator are the two drivers that carry one to the other.
+//!
+//! Contract of every driver:
+//! - [`Op`]s are carried out in the order in which they were emitted, as far as they concern the same link.
+//! - A multishot read that ends for want of buffers, or for any reason but the three of [`RecvEnd`], is armed again by the
+//!   driver; no byte is lost and the shard is not told.
+//! - A buffer moves into its operation and comes back in its completion. The driver keeps it alive until the kernel is done.
+//! - After [`Op::Close`] no completion of that link but [`Completion::Closed`] reaches the shard, and it comes exactly once;
+//!   until then the shard does not use the link's index again.
+
+use std::net::SocketAddr;
+
+/// A moment, as the driver read it once for a turn of its loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Nanoseconds of the monotonic clock (CLOCK_MONOTONIC); timers live on it.
+    pub mono_ns: u64,
+    /// Nanoseconds since 1970 (CLOCK_REALTIME); only ever shown, never waited for.
+    pub wall_ns: u64,
+}
+
+/// An open file as its driver names it: a descriptor for the data ring, any number for the simulator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fd(pub i32);
+
+/// Index of a source in [`Settings::sources`](crate::config::Settings).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceId(pub u16);
+
+/// Index of one of the API's authorities (host and port) in [`Shard::destinations`](crate::shard::Shard::destinations).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ApiId(pub u8);
+
+/// One journal directory of a shard: 0 is its own, the others were adopted from cores that are no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JournalId(pub u8);
+
+/// A connection or an open port. Stale ids are told by their generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkId {
+    /// Index into the shard's links.
+    pub index: u32,
+    /// Counts the uses of the index; below 2^24.
+    pub generation: u32,
+}
+
+/// Where a connect goes; the driver resolves the name anew each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// The API.
+    Api(ApiId),
+    /// The device server of a `tcp_connect` source.
+    Source(SourceId),
+}
+
+/// What a read is done on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readable {
+    /// A socket: multishot recv.
+    Socket,
+    /// A tty: READ_MULTISHOT, or single reads before Linux 6.7.
+    Tty,
+}
+
+/// What the shard asks for.
+#[derive(Debug)]
+pub enum Op {
+    /// Accept connections on a source's listener until [`Op::PauseAccept`]; the driver bound it before intake.
+    Accept {
+        /// A `tcp_listen` or `http` source.
+        source: SourceId,
+    },
+    /// Stop accepting; connections already accepted still arrive.
+    PauseAccept {
+        /// The same source.
+        source: SourceId,
+    },
+    /// Read until the end of the stream, [`Op::PauseRecv`] or [`Op::Close`].
+    Recv {
+        /// The link.
+        link: LinkId,
+        /// Its file.
+        fd: Fd,
+        /// Socket or tty.
+        kind: Readable,
+    },
+    /// Stop reading. Bytes already read still arrive, then [`RecvEnd::Paused`].
+    PauseRecv {
+        /// The link.
+        link: LinkId,
+    },
+    /// Send all of `bytes` (MSG_WAITALL, MSG_NOSIGNAL); one send is in flight on a link at a time.
+    Send {
+        /// The link.
+        link: LinkId,
+        /// Its file.
+        fd: Fd,
+        /// Comes back in [`Completion::Sent`].
+        bytes: Vec<u8>,
+    },
+    /// Shut down the sending half (FIN); reading goes on.
+    Shutdown {
+        /// The link.
+        link: LinkId,
+        /// Its file.
+        fd: Fd,
+    },
+    /// Cancel what is in flight, wait for it, close the file; answered by [`Completion::Closed`].
+    /// `fd` is `None` while an open or a connect is still under way: the file is then closed when it comes.
+    Close {
+        /// The link.
+        link: LinkId,
+        /// Its file.
+        fd: Option<Fd>,
+    },
+    /// Open a TCP connection; answered by [`Completion::Connected`].
+    Connect {
+        /// The link.
+        link: LinkId,
+        /// Where to.
+        to: Destination,
+    },
+    /// Open a serial port and apply its settings; answered by [`Completion::PortOpened`].
+    OpenPort {
+        /// The link.
+        link: LinkId,
+        /// A `serial` source.
+        source: SourceId,
+    },
+    /// Write the first `bytes` of a block's slot to a segment at `offset`. The slot's memory is not touched until
+    /// [`Completion::Committed`].
+    Commit {
+        /// The journal.
+        journal: JournalId,
+        /// The slot in the journal's block memory.
+        slot: u32,
+        /// The segment's number.
+        segment: u64,
+        /// Offset in the segment, a multiple of the physical block.
+        offset: u32,
+        /// A multiple of the physical block.
+        bytes: u32,
+        /// Whether completion means durable (O_DSYNC, or a sync after it).
+        sync: bool,
+    },
+    /// Make a segment file ready: sized, zero-filled, its header written and, if `sync`, durable.
+    PrepareSegment {
+        /// The journal.
+        journal: JournalId,
+        /// The new segment's number.
+        segment: u64,
+        /// The file's size.
+        bytes: u64,
+        /// Its first physical block.
+        header: Vec<u8>,
+        /// Whether header and directory entry must be durable.
+        sync: bool,
+    },
+    /// Make all completed writes of a segment durable (fdatasync).
+    SyncSegment {
+        /// The journal.
+        journal: JournalId,
+        /// The segment.
+        segment: u64,
+    },
+    /// All records of a segment are settled: its file may be reused.
+    FreeSegment {
+        /// The journal.
+        journal: JournalId,
+        /// The segment.
+        segment: u64,
+    },
+    /// Read from a segment into `buffer` (its whole length).
+    ReadBack {
+        /// The journal.
+        journal: JournalId,
+        /// The segment.
+        segment: u64,
+        /// Where to start.
+        offset: u32,
+        /// Comes back in [`Completion::ReadBack`].
+        buffer: Vec<u8>,
+    },
+}
+
+/// Why a read ended for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecvEnd {
+    /// The peer closed, or a tty hung up (read returned 0).
+    Closed,
+    /// An errno; EIO on a tty is a hang-up too.
+    Error(i32),
+    /// After [`Op::PauseRecv`].
+    Paused,
+}
+
+/// Why a serial port could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// No such path.
+    #[error("no such port")]
+    Missing,
+    /// Another process holds it.
+    #[error("the port is in use{}", holder.as_ref().map(|h| format!(" by {h}")).unwrap_or_default())]
+    Busy {
+        /// Name and PID, where they can be seen.
+        holder: Option<String>,
+    },
+    /// File mode or group.
+    #[error("permission denied: {remedy}")]
+    Permission {
+        /// What to do about it, such as which group to join.
+        remedy: String,
+    },
+    /// Anything else, with the system's words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What the shard hears.
+#[derive(Debug)]
+pub enum Completion<'a> {
+    /// A connection on a listener.
+    Accepted {
+        /// The listener's source.
+        source: SourceId,
+        /// The connection.
+        fd: Fd,
+        /// Its peer.
+        peer: SocketAddr,
+    },
+    /// Accepting ended with an errno (EMFILE, ENFILE, ENOMEM …); the shard decides when to try again.
+    AcceptFailed {
+        /// The listener's source.
+        source: SourceId,
+        /// The errno.
+        errno: i32,
+    },
+    /// Bytes of a link, in one of the ring's buffers: valid during the call only, and free to be changed in place.
+    Received {
+        /// The link.
+        link: LinkId,
+        /// At least one byte.
+        bytes: &'a mut [u8],
+    },
+    /// A read ended for good.
+    RecvEnded {
+        /// The link.
+        link: LinkId,
+        /// Why.
+        end: RecvEnd,
+    },
+    /// A send is over.
+    Sent {
+        /// The link.
+        link: LinkId,
+        /// The buffer of [`Op::Send`].
+        bytes: Vec<u8>,
+        /// All of it was taken over by the kernel, or an errno (a short send is reported as EPIPE).
+        result: Result<(), i32>,
+    },
+    /// A connect is over.
+    Connected {
+        /// The link.
+        link: LinkId,
+        /// The connection, or what went wrong in words (with name and address).
+        result: Result<Fd, String>,
+    },
+    /// A port was opened, or not.
+    PortOpened {
+        /// The link.
+        link: LinkId,
+        /// The port, or why not.
+        result: Result<Fd, PortError>,
+    },
+    /// Something changed in the directory of a missing port: try again now.
+    PortAppeared {
+        /// The serial source.
+        source: SourceId,
+    },
+    /// A link's file is closed and nothing of it is in flight.
+    Closed {
+        /// The link.
+        link: LinkId,
+    },
+    /// A block was written.
+    Committed {
+        /// The journal.
+        journal: JournalId,
+        /// The block's slot.
+        slot: u32,
+        /// Or an errno; a short write is EIO.
+        result: Result<(), i32>,
+    },
+    /// A segment is ready.
+    SegmentPrepared {
+        /// The journal.
+        journal: JournalId,
+        /// Its number.
+        segment: u64,
+        /// Or an errno.
+        result: Result<(), i32>,
+    },
+    /// A segment's completed writes are durable.
+    SegmentSynced {
+        /// The journal.
+        journal: JournalId,
+        /// Its number.
+        segment: u64,
+        /// Or an errno.
+        result: Result<(), i32>,
+    },
+    /// A segment's file was put aside for reuse.
+    SegmentFreed {
+        /// The journal.
+        journal: JournalId,
+        /// Its number.
+        segment: u64,
+    },
+    /// A read from a segment is over.
+    ReadBack {
+        /// The journal.
+        journal: JournalId,
+        /// The segment.
+        segment: u64,
+        /// Where the read started.
+        offset: u32,
+        /// The buffer of [`Op::ReadBack`].
+        buffer: Vec<u8>,
+        /// Bytes read, or an errno.
+        result: Result<usize, i32>,
+    },
+}

@@ -1,0 +1,1 @@
+//! Machines on ptys, over TCP and over HTTP.
