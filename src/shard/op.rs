@@ -128,13 +128,13 @@ pub enum Op {
         /// A `serial` source.
         source: SourceId,
     },
-    /// Write the first `bytes` of a block's slot to a segment at `offset`. The slot's memory is not touched until
-    /// [`Completion::Committed`].
+    /// Write `bytes` of the journal's block memory, from `memory_offset`, to a segment at `offset`. That memory is not
+    /// touched until [`Completion::Committed`]. Commits may complete in any order.
     Commit {
         /// The journal.
         journal: JournalId,
-        /// The slot in the journal's block memory.
-        slot: u32,
+        /// Offset in the journal's block memory, a multiple of the physical block.
+        memory_offset: u32,
         /// The segment's number.
         segment: u64,
         /// Offset in the segment, a multiple of the physical block.
@@ -288,8 +288,10 @@ pub enum Completion<'a> {
     Committed {
         /// The journal.
         journal: JournalId,
-        /// The block's slot.
-        slot: u32,
+        /// The segment of [`Op::Commit`].
+        segment: u64,
+        /// The offset of [`Op::Commit`]; with the segment it names the block.
+        offset: u32,
         /// Or an errno; a short write is EIO.
         result: Result<(), i32>,
     },
