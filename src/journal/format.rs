@@ -1,0 +1,453 @@
+//! The on-disk format: segment headers, blocks, entries. All numbers are little-endian. Pure: bytes in, bytes out.
+//!
+//! ```text
+//! segment file   | header, one physical block | block | block | … | zeros |
+//!
+//! segment header   0 magic "RINGSEG1"   8 version u32      12 core u32         16 segment u64
+//!                 24 nonce u64         32 bytes u64        40 physical u32     44 zero u32
+//!                 48 epoch u64         56 epoch id u128    72 nonce u64 again  80 crc u32
+//!
+//! block            0 magic u32           4 zero u32          8 nonce u64         16 segment u64
+//!                 24 offset u32         28 zero u32         32 first number u64  40 epoch id u128
+//!                 56 watermark segment u64   64 watermark offset u32   68 zero u32
+//!                 72 oldest segment u64 80 open crc u32     84 used u32 (header included)
+//!                 88 entries u32        92 seal crc u32     96 entries …, padded to the physical block
+//!
+//! entry            0 crc u32             4 payload u32       8 kind u8   9 flags u8   10 zero u16
+//!                 12 lane u32           16 number u64       24 payload …, padded to 8
+//!
+//! record payload   0 first byte at u64 (ns since 1970)       8 frame µs u32      12 origin u32
+//!                 16 key length u16     18 zero u16         20 body hash u32    24 key …, data …
+//! origin payload   0 origin u32          4 source length u16 6 name length u16   8 source …, name …
+//! id payload       0 record number u64   8 id …
+//! delivered        n × record number u64
+//! parked           0 record number u64   8 status u16       10 answer …
+//! discarded        0 record number u64
+//! ```
+//!
+//! A block begins at a multiple of the physical block. The part before *open crc* is written when the block is opened, the rest when
+//! it is sealed: a process killed in between leaves an open block, whose entries are walked until the first that is not whole.
+//! The nonce of a segment's life and the offset seed every CRC-32C, so that an entry of an earlier life, or a payload that
+//! looks like an entry, is never taken for real.
+
+use std::ops::Range;
+
+/// Bytes of a block's header.
+pub const BLOCK_HEADER_BYTES: usize = 96;
+/// Bytes of an entry's header.
+pub const ENTRY_HEADER_BYTES: usize = 24;
+/// Bytes of a record's payload before key and data.
+pub const RECORD_PREFIX_BYTES: usize = 24;
+/// Bytes of a segment's header that mean something; the rest of its physical block is zero.
+pub const SEGMENT_HEADER_BYTES: usize = 84;
+/// The format's version.
+pub const VERSION: u32 = 1;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG1";
+const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"RBLK");
+
+/// Rounds up to a multiple of `unit`, a power of two.
+pub const fn round_up(bytes: u32, unit: u32) -> u32 {
+    (bytes + unit - 1) & !(unit - 1)
+}
+
+/// Bytes that an entry takes in a block.
+pub const fn entry_bytes(payload: usize) -> usize {
+    (ENTRY_HEADER_BYTES + payload + 7) & !7
+}
+
+/// Reads a u16 at an offset.
+pub(super) fn u16_at(bytes: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes(bytes[offset..offset + 2].try_into().expect("two bytes"))
+}
+
+/// Reads a u32 at an offset.
+pub(super) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"))
+}
+
+/// Reads a u64 at an offset.
+pub(super) fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
+}
+
+/// Reads a u128 at an offset.
+pub(super) fn u128_at(bytes: &[u8], offset: usize) -> u128 {
+    u128::from_le_bytes(bytes[offset..offset + 16].try_into().expect("sixteen bytes"))
+}
+
+/// What a CRC at `offset` of a segment's life starts from.
+fn seed(nonce: u64, offset: u32) -> u32 {
+    (nonce as u32) ^ ((nonce >> 32) as u32) ^ offset.wrapping_mul(0x9E37_79B1)
+}
+
+/// The head of a segment file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The core whose directory it was made in.
+    pub core: u32,
+    /// Its number; the file is named by it.
+    pub segment: u64,
+    /// Random for each life of the file.
+    pub nonce: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Unit of all block offsets and lengths.
+    pub physical: u32,
+    /// The epoch that began it.
+    pub epoch: u64,
+    /// That epoch's random id.
+    pub epoch_id: u128,
+}
+
+impl SegmentHeader {
+    /// One physical block, zero behind the header.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0; self.physical as usize];
+        out[0..8].copy_from_slice(&SEGMENT_MAGIC);
+        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[12..16].copy_from_slice(&self.core.to_le_bytes());
+        out[16..24].copy_from_slice(&self.segment.to_le_bytes());
+        out[24..32].copy_from_slice(&self.nonce.to_le_bytes());
+        out[32..40].copy_from_slice(&self.bytes.to_le_bytes());
+        out[40..44].copy_from_slice(&self.physical.to_le_bytes());
+        out[48..56].copy_from_slice(&self.epoch.to_le_bytes());
+        out[56..72].copy_from_slice(&self.epoch_id.to_le_bytes());
+        out[72..80].copy_from_slice(&self.nonce.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..80]);
+        out[80..84].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// `None` where the bytes are no whole header of this version.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let head = bytes.get(..SEGMENT_HEADER_BYTES)?;
+        let nonce = u64_at(head, 24);
+        let whole = head[..8] == SEGMENT_MAGIC
+            && u32_at(head, 8) == VERSION
+            && u32_at(head, 80) == crc32c::crc32c(&head[..80])
+            && u64_at(head, 72) == nonce;
+        let physical = u32_at(head, 40);
+        (whole && physical.is_power_of_two() && physical >= 512).then(|| Self {
+            core: u32_at(head, 12),
+            segment: u64_at(head, 16),
+            nonce,
+            bytes: u64_at(head, 32),
+            physical,
+            epoch: u64_at(head, 48),
+            epoch_id: u128_at(head, 56),
+        })
+    }
+}
+
+/// A place in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Position {
+    /// The segment's number.
+    pub segment: u64,
+    /// Offset in its file.
+    pub offset: u32,
+}
+
+/// The part of a block's header that is written when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockHeader {
+    /// Of the segment's life.
+    pub nonce: u64,
+    /// Where the block begins.
+    pub at: Position,
+    /// No entry of the block has a lower number.
+    pub first_number: u64,
+    /// The epoch in which its records were received: part of their keys.
+    pub epoch_id: u128,
+    /// Everything before it is durable: a bad byte there is damage.
+    pub watermark: Position,
+    /// Segments with lower numbers are not part of the log any more.
+    pub oldest_segment: u64,
+}
+
+/// The part of a block's header that is written when it is sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seal {
+    /// Bytes of header and entries.
+    pub used: u32,
+    /// Number of entries.
+    pub entries: u32,
+}
+
+impl BlockHeader {
+    /// The header of an open block; the seal is zero.
+    pub fn encode(&self) -> [u8; BLOCK_HEADER_BYTES] {
+        let mut out = [0; BLOCK_HEADER_BYTES];
+        out[0..4].copy_from_slice(&BLOCK_MAGIC.to_le_bytes());
+        out[8..16].copy_from_slice(&self.nonce.to_le_bytes());
+        out[16..24].copy_from_slice(&self.at.segment.to_le_bytes());
+        out[24..28].copy_from_slice(&self.at.offset.to_le_bytes());
+        out[32..40].copy_from_slice(&self.first_number.to_le_bytes());
+        out[40..56].copy_from_slice(&self.epoch_id.to_le_bytes());
+        out[56..64].copy_from_slice(&self.watermark.segment.to_le_bytes());
+        out[64..68].copy_from_slice(&self.watermark.offset.to_le_bytes());
+        out[72..80].copy_from_slice(&self.oldest_segment.to_le_bytes());
+        let crc = crc32c::crc32c_append(seed(self.nonce, self.at.offset), &out[..80]);
+        out[80..84].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// The header of a sealed block.
+    pub fn encode_sealed(&self, seal: Seal) -> [u8; BLOCK_HEADER_BYTES] {
+        let mut out = self.encode();
+        out[84..88].copy_from_slice(&seal.used.to_le_bytes());
+        out[88..92].copy_from_slice(&seal.entries.to_le_bytes());
+        let crc = crc32c::crc32c_append(seed(self.nonce, self.at.offset), &out[..92]);
+        out[92..96].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// The header at the front of `bytes`, and its seal where that is whole; `None` where no block begins.
+    pub fn decode(bytes: &[u8]) -> Option<(Self, Option<Seal>)> {
+        let head = bytes.get(..BLOCK_HEADER_BYTES)?;
+        if u32_at(head, 0) != BLOCK_MAGIC {
+            return None;
+        }
+        let nonce = u64_at(head, 8);
+        let offset = u32_at(head, 24);
+        let seed = seed(nonce, offset);
+        if u32_at(head, 80) != crc32c::crc32c_append(seed, &head[..80]) {
+            return None;
+        }
+        let header = Self {
+            nonce,
+            at: Position { segment: u64_at(head, 16), offset },
+            first_number: u64_at(head, 32),
+            epoch_id: u128_at(head, 40),
+            watermark: Position { segment: u64_at(head, 56), offset: u32_at(head, 64) },
+            oldest_segment: u64_at(head, 72),
+        };
+        let sealed = u32_at(head, 92) == crc32c::crc32c_append(seed, &head[..92]);
+        let seal = sealed.then(|| Seal { used: u32_at(head, 84), entries: u32_at(head, 88) });
+        Some((header, seal))
+    }
+}
+
+/// What an entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Names the origin that later records of the segment refer to.
+    Origin = 1,
+    /// A record.
+    Record = 2,
+    /// The sequence id of a record, written before its record step.
+    Id = 3,
+    /// Records that the API took.
+    Delivered = 4,
+    /// A record kept aside, with the answer that parked it.
+    Parked = 5,
+    /// A parked record that an operator deleted.
+    Discarded = 6,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Origin,
+            2 => Self::Record,
+            3 => Self::Id,
+            4 => Self::Delivered,
+            5 => Self::Parked,
+            6 => Self::Discarded,
+            _ => return None,
+        })
+    }
+}
+
+/// An entry's header, but for its CRC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryHeader {
+    /// What it says.
+    pub kind: Kind,
+    /// Of a record: the frame flags.
+    pub flags: u8,
+    /// Of a record or origin: what keeps its order.
+    pub lane: u32,
+    /// Counts all entries of a directory; kept when an entry is rewritten.
+    pub number: u64,
+}
+
+impl EntryHeader {
+    /// Encodes the header of an entry at `offset` of a segment's life, whose payload is the parts one after the other.
+    pub fn encode(&self, nonce: u64, offset: u32, parts: &[&[u8]]) -> [u8; ENTRY_HEADER_BYTES] {
+        let payload: usize = parts.iter().map(|part| part.len()).sum();
+        let mut out = [0; ENTRY_HEADER_BYTES];
+        out[4..8].copy_from_slice(&(payload as u32).to_le_bytes());
+        out[8] = self.kind as u8;
+        out[9] = self.flags;
+        out[12..16].copy_from_slice(&self.lane.to_le_bytes());
+        out[16..24].copy_from_slice(&self.number.to_le_bytes());
+        let mut crc = crc32c::crc32c_append(seed(nonce, offset), &out[4..]);
+        for part in parts {
+            crc = crc32c::crc32c_append(crc, part);
+        }
+        out[0..4].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+}
+
+/// A whole entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Its header.
+    pub header: EntryHeader,
+    /// Where it begins, from the block's first byte.
+    pub offset: usize,
+    /// Its payload.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// The entry at `offset` of a block's bytes, if it is whole there. `base` is the block's offset in the segment.
+    pub fn decode(block: &'a [u8], offset: usize, nonce: u64, base: u32) -> Option<Self> {
+        let head = block.get(offset..offset + ENTRY_HEADER_BYTES)?;
+        let payload = block.get(offset + ENTRY_HEADER_BYTES..)?.get(..u32_at(head, 4) as usize)?;
+        let kind = Kind::from_byte(head[8])?;
+        let crc = crc32c::crc32c_append(seed(nonce, base + offset as u32), &head[4..]);
+        if u32_at(head, 0) != crc32c::crc32c_append(crc, payload) {
+            return None;
+        }
+        let header = EntryHeader { kind, flags: head[9], lane: u32_at(head, 12), number: u64_at(head, 16) };
+        payload_fits(kind, payload).then_some(Self { header, offset, payload })
+    }
+
+    /// Bytes that it takes in the block.
+    pub fn bytes(&self) -> usize {
+        entry_bytes(self.payload.len())
+    }
+}
+
+/// Whether a payload is long enough for its kind, so that the views below never panic.
+fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
+    match kind {
+        Kind::Origin => {
+            payload.len() >= 8 && payload.len() == 8 + u16_at(payload, 4) as usize + u16_at(payload, 6) as usize
+        }
+        Kind::Record => {
+            payload.len() >= RECORD_PREFIX_BYTES && payload.len() >= RECORD_PREFIX_BYTES + u16_at(payload, 16) as usize
+        }
+        Kind::Id | Kind::Discarded => payload.len() >= 8,
+        Kind::Delivered => payload.len().is_multiple_of(8),
+        Kind::Parked => payload.len() >= 10,
+    }
+}
+
+/// The entries of one block, in order, up to the first that is not whole.
+#[derive(Debug, Clone)]
+pub struct Entries<'a> {
+    block: &'a [u8],
+    nonce: u64,
+    base: u32,
+    offset: usize,
+}
+
+impl<'a> Entries<'a> {
+    /// `block` begins with its header and ends with what may be entries.
+    pub fn new(block: &'a [u8], nonce: u64, base: u32) -> Self {
+        Self { block, nonce, base, offset: BLOCK_HEADER_BYTES }
+    }
+
+    /// Where the next entry would begin.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Looks for the next whole entry behind a damaged one; the bytes in between.
+    pub fn resynchronise(&mut self) -> Option<Range<usize>> {
+        let from = self.offset;
+        let found = (from + 8..self.block.len())
+            .step_by(8)
+            .find(|&offset| Entry::decode(self.block, offset, self.nonce, self.base).is_some())?;
+        self.offset = found;
+        Some(from..found)
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let entry = Entry::decode(self.block, self.offset, self.nonce, self.base)?;
+        self.offset += entry.bytes();
+        Some(entry)
+    }
+}
+
+/// A record entry's payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordPayload<'a> {
+    /// When its first byte was read, in nanoseconds since 1970.
+    pub first_byte_wall_ns: u64,
+    /// From its first byte to the end of its frame, in microseconds.
+    pub frame_us: u32,
+    /// Who sent it.
+    pub origin: u32,
+    /// The machine's own Idempotency-Key, or nothing.
+    pub key: &'a [u8],
+    /// CRC-32C of the data where there is a key, else 0.
+    pub body_hash: u32,
+    /// The record.
+    pub data: &'a [u8],
+}
+
+impl<'a> RecordPayload<'a> {
+    /// What stands before key and data.
+    pub fn encode_prefix(&self) -> [u8; RECORD_PREFIX_BYTES] {
+        let mut out = [0; RECORD_PREFIX_BYTES];
+        out[0..8].copy_from_slice(&self.first_byte_wall_ns.to_le_bytes());
+        out[8..12].copy_from_slice(&self.frame_us.to_le_bytes());
+        out[12..16].copy_from_slice(&self.origin.to_le_bytes());
+        out[16..18].copy_from_slice(&(self.key.len() as u16).to_le_bytes());
+        out[20..24].copy_from_slice(&self.body_hash.to_le_bytes());
+        out
+    }
+
+    /// Reads the payload of a record entry.
+    pub fn decode(payload: &'a [u8]) -> Self {
+        let (key, data) = payload[RECORD_PREFIX_BYTES..].split_at(u16_at(payload, 16) as usize);
+        Self {
+            first_byte_wall_ns: u64_at(payload, 0),
+            frame_us: u32_at(payload, 8),
+            origin: u32_at(payload, 12),
+            key,
+            body_hash: u32_at(payload, 20),
+            data,
+        }
+    }
+}
+
+/// An origin entry's payload: who sent the records that refer to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OriginPayload<'a> {
+    /// Its number in the directory.
+    pub origin: u32,
+    /// The configured source.
+    pub source: &'a str,
+    /// What `{{source}}` shows.
+    pub name: &'a str,
+}
+
+impl<'a> OriginPayload<'a> {
+    /// What stands before source and name.
+    pub fn encode_prefix(&self) -> [u8; 8] {
+        let mut out = [0; 8];
+        out[0..4].copy_from_slice(&self.origin.to_le_bytes());
+        out[4..6].copy_from_slice(&(self.source.len() as u16).to_le_bytes());
+        out[6..8].copy_from_slice(&(self.name.len() as u16).to_le_bytes());
+        out
+    }
+
+    /// Reads the payload of an origin entry; `None` where it is not UTF-8.
+    pub fn decode(payload: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(&payload[8..]).ok()?;
+        let (source, name) = text.split_at_checked(u16_at(payload, 4) as usize)?;
+        Some(Self { origin: u32_at(payload, 0), source, name })
+    }
+}

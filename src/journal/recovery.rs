@@ -1,0 +1,514 @@
+//! What happens at start: the epochs are read, the writes that a killed process left unfinished are finished from its block
+//! file, the segments are walked from the newest to the oldest (marks lie behind what they settle), and a new epoch begins.
+//!
+//! An unfinished block is written at its own place: the bytes are those that the dead process submitted or was about to submit,
+//! so a late write of it changes nothing, and positions keep the order of numbers. New entries always go to new segments.
+
+use super::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
+    round_up, u32_at, u64_at, u128_at,
+};
+use super::log::BLOCK_FILE_HEADER_BYTES;
+use super::segment::{Segment, SparseBits};
+use super::{BlockFile, Journal, Options, Storage};
+use crate::config::Durability;
+use std::collections::HashMap;
+use std::io;
+use thiserror::Error;
+
+/// After an unclean end, numbers go on this much later, so that one that was lost is not used again.
+const NUMBERS_SKIPPED: u64 = 1 << 20;
+
+/// Why a journal cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A file operation failed.
+    #[error("cannot {action}: {error}")]
+    Io {
+        /// What was to be done.
+        action: String,
+        /// Why it failed.
+        error: io::Error,
+    },
+}
+
+/// What was found at start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Number of this start.
+    pub epoch: u64,
+    /// Whether the last start ended with a clean stop (or there was none).
+    pub clean: bool,
+    /// Segments read.
+    pub segments: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Records still to be delivered.
+    pub recovered: u64,
+    /// Of those, parked ones.
+    pub parked: u64,
+    /// Blocks finished from the block file.
+    pub finished_blocks: u64,
+    /// Places where bytes below the watermark were not whole.
+    pub damaged: u64,
+    /// Blocks above the watermark that were not whole.
+    pub torn: u64,
+    /// What an operator must know, in words.
+    pub alarms: Vec<String>,
+}
+
+/// What an epoch file says.
+///
+/// ```text
+/// 0 magic "RINGEPO1"   8 epoch u64   16 epoch id u128   32 boot id u128   48 block file id u128
+/// 64 physical u32      68 block bytes u32   72 closed u32   76 crc u32
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Epoch {
+    number: u64,
+    id: u128,
+    boot_id: u128,
+    file_id: u128,
+    physical: u32,
+    block_bytes: u32,
+    closed: bool,
+}
+
+const EPOCH_MAGIC: [u8; 8] = *b"RINGEPO1";
+const BLOCK_FILE_MAGIC: [u8; 8] = *b"RINGBLK1";
+
+impl Epoch {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(80);
+        out.extend_from_slice(&EPOCH_MAGIC);
+        out.extend_from_slice(&self.number.to_le_bytes());
+        out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&self.boot_id.to_le_bytes());
+        out.extend_from_slice(&self.file_id.to_le_bytes());
+        out.extend_from_slice(&self.physical.to_le_bytes());
+        out.extend_from_slice(&self.block_bytes.to_le_bytes());
+        out.extend_from_slice(&u32::from(self.closed).to_le_bytes());
+        let crc = crc32c::crc32c(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let whole = bytes.len() == 80 && bytes[..8] == EPOCH_MAGIC && u32_at(bytes, 76) == crc32c::crc32c(&bytes[..76]);
+        whole.then(|| Self {
+            number: u64_at(bytes, 8),
+            id: u128_at(bytes, 16),
+            boot_id: u128_at(bytes, 32),
+            file_id: u128_at(bytes, 48),
+            physical: u32_at(bytes, 64),
+            block_bytes: u32_at(bytes, 68),
+            closed: u32_at(bytes, 72) == 1,
+        })
+    }
+
+    fn block_name(&self) -> String {
+        format!("ringest-{:032x}", self.file_id)
+    }
+}
+
+fn doing<T>(action: impl Into<String>, result: io::Result<T>) -> Result<T, OpenError> {
+    result.map_err(|error| OpenError::Io { action: action.into(), error })
+}
+
+/// Opens the journal of one directory: recovers what it holds and begins a new epoch, durable before this returns.
+///
+/// # Errors
+/// [`OpenError`] where a file cannot be read, written or made durable; nothing is lost then.
+pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, OpenError> {
+    let bytes =
+        BLOCK_FILE_HEADER_BYTES + options.window_bytes / options.block_bytes as usize * options.block_bytes as usize;
+    let seed = storage.random() as u64;
+    if options.durability == Durability::Memory {
+        let memory = doing("reserve memory for the window", storage.create_blocks(None, bytes))?;
+        let epoch_id = storage.random();
+        return Ok(Journal::new(options.clone(), memory, storage.physical_block(), epoch_id, seed));
+    }
+    let mut recovery = Recovery::default();
+    let (earlier, files) = recovery.read_epochs(storage)?;
+    let last = earlier.last().copied();
+    let blocks = recovery.last_blocks(storage, last)?;
+    recovery.read_segments(storage, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
+
+    let epoch = Epoch {
+        number: last.map_or(1, |epoch| epoch.number + 1),
+        id: storage.random(),
+        boot_id: u128::from_le_bytes(storage.boot_id()),
+        file_id: storage.random(),
+        physical: storage.physical_block(),
+        block_bytes: options.block_bytes,
+        closed: false,
+    };
+    let name = epoch.block_name();
+    let memory = doing("make the block file", storage.create_blocks(Some(&name), bytes))?;
+    let mut head = BLOCK_FILE_MAGIC.to_vec();
+    head.extend_from_slice(&epoch.file_id.to_le_bytes());
+    memory.write(0, &head);
+    doing("write the epoch file", storage.write_epoch(epoch.number, &epoch.encode()))?;
+    // Only now is what the old block file held in segments, durably, and of no more use.
+    drop(blocks);
+    for old in &earlier {
+        doing("remove the old block file", storage.remove_blocks(&old.block_name()))?;
+    }
+    for old in files {
+        doing("remove an old epoch file", storage.remove_epoch(old))?;
+    }
+    let mut journal = Journal::new(options.clone(), memory, epoch.physical, epoch.id, seed);
+    journal.block_name = Some(name);
+    journal.epoch = epoch.number;
+    journal.epoch_record = epoch.encode();
+    recovery.report.epoch = epoch.number;
+    recovery.finish(&mut journal);
+    Ok(journal)
+}
+
+impl Journal {
+    /// Ends a journal that [`is_flushed`](Self::is_flushed): everything is made durable, the epoch is closed, its block file removed.
+    ///
+    /// # Errors
+    /// Those of the storage; the next start then recovers as after a kill.
+    pub fn close(self, storage: &mut impl Storage) -> io::Result<()> {
+        let Some(name) = &self.block_name else { return Ok(()) };
+        for segment in self.segments.iter().filter(|s| s.number >= self.first_own_segment) {
+            storage.sync_segment(segment.number)?;
+        }
+        let mut epoch = Epoch::decode(&self.epoch_record).expect("encoded at start");
+        epoch.closed = true;
+        storage.write_epoch(epoch.number, &epoch.encode())?;
+        storage.remove_blocks(name)
+    }
+}
+
+/// What a walk over the segments gathers.
+#[derive(Default)]
+struct Recovery {
+    report: Report,
+    /// Oldest first once the walk is done.
+    segments: Vec<Segment>,
+    settled: SparseBits,
+    parked: SparseBits,
+    seen: SparseBits,
+    origins: HashMap<u32, FoundOrigin>,
+    ids: HashMap<u64, Box<str>>,
+    watermark: Position,
+    oldest_segment: u64,
+    number_max: u64,
+    segment_max: u64,
+    origin_max: u32,
+    lane_max: u32,
+}
+
+struct FoundOrigin {
+    lane: u32,
+    source: String,
+    name: String,
+    unsettled: u64,
+}
+
+impl Recovery {
+    /// All epochs, oldest first, and the numbers of their files.
+    fn read_epochs(&mut self, storage: &mut impl Storage) -> Result<(Vec<Epoch>, Vec<u64>), OpenError> {
+        let mut epochs = Vec::new();
+        let mut files = Vec::new();
+        for (number, bytes) in doing("read the epoch files", storage.epochs())? {
+            files.push(number);
+            match Epoch::decode(&bytes) {
+                Some(epoch) if epoch.number == number => epochs.push(epoch),
+                _ => {
+                    self.report.alarms.push(format!("epoch file {number} is damaged"));
+                    doing("quarantine an epoch file", storage.quarantine(&format!("epoch-{number:08x}"), &bytes))?;
+                }
+            }
+        }
+        epochs.sort_by_key(|epoch| epoch.number);
+        self.report.clean = epochs.last().is_none_or(|epoch| epoch.closed);
+        Ok((epochs, files))
+    }
+
+    /// The block file that the last start left behind, if it can be trusted.
+    fn last_blocks(&mut self, storage: &mut impl Storage, last: Option<Epoch>) -> Result<Option<BlockFile>, OpenError> {
+        let Some(epoch) = last.filter(|epoch| !epoch.closed) else { return Ok(None) };
+        let name = epoch.block_name();
+        let same_boot = epoch.boot_id == u128::from_le_bytes(storage.boot_id());
+        let found = doing("open the block file", storage.open_blocks(&name))?;
+        let Some(file) = found else {
+            if same_boot {
+                self.report.alarms.push(format!(
+                    "the block file {name} of the last run is gone, though the machine was not restarted: what it held \
+                     and the disk did not is lost"
+                ));
+            }
+            return Ok(None);
+        };
+        let id_matches = file.len() > BLOCK_FILE_HEADER_BYTES
+            && file.bytes(0..8) == BLOCK_FILE_MAGIC
+            && u128_at(file.bytes(8..24), 0) == epoch.file_id;
+        if same_boot && id_matches {
+            return Ok(Some(file));
+        }
+        self.report.alarms.push(format!("the block file {name} is not of this boot or not of this journal: set aside"));
+        doing("quarantine the block file", storage.quarantine(&name, file.bytes(0..file.len())))?;
+        Ok(None)
+    }
+
+    fn read_segments(
+        &mut self,
+        storage: &mut impl Storage,
+        blocks: Option<(&super::BlockMemory, Epoch)>,
+    ) -> Result<(), OpenError> {
+        let mut numbers = doing("list the segments", storage.segments())?;
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        self.segment_max = numbers.first().copied().unwrap_or(0);
+        let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
+        let mut bytes = Vec::new();
+        for number in numbers {
+            if number < self.oldest_segment {
+                doing(format!("free segment {number}"), storage.free_segment(number))?;
+                continue;
+            }
+            doing(format!("read segment {number}"), storage.read_segment(number, &mut bytes))?;
+            let Some((nonce, physical)) = self.identify(number, &bytes, storage.physical_block()) else {
+                // Made ready but never used, or a file on its way to a new life.
+                doing(format!("free segment {number}"), storage.free_segment(number))?;
+                continue;
+            };
+            let mut mended = Vec::new();
+            for block in overlay.remove(&number).unwrap_or_default() {
+                if block.header.nonce == nonce && !is_whole(&bytes, block.header.at.offset as usize, nonce) {
+                    let start = block.header.at.offset as usize;
+                    if let Some(place) = bytes.get_mut(start..start + block.bytes.len()) {
+                        place.copy_from_slice(&block.bytes);
+                        mended.push(start..start + block.bytes.len());
+                        self.report.finished_blocks += 1;
+                    }
+                }
+            }
+            self.walk(number, nonce, physical, &mut bytes, &mut mended);
+            for range in &mended {
+                doing(
+                    format!("finish a block of segment {number}"),
+                    storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
+                )?;
+            }
+            if !mended.is_empty() {
+                doing(format!("sync segment {number}"), storage.sync_segment(number))?;
+            }
+        }
+        self.segments.reverse();
+        // The blocks say which segments were still part of the log; what came to light below is not.
+        let oldest = self.oldest_segment;
+        for segment in self.segments.extract_if(.., |s| s.number < oldest) {
+            doing(format!("free segment {}", segment.number), storage.free_segment(segment.number))?;
+        }
+        Ok(())
+    }
+
+    /// Nonce and block unit of a segment's life; `None` where the file holds no life of that number.
+    fn identify(&mut self, number: u64, bytes: &[u8], physical: u32) -> Option<(u64, u32)> {
+        if let Some(header) = SegmentHeader::decode(bytes).filter(|header| header.segment == number) {
+            return Some((header.nonce, header.physical));
+        }
+        // The header is damaged, or of another life: a block of this number tells them apart.
+        let block = bytes
+            .chunks(physical as usize)
+            .find_map(|chunk| BlockHeader::decode(chunk).filter(|(header, _)| header.at.segment == number))?;
+        self.report.damaged += 1;
+        self.report.alarms.push(format!("the header of segment {number} is damaged"));
+        Some((block.0.nonce, physical))
+    }
+
+    /// Walks all blocks of a segment. Blocks without a whole seal are sealed behind their last whole entry (`mended`), so that
+    /// they can be read back.
+    fn walk(
+        &mut self,
+        number: u64,
+        nonce: u64,
+        physical: u32,
+        bytes: &mut [u8],
+        mended: &mut Vec<std::ops::Range<usize>>,
+    ) {
+        self.report.segments += 1;
+        self.report.bytes += bytes.len() as u64;
+        let mut segment: Option<Segment> = None;
+        let mut records: Vec<(u64, u32)> = Vec::new();
+        let mut offset = physical as usize;
+        let mut end = offset;
+        while offset + BLOCK_HEADER_BYTES <= bytes.len() {
+            let here = Position { segment: number, offset: offset as u32 };
+            let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
+            let Some((header, seal)) = found else {
+                if here < self.watermark && segment.is_some() && offset == end {
+                    self.report.damaged += 1;
+                    self.report
+                        .alarms
+                        .push(format!("no block at byte {offset} of segment {number}, below the watermark"));
+                }
+                offset += physical as usize;
+                continue;
+            };
+            self.watermark = self.watermark.max(header.watermark);
+            self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
+            let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
+            let mut entries = Entries::new(&bytes[offset..limit], nonce, here.offset);
+            let mut count = 0;
+            loop {
+                for entry in entries.by_ref() {
+                    count += 1;
+                    self.apply(&entry, &mut records);
+                }
+                let cut_short = seal.is_some() && offset + entries.offset() < limit;
+                if !cut_short {
+                    break;
+                }
+                self.note_damage(here);
+                if entries.resynchronise().is_none() {
+                    break;
+                }
+            }
+            let used = seal.map_or(entries.offset() as u32, |seal| seal.used);
+            if seal.is_none() {
+                self.note_damage(here);
+                let sealed = header.encode_sealed(Seal { used, entries: count });
+                bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
+                mended.push(offset..offset + physical as usize);
+            }
+            segment.get_or_insert_with(|| Segment::new(number, nonce, header.first_number, physical));
+            offset += round_up(used, physical) as usize;
+            end = offset;
+        }
+        let Some(mut segment) = segment else { return };
+        segment.end = end as u32;
+        for (number, origin) in records {
+            self.number_max = self.number_max.max(number);
+            if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
+                continue;
+            }
+            self.report.recovered += 1;
+            self.report.parked += u64::from(self.parked.contains(number));
+            segment.add(number);
+            if let Some(origin) = self.origins.get_mut(&origin) {
+                origin.unsettled += 1;
+            }
+        }
+        self.segments.push(segment);
+    }
+
+    fn note_damage(&mut self, at: Position) {
+        if at < self.watermark {
+            self.report.damaged += 1;
+            self.report.alarms.push(format!("damage in the block at byte {} of segment {}", at.offset, at.segment));
+        } else {
+            self.report.torn += 1;
+        }
+    }
+
+    /// Marks at once, records after their segment's marks.
+    fn apply(&mut self, entry: &super::format::Entry<'_>, records: &mut Vec<(u64, u32)>) {
+        let (header, payload) = (entry.header, entry.payload);
+        self.number_max = self.number_max.max(header.number);
+        match header.kind {
+            Kind::Origin => {
+                let Some(origin) = OriginPayload::decode(payload) else { return };
+                self.origin_max = self.origin_max.max(origin.origin);
+                self.lane_max = self.lane_max.max(header.lane);
+                self.origins.entry(origin.origin).or_insert_with(|| FoundOrigin {
+                    lane: header.lane,
+                    source: origin.source.to_owned(),
+                    name: origin.name.to_owned(),
+                    unsettled: 0,
+                });
+            }
+            Kind::Record => records.push((header.number, RecordPayload::decode(payload).origin)),
+            Kind::Id => {
+                let number = u64_at(payload, 0);
+                if let Ok(id) = std::str::from_utf8(&payload[8..])
+                    && !self.settled.contains(number)
+                {
+                    self.ids.entry(number).or_insert_with(|| id.into());
+                }
+            }
+            Kind::Delivered => {
+                for number in payload.chunks_exact(8) {
+                    self.settled.insert(u64_at(number, 0));
+                }
+            }
+            Kind::Parked => {
+                self.parked.insert(u64_at(payload, 0));
+            }
+            Kind::Discarded => {
+                self.settled.insert(u64_at(payload, 0));
+            }
+        }
+    }
+
+    fn finish(self, journal: &mut Journal) {
+        let skipped = if self.report.clean { 0 } else { NUMBERS_SKIPPED };
+        journal.next_number = self.number_max + 1 + skipped;
+        journal.next_segment = self.segment_max + 1;
+        journal.first_own_segment = journal.next_segment;
+        journal.next_origin = self.origin_max.wrapping_add(1);
+        journal.next_lane = self.lane_max.wrapping_add(1);
+        journal.watermark = self.watermark;
+        let waiting = |number: u64| self.segments.iter().any(|segment| segment.is_waiting(number));
+        journal.ids = self.ids.into_iter().filter(|(number, _)| waiting(*number)).collect();
+        let mut origins: Vec<_> = self.origins.into_iter().filter(|(_, origin)| origin.unsettled > 0).collect();
+        origins.sort_by_key(|(id, _)| *id);
+        for (id, origin) in origins {
+            let reference = journal.add_origin(id, origin.lane, &origin.source, &origin.name, false);
+            for _ in 0..origin.unsettled {
+                journal.add_unsettled(reference);
+            }
+        }
+        journal.segments = self.segments.into();
+        journal.report = self.report;
+    }
+}
+
+/// A block as its process left it in the block file, sealed.
+struct Left {
+    header: BlockHeader,
+    bytes: Vec<u8>,
+}
+
+/// The blocks of a block file by segment, in order of their offsets.
+fn unwritten_blocks(memory: &super::BlockMemory, epoch: Epoch) -> HashMap<u64, Vec<Left>> {
+    let mut found: HashMap<u64, Vec<Left>> = HashMap::new();
+    let slots = (memory.len() - BLOCK_FILE_HEADER_BYTES) / epoch.block_bytes as usize;
+    for slot in 0..slots {
+        let start = BLOCK_FILE_HEADER_BYTES + slot * epoch.block_bytes as usize;
+        let bytes = memory.bytes(start..start + epoch.block_bytes as usize);
+        for offset in (0..bytes.len()).step_by(epoch.physical as usize) {
+            let Some((header, seal)) = BlockHeader::decode(&bytes[offset..]) else { continue };
+            if header.epoch_id != epoch.id {
+                continue;
+            }
+            let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
+            let mut entries = Entries::new(&bytes[offset..limit], header.nonce, header.at.offset);
+            let count = entries.by_ref().count() as u32;
+            if count == 0 {
+                continue;
+            }
+            let seal = Seal { used: entries.offset() as u32, entries: count };
+            let mut block = bytes[offset..offset + seal.used as usize].to_vec();
+            block[..BLOCK_HEADER_BYTES].copy_from_slice(&header.encode_sealed(seal));
+            block.resize(round_up(seal.used, epoch.physical) as usize, 0);
+            found.entry(header.at.segment).or_default().push(Left { header, bytes: block });
+        }
+    }
+    for blocks in found.values_mut() {
+        blocks.sort_by_key(|block| block.header.at.offset);
+    }
+    found
+}
+
+/// Whether the disk has a block whole.
+fn is_whole(segment: &[u8], offset: usize, nonce: u64) -> bool {
+    let Some(Some((header, Some(seal)))) = segment.get(offset..).map(BlockHeader::decode) else { return false };
+    let Some(block) = segment.get(offset..offset + seal.used as usize) else { return false };
+    let mut entries = Entries::new(block, nonce, header.at.offset);
+    entries.by_ref().count() == seal.entries as usize && entries.offset() == seal.used as usize
+}
