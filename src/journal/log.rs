@@ -486,6 +486,12 @@ impl Journal {
         self.release(at);
     }
 
+    /// Delivered records whose mark is not in a block yet: those of this turn, and in a full journal more. After a kill
+    /// they are delivered again.
+    pub fn marks_in_memory(&self) -> usize {
+        self.marks.len()
+    }
+
     fn current_segment_number(&self) -> u64 {
         self.segments.back().map_or(0, |segment| segment.number)
     }
