@@ -272,7 +272,7 @@ impl Recovery {
             }
             doing(format!("read segment {number}"), storage.read_segment(number, &mut bytes))?;
             let Some((nonce, physical)) = self.identify(number, &bytes, storage.physical_block()) else {
-                // Made ready but never used, or a file on its way to a new life.
+                // A file on its way to a new life.
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
                 continue;
             };
@@ -287,7 +287,11 @@ impl Recovery {
                     }
                 }
             }
-            self.walk(number, nonce, physical, &mut bytes, &mut mended);
+            if !self.walk(number, nonce, physical, &mut bytes, &mut mended) {
+                // Made ready, but no block of it was ever written.
+                doing(format!("free segment {number}"), storage.free_segment(number))?;
+                continue;
+            }
             for range in &mended {
                 doing(
                     format!("finish a block of segment {number}"),
@@ -322,7 +326,7 @@ impl Recovery {
     }
 
     /// Walks all blocks of a segment. Blocks without a whole seal are sealed behind their last whole entry (`mended`), so that
-    /// they can be read back.
+    /// they can be read back. `false` where there is no block.
     fn walk(
         &mut self,
         number: u64,
@@ -330,7 +334,7 @@ impl Recovery {
         physical: u32,
         bytes: &mut [u8],
         mended: &mut Vec<std::ops::Range<usize>>,
-    ) {
+    ) -> bool {
         self.report.segments += 1;
         self.report.bytes += bytes.len() as u64;
         let mut segment: Option<Segment> = None;
@@ -380,7 +384,7 @@ impl Recovery {
             offset += round_up(used, physical) as usize;
             end = offset;
         }
-        let Some(mut segment) = segment else { return };
+        let Some(mut segment) = segment else { return false };
         segment.end = end as u32;
         for (number, origin) in records {
             self.number_max = self.number_max.max(number);
@@ -395,6 +399,7 @@ impl Recovery {
             }
         }
         self.segments.push(segment);
+        true
     }
 
     fn note_damage(&mut self, at: Position) {
