@@ -14,6 +14,7 @@ use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use thiserror::Error;
 
 /// After an unclean end, numbers go on this much later, so that one that was lost is not used again.
@@ -196,10 +197,47 @@ struct Recovery {
     ids: HashMap<u64, Box<str>>,
     watermark: Position,
     oldest_segment: u64,
+    newer: Option<Neighbour>,
     number_max: u64,
     segment_max: u64,
     origin_max: u32,
     lane_max: u32,
+}
+
+/// A segment's life.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    number: u64,
+    nonce: u64,
+    /// Unit of its blocks.
+    physical: u32,
+}
+
+/// What is to be done with ranges of a segment after its walk.
+#[derive(Debug, Default)]
+struct Repairs {
+    /// To be written.
+    mended: Vec<Range<usize>>,
+    /// To be kept for an operator.
+    damage: Vec<Range<usize>>,
+}
+
+/// The first block of the segment that was walked before. Entries have consecutive numbers in an epoch, so that it tells
+/// whether anything is missing in between: a segment's unused tail looks like a damaged block, but leaves no gap.
+#[derive(Debug, Clone, Copy)]
+struct Neighbour {
+    epoch_id: u128,
+    number: u64,
+    at: Position,
+    /// It is not where a segment's first block belongs.
+    gap: bool,
+}
+
+impl Neighbour {
+    /// Whether entries are missing between it and the end of the older segment.
+    fn is_gap_behind(&self, (epoch_id, next): (u128, u64)) -> bool {
+        if epoch_id == self.epoch_id { next != self.number } else { self.gap }
+    }
 }
 
 struct FoundOrigin {
@@ -276,37 +314,40 @@ impl Recovery {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
                 continue;
             };
-            let mut mended = Vec::new();
+            let mut repairs = Repairs::default();
             for block in overlay.remove(&number).unwrap_or_default() {
                 if block.header.nonce == nonce && !is_whole(&bytes, block.header.at.offset as usize, nonce) {
                     let start = block.header.at.offset as usize;
                     if let Some(place) = bytes.get_mut(start..start + block.bytes.len()) {
                         place.copy_from_slice(&block.bytes);
-                        mended.push(start..start + block.bytes.len());
+                        repairs.mended.push(start..start + block.bytes.len());
                         self.report.finished_blocks += 1;
                     }
                 }
             }
-            if !self.walk(number, nonce, physical, &mut bytes, &mut mended) {
+            if !self.walk(Life { number, nonce, physical }, &mut bytes, &mut repairs) {
                 // Made ready, but no block of it was ever written.
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
                 continue;
             }
-            for range in &mended {
+            for range in &repairs.damage {
+                let name = format!("segment-{number:016x}-at-{}", range.start);
+                doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
+            }
+            for range in &repairs.mended {
                 doing(
                     format!("finish a block of segment {number}"),
                     storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
                 )?;
             }
-            if !mended.is_empty() {
+            if !repairs.mended.is_empty() {
                 doing(format!("sync segment {number}"), storage.sync_segment(number))?;
             }
         }
         self.segments.reverse();
-        // The blocks say which segments were still part of the log; what came to light below is not.
-        let oldest = self.oldest_segment;
-        for segment in self.segments.extract_if(.., |s| s.number < oldest) {
-            doing(format!("free segment {}", segment.number), storage.free_segment(segment.number))?;
+        if let Some(oldest) = self.newer.filter(|oldest| oldest.gap) {
+            let start = Position { offset: 0, ..oldest.at };
+            self.note_damage(start, 0..oldest.at.offset as usize, &mut Repairs::default());
         }
         Ok(())
     }
@@ -327,17 +368,13 @@ impl Recovery {
 
     /// Walks all blocks of a segment. Blocks without a whole seal are sealed behind their last whole entry (`mended`), so that
     /// they can be read back. `false` where there is no block.
-    fn walk(
-        &mut self,
-        number: u64,
-        nonce: u64,
-        physical: u32,
-        bytes: &mut [u8],
-        mended: &mut Vec<std::ops::Range<usize>>,
-    ) -> bool {
+    fn walk(&mut self, life: Life, bytes: &mut [u8], repairs: &mut Repairs) -> bool {
+        let Life { number, nonce, physical } = life;
         self.report.segments += 1;
         self.report.bytes += bytes.len() as u64;
         let mut segment: Option<Segment> = None;
+        let mut first: Option<Neighbour> = None;
+        let mut next: Option<(u128, u64)> = None;
         let mut records: Vec<(u64, u32)> = Vec::new();
         let mut offset = physical as usize;
         let mut end = offset;
@@ -345,49 +382,80 @@ impl Recovery {
             let here = Position { segment: number, offset: offset as u32 };
             let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
             let Some((header, seal)) = found else {
-                if here < self.watermark && segment.is_some() && offset == end {
-                    self.report.damaged += 1;
-                    self.report
-                        .alarms
-                        .push(format!("no block at byte {offset} of segment {number}, below the watermark"));
-                }
                 offset += physical as usize;
                 continue;
             };
             self.watermark = self.watermark.max(header.watermark);
             self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
-            let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
-            let mut entries = Entries::new(&bytes[offset..limit], nonce, here.offset);
-            let mut count = 0;
-            loop {
-                for entry in entries.by_ref() {
-                    count += 1;
-                    self.apply(&entry, &mut records);
-                }
-                let cut_short = seal.is_some() && offset + entries.offset() < limit;
-                if !cut_short {
-                    break;
-                }
-                self.note_damage(here);
-                if entries.resynchronise().is_none() {
-                    break;
-                }
+            if next.is_some_and(|(epoch_id, next)| epoch_id == header.epoch_id && next != header.first_number) {
+                self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, repairs);
             }
-            let used = seal.map_or(entries.offset() as u32, |seal| seal.used);
+            let (used, count) = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
             if seal.is_none() {
-                self.note_damage(here);
+                self.note_damage(here, offset..offset + physical as usize, repairs);
                 let sealed = header.encode_sealed(Seal { used, entries: count });
                 bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
-                mended.push(offset..offset + physical as usize);
+                repairs.mended.push(offset..offset + physical as usize);
             }
             segment.get_or_insert_with(|| Segment::new(number, nonce, header.first_number, physical));
+            first.get_or_insert(Neighbour {
+                epoch_id: header.epoch_id,
+                number: header.first_number,
+                at: here,
+                gap: offset > physical as usize,
+            });
+            next = Some((header.epoch_id, header.first_number + u64::from(count)));
             offset += round_up(used, physical) as usize;
             end = offset;
         }
-        let Some(mut segment) = segment else { return false };
+        let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
         segment.end = end as u32;
+        if self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
+            let end = end.min(bytes.len());
+            self.note_damage(segment.end_position(), end..bytes.len(), repairs);
+        }
+        self.newer = Some(first);
+        self.count_records(&mut segment, records);
+        self.segments.push(segment);
+        true
+    }
+
+    /// Applies the whole entries of a block; bytes used and entries, those lost to damage included where the seal tells.
+    fn walk_block(
+        &mut self,
+        life: Life,
+        seal: Option<Seal>,
+        bytes: &[u8],
+        offset: usize,
+        records: &mut Vec<(u64, u32)>,
+        repairs: &mut Repairs,
+    ) -> (u32, u32) {
+        let here = Position { segment: life.number, offset: offset as u32 };
+        let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
+        let mut entries = Entries::new(&bytes[offset..limit], life.nonce, here.offset);
+        let mut count = 0;
+        loop {
+            for entry in entries.by_ref() {
+                count += 1;
+                self.apply(&entry, records);
+            }
+            let cut_short = seal.is_some() && offset + entries.offset() < limit;
+            if !cut_short {
+                break;
+            }
+            let lost = entries.resynchronise();
+            let range = lost.clone().unwrap_or(entries.offset()..limit - offset);
+            self.note_damage(here, offset + range.start..offset + range.end, repairs);
+            if lost.is_none() {
+                break;
+            }
+        }
+        seal.map_or((entries.offset() as u32, count), |seal| (seal.used, seal.entries))
+    }
+
+    /// Records that are not settled yet, once all of their segment's marks are known.
+    fn count_records(&mut self, segment: &mut Segment, records: Vec<(u64, u32)>) {
         for (number, origin) in records {
-            self.number_max = self.number_max.max(number);
             if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
@@ -398,14 +466,17 @@ impl Recovery {
                 origin.unsettled += 1;
             }
         }
-        self.segments.push(segment);
-        true
     }
 
-    fn note_damage(&mut self, at: Position) {
+    /// Bytes that should hold entries and do not: damage below the watermark, else the traces of an unclean end.
+    fn note_damage(&mut self, at: Position, range: Range<usize>, repairs: &mut Repairs) {
         if at < self.watermark {
             self.report.damaged += 1;
-            self.report.alarms.push(format!("damage in the block at byte {} of segment {}", at.offset, at.segment));
+            self.report.alarms.push(format!(
+                "bytes {} to {} of segment {} are damaged, below what was durable",
+                range.start, range.end, at.segment
+            ));
+            repairs.damage.push(range);
         } else {
             self.report.torn += 1;
         }

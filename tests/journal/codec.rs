@@ -63,7 +63,8 @@ fn block(header: &BlockHeader, datas: &[(Vec<u8>, usize)]) -> (Vec<u8>, Vec<(usi
     let mut entries = Vec::new();
     for (index, (data, split)) in datas.iter().enumerate() {
         let kind = KINDS[index % KINDS.len()];
-        let entry = EntryHeader { kind, flags: index as u8, lane: 9, number: header.first_number.wrapping_add(index as u64) };
+        let entry =
+            EntryHeader { kind, flags: index as u8, lane: 9, number: header.first_number.wrapping_add(index as u64) };
         let payload = payload(kind, data, *split);
         let offset = bytes.len();
         bytes.extend_from_slice(&entry.encode(header.nonce, header.at.offset.wrapping_add(offset as u32), &[&payload]));

@@ -17,7 +17,8 @@ pub struct Story {
 
 impl Story {
     pub fn new(world: World, seed: u64) -> Self {
-        let mut story = Self { world, waiting: BTreeMap::new(), origins: Vec::new(), rng: fastrand::Rng::with_seed(seed) };
+        let mut story =
+            Self { world, waiting: BTreeMap::new(), origins: Vec::new(), rng: fastrand::Rng::with_seed(seed) };
         story.world.open_whole();
         story.world.quiesce();
         for index in 0..4 {
@@ -122,7 +123,8 @@ fn a_kill_after_any_operation_loses_and_invents_nothing() {
                 checked += 1;
             }
         }
-        assert!(checked > 1000, "{checked}");
+        let seen = (checked, story.waiting.len(), story.world.segments());
+        assert!(checked > 1000, "{seen:?}");
         let freed = story.world.disk.spares.len();
         assert!(freed > 0, "segments were freed and reused");
     }

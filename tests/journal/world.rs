@@ -2,7 +2,7 @@
 
 use super::disk::Disk;
 use ringest::config::Durability;
-use ringest::journal::{self, Found, Journal, Location, NewRecord, OriginRef, Options, Position, Scan, Step};
+use ringest::journal::{self, Found, Journal, Location, NewRecord, Options, OriginRef, Position, Scan, Step};
 use ringest::observe::snapshot::JournalSnapshot;
 use ringest::shard::{Now, Op};
 use std::collections::{BTreeMap, VecDeque};
@@ -153,8 +153,12 @@ impl World {
                 let memory = memory_offset as usize..(memory_offset + bytes) as usize;
                 for other in &self.pending {
                     if let Op::Commit { memory_offset, segment: other_segment, offset, bytes, .. } = other.op {
-                        assert!(memory_offset as usize >= memory.end || (memory_offset + bytes) as usize <= memory.start);
-                        assert!(other_segment != segment || offset as usize >= end || (offset + bytes) as usize <= start);
+                        assert!(
+                            memory_offset as usize >= memory.end || (memory_offset + bytes) as usize <= memory.start
+                        );
+                        assert!(
+                            other_segment != segment || offset as usize >= end || (offset + bytes) as usize <= start
+                        );
                     }
                 }
                 let file = self.disk.segments.get_mut(&segment).expect("a commit to a segment that is ready");
@@ -341,7 +345,8 @@ impl World {
     /// Appends a record of recognisable content and says what it says.
     pub fn append(&mut self, origin: OriginRef, data: &[u8], key: &[u8]) -> Option<(Kept, Location)> {
         let now = self.now;
-        let (flags, first_byte_wall_ns, frame_us) = (data.len() as u8, now.mono_ns ^ data.len() as u64, data.len() as u32);
+        let (flags, first_byte_wall_ns, frame_us) =
+            (data.len() as u8, now.mono_ns ^ data.len() as u64, data.len() as u32);
         let record = NewRecord { origin, flags, first_byte_wall_ns, frame_us, key, data };
         let room = self.journal().can_append(now, origin, key.len() + data.len());
         let appended = self.journal().append_record(now, record);
@@ -351,8 +356,7 @@ impl World {
         let kept = self.view(origin, at);
         self.journal().release(at);
         let expected = (number, flags, first_byte_wall_ns, frame_us, key, data);
-        let got =
-            (kept.number, kept.flags, kept.first_byte_wall_ns, kept.frame_us, &kept.key[..], &kept.data[..]);
+        let got = (kept.number, kept.flags, kept.first_byte_wall_ns, kept.frame_us, &kept.key[..], &kept.data[..]);
         assert_eq!(got, expected);
         Some((kept, at))
     }
@@ -368,4 +372,3 @@ pub fn segment_of(op: &Op) -> u64 {
         ref other => panic!("not a journal's operation: {other:?}"),
     }
 }
-
