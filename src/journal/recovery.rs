@@ -242,10 +242,19 @@ impl Neighbour {
 
 struct FoundOrigin {
     lane: u32,
-    source: String,
-    name: String,
+    /// Source and name; `None` while only records that refer to it were found.
+    names: Option<(String, String)>,
     unsettled: u64,
 }
+
+struct FoundRecord {
+    number: u64,
+    origin: u32,
+    lane: u32,
+}
+
+/// Source and name of records whose origin was lost to damage.
+const UNKNOWN: &str = "unknown";
 
 impl Recovery {
     /// All epochs, oldest first, and the numbers of their files.
@@ -375,7 +384,7 @@ impl Recovery {
         let mut segment: Option<Segment> = None;
         let mut first: Option<Neighbour> = None;
         let mut next: Option<(u128, u64)> = None;
-        let mut records: Vec<(u64, u32)> = Vec::new();
+        let mut records = Vec::new();
         let mut offset = physical as usize;
         let mut end = offset;
         while offset + BLOCK_HEADER_BYTES <= bytes.len() {
@@ -427,7 +436,7 @@ impl Recovery {
         seal: Option<Seal>,
         bytes: &[u8],
         offset: usize,
-        records: &mut Vec<(u64, u32)>,
+        records: &mut Vec<FoundRecord>,
         repairs: &mut Repairs,
     ) -> (u32, u32) {
         let here = Position { segment: life.number, offset: offset as u32 };
@@ -454,17 +463,17 @@ impl Recovery {
     }
 
     /// Records that are not settled yet, once all of their segment's marks are known.
-    fn count_records(&mut self, segment: &mut Segment, records: Vec<(u64, u32)>) {
-        for (number, origin) in records {
+    fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
+        for FoundRecord { number, origin, lane } in records {
             if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
             self.report.recovered += 1;
             self.report.parked += u64::from(self.parked.contains(number));
             segment.add(number);
-            if let Some(origin) = self.origins.get_mut(&origin) {
-                origin.unsettled += 1;
-            }
+            // Where its definition was lost an older segment may still have it: told once all are read.
+            let origin = self.origins.entry(origin).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
+            origin.unsettled += 1;
         }
     }
 
@@ -483,7 +492,7 @@ impl Recovery {
     }
 
     /// Marks at once, records after their segment's marks.
-    fn apply(&mut self, entry: &super::format::Entry<'_>, records: &mut Vec<(u64, u32)>) {
+    fn apply(&mut self, entry: &super::format::Entry<'_>, records: &mut Vec<FoundRecord>) {
         let (header, payload) = (entry.header, entry.payload);
         self.number_max = self.number_max.max(header.number);
         match header.kind {
@@ -491,14 +500,19 @@ impl Recovery {
                 let Some(origin) = OriginPayload::decode(payload) else { return };
                 self.origin_max = self.origin_max.max(origin.origin);
                 self.lane_max = self.lane_max.max(header.lane);
-                self.origins.entry(origin.origin).or_insert_with(|| FoundOrigin {
+                let found = self.origins.entry(origin.origin).or_insert(FoundOrigin {
                     lane: header.lane,
-                    source: origin.source.to_owned(),
-                    name: origin.name.to_owned(),
+                    names: None,
                     unsettled: 0,
                 });
+                found.names.get_or_insert_with(|| (origin.source.to_owned(), origin.name.to_owned()));
             }
-            Kind::Record => records.push((header.number, RecordPayload::decode(payload).origin)),
+            Kind::Record => {
+                let origin = RecordPayload::decode(payload).origin;
+                self.origin_max = self.origin_max.max(origin);
+                self.lane_max = self.lane_max.max(header.lane);
+                records.push(FoundRecord { number: header.number, origin, lane: header.lane });
+            }
             Kind::Id => {
                 let number = u64_at(payload, 0);
                 if let Ok(id) = std::str::from_utf8(&payload[8..])
@@ -521,7 +535,7 @@ impl Recovery {
         }
     }
 
-    fn finish(self, journal: &mut Journal) {
+    fn finish(mut self, journal: &mut Journal) {
         let skipped = if self.report.clean { 0 } else { NUMBERS_SKIPPED };
         journal.next_number = self.number_max + 1 + skipped;
         journal.next_segment = self.segment_max + 1;
@@ -534,7 +548,14 @@ impl Recovery {
         let mut origins: Vec<_> = self.origins.into_iter().filter(|(_, origin)| origin.unsettled > 0).collect();
         origins.sort_by_key(|(id, _)| *id);
         for (id, origin) in origins {
-            let reference = journal.add_origin(id, origin.lane, &origin.source, &origin.name, false);
+            if origin.names.is_none() {
+                self.report.alarms.push(format!(
+                    "who sent {} records is lost to damage: they are delivered as from \"{UNKNOWN}\"",
+                    origin.unsettled
+                ));
+            }
+            let (source, name) = origin.names.unwrap_or_else(|| (UNKNOWN.to_owned(), UNKNOWN.to_owned()));
+            let reference = journal.add_origin(id, origin.lane, &source, &name, false);
             for _ in 0..origin.unsettled {
                 journal.add_unsettled(reference);
             }

@@ -24,7 +24,7 @@ pub fn options(durability: Durability, segments: u64, slots: usize) -> Options {
 }
 
 /// All that a record says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Kept {
     pub number: u64,
     pub lane: u32,
@@ -37,6 +37,13 @@ pub struct Kept {
     pub key: Vec<u8>,
     pub data: Vec<u8>,
     pub id: Option<String>,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { number, lane, name, data, id, .. } = self;
+        write!(f, "{number} of lane {lane} ({name}), {} B, id {id:?}, epoch {:x}", data.len(), self.epoch_id as u16)
+    }
 }
 
 /// An operation under way; of a commit also the bytes as they were handed over.
@@ -204,6 +211,9 @@ impl World {
         match pending.op {
             Op::Commit { segment, offset, sync, .. } => self.disk.write(segment, offset as usize, &pending.data, sync),
             Op::PrepareSegment { segment, bytes, ref header, sync, .. } => {
+                if !self.disk.spares.is_empty() {
+                    self.count("reused");
+                }
                 self.disk.prepare(segment, bytes, header, sync);
             }
             Op::SyncSegment { segment, .. } => self.disk.sync(segment),
@@ -225,6 +235,13 @@ impl World {
         } else {
             self.count("failed operation");
         }
+        self.count(match pending.op {
+            Op::Commit { .. } => "committed",
+            Op::PrepareSegment { .. } => "prepared",
+            Op::SyncSegment { .. } => "synced",
+            Op::FreeSegment { .. } => "freed",
+            _ => "read back",
+        });
         let journal = self.journal.as_mut().expect("open");
         match pending.op {
             Op::Commit { segment, offset, .. } => journal.handle_committed(now, Position { segment, offset }, result),
@@ -233,8 +250,9 @@ impl World {
             Op::ReadBack { segment, offset, mut buffer, .. } => {
                 let result = result.map(|()| {
                     let data = &self.disk.segments[&segment].data;
-                    let bytes = data.len().saturating_sub(offset as usize).min(buffer.len());
-                    buffer[..bytes].copy_from_slice(&data[offset as usize..offset as usize + bytes]);
+                    let data = data.get(offset as usize..).unwrap_or_default();
+                    let bytes = data.len().min(buffer.len());
+                    buffer[..bytes].copy_from_slice(&data[..bytes]);
                     bytes
                 });
                 journal.handle_read_back(now, &mut self.scan, Position { segment, offset }, buffer, result);
@@ -340,6 +358,30 @@ impl World {
             }
         }
         panic!("a walk ends");
+    }
+
+    /// Reads back and settles whatever waits, until the journal holds nothing.
+    pub fn settle_all(&mut self) {
+        let oldest = self.journal().oldest();
+        let Self { journal, scan, .. } = self;
+        journal.as_mut().expect("open").start_scan(scan, oldest);
+        loop {
+            let mut found = Vec::new();
+            let step = self.step(&mut found);
+            for record in found {
+                self.journal().hold(record.at);
+                self.journal().settle(record.number, record.origin, record.at);
+            }
+            if step == Step::Tail {
+                break;
+            }
+            while step == Step::Wait && !self.pending.is_empty() {
+                self.complete(0, Ok(()));
+            }
+        }
+        self.quiesce();
+        assert_eq!((self.journal().unsettled(), self.journal().marks_in_memory()), (0, 0));
+        assert!(self.segments() <= 1, "all is settled, and {} segments stay", self.segments());
     }
 
     /// Appends a record of recognisable content and says what it says.
