@@ -133,7 +133,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     let (earlier, files) = recovery.read_epochs(storage)?;
     let last = earlier.last().copied();
     let blocks = recovery.last_blocks(storage, last)?;
-    recovery.read_segments(storage, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
+    recovery.read_segments(storage, options, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
 
     let epoch = Epoch {
         number: last.map_or(1, |epoch| epoch.number + 1),
@@ -305,6 +305,7 @@ impl Recovery {
     fn read_segments(
         &mut self,
         storage: &mut impl Storage,
+        options: &Options,
         blocks: Option<(&super::BlockMemory, Epoch)>,
     ) -> Result<(), OpenError> {
         let mut numbers = doing("list the segments", storage.segments())?;
@@ -313,44 +314,12 @@ impl Recovery {
         let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
         let mut bytes = Vec::new();
         for number in numbers {
-            if number < self.oldest_segment {
+            let left = overlay.remove(&number).unwrap_or_default();
+            // Otherwise: settled, or made ready and never used, or a file on its way to a new life.
+            let live =
+                number >= self.oldest_segment && self.read_segment(storage, options, number, &left, &mut bytes)?;
+            if !live {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
-                continue;
-            }
-            doing(format!("read segment {number}"), storage.read_segment(number, &mut bytes))?;
-            let Some((nonce, physical)) = self.identify(number, &bytes, storage.physical_block()) else {
-                // A file on its way to a new life.
-                doing(format!("free segment {number}"), storage.free_segment(number))?;
-                continue;
-            };
-            let mut repairs = Repairs::default();
-            for block in overlay.remove(&number).unwrap_or_default() {
-                if block.header.nonce == nonce && !is_whole(&bytes, block.header.at.offset as usize, nonce) {
-                    let start = block.header.at.offset as usize;
-                    if let Some(place) = bytes.get_mut(start..start + block.bytes.len()) {
-                        place.copy_from_slice(&block.bytes);
-                        repairs.mended.push(start..start + block.bytes.len());
-                        self.report.finished_blocks += 1;
-                    }
-                }
-            }
-            if !self.walk(Life { number, nonce, physical }, &mut bytes, &mut repairs) {
-                // Made ready, but no block of it was ever written.
-                doing(format!("free segment {number}"), storage.free_segment(number))?;
-                continue;
-            }
-            for range in &repairs.damage {
-                let name = format!("segment-{number:016x}-at-{}", range.start);
-                doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
-            }
-            for range in &repairs.mended {
-                doing(
-                    format!("finish a block of segment {number}"),
-                    storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
-                )?;
-            }
-            if !repairs.mended.is_empty() {
-                doing(format!("sync segment {number}"), storage.sync_segment(number))?;
             }
         }
         self.segments.reverse();
@@ -361,18 +330,98 @@ impl Recovery {
         Ok(())
     }
 
-    /// Nonce and block unit of a segment's life; `None` where the file holds no life of that number.
-    fn identify(&mut self, number: u64, bytes: &[u8], physical: u32) -> Option<(u64, u32)> {
-        if let Some(header) = SegmentHeader::decode(bytes).filter(|header| header.segment == number) {
-            return Some((header.nonce, header.physical));
+    /// Finishes, walks and mends one segment; `false` where it holds no block.
+    fn read_segment(
+        &mut self,
+        storage: &mut impl Storage,
+        options: &Options,
+        number: u64,
+        left: &[Left],
+        bytes: &mut Vec<u8>,
+    ) -> Result<bool, OpenError> {
+        doing(format!("read segment {number}"), storage.read_segment(number, bytes))?;
+        let file_bytes = bytes.len();
+        let mut repairs = Repairs::default();
+        let life = self
+            .identify(number, bytes)
+            .or_else(|| self.rebuild_header(number, storage.physical_block(), options, left, bytes, &mut repairs));
+        let Some(life) = life else { return Ok(false) };
+        for block in left {
+            let start = block.header.at.offset as usize;
+            if block.header.nonce == life.nonce
+                && !is_whole(bytes, start, life.nonce)
+                && let Some(place) = bytes.get_mut(start..start + block.bytes.len())
+            {
+                place.copy_from_slice(&block.bytes);
+                repairs.mended.push(start..start + block.bytes.len());
+                self.report.finished_blocks += 1;
+            }
         }
-        // The header is damaged, or of another life: a block of this number tells them apart.
-        let block = bytes
-            .chunks(physical as usize)
-            .find_map(|chunk| BlockHeader::decode(chunk).filter(|(header, _)| header.at.segment == number))?;
+        if !self.walk(life, bytes, &mut repairs) {
+            return Ok(false);
+        }
+        let end = self.segments.last().expect("walked").end as usize;
+        if end > file_bytes {
+            // A file cut short: as far as there are blocks it is made whole, so that they can be read back.
+            repairs.mended.push(file_bytes / life.physical as usize * life.physical as usize..end);
+        }
+        for range in &repairs.damage {
+            let name = format!("segment-{number:016x}-at-{}", range.start);
+            doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
+        }
+        for range in &repairs.mended {
+            doing(
+                format!("finish a block of segment {number}"),
+                storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
+            )?;
+        }
+        if !repairs.mended.is_empty() {
+            doing(format!("sync segment {number}"), storage.sync_segment(number))?;
+        }
+        Ok(true)
+    }
+
+    /// What a segment's header says of its life. A file that was cut short gets its size back, in memory.
+    fn identify(&mut self, number: u64, bytes: &mut Vec<u8>) -> Option<Life> {
+        let header = SegmentHeader::decode(bytes).filter(|header| header.segment == number)?;
+        let size = header.bytes.min(u64::from(u32::MAX)) as usize;
+        if bytes.len() < size {
+            self.report.alarms.push(format!("segment {number} is cut short: {} of {size} bytes", bytes.len()));
+            bytes.resize(size, 0);
+        }
+        Some(Life { number, nonce: header.nonce, physical: header.physical })
+    }
+
+    /// The header is damaged, or of another life: a block of this number tells them apart.
+    fn rebuild_header(
+        &mut self,
+        number: u64,
+        physical: u32,
+        options: &Options,
+        left: &[Left],
+        bytes: &mut Vec<u8>,
+        repairs: &mut Repairs,
+    ) -> Option<Life> {
+        let on_disk = || {
+            let mut blocks = bytes.chunks(physical as usize).filter_map(BlockHeader::decode).map(|(header, _)| header);
+            blocks.find(|header| header.at.segment == number)
+        };
+        let block = left.first().map(|left| left.header).or_else(on_disk)?;
         self.report.damaged += 1;
         self.report.alarms.push(format!("the header of segment {number} is damaged"));
-        Some((block.0.nonce, physical))
+        let header = SegmentHeader {
+            core: options.core,
+            segment: number,
+            nonce: block.nonce,
+            bytes: bytes.len().max(options.segment_bytes as usize) as u64,
+            physical,
+            epoch: 0, // not known, and of no use once the epoch has ended
+            epoch_id: block.epoch_id,
+        };
+        bytes.resize(header.bytes as usize, 0);
+        bytes[..physical as usize].copy_from_slice(&header.encode());
+        repairs.mended.push(0..physical as usize);
+        Some(Life { number, nonce: block.nonce, physical })
     }
 
     /// Walks all blocks of a segment. Blocks without a whole seal are sealed behind their last whole entry (`mended`), so that
