@@ -375,7 +375,8 @@ impl Recovery {
                 storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
             )?;
         }
-        if !repairs.mended.is_empty() {
+        // A write may have landed that its process never saw complete: it must be durable before the block file goes.
+        if !repairs.mended.is_empty() || !left.is_empty() {
             doing(format!("sync segment {number}"), storage.sync_segment(number))?;
         }
         Ok(true)
