@@ -4,9 +4,10 @@
 //! An unfinished block is written at its own place: the bytes are those that the dead process submitted or was about to submit,
 //! so a late write of it changes nothing, and positions keep the order of numbers. New entries always go to new segments.
 
+use super::epoch::Epoch;
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
-    round_up, u32_at, u64_at, u128_at,
+    round_up, u64_at, u128_at,
 };
 use super::log::BLOCK_FILE_HEADER_BYTES;
 use super::segment::{Segment, SparseBits};
@@ -58,59 +59,7 @@ pub struct Report {
     pub alarms: Vec<String>,
 }
 
-/// What an epoch file says.
-///
-/// ```text
-/// 0 magic "RINGEPO1"   8 epoch u64   16 epoch id u128   32 boot id u128   48 block file id u128
-/// 64 physical u32      68 block bytes u32   72 closed u32   76 crc u32
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Epoch {
-    number: u64,
-    id: u128,
-    boot_id: u128,
-    file_id: u128,
-    physical: u32,
-    block_bytes: u32,
-    closed: bool,
-}
-
-const EPOCH_MAGIC: [u8; 8] = *b"RINGEPO1";
 const BLOCK_FILE_MAGIC: [u8; 8] = *b"RINGBLK1";
-
-impl Epoch {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(80);
-        out.extend_from_slice(&EPOCH_MAGIC);
-        out.extend_from_slice(&self.number.to_le_bytes());
-        out.extend_from_slice(&self.id.to_le_bytes());
-        out.extend_from_slice(&self.boot_id.to_le_bytes());
-        out.extend_from_slice(&self.file_id.to_le_bytes());
-        out.extend_from_slice(&self.physical.to_le_bytes());
-        out.extend_from_slice(&self.block_bytes.to_le_bytes());
-        out.extend_from_slice(&u32::from(self.closed).to_le_bytes());
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let whole = bytes.len() == 80 && bytes[..8] == EPOCH_MAGIC && u32_at(bytes, 76) == crc32c::crc32c(&bytes[..76]);
-        whole.then(|| Self {
-            number: u64_at(bytes, 8),
-            id: u128_at(bytes, 16),
-            boot_id: u128_at(bytes, 32),
-            file_id: u128_at(bytes, 48),
-            physical: u32_at(bytes, 64),
-            block_bytes: u32_at(bytes, 68),
-            closed: u32_at(bytes, 72) == 1,
-        })
-    }
-
-    fn block_name(&self) -> String {
-        format!("ringest-{:032x}", self.file_id)
-    }
-}
 
 fn doing<T>(action: impl Into<String>, result: io::Result<T>) -> Result<T, OpenError> {
     result.map_err(|error| OpenError::Io { action: action.into(), error })
@@ -136,7 +85,8 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     recovery.read_segments(storage, options, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
 
     let epoch = Epoch {
-        number: last.map_or(1, |epoch| epoch.number + 1),
+        // A damaged file's number is not used again either: it is removed below.
+        number: files.iter().max().map_or(1, |number| number + 1),
         id: storage.random(),
         boot_id: u128::from_le_bytes(storage.boot_id()),
         file_id: storage.random(),
@@ -174,10 +124,11 @@ impl Journal {
     /// Those of the storage; the next start then recovers as after a kill.
     pub fn close(self, storage: &mut impl Storage) -> io::Result<()> {
         let Some(name) = &self.block_name else { return Ok(()) };
-        for segment in self.segments.iter().filter(|s| s.number >= self.first_own_segment) {
+        // Those of earlier starts too: below level `power` nobody may have synced them.
+        for segment in &self.segments {
             storage.sync_segment(segment.number)?;
         }
-        let mut epoch = Epoch::decode(&self.epoch_record).expect("encoded at start");
+        let (mut epoch, _) = Epoch::decode(&self.epoch_record).expect("encoded at start");
         epoch.closed = true;
         storage.write_epoch(epoch.number, &epoch.encode())?;
         storage.remove_blocks(name)
@@ -259,20 +210,25 @@ const UNKNOWN: &str = "unknown";
 impl Recovery {
     /// All epochs, oldest first, and the numbers of their files.
     fn read_epochs(&mut self, storage: &mut impl Storage) -> Result<(Vec<Epoch>, Vec<u64>), OpenError> {
-        let mut epochs = Vec::new();
+        let mut epochs: Vec<Epoch> = Vec::new();
         let mut files = Vec::new();
+        let mut readable = true;
         for (number, bytes) in doing("read the epoch files", storage.epochs())? {
             files.push(number);
-            match Epoch::decode(&bytes) {
-                Some(epoch) if epoch.number == number => epochs.push(epoch),
-                _ => {
-                    self.report.alarms.push(format!("epoch file {number} is damaged"));
-                    doing("quarantine an epoch file", storage.quarantine(&format!("epoch-{number:08x}"), &bytes))?;
+            match Epoch::decode(&bytes).filter(|(epoch, _)| epoch.number == number) {
+                Some((epoch, whole)) => {
+                    epochs.push(epoch);
+                    if whole {
+                        continue;
+                    }
                 }
+                None => readable = false,
             }
+            self.report.alarms.push(format!("epoch file {number} is damaged"));
+            doing("quarantine an epoch file", storage.quarantine(&format!("epoch-{number:08x}"), &bytes))?;
         }
         epochs.sort_by_key(|epoch| epoch.number);
-        self.report.clean = epochs.last().is_none_or(|epoch| epoch.closed);
+        self.report.clean = readable && epochs.last().is_none_or(|epoch| epoch.closed);
         Ok((epochs, files))
     }
 
