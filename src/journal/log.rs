@@ -944,6 +944,9 @@ impl Journal {
                 self.free_slots.push(index);
             }
         } else if extent.heap.take().is_some() {
+            // Nothing may take it for a piece of the log any more.
+            extent.end = 0;
+            extent.segment = 0;
             self.free_heap.push(index);
         }
     }

@@ -323,6 +323,11 @@ impl World {
         }
     }
 
+    pub fn start_scan(&mut self, at: Position) {
+        let Self { journal, scan, .. } = self;
+        journal.as_mut().expect("open").start_scan(scan, at);
+    }
+
     pub fn step(&mut self, found: &mut Vec<Found>) -> Step {
         let mut ops = VecDeque::new();
         let now = self.now;
@@ -334,8 +339,7 @@ impl World {
     /// All waiting records, in the order of the log. Nothing else may be under way.
     pub fn scan_all(&mut self) -> Vec<Kept> {
         let oldest = self.journal().oldest();
-        let Self { journal, scan, .. } = self;
-        journal.as_mut().expect("open").start_scan(scan, oldest);
+        self.start_scan(oldest);
         let mut all: Vec<Kept> = Vec::new();
         for _ in 0..100_000 {
             let mut found = Vec::new();
@@ -363,8 +367,7 @@ impl World {
     /// Reads back and settles whatever waits, until the journal holds nothing.
     pub fn settle_all(&mut self) {
         let oldest = self.journal().oldest();
-        let Self { journal, scan, .. } = self;
-        journal.as_mut().expect("open").start_scan(scan, oldest);
+        self.start_scan(oldest);
         loop {
             let mut found = Vec::new();
             let step = self.step(&mut found);
