@@ -146,7 +146,7 @@ struct Recovery {
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
     ids: HashMap<u64, Box<str>>,
-    watermark: Position,
+    durable: Durable,
     oldest_segment: u64,
     newer: Option<Neighbour>,
     number_max: u64,
@@ -171,6 +171,35 @@ struct Repairs {
     mended: Vec<Range<usize>>,
     /// To be kept for an operator.
     damage: Vec<Range<usize>>,
+}
+
+/// What the blocks walked so far say of what was durable. An unclean end leaves traces that later epochs do not make damage, as
+/// far as their watermarks move on: so a place is compared with the watermarks of its own epoch, and with that with which
+/// the next one began.
+#[derive(Debug, Default)]
+struct Durable {
+    epoch_id: Option<u128>,
+    /// Everything before it, in this epoch, was durable.
+    watermark: Position,
+    /// The lowest that a block of this epoch carries: the one it began with.
+    first: Position,
+    /// The highest of all: that of the newest epoch.
+    newest: Position,
+}
+
+impl Durable {
+    fn learn(&mut self, header: &BlockHeader) {
+        if self.epoch_id.is_some_and(|id| id != header.epoch_id) {
+            let inherited = Some(self.first).filter(|first| first.segment <= header.at.segment);
+            (self.watermark, self.first) = (inherited.unwrap_or_default(), header.watermark);
+        } else if self.epoch_id.is_none() {
+            self.first = header.watermark;
+        }
+        self.epoch_id = Some(header.epoch_id);
+        self.watermark = self.watermark.max(header.watermark);
+        self.first = self.first.min(header.watermark);
+        self.newest = self.newest.max(header.watermark);
+    }
 }
 
 /// The first block of the segment that was walked before. Entries have consecutive numbers in an epoch, so that it tells
@@ -204,7 +233,7 @@ struct FoundRecord {
     lane: u32,
 }
 
-/// Source and name of records whose origin was lost to damage.
+/// Source and name of records whose origin was lost.
 const UNKNOWN: &str = "unknown";
 
 impl Recovery {
@@ -331,8 +360,8 @@ impl Recovery {
                 storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
             )?;
         }
-        // A write may have landed that its process never saw complete: it must be durable before the block file goes.
-        if !repairs.mended.is_empty() || !left.is_empty() {
+        // After a kill writes have landed that nobody synced: they must be durable before the block file goes.
+        if !repairs.mended.is_empty() || !self.report.clean {
             doing(format!("sync segment {number}"), storage.sync_segment(number))?;
         }
         Ok(true)
@@ -400,7 +429,7 @@ impl Recovery {
                 offset += physical as usize;
                 continue;
             };
-            self.watermark = self.watermark.max(header.watermark);
+            self.durable.learn(&header);
             self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
             if next.is_some_and(|(epoch_id, next)| epoch_id == header.epoch_id && next != header.first_number) {
                 self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, repairs);
@@ -485,7 +514,7 @@ impl Recovery {
 
     /// Bytes that should hold entries and do not: damage below the watermark, else the traces of an unclean end.
     fn note_damage(&mut self, at: Position, range: Range<usize>, repairs: &mut Repairs) {
-        if at < self.watermark {
+        if at < self.durable.watermark {
             self.report.damaged += 1;
             self.report.alarms.push(format!(
                 "bytes {} to {} of segment {} are damaged, below what was durable",
@@ -548,7 +577,11 @@ impl Recovery {
         journal.first_own_segment = journal.next_segment;
         journal.next_origin = self.origin_max.wrapping_add(1);
         journal.next_lane = self.lane_max.wrapping_add(1);
-        journal.watermark = self.watermark;
+        // Every segment was synced, now or by a clean stop. Where something is missing it must not pass for damage later.
+        journal.watermark = match self.segments.last() {
+            Some(last) if self.report.torn == 0 => last.end_position(),
+            _ => self.durable.newest,
+        };
         let waiting = |number: u64| self.segments.iter().any(|segment| segment.is_waiting(number));
         journal.ids = self.ids.into_iter().filter(|(number, _)| waiting(*number)).collect();
         let mut origins: Vec<_> = self.origins.into_iter().filter(|(_, origin)| origin.unsettled > 0).collect();
@@ -556,7 +589,7 @@ impl Recovery {
         for (id, origin) in origins {
             if origin.names.is_none() {
                 self.report.alarms.push(format!(
-                    "who sent {} records is lost to damage: they are delivered as from \"{UNKNOWN}\"",
+                    "who sent {} records is lost: they are delivered as from \"{UNKNOWN}\"",
                     origin.unsettled
                 ));
             }

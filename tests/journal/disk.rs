@@ -32,6 +32,7 @@ pub struct Disk {
     /// Calls that still succeed; then each fails, the first in the middle of its work.
     pub fuse: Option<u32>,
     pub calls: u32,
+    pub lost_power: bool,
 }
 
 impl Disk {
@@ -48,6 +49,7 @@ impl Disk {
             quarantined: Vec::new(),
             fuse: None,
             calls: 0,
+            lost_power: false,
         }
     }
 
@@ -69,6 +71,7 @@ impl Disk {
             quarantined: self.quarantined.clone(),
             fuse: None,
             calls: 0,
+            lost_power: self.lost_power,
         }
     }
 
@@ -106,6 +109,7 @@ impl Disk {
 
     /// Writes that are not durable land whole, in part or not at all; files may be gone; block files are.
     pub fn lose_power(&mut self) {
+        self.lost_power = true;
         let rng = &mut self.rng;
         self.segments.retain(|_, file| !file.volatile || rng.u8(..4) > 0);
         for file in self.segments.values_mut() {

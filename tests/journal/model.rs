@@ -349,7 +349,7 @@ impl Model {
         assert!(self.world.disk.blocks.is_empty());
         self.world.open_whole();
         let report = self.world.journal().report().clone();
-        assert!(report.clean && report.finished_blocks == 0 && report.torn == 0, "{report:?}");
+        assert!(report.clean && report.finished_blocks == 0, "{report:?}");
         let missing = self.start_again(true);
         assert!(missing.is_empty(), "{missing:?} are lost by a clean stop");
         self.world.count("clean stop");
@@ -367,13 +367,18 @@ impl Model {
     /// After an open: takes over what was recovered. The numbers of known records that are not there.
     fn start_again(&mut self, all_ids: bool) -> BTreeSet<u64> {
         let report = self.world.journal().report().clone();
-        assert_eq!((report.damaged, &report.alarms[..]), (0, &[][..]));
+        // After a loss of power below level `power` a block can be there without the one that names its origins.
+        let alarms = report.alarms.iter().filter(|alarm| !alarm.starts_with("who sent")).count();
+        assert_eq!((report.damaged, alarms), (0, 0), "{report:?}");
         (self.walk, self.found_full) = (None, self.world.segments() as usize >= self.world.options.segments_max());
         let found = self.world.scan_all();
         assert_eq!(report.recovered, found.len() as u64);
         let mut before = std::mem::take(&mut self.waiting);
         for kept in found {
-            let known = before.remove(&kept.number).unwrap_or_else(|| panic!("{kept:?} is invented"));
+            let mut known = before.remove(&kept.number).unwrap_or_else(|| panic!("{kept:?} is invented"));
+            if kept.source == "unknown" && self.world.disk.lost_power {
+                (known.kept.source, known.kept.name) = (kept.source.clone(), kept.name.clone());
+            }
             let id = known.kept.id.clone().filter(|_| kept.id.is_none() && !all_ids);
             assert_eq!(Kept { id: kept.id.clone().or(id), ..kept.clone() }, known.kept);
             self.waiting.insert(kept.number, Waiting { kept, origin: OriginRef(0), held: None, segment: 0 });
