@@ -763,7 +763,11 @@ impl Journal {
     fn free(&mut self, ops: &mut VecDeque<Op>) {
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
-            if oldest.unsettled > 0 || oldest.unwritten > 0 || self.unsynced.contains(&oldest.number) {
+            if oldest.unsettled > 0
+                || oldest.unwritten > 0
+                || oldest.reads > 0
+                || self.unsynced.contains(&oldest.number)
+            {
                 break;
             }
             if self.current.is_some_and(|current| self.extents[current as usize].segment == oldest.number) {
@@ -1054,6 +1058,7 @@ impl Journal {
             }
             if self.heap_extents() < self.heap_extents_max() {
                 scan.reading = true;
+                self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
                 let bytes = self.options.block_bytes.min(self.options.segment_bytes - scan.at.offset);
                 ops.push_back(Op::ReadBack {
@@ -1119,7 +1124,8 @@ impl Journal {
     ) {
         assert!(scan.reading && scan.at == at);
         scan.reading = false;
-        let Some(segment) = self.segments.iter().find(|s| s.number == at.segment) else { return };
+        let segment = self.segments.iter_mut().find(|s| s.number == at.segment).expect("a segment that is read stays");
+        segment.reads -= 1;
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(errno) => {

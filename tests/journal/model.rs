@@ -432,7 +432,9 @@ impl Model {
             self.append(lane, BLOCK_BYTES as usize / 2 - 200);
             appended += self.waiting.len() - before;
         }
-        assert_eq!(appended, 8, "half blocks find room");
+        let mut snapshot = ringest::observe::snapshot::JournalSnapshot::default();
+        self.world.journal().snapshot(&mut snapshot);
+        assert_eq!(appended, 8, "half blocks find room: {snapshot:?}");
     }
 }
 
