@@ -816,6 +816,11 @@ impl Journal {
             self.write_marks(now);
             self.seal();
             self.submit_commits(now, ops);
+            if !self.marks.is_empty() {
+                // The last marks need a segment of their own, and perhaps one that others give up.
+                self.prepare(now, ops);
+                self.free(ops);
+            }
         }
     }
 
