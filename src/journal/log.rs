@@ -1054,7 +1054,8 @@ impl Journal {
                 scan.extent = Some((extent, offset));
                 continue;
             }
-            if scan.at.offset >= segment.end {
+            let segment_end = segment.end;
+            if scan.at.offset >= segment_end {
                 if index + 1 == self.segments.len() {
                     return Step::Tail;
                 }
@@ -1065,7 +1066,7 @@ impl Journal {
                 scan.reading = true;
                 self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
-                let bytes = self.options.block_bytes.min(self.options.segment_bytes - scan.at.offset);
+                let bytes = self.written_behind(scan.at, segment_end).min(self.options.block_bytes);
                 ops.push_back(Op::ReadBack {
                     journal: self.id,
                     segment: scan.at.segment,
@@ -1089,6 +1090,15 @@ impl Journal {
             used && extent.segment == at.segment && (extent.base..open_end).contains(&at.offset)
         });
         found.map(|(index, extent)| (index as u32, at.offset - extent.base))
+    }
+
+    /// Bytes from a place in a segment to its end, or to the next block that is still to be written: of that one a read
+    /// would get a part.
+    fn written_behind(&self, at: Position, segment_end: u32) -> u32 {
+        let unwritten =
+            self.extents[..self.slots as usize].iter().filter(|e| e.unwritten > 0 && e.segment == at.segment);
+        let next = unwritten.map(|extent| extent.base).filter(|base| *base > at.offset).min();
+        next.unwrap_or(segment_end) - at.offset
     }
 
     fn heap_extents(&self) -> usize {
