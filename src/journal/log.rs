@@ -553,7 +553,7 @@ impl Journal {
         if !self.is_prepared() || full && !first {
             return Err(Full);
         }
-        if self.current_segment_open() {
+        if self.current_segment_open() && self.options.durability == Durability::Process {
             self.unsynced.push_back(self.current_segment_number());
         }
         let prepared = self.prepared.take().expect("checked above");
@@ -791,10 +791,6 @@ impl Journal {
             };
             if place.unwritten > 0 {
                 return;
-            }
-            if self.options.durability == Durability::Power {
-                self.unsynced.pop_front();
-                continue;
             }
             self.syncing = true;
             ops.push_back(Op::SyncSegment { journal: self.id, segment });

@@ -32,14 +32,14 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let lane = 0..LANES;
     prop_oneof![
-        12 => (lane.clone(), 1u8..16, 0usize..1500).prop_map(|(lane, count, bytes)| Action::Append { lane, count, bytes }),
-        3 => lane.clone().prop_map(|lane| Action::Id { lane }),
-        12 => (lane.clone(), 1u8..16).prop_map(|(lane, count)| Action::Settle { lane, count }),
-        8 => any::<bool>().prop_map(|waiting| Action::Turn { waiting }),
-        10 => (any::<usize>(), 0u8..20).prop_map(|(index, fails)| Action::Complete { index, fails: fails == 0 }),
-        3 => Just(Action::CompleteAll),
-        5 => (1u64..1500).prop_map(|ms| Action::Pass { ms }),
-        9 => (1u8..20).prop_map(|steps| Action::Walk { steps }),
+        48 => (lane.clone(), 1u8..16, 0usize..1500).prop_map(|(lane, count, bytes)| Action::Append { lane, count, bytes }),
+        12 => lane.clone().prop_map(|lane| Action::Id { lane }),
+        48 => (lane.clone(), 1u8..16).prop_map(|(lane, count)| Action::Settle { lane, count }),
+        32 => any::<bool>().prop_map(|waiting| Action::Turn { waiting }),
+        40 => (any::<usize>(), 0u8..20).prop_map(|(index, fails)| Action::Complete { index, fails: fails == 0 }),
+        12 => Just(Action::CompleteAll),
+        20 => (1u64..1500).prop_map(|ms| Action::Pass { ms }),
+        36 => (1u8..20).prop_map(|steps| Action::Walk { steps }),
         1 => lane.prop_map(|lane| Action::Forget { lane }),
         1 => Just(Action::Kill),
         1 => Just(Action::PowerCut),
@@ -194,7 +194,7 @@ impl Model {
         self.world.turn(waiting);
         let (segments, max) = (self.world.segments(), self.world.options.segments_max() as u64);
         assert!(segments <= max + u64::from(self.found_full), "{segments} segments, found full: {}", self.found_full);
-        self.found_full &= segments > max;
+        self.found_full &= segments >= max;
     }
 
     fn complete(&mut self, index: usize, fails: bool) {
@@ -455,7 +455,7 @@ fn the_journal_does_what_the_model_says() {
     let durability =
         prop_oneof![3 => Just(Durability::Process), 2 => Just(Durability::Power), 1 => Just(Durability::Memory)];
     let physical = prop_oneof![Just(512u32), Just(4096u32)];
-    let actions = prop::collection::vec(action(), 1..250);
+    let actions = prop::collection::vec(action(), 1..400);
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400);
     let config =
         ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() };
