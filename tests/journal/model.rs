@@ -67,8 +67,8 @@ struct Model {
     seen: BTreeSet<u64>,
     /// Segments whose sync completed.
     synced: BTreeSet<u64>,
-    /// More segments than the limit, as found at start.
-    found_full: bool,
+    /// Segments found at start: where they reach the limit, one more is made for ids and marks.
+    found: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -87,7 +87,7 @@ impl Model {
             walk: None,
             seen: BTreeSet::new(),
             synced: BTreeSet::new(),
-            found_full: false,
+            found: 0,
         };
         model.world.open_whole();
         model.open_lanes();
@@ -193,8 +193,8 @@ impl Model {
         }
         self.world.turn(waiting);
         let (segments, max) = (self.world.segments(), self.world.options.segments_max() as u64);
-        assert!(segments <= max + u64::from(self.found_full), "{segments} segments, found full: {}", self.found_full);
-        self.found_full &= segments >= max;
+        assert!(segments <= max.max(self.found + 1), "{segments} segments, of {max}, {} at start", self.found);
+        self.found = self.found.min(segments);
     }
 
     fn complete(&mut self, index: usize, fails: bool) {
@@ -371,7 +371,7 @@ impl Model {
         // After a loss of power below level `power` a block can be there without the one that names its origins.
         let alarms = report.alarms.iter().filter(|alarm| !alarm.starts_with("who sent")).count();
         assert_eq!((report.damaged, alarms), (0, 0), "{report:?}");
-        (self.walk, self.found_full) = (None, self.world.segments() as usize >= self.world.options.segments_max());
+        (self.walk, self.found) = (None, self.world.segments());
         let found = self.world.scan_all();
         assert_eq!(report.recovered, found.len() as u64);
         let mut before = std::mem::take(&mut self.waiting);
