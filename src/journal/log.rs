@@ -230,6 +230,10 @@ pub struct Journal {
     in_flight: VecDeque<Block>,
     retry_commits_ns: Option<u64>,
     prepared: Option<Prepared>,
+    /// Settled segments whose files are still there.
+    freeing: VecDeque<u64>,
+    /// The entry from which on blocks name the oldest segment that is not among them.
+    beginning_said: Option<u64>,
     unsynced: VecDeque<u64>,
     syncing: bool,
     marks: Vec<u64>,
@@ -274,6 +278,8 @@ impl Journal {
             in_flight: VecDeque::new(),
             retry_commits_ns: None,
             prepared: None,
+            freeing: VecDeque::new(),
+            beginning_said: None,
             unsynced: VecDeque::new(),
             syncing: false,
             marks: Vec::new(),
@@ -648,12 +654,12 @@ impl Journal {
             return;
         }
         self.write_marks(now);
+        self.free(now, ops);
         if self.is_seal_due(now, waiting) {
             self.seal();
         }
         self.submit_commits(now, ops);
         self.prepare(now, ops);
-        self.free(ops);
         self.sync(ops);
     }
 
@@ -760,14 +766,14 @@ impl Journal {
         });
     }
 
-    fn free(&mut self, ops: &mut VecDeque<Op>) {
+    /// Gives up the oldest segments once they are settled. Their marks may lie in one that is given up with them, and files are
+    /// put aside in no order: so a block must first say, as safely as the level promises, where the log begins now.
+    fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
+        let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
-            if oldest.unsettled > 0
-                || oldest.unwritten > 0
-                || oldest.reads > 0
-                || self.unsynced.contains(&oldest.number)
-            {
+            let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
+            if !idle || self.unsynced.contains(&oldest.number) {
                 break;
             }
             if self.current.is_some_and(|current| self.extents[current as usize].segment == oldest.number) {
@@ -775,7 +781,28 @@ impl Journal {
             }
             let oldest = self.segments.pop_front().expect("checked above");
             self.counters.journal_freed += 1;
-            ops.push_back(Op::FreeSegment { journal: self.id, segment: oldest.number });
+            self.freeing.push_back(oldest.number);
+        }
+        if self.freeing.len() > before {
+            self.beginning_said = None;
+        }
+        if self.freeing.is_empty() {
+            return;
+        }
+        let said = match self.beginning_said {
+            Some(number) => number,
+            None => {
+                self.seal(); // the next block's header names the oldest segment
+                if self.make_room(now, entry_bytes(0), Purpose::Progress).is_err() {
+                    return;
+                }
+                let (number, _) = self.write_entry(Kind::Delivered, 0, 0, &[]);
+                *self.beginning_said.insert(number)
+            }
+        };
+        if said < self.durable_below() {
+            let journal = self.id;
+            ops.extend(self.freeing.drain(..).map(|segment| Op::FreeSegment { journal, segment }));
         }
     }
 
@@ -810,12 +837,11 @@ impl Journal {
     pub fn flush(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         if self.on_disk() {
             self.write_marks(now);
+            self.free(now, ops);
             self.seal();
             self.submit_commits(now, ops);
             if !self.marks.is_empty() {
-                // The last marks need a segment of their own, and perhaps one that others give up.
-                self.prepare(now, ops);
-                self.free(ops);
+                self.prepare(now, ops); // the last marks need a segment of their own
             }
         }
     }

@@ -421,8 +421,7 @@ impl Model {
         assert!(self.waiting.is_empty(), "{} records are never found", self.waiting.len());
         self.end_walk();
         if self.on_disk() {
-            self.world.now.mono_ns += 10_000_000_000;
-            self.world.quiesce();
+            self.world.rest();
             assert_eq!(self.world.journal().marks_in_memory(), 0);
             assert!(self.world.segments() <= 1);
         }

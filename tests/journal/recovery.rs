@@ -235,6 +235,42 @@ fn a_clean_stop_leaves_nothing_to_be_finished() {
     }
 }
 
+/// Marks lie in later segments than what they settle, and files are put aside in no order.
+#[test]
+fn segments_that_are_freed_together_take_no_marks_away() {
+    for durability in [Durability::Process, Durability::Power] {
+        let mut story = Story::new(World::new(options(durability, 8, 16), 4096, 17), 17);
+        assert!(story.append(50));
+        while story.world.segments() < 4 {
+            assert!(story.append(700));
+            story.world.quiesce();
+            let newest = *story.waiting.keys().next_back().expect("some");
+            story.settle(newest);
+        }
+        let oldest = *story.waiting.keys().next().expect("the first");
+        story.settle(oldest);
+        assert!(story.append(60));
+        let expected = story.expected();
+        // Every file but the oldest is put aside, then the process is killed.
+        for _ in 0..4 {
+            story.world.turn(true);
+            let oldest = *story.world.disk.segments.keys().next().expect("some");
+            while let Some(index) = story
+                .world
+                .pending
+                .iter()
+                .position(|pending| !matches!(pending.op, Op::FreeSegment { segment, .. } if segment == oldest))
+            {
+                story.world.complete(index, Ok(()));
+            }
+        }
+        let waits = |pending: &Pending| matches!(pending.op, Op::FreeSegment { .. });
+        assert!(story.world.pending.iter().any(waits) && story.world.seen["freed"] >= 2, "{:?}", story.world.seen);
+        let mut other = story.world.killed_here();
+        assert_recovered(&mut other, &expected);
+    }
+}
+
 #[test]
 fn a_start_without_work_leaves_no_files_behind() {
     let mut world = World::new(options(Durability::Process, 4, 8), 4096, 9);

@@ -275,6 +275,16 @@ impl World {
         panic!("there is always something more to do");
     }
 
+    /// Time passes as far as the journal asks for, until it asks for no more.
+    pub fn rest(&mut self) {
+        for _ in 0..100 {
+            self.quiesce();
+            let Some(deadline) = self.journal().deadline_ns() else { return };
+            self.now.mono_ns = self.now.mono_ns.max(deadline);
+        }
+        panic!("there is always a time to wait for");
+    }
+
     /// A clean stop. `false` where marks find no room.
     pub fn close(&mut self) -> bool {
         for _ in 0..100 {
@@ -382,7 +392,7 @@ impl World {
                 self.complete(0, Ok(()));
             }
         }
-        self.quiesce();
+        self.rest();
         assert_eq!((self.journal().unsettled(), self.journal().marks_in_memory()), (0, 0));
         assert!(self.segments() <= 1, "all is settled, and {} segments stay", self.segments());
     }
