@@ -246,6 +246,8 @@ pub struct Journal {
     beginning_said: Option<u64>,
     unsynced: VecDeque<u64>,
     syncing: bool,
+    /// What a failed sync left unsafe no later one makes safe: the watermark stands still until the next start.
+    sync_failed: bool,
     marks: Vec<u64>,
     problem: Option<String>,
     counters: Counters,
@@ -292,6 +294,7 @@ impl Journal {
             beginning_said: None,
             unsynced: VecDeque::new(),
             syncing: false,
+            sync_failed: false,
             marks: Vec::new(),
             problem: None,
             counters: Counters::default(),
@@ -921,11 +924,14 @@ impl Journal {
         self.unsynced.retain(|&other| other != segment);
         match result {
             Ok(()) => {
-                if let Some(place) = self.segments.iter().find(|s| s.number == segment) {
+                if let Some(place) = self.segments.iter().find(|s| s.number == segment)
+                    && !self.sync_failed
+                {
                     self.watermark = self.watermark.max(place.end_position());
                 }
             }
             Err(errno) => {
+                self.sync_failed = true;
                 self.counters.journal_errors += 1;
                 self.fail(format!("segment {segment} cannot be synced: {}", describe(errno)));
             }
