@@ -888,7 +888,8 @@ impl Journal {
         self.extents[extent as usize].unwritten -= 1;
         let segment = self.segments.iter_mut().find(|s| s.number == at.segment).expect("unwritten segments stay");
         segment.unwritten -= 1;
-        while let Some(block) = self.in_flight.pop_front_if(|block| block.state == Write::Done) {
+        while self.in_flight.front().is_some_and(|block| block.state == Write::Done) {
+            let Some(block) = self.in_flight.pop_front() else { break };
             self.committed = block.end_number;
             if self.options.durability == Durability::Power {
                 self.watermark = Position { segment: block.at.segment, offset: block.at.offset + block.bytes };
