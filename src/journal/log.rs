@@ -22,6 +22,10 @@ const COMMITS_MAX: usize = 4;
 const MARKS_PER_ENTRY: usize = 512;
 /// At level `process` a block that is not full is written after this; nobody waits for it.
 const PROCESS_WRITE_AFTER_NS: u64 = 1_000_000_000;
+/// Room for an origin entry, which may come before a record.
+const ORIGIN_ENTRY_BYTES_MAX: usize = entry_bytes(8 + 2 * ORIGIN_NAME_BYTES_MAX);
+/// Longest source or name of an origin.
+const ORIGIN_NAME_BYTES_MAX: usize = 256;
 /// A failed operation on a file is tried again after this.
 const RETRY_AFTER_NS: u64 = 1_000_000_000;
 /// Bytes before the first slot of a block file.
@@ -361,8 +365,9 @@ impl Journal {
         lane
     }
 
-    /// A new origin in a lane. `source` and `name` are below 64 KiB.
+    /// A new origin in a lane. `source` and `name` have at most 256 bytes each.
     pub fn open_origin(&mut self, lane: u32, source: &str, name: &str) -> OriginRef {
+        assert!(source.len() <= ORIGIN_NAME_BYTES_MAX && name.len() <= ORIGIN_NAME_BYTES_MAX);
         let id = self.next_origin;
         self.next_origin = self.next_origin.wrapping_add(1);
         self.add_origin(id, lane, source, name, true)
@@ -406,15 +411,9 @@ impl Journal {
 
     // ---- appending
 
-    /// Whether a record of up to `bytes` would be taken now.
-    pub fn can_append(&mut self, now: Now, origin: OriginRef, bytes: usize) -> bool {
-        let need = self.record_need(origin, bytes);
-        self.make_room(now, need, Purpose::Intake).is_ok()
-    }
-
-    fn record_need(&self, origin: OriginRef, bytes: usize) -> usize {
-        let origin = &self.origins[origin.0 as usize];
-        entry_bytes(RECORD_PREFIX_BYTES + bytes) + entry_bytes(8 + origin.source.len() + origin.name.len())
+    /// Whether a record of up to `bytes`, the machine's own key included, would be taken now.
+    pub fn can_append(&mut self, now: Now, bytes: usize) -> bool {
+        self.make_room(now, entry_bytes(RECORD_PREFIX_BYTES + bytes) + ORIGIN_ENTRY_BYTES_MAX, Purpose::Intake).is_ok()
     }
 
     /// Copies a record into the open block. From now on it survives what the level promises once
@@ -423,8 +422,8 @@ impl Journal {
     /// # Errors
     /// [`Full`]: nothing was changed; try again when [`Journal::can_append`] holds.
     pub fn append_record(&mut self, now: Now, record: NewRecord<'_>) -> Result<(u64, Location), Full> {
-        let need = self.record_need(record.origin, record.key.len() + record.data.len());
-        self.make_room(now, need, Purpose::Intake)?;
+        let bytes = entry_bytes(RECORD_PREFIX_BYTES + record.key.len() + record.data.len());
+        self.make_room(now, bytes + ORIGIN_ENTRY_BYTES_MAX, Purpose::Intake)?;
         let segment = self.current_segment_number();
         let origin = &mut self.origins[record.origin.0 as usize];
         origin.unsettled += 1;
