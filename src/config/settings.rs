@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The largest record of any source, in bytes.
+pub const RECORD_BYTES_MAX: usize = 64 * 1024;
+
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {

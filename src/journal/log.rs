@@ -124,6 +124,11 @@ impl Scan {
     pub fn deadline_ns(&self) -> Option<u64> {
         self.retry_ns
     }
+
+    /// Whether a read is under way.
+    pub fn is_reading(&self) -> bool {
+        self.reading
+    }
 }
 
 /// What a step of a [`Scan`] came to.
@@ -896,6 +901,11 @@ impl Journal {
     /// Whether the window has room for records that are to stay in memory until they are delivered.
     pub fn has_window_room(&self) -> bool {
         !self.on_disk() || self.free_slots.len() > self.slots_kept_back()
+    }
+
+    /// Whether reading back waits for memory.
+    pub fn is_window_tight(&self) -> bool {
+        self.heap_extents() >= self.heap_extents_max()
     }
 
     /// Slots that are never pinned by waiting records, so that intake and marks go on.
