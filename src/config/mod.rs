@@ -1,5 +1,7 @@
 //! A configuration file becomes checked [`Settings`].
 
+mod nearest;
 mod settings;
 
+pub(crate) use nearest::nearest;
 pub use settings::*;
