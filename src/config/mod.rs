@@ -51,7 +51,7 @@ pub fn check(path: &Path) -> Result<Checked, Problems> {
         Problems::whole_file(file.clone(), what, "`ringest config example` prints a file to begin with")
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let line = Place::of(&String::from_utf8_lossy(error.as_bytes()), error.utf8_error().valid_up_to()).line;
+        let line = memchr::memchr_iter(b'\n', &error.as_bytes()[..error.utf8_error().valid_up_to()]).count() + 1;
         let what = format!("line {line} is not valid UTF-8");
         Problems::whole_file(file.clone(), what, "save the file as UTF-8")
     })?;
@@ -80,7 +80,7 @@ fn parse_checked(text: &str, file: &str, cpus: &[usize]) -> Result<Checked, Prob
     let document = toml_edit::Document::parse(text).map_err(|error| Problems {
         file: file.to_owned(),
         list: vec![Problem {
-            place: error.span().map(|span| Place::of(text, span.start)),
+            place: error.span().map(|span| problem::Lines::of(text).place(span.start)),
             key: String::new(),
             given: None,
             what: format!("this is not TOML: {}", error.message().replace('\n', "; ")),

@@ -13,15 +13,25 @@ pub struct Place {
     pub column: usize,
 }
 
-impl Place {
+/// Where the lines of a text begin, so that a file with very many problems is not searched anew for each.
+pub(super) struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    /// The lines of a text.
+    pub fn of(text: &'t str) -> Self {
+        let starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
+        Self { text, starts }
+    }
+
     /// The place of a byte offset; one beyond the end is the end.
-    pub(super) fn of(text: &str, offset: usize) -> Self {
-        let before = &text.as_bytes()[..offset.min(text.len())];
-        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        Self {
-            line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
-            column: String::from_utf8_lossy(&before[line_start..]).chars().count() + 1,
-        }
+    pub fn place(&self, offset: usize) -> Place {
+        let offset = offset.min(self.text.len());
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let before = &self.text.as_bytes()[self.starts[line - 1]..offset];
+        Place { line, column: String::from_utf8_lossy(before).chars().count() + 1 }
     }
 }
 
@@ -142,11 +152,12 @@ mod tests {
     #[test]
     fn a_place_counts_lines_and_characters_from_one() {
         let text = "ab\nü = 1\n";
-        assert_eq!(Place::of(text, 0), Place { line: 1, column: 1 });
-        assert_eq!(Place::of(text, 2), Place { line: 1, column: 3 });
-        assert_eq!(Place::of(text, text.find('=').unwrap()), Place { line: 2, column: 3 });
-        assert_eq!(Place::of(text, text.len()), Place { line: 3, column: 1 });
-        assert_eq!(Place::of(text, 99), Place { line: 3, column: 1 });
+        let lines = Lines::of(text);
+        assert_eq!(lines.place(0), Place { line: 1, column: 1 });
+        assert_eq!(lines.place(2), Place { line: 1, column: 3 });
+        assert_eq!(lines.place(text.find('=').unwrap()), Place { line: 2, column: 3 });
+        assert_eq!(lines.place(text.len()), Place { line: 3, column: 1 });
+        assert_eq!(lines.place(99), Place { line: 3, column: 1 });
     }
 
     #[test]

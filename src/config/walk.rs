@@ -3,7 +3,7 @@
 //! What the code asks for is what is known: when a section is finished, each of its keys that nobody asked for is unknown.
 
 use super::nearest::nearest;
-use super::problem::{Place, Problem, Refusal, excerpt};
+use super::problem::{Lines, Problem, Refusal, excerpt};
 use super::units;
 use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
@@ -13,6 +13,7 @@ use toml_edit::{Item, TableLike, Value};
 /// The file under the walk, and what was found wrong with it.
 pub(super) struct Reader<'d> {
     text: &'d str,
+    lines: Lines<'d>,
     problems: RefCell<Vec<Problem>>,
     notes: RefCell<Vec<Problem>>,
     /// Keys that were asked for and are not in the file, such as `source[serial].flow`.
@@ -25,6 +26,7 @@ impl<'d> Reader<'d> {
     pub fn new(text: &'d str) -> Self {
         Self {
             text,
+            lines: Lines::of(text),
             problems: RefCell::default(),
             notes: RefCell::default(),
             #[cfg(test)]
@@ -35,7 +37,7 @@ impl<'d> Reader<'d> {
     fn problem(&self, span: Option<&Range<usize>>, key: &str, given: Option<String>, refusal: Refusal) -> Problem {
         let Refusal { what, remedy, nearest, secret } = refusal;
         let given = given.filter(|_| !secret);
-        let place = span.map(|span| Place::of(self.text, span.start));
+        let place = span.map(|span| self.lines.place(span.start));
         Problem { place, key: key.to_owned(), given, what, remedy, nearest }
     }
 
