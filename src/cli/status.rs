@@ -65,10 +65,16 @@ fn failing(status: &Value) -> Vec<String> {
     }
     for problem in list(status, "problems") {
         if matches!(text(problem, "area"), "core" | "journal") {
-            failing.push(format!("{} {}: {}", text(problem, "area"), text(problem, "name"), text(problem, "text")));
+            failing.push(problem_line(problem));
         }
     }
     failing
+}
+
+/// `source oven: no such port`; a core's name says what it is already.
+fn problem_line(problem: &Value) -> String {
+    let (area, name, words) = (text(problem, "area"), text(problem, "name"), text(problem, "text"));
+    if name.starts_with(area) { format!("{name}: {words}") } else { format!("{area} {name}: {words}") }
 }
 
 /// The whole screen. Values that the document lacks (an older or newer gateway) show as 0 or `-`.
@@ -87,7 +93,7 @@ fn screen(status: &Value) -> String {
     if !problems.is_empty() {
         let _ = writeln!(out, "problems");
         for problem in problems {
-            let _ = writeln!(out, "  {} {}: {}", text(problem, "area"), text(problem, "name"), text(problem, "text"));
+            let _ = writeln!(out, "  {}", problem_line(problem));
         }
     }
     out
@@ -325,9 +331,9 @@ mod tests {
         let fine = json!({ "balanced": true, "problems": [{ "area": "source", "name": "a", "text": "missing" }] });
         assert!(failing(&fine).is_empty());
         assert_eq!(failing(&json!({ "balanced": false, "problems": [] })).len(), 1);
-        for area in ["core", "journal"] {
+        for (area, line) in [("core", "core 0: full"), ("journal", "journal core 0: full")] {
             let wrong = json!({ "balanced": true, "problems": [{ "area": area, "name": "core 0", "text": "full" }] });
-            assert_eq!(failing(&wrong), [format!("{area} core 0: full")]);
+            assert_eq!(failing(&wrong), [line]);
         }
         assert_eq!(failing(&json!({})).len(), 1, "a document without a verdict is no good news");
     }

@@ -198,6 +198,20 @@ mod tests {
         assert_eq!(taken(&sequence, None), 500_000);
     }
 
+    #[tokio::test]
+    async fn a_request_that_found_no_id_goes_on_when_some_are_reserved() {
+        let sequence = std::sync::Arc::new(Sequence::default());
+        let (asked, asks) = std::sync::mpsc::channel();
+        let waiting = sequence.clone();
+        let task = tokio::spawn(async move { waiting.take(None, || asked.send(()).expect("the test waits")).await });
+        while asks.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!task.is_finished());
+        sequence.add(7..9);
+        assert_eq!(task.await.expect("no panic"), Ok(7));
+    }
+
     #[test]
     fn a_failed_reservation_is_told_once_and_asked_again() {
         let sequence = Sequence::default();
