@@ -11,8 +11,8 @@
 //! | `GET /films/?after=POSITION&limit=N` | 200 `{"films": […], "next": POSITION}` in the order of arrival |
 //! | `GET /` | a page that shows records as they arrive |
 //!
-//! Requests are served by one thread; [`store`] owns another one, which writes all rows that wait in one transaction and
-//! answers after its commit. Ids come from memory, [`sequence`] reserves them on disk in blocks, so that none is ever handed
+//! Requests are served by one thread; `store` owns another one, which writes all rows that wait in one transaction and
+//! answers after its commit. Ids come from memory, `sequence` reserves them on disk in blocks, so that none is ever handed
 //! out twice, not after a crash either.
 
 mod api;
