@@ -175,7 +175,12 @@ impl ServerConnection {
     ///
     /// # Panics
     /// If the request before has not been answered by [`respond`](Self::respond).
-    pub fn next_request<'a>(&'a mut self, limits: &Limits, now_ns: u64, input: &mut &'a [u8]) -> Option<Request<'a>> {
+    pub fn next_request<'a, 'i: 'a>(
+        &'a mut self,
+        limits: &Limits,
+        now_ns: u64,
+        input: &mut &'i [u8],
+    ) -> Option<Request<'a>> {
         let body = loop {
             let step = match self.phase {
                 Phase::Closing => {
