@@ -143,7 +143,7 @@ pub enum FramingFault {
 }
 
 /// Gathers a head's Content-Length and Transfer-Encoding fields.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct FramingFields {
     length: Option<u64>,
     length_fault: Option<FramingFault>,
