@@ -1,4 +1,4 @@
-//! Serial ports, on real ptys.
+//! Serial ports on real ptys, and what `ringest doctor` says of them and of the machine.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
@@ -230,6 +230,65 @@ async fn a_watch_wakes_when_a_link_to_a_port_appears() {
         }
     };
     let changed = tokio::time::timeout(Duration::from_secs(5), woken).await.expect("the watch wakes");
-    assert_eq!(changed, [link.clone()]);
+    assert_eq!(changed, std::slice::from_ref(&link));
     serial::open(&settings(&link)).unwrap();
+}
+
+const RINGEST: &str = env!("CARGO_BIN_EXE_ringest");
+
+/// Exit code, standard output and standard error of a command.
+fn outcome(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?} must be installed: {error}"));
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_doctor_finds_a_usable_port_and_leaves_no_trace() {
+    let machine = machine();
+    let state = tempfile::tempdir().unwrap();
+    let mut doctor = Command::new(RINGEST);
+    doctor.args(["doctor", "--json", "--port"]).arg(&machine.path).arg("--state-dir").arg(state.path());
+    let (code, out, err) = outcome(&mut doctor);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    let document: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(document["ok"], true);
+    let port = machine.path.to_str().unwrap();
+    let checks = document["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["what"] == port).expect("the port is in the report");
+    assert_eq!((check["level"].as_str(), check["found"].as_str()), (Some("ok"), Some("may be opened")));
+    assert_eq!(document["report"]["state_directory"]["exists"], true);
+    assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
+
+    let held = serial::open(&settings(&machine.path)).unwrap();
+    let (code, out, _) = outcome(&mut doctor);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("in use by ") && out.contains(&format!("(PID {})", std::process::id())), "{out}");
+    drop(held);
+}
+
+#[test]
+fn the_doctor_reports_a_missing_port_by_its_exit_code() {
+    let (code, out, err) = outcome(Command::new(RINGEST).args(["doctor", "--port", "/dev/no-such-port"]));
+    assert_eq!(code, Some(8), "{out}");
+    assert!(out.contains("problem  /dev/no-such-port") && !out.contains('\x1b'), "{out}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+}
+
+#[test]
+fn a_refused_io_uring_is_one_clear_line_and_exit_code_4() {
+    let traces = tempfile::tempdir().unwrap();
+    let trace = traces.path().join("trace");
+    for (errno, words) in [("EPERM", "seccomp"), ("ENOSYS", "CONFIG_IO_URING"), ("EINVAL", "6.1 or newer")] {
+        let mut strace = Command::new("strace");
+        strace.arg("-o").arg(&trace).args(["-f", "-qq", "-e", "trace=io_uring_setup", "-e"]);
+        strace.arg(format!("inject=io_uring_setup:error={errno}")).args([RINGEST, "doctor"]);
+        let (code, out, err) = outcome(&mut strace);
+        let calls = fs::read_to_string(&trace).unwrap_or_default();
+        assert!(calls.contains("(INJECTED)"), "strace must be able to trace a child here: {calls}{err}");
+        assert_eq!(code, Some(4), "{out}{err}");
+        assert!(out.contains("problem  io_uring"), "{out}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        assert!(err.starts_with("ringest: ") && err.contains(words), "{err}");
+    }
 }

@@ -17,11 +17,13 @@ use std::time::{Duration, Instant};
 
 mod holder;
 mod parmrk;
+mod ports;
 mod termios;
 mod watch;
 
 pub use holder::holder_of;
 pub use parmrk::{Decoded, Mark, Parmrk, Run};
+pub use ports::ports;
 pub use termios::{Termios2, read_settings, settings_for};
 pub use watch::Watch;
 
