@@ -1,6 +1,6 @@
 //! What this machine offers: kernel, io_uring, limits, ptys, the state directory's disk, shared memory.
 //!
-//! Nothing is changed and nothing is left behind. `run` asks [`io_uring`] before anything else; `doctor` prints a whole
+//! Nothing is changed and nothing is left behind. `run` asks [`io_uring()`] before anything else; `doctor` prints a whole
 //! [`Report`].
 
 use io_uring::{IoUring, opcode, register};
