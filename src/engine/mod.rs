@@ -1,1 +1,3 @@
 //! All that touches the kernel: threads, data ring, files.
+
+pub mod probe;
