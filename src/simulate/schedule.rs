@@ -50,7 +50,7 @@ impl Schedule {
     /// Nanoseconds after the start.
     pub(super) fn due_ns(&self, machine: usize, sequence: u64) -> u64 {
         let jitter = if self.jitter > 0.0 { self.jitter * self.unit(machine, sequence, Draw::Jitter) } else { 0.0 };
-        ((sequence as f64 + self.phase(machine) + jitter) / self.rate * 1e9) as u64
+        ((sequence as f64 + self.phase(machine) + jitter) / self.rate * 1e9).round() as u64
     }
 
     fn phase(&self, machine: usize) -> f64 {
