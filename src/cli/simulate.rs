@@ -94,8 +94,12 @@ The ledger: machine,sequence,scheduled_ns,sent_ns,acknowledged_ns,bytes,status
 #[derive(Debug, Clone)]
 struct Delimiter(Vec<u8>);
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0).ok_or("a number above 0".to_owned())
+}
+
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or("a whole number above 0".to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -19,6 +19,7 @@ mod world;
 
 pub use pty::Error as PtyError;
 pub use schedule::Faults;
+pub(crate) use world::raise_open_files;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};

@@ -345,7 +345,7 @@ pub(super) fn machine_name(index: usize) -> String {
 }
 
 /// Thousands of ports need more than the usual soft limit of 1,024. What the hard limit does not allow shows at the port.
-fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
     {
