@@ -77,6 +77,10 @@ counters! {
     pub rejected_unfinished: u64,
     /// Records rejected because the journal was full.
     pub rejected_full: u64,
+    /// Breaks seen on serial lines.
+    pub line_breaks: u64,
+    /// Bytes received with a parity or framing error on serial lines.
+    pub line_errors: u64,
     /// Records whose data was not valid UTF-8 where the template asks for text.
     pub lossy_records: u64,
     /// Connections accepted from machines.

@@ -127,7 +127,8 @@ impl Shard {
         let wanted = if api.failures > 0 { 1 } else { api.ready.len().div_ceil(pipeline) };
         let count = wanted.saturating_sub(api.connecting).min(max.saturating_sub(api.connections.len()));
         for _ in 0..count {
-            let link = self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection: Connection::default() })));
+            let link =
+                self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection: Connection::default() })));
             self.counters.api_connects += 1;
             let api = self.api(id);
             api.connections.push(link);

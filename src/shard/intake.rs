@@ -6,10 +6,10 @@ use super::timer::Timer;
 use super::{Destination, Fd, JournalId, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
 use crate::config::{LaneKey, SourceKind, WhenFull};
 use crate::delivery::{Step, backoff};
-use crate::framing::{Framed, Framer, RejectReason};
+use crate::framing::{FrameFlags, Framed, Framer, RejectReason};
 use crate::journal::{NewRecord, OriginRef};
 use crate::observe::snapshot::Stage;
-use crate::source::serial::Parmrk;
+use crate::source::serial::{Mark, Parmrk};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -211,7 +211,7 @@ impl Shard {
         source.open += 1;
         source.problem = None;
         let link = if is_http {
-            self.accept_machine(now, id, fd, peer)
+            self.accept_machine(now, id, fd)
         } else {
             let mut stream = Stream::new(id, Some(peer), false);
             stream.reading = true;
@@ -320,20 +320,31 @@ impl Shard {
         mut bytes: &mut [u8],
     ) -> State {
         self.count_bytes(now, stream.source, bytes.len());
-        if let Some(parmrk) = &mut stream.parmrk {
-            let decoded = parmrk.decode(bytes);
-            self.counters.line_breaks += u64::from(decoded.breaks);
-            self.counters.line_errors += u64::from(decoded.errors);
-            if decoded.breaks > 0 || decoded.errors > 0 {
-                stream.framer.flag(decoded.flags());
-            }
-            bytes = &mut bytes[..decoded.len];
-        }
-        if stream.held.is_empty() {
+        let Some(mut parmrk) = stream.parmrk.take() else {
             self.frame(now, link, &mut stream, bytes);
-        } else {
-            stream.held.extend_from_slice(bytes);
+            return State::Stream(stream);
+        };
+        loop {
+            let run = parmrk.decode_run(bytes);
+            let (decoded, rest) = bytes.split_at_mut(run.taken);
+            // An error concerns the last decoded byte: it must be known before a record can end with that byte.
+            let clean = run.len - usize::from(run.mark == Some(Mark::Error));
+            self.frame(now, link, &mut stream, &decoded[..clean]);
+            match run.mark {
+                None => break,
+                Some(Mark::Break) => {
+                    self.counters.line_breaks += 1;
+                    stream.framer.flag(FrameFlags::BREAK);
+                }
+                Some(Mark::Error) => {
+                    self.counters.line_errors += 1;
+                    stream.framer.flag(FrameFlags::LINE_ERROR);
+                    self.frame(now, link, &mut stream, &decoded[clean..run.len]);
+                }
+            }
+            bytes = rest;
         }
+        stream.parmrk = Some(parmrk);
         State::Stream(stream)
     }
 
@@ -342,9 +353,12 @@ impl Shard {
         let settings = std::sync::Arc::clone(&self.settings);
         let framing = &settings.sources[stream.source.0 as usize].framing;
         let reject_full = settings.journal.when_full == WhenFull::Reject;
+        if !stream.held.is_empty() {
+            stream.held.extend_from_slice(bytes);
+            return;
+        }
         let mut input = bytes;
-        // A record may have begun in the framer's tail, so room is asked for even when no input is left.
-        while !input.is_empty() {
+        loop {
             let full = !self.journal().can_append(now, framing.max_bytes);
             if full && !reject_full {
                 stream.held.extend_from_slice(input);
@@ -353,7 +367,9 @@ impl Shard {
             }
             // The framer is moved out so that a record may borrow from it while the rest is changed.
             let mut framer = std::mem::take(&mut stream.framer);
-            match framer.next(framing, now.mono_ns, &mut input) {
+            let framed = framer.next(framing, now.mono_ns, &mut input);
+            let is_done = framed.is_none();
+            match framed {
                 None => {}
                 Some(Framed::Empty) => self.counters.empty_frames += 1,
                 Some(Framed::Rejected { reason, .. }) => self.reject(stream.source, reason),
@@ -362,11 +378,14 @@ impl Shard {
                     self.count_rejected(stream.source);
                 }
                 Some(Framed::Record { bytes, first_byte_ns, flags }) => {
-                    self.counters.cut_records += u64::from(flags.contains(crate::framing::FrameFlags::CUT));
+                    self.counters.cut_records += u64::from(flags.contains(FrameFlags::CUT));
                     self.accept_record(now, stream, bytes, first_byte_ns, flags.0);
                 }
             }
             stream.framer = framer;
+            if is_done {
+                return;
+            }
         }
     }
 
@@ -453,9 +472,7 @@ impl Shard {
     fn continue_lane(&mut self, older: Option<u32>) -> u32 {
         match older {
             // A lane that an adopted journal holds cannot take new records: they go to this core's own.
-            Some(lane) if self.lanes[lane as usize].journal == JournalId(0) => {
-                lane
-            }
+            Some(lane) if self.lanes[lane as usize].journal == JournalId(0) => lane,
             older => {
                 let lane = self.new_lane();
                 self.chain(older.filter(|older| self.lanes.contains(*older as usize)), lane);
@@ -563,9 +580,7 @@ impl Shard {
     fn finish_stream(&mut self, now: Now, link: LinkId, stream: &mut Stream, why: &str) {
         let settings = std::sync::Arc::clone(&self.settings);
         let id = stream.source;
-        if let Some(Framed::Rejected { reason, .. }) =
-            stream.framer.finish(&settings.sources[id.0 as usize].framing)
-        {
+        if let Some(Framed::Rejected { reason, .. }) = stream.framer.finish(&settings.sources[id.0 as usize].framing) {
             self.reject(id, reason);
         }
         self.close(link);

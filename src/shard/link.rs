@@ -57,7 +57,6 @@ pub(super) struct Stream {
 #[derive(Debug)]
 pub(super) struct HttpMachine {
     pub source: SourceId,
-    pub peer: SocketAddr,
     pub connection: ServerConnection,
     pub lane: Option<u32>,
     pub origin: Option<OriginRef>,
@@ -149,9 +148,11 @@ impl Links {
 
     /// All links in use.
     pub fn iter(&self) -> impl Iterator<Item = (LinkId, &Link)> {
-        self.links.iter().enumerate().filter(|(_, link)| !matches!(link.state, State::Free)).map(|(index, link)| {
-            (LinkId { index: index as u32, generation: link.generation }, link)
-        })
+        self.links
+            .iter()
+            .enumerate()
+            .filter(|(_, link)| !matches!(link.state, State::Free))
+            .map(|(index, link)| (LinkId { index: index as u32, generation: link.generation }, link))
     }
 
     /// Number of links in use.

@@ -7,7 +7,6 @@ use super::{Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
 use crate::config::Durability;
 use crate::http::server::{Request, ServerConnection, Verdict};
 use crate::journal::NewRecord;
-use std::net::SocketAddr;
 
 /// How long a closed connection is drained before it is given up (RFC 9112 section 9.6).
 const LINGER_NS: u64 = 2_000_000_000;
@@ -15,10 +14,9 @@ const LINGER_NS: u64 = 2_000_000_000;
 const RETRY_AFTER_S: u32 = 1;
 
 impl Shard {
-    pub(super) fn accept_machine(&mut self, now: Now, source: SourceId, fd: Fd, peer: SocketAddr) -> LinkId {
+    pub(super) fn accept_machine(&mut self, now: Now, source: SourceId, fd: Fd) -> LinkId {
         let machine = HttpMachine {
             source,
-            peer,
             connection: ServerConnection::new(now.mono_ns),
             lane: None,
             origin: None,
@@ -131,7 +129,8 @@ impl Shard {
             self.mark_dirty(link, &mut machine);
             self.links.put(link, State::Http(machine));
         }
-        while let Some((_, index, generation)) = self.durable_lanes.pop_front_if(|(number, ..)| *number < durable_below) {
+        while let Some((_, index, generation)) = self.durable_lanes.pop_front_if(|(number, ..)| *number < durable_below)
+        {
             if self.lanes.get(index as usize).is_some_and(|lane| lane.generation == generation) {
                 self.make_ready(index);
             }

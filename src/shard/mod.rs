@@ -16,7 +16,7 @@ mod timer;
 
 pub use op::*;
 
-use crate::config::{Authority, Settings, SourceKind};
+use crate::config::{Authority, Settings, SourceKind, Url};
 use crate::delivery::template::Template;
 use crate::http::client::RequestHead;
 use crate::http::date::HttpDate;
@@ -167,11 +167,11 @@ impl Shard {
             record_api,
             id_api,
             template: Template::parse(&deliver.body, settings.sequence.is_some()).expect("settings are checked"),
-            record_head: RequestHead::new(&deliver.url, &deliver.content_type, &deliver.headers),
+            record_head: request_head(&deliver.url, &deliver.content_type, &deliver.headers),
             id_head: settings
                 .sequence
                 .as_ref()
-                .map(|sequence| RequestHead::new(&sequence.url, "application/json", &deliver.headers)),
+                .map(|sequence| request_head(&sequence.url, "application/json", &deliver.headers)),
             key: String::new(),
             body: Vec::new(),
             date: HttpDate::new(),
@@ -442,4 +442,8 @@ impl Shard {
     fn source_kind(&self, source: SourceId) -> &SourceKind {
         &self.settings.sources[source.0 as usize].kind
     }
+}
+
+fn request_head(url: &Url, content_type: &str, headers: &[(String, String)]) -> RequestHead {
+    RequestHead::post(&url.target, &url.host_header, content_type, headers).expect("settings are checked")
 }
