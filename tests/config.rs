@@ -218,7 +218,7 @@ connect_timeout = "1s"
 idle = "30s"
 retry.first = "10ms"
 retry.max = "1s"
-order = "none"
+order = "lane"
 drain = "0s"
 
 [limits]
@@ -302,7 +302,6 @@ fn every_key_reaches_its_setting() {
             idle: Duration::from_secs(30),
             retry_first: Duration::from_millis(10),
             retry_max: Duration::from_secs(1),
-            ordered: false,
             drain: Duration::ZERO,
         }
     );

@@ -82,7 +82,15 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool) -> Option<De
     let connect_timeout = section.duration("connect_timeout", ms(5_000), ms(100)..=ms(120_000));
     let idle = section.duration("idle", ms(1_500), ms(100)..=ms(3_600_000));
     let (retry_first, retry_max) = retry(section.section("retry"));
-    let ordered = section.choice("order", &[("lane", true), ("none", false)], true);
+    if !section.choice("order", &[("lane", true), ("none", false)], true) {
+        section.refuse(
+            "order",
+            Refusal::new(
+                "delivering the records of one machine in any order is not supported by this version",
+                "\"lane\": the records of one port or connection arrive in their order",
+            ),
+        );
+    }
     let drain = section.duration("drain", ms(10_000), ms(0)..=ms(600_000));
     section.finish();
     Some(Deliver {
@@ -98,7 +106,6 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool) -> Option<De
         idle,
         retry_first,
         retry_max,
-        ordered,
         drain,
     })
 }

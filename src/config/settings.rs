@@ -267,8 +267,6 @@ pub struct Deliver {
     pub retry_first: Duration,
     /// Longest delay between retries.
     pub retry_max: Duration,
-    /// `false` with `order = "none"`: many records of a lane in flight.
-    pub ordered: bool,
     /// How long SIGTERM waits for what can still be delivered.
     pub drain: Duration,
 }

@@ -62,10 +62,11 @@ pub(super) struct HttpMachine {
     pub origin: Option<OriginRef>,
     /// The last answer that waits for durability needs entries below this number.
     pub durable_needed: u64,
-    pub out: Vec<u8>,
     pub sending: bool,
     /// Listed to be looked at when the turn ends.
     pub dirty: bool,
+    /// Listed to be looked at when something became durable.
+    pub waiting: bool,
     pub closing: Closing,
     /// Reading was stopped, or is being stopped, since too many answers wait.
     pub paused: bool,

@@ -10,6 +10,8 @@ use crate::journal::NewRecord;
 
 /// How long a closed connection is drained before it is given up (RFC 9112 section 9.6).
 const LINGER_NS: u64 = 2_000_000_000;
+/// Spare buffers for answers; an idle connection keeps none.
+const SEND_BUFFERS_MAX: usize = 256;
 /// What a machine is told to wait when the journal is full.
 const RETRY_AFTER_S: u32 = 1;
 
@@ -21,9 +23,9 @@ impl Shard {
             lane: None,
             origin: None,
             durable_needed: 0,
-            out: Vec::new(),
             sending: false,
             dirty: false,
+            waiting: false,
             closing: Closing::No,
             paused: false,
             reading: true,
@@ -122,7 +124,8 @@ impl Shard {
         let durable_below = self.journals[0].journal.durable_below();
         for link in std::mem::take(&mut self.durable_waiters) {
             let Some((_, State::Http(mut machine))) = self.links.take(link) else { continue };
-            if machine.durable_needed > durable_below {
+            machine.waiting = machine.durable_needed > durable_below;
+            if machine.waiting {
                 // The oldest of its answers may go all the same.
                 self.durable_waiters.push(link);
             }
@@ -155,8 +158,7 @@ impl Shard {
             return;
         }
         let fd = fd.expect("an accepted connection has a file");
-        let mut out = std::mem::take(&mut machine.out);
-        out.clear();
+        let mut out = self.send_buffers.pop().unwrap_or_default();
         let output = machine.connection.take_output(now.mono_ns, self.date.at(now.wall_ns), &mut out);
         self.counters.http_accepted += u64::from(output.accepted);
         self.counters.http_refused += u64::from(output.refused);
@@ -168,12 +170,13 @@ impl Shard {
             machine.sending = true;
             self.ops.push_back(Op::Send { link, fd, bytes: out });
         } else {
-            machine.out = out;
+            self.send_buffers.push(out);
             if output.close {
                 self.linger(now, link, fd, machine);
             }
         }
-        if machine.durable_needed > durable_below && !self.durable_waiters.contains(&link) {
+        if machine.durable_needed > durable_below && !machine.waiting {
+            machine.waiting = true;
             self.durable_waiters.push(link);
         }
         if machine.paused && machine.connection.wants_read() {
@@ -204,12 +207,14 @@ impl Shard {
         now: Now,
         link: LinkId,
         mut machine: Box<HttpMachine>,
-        bytes: Vec<u8>,
+        mut bytes: Vec<u8>,
         result: Result<(), i32>,
     ) -> State {
         machine.sending = false;
-        // An idle connection keeps no buffer; a busy one finds the allocator's cache warm.
-        drop(bytes);
+        if self.send_buffers.len() < SEND_BUFFERS_MAX {
+            bytes.clear();
+            self.send_buffers.push(bytes);
+        }
         if result.is_err() {
             self.end_machine(link, &mut machine);
         } else if machine.closing == Closing::AfterSend {
@@ -284,6 +289,14 @@ impl Shard {
             }
         }
         State::Http(machine)
+    }
+
+    /// Whether no machine waits for an answer.
+    pub(super) fn machines_are_answered(&self) -> bool {
+        self.links.iter().all(|(_, link)| match &link.state {
+            State::Http(machine) => machine.closing == Closing::Lingering,
+            _ => true,
+        })
     }
 
     /// Intake ends: what was accepted is still answered, then the connection closes.

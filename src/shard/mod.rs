@@ -86,6 +86,8 @@ pub struct Shard {
     machine_connections: usize,
     /// HTTP connections to be looked at when the turn ends.
     dirty_machines: Vec<LinkId>,
+    /// Buffers of answers that were sent.
+    send_buffers: Vec<Vec<u8>>,
     /// HTTP connections whose answers wait for durability.
     durable_waiters: Vec<LinkId>,
     /// Lanes whose first record waits for durability, with its number.
@@ -160,6 +162,7 @@ impl Shard {
             address_lanes: HashMap::new(),
             machine_connections: 0,
             dirty_machines: Vec::new(),
+            send_buffers: Vec::new(),
             durable_waiters: Vec::new(),
             durable_lanes: VecDeque::new(),
             paused_links: Vec::new(),
@@ -405,7 +408,7 @@ impl Shard {
                 self.phase = Phase::Running;
                 self.start_sources(now);
             }
-            Phase::Draining if self.terms.pending == 0 => self.end_drain(),
+            Phase::Draining if self.terms.pending == 0 && self.machines_are_answered() => self.end_drain(),
             _ => {}
         }
     }
