@@ -109,7 +109,8 @@ struct Row {
 
 /// Compares the database file with the ledger file.
 pub fn verify(database: &Path, ledger: &Path) -> Result<Verification, Error> {
-    let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    // A reader that may write takes the log files with it when it closes.
+    let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     compare(&connection, &ledger::read(ledger)?)
 }
 
