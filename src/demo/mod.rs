@@ -374,6 +374,8 @@ impl Line {
             }
             if let Some(elapsed) = elapsed {
                 let terms = status::get(self.admin)?.terms;
+                // The machines speak less often than the gateway is asked.
+                let sent = sent.max(terms.received);
                 show(Event::Progress(Progress { elapsed, sent, terms, draining: false }));
             }
             if stop.read_signal()?.is_some() {

@@ -109,7 +109,8 @@ struct Row {
 
 /// Compares the database file with the ledger file.
 pub fn verify(database: &Path, ledger: &Path) -> Result<Verification, Error> {
-    let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    // A reader that may write takes the log files with it when it closes.
+    let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     compare(&connection, &ledger::read(ledger)?)
 }
 
@@ -275,7 +276,10 @@ mod tests {
         result.findings
     }
 
-    fn whole() -> Vec<(&'static str, Vec<u8>)> {
+    /// Name and data of each row.
+    type Rows = Vec<(&'static str, Vec<u8>)>;
+
+    fn whole() -> Rows {
         vec![("m", line("m", 0)), ("n", line("n", 0)), ("m", line("m", 1)), ("m", line("m", 2))]
     }
 
@@ -291,7 +295,7 @@ mod tests {
 
     #[test]
     fn each_defect_is_found() {
-        let defects: [(Finding, fn(&mut Vec<(&'static str, Vec<u8>)>)); 7] = [
+        let defects: [(Finding, fn(&mut Rows)); 7] = [
             (Finding::Missing, |rows| drop(rows.remove(2))),
             (Finding::Repeated, |rows| rows.push(rows[0].clone())),
             (Finding::OutOfOrder, |rows| rows.swap(2, 3)),

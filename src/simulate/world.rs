@@ -180,6 +180,8 @@ impl<'a> World<'a> {
             }
             if self.context.start_ns.is_none() {
                 if self.context.ready == self.machines.len() {
+                    // Opening thousands of ports took its time.
+                    let now_ns = self.context.now_ns();
                     self.context.start_ns = Some(now_ns + LEAD_NS);
                     self.wake_all(now_ns);
                 } else if self.stopped {

@@ -8,5 +8,6 @@
 mod answer;
 mod connection;
 mod head;
+mod reading;
 
 pub use connection::{Output, Request, ServerConnection, Verdict};
