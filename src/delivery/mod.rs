@@ -1,1 +1,3 @@
 //! Records to the API: templates, steps, connections, retries.
+
+pub mod template;
