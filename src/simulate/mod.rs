@@ -184,7 +184,7 @@ pub enum Error {
 }
 
 fn others(count: usize) -> String {
-    if count > 1 { format!(" (and {} others wait)", count - 1) } else { String::new() }
+    if count > 1 { format!(" (one of {count} that wait)") } else { String::new() }
 }
 
 /// A simulation whose ptys are open and whose symlinks are in place.
