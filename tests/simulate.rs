@@ -198,6 +198,44 @@ fn ptys_hang_up_and_come_back_under_their_name_without_losing_a_whole_record() {
 }
 
 #[test]
+fn a_reader_that_goes_away_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        ptys: 1,
+        rate: 500.0,
+        duration: Duration::from_secs(1),
+        settle: Duration::from_millis(5),
+        ..options(directory.path())
+    };
+    let (path, link) = (options.ledger.clone().unwrap(), options.dir.join("machine-0000"));
+    let mut report = |_| {};
+    let simulation = Simulation::new(options, None, &mut report).unwrap();
+    // Twenty times: reads a little, closes the port, and comes back later. What lies in the port then stays there.
+    let reader = thread::spawn(move || {
+        let mut got = Got::default();
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 100];
+        for visit in 1.. {
+            let port = open(&link, OFlag::O_RDWR | OFlag::O_NOCTTY, Mode::empty()).unwrap();
+            while visit > 20 || got.records.len() < visit * 10 {
+                match nix::unistd::read(&port, &mut buffer) {
+                    Ok(0) | Err(Errno::EIO) => return got,
+                    length => bytes.extend_from_slice(&buffer[..length.unwrap()]),
+                }
+                got.frames(&mut bytes);
+            }
+            drop(port);
+            thread::sleep(Duration::from_millis(10));
+        }
+        unreachable!()
+    });
+    let summary = simulation.run().unwrap();
+    let got = reader.join().unwrap();
+    assert_eq!((summary.sent, summary.unsent, got.garbage), (500, 0, 0));
+    assert_eq!(got.records, expected(&ledger::read(&path).unwrap(), "machine-0000"));
+}
+
+#[test]
 fn tcp_machines_reset_and_reconnect_without_losing_a_whole_record() {
     let directory = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -66,25 +66,29 @@ fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, SourceKind};
 
     #[test]
-    fn it_is_toml_with_one_source_a_port() {
+    fn the_gateway_takes_it_as_it_is_meant() {
         let options = Options { machines: 3, tcp: 5, http: 1, ..Options::default() };
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let addresses = Addresses { receiver: address(1), admin: address(2), tcp: address(3), http: address(4) };
-        let text = text(&options, &[0, 2], Path::new("/tmp/a \"b\""), &addresses);
-        let document = text.parse::<toml_edit::DocumentMut>().unwrap();
-        let sources = document["source"].as_array_of_tables().unwrap();
-        assert_eq!(sources.len(), 5);
-        assert_eq!(sources.get(2).unwrap()["path"].as_str(), Some("/tmp/a \"b\"/ports/machine-0002"));
-        let body = document["deliver"]["body"].as_str().unwrap();
-        assert_eq!(body, r#"{"id": {{id}}, "machine": {{source|json}}, "data": {{data|json}}}"#);
-        let one_step = super::text(&Options { two_step: false, ..options }, &[0], Path::new("/tmp"), &addresses);
-        let document = one_step.parse::<toml_edit::DocumentMut>().unwrap();
-        assert!(document.get("sequence").is_none());
-        assert_eq!(
-            document["deliver"]["body"].as_str(),
-            Some(r#"{"machine": {{source|json}}, "data": {{data|json}}}"#)
-        );
+        let dir = Path::new("/tmp/a \"b\"");
+        let settings = config::parse_on(&text(&options, &[0, 2], dir, &addresses), "demo", &[0, 1, 2]).unwrap();
+        assert_eq!(settings.gateway.cores, [0, 2]);
+        assert_eq!(settings.gateway.state_dir, dir.join("state"));
+        assert_eq!(settings.sources.len(), 5);
+        let SourceKind::Serial(serial) = &settings.sources[2].kind else { panic!("{:?}", settings.sources[2]) };
+        assert_eq!(serial.path, dir.join("ports/machine-0002"));
+        assert_eq!(settings.sources[2].framing, config::Framing::default());
+        assert!(matches!(settings.sources[3].kind, SourceKind::TcpListen { listen, .. } if listen.port() == 3));
+        assert!(matches!(settings.sources[4].kind, SourceKind::Http { listen, .. } if listen.port() == 4));
+        assert_eq!(settings.sequence.unwrap().url.target, "/seq/");
+        assert_eq!(settings.deliver.body, r#"{"id": {{id}}, "machine": {{source|json}}, "data": {{data|json}}}"#);
+
+        let one_step = Options { two_step: false, ..options };
+        let settings = config::parse_on(&text(&one_step, &[0], dir, &addresses), "demo", &[0]).unwrap();
+        assert_eq!(settings.sequence, None);
+        assert_eq!(settings.deliver.body, r#"{"machine": {{source|json}}, "data": {{data|json}}}"#);
     }
 }

@@ -295,7 +295,8 @@ mod tests {
 
     #[test]
     fn each_defect_is_found() {
-        let defects: [(Finding, fn(&mut Rows)); 7] = [
+        type Spoil = fn(&mut Rows);
+        let defects: [(Finding, Spoil); 7] = [
             (Finding::Missing, |rows| drop(rows.remove(2))),
             (Finding::Repeated, |rows| rows.push(rows[0].clone())),
             (Finding::OutOfOrder, |rows| rows.swap(2, 3)),

@@ -1,6 +1,6 @@
 //! Machines on ptys, over TCP and over HTTP: what stands at the far end of the line, for tests, demonstrations and load.
 //!
-//! One thread drives all machines ([`run`]): an open-loop schedule says when each record is due; a port that takes no bytes delays
+//! One thread drives all machines ([`Simulation::run`]): an open-loop schedule says when each record is due; a port that takes no bytes delays
 //! its records but never loses one, and a record's latency counts from when it was due. What was sent stands in a
 //! ledger ([`ledger`]) beside the records' own checksums ([`record`]), so that a verifier needs nothing else. Faults are
 //! drawn from a seed ([`Faults`]).
@@ -184,7 +184,7 @@ pub enum Error {
 }
 
 fn others(count: usize) -> String {
-    if count > 1 { format!(" (and {} others wait)", count - 1) } else { String::new() }
+    if count > 1 { format!(" (one of {count} that wait)") } else { String::new() }
 }
 
 /// A simulation whose ptys are open and whose symlinks are in place.
