@@ -89,6 +89,11 @@ impl Buffers {
         self.count
     }
 
+    /// Size of each.
+    pub(super) fn buffer_bytes(&self) -> u32 {
+        self.buffer_bytes
+    }
+
     /// Takes over a buffer that a completion named.
     pub(super) fn take(&mut self, id: u16) {
         assert!(!self.held[usize::from(id)], "the kernel named buffer {id}, which is not the kernel's");

@@ -22,8 +22,8 @@ pub(super) async fn connect(
     control: mpsc::UnboundedSender<Request>,
 ) -> Result<OwnedFd, String> {
     let addresses = match timeout(limit, resolve(to.clone(), control)).await {
-        Ok(resolved) => resolved.map_err(|error| format!("{to}: the name cannot be resolved: {error}"))?,
-        Err(_) => return Err(format!("{to}: the name was not resolved within {limit:?}")),
+        Ok(resolved) => resolved.map_err(|error| format!("{}: the name cannot be resolved: {error}", shown(&to)))?,
+        Err(_) => return Err(format!("{}: the name was not resolved within {limit:?}", shown(&to))),
     };
     let mut failures = Vec::new();
     for address in addresses {
@@ -35,9 +35,14 @@ pub(super) async fn connect(
         failures.push(format!("{address}: {reason}"));
     }
     if failures.is_empty() {
-        return Err(format!("{to}: the name has no address"));
+        return Err(format!("{}: the name has no address", shown(&to)));
     }
-    Err(format!("{to}: {}", failures.join("; ")))
+    Err(format!("{}: {}", shown(&to), failures.join("; ")))
+}
+
+/// As in a URL: an IPv6 address is in brackets.
+fn shown(to: &Authority) -> String {
+    if to.host.contains(':') { format!("[{}]:{}", to.host, to.port) } else { format!("{}:{}", to.host, to.port) }
 }
 
 async fn resolve(to: Authority, control: mpsc::UnboundedSender<Request>) -> io::Result<Vec<SocketAddr>> {

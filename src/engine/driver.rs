@@ -15,19 +15,19 @@ use super::segments::{SegmentFile, SegmentFiles};
 use crate::config::{Authority, Settings};
 use crate::journal::BlockFile;
 use crate::observe::snapshot::{Counters, Snapshot};
-use crate::shard::{ApiId, Completion, JournalId, LinkId, Now, Op, PortError, SourceId};
+use crate::shard::{ApiId, Completion, Fd, JournalId, LinkId, Now, Op, PortError, SourceId};
 use link::Link;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
@@ -37,9 +37,6 @@ pub const TURN_COMPLETIONS: usize = 1024;
 
 /// Turns without a sleep, however small, before the runtime has its chance.
 const TURNS_MAX: usize = 16;
-
-/// How long the end of the loop waits for the kernel to let go of memory.
-const QUIESCE: Duration = Duration::from_secs(5);
 
 /// What the driver drives: the shard, or in tests a core of few lines.
 pub trait Core {
@@ -80,6 +77,15 @@ pub enum Message {
         /// The link.
         link: LinkId,
     },
+    /// Another core accepted a connection of an address that this core owns.
+    Accepted {
+        /// The listener's source.
+        source: SourceId,
+        /// The connection; whoever takes the message owns it.
+        fd: Fd,
+        /// Its peer.
+        peer: SocketAddr,
+    },
     /// A missing port may be there now.
     PortAppeared {
         /// Its source.
@@ -115,6 +121,10 @@ pub struct DriverOptions {
     pub listeners: Vec<(SourceId, OwnedFd)>,
     /// Its journals, by `JournalId`.
     pub journals: Vec<JournalFiles>,
+    /// The mailboxes of all cores, for connections that belong to another one.
+    pub peers: Vec<mpsc::UnboundedSender<Message>>,
+    /// Told when the core has started.
+    pub started: Option<oneshot::Sender<()>>,
     /// The control thread.
     pub control: mpsc::UnboundedSender<Request>,
     /// What the control thread says. Unbounded, and short: each kind of message has at most one outstanding per link,
@@ -150,8 +160,13 @@ struct Commit {
 
 /// Something that ended outside the data ring.
 enum Event {
-    Connected { link: LinkId, result: Result<OwnedFd, String> },
-    Closed { link: LinkId },
+    Connected {
+        link: LinkId,
+        result: Result<OwnedFd, String>,
+    },
+    Closed {
+        link: LinkId,
+    },
     /// What a cold operation, or a commit that could not start, answers.
     Journal(Completion<'static>),
 }
@@ -174,9 +189,9 @@ impl Events {
 
 /// The driver of one core. It must be made and run on one thread, in a tokio-uring runtime.
 pub struct Driver<C: Core> {
-    core: C,
-    // Dropped after `quiesce` has seen nothing in flight, else leaked with all that the kernel may still use.
+    // Dropped before all that follows: it ends what is in flight, and what the kernel uses is kept below.
     ring: Ring,
+    core: C,
     links: Vec<Link>,
     commits: Slab<Commit>,
     listeners: Vec<Listener>,
@@ -184,6 +199,8 @@ pub struct Driver<C: Core> {
     settings: Arc<Settings>,
     index: u16,
     read_multishot: bool,
+    peers: Vec<mpsc::UnboundedSender<Message>>,
+    started: Option<oneshot::Sender<()>>,
     control: mpsc::UnboundedSender<Request>,
     mailbox: mpsc::UnboundedReceiver<Message>,
     mailbox_open: bool,
@@ -233,6 +250,8 @@ impl<C: Core> Driver<C> {
             settings: options.settings,
             index: options.core,
             read_multishot: options.read_multishot,
+            peers: options.peers,
+            started: options.started,
             control: options.control,
             mailbox: options.mailbox,
             mailbox_open: true,
@@ -248,16 +267,24 @@ impl<C: Core> Driver<C> {
     /// Those of io_uring_enter(2) that no later call can mend.
     pub async fn run(mut self) -> io::Result<C> {
         let result = self.run_loop().await;
-        self.finish();
+        // Ends what is in flight, before the files are closed and the memory is freed.
+        drop(self.ring);
+        for link in self.links {
+            link.close_now();
+        }
         result.map(|()| self.core)
     }
 
     async fn run_loop(&mut self) -> io::Result<()> {
-        let eventfd = AsyncFd::with_interest(self.ring.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+        let eventfd = self.ring.wakes()?;
         let sleep = pin!(tokio::time::sleep(Duration::ZERO));
         let mut timer = Timer { sleep, set_for: None };
         self.core.start(clock::now());
         self.carry();
+        if let Some(started) = self.started.take() {
+            // Nobody may wait for it.
+            let _ = started.send(());
+        }
         let (mut message, mut handled, mut turns) = (None, 0, 0);
         loop {
             let now = clock::now();
@@ -282,7 +309,9 @@ impl<C: Core> Driver<C> {
             message = self.sleep(&eventfd, &mut timer).await?;
             (handled, turns) = (0, 0);
             self.ring.woken();
-            self.ring.enter(TURN_COMPLETIONS)?;
+            if self.ring.needs_enter() {
+                self.ring.enter(TURN_COMPLETIONS)?;
+            }
             self.core.counters_mut().wakes += 1;
         }
     }
@@ -296,7 +325,8 @@ impl<C: Core> Driver<C> {
             self.message(now, message);
         }
         // Events that come while these are handled wait for the next turn.
-        for _ in 0..self.events.queue.borrow().len() {
+        let events = self.events.queue.borrow().len();
+        for _ in 0..events {
             let event = self.events.queue.borrow_mut().pop_front();
             self.event(now, event.expect("counted, and taken only here"));
         }
@@ -362,20 +392,5 @@ impl<C: Core> Driver<C> {
             && self.commits.is_empty()
             && self.events.cold.get() == 0
             && self.events.queue.borrow().is_empty()
-    }
-
-    fn finish(&mut self) {
-        let quiet = self.ring.quiesce(QUIESCE);
-        if !quiet {
-            tracing::error!(in_flight = self.ring.in_flight(), "the kernel holds on to operations; their memory is kept");
-            // The kernel may still use them, so they are never freed.
-            std::mem::forget(std::mem::take(&mut self.links));
-            std::mem::forget(std::mem::take(&mut self.commits));
-            self.ring.leak();
-            return;
-        }
-        for link in self.links.drain(..) {
-            link.close_now();
-        }
     }
 }

@@ -413,7 +413,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let shared = tempfile::tempdir().expect("a directory");
         for shared in [shared.path(), Path::new("/nowhere")] {
-            let mut storage = FsStorage::open_with_shared_memory(&directory.path().join("core-0"), shared).expect("opens");
+            let mut storage =
+                FsStorage::open_with_shared_memory(&directory.path().join("core-0"), shared).expect("opens");
             let blocks = storage.create_blocks(Some("blocks"), 8192).expect("made");
             blocks.write(100, b"record");
             assert!(storage.create_blocks(Some("blocks"), 8192).is_err() || shared.exists());

@@ -12,9 +12,14 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// How long the end of a ring waits for the kernel to let go of memory.
+const QUIESCE: Duration = Duration::from_secs(5);
 
 /// Sizes of a data ring.
 #[derive(Debug, Clone, Copy)]
@@ -134,9 +139,8 @@ impl Ring {
             self.enters += 1;
             let submitter = self.uring.submitter();
             // SAFETY: GETEVENTS without a signal mask; entries were checked by those who pushed them.
-            let entered = unsafe {
-                submitter.enter::<libc::sigset_t>(queued as u32, 0, EnterFlags::GETEVENTS.bits(), None)
-            };
+            let entered =
+                unsafe { submitter.enter::<libc::sigset_t>(queued as u32, 0, EnterFlags::GETEVENTS.bits(), None) };
             match entered.map_err(|error| (error.raw_os_error(), error)) {
                 Ok(_) => {}
                 Err((Some(libc::EINTR), _)) => continue,
@@ -181,24 +185,20 @@ impl Ring {
         self.in_flight -= ended;
     }
 
-    /// Operations whose last completion was not taken yet.
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight
-    }
-
     /// Calls of io_uring_enter(2) since the last call of this.
     pub(super) fn take_enters(&mut self) -> u64 {
         std::mem::take(&mut self.enters)
     }
 
-    /// Whether there is work that needs no wake: entries not submitted, completions made or due.
+    /// Whether [`Ring::enter`] has something to do: entries to submit, completions to make.
+    pub(super) fn needs_enter(&mut self) -> bool {
+        let submission = self.uring.submission();
+        !self.waiting.is_empty() || !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
+    }
+
+    /// Whether there is work that needs no wake: the same, and completions to be taken.
     pub(super) fn has_work(&mut self) -> bool {
-        let (_, submission, completion) = self.uring.split();
-        !self.waiting.is_empty()
-            || !submission.is_empty()
-            || submission.taskrun()
-            || submission.cq_overflow()
-            || !completion.is_empty()
+        self.completions() > 0 || self.needs_enter()
     }
 
     /// Enables the eventfd and looks once more. True: nothing is due, and whatever comes from now on writes to the
@@ -220,6 +220,17 @@ impl Ring {
         !due
     }
 
+    /// The eventfd for the runtime: readable once after each signal, for whoever clears its readiness and never reads it.
+    ///
+    /// # Errors
+    /// Those of dup(2) and epoll_ctl(2).
+    pub(super) fn wakes(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let duplicate = self.eventfd.as_fd().try_clone_to_owned()?;
+        // SAFETY: the registration owns the descriptor and so deregisters before it is closed.
+        let registered = unsafe { AsyncFd::register_with_interest(duplicate, Interest::READABLE) };
+        registered.map_err(io::Error::from)
+    }
+
     /// Disables the eventfd after a sleep.
     pub(super) fn woken(&mut self) {
         self.uring.completion().disable_eventfd();
@@ -233,13 +244,13 @@ impl Ring {
 
     /// Cancels everything and waits until the kernel has let go of all memory, or until `limit` has passed.
     /// True if nothing is in flight any more.
-    pub(super) fn quiesce(&mut self, limit: Duration) -> bool {
+    fn quiesce(&mut self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let cancel = opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build().user_data(u64::MAX);
         let mut batch = Vec::new();
         if self.in_flight > 0 {
+            let everything = types::CancelBuilder::any().all();
             // SAFETY: the entry names no memory and no file.
-            unsafe { self.push(cancel) };
+            unsafe { self.push(opcode::AsyncCancel2::new(everything).build()) };
         }
         while self.in_flight > 0 && Instant::now() < deadline {
             if self.enter(usize::MAX).is_err() {
@@ -257,8 +268,13 @@ impl Ring {
     }
 }
 
-impl AsFd for Ring {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.eventfd.as_fd()
+impl Drop for Ring {
+    /// Whoever pushed entries keeps their memory until the ring is dropped; then the kernel must be done with it.
+    fn drop(&mut self) {
+        if !self.quiesce(QUIESCE) {
+            // To go on would free memory that the kernel may still write to.
+            eprintln!("ringest: {} operations of a data ring do not end", self.in_flight);
+            std::process::abort();
+        }
     }
 }

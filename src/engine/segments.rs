@@ -125,13 +125,10 @@ impl SegmentFiles {
         loop {
             let spare = self.spares.borrow_mut().pop()?;
             let path = spare_path(&self.directory, spare);
-            let file = self.options().open(&path).await;
-            match file {
-                Ok(file) => match file.statx().await {
-                    Ok(status) if status.stx_size == bytes => return Some((file, path)),
-                    _ => {}
-                },
-                Err(_) => {}
+            if let Ok(file) = self.options().open(&path).await
+                && file.statx().await.is_ok_and(|status| status.stx_size == bytes)
+            {
+                return Some((file, path));
             }
             // Of another size, after a change of the configuration, or not there any more.
             let _ = remove_file(&path).await;
@@ -227,7 +224,7 @@ fn tokio_uring_flags(options: &mut OpenOptions, direct: bool) {
 /// Writes `bytes` at the start of the file from memory that is aligned for O_DIRECT.
 async fn write_aligned(file: &File, bytes: Vec<u8>) -> io::Result<()> {
     const ALIGNMENT: usize = 4096;
-    let mut padded = Vec::with_capacity(bytes.len() + ALIGNMENT);
+    let mut padded: Vec<u8> = Vec::with_capacity(bytes.len() + ALIGNMENT);
     let start = padded.as_ptr().align_offset(ALIGNMENT);
     padded.resize(start, 0);
     padded.extend_from_slice(&bytes);

@@ -39,6 +39,13 @@ impl<C: Core> Driver<C> {
             Op::Shutdown { link, fd } => self.shutdown(link, fd),
             Op::Close { link, fd } => self.close(link, fd),
             Op::Connect { link, to } => self.connect(link, to),
+            Op::HandOver { source, fd, peer, core } => {
+                let owner = &self.peers[usize::from(core)];
+                if owner.send(Message::Accepted { source, fd, peer }).is_err() {
+                    // It has stopped, and so does this core.
+                    let _ = nix::unistd::close(fd.0);
+                }
+            }
             Op::OpenPort { link, source } => self.open_port(link, source),
             Op::Commit { journal, memory_offset, segment, offset, bytes, sync } => {
                 self.commit(journal, memory_offset, segment, offset, bytes, sync);
@@ -347,6 +354,7 @@ impl<C: Core> Driver<C> {
         match message {
             Message::PortOpened { link, result } => self.port_opened(now, link, result),
             Message::PortClosed { link } => self.closed(now, link),
+            Message::Accepted { source, fd, peer } => self.hear(now, Completion::Accepted { source, fd, peer }),
             Message::PortAppeared { source } => self.hear(now, Completion::PortAppeared { source }),
             Message::Snapshot(answer) => {
                 // Whoever asked may have gone.

@@ -4,8 +4,8 @@ use super::link::Phase;
 use super::{Core, Driver, Event};
 use crate::engine::ring::Cqe;
 use crate::shard::{Completion, Fd, LinkId, Now, PortError, RecvEnd};
-use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use nix::sys::socket::{SockaddrStorage, getpeername};
+use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
 
 /// What an entry of the data ring was. With the generation and the index it makes the `user_data`:
@@ -257,10 +257,8 @@ impl<C: Core> Driver<C> {
 fn peer(fd: i32) -> Option<SocketAddr> {
     let storage = getpeername::<SockaddrStorage>(fd).ok()?;
     if let Some(address) = storage.as_sockaddr_in() {
-        return Some(SocketAddr::from((Ipv4Addr::from(address.ip()), address.port())));
+        return Some(SocketAddr::from((address.ip(), address.port())));
     }
     let address = storage.as_sockaddr_in6()?;
-    debug_assert_eq!(storage.family(), Some(nix::sys::socket::AddressFamily::Inet6));
-    let ip: Ipv6Addr = address.ip();
-    Some(SocketAddr::new(ip.to_canonical(), address.port()))
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
