@@ -83,6 +83,9 @@ impl<H: FnMut(&mut World, Now, Input<'_, '_>)> Core for Scripted<H> {
         self.stopping = true;
         (self.handle)(&mut self.world, now, Input::Stop);
     }
+    fn is_ready(&self) -> bool {
+        true
+    }
     fn is_stopped(&self) -> bool {
         self.stopping && self.world.finished
     }
@@ -208,7 +211,7 @@ where
             listeners: setup.listeners,
             journals: journals.collect(),
             peers,
-            started: None,
+            ready: None,
             control: to_control,
             mailbox,
         };

@@ -52,6 +52,8 @@ pub trait Core {
     fn next_deadline(&self) -> Option<u64>;
     /// Intake ends; what can be finished in time is.
     fn stop(&mut self, now: Now);
+    /// Whether intake has begun.
+    fn is_ready(&self) -> bool;
     /// Whether nothing is left to do.
     fn is_stopped(&self) -> bool;
     /// What the core shows of itself.
@@ -123,8 +125,8 @@ pub struct DriverOptions {
     pub journals: Vec<JournalFiles>,
     /// The mailboxes of all cores, for connections that belong to another one.
     pub peers: Vec<mpsc::UnboundedSender<Message>>,
-    /// Told when the core has started.
-    pub started: Option<oneshot::Sender<()>>,
+    /// Told when intake has begun.
+    pub ready: Option<oneshot::Sender<()>>,
     /// The control thread.
     pub control: mpsc::UnboundedSender<Request>,
     /// What the control thread says. Unbounded, and short: each kind of message has at most one outstanding per link,
@@ -200,7 +202,7 @@ pub struct Driver<C: Core> {
     index: u16,
     read_multishot: bool,
     peers: Vec<mpsc::UnboundedSender<Message>>,
-    started: Option<oneshot::Sender<()>>,
+    ready: Option<oneshot::Sender<()>>,
     control: mpsc::UnboundedSender<Request>,
     mailbox: mpsc::UnboundedReceiver<Message>,
     mailbox_open: bool,
@@ -251,7 +253,7 @@ impl<C: Core> Driver<C> {
             index: options.core,
             read_multishot: options.read_multishot,
             peers: options.peers,
-            started: options.started,
+            ready: options.ready,
             control: options.control,
             mailbox: options.mailbox,
             mailbox_open: true,
@@ -281,15 +283,17 @@ impl<C: Core> Driver<C> {
         let mut timer = Timer { sleep, set_for: None };
         self.core.start(clock::now());
         self.carry();
-        if let Some(started) = self.started.take() {
-            // Nobody may wait for it.
-            let _ = started.send(());
-        }
         let (mut message, mut handled, mut turns) = (None, 0, 0);
         loop {
             let now = clock::now();
             handled += self.turn(now, message.take())?;
             turns += 1;
+            if self.core.is_ready()
+                && let Some(ready) = self.ready.take()
+            {
+                // Nobody may wait for it.
+                let _ = ready.send(());
+            }
             if self.is_finished() {
                 return Ok(());
             }

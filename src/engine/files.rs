@@ -145,6 +145,17 @@ impl FsStorage {
         self.direct
     }
 
+    /// Removes the directory, unless it keeps quarantined bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn remove(self) -> io::Result<()> {
+        if self.directory.join("quarantine").exists() {
+            return Ok(());
+        }
+        fs::remove_dir_all(&self.directory)
+    }
+
     /// Where a block file of this name can be: shared memory, then beside the segments.
     fn block_paths(&self, name: &str) -> [PathBuf; 2] {
         [self.shared_memory.join(name), self.directory.join(name)]
@@ -381,7 +392,7 @@ mod tests {
         for name in ["segment-1", "segment-000000000000000A", "segment-0000000000000007.bak", "segment-"] {
             fs::write(storage.directory().join(name), b"").expect("written");
         }
-        assert_eq!(storage.segments().expect("listed"), []);
+        assert!(storage.segments().expect("listed").is_empty());
     }
 
     #[test]
@@ -404,7 +415,7 @@ mod tests {
         let path = storage(&directory).directory().join("epoch-00000002.new");
         fs::write(&path, b"half").expect("written");
         let mut storage = storage(&directory);
-        assert_eq!(storage.epochs().expect("read"), []);
+        assert!(storage.epochs().expect("read").is_empty());
         assert!(!path.exists());
     }
 

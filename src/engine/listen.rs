@@ -4,7 +4,7 @@ use crate::config::{Settings, SourceKind};
 use crate::shard::SourceId;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -17,37 +17,47 @@ const BACKLOG: i32 = 4096;
 /// A peer that does not answer for so long is gone.
 const PEER_GONE: Duration = Duration::from_secs(30);
 
-/// Why a source's address could not be listened on.
+/// Why an address could not be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another process has it.
-    #[error("source {source_name}: {address} is already in use")]
+    #[error("{what}: {address} is already in use")]
     Busy {
-        /// The source's name.
-        source_name: String,
+        /// The source, or the admin server.
+        what: String,
         /// Its address.
         address: SocketAddr,
     },
     /// Not allowed, such as a port below 1024 without the right to it.
-    #[error("source {source_name}: no permission to listen on {address}: {error}")]
+    #[error("{what}: no permission to listen on {address}: {error}")]
     Permission {
-        /// The source's name.
-        source_name: String,
+        /// The source, or the admin server.
+        what: String,
         /// Its address.
         address: SocketAddr,
         /// What the system says.
         error: io::Error,
     },
     /// Anything else.
-    #[error("source {source_name}: cannot listen on {address}: {error}")]
+    #[error("{what}: cannot listen on {address}: {error}")]
     Other {
-        /// The source's name.
-        source_name: String,
+        /// The source, or the admin server.
+        what: String,
         /// Its address.
         address: SocketAddr,
         /// What the system says.
         error: io::Error,
     },
+}
+
+impl ListenError {
+    fn new(what: String, address: SocketAddr, error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::AddrInUse => Self::Busy { what, address },
+            ErrorKind::PermissionDenied => Self::Permission { what, address, error },
+            _ => Self::Other { what, address, error },
+        }
+    }
 }
 
 /// The listeners of one core.
@@ -65,14 +75,8 @@ pub fn bind_all(settings: &Settings, cores: usize) -> Result<Vec<Listeners>, Lis
             SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen } => listen,
             SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => continue,
         };
-        let sockets = bind(address, cores).map_err(|error| {
-            let source_name = source.name.clone();
-            match error.kind() {
-                ErrorKind::AddrInUse => ListenError::Busy { source_name, address },
-                ErrorKind::PermissionDenied => ListenError::Permission { source_name, address, error },
-                _ => ListenError::Other { source_name, address, error },
-            }
-        })?;
+        let sockets = bind(address, cores)
+            .map_err(|error| ListenError::new(format!("source {}", source.name), address, error))?;
         for (core, socket) in listeners.iter_mut().zip(sockets) {
             core.push((SourceId(index as u16), socket));
         }
@@ -80,24 +84,25 @@ pub fn bind_all(settings: &Settings, cores: usize) -> Result<Vec<Listeners>, Lis
     Ok(listeners)
 }
 
+/// Binds the admin server's address, for tokio.
+///
+/// # Errors
+/// [`ListenError`]; an address in use is tried for 2 s.
+pub(super) fn bind_admin(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let bound = bind_alone(address).and_then(|socket| {
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(TcpListener::from(socket))
+    });
+    bound.map_err(|error| ListenError::new("the admin server".to_owned(), address, error))
+}
+
 /// `count` sockets that listen on one address.
 ///
 /// # Errors
 /// Those of socket(2), bind(2) and listen(2).
 fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
-    let deadline = Instant::now() + RETRY;
-    let alone = loop {
-        let socket = socket(address)?;
-        // Past the connections of an earlier process in TIME_WAIT, but not past a listener.
-        socket.set_reuse_address(true)?;
-        match socket.bind(&address.into()).and_then(|()| socket.listen(1)) {
-            Ok(()) => break socket,
-            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(error) => return Err(error),
-        }
-    };
+    let alone = bind_alone(address)?;
     let bound = alone.local_addr()?;
     drop(alone);
     let listen = |_| {
@@ -111,6 +116,23 @@ fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
         Ok(OwnedFd::from(socket))
     };
     (0..count).map(listen).collect()
+}
+
+/// A socket that listens and shares its address with no other.
+fn bind_alone(address: SocketAddr) -> io::Result<Socket> {
+    let deadline = Instant::now() + RETRY;
+    loop {
+        let socket = socket(address)?;
+        // Past the connections of an earlier process in TIME_WAIT, but not past a listener.
+        socket.set_reuse_address(true)?;
+        match socket.bind(&address.into()).and_then(|()| socket.listen(1)) {
+            Ok(()) => return Ok(socket),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
@@ -136,7 +158,7 @@ pub(super) fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
 
     #[test]
     fn all_cores_share_one_port_and_accepted_connections_inherit_the_options() {
