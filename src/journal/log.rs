@@ -239,6 +239,10 @@ pub struct Journal {
     in_flight: VecDeque<Block>,
     retry_commits_ns: Option<u64>,
     prepared: Option<Prepared>,
+    /// Settled segments whose files are still there.
+    freeing: VecDeque<u64>,
+    /// The entry from which on blocks name the oldest segment that is not among them.
+    beginning_said: Option<u64>,
     unsynced: VecDeque<u64>,
     syncing: bool,
     marks: Vec<u64>,
@@ -283,6 +287,8 @@ impl Journal {
             in_flight: VecDeque::new(),
             retry_commits_ns: None,
             prepared: None,
+            freeing: VecDeque::new(),
+            beginning_said: None,
             unsynced: VecDeque::new(),
             syncing: false,
             marks: Vec::new(),
@@ -490,6 +496,12 @@ impl Journal {
         self.release(at);
     }
 
+    /// Delivered records whose mark is not in a block yet: those of this turn, and in a full journal more. After a kill
+    /// they are delivered again.
+    pub fn marks_in_memory(&self) -> usize {
+        self.marks.len()
+    }
+
     fn current_segment_number(&self) -> u64 {
         self.segments.back().map_or(0, |segment| segment.number)
     }
@@ -551,7 +563,7 @@ impl Journal {
         if !self.is_prepared() || full && !first {
             return Err(Full);
         }
-        if self.current_segment_open() {
+        if self.current_segment_open() && self.options.durability == Durability::Process {
             self.unsynced.push_back(self.current_segment_number());
         }
         let prepared = self.prepared.take().expect("checked above");
@@ -646,12 +658,12 @@ impl Journal {
             return;
         }
         self.write_marks(now);
+        self.free(now, ops);
         if self.is_seal_due(now, waiting) {
             self.seal();
         }
         self.submit_commits(now, ops);
         self.prepare(now, ops);
-        self.free(ops);
         self.sync(ops);
     }
 
@@ -758,10 +770,14 @@ impl Journal {
         });
     }
 
-    fn free(&mut self, ops: &mut VecDeque<Op>) {
+    /// Gives up the oldest segments once they are settled. Their marks may lie in one that is given up with them, and files are
+    /// put aside in no order: so a block must first say, as safely as the level promises, where the log begins now.
+    fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
+        let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
-            if oldest.unsettled > 0 || oldest.unwritten > 0 || self.unsynced.contains(&oldest.number) {
+            let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
+            if !idle || self.unsynced.contains(&oldest.number) {
                 break;
             }
             if self.current.is_some_and(|current| self.extents[current as usize].segment == oldest.number) {
@@ -769,7 +785,28 @@ impl Journal {
             }
             let oldest = self.segments.pop_front().expect("checked above");
             self.counters.journal_freed += 1;
-            ops.push_back(Op::FreeSegment { journal: self.id, segment: oldest.number });
+            self.freeing.push_back(oldest.number);
+        }
+        if self.freeing.len() > before {
+            self.beginning_said = None;
+        }
+        if self.freeing.is_empty() {
+            return;
+        }
+        let said = match self.beginning_said {
+            Some(number) => number,
+            None => {
+                self.seal(); // the next block's header names the oldest segment
+                if self.make_room(now, entry_bytes(0), Purpose::Progress).is_err() {
+                    return;
+                }
+                let (number, _) = self.write_entry(Kind::Delivered, 0, 0, &[]);
+                *self.beginning_said.insert(number)
+            }
+        };
+        if said < self.durable_below() {
+            let journal = self.id;
+            ops.extend(self.freeing.drain(..).map(|segment| Op::FreeSegment { journal, segment }));
         }
     }
 
@@ -785,10 +822,6 @@ impl Journal {
             };
             if place.unwritten > 0 {
                 return;
-            }
-            if self.options.durability == Durability::Power {
-                self.unsynced.pop_front();
-                continue;
             }
             self.syncing = true;
             ops.push_back(Op::SyncSegment { journal: self.id, segment });
@@ -808,8 +841,12 @@ impl Journal {
     pub fn flush(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         if self.on_disk() {
             self.write_marks(now);
+            self.free(now, ops);
             self.seal();
             self.submit_commits(now, ops);
+            if !self.marks.is_empty() {
+                self.prepare(now, ops); // the last marks need a segment of their own
+            }
         }
     }
 
@@ -947,6 +984,9 @@ impl Journal {
                 self.free_slots.push(index);
             }
         } else if extent.heap.take().is_some() {
+            // Nothing may take it for a piece of the log any more.
+            extent.end = 0;
+            extent.segment = 0;
             self.free_heap.push(index);
         }
     }
@@ -1045,7 +1085,8 @@ impl Journal {
                 scan.extent = Some((extent, offset));
                 continue;
             }
-            if scan.at.offset >= segment.end {
+            let segment_end = segment.end;
+            if scan.at.offset >= segment_end {
                 if index + 1 == self.segments.len() {
                     return Step::Tail;
                 }
@@ -1054,8 +1095,9 @@ impl Journal {
             }
             if self.heap_extents() < self.heap_extents_max() {
                 scan.reading = true;
+                self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
-                let bytes = self.options.block_bytes.min(self.options.segment_bytes - scan.at.offset);
+                let bytes = self.written_behind(scan.at, segment_end).min(self.options.block_bytes);
                 ops.push_back(Op::ReadBack {
                     journal: self.id,
                     segment: scan.at.segment,
@@ -1079,6 +1121,15 @@ impl Journal {
             used && extent.segment == at.segment && (extent.base..open_end).contains(&at.offset)
         });
         found.map(|(index, extent)| (index as u32, at.offset - extent.base))
+    }
+
+    /// Bytes from a place in a segment to its end, or to the next block that is still to be written: of that one a read
+    /// would get a part.
+    fn written_behind(&self, at: Position, segment_end: u32) -> u32 {
+        let unwritten =
+            self.extents[..self.slots as usize].iter().filter(|e| e.unwritten > 0 && e.segment == at.segment);
+        let next = unwritten.map(|extent| extent.base).filter(|base| *base > at.offset).min();
+        next.unwrap_or(segment_end) - at.offset
     }
 
     fn heap_extents(&self) -> usize {
@@ -1119,7 +1170,8 @@ impl Journal {
     ) {
         assert!(scan.reading && scan.at == at);
         scan.reading = false;
-        let Some(segment) = self.segments.iter().find(|s| s.number == at.segment) else { return };
+        let segment = self.segments.iter_mut().find(|s| s.number == at.segment).expect("a segment that is read stays");
+        segment.reads -= 1;
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(errno) => {

@@ -3,6 +3,7 @@
 //! operations, and at start and stop it uses a [`Storage`].
 
 mod blocks;
+mod epoch;
 pub mod format;
 mod log;
 mod recovery;

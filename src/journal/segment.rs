@@ -14,6 +14,8 @@ pub(super) struct Segment {
     pub end: u32,
     /// Blocks sealed but not yet written.
     pub unwritten: u32,
+    /// Reads under way.
+    pub reads: u32,
     /// Records that are neither delivered nor discarded.
     pub unsettled: u64,
     /// A bit for each entry number from `first_number`: records still to be delivered.
@@ -22,7 +24,16 @@ pub(super) struct Segment {
 
 impl Segment {
     pub fn new(number: u64, nonce: u64, first_number: u64, first_block: u32) -> Self {
-        Self { number, nonce, first_number, end: first_block, unwritten: 0, unsettled: 0, waiting: Bits::default() }
+        Self {
+            number,
+            nonce,
+            first_number,
+            end: first_block,
+            unwritten: 0,
+            reads: 0,
+            unsettled: 0,
+            waiting: Bits::default(),
+        }
     }
 
     /// Counts a record in.

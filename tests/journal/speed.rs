@@ -1,0 +1,1 @@
+//! Damage: files cut short, bytes flipped, lives mixed up.
