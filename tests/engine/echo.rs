@@ -152,7 +152,7 @@ fn every_byte_arrives_in_order_when_buffers_run_out_all_the_time() {
         let mut setup = setup(settings, listeners);
         setup.ring = RingOptions { submissions: 64, completions: 256, read_buffers, read_buffer_bytes: 64 };
         let gateway = start_echo(setup, None);
-        echo_clients(address, 1000, 2000);
+        echo_clients(address, 1000, 600);
         let counters = gateway.stop();
         assert!(counters.buffers_exhausted > 0, "the buffers did run out");
     }
