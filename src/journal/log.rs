@@ -1077,7 +1077,10 @@ impl Journal {
                 scan.at = Position { segment: segment.number, offset: self.physical };
             }
             if let Some((extent, offset)) = self.resident(scan.at) {
-                let in_place = self.current == Some(extent) || self.has_window_room() || extent >= self.slots;
+                let in_place = self.has_window_room() || extent >= self.slots;
+                if !in_place && self.current == Some(extent) {
+                    return Step::Wait; // or the slots that are kept back would be pinned one after the other
+                }
                 let Some(extent) = (if in_place { Some(extent) } else { self.copy_to_heap(extent) }) else {
                     return Step::Wait;
                 };
