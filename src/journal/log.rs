@@ -557,10 +557,10 @@ impl Journal {
                 return Ok((segment.number, segment.end));
             }
         }
-        let kept_back = usize::from(purpose == Purpose::Intake);
-        let full = self.segments.len() + 1 + kept_back > self.options.segments_max();
-        let first = purpose == Purpose::Progress && !self.current_segment_open();
-        if !self.is_prepared() || full && !first {
+        // Ids and marks are never refused for want of segments: without them nothing would be delivered and become free
+        // again. They are few and short, but the segments that they begin may go beyond the limit for a while.
+        let full = purpose == Purpose::Intake && self.segments.len() + 1 >= self.options.segments_max();
+        if !self.is_prepared() || full {
             return Err(Full);
         }
         if self.current_segment_open() && self.options.durability == Durability::Process {
@@ -742,9 +742,7 @@ impl Journal {
                 }
                 _ => true,
             };
-            // A journal found full still needs a segment of its own, for marks.
-            let full = self.segments.len() >= self.options.segments_max() && self.current_segment_open();
-            if !half_full || full {
+            if !half_full {
                 return;
             }
             let number = self.next_segment;
