@@ -557,10 +557,10 @@ impl Journal {
                 return Ok((segment.number, segment.end));
             }
         }
-        let kept_back = usize::from(purpose == Purpose::Intake);
-        let full = self.segments.len() + 1 + kept_back > self.options.segments_max();
-        let first = purpose == Purpose::Progress && !self.current_segment_open();
-        if !self.is_prepared() || full && !first {
+        // Ids and marks are never refused for want of segments: without them nothing would be delivered and become free
+        // again. They are few and short, but the segments that they begin may go beyond the limit for a while.
+        let full = purpose == Purpose::Intake && self.segments.len() + 1 >= self.options.segments_max();
+        if !self.is_prepared() || full {
             return Err(Full);
         }
         if self.current_segment_open() && self.options.durability == Durability::Process {
@@ -742,9 +742,7 @@ impl Journal {
                 }
                 _ => true,
             };
-            // A journal found full still needs a segment of its own, for marks.
-            let full = self.segments.len() >= self.options.segments_max() && self.current_segment_open();
-            if !half_full || full {
+            if !half_full {
                 return;
             }
             let number = self.next_segment;
@@ -1077,7 +1075,10 @@ impl Journal {
                 scan.at = Position { segment: segment.number, offset: self.physical };
             }
             if let Some((extent, offset)) = self.resident(scan.at) {
-                let in_place = self.current == Some(extent) || self.has_window_room() || extent >= self.slots;
+                let in_place = self.has_window_room() || extent >= self.slots;
+                if !in_place && self.current == Some(extent) {
+                    return Step::Wait; // or the slots that are kept back would be pinned one after the other
+                }
                 let Some(extent) = (if in_place { Some(extent) } else { self.copy_to_heap(extent) }) else {
                     return Step::Wait;
                 };
