@@ -23,6 +23,9 @@ pub struct Behaviour {
     pub delay: Duration,
     /// After so many answers a connection is closed without a word; 0 is never.
     pub answers_per_connection: usize,
+    /// A connection's request of this number (2 or more) is read and remembered, and the connection closed without an
+    /// answer; 0 is never.
+    pub drop_every: usize,
 }
 
 #[derive(Default)]
@@ -83,6 +86,9 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                 *memory.ids.entry(key).or_insert(next)
             }
         };
+        if answers + 1 == behaviour.drop_every {
+            return;
+        }
         let body = format!("{{\"id\": {id}}}");
         let answer = format!("HTTP/1.1 201 Created\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         // The gateway may be gone.
