@@ -2,13 +2,12 @@
 
 use crate::process::PATIENCE;
 use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use socket2::{Domain, Socket, Type};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
 /// A pty whose slave has a stable name, as a USB adapter has below `/dev/serial/by-id`.
@@ -45,13 +44,6 @@ impl Pty {
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         self.master.write_all(bytes).expect("the line takes it");
     }
-
-    /// Whether somebody has the slave open.
-    pub fn has_reader(&self) -> bool {
-        let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::empty())];
-        poll(&mut fds, PollTimeout::ZERO).expect("poll");
-        !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
-    }
 }
 
 impl Drop for Pty {
@@ -66,7 +58,15 @@ pub struct TcpMachine(pub TcpStream);
 
 impl TcpMachine {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("it listens");
+        Self::from_ip(IpAddr::V4(Ipv4Addr::LOCALHOST), address)
+    }
+
+    /// Connects from an address of this host.
+    pub fn from_ip(own: IpAddr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(own, 0).into()).expect("an address of loopback");
+        socket.connect(&address.into()).expect("it listens");
+        let stream = TcpStream::from(socket);
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         Self(stream)
     }

@@ -120,7 +120,9 @@ fn machines_of_all_kinds_together_arrive_once_and_in_order() {
     std::fs::create_dir(&ports).expect("a directory");
     let ready = site.path("simulate.ready");
     let mut command = ringest();
-    command.args(["simulate", "--ptys", "6", "--tcp", "6", "--http", "6", "--rate", "100", "--for", "2s", "--jitter", "0.5"]);
+    command.args([
+        "simulate", "--ptys", "6", "--tcp", "6", "--http", "6", "--rate", "100", "--for", "2s", "--jitter", "0.5",
+    ]);
     command.args(["--garbage", "0.01", "--json", "--hold"]);
     command.arg("--dir").arg(&ports).arg("--to").arg(tcp.to_string()).arg("--to-http").arg(http.to_string());
     command.arg("--ledger").arg(site.path("ledger.csv")).arg("--ready-file").arg(&ready);

@@ -76,8 +76,8 @@ impl Site {
 
     /// All rows in the order of their arrival.
     pub fn rows(&self) -> Vec<Row> {
-        let connection = Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_ONLY)
-            .expect("the database");
+        let connection =
+            Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the database");
         let mut statement = connection.prepare("SELECT machine, data FROM films ORDER BY position").expect("the table");
         let rows = statement.query_map([], |row| Ok(Row { machine: row.get(0)?, data: row.get(1)? })).expect("rows");
         rows.collect::<Result<_, _>>().expect("rows")
@@ -128,7 +128,8 @@ impl Config {
 
     /// A source; `keys` is as in the file.
     pub fn source(mut self, name: &str, kind: &str, keys: &str) -> Self {
-        write!(self.sources, "[[source]]\nname = \"{name}\"\nkind = \"{kind}\"\n{keys}\n\n").expect("a String takes all");
+        write!(self.sources, "[[source]]\nname = \"{name}\"\nkind = \"{kind}\"\n{keys}\n\n")
+            .expect("a String takes all");
         self
     }
 
@@ -151,12 +152,15 @@ impl Config {
     /// Writes the file.
     pub fn write(self, site: &Site) -> PathBuf {
         let mut text = format!("[gateway]\n{}cores = {}\n\n[journal]\n", self.gateway, self.cores);
-        let lines = |keys: &BTreeMap<_, String>| keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>();
+        let lines = |keys: &BTreeMap<_, String>| {
+            keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>()
+        };
         text += &lines(&self.journal);
         if !self.limits.is_empty() {
             write!(text, "\n[limits]\n{}", self.limits).expect("a String takes all");
         }
-        write!(text, "\n{}{}\n\n[deliver]\n", self.sources, self.sequence.unwrap_or_default()).expect("a String takes all");
+        write!(text, "\n{}{}\n\n[deliver]\n", self.sources, self.sequence.unwrap_or_default())
+            .expect("a String takes all");
         text += &lines(&self.deliver);
         let path = site.path("ringest.toml");
         std::fs::write(&path, text).expect("the configuration");
