@@ -197,49 +197,19 @@ fn a_kill_during_the_recovery_of_a_kill_loses_nothing() {
 }
 
 #[test]
-fn the_shared_memory_of_a_killed_gateway_is_given_back() {
-    let blocks = || -> HashSet<_> {
-        let entries = std::fs::read_dir("/dev/shm").expect("shared memory").flatten();
-        entries.map(|entry| entry.file_name()).collect()
-    };
-    let of_site = |site: &Site, before: &HashSet<std::ffi::OsString>| {
-        // Other tests have blocks there at the same time: only those count that this gateway's journal names.
-        let journal = site.path("state");
-        let mut names = Vec::new();
-        for file in walk(&journal) {
-            let bytes = std::fs::read(&file).unwrap_or_default();
-            let named = |name: &&std::ffi::OsString| {
-                let name = name.as_encoded_bytes();
-                bytes.windows(name.len()).any(|window| window == name)
-            };
-            names.extend(blocks().difference(before).filter(named).cloned());
-        }
-        names
-    };
+fn the_shared_memory_of_a_killed_gateway_is_given_back_by_the_next_one() {
     let site = Site::new();
-    let before = blocks();
     let config = site.config().tcp_listen("servers", free_address()).write(&site);
     let mut gateway = Gateway::start(&site, &config);
     gateway.process.kill();
-    let left = of_site(&site, &before);
-    assert!(!left.is_empty(), "a killed gateway leaves its block file, or this test looks in the wrong place");
-    Gateway::start(&site, &config).stop();
-    let there = blocks();
-    for name in left {
-        assert!(!there.contains(&name), "{} is still there", name.display());
-    }
-}
-
-/// All files below a directory.
-fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
-        match entry.path() {
-            path if path.is_dir() => files.extend(walk(&path)),
-            path => files.push(path),
-        }
-    }
-    files
+    let [left] = &site.block_files()[..] else { panic!("one epoch, one block file") };
+    assert!(left.exists(), "{} is gone", left.display());
+    let gateway = Gateway::start(&site, &config);
+    assert!(!left.exists(), "{} is still there", left.display());
+    let [own] = &site.block_files()[..] else { panic!("one epoch, one block file") };
+    assert!(own.exists(), "{} is not there", own.display());
+    gateway.stop();
+    assert!(!own.exists(), "{} is still there", own.display());
 }
 
 #[test]

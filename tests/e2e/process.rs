@@ -183,16 +183,9 @@ impl Gateway {
 
 /// Runs a gateway that must end by itself; returns its exit code and what it wrote.
 pub fn refused(site: &Site, config: &Path) -> (Option<i32>, String) {
-    let mut command = ringest();
-    command.arg("run").arg(config);
-    ends(site, &mut command)
-}
-
-/// Runs a command to its end; returns its exit code and what it wrote.
-pub fn ends(site: &Site, command: &mut Command) -> (Option<i32>, String) {
     let log = site.path("refused.log");
     let _ = std::fs::remove_file(&log);
-    let mut process = Process::start("the refused command", &log, command);
+    let mut process = Process::start("the refused run", &log, ringest().arg("run").arg(config));
     let status = process.wait();
     (status.code(), process.log())
 }

@@ -74,6 +74,24 @@ impl Site {
         }
     }
 
+    /// The block files in shared memory that the epochs of this site's journals name.
+    pub fn block_files(&self) -> Vec<PathBuf> {
+        let entries = |path: &Path| -> Vec<PathBuf> {
+            let entries = std::fs::read_dir(path).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
+            entries.unwrap_or_default()
+        };
+        let files = entries(&self.path("state")).into_iter().flat_map(|directory| entries(&directory));
+        let epochs =
+            files.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"epoch-")));
+        let names = epochs.filter_map(|path| {
+            // Bytes 48 to 64 of an epoch file are the block file's id (src/journal/recovery.rs).
+            let bytes = std::fs::read(path).ok()?;
+            let id = u128::from_le_bytes(bytes.get(48..64)?.try_into().ok()?);
+            Some(Path::new("/dev/shm").join(format!("ringest-{id:032x}")))
+        });
+        names.collect()
+    }
+
     /// All rows in the order of their arrival.
     pub fn rows(&self) -> Vec<Row> {
         let connection =
@@ -81,6 +99,16 @@ impl Site {
         let mut statement = connection.prepare("SELECT machine, data FROM films ORDER BY position").expect("the table");
         let rows = statement.query_map([], |row| Ok(Row { machine: row.get(0)?, data: row.get(1)? })).expect("rows");
         rows.collect::<Result<_, _>>().expect("rows")
+    }
+}
+
+impl Drop for Site {
+    /// A gateway that was killed leaves the memory of its window to the next start, which does not come here.
+    fn drop(&mut self) {
+        for path in self.block_files() {
+            // That of a gateway that was stopped is gone.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
