@@ -74,22 +74,18 @@ impl Site {
         }
     }
 
-    /// The block files in shared memory that the epochs of this site's journals name.
+    /// The block files in shared memory of which this site's journals keep a trace (`src/engine/files.rs`).
     pub fn block_files(&self) -> Vec<PathBuf> {
         let entries = |path: &Path| -> Vec<PathBuf> {
             let entries = std::fs::read_dir(path).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
             entries.unwrap_or_default()
         };
         let files = entries(&self.path("state")).into_iter().flat_map(|directory| entries(&directory));
-        let epochs =
-            files.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"epoch-")));
-        let names = epochs.filter_map(|path| {
-            // Bytes 48 to 64 of an epoch file are the block file's id (src/journal/recovery.rs).
-            let bytes = std::fs::read(path).ok()?;
-            let id = u128::from_le_bytes(bytes.get(48..64)?.try_into().ok()?);
-            Some(Path::new("/dev/shm").join(format!("ringest-{id:032x}")))
+        let named = files.filter_map(|path| {
+            let name = path.file_name()?.to_str()?.strip_prefix("blocks-")?.to_owned();
+            Some(Path::new("/dev/shm").join(name))
         });
-        names.collect()
+        named.collect()
     }
 
     /// All rows in the order of their arrival.
