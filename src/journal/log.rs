@@ -114,6 +114,8 @@ pub struct Scan {
     at: Position,
     /// The extent under the walk, which it holds, and the offset of the next block in it.
     extent: Option<(u32, u32)>,
+    /// The extent of the last step, where the walk has left it: held until the next one, so that the caller can hold its records.
+    left: Option<u32>,
     reading: bool,
     /// A failed read is tried again after this.
     retry_ns: Option<u64>,
@@ -156,6 +158,14 @@ pub(super) struct Extent {
     /// Sealed blocks not yet written.
     unwritten: u32,
     epoch_id: u128,
+    /// Of a copy that took in a block while that was open: where that begins, and its bytes at the time.
+    open_copy: Option<(u32, u32)>,
+}
+
+impl Extent {
+    fn new(segment: u64, base: u32, epoch_id: u128) -> Self {
+        Self { segment, base, end: 0, heap: None, held: 0, unwritten: 0, epoch_id, open_copy: None }
+    }
 }
 
 #[derive(Debug)]
@@ -245,6 +255,8 @@ pub struct Journal {
     beginning_said: Option<u64>,
     unsynced: VecDeque<u64>,
     syncing: bool,
+    /// What a failed sync left unsafe no later one makes safe: the watermark stands still until the next start.
+    sync_failed: bool,
     marks: Vec<u64>,
     problem: Option<String>,
     counters: Counters,
@@ -256,7 +268,7 @@ impl Journal {
     pub(super) fn new(options: Options, memory: BlockFile, physical: u32, epoch_id: u128, seed: u64) -> Self {
         let slots = ((memory.len() - BLOCK_FILE_HEADER_BYTES) / options.block_bytes as usize) as u32;
         assert!(slots >= 4, "options are checked");
-        let extent = |_| Extent { segment: 0, base: 0, end: 0, heap: None, held: 0, unwritten: 0, epoch_id };
+        let extent = |_| Extent::new(0, 0, epoch_id);
         Self {
             id: JournalId(0),
             physical,
@@ -291,6 +303,7 @@ impl Journal {
             beginning_said: None,
             unsynced: VecDeque::new(),
             syncing: false,
+            sync_failed: false,
             marks: Vec::new(),
             problem: None,
             counters: Counters::default(),
@@ -543,7 +556,7 @@ impl Journal {
         let slot = self.free_slots.pop().expect("checked above");
         let extent = &mut self.extents[slot as usize];
         assert!(extent.held == 0 && extent.unwritten == 0);
-        *extent = Extent { segment, base, end: 0, heap: None, held: 0, unwritten: 0, epoch_id: self.epoch_id };
+        *extent = Extent::new(segment, base, self.epoch_id);
         self.current = Some(slot);
         Ok(slot)
     }
@@ -913,11 +926,14 @@ impl Journal {
         self.unsynced.retain(|&other| other != segment);
         match result {
             Ok(()) => {
-                if let Some(place) = self.segments.iter().find(|s| s.number == segment) {
+                if let Some(place) = self.segments.iter().find(|s| s.number == segment)
+                    && !self.sync_failed
+                {
                     self.watermark = self.watermark.max(place.end_position());
                 }
             }
             Err(errno) => {
+                self.sync_failed = true;
                 self.counters.journal_errors += 1;
                 self.fail(format!("segment {segment} cannot be synced: {}", describe(errno)));
             }
@@ -1030,7 +1046,9 @@ impl Journal {
     /// Starts a walk at the beginning of a block.
     pub fn start_scan(&mut self, scan: &mut Scan, at: Position) {
         assert!(!scan.reading);
+        self.release_left(scan);
         self.leave(scan);
+        self.release_left(scan);
         scan.at = at;
     }
 
@@ -1038,6 +1056,13 @@ impl Journal {
         if let Some((extent, offset)) = scan.extent.take() {
             let place = &self.extents[extent as usize];
             scan.at = Position { segment: place.segment, offset: place.base + offset };
+            let before = scan.left.replace(extent);
+            debug_assert!(before.is_none(), "a step releases what the one before left");
+        }
+    }
+
+    fn release_left(&mut self, scan: &mut Scan) {
+        if let Some(extent) = scan.left.take() {
             self.release(Location { extent, offset: 0 });
         }
     }
@@ -1048,12 +1073,11 @@ impl Journal {
             return Step::Wait;
         }
         scan.retry_ns = None;
+        self.release_left(scan);
         loop {
             if let Some((extent, offset)) = scan.extent {
-                if self.is_open_at(extent, offset) {
-                    let open = self.open.as_ref().expect("asked for above");
-                    let bytes = open.used as usize;
-                    self.collect(extent, offset, bytes, found);
+                if let Some(bytes) = self.open_bytes(extent, offset) {
+                    self.collect(extent, offset, bytes as usize, found);
                     self.leave(scan);
                     return Step::Tail;
                 }
@@ -1064,6 +1088,7 @@ impl Journal {
                 }
                 let tail = self.current == Some(extent);
                 self.leave(scan);
+                self.release_left(scan); // this step has found nothing in it
                 if tail {
                     return Step::Tail;
                 }
@@ -1075,13 +1100,16 @@ impl Journal {
                 scan.at = Position { segment: segment.number, offset: self.physical };
             }
             if let Some((extent, offset)) = self.resident(scan.at) {
-                let in_place = self.has_window_room() || extent >= self.slots;
-                if !in_place && self.current == Some(extent) {
-                    return Step::Wait; // or the slots that are kept back would be pinned one after the other
-                }
-                let Some(extent) = (if in_place { Some(extent) } else { self.copy_to_heap(extent) }) else {
-                    return Step::Wait;
+                // What is found may be held for long. The slots that are kept back must not be, not even the one that is being
+                // filled: without them there would be no room for the ids and marks that end the holding.
+                let place = if extent >= self.slots || self.has_window_room() {
+                    Some((extent, offset))
+                } else if self.is_nothing_behind(extent, offset) {
+                    return Step::Tail;
+                } else {
+                    self.copy_to_heap(extent, offset)
                 };
+                let Some((extent, offset)) = place else { return Step::Wait };
                 self.hold(Location { extent, offset: 0 });
                 scan.extent = Some((extent, offset));
                 continue;
@@ -1110,8 +1138,21 @@ impl Journal {
         }
     }
 
-    fn is_open_at(&self, extent: u32, offset: u32) -> bool {
-        self.current == Some(extent) && self.open.as_ref().is_some_and(|open| open.start == offset)
+    /// Bytes of the open block, if that is at a place; in a copy, if the copy has all of it.
+    fn open_bytes(&self, extent: u32, offset: u32) -> Option<u32> {
+        let open = self.open.as_ref()?;
+        if self.current == Some(extent) {
+            return (open.start == offset).then_some(open.used);
+        }
+        let Extent { segment, base, open_copy, .. } = self.extents[extent as usize];
+        let at = Position { segment, offset: base + offset };
+        (open_copy == Some((offset, open.used)) && open.header.at == at).then_some(open.used)
+    }
+
+    /// Whether a place in a slot is the very end of the log.
+    fn is_nothing_behind(&self, extent: u32, offset: u32) -> bool {
+        let empty = self.open.as_ref().is_none_or(|open| open.entries == 0);
+        self.current == Some(extent) && offset == self.extents[extent as usize].end && empty
     }
 
     /// The extent in memory that holds a position at which a block begins or will begin.
@@ -1150,14 +1191,19 @@ impl Journal {
         (self.extents.len() - 1) as u32
     }
 
-    fn copy_to_heap(&mut self, index: u32) -> Option<u32> {
+    /// Copies a slot's blocks from an offset on, the open one too; the copy and the offset in it.
+    fn copy_to_heap(&mut self, index: u32, from: u32) -> Option<(u32, u32)> {
         if self.heap_extents() >= self.heap_extents_max() {
             return None;
         }
-        let extent = &self.extents[index as usize];
-        let heap = Some(self.extent_memory(index, 0)[..extent.end as usize].to_vec());
-        let copy = Extent { heap, held: 0, unwritten: 0, ..*extent };
-        Some(self.add_heap_extent(copy))
+        let Extent { segment, base, end, epoch_id, .. } = self.extents[index as usize];
+        let open = self.open.as_ref().filter(|_| self.current == Some(index));
+        let open_copy = open.map(|open| (open.start - from, open.used));
+        let copied_end = open.map_or(end, |open| open.start + open.used);
+        let heap = self.extent_memory(index, 0)[from as usize..copied_end as usize].to_vec();
+        let copy =
+            Extent { end: end - from, heap: Some(heap), open_copy, ..Extent::new(segment, base + from, epoch_id) };
+        Some((self.add_heap_extent(copy), 0))
     }
 
     /// A read is over: the walk goes on in what was read.
@@ -1213,15 +1259,9 @@ impl Journal {
         };
         buffer.truncate(end);
         buffer.shrink_to_fit();
-        let extent = Extent {
-            segment: at.segment,
-            base: at.offset,
-            end: end as u32,
-            heap: Some(buffer),
-            held: 1, // by the walk
-            unwritten: 0,
-            epoch_id,
-        };
+        let held = 1; // by the walk
+        let place = Extent::new(at.segment, at.offset, epoch_id);
+        let extent = Extent { end: end as u32, heap: Some(buffer), held, ..place };
         scan.extent = Some((self.add_heap_extent(extent), 0));
     }
 

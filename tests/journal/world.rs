@@ -392,6 +392,7 @@ impl World {
                 self.complete(0, Ok(()));
             }
         }
+        self.start_scan(Position::default());
         self.rest();
         assert_eq!((self.journal().unsettled(), self.journal().marks_in_memory()), (0, 0));
         assert!(self.segments() <= 1, "all is settled, and {} segments stay", self.segments());
