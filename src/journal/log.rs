@@ -238,7 +238,7 @@ pub struct Journal {
     pub(super) watermark: Position,
     pub(super) rng: fastrand::Rng,
     /// Entries below are written.
-    committed: u64,
+    pub(super) committed: u64,
     extents: Vec<Extent>,
     slots: u32,
     free_slots: Vec<u32>,
@@ -1034,7 +1034,7 @@ impl Journal {
 
     /// Where everything that is still to be delivered begins, or later.
     pub fn oldest(&self) -> Position {
-        self.segments.front().map_or(Position::default(), |s| Position { segment: s.number, offset: self.physical })
+        self.segments.front().map_or(Position::default(), Segment::first_position)
     }
 
     /// The block in which a record at `at` lies, as a place to start a scan from.
@@ -1077,7 +1077,7 @@ impl Journal {
         loop {
             if let Some((extent, offset)) = scan.extent {
                 if let Some(bytes) = self.open_bytes(extent, offset) {
-                    self.collect(extent, offset, bytes as usize, found);
+                    self.collect(extent, offset, bytes, found);
                     self.leave(scan);
                     return Step::Tail;
                 }
@@ -1097,7 +1097,7 @@ impl Journal {
             let index = self.segments.partition_point(|s| s.number < scan.at.segment);
             let Some(segment) = self.segments.get(index) else { return Step::Tail };
             if segment.number > scan.at.segment {
-                scan.at = Position { segment: segment.number, offset: self.physical };
+                scan.at = segment.first_position();
             }
             if let Some((extent, offset)) = self.resident(scan.at) {
                 // What is found may be held for long. The slots that are kept back must not be, not even the one that is being
@@ -1114,19 +1114,19 @@ impl Journal {
                 scan.extent = Some((extent, offset));
                 continue;
             }
-            let segment_end = segment.end;
+            let (segment_end, block_bytes) = (segment.end, segment.block_bytes.max(self.options.block_bytes));
             if scan.at.offset >= segment_end {
                 if index + 1 == self.segments.len() {
                     return Step::Tail;
                 }
-                scan.at = Position { segment: self.segments[index + 1].number, offset: self.physical };
+                scan.at = self.segments[index + 1].first_position();
                 continue;
             }
             if self.heap_extents() < self.heap_extents_max() {
                 scan.reading = true;
                 self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
-                let bytes = self.written_behind(scan.at, segment_end).min(self.options.block_bytes);
+                let bytes = self.written_behind(scan.at, segment_end).min(block_bytes);
                 ops.push_back(Op::ReadBack {
                     journal: self.id,
                     segment: scan.at.segment,
@@ -1228,12 +1228,12 @@ impl Journal {
                 return;
             }
         };
-        let (nonce, segment_end) = (segment.nonce, segment.end);
+        let (nonce, segment_end, physical) = (segment.nonce, segment.end, segment.physical);
         buffer.truncate(bytes);
         let mut end = 0;
         let mut epoch_id = None;
         while let Some((header, Some(seal))) = BlockHeader::decode(&buffer[end..]) {
-            let block = round_up(seal.used, self.physical) as usize;
+            let block = round_up(seal.used, physical) as usize;
             let here = Position { segment: at.segment, offset: at.offset + end as u32 };
             let same_epoch = epoch_id.is_none_or(|id| id == header.epoch_id);
             if header.nonce != nonce || header.at != here || end + block > buffer.len() || !same_epoch {
@@ -1254,7 +1254,7 @@ impl Journal {
                 at.segment
             );
             self.counters.journal_errors += 1;
-            scan.at.offset = (at.offset + self.physical).min(segment_end);
+            scan.at.offset = (at.offset + physical).min(segment_end);
             return;
         };
         buffer.truncate(end);
@@ -1265,18 +1265,23 @@ impl Journal {
         scan.extent = Some((self.add_heap_extent(extent), 0));
     }
 
+    /// Bytes to the next block, too.
     fn collect_block(&self, extent: u32, offset: u32, found: &mut Vec<Found>) -> u32 {
         let bytes = self.extent_memory(extent, offset as usize);
-        let (_, seal) = BlockHeader::decode(bytes).expect("an extent holds whole blocks");
+        let (header, seal) = BlockHeader::decode(bytes).expect("an extent holds whole blocks");
         let used = seal.expect("a block below the extent's end is sealed").used;
-        self.collect(extent, offset, used as usize, found);
-        round_up(used, self.physical)
+        self.collect(extent, offset, used, found);
+        match self.segments.iter().find(|s| s.number == header.at.segment) {
+            Some(segment) => round_up(used, segment.physical),
+            // It was freed under the walk: nothing of it waits any more.
+            None => self.extents[extent as usize].end - offset,
+        }
     }
 
-    fn collect(&self, extent: u32, offset: u32, bytes: usize, found: &mut Vec<Found>) {
+    fn collect(&self, extent: u32, offset: u32, bytes: u32, found: &mut Vec<Found>) {
         let place = &self.extents[extent as usize];
         let Some(segment) = self.segments.iter().find(|s| s.number == place.segment) else { return };
-        let block = &self.extent_memory(extent, offset as usize)[..bytes];
+        let block = &self.extent_memory(extent, offset as usize)[..bytes as usize];
         let base = place.base + offset;
         let mut entries = super::format::Entries::new(block, segment.nonce, base);
         loop {

@@ -442,7 +442,8 @@ impl Recovery {
                 bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
                 repairs.mended.push(offset..offset + physical as usize);
             }
-            segment.get_or_insert_with(|| Segment::new(number, nonce, header.first_number, physical));
+            let segment = segment.get_or_insert_with(|| Segment::new(number, nonce, header.first_number, physical));
+            segment.block_bytes = segment.block_bytes.max(round_up(used, physical));
             first.get_or_insert(Neighbour {
                 epoch_id: header.epoch_id,
                 number: header.first_number,
@@ -574,6 +575,7 @@ impl Recovery {
     fn finish(mut self, journal: &mut Journal) {
         let skipped = if self.report.clean { 0 } else { NUMBERS_SKIPPED };
         journal.next_number = self.number_max + 1 + skipped;
+        journal.committed = journal.next_number;
         journal.next_segment = self.segment_max + 1;
         journal.first_own_segment = journal.next_segment;
         journal.next_origin = self.origin_max.wrapping_add(1);

@@ -8,6 +8,10 @@ use super::format::Position;
 pub(super) struct Segment {
     pub number: u64,
     pub nonce: u64,
+    /// Unit of its blocks, and where the first begins: a directory can move to a disk with another.
+    pub physical: u32,
+    /// Size of its largest block, where that was written by an earlier start.
+    pub block_bytes: u32,
     /// No entry in it has a lower number.
     pub first_number: u64,
     /// Behind the last sealed block.
@@ -23,12 +27,14 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub fn new(number: u64, nonce: u64, first_number: u64, first_block: u32) -> Self {
+    pub fn new(number: u64, nonce: u64, first_number: u64, physical: u32) -> Self {
         Self {
             number,
             nonce,
+            physical,
+            block_bytes: 0,
             first_number,
-            end: first_block,
+            end: physical,
             unwritten: 0,
             reads: 0,
             unsettled: 0,
@@ -55,6 +61,11 @@ impl Segment {
     /// Whether a record is still to be delivered.
     pub fn is_waiting(&self, number: u64) -> bool {
         number >= self.first_number && self.waiting.contains(number - self.first_number)
+    }
+
+    /// Where its first block begins.
+    pub fn first_position(&self) -> Position {
+        Position { segment: self.number, offset: self.physical }
     }
 
     /// Where it ends now.

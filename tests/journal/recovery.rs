@@ -272,6 +272,25 @@ fn segments_that_are_freed_together_take_no_marks_away() {
 }
 
 #[test]
+fn a_directory_goes_on_with_another_physical_block_and_smaller_blocks() {
+    for (before, after) in [(512, 4096), (4096, 512)] {
+        let mut story = Story::new(World::new(options(Durability::Power, 8, 16), before, 23), 23);
+        for _ in 0..300 {
+            story.step();
+        }
+        let expected = story.expected();
+        assert!(story.world.close());
+        story.world.disk.physical = after;
+        story.world.options.block_bytes = 4096;
+        story.world.open_whole();
+        assert_recovered(&mut story.world, &expected);
+        let durable = story.world.journal().durable_below();
+        assert!(expected.iter().all(|kept| kept.number < durable), "what is recovered is durable");
+        story.settle_all();
+    }
+}
+
+#[test]
 fn a_start_without_work_leaves_no_files_behind() {
     let mut world = World::new(options(Durability::Process, 4, 8), 4096, 9);
     for round in 0..20 {
