@@ -19,6 +19,8 @@ def medians(rows: list[dict]) -> dict:
         found = [row[where][which] for row in good if row.get(where, {}).get(which, {}).get("count")]
         if found:
             result[which] = {key: statistics.median(one[key] for one in found) for key in ("p50", "p99", "p999", "max")}
+    if good and "where_us" in good[-1]:
+        result["where_us"] = good[-1]["where_us"]
     if good and "cpu_us" in good[0]:
         costs = [row["cpu_us"] for row in good]
         result["spread"] = (max(costs) - min(costs)) / statistics.median(costs)
@@ -85,6 +87,11 @@ def case_report(case, by_subject: dict[str, dict], verdicts: list[dict]) -> str:
         ]
         if late:
             text.append(table([what, "p50", "p99", "p99.9", "max"], late))
+    profiled = {name: row["where_us"] for name, row in by_subject.items() if "where_us" in row}
+    if profiled:
+        labels = sorted({label for row in profiled.values() for label in row}, key=lambda label: -max(row.get(label, 0) for row in profiled.values()))
+        cells = [[label, *(number(row.get(label, 0), 3) for row in profiled.values())] for label in labels]
+        text.append(table(["CPU µs a record", *profiled], cells))
     if verdicts:
         text.append(verdict_table(verdicts))
     if case.not_built:

@@ -57,6 +57,11 @@ def of_gateway(key: str):
 RECV_POST = Floor("recv + POST", "tcp", True)
 RECV_POST_8 = Floor("recv + POST by 8", "tcp", True, 8)
 RECV_POST_2 = Floor("recv + 2 POST", "tcp", True, 1, ("--id-step",))
+LEVERS = (
+    ("late ACKs", ("--no-quickack",)),
+    ("250 µs of waiting", ("--min-wait-us", "250")),
+    ("both", ("--no-quickack", "--min-wait-us", "250")),
+)
 IN_OUT = Floor("POST in + POST out", "http", True)
 PTY_POST = Floor("pty read + POST", "ports", True)
 GATEWAY = Gateway()
@@ -72,6 +77,10 @@ SCENARIOS = (
             Case("post", (Floor("POST client", None, True),), source=None, checked=False),
             Case("post-by-8", (Floor("POST client by 8", None, True, 8),), source=None, checked=False, depth=8),
             Case("serve", (Floor("POST server", "http", False),), source="http"),
+            Case(
+                "levers", (RECV_POST_8, *(Floor(f"{RECV_POST_8.name}, {name}", "tcp", True, 8, extra) for name, extra in LEVERS)),
+                window=2, depth=8,
+            ),
             Case("pty", (Floor("pty read", "ports", False),), source="ports", machines=500),
         ),
     ),

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from .board import ACCEPTED, ARRIVED, GO, PHASE, READY, SENT, Board
 from .process import Failure, Process, between, cpu_times
 from .subject import TARGET
+from .where import shares
 
 # Beyond it the kernel's own share of ptys is left alone.
 PTY_MAX_WANTED = 12_000
@@ -107,7 +109,7 @@ class Trial:
         sent_before, accepted_before = self.board[SENT], self.board[ACCEPTED]
         seconds = self.options.seconds if not self.case.idle else max(self.options.seconds, self.options.idle_seconds)
         if self.options.profile:
-            self._profile(subject, seconds)
+            recording = self._profile(subject, seconds)
         else:
             time.sleep(seconds)
         arrived, last, cpus_after = self.board[ARRIVED], subject.sample(), cpu_times()
@@ -133,15 +135,16 @@ class Trial:
                 **{f"{process.name}_us": one.cpu_us / records for process, one in zip(others, others_cost)},
                 "by_thread_us": {tid: round(us / records, 3) for tid, us in cost.by_thread_us.items() if us > 0},
             }
+            if self.options.profile:
+                row["where_us"] = {label: share * row["cpu_us"] for label, share in shares(recording).items()}
             row |= per_record(counters_before, self.subject.counters(self))
         return row
 
-    def _profile(self, subject: Process, seconds: float) -> None:
-        import subprocess
-
+    def _profile(self, subject: Process, seconds: float) -> Path:
         out = self.options.out / f"{self.case.name.replace('/', '-')}-{self.subject.name.replace(' ', '-')}.perf"
         record = ["perf", "record", "-q", "-g", "-F", "2999", "-o", str(out), "-p", str(subject.pid)]
         subprocess.run([*record, "--", "sleep", str(seconds)], check=True, stdout=subprocess.DEVNULL)
+        return out
 
     def _faults(self, row: dict) -> list[str]:
         """What must not be, beyond any figure."""

@@ -1,9 +1,10 @@
 //! Sockets of the bench: blocking set-up, then handed to a ring.
+#![allow(unsafe_code)] // raw descriptors
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{IntoRawFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 const BACKLOG: i32 = 16_384;
@@ -34,4 +35,11 @@ pub fn connect(address: SocketAddr) -> io::Result<RawFd> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Switches immediate acknowledgements off; the kernel may set them back (tcp(7), TCP_QUICKACK).
+pub fn delay_acks(socket: RawFd) -> io::Result<()> {
+    // SAFETY: open, and only borrowed for the call.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    SockRef::from(&socket).set_tcp_quickack(false)
 }

@@ -127,6 +127,7 @@ struct Floor {
     machines: Vec<Machine>,
     reads_tty: bool,
     answers_machines: bool,
+    delays_acks: bool,
     apis: Vec<Api>,
     idle: Vec<usize>,
     records: VecDeque<[u8; BYTES]>,
@@ -196,6 +197,7 @@ impl Floor {
             machines: Vec::new(),
             reads_tty: pass.ports.is_some(),
             answers_machines: pass.http.is_some(),
+            delays_acks: pass.no_quickack,
             apis: Vec::new(),
             idle: Vec::new(),
             records: VecDeque::with_capacity(16_384),
@@ -282,6 +284,9 @@ impl Floor {
                 assert!(cqe.result >= 0, "accept: {}", io::Error::from_raw_os_error(-cqe.result));
                 if !cqe.more() {
                     self.ring.accept(cqe.tag.index as RawFd, cqe.tag);
+                }
+                if self.delays_acks {
+                    net::delay_acks(cqe.result).expect("TCP_QUICKACK");
                 }
                 self.add_machine(cqe.result);
             }
