@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import signal
 
 from .child import Failure, fetch, tail, wait_until
 from .service import PATIENCE_S, free_port
@@ -83,8 +82,7 @@ class Line:
             raise Failure(f"{self.machines.name} ended with {code}, {summary['unread_ports']} ports were not read to their end")
 
     def kill(self):
-        self.child.process.send_signal(signal.SIGKILL)
-        self.child.wait(10)
+        self.child.kill()
 
 
 class Ringest(Line):
