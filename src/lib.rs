@@ -5,11 +5,13 @@
 //! - [`engine`]: threads, data ring, files: all that touches the kernel. It drives
 //! - [`shard`]: the sans-IO owner of all that one core does. It sees completions and `now`, and emits operations. Inside it:
 //! - [`source`], [`framing`], [`http`]: bytes in, records out; [`journal`]: records kept; [`delivery`]: records delivered.
-//! - [`observe`]: counters, histograms, the admin server. [`simulate`] and [`receive`]: both ends of the line, for tests and demos.
+//! - [`observe`]: counters, histograms, the admin server. [`simulate`] and [`receive`]: both ends of the line,
+//!   for tests and for [`demo`].
 
 pub mod cli;
 pub mod config;
 pub mod delivery;
+pub mod demo;
 pub mod engine;
 pub mod framing;
 pub mod http;

@@ -1,12 +1,219 @@
-//! `ringest check`.
+//! `ringest check`: every problem of a configuration, or what it would run. Opens no port and no address.
 
-use super::Failure;
+use super::{Failure, exit};
+use crate::config::{
+    self, Checked, Durability, Flow, Framing, FramingKind, LaneKey, Oversized, Problems, Settings, Source, SourceKind,
+    Url, WhenFull, show_bytes, show_duration, show_line, show_size,
+};
+use crate::delivery::template::{Fields, Template};
+use serde_json::json;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
 
 /// Arguments of `ringest check`.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// The configuration file
+    config: PathBuf,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command.
-pub fn main(_arguments: Arguments) -> Result<(), Failure> {
-    Err(Failure::new(super::exit::FAILURE, "not built yet"))
+///
+/// # Errors
+/// [`exit::CONFIG`] if the file has problems.
+pub fn main(arguments: Arguments) -> Result<(), Failure> {
+    match config::check(&arguments.config) {
+        Ok(checked) if arguments.json => print(&format!("{}\n", good_json(&arguments.config, &checked))),
+        Ok(checked) => print(&good_text(&arguments.config, &checked)),
+        Err(problems) => {
+            if arguments.json {
+                print(&format!("{}\n", bad_json(&problems)))?;
+                let count = problems.list.len();
+                return Err(Failure::new(exit::CONFIG, format!("{count} problem(s) in {}", problems.file)));
+            }
+            Err(Failure::new(exit::CONFIG, problems.to_string()))
+        }
+    }
+}
+
+/// Writes to standard output; a reader that has seen enough is no error.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn bad_json(problems: &Problems) -> serde_json::Value {
+    json!({ "ok": false, "file": problems.file, "problems": problems.list })
+}
+
+fn good_json(file: &Path, checked: &Checked) -> serde_json::Value {
+    let Settings { gateway, journal, sources, sequence, deliver, limits: _ } = &checked.settings;
+    let sources: Vec<_> = sources
+        .iter()
+        .map(|source| {
+            let (kind, from) = origin(source);
+            json!({ "name": source.name, "kind": kind, "from": from, "records": records(source) })
+        })
+        .collect();
+    json!({
+        "ok": true,
+        "file": file.display().to_string(),
+        "name": gateway.name,
+        "cores": gateway.cores,
+        "state_dir": gateway.state_dir.display().to_string(),
+        "admin": format!("http://{}/", gateway.admin),
+        "durability": durability(journal.durability).0,
+        "max_bytes": journal.max_bytes,
+        "sources": sources,
+        "sequence_url": sequence.as_ref().map(|sequence| show_url(&sequence.url)),
+        "deliver_url": show_url(&deliver.url),
+        "success": deliver.success,
+        "example_body": example_body(&checked.settings),
+        "notes": checked.notes,
+    })
+}
+
+/// The settings as a short table, and the notes below it.
+fn good_text(file: &Path, checked: &Checked) -> String {
+    let Settings { gateway, journal, sources, sequence, deliver, limits: _ } = &checked.settings;
+    let cores: Vec<String> = gateway.cores.iter().map(usize::to_string).collect();
+    let (level, survives) = durability(journal.durability);
+    let when_full = match journal.when_full {
+        WhenFull::Pause => "pauses intake when full",
+        WhenFull::Reject => "rejects records when full",
+    };
+    let mut text = String::new();
+    let mut line = |text_line: std::fmt::Arguments<'_>| writeln!(text, "{text_line}").expect("a string takes any text");
+    line(format_args!("{} can be used\n", file.display()));
+    line(format_args!("gateway      {}, CPU {}", gateway.name, cores.join(" ")));
+    line(format_args!("state        {}", gateway.state_dir.display()));
+    line(format_args!("admin        http://{}/", gateway.admin));
+    line(format_args!("durability   {level}: {survives}"));
+    let (most, window) = (show_size(journal.max_bytes), show_size(journal.window_bytes as u64));
+    line(format_args!("journal      at most {most}, {window} a core in memory; {when_full}"));
+    match sequence {
+        Some(sequence) => {
+            line(format_args!("id step      POST {} (id at {:?})", show_url(&sequence.url), sequence.id_at))
+        }
+        None => line(format_args!("id step      none")),
+    }
+    let success: Vec<String> = deliver.success.iter().map(u16::to_string).collect();
+    line(format_args!("record step  POST {} (delivered at {})", show_url(&deliver.url), success.join(", ")));
+    line(format_args!("             {} connections a core, {} deep", deliver.connections, deliver.pipeline));
+    line(format_args!("body         {}\n", example_body(&checked.settings)));
+
+    let mut rows = vec![["SOURCE", "KIND", "FROM", "RECORDS"].map(str::to_owned)];
+    rows.extend(sources.iter().map(|source| {
+        let (kind, from) = origin(source);
+        [source.name.clone(), kind.to_owned(), from, records(source)]
+    }));
+    text.push_str(&table(&rows));
+    for note in &checked.notes {
+        let place = note.place.map(|place| format!(":{}:{}", place.line, place.column)).unwrap_or_default();
+        write!(text, "\nnote: {}{place}: {note}", file.display()).expect("a string takes any text");
+    }
+    if !checked.notes.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+/// Columns two blanks apart; the last one is not padded.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn durability(level: Durability) -> (&'static str, &'static str) {
+    match level {
+        Durability::Memory => ("memory", "records are lost with the process"),
+        Durability::Process => ("process", "accepted records survive kill -9, not a loss of power"),
+        Durability::Power => ("power", "accepted records survive a loss of power"),
+    }
+}
+
+fn show_url(url: &Url) -> String {
+    format!("http://{}{}", url.host_header, url.target)
+}
+
+/// The kind's name and where the bytes come from.
+fn origin(source: &Source) -> (&'static str, String) {
+    match &source.kind {
+        SourceKind::Serial(serial) => {
+            let flow = match serial.flow {
+                Flow::None => "",
+                Flow::RtsCts => " rtscts",
+                Flow::XonXoff => " xonxoff",
+            };
+            ("serial", format!("{} {}{flow}", serial.path.display(), show_line(serial.line)))
+        }
+        SourceKind::TcpListen { listen, lane } => {
+            let lane = match lane {
+                LaneKey::Connection => "connection",
+                LaneKey::Address => "address",
+            };
+            ("tcp_listen", format!("{listen} (order kept by {lane})"))
+        }
+        SourceKind::TcpConnect { connect } if connect.host.contains(':') => {
+            ("tcp_connect", format!("[{}]:{}", connect.host, connect.port))
+        }
+        SourceKind::TcpConnect { connect } => ("tcp_connect", format!("{}:{}", connect.host, connect.port)),
+        SourceKind::Http { listen } => ("http", format!("http://{listen}/v1/records/SOURCE")),
+    }
+}
+
+/// How the bytes become records, and the alarm.
+fn records(source: &Source) -> String {
+    let mut text = match &source.kind {
+        SourceKind::Http { .. } => "one a body, or one a line of NDJSON".to_owned(),
+        _ => {
+            let Framing { kind: FramingKind::Delimiter { end }, trim, max_bytes, oversized } = &source.framing;
+            let trim = if *trim { ", trimmed" } else { "" };
+            let oversized = match oversized {
+                Oversized::Cut => "cut",
+                Oversized::Drop => "dropped",
+            };
+            format!("end {}{trim}, {oversized} beyond {}", show_bytes(end), show_size(*max_bytes as u64))
+        }
+    };
+    if let Some(silence) = source.silence_alarm {
+        write!(text, ", alarm after {}", show_duration(silence)).expect("a string takes any text");
+    }
+    text
+}
+
+/// The body of an example record from the first source.
+fn example_body(settings: &Settings) -> String {
+    let first = settings.sources.first().expect("checked settings have a source");
+    let source = match &first.kind {
+        SourceKind::TcpListen { lane: LaneKey::Connection, .. } => format!("{}@10.0.4.20:51234", first.name),
+        SourceKind::TcpListen { lane: LaneKey::Address, .. } => format!("{}@10.0.4.20", first.name),
+        SourceKind::Http { .. } => "SOURCE".to_owned(),
+        SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => first.name.clone(),
+    };
+    let template = Template::parse(&settings.deliver.body, settings.sequence.is_some()).expect("checked settings");
+    let fields = Fields {
+        id: settings.sequence.is_some().then_some("1"),
+        source: &source,
+        data: b"12.345 mm",
+        received_wall_ns: 1_767_323_045_123_456_000,
+        key: "EXAMPLE-KEY",
+    };
+    let mut body = Vec::new();
+    template.render(&fields, &mut body);
+    String::from_utf8(body).expect("text filled into text")
 }

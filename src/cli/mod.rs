@@ -86,7 +86,7 @@ enum Command {
     /// Simulated machines, gateway and receiver as one command; ends with the accounting and a latency table
     Demo(demo::Arguments),
     /// Simulate machines on ptys, over TCP or over HTTP
-    Simulate(simulate::Arguments),
+    Simulate(Box<simulate::Arguments>),
     /// Serve the film API on SQLite, with a live page
     Receive(receive::Arguments),
     /// Check a configuration and say every problem in it
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::main(arguments),
         Command::Demo(arguments) => demo::main(arguments),
-        Command::Simulate(arguments) => simulate::main(arguments),
+        Command::Simulate(arguments) => simulate::main(*arguments),
         Command::Receive(arguments) => receive::main(arguments),
         Command::Check(arguments) => check::main(arguments),
         Command::Status(arguments) => status::main(arguments),

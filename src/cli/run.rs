@@ -1,12 +1,132 @@
-//! `ringest run`.
+//! `ringest run`: the gateway, until SIGTERM or Ctrl-C.
 
-use super::Failure;
+use super::{Failure, exit};
+use crate::config;
+use crate::engine::{self, EngineError, ListenError, LockError, Summary};
+use crate::observe::snapshot::Stage;
+use crate::shard::PortError;
+use nix::sys::signal::{SigSet, Signal};
+use std::fmt::Write as _;
+use std::io::{ErrorKind, IsTerminal};
+use std::path::PathBuf;
+use std::time::Duration;
+use tracing::warn;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Arguments of `ringest run`.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+#[command(after_help = HELP)]
+pub struct Arguments {
+    /// The configuration file
+    config: PathBuf,
+    /// Write this file once records are taken; it holds the admin server's address
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+}
+
+const HELP: &str = "\
+SIGTERM or Ctrl-C ends intake, delivers what it can within [deliver] drain, keeps the rest for the next start and exits with 0.
+A second Ctrl-C ends at once; what was accepted is kept. RUST_LOG sets what is logged (default: info).";
 
 /// Runs the command.
-pub fn main(_arguments: Arguments) -> Result<(), Failure> {
-    Err(Failure::new(super::exit::FAILURE, "not built yet"))
+///
+/// # Errors
+/// With the exit code of its kind, see `--help`.
+pub fn main(arguments: Arguments) -> Result<(), Failure> {
+    start_log();
+    // Whoever started this may have blocked them, and a blocked signal would not be heard.
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    signals.thread_unblock()?;
+    let checked =
+        config::check(&arguments.config).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
+    for note in &checked.notes {
+        warn!("{note}");
+    }
+    let options = engine::Options { ready_file: arguments.ready_file, stop: None };
+    let summary =
+        engine::run(checked.settings, options).map_err(|error| Failure::new(code(&error), error.to_string()))?;
+    eprint!("{}", text(&summary));
+    Ok(())
+}
+
+/// Lines on standard error. The journal of the system adds its own time.
+fn start_log() {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = log.with_ansi(std::io::stderr().is_terminal());
+    // A second subscriber, in a program that has one already, is not needed.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        let _ = log.without_time().try_init();
+    } else {
+        let _ = log.try_init();
+    }
+}
+
+/// The exit code of an error.
+fn code(error: &EngineError) -> u8 {
+    let of_io = |error: &std::io::Error, other| match error.kind() {
+        ErrorKind::PermissionDenied => exit::PERMISSION,
+        _ => other,
+    };
+    match error {
+        EngineError::Probe(_) => exit::NO_IO_URING,
+        EngineError::StateDirectory { error, .. } => of_io(error, exit::FAILURE),
+        EngineError::Lock(LockError::Held { .. }) => exit::LOCKED,
+        EngineError::Lock(LockError::File { error, .. }) => of_io(error, exit::FAILURE),
+        EngineError::Listen(ListenError::Busy { .. }) => exit::BUSY,
+        EngineError::Listen(ListenError::Permission { .. }) => exit::PERMISSION,
+        EngineError::Port { error, .. } => match error {
+            PortError::Missing => exit::MISSING,
+            PortError::Busy { .. } => exit::BUSY,
+            PortError::Permission { .. } => exit::PERMISSION,
+            PortError::Other(_) => exit::FAILURE,
+        },
+        EngineError::Journal { .. } | EngineError::JournalDirectory { .. } => exit::JOURNAL,
+        EngineError::Listen(ListenError::Other { .. })
+        | EngineError::Ring { .. }
+        | EngineError::Thread(_)
+        | EngineError::ReadyFile { .. } => exit::FAILURE,
+    }
+}
+
+/// The last lines of a run: the accounting identity, latencies, cost.
+fn text(summary: &Summary) -> String {
+    let terms = &summary.report.terms;
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "ringest: received {} + recovered {} = delivered {} + pending {} + parked {} + rejected {} + discarded {}{}",
+        terms.received,
+        terms.recovered,
+        terms.delivered,
+        terms.pending,
+        terms.parked,
+        terms.rejected,
+        terms.discarded,
+        if terms.balance() { "" } else { " DOES NOT HOLD" },
+    );
+    let whole = summary.report.stages.stage(Stage::Whole);
+    if !whole.is_empty() {
+        let at = |quantile| Duration::from_micros(whole.value_at_quantile(quantile) / 1000);
+        let _ = writeln!(
+            text,
+            "ringest: first byte to delivered: p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}",
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            at(1.0),
+        );
+    }
+    let records = terms.received + terms.recovered;
+    let per_record = (records > 0).then(|| summary.usage.cpu_s() * 1e6 / records as f64);
+    let per_record = per_record.map_or(String::new(), |us| format!(", {us:.1} µs of CPU a record"));
+    let _ = writeln!(
+        text,
+        "ringest: up {:.1} s, {:.2} s of CPU{per_record}, at most {} MiB of memory",
+        summary.uptime.as_secs_f64(),
+        summary.usage.cpu_s(),
+        summary.rss_bytes_max >> 20,
+    );
+    text
 }

@@ -1,12 +1,345 @@
-//! `ringest status`.
+//! `ringest status`: one look at a running gateway.
 
-use super::Failure;
+use super::{Failure, exit};
+use crate::observe::client;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Sources shown without a problem; those with one are always shown.
+const SOURCES_MAX: usize = 20;
 
 /// Arguments of `ringest status`.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Address of the gateway's admin server, as in the configuration's `gateway.admin`
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9600")]
+    admin: String,
+    /// Print the document of /api/status as it is
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command.
-pub fn main(_arguments: Arguments) -> Result<(), Failure> {
-    Err(Failure::new(super::exit::FAILURE, "not built yet"))
+///
+/// # Errors
+/// [`exit::NOT_OK`] when no gateway answers, the accounting does not balance, a core is silent or a journal has a problem.
+pub fn main(arguments: Arguments) -> Result<(), Failure> {
+    let status = fetch(&arguments.admin)?;
+    let shown = if arguments.json { format!("{status}\n") } else { screen(&status) };
+    // A reader that went away (`| head`) is no failure of this command.
+    match std::io::stdout().write_all(shown.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
+    let failing = failing(&status);
+    if failing.is_empty() { Ok(()) } else { Err(Failure::new(exit::NOT_OK, failing.join("\nringest: "))) }
+}
+
+/// Gets the document of `/api/status`.
+///
+/// # Errors
+/// [`exit::NOT_OK`] with what to look at when nobody answers, or something that is no gateway.
+pub fn fetch(admin: &str) -> Result<Value, Failure> {
+    let not_ok = |message: String| Failure::new(exit::NOT_OK, message);
+    let answer = client::get(admin, "/api/status", TIMEOUT).map_err(|error| {
+        not_ok(format!("{error}: is the gateway running, and is {admin} its [gateway] admin address (see --admin)?"))
+    })?;
+    let document: Option<Value> = serde_json::from_slice(&answer.body).ok().filter(Value::is_object);
+    match document {
+        Some(document) if answer.status == 200 && document["terms"].is_object() => Ok(document),
+        _ => Err(not_ok(format!(
+            "{admin} answers with status {} and no gateway's document: is it the admin address of a gateway?",
+            answer.status
+        ))),
+    }
+}
+
+/// What makes the exit code, in words. The areas are those of [`crate::observe::report::Area::is_failing`].
+fn failing(status: &Value) -> Vec<String> {
+    let mut failing = Vec::new();
+    if status["balanced"] != Value::Bool(true) {
+        failing.push("the accounting does not balance".to_owned());
+    }
+    for problem in list(status, "problems") {
+        if matches!(text(problem, "area"), "core" | "journal") {
+            failing.push(problem_line(problem));
+        }
+    }
+    failing
+}
+
+/// `source oven: no such port`; a core's name says what it is already.
+fn problem_line(problem: &Value) -> String {
+    let (area, name, words) = (text(problem, "area"), text(problem, "name"), text(problem, "text"));
+    if name.starts_with(area) { format!("{name}: {words}") } else { format!("{area} {name}: {words}") }
+}
+
+/// The whole screen. Values that the document lacks (an older or newer gateway) show as 0 or `-`.
+fn screen(status: &Value) -> String {
+    let mut out = String::new();
+    let uptime = seconds(status["uptime_s"].as_f64());
+    let about = format!("ringest {}, durability {}, up {uptime}", text(status, "version"), text(status, "durability"));
+    let _ = writeln!(out, "{}  ({about})\n", text(status, "name"));
+    accounting(&mut out, status);
+    stages(&mut out, status);
+    sources(&mut out, status);
+    routes(&mut out, status);
+    cores(&mut out, status);
+    process(&mut out, status);
+    let problems = list(status, "problems");
+    if !problems.is_empty() {
+        let _ = writeln!(out, "problems");
+        for problem in problems {
+            let _ = writeln!(out, "  {}", problem_line(problem));
+        }
+    }
+    out
+}
+
+fn accounting(out: &mut String, status: &Value) {
+    let terms = &status["terms"];
+    let term = |name: &str| format!("{name} {}", number(terms, name));
+    let sum = ["delivered", "pending", "parked", "rejected", "discarded"].map(term).join(" + ");
+    let verdict = if status["balanced"] == Value::Bool(true) { "balanced" } else { "DOES NOT BALANCE" };
+    let _ = writeln!(out, "{} + {} = {sum}  ({verdict})\n", term("received"), term("recovered"));
+}
+
+fn stages(out: &mut String, status: &Value) {
+    let Some(stages) = status["stages"].as_object().filter(|stages| !stages.is_empty()) else {
+        out.push_str("no record has passed yet\n\n");
+        return;
+    };
+    // JSON objects have no order: the stages come in the order of a record's way, then those that are not known here.
+    let known = crate::observe::snapshot::Stage::ALL.map(|stage| stage.name());
+    let mut names: Vec<&str> = known.into_iter().filter(|name| stages.contains_key(*name)).collect();
+    names.extend(stages.keys().map(String::as_str).filter(|name| !known.contains(name)));
+    let mut table = Table::new(&["stage", ">records", ">p50", ">p90", ">p99", ">p99.9", ">max"]);
+    for name in names {
+        let stage = &stages[name];
+        let mut row = vec![name.to_owned(), number(stage, "count")];
+        row.extend(["p50_us", "p90_us", "p99_us", "p999_us", "max_us"].map(|key| micros(stage[key].as_f64())));
+        table.row(row);
+    }
+    table.print(out);
+}
+
+fn sources(out: &mut String, status: &Value) {
+    let sources = list(status, "sources");
+    let (wrong, fine): (Vec<&Value>, Vec<&Value>) = sources.iter().partition(|source| source["problem"].is_string());
+    let mut table = Table::new(&["source", "kind", ">open", ">received", ">rejected", ">bytes", ">last byte", "state"]);
+    for source in wrong.iter().chain(fine.iter().take(SOURCES_MAX)) {
+        table.row(vec![
+            text(source, "name").to_owned(),
+            text(source, "kind").to_owned(),
+            number(source, "open"),
+            number(source, "received"),
+            number(source, "rejected"),
+            bytes(source["bytes"].as_u64()),
+            ago(source["silent_s"].as_f64()),
+            state(source),
+        ]);
+    }
+    table.print(out);
+    if fine.len() > SOURCES_MAX {
+        let _ = writeln!(out, "… and {} more sources without a problem\n", fine.len() - SOURCES_MAX);
+    }
+}
+
+fn routes(out: &mut String, status: &Value) {
+    let mut table = Table::new(&["api", ">connections", ">in flight", ">last success", "state"]);
+    for route in list(status, "routes") {
+        table.row(vec![
+            text(route, "authority").to_owned(),
+            number(route, "connections"),
+            number(route, "in_flight"),
+            ago(route["last_success_s"].as_f64()),
+            state(route),
+        ]);
+    }
+    table.print(out);
+}
+
+fn cores(out: &mut String, status: &Value) {
+    let mut table = Table::new(&["core", ">lanes", ">segments", ">on disk", ">window", ">behind", "journal"]);
+    for shard in list(status, "shards") {
+        let journal = &shard["journal"];
+        table.row(vec![
+            number(shard, "core"),
+            number(shard, "lanes"),
+            number(journal, "segments"),
+            bytes(journal["bytes"].as_u64()),
+            bytes(journal["window_bytes"].as_u64()),
+            number(journal, "behind"),
+            state(journal),
+        ]);
+    }
+    table.print(out);
+}
+
+fn process(out: &mut String, status: &Value) {
+    let process = &status["process"];
+    let cpu_s = |key: &str| process[key].as_f64().unwrap_or(0.0);
+    let each = process["cpu_us_per_record"].as_f64().map_or("-".to_owned(), |us| micros(Some(us)));
+    let _ = writeln!(
+        out,
+        "memory {}   CPU {:.1} s user, {:.1} s system, {each} per record\n",
+        bytes(process["rss_bytes"].as_u64()),
+        cpu_s("cpu_user_s"),
+        cpu_s("cpu_system_s"),
+    );
+}
+
+/// Rows under a heading, each column as wide as its widest cell; a heading that starts with `>` is set right.
+struct Table {
+    rows: Vec<Vec<String>>,
+    right: Vec<bool>,
+}
+
+impl Table {
+    fn new(heads: &[&str]) -> Self {
+        let right = heads.iter().map(|head| head.starts_with('>')).collect();
+        Self { rows: vec![heads.iter().map(|head| head.trim_start_matches('>').to_owned()).collect()], right }
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// Prints nothing when there is no row but the heading.
+    fn print(&self, out: &mut String) {
+        if self.rows.len() < 2 {
+            return;
+        }
+        let columns = self.right.len();
+        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                let width = widths[column];
+                let gap = if column == 0 { "" } else { "  " };
+                let _ = match self.right[column] {
+                    true => write!(line, "{gap}{cell:>width$}"),
+                    false => write!(line, "{gap}{cell:<width$}"),
+                };
+            }
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+        out.push('\n');
+    }
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("-")
+}
+
+/// A count with its thousands set apart: `1,234,567`.
+fn number(value: &Value, key: &str) -> String {
+    let digits = value[key].as_u64().unwrap_or(0).to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn state(value: &Value) -> String {
+    value["problem"].as_str().unwrap_or("ok").to_owned()
+}
+
+fn micros(us: Option<f64>) -> String {
+    match us {
+        None => "-".to_owned(),
+        Some(us) if us < 10.0 => format!("{us:.1} µs"),
+        Some(us) if us < 1e3 => format!("{us:.0} µs"),
+        Some(us) if us < 1e5 => format!("{:.2} ms", us / 1e3),
+        Some(us) if us < 1e6 => format!("{:.0} ms", us / 1e3),
+        Some(us) => format!("{:.2} s", us / 1e6),
+    }
+}
+
+fn seconds(seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds.map(|seconds| seconds as u64) else { return "-".to_owned() };
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..172_800 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn ago(age_s: Option<f64>) -> String {
+    age_s.map_or("never".to_owned(), |age_s| format!("{} ago", seconds(Some(age_s))))
+}
+
+fn bytes(bytes: Option<u64>) -> String {
+    let mut value = bytes.unwrap_or(0) as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" || value >= 10.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn counts_durations_and_sizes_are_written_for_people() {
+        let values = json!({ "a": 7, "b": 1234, "c": 1_234_567, "d": 100 });
+        assert_eq!(["a", "b", "c", "d"].map(|key| number(&values, key)), ["7", "1,234", "1,234,567", "100"]);
+        assert_eq!(
+            [3.25, 250.0, 1500.0, 2.5e5, 3e6].map(|us| micros(Some(us))),
+            ["3.2 µs", "250 µs", "1.50 ms", "250 ms", "3.00 s"]
+        );
+        assert_eq!(
+            [5.9, 61.0, 7260.0, 200_000.0].map(|s| seconds(Some(s))),
+            ["5 s", "1 min 1 s", "2 h 1 min", "2 days"]
+        );
+        assert_eq!([1, 1023, 1536, 64 << 20].map(|n| bytes(Some(n))), ["1 B", "1023 B", "1.5 KiB", "64 MiB"]);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(&["name", ">n", "state"]);
+        table.row(vec!["a".into(), "1".into(), "ok".into()]);
+        table.row(vec!["longer".into(), "1000".into(), "µ".into()]);
+        let mut out = String::new();
+        table.print(&mut out);
+        assert_eq!(out, "name       n  state\na          1  ok\nlonger  1000  µ\n\n");
+    }
+
+    #[test]
+    fn an_unbalanced_sum_a_silent_core_and_a_journal_problem_fail_and_a_source_does_not() {
+        let fine = json!({ "balanced": true, "problems": [{ "area": "source", "name": "a", "text": "missing" }] });
+        assert!(failing(&fine).is_empty());
+        assert_eq!(failing(&json!({ "balanced": false, "problems": [] })).len(), 1);
+        for (area, line) in [("core", "core 0: full"), ("journal", "journal core 0: full")] {
+            let wrong = json!({ "balanced": true, "problems": [{ "area": area, "name": "core 0", "text": "full" }] });
+            assert_eq!(failing(&wrong), [line]);
+        }
+        assert_eq!(failing(&json!({})).len(), 1, "a document without a verdict is no good news");
+    }
+
+    #[test]
+    fn the_screen_stands_a_document_without_anything() {
+        assert!(screen(&json!({})).contains("DOES NOT BALANCE"));
+    }
 }

@@ -1,5 +1,128 @@
 //! A configuration file becomes checked [`Settings`].
+//!
+//! The document is walked by hand, so that one run reports all of its problems, each with its place, what is allowed and
+//! the nearest known word. What is not built yet is refused and never ignored. Nothing here opens a port or an address; the
+//! only files that are read are the configuration and those that it names for secrets.
 
+mod deliver;
+mod example;
+mod gateway;
+mod nearest;
+mod problem;
 mod settings;
+mod sources;
+mod units;
+mod url;
+mod walk;
 
+pub use example::EXAMPLE;
+pub(crate) use nearest::nearest;
+pub use problem::{Place, Problem, Problems};
 pub use settings::*;
+pub use units::{show_bytes, show_duration, show_line, show_size};
+
+use std::path::Path;
+
+/// Checked settings, and what is worth knowing about them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    /// The settings.
+    pub settings: Settings,
+    /// What is allowed but may not be meant, in the order of the file.
+    pub notes: Vec<Problem>,
+}
+
+/// Reads and checks a file.
+///
+/// # Errors
+/// All problems of the file; or one, if it cannot be read or is not TOML.
+pub fn load(path: &Path) -> Result<Settings, Problems> {
+    check(path).map(|checked| checked.settings)
+}
+
+/// As [`load`], with the notes.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn check(path: &Path) -> Result<Checked, Problems> {
+    let file = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|error| {
+        let what = format!("the file cannot be read: {error}");
+        Problems::whole_file(file.clone(), what, "`ringest config example` prints a file to begin with")
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = memchr::memchr_iter(b'\n', &error.as_bytes()[..error.utf8_error().valid_up_to()]).count() + 1;
+        let what = format!("line {line} is not valid UTF-8");
+        Problems::whole_file(file.clone(), what, "save the file as UTF-8")
+    })?;
+    parse_checked(&text, &file, &usable_cpus(&file)?)
+}
+
+/// Checks a text; `file` is how messages name it.
+///
+/// # Errors
+/// All problems of the text; or one, if it is not TOML.
+pub fn parse(text: &str, file: &str) -> Result<Settings, Problems> {
+    parse_on(text, file, &usable_cpus(file)?)
+}
+
+/// As [`parse`], for a machine with these CPUs, in ascending order and at least one.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn parse_on(text: &str, file: &str, cpus: &[usize]) -> Result<Settings, Problems> {
+    parse_checked(text, file, cpus).map(|checked| checked.settings)
+}
+
+fn parse_checked(text: &str, file: &str, cpus: &[usize]) -> Result<Checked, Problems> {
+    // An editor's byte order mark is no part of the text; places count without it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let document = toml_edit::Document::parse(text).map_err(|error| Problems {
+        file: file.to_owned(),
+        list: vec![Problem {
+            place: error.span().map(|span| problem::Lines::of(text).place(span.start)),
+            key: String::new(),
+            given: None,
+            what: format!("this is not TOML: {}", error.message().replace('\n', "; ")),
+            remedy: "problems behind this one are reported once it is mended".to_owned(),
+            nearest: None,
+        }],
+    })?;
+    let reader = walk::Reader::new(text);
+    let settings = walk_document(&reader, document.as_table(), cpus);
+    let (problems, notes) = reader.finish();
+    match settings {
+        Some(settings) if problems.is_empty() => Ok(Checked { settings, notes }),
+        _ => {
+            assert!(!problems.is_empty(), "settings are missing only where a problem was noted");
+            Err(Problems { file: file.to_owned(), list: problems })
+        }
+    }
+}
+
+/// All sections; `None` only after a problem was noted.
+fn walk_document<'d>(reader: &walk::Reader<'d>, table: &'d toml_edit::Table, cpus: &[usize]) -> Option<Settings> {
+    let root = walk::Section::new(reader, String::new(), String::new(), Some(table), None);
+    let gateway = gateway::gateway(root.section("gateway"), cpus);
+    let journal = gateway::journal(root.section("journal"), gateway.cores.len());
+    let limits = gateway::limits(root.section("limits"));
+    let framing_section = root.section("framing");
+    let mut framings = sources::framings(&framing_section);
+    let sources = sources::sources(reader, &root, &mut framings, gateway.admin);
+    sources::note_unused(&framing_section, &framings);
+    let sequence_section = root.section("sequence");
+    let has_sequence = sequence_section.is_present();
+    let sequence = deliver::sequence(sequence_section);
+    let deliver = deliver::deliver(root.section("deliver"), has_sequence);
+    root.finish();
+    Some(Settings { gateway, journal, sources, sequence, deliver: deliver?, limits })
+}
+
+/// The CPUs that this process may run on (sched_getaffinity(2)), ascending.
+fn usable_cpus(file: &str) -> Result<Vec<usize>, Problems> {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).map_err(|error| {
+        let what = format!("the CPUs of this process cannot be read (sched_getaffinity): {error}");
+        Problems::whole_file(file.to_owned(), what, "")
+    })?;
+    Ok((0..nix::sched::CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).collect())
+}

@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The largest record of any source, in bytes.
+pub const RECORD_BYTES_MAX: usize = 64 * 1024;
+
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -264,8 +267,6 @@ pub struct Deliver {
     pub retry_first: Duration,
     /// Longest delay between retries.
     pub retry_max: Duration,
-    /// `false` with `order = "none"`: many records of a lane in flight.
-    pub ordered: bool,
     /// How long SIGTERM waits for what can still be delivered.
     pub drain: Duration,
 }

@@ -1,1 +1,7 @@
-//! Records to the API: templates, steps, connections, retries.
+//! Records to the API: templates, connections, delays. The shard decides which record goes where and when.
+
+pub mod backoff;
+mod connection;
+pub mod template;
+
+pub use connection::{Connection, InFlight, Step};

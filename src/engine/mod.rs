@@ -1,1 +1,39 @@
 //! All that touches the kernel: threads, data ring, files.
+//!
+//! One pinned thread a core runs a [`Driver`]: its data ring (multishot accept and reads into provided buffers, sends,
+//! commits) beside a tokio-uring runtime (timers, mailbox, connects, cold work on files). The thread that calls [`run`]
+//! becomes the control thread, which does what can wait. Cores share nothing that changes.
+
+mod buffers;
+mod clock;
+mod connect;
+mod control;
+mod core;
+mod driver;
+mod files;
+mod gateway;
+mod listen;
+mod lock;
+pub mod probe;
+mod ring;
+mod segments;
+
+pub use control::{Control, Request};
+pub use driver::{Core, Driver, DriverOptions, JournalFiles, Message, TURN_COMPLETIONS};
+pub use files::{FsStorage, core_directories, core_directory, create_private_directory, random};
+pub use gateway::{EngineError, Options, Summary, run};
+pub use listen::{ListenError, Listeners, bind_all};
+pub use lock::{LockError, StateLock};
+pub use ring::RingOptions;
+
+/// A runtime for one core thread: tokio-uring with the flags that cost least for a ring that one thread uses.
+///
+/// # Errors
+/// Those of io_uring_setup(2) and epoll_create(2).
+pub fn runtime() -> std::io::Result<tokio_uring::Runtime> {
+    let mut rings = tokio_uring::uring_builder();
+    rings.setup_single_issuer().setup_coop_taskrun();
+    let mut builder = tokio_uring::builder();
+    builder.uring_builder(&rings);
+    tokio_uring::Runtime::new(&builder)
+}

@@ -22,6 +22,10 @@ const COMMITS_MAX: usize = 4;
 const MARKS_PER_ENTRY: usize = 512;
 /// At level `process` a block that is not full is written after this; nobody waits for it.
 const PROCESS_WRITE_AFTER_NS: u64 = 1_000_000_000;
+/// Room for an origin entry, which may come before a record.
+const ORIGIN_ENTRY_BYTES_MAX: usize = entry_bytes(8 + 2 * ORIGIN_NAME_BYTES_MAX);
+/// Longest source or name of an origin.
+const ORIGIN_NAME_BYTES_MAX: usize = 256;
 /// A failed operation on a file is tried again after this.
 const RETRY_AFTER_NS: u64 = 1_000_000_000;
 /// Bytes before the first slot of a block file.
@@ -121,6 +125,11 @@ impl Scan {
     /// When the walk wants another step though nothing happens.
     pub fn deadline_ns(&self) -> Option<u64> {
         self.retry_ns
+    }
+
+    /// Whether a read is under way.
+    pub fn is_reading(&self) -> bool {
+        self.reading
     }
 }
 
@@ -380,8 +389,9 @@ impl Journal {
         lane
     }
 
-    /// A new origin in a lane. `source` and `name` are below 64 KiB.
+    /// A new origin in a lane. `source` and `name` have at most 256 bytes each.
     pub fn open_origin(&mut self, lane: u32, source: &str, name: &str) -> OriginRef {
+        assert!(source.len() <= ORIGIN_NAME_BYTES_MAX && name.len() <= ORIGIN_NAME_BYTES_MAX);
         let id = self.next_origin;
         self.next_origin = self.next_origin.wrapping_add(1);
         self.add_origin(id, lane, source, name, true)
@@ -425,15 +435,9 @@ impl Journal {
 
     // ---- appending
 
-    /// Whether a record of up to `bytes` would be taken now.
-    pub fn can_append(&mut self, now: Now, origin: OriginRef, bytes: usize) -> bool {
-        let need = self.record_need(origin, bytes);
-        self.make_room(now, need, Purpose::Intake).is_ok()
-    }
-
-    fn record_need(&self, origin: OriginRef, bytes: usize) -> usize {
-        let origin = &self.origins[origin.0 as usize];
-        entry_bytes(RECORD_PREFIX_BYTES + bytes) + entry_bytes(8 + origin.source.len() + origin.name.len())
+    /// Whether a record of up to `bytes`, the machine's own key included, would be taken now.
+    pub fn can_append(&mut self, now: Now, bytes: usize) -> bool {
+        self.make_room(now, entry_bytes(RECORD_PREFIX_BYTES + bytes) + ORIGIN_ENTRY_BYTES_MAX, Purpose::Intake).is_ok()
     }
 
     /// Copies a record into the open block. From now on it survives what the level promises once
@@ -442,8 +446,8 @@ impl Journal {
     /// # Errors
     /// [`Full`]: nothing was changed; try again when [`Journal::can_append`] holds.
     pub fn append_record(&mut self, now: Now, record: NewRecord<'_>) -> Result<(u64, Location), Full> {
-        let need = self.record_need(record.origin, record.key.len() + record.data.len());
-        self.make_room(now, need, Purpose::Intake)?;
+        let bytes = entry_bytes(RECORD_PREFIX_BYTES + record.key.len() + record.data.len());
+        self.make_room(now, bytes + ORIGIN_ENTRY_BYTES_MAX, Purpose::Intake)?;
         let segment = self.current_segment_number();
         let origin = &mut self.origins[record.origin.0 as usize];
         origin.unsettled += 1;
@@ -566,10 +570,10 @@ impl Journal {
                 return Ok((segment.number, segment.end));
             }
         }
-        let kept_back = usize::from(purpose == Purpose::Intake);
-        let full = self.segments.len() + 1 + kept_back > self.options.segments_max();
-        let first = purpose == Purpose::Progress && !self.current_segment_open();
-        if !self.is_prepared() || full && !first {
+        // Ids and marks are never refused for want of segments: without them nothing would be delivered and become free
+        // again. They are few and short, but the segments that they begin may go beyond the limit for a while.
+        let full = purpose == Purpose::Intake && self.segments.len() + 1 >= self.options.segments_max();
+        if !self.is_prepared() || full {
             return Err(Full);
         }
         if self.current_segment_open() && self.options.durability == Durability::Process {
@@ -751,9 +755,7 @@ impl Journal {
                 }
                 _ => true,
             };
-            // A journal found full still needs a segment of its own, for marks.
-            let full = self.segments.len() >= self.options.segments_max() && self.current_segment_open();
-            if !half_full || full {
+            if !half_full {
                 return;
             }
             let number = self.next_segment;
@@ -951,6 +953,11 @@ impl Journal {
     /// Whether the window has room for records that are to stay in memory until they are delivered.
     pub fn has_window_room(&self) -> bool {
         !self.on_disk() || self.free_slots.len() > self.slots_kept_back()
+    }
+
+    /// Whether reading back waits for memory.
+    pub fn is_window_tight(&self) -> bool {
+        self.heap_extents() >= self.heap_extents_max()
     }
 
     /// Slots that are never pinned by waiting records, so that intake and marks go on.

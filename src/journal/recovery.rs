@@ -105,6 +105,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     for old in &earlier {
         doing("remove the old block file", storage.remove_blocks(&old.block_name()))?;
     }
+    doing("remove stray block files", storage.remove_stray_blocks(&name))?;
     for old in files {
         doing("remove an old epoch file", storage.remove_epoch(old))?;
     }

@@ -1,2 +1,11 @@
 //! Counters, histograms, the admin server.
+//!
+//! A shard publishes a [`snapshot::Snapshot`]; [`report`] makes one picture of all shards; [`metrics`] and [`admin`] show it
+//! to Prometheus, to people and to programs. Nothing here runs on a core of the data path.
+
+pub mod admin;
+pub mod client;
+pub mod metrics;
+pub mod process;
+pub mod report;
 pub mod snapshot;

@@ -41,10 +41,30 @@ impl Terms {
     }
 }
 
-/// Event counts since the process started. Each is a Prometheus counter of the same name with `ringest_` before and
-/// `_total` behind; the comment is its help text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ pub $name:ident: u64,)*) => {
+        /// Event counts since the process started. Each is a Prometheus counter of the same name with `ringest_` before
+        /// and `_total` behind; the comment is its help text.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+        pub struct Counters {
+            $($(#[doc = $help])+ pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Adds another shard's counters.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Each counter's name, help text and value, in the order of their declaration.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
+                [$((stringify!($name), concat!($($help),+).trim_ascii(), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
     /// Bytes read from sources.
     pub received_bytes: u64,
     /// Frames without a byte, which are no records.
@@ -57,6 +77,10 @@ pub struct Counters {
     pub rejected_unfinished: u64,
     /// Records rejected because the journal was full.
     pub rejected_full: u64,
+    /// Breaks seen on serial lines.
+    pub line_breaks: u64,
+    /// Bytes received with a parity or framing error on serial lines.
+    pub line_errors: u64,
     /// Records whose data was not valid UTF-8 where the template asks for text.
     pub lossy_records: u64,
     /// Connections accepted from machines.
@@ -103,50 +127,6 @@ pub struct Counters {
     pub enters: u64,
     /// Multishot reads ended for want of buffers, and armed again.
     pub buffers_exhausted: u64,
-}
-
-impl Counters {
-    /// Adds another shard's counters.
-    pub fn add(&mut self, other: &Self) {
-        macro_rules! sum {
-            ($($field:ident),* $(,)?) => {
-                // The pattern fails to compile when a counter is missing here.
-                let Self { $($field),* } = other;
-                $(self.$field += $field;)*
-            };
-        }
-        sum!(
-            received_bytes,
-            empty_frames,
-            cut_records,
-            rejected_oversized,
-            rejected_unfinished,
-            rejected_full,
-            lossy_records,
-            accepted_connections,
-            opened_sources,
-            lost_sources,
-            http_accepted,
-            http_refused,
-            http_unavailable,
-            api_requests,
-            api_resent,
-            api_failures,
-            api_connects,
-            api_connect_failures,
-            api_sends,
-            journal_writes,
-            journal_bytes,
-            journal_read_backs,
-            journal_freed,
-            journal_errors,
-            turns,
-            wakes,
-            completions,
-            enters,
-            buffers_exhausted,
-        );
-    }
 }
 
 /// A stage of a record's way. Each is measured from the end of the one before, but `Whole`.

@@ -1,5 +1,456 @@
-//! The sans-IO owner of all that one core does.
+//! The sans-IO owner of all that one core does: it sees completions and `now`, and emits operations.
+//!
+//! - `link`: connections and ports by index; `lane`: what keeps its order; `timer`: deadlines.
+//! - `intake`, `machine`: bytes become records in the journal and in lanes. `deliver`: records of lanes become requests, answers
+//!   settle them. `backlog`: what lies behind the window comes back from the journal.
 
+mod backlog;
+mod deliver;
+mod intake;
+mod lane;
+mod link;
+mod machine;
 mod op;
+mod show;
+mod timer;
 
 pub use op::*;
+
+use crate::config::{Authority, Settings, SourceKind, Url};
+use crate::delivery::template::Template;
+use crate::http::client::RequestHead;
+use crate::http::date::HttpDate;
+use crate::journal::{Journal, Position};
+use crate::observe::snapshot::{Counters, StageHistograms, Terms};
+use deliver::Api;
+use intake::SourceState;
+use lane::{Doing, Lane};
+use link::{Links, State};
+use slab::Slab;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use timer::{Timer, Timers};
+
+/// What a shard is made of.
+pub struct Setup {
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// Index of the core thread, and the number of them.
+    pub core: u16,
+    /// Number of core threads.
+    pub cores: u16,
+    /// Sources that this core runs: its listeners, its share of ports and outgoing connections.
+    pub sources: Vec<SourceId>,
+    /// Its own journal, then adopted ones.
+    pub journals: Vec<Journal>,
+    /// Which core owns a `NAME@ADDRESS` with records from before the start; others are spread by hash.
+    pub owners: Arc<HashMap<String, u16>>,
+    /// For jitter.
+    pub seed: u64,
+    /// The time.
+    pub now: Now,
+}
+
+/// What the shard is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for the journal's first segment.
+    Starting,
+    Running,
+    /// Intake has ended; what can be delivered is.
+    Draining,
+    /// Delivery has ended too; the journal is flushed, files are closed.
+    Stopping,
+}
+
+/// All that one core owns.
+pub struct Shard {
+    settings: Arc<Settings>,
+    core: u16,
+    cores: u16,
+    owners: Arc<HashMap<String, u16>>,
+    rng: fastrand::Rng,
+    phase: Phase,
+    ops: VecDeque<Op>,
+    timers: Timers,
+    links: Links,
+    lanes: Slab<Lane>,
+    lane_generation: u32,
+    journals: Vec<JournalState>,
+    sources: Vec<SourceState>,
+    /// Position in `sources` by `SourceId`.
+    source_index: Vec<Option<usize>>,
+    /// Lanes of addresses, with `lane = "address"`.
+    address_lanes: HashMap<(SourceId, IpAddr), u32>,
+    machine_connections: usize,
+    /// HTTP connections to be looked at when the turn ends.
+    dirty_machines: Vec<LinkId>,
+    /// Buffers of answers that were sent.
+    send_buffers: Vec<Vec<u8>>,
+    /// HTTP connections whose answers wait for durability.
+    durable_waiters: Vec<LinkId>,
+    /// Lanes whose first record waits for durability, with its number.
+    durable_lanes: VecDeque<(u64, u32, u32)>,
+    /// Links that stopped reading since the journal was full.
+    paused_links: Vec<LinkId>,
+    apis: Vec<Api>,
+    record_api: ApiId,
+    id_api: ApiId,
+    template: Template,
+    record_head: RequestHead,
+    id_head: Option<RequestHead>,
+    key: String,
+    body: Vec<u8>,
+    date: HttpDate,
+    terms: Terms,
+    counters: Counters,
+    stages: StageHistograms,
+}
+
+/// A journal and what the shard keeps beside it.
+struct JournalState {
+    journal: Journal,
+    /// The lane of each origin, by `OriginRef`.
+    origin_lanes: Vec<u32>,
+    backlog: backlog::Backlog,
+}
+
+impl JournalState {
+    fn set_origin_lane(&mut self, origin: crate::journal::OriginRef, lane: u32) {
+        let index = origin.0 as usize;
+        if index >= self.origin_lanes.len() {
+            self.origin_lanes.resize(index + 1, u32::MAX);
+        }
+        self.origin_lanes[index] = lane;
+    }
+}
+
+impl Shard {
+    /// A shard at rest. [`Shard::start`] sets it going.
+    pub fn new(setup: Setup) -> Self {
+        let Setup { settings, core, cores, sources, journals, owners, seed, now } = setup;
+        assert!(!journals.is_empty());
+        let mut apis = vec![Api::new(settings.deliver.url.authority.clone())];
+        let record_api = ApiId(0);
+        let id_api = match &settings.sequence {
+            Some(sequence) if sequence.url.authority != apis[0].authority => {
+                apis.push(Api::new(sequence.url.authority.clone()));
+                ApiId(1)
+            }
+            _ => record_api,
+        };
+        let mut source_index = vec![None; settings.sources.len()];
+        for (index, source) in sources.iter().enumerate() {
+            source_index[source.0 as usize] = Some(index);
+        }
+        let deliver = &settings.deliver;
+        let mut shard = Self {
+            core,
+            cores,
+            owners,
+            rng: fastrand::Rng::with_seed(seed),
+            phase: Phase::Starting,
+            ops: VecDeque::new(),
+            timers: Timers::default(),
+            links: Links::default(),
+            lanes: Slab::new(),
+            lane_generation: 0,
+            journals: Vec::new(),
+            sources: sources.into_iter().map(|id| SourceState::new(id, now)).collect(),
+            source_index,
+            address_lanes: HashMap::new(),
+            machine_connections: 0,
+            dirty_machines: Vec::new(),
+            send_buffers: Vec::new(),
+            durable_waiters: Vec::new(),
+            durable_lanes: VecDeque::new(),
+            paused_links: Vec::new(),
+            apis,
+            record_api,
+            id_api,
+            template: Template::parse(&deliver.body, settings.sequence.is_some()).expect("settings are checked"),
+            record_head: request_head(&deliver.url, &deliver.content_type, &deliver.headers),
+            id_head: settings
+                .sequence
+                .as_ref()
+                .map(|sequence| request_head(&sequence.url, "application/json", &deliver.headers)),
+            key: String::new(),
+            body: Vec::new(),
+            date: HttpDate::new(),
+            terms: Terms::default(),
+            counters: Counters::default(),
+            stages: StageHistograms::new(),
+            settings,
+        };
+        for (index, mut journal) in journals.into_iter().enumerate() {
+            journal.set_id(JournalId(index as u8));
+            let (origin_lanes, backlog) = (Vec::new(), backlog::Backlog::default());
+            shard.journals.push(JournalState { journal, origin_lanes, backlog });
+        }
+        // What an adopted journal holds of a source is older than what this core has journaled since it adopted it.
+        for index in (1..shard.journals.len()).chain([0]) {
+            shard.adopt_lanes(JournalId(index as u8));
+        }
+        shard
+    }
+
+    /// Makes the lanes of a journal's recovered records.
+    fn adopt_lanes(&mut self, id: JournalId) {
+        let journal = &self.journals[id.0 as usize].journal;
+        let report = journal.report();
+        self.terms.recovered += report.recovered;
+        self.terms.parked += report.parked;
+        self.terms.pending += report.recovered - report.parked;
+        let origins: Vec<_> =
+            journal.origins().map(|(origin, o, unsettled)| (origin, o.lane, o.name.to_string(), unsettled)).collect();
+        let oldest = journal.oldest();
+        let mut by_number: HashMap<u32, u32> = HashMap::new();
+        for (origin, number, name, unsettled) in origins {
+            let index = *by_number.entry(number).or_insert_with(|| {
+                self.lane_generation += 1;
+                let mut lane = Lane::new(self.lane_generation, id, number);
+                lane.behind = Some((0, oldest));
+                let index = self.lanes.insert(lane) as u32;
+                self.journals[id.0 as usize].backlog.lanes.push(index);
+                index
+            });
+            self.lanes[index as usize].pending += unsettled;
+            self.journals[id.0 as usize].set_origin_lane(origin, index);
+            self.adopt_lane_for_source(&name, index);
+        }
+    }
+
+    /// Sets the shard going; intake begins once the journal is ready.
+    pub fn start(&mut self, now: Now) {
+        self.turn(now);
+    }
+
+    /// Whether intake has begun.
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    /// The API's authorities; an index is an [`ApiId`].
+    pub fn destinations(&self) -> Vec<Authority> {
+        self.apis.iter().map(|api| api.authority.clone()).collect()
+    }
+
+    /// For the driver's own counts.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// Ends the shard; what is not flushed is left to the next start.
+    pub fn into_journals(self) -> Vec<Journal> {
+        self.journals.into_iter().map(|state| state.journal).collect()
+    }
+
+    /// A journal's block memory, for [`Op::Commit`].
+    pub fn block_memory(&self, journal: JournalId) -> &crate::journal::BlockFile {
+        self.journals[journal.0 as usize].journal.memory()
+    }
+
+    fn journal(&mut self) -> &mut Journal {
+        &mut self.journals[0].journal
+    }
+
+    /// One completion.
+    pub fn handle(&mut self, now: Now, completion: Completion<'_>) {
+        match completion {
+            Completion::Accepted { source, fd, peer } => self.handle_accepted(now, source, fd, peer),
+            Completion::AcceptFailed { source, errno } => self.handle_accept_failed(now, source, errno),
+            Completion::Received { link, bytes } => self.handle_received(now, link, bytes),
+            Completion::RecvEnded { link, end } => self.handle_recv_ended(now, link, end),
+            Completion::Sent { link, bytes, result } => self.handle_sent(now, link, bytes, result),
+            Completion::Connected { link, result } => self.handle_connected(now, link, result),
+            Completion::PortOpened { link, result } => {
+                self.handle_source_opened(now, link, result.map_err(|error| error.to_string()));
+            }
+            Completion::PortAppeared { source } => self.reopen(now, source),
+            Completion::Closed { link } => self.links.remove(link),
+            Completion::Committed { journal, segment, offset, result } => {
+                self.journals[journal.0 as usize].journal.handle_committed(now, Position { segment, offset }, result);
+            }
+            Completion::SegmentPrepared { journal, segment, result } => {
+                self.journals[journal.0 as usize].journal.handle_prepared(now, segment, result);
+            }
+            Completion::SegmentSynced { journal, segment, result } => {
+                self.journals[journal.0 as usize].journal.handle_synced(segment, result);
+            }
+            Completion::SegmentFreed { .. } => {}
+            Completion::ReadBack { journal, segment, offset, buffer, result } => {
+                let state = &mut self.journals[journal.0 as usize];
+                let at = Position { segment, offset };
+                state.journal.handle_read_back(now, &mut state.backlog.scan, at, buffer, result);
+            }
+        }
+    }
+
+    fn handle_received(&mut self, now: Now, link: LinkId, bytes: &mut [u8]) {
+        let Some((fd, state)) = self.links.take(link) else { return };
+        let state = match state {
+            State::Stream(stream) => self.stream_received(now, link, stream, bytes),
+            State::Http(machine) => self.machine_received(now, link, machine, bytes),
+            State::Api(api) => self.api_received(now, link, fd, api, bytes),
+            State::Free | State::Closing | State::Taken => unreachable!("never taken out"),
+        };
+        self.links.put(link, state);
+    }
+
+    fn handle_recv_ended(&mut self, now: Now, link: LinkId, end: RecvEnd) {
+        let Some((_, state)) = self.links.take(link) else { return };
+        let state = match state {
+            State::Stream(stream) => self.stream_ended(now, link, stream, end),
+            State::Http(machine) => self.machine_ended(now, link, machine, end),
+            State::Api(api) => self.api_ended(now, link, api, end),
+            State::Free | State::Closing | State::Taken => unreachable!("never taken out"),
+        };
+        self.links.put(link, state);
+    }
+
+    fn handle_sent(&mut self, now: Now, link: LinkId, bytes: Vec<u8>, result: Result<(), i32>) {
+        let Some((_, state)) = self.links.take(link) else { return };
+        let state = match state {
+            State::Http(machine) => self.machine_sent(now, link, machine, bytes, result),
+            State::Api(api) => self.api_sent(now, link, api, bytes, result),
+            state => state,
+        };
+        self.links.put(link, state);
+    }
+
+    fn handle_connected(&mut self, now: Now, link: LinkId, result: Result<Fd, String>) {
+        match self.links.find(link).map(|found| &found.state) {
+            Some(State::Api(_)) => self.api_connected(now, link, result),
+            Some(State::Stream(_)) => self.handle_source_opened(now, link, result),
+            // The driver closes what comes after a close was asked for.
+            _ => {}
+        }
+    }
+
+    /// Asks for a link to be closed. Its index is free again when [`Completion::Closed`] comes.
+    fn close(&mut self, id: LinkId) {
+        let Some(link) = self.links.find(id) else { return };
+        if matches!(link.state, State::Free | State::Closing) {
+            return;
+        }
+        link.state = State::Closing;
+        let fd = link.fd;
+        self.ops.push_back(Op::Close { link: id, fd });
+    }
+
+    /// Ends a turn: what the completions made possible is done, operations are emitted. Also called when
+    /// [`Shard::next_deadline`] has passed.
+    pub fn turn(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop_due(now.mono_ns) {
+            self.handle_timer(now, timer);
+        }
+        self.advance_phase(now);
+        self.release_durable(now);
+        self.resume_paused(now);
+        self.advance_backlog(now);
+        self.dispatch(now);
+        self.flush_machines(now);
+        let waiting = !self.durable_waiters.is_empty() || !self.durable_lanes.is_empty();
+        for state in &mut self.journals {
+            if self.phase == Phase::Stopping {
+                state.journal.flush(now, &mut self.ops);
+            } else {
+                state.journal.turn(now, waiting, &mut self.ops);
+            }
+            state.journal.take_counters(&mut self.counters);
+        }
+        debug_assert!(self.terms.balance(), "{:?}", self.terms);
+    }
+
+    fn handle_timer(&mut self, now: Now, timer: Timer) {
+        match timer {
+            Timer::Lane { index, generation } => {
+                let lane = self.lanes.get_mut(index as usize).filter(|lane| lane.generation == generation);
+                if lane.is_some_and(|lane| lane.doing == Doing::Backoff) {
+                    self.make_ready(index);
+                }
+            }
+            Timer::Link { index, generation } => self.handle_link_timer(now, LinkId { index, generation }),
+            Timer::Reopen(source) => self.reopen_due(now, SourceId(source)),
+            Timer::Silence(source) => self.check_silence(now, SourceId(source)),
+            Timer::Accept(source) => self.resume_accept(SourceId(source)),
+            Timer::Api(_) => {} // dispatch looks at the time itself
+            Timer::Drain => self.end_drain(),
+        }
+    }
+
+    fn handle_link_timer(&mut self, now: Now, link: LinkId) {
+        let Some((_, state)) = self.links.take(link) else { return };
+        let state = match state {
+            State::Http(machine) => self.machine_timer(now, link, machine),
+            State::Api(api) => self.api_timer(now, link, api),
+            state => state,
+        };
+        self.links.put(link, state);
+    }
+
+    /// The next operation.
+    pub fn poll_op(&mut self) -> Option<Op> {
+        self.ops.pop_front()
+    }
+
+    /// When [`Shard::turn`] has something to do though nothing happens, in monotonic nanoseconds.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let journals = self
+            .journals
+            .iter()
+            .flat_map(|state| [state.journal.deadline_ns(), state.backlog.deadline_ns()])
+            .flatten()
+            .min();
+        [self.timers.next_ns(), journals].into_iter().flatten().min()
+    }
+
+    fn advance_phase(&mut self, now: Now) {
+        match self.phase {
+            Phase::Starting if self.journals[0].journal.is_ready() => {
+                self.phase = Phase::Running;
+                self.start_sources(now);
+            }
+            Phase::Draining if self.terms.pending == 0 && self.machines_are_answered() => self.end_drain(),
+            _ => {}
+        }
+    }
+
+    /// SIGTERM: intake ends now, delivery when everything is delivered or `drain` is over.
+    pub fn stop(&mut self, now: Now) {
+        if matches!(self.phase, Phase::Draining | Phase::Stopping) {
+            return;
+        }
+        self.phase = Phase::Draining;
+        self.timers.set(now.mono_ns + self.settings.deliver.drain.as_nanos() as u64, Timer::Drain);
+        self.stop_sources(now);
+        self.turn(now);
+    }
+
+    fn end_drain(&mut self) {
+        if self.phase != Phase::Draining {
+            return;
+        }
+        self.phase = Phase::Stopping;
+        let links: Vec<LinkId> = self.links.iter().map(|(id, _)| id).collect();
+        for link in links {
+            self.close(link);
+        }
+    }
+
+    /// Whether everything is closed and on disk: the journals may be closed.
+    pub fn is_stopped(&self) -> bool {
+        self.phase == Phase::Stopping
+            && self.links.len() == 0
+            && self.journals.iter().all(|state| state.journal.is_flushed() && !state.backlog.is_reading())
+    }
+
+    fn source_kind(&self, source: SourceId) -> &SourceKind {
+        &self.settings.sources[source.0 as usize].kind
+    }
+}
+
+fn request_head(url: &Url, content_type: &str, headers: &[(String, String)]) -> RequestHead {
+    RequestHead::post(&url.target, &url.host_header, content_type, headers).expect("settings are checked")
+}

@@ -121,6 +121,17 @@ pub enum Op {
         /// Where to.
         to: Destination,
     },
+    /// Hand an accepted connection over to the core that owns its address; it arrives there as [`Completion::Accepted`].
+    HandOver {
+        /// The listener's source.
+        source: SourceId,
+        /// The connection.
+        fd: Fd,
+        /// Its peer.
+        peer: SocketAddr,
+        /// Index of the owning core thread.
+        core: u16,
+    },
     /// Open a serial port and apply its settings; answered by [`Completion::PortOpened`].
     OpenPort {
         /// The link.

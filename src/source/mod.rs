@@ -1,1 +1,3 @@
 //! Where bytes come from.
+
+pub mod serial;

@@ -404,7 +404,7 @@ impl World {
         let (flags, first_byte_wall_ns, frame_us) =
             (data.len() as u8, now.mono_ns ^ data.len() as u64, data.len() as u32);
         let record = NewRecord { origin, flags, first_byte_wall_ns, frame_us, key, data };
-        let room = self.journal().can_append(now, origin, key.len() + data.len());
+        let room = self.journal().can_append(now, key.len() + data.len());
         let appended = self.journal().append_record(now, record);
         assert_eq!(appended.is_ok(), room, "can_append tells the truth");
         let (number, at) = appended.ok()?;

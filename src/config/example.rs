@@ -1,0 +1,84 @@
+//! The complete example, held to the code by tests.
+
+/// A file in which every key appears, with its default where it has one. Optional keys are lines that begin with `#` and
+/// a key.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
+#[cfg(test)]
+mod tests {
+    use super::EXAMPLE;
+    use crate::config::walk::Reader;
+    use crate::config::{Journal, Limits, parse_on, walk_document};
+
+    /// The example with its optional keys made active: lines with `#` and no blank after it.
+    fn with_optional_keys() -> String {
+        let lines = EXAMPLE.lines().map(|line| match line.strip_prefix('#') {
+            Some(active) if !active.is_empty() && !active.starts_with(' ') => active,
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn without_comments(text: &str) -> String {
+        text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_is_valid_with_and_without_its_comments_and_optional_keys() {
+        let whole = parse_on(EXAMPLE, "example", &[0, 1]).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(parse_on(&without_comments(EXAMPLE), "example", &[0, 1]).as_ref(), Ok(&whole));
+        let optional = with_optional_keys();
+        let settings = parse_on(&optional, "example", &[0, 1]).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(settings.sources.len(), 4, "one of each kind");
+        assert_eq!(parse_on(&without_comments(&optional), "example", &[0, 1]), Ok(settings));
+    }
+
+    #[test]
+    fn every_key_that_the_code_asks_for_is_in_the_example() {
+        let text = with_optional_keys();
+        let document = toml_edit::Document::parse(text.as_str()).unwrap();
+        let reader = Reader::new(&text);
+        assert!(walk_document(&reader, document.as_table(), &[0]).is_some());
+        let absent = reader.absent.borrow();
+        assert!(absent.is_empty(), "missing in the example: {absent:?}");
+        // That this test would notice: without its optional keys some are missing.
+        let document = toml_edit::Document::parse(EXAMPLE).unwrap();
+        let reader = Reader::new(EXAMPLE);
+        walk_document(&reader, document.as_table(), &[0]);
+        assert!(reader.absent.borrow().contains("source[serial].silence_alarm"));
+    }
+
+    #[test]
+    fn the_values_in_the_example_are_the_defaults() {
+        let minimal = r#"
+            [[source]]
+            name = "gauge-1"
+            kind = "serial"
+            path = "/dev/serial/by-id/usb-FTDI_FT232R_A10K2-if00-port0"
+            [sequence]
+            url = "http://127.0.0.1:8000/seq/"
+            [deliver]
+            url = "http://127.0.0.1:8000/films/"
+        "#;
+        let minimal = parse_on(minimal, "minimal", &[0, 1]).unwrap();
+        assert_eq!(parse_on(EXAMPLE, "example", &[0, 1]), Ok(minimal.clone()));
+        assert_eq!(minimal.journal, Journal::default());
+        assert_eq!(minimal.limits, Limits::default());
+        // The optional sources too: only what they must have is given here.
+        let required = r#"
+            source = [
+                { name = "gauge-1", kind = "serial", path = "/dev/serial/by-id/usb-FTDI_FT232R_A10K2-if00-port0" },
+                { name = "device-servers", kind = "tcp_listen", listen = "0.0.0.0:4001" },
+                { name = "press-4", kind = "tcp_connect", connect = "10.0.4.20:4001" },
+                { name = "machines", kind = "http", listen = "127.0.0.1:8080" },
+            ]
+            deliver.url = "http://127.0.0.1:8000/films/"
+        "#;
+        let required = parse_on(required, "required", &[0, 1]).unwrap();
+        let mut all = parse_on(&with_optional_keys(), "example", &[0, 1]).unwrap();
+        for source in &mut all.sources {
+            assert!(source.silence_alarm.take().is_some());
+        }
+        assert_eq!(all.sources, required.sources);
+    }
+}

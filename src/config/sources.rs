@@ -1,0 +1,330 @@
+//! `[framing.NAME]` and `[[source]]`: where bytes come from and how they are cut.
+
+use super::gateway::{RECORD_BYTES_MAX, check_name, parse_path};
+use super::nearest::nearest;
+use super::problem::Refusal;
+use super::settings::{
+    Authority, Flow, Framing, FramingKind, LaneKey, OnMissing, Oversized, Parity, Serial, Source, SourceKind,
+};
+use super::units;
+use super::url::{overlap, parse_authority, parse_listen};
+use super::walk::{Reader, Section};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longest delimiter.
+const END_BYTES_MAX: usize = 16;
+/// A source's index is a `u16`.
+const SOURCES_MAX: usize = 65_535;
+
+/// The framings of a file by name, and which of them a source uses.
+pub(super) struct Framings<'d> {
+    by_name: HashMap<&'d str, (Framing, bool)>,
+}
+
+pub(super) fn framings<'d>(section: &Section<'_, 'd>) -> Framings<'d> {
+    let mut by_name = HashMap::new();
+    for (name, entry) in section.entries() {
+        if !entry.item.is_table_like() {
+            entry.refuse(Refusal::new(
+                "a framing has a name, and its keys stand below it",
+                format!("[framing.NAME] and below it {name} = …; a source then has framing = \"NAME\""),
+            ));
+            continue;
+        }
+        if let Err(refusal) = check_name(name) {
+            entry.refuse_key(refusal);
+        }
+        if let Some(mut inner) = entry.section("a section") {
+            inner.rename(format!("framing.{name}"), "framing.NAME".to_owned());
+            by_name.insert(name, (framing(inner), false));
+        }
+    }
+    Framings { by_name }
+}
+
+fn framing(section: Section<'_, '_>) -> Framing {
+    let defaults = Framing::default();
+    const INSTEAD: &str = "records are cut at their end bytes only: end = \"\\r\" or any other bytes";
+    section.unsupported("start", &format!("{INSTEAD}; start bytes then stay at the head of the record"));
+    section.unsupported("checksum", &format!("{INSTEAD}; a checksum before the end bytes stays in the record"));
+    for key in ["length", "fixed", "idle_gap", "on_idle"] {
+        section.unsupported(key, INSTEAD);
+    }
+    let FramingKind::Delimiter { end: default_end } = defaults.kind;
+    let end = section.parsed("end", "a string", |text| units::parse_bytes(text, END_BYTES_MAX)).unwrap_or(default_end);
+    // White space around a binary end may well be data.
+    let trim = section.boolean("trim", end.iter().all(|byte| units::is_text(*byte)));
+    let max_bytes = section.size("max", defaults.max_bytes as u64, 1..=RECORD_BYTES_MAX) as usize;
+    let oversized =
+        section.choice("oversized", &[("cut", Oversized::Cut), ("drop", Oversized::Drop)], defaults.oversized);
+    section.finish();
+    Framing { kind: FramingKind::Delimiter { end }, trim, max_bytes, oversized }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Serial,
+    TcpListen,
+    TcpConnect,
+    Http,
+}
+
+const KINDS: [(&str, Kind); 4] = [
+    ("serial", Kind::Serial),
+    ("tcp_listen", Kind::TcpListen),
+    ("tcp_connect", Kind::TcpConnect),
+    ("http", Kind::Http),
+];
+
+/// Keys that only some kinds have, for a better word than "unknown".
+const KEYS_OF_KINDS: [(&str, &str); 8] = [
+    ("path", "serial"),
+    ("line", "serial"),
+    ("flow", "serial"),
+    ("on_missing", "serial"),
+    ("connect", "tcp_connect"),
+    ("lane", "tcp_listen"),
+    ("listen", "tcp_listen and http"),
+    ("allow_remote", "http"),
+];
+
+/// What a source may not share with another, and who has it.
+#[derive(Default)]
+struct Taken {
+    names: HashMap<String, usize>,
+    paths: HashMap<PathBuf, String>,
+    listeners: HashMap<u16, Vec<(SocketAddr, String)>>,
+}
+
+/// All sources, in the order of the file. `admin` is an address that is taken already.
+pub(super) fn sources<'d>(
+    reader: &Reader<'d>,
+    root: &Section<'_, 'd>,
+    framings: &mut Framings<'d>,
+    admin: SocketAddr,
+) -> Vec<Source> {
+    let Some(entry) = root.get("source") else {
+        root.missing("source", "at least one [[source]], where records come from; see `ringest config example`");
+        return Vec::new();
+    };
+    let tables: Vec<_> = if let Some(tables) = entry.item.as_array_of_tables() {
+        tables.iter().map(|table| (table as &dyn toml_edit::TableLike, table.span())).collect()
+    } else if let Some(array) = entry.item.as_array().filter(|array| array.iter().all(|value| value.is_inline_table()))
+    {
+        let tables = array.iter().filter_map(|value| value.as_inline_table());
+        tables.map(|table| (table as &dyn toml_edit::TableLike, table.span())).collect()
+    } else {
+        entry.refuse(Refusal::new("sources are a list", "[[source]] in double brackets, once for each source"));
+        return Vec::new();
+    };
+    if tables.is_empty() {
+        entry.refuse(Refusal::new("there is no source in this list", "at least one [[source]]"));
+    }
+    if tables.len() > SOURCES_MAX {
+        entry.refuse_key(Refusal::new(format!("these are {} sources", tables.len()), format!("at most {SOURCES_MAX}")));
+    }
+    let mut taken = Taken::default();
+    taken.listeners.insert(admin.port(), vec![(admin, "gateway.admin".to_owned())]);
+    let mut sources = Vec::with_capacity(tables.len());
+    for (index, (table, span)) in tables.into_iter().enumerate() {
+        let number = format!("source #{}", index + 1);
+        let section = Section::new(reader, number, "source".to_owned(), Some(table), span);
+        sources.extend(source(section, index, framings, &mut taken));
+    }
+    sources
+}
+
+fn source<'d>(
+    mut section: Section<'_, 'd>,
+    index: usize,
+    framings: &mut Framings<'d>,
+    taken: &mut Taken,
+) -> Option<Source> {
+    let name = section.parsed("name", "a string", |name| check_name(name).map(|()| name));
+    if section.get("name").is_none() {
+        section.missing("name", "name = \"…\": a name of its own for each source, shown with every record");
+    }
+    if let Some(name) = name
+        && let Some(first) = taken.names.insert(name.to_owned(), index)
+    {
+        let what = format!("source #{} has this name already", first + 1);
+        section.refuse("name", Refusal::new(what, "a name of its own for each source"));
+    }
+    let kind = kind(&section);
+    // From here on messages say the name.
+    let path = name.map_or_else(|| format!("source #{}", index + 1), |name| format!("source {name:?}"));
+    let kind_name = kind.and_then(|kind| KINDS.iter().find(|(_, known)| *known == kind)).map_or("", |(name, _)| *name);
+    section.rename(path.clone(), format!("source[{kind_name}]"));
+    let Some(kind) = kind else {
+        return None; // which keys it may have is not known
+    };
+    let silence_alarm =
+        section.duration_if_given("silence_alarm", Duration::from_secs(1)..=Duration::from_secs(30 * 86_400));
+    let framing = if kind == Kind::Http {
+        section.misplaced(
+            "framing",
+            "the body of an HTTP request is a record, so there is nothing to cut",
+            "leave it out",
+        );
+        Some(Framing::default())
+    } else {
+        source_framing(&section, framings)
+    };
+    let source_kind = match kind {
+        Kind::Serial => serial(&section, &path, framing.as_ref(), taken).map(SourceKind::Serial),
+        Kind::TcpListen => {
+            let lanes = [("connection", LaneKey::Connection), ("address", LaneKey::Address)];
+            let lane = section.choice("lane", &lanes, LaneKey::Connection);
+            listen(&section, &path, taken).map(|listen| SourceKind::TcpListen { listen, lane })
+        }
+        Kind::TcpConnect => connect(&section).map(|connect| SourceKind::TcpConnect { connect }),
+        Kind::Http => http(&section, &path, taken),
+    };
+    section.finish_with(|key| {
+        let (_, owner) = KEYS_OF_KINDS.iter().find(|(known, _)| *known == key)?;
+        Some(format!("a source of kind {kind_name:?} has no such key: it belongs to {owner}"))
+    });
+    Some(Source { name: name?.to_owned(), kind: source_kind?, framing: framing?, silence_alarm })
+}
+
+fn kind(section: &Section<'_, '_>) -> Option<Kind> {
+    let names = KINDS.map(|(name, _)| format!("{name:?}")).join(", ");
+    let remedy = format!("one of {names}");
+    if section.get("kind").is_none() {
+        section.missing("kind", &remedy);
+    }
+    section.parsed("kind", &remedy, |given| {
+        let found = KINDS.iter().find(|(name, _)| *name == given);
+        found.map(|(_, kind)| *kind).ok_or_else(|| {
+            let near = match given {
+                "tty" | "rs232" | "usb" => Some("serial"),
+                "tcp" => Some("tcp_listen"),
+                _ => nearest(given, KINDS.iter().map(|(name, _)| *name)),
+            };
+            Refusal::new("there is no such kind of source", remedy.clone()).with_nearest(near)
+        })
+    })
+}
+
+fn source_framing(section: &Section<'_, '_>, framings: &mut Framings<'_>) -> Option<Framing> {
+    if section.get("framing").is_none() {
+        return Some(Framing::default());
+    }
+    section.parsed("framing", "the name of a [framing.NAME] section", |name| {
+        if let Some((framing, used)) = framings.by_name.get_mut(name) {
+            *used = true;
+            return Ok(framing.clone());
+        }
+        let mut names: Vec<&str> = framings.by_name.keys().copied().collect();
+        names.sort_unstable();
+        let known =
+            if names.is_empty() { "this file has none".to_owned() } else { format!("known: {}", names.join(", ")) };
+        let what = format!("there is no section [framing.{}]", name.escape_debug());
+        Err(Refusal::new(what, format!("the name of a [framing.NAME] section; {known}"))
+            .with_nearest(nearest(name, names.iter().copied())))
+    })
+}
+
+/// Notes the framings that no source uses.
+pub(super) fn note_unused(section: &Section<'_, '_>, framings: &Framings<'_>) {
+    let mut unused: Vec<&str> = framings.by_name.iter().filter(|(_, (_, used))| !used).map(|(name, _)| *name).collect();
+    unused.sort_unstable();
+    for name in unused {
+        section.note(name, "no source uses this framing", format!("framing = \"{name}\" in a [[source]]"));
+    }
+}
+
+fn serial(section: &Section<'_, '_>, owner: &str, framing: Option<&Framing>, taken: &mut Taken) -> Option<Serial> {
+    let path = section.parsed("path", "a path, such as \"/dev/serial/by-id/…\"", |text| {
+        let path = parse_path(text)?;
+        match taken.paths.insert(path.clone(), owner.to_owned()) {
+            Some(first) => Err(Refusal::new(format!("{first} reads this port already"), "one source for each port")),
+            None => Ok(path),
+        }
+    });
+    if section.get("path").is_none() {
+        section.missing("path", "path = \"/dev/serial/by-id/…\", a name that stays when the port is plugged in again");
+    }
+    let default_line = units::parse_line("9600 8N1").expect("the default is valid");
+    let line = section.parsed("line", "a string such as \"9600 8N1\"", units::parse_line).unwrap_or(default_line);
+    let flows = [("none", Flow::None), ("rtscts", Flow::RtsCts), ("xonxoff", Flow::XonXoff)];
+    let flow = section.choice("flow", &flows, Flow::None);
+    let on_missing =
+        section.choice("on_missing", &[("wait", OnMissing::Wait), ("fail", OnMissing::Fail)], OnMissing::Wait);
+    if let Some(Framing { kind: FramingKind::Delimiter { end }, .. }) = framing {
+        let largest = (1u16 << line.data_bits) - 1;
+        if let Some(byte) = end.iter().find(|byte| u16::from(**byte) > largest) {
+            let what = format!("0x{byte:02X} of the framing's end cannot come over {} data bits", line.data_bits);
+            section.refuse("line", Refusal::new(what, "8 data bits, or a framing whose end fits"));
+        }
+        if flow == Flow::XonXoff && end.iter().any(|byte| matches!(byte, 0x11 | 0x13)) {
+            let what = "the framing's end contains XON (0x11) or XOFF (0x13), which this flow control takes away";
+            section.refuse("flow", Refusal::new(what, "\"none\" or \"rtscts\", or a framing with another end"));
+        }
+    }
+    // A parity bit beyond eight data bits is fine; five data bits with two stop bits are 1.5 on common hardware.
+    if line.data_bits == 5 && line.stop_bits == 2 && line.parity != Parity::None {
+        section.note("line", "common hardware sends one and a half stop bits here", "");
+    }
+    Some(Serial { path: path?, line, flow, on_missing })
+}
+
+fn listen(section: &Section<'_, '_>, owner: &str, taken: &mut Taken) -> Option<SocketAddr> {
+    if section.get("listen").is_none() {
+        section.missing("listen", "listen = \"ADDRESS:PORT\", such as \"0.0.0.0:4001\"");
+    }
+    section.parsed("listen", "an address and a port, such as \"0.0.0.0:4001\"", |text| {
+        let address = parse_listen(text)?;
+        let listeners = taken.listeners.entry(address.port()).or_default();
+        if let Some((other, first)) = listeners.iter().find(|(other, _)| overlap(*other, address)) {
+            let what = format!("{first} listens on {other} already");
+            return Err(Refusal::new(what, "an address and a port of its own for each listener"));
+        }
+        listeners.push((address, owner.to_owned()));
+        Ok(address)
+    })
+}
+
+fn connect(section: &Section<'_, '_>) -> Option<Authority> {
+    const REMEDY: &str = "a host and a port, such as \"10.0.4.20:4001\"";
+    if section.get("connect").is_none() {
+        section.missing("connect", REMEDY);
+    }
+    section.parsed("connect", REMEDY, |text| {
+        if text.contains("://") {
+            return Err(Refusal::new("this is a URL; a device server is reached by plain TCP", REMEDY));
+        }
+        parse_authority(text, None)
+    })
+}
+
+fn http(section: &Section<'_, '_>, owner: &str, taken: &mut Taken) -> Option<SourceKind> {
+    const PROXY: &str = "listen on 127.0.0.1 and run a proxy in front (nginx, HAProxy) that does it";
+    section.unsupported("tls", PROXY);
+    section.unsupported("tokens_file", PROXY);
+    let allow_remote = section.boolean("allow_remote", false);
+    let listen = listen(section, owner, taken)?;
+    if !listen.ip().is_loopback() {
+        if allow_remote {
+            section.note(
+                "listen",
+                "anyone who reaches this address can write records: there is no TLS and no authentication",
+                "",
+            );
+        } else {
+            section.refuse(
+                "listen",
+                Refusal::new(
+                    "this address is reachable from other machines, and this version has neither TLS nor authentication: \
+                     anyone who reaches it could write records",
+                    "\"127.0.0.1:PORT\" behind a proxy that authenticates, or allow_remote = true in this source if all \
+                     who reach the address may write",
+                ),
+            );
+        }
+    }
+    Some(SourceKind::Http { listen })
+}

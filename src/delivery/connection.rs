@@ -1,0 +1,66 @@
+//! One kept-alive connection to the API: the requests in flight on it, in order, and the reader of their answers.
+
+use crate::http::client::ResponseReader;
+use std::collections::VecDeque;
+
+/// Which of the two steps a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A sequence id is asked for.
+    Id,
+    /// The record is posted.
+    Record,
+}
+
+/// A request without its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct InFlight {
+    /// The lane whose first record it carries.
+    pub lane: u32,
+    /// That lane's generation.
+    pub generation: u32,
+    /// Which step.
+    pub step: Step,
+    /// When it was sent, in monotonic nanoseconds.
+    pub sent_ns: u64,
+    /// The answer's status once its header is whole, else 0.
+    pub status: u16,
+}
+
+/// A connection to the API.
+#[derive(Debug, Default)]
+pub struct Connection {
+    /// The connect is over.
+    pub open: bool,
+    /// Reads answers.
+    pub reader: ResponseReader,
+    /// Requests without their whole answer, oldest first.
+    pub in_flight: VecDeque<InFlight>,
+    /// Requests rendered for the next send; its allocation moves into the send and back.
+    pub out: Vec<u8>,
+    /// A send is under way.
+    pub sending: bool,
+    /// Answers so far.
+    pub answered: u64,
+    /// Listed as having room.
+    pub listed: bool,
+    /// Since when nothing is in flight.
+    pub idle_ns: u64,
+    /// The body of an id step's answer.
+    pub body: Vec<u8>,
+}
+
+impl Connection {
+    /// Whether another request may be rendered.
+    pub fn has_room(&self, pipeline: usize) -> bool {
+        self.open && !self.sending && self.in_flight.len() < pipeline
+    }
+
+    /// When something must have happened: the oldest answer, or the end of idling.
+    pub fn deadline_ns(&self, timeout_ns: u64, idle_ns: u64) -> u64 {
+        match self.in_flight.front() {
+            Some(request) => request.sent_ns + timeout_ns,
+            None => self.idle_ns + idle_ns,
+        }
+    }
+}

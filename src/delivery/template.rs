@@ -1,0 +1,360 @@
+//! The body of a request: a template, cut into parts once and filled in for each record.
+//!
+//! Rendering appends to a buffer of the caller and allocates nothing else; it asks no clock and cannot fail.
+
+use crate::config::nearest;
+
+/// A checked template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(Box<[u8]>),
+    Field(Field),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Id,
+    SourceJson,
+    Source,
+    DataJson,
+    DataBase64,
+    DataHex,
+    Data,
+    ReceivedAt,
+    Key,
+}
+
+/// Every placeholder, as it is written between the braces. The order is that of messages.
+const PLACEHOLDERS: [(&str, Field); 9] = [
+    ("id", Field::Id),
+    ("source|json", Field::SourceJson),
+    ("source", Field::Source),
+    ("data|json", Field::DataJson),
+    ("data|base64", Field::DataBase64),
+    ("data|hex", Field::DataHex),
+    ("data", Field::Data),
+    ("received_at", Field::ReceivedAt),
+    ("key", Field::Key),
+];
+
+/// What is filled in.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a> {
+    /// The sequence id: a JSON token as the service gave it, a number or a quoted string. `None` only for a template
+    /// that was parsed without ids.
+    pub id: Option<&'a str>,
+    /// The source's name.
+    pub source: &'a str,
+    /// The record's bytes.
+    pub data: &'a [u8],
+    /// Nanoseconds since 1970 at the record's first byte.
+    pub received_wall_ns: u64,
+    /// The record's key.
+    pub key: &'a str,
+}
+
+/// What became of a record while it was rendered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rendered {
+    /// `{{data|json}}` met bytes that are not valid UTF-8 and wrote U+FFFD for them.
+    pub lossy: bool,
+}
+
+/// Why a template cannot be used. Offsets are bytes from the template's start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// `{{` without its `}}`.
+    #[error("the placeholder that begins at byte {offset} has no closing }}}}")]
+    Unclosed {
+        /// Where `{{` stands.
+        offset: usize,
+    },
+    /// Nothing of that name.
+    #[error("there is no placeholder {{{{{given}}}}} (byte {offset})")]
+    UnknownPlaceholder {
+        /// Where its `{{` stands.
+        offset: usize,
+        /// What stands between the braces.
+        given: String,
+        /// The placeholder that was most likely meant.
+        nearest: Option<&'static str>,
+    },
+    /// The placeholder is known, what follows its `|` is not.
+    #[error("{{{{{placeholder}}}}} has no filter {given:?} (byte {offset})")]
+    UnknownFilter {
+        /// Where its `{{` stands.
+        offset: usize,
+        /// The part before `|`.
+        placeholder: String,
+        /// The part behind `|`.
+        given: String,
+        /// The placeholder with the filter that was most likely meant.
+        nearest: Option<&'static str>,
+    },
+    /// `{{id}}`, but no id is fetched.
+    #[error("{{{{id}}}} needs a [sequence] section, which fetches the ids (byte {offset})")]
+    NoSequence {
+        /// Where its `{{` stands.
+        offset: usize,
+    },
+}
+
+impl TemplateError {
+    /// The placeholder that was most likely meant, without its braces.
+    pub fn nearest(&self) -> Option<&'static str> {
+        match self {
+            Self::UnknownPlaceholder { nearest, .. } | Self::UnknownFilter { nearest, .. } => *nearest,
+            Self::Unclosed { .. } | Self::NoSequence { .. } => None,
+        }
+    }
+}
+
+impl Template {
+    /// Cuts a template into its parts. Blanks inside the braces do not count; `}}` outside a placeholder is text.
+    ///
+    /// # Errors
+    /// The first problem, see [`TemplateError`]; `{{id}}` is one unless `has_id`.
+    pub fn parse(text: &str, has_id: bool) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(start) = rest.find("{{") {
+            let offset = text.len() - rest.len() + start;
+            let inside = &rest[start + 2..];
+            let end = inside.find("}}").ok_or(TemplateError::Unclosed { offset })?;
+            let field = parse_placeholder(&inside[..end], offset)?;
+            if field == Field::Id && !has_id {
+                return Err(TemplateError::NoSequence { offset });
+            }
+            if start > 0 {
+                parts.push(Part::Text(rest.as_bytes()[..start].into()));
+            }
+            parts.push(Part::Field(field));
+            rest = &inside[end + 2..];
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.as_bytes().into()));
+        }
+        Ok(Self { parts })
+    }
+
+    /// Every placeholder without its braces.
+    pub fn placeholders() -> impl Iterator<Item = &'static str> {
+        PLACEHOLDERS.iter().map(|(name, _)| *name)
+    }
+
+    /// Whether the template shows the sequence id.
+    pub fn uses_id(&self) -> bool {
+        self.parts.contains(&Part::Field(Field::Id))
+    }
+
+    /// Whether the template shows the record's bytes, in any form.
+    pub fn uses_data(&self) -> bool {
+        [Field::DataJson, Field::DataBase64, Field::DataHex, Field::Data]
+            .into_iter()
+            .any(|field| self.parts.contains(&Part::Field(field)))
+    }
+
+    /// Whether the body can be JSON: every placeholder stands where what it shows can stand. A raw `{{data}}` is taken for
+    /// a number, since a machine may well send JSON itself.
+    pub fn is_json(&self) -> bool {
+        let mut body = Vec::new();
+        for part in &self.parts {
+            body.extend_from_slice(match part {
+                Part::Text(text) => text,
+                Part::Field(Field::Id | Field::Data) => b"1",
+                Part::Field(Field::SourceJson | Field::DataJson) => b"\"a\"",
+                // Letters, which need quotes around them.
+                Part::Field(Field::Source | Field::DataBase64 | Field::DataHex | Field::ReceivedAt | Field::Key) => {
+                    b"ab"
+                }
+            });
+        }
+        serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok()
+    }
+
+    /// Appends the filled-in template to `out`. The same fields give the same bytes.
+    ///
+    /// # Panics
+    /// If the template shows `{{id}}` and `fields.id` is `None`.
+    pub fn render(&self, fields: &Fields<'_>, out: &mut Vec<u8>) -> Rendered {
+        let mut lossy = false;
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => out.extend_from_slice(text),
+                Part::Field(Field::Id) => {
+                    out.extend_from_slice(fields.id.expect("a template with ids is rendered with one").as_bytes());
+                }
+                Part::Field(Field::SourceJson) => {
+                    write_json(fields.source.as_bytes(), out);
+                }
+                Part::Field(Field::Source) => out.extend_from_slice(fields.source.as_bytes()),
+                Part::Field(Field::DataJson) => lossy |= write_json(fields.data, out),
+                Part::Field(Field::DataBase64) => write_base64(fields.data, out),
+                Part::Field(Field::DataHex) => write_hex(fields.data, out),
+                Part::Field(Field::Data) => out.extend_from_slice(fields.data),
+                Part::Field(Field::ReceivedAt) => out.extend_from_slice(&rfc3339_micros(fields.received_wall_ns)),
+                Part::Field(Field::Key) => out.extend_from_slice(fields.key.as_bytes()),
+            }
+        }
+        Rendered { lossy }
+    }
+}
+
+/// What stands between `{{` and `}}`, which begins at `offset`.
+fn parse_placeholder(inside: &str, offset: usize) -> Result<Field, TemplateError> {
+    let (name, filter) = match inside.split_once('|') {
+        Some((name, filter)) => (name.trim(), Some(filter.trim())),
+        None => (inside.trim(), None),
+    };
+    let given = filter.map_or_else(|| name.to_owned(), |filter| format!("{name}|{filter}"));
+    if let Some((_, field)) = PLACEHOLDERS.iter().find(|(known, _)| *known == given) {
+        return Ok(*field);
+    }
+    match filter {
+        Some(filter) if PLACEHOLDERS.iter().any(|(known, _)| *known == name) => {
+            // Only forms of the same placeholder; if none is near, all that it lacks is a filter.
+            let forms = || Template::placeholders().filter(|known| known.split('|').next() == Some(name));
+            let nearest = nearest(&given, forms().filter(|known| known.contains('|'))).or_else(|| forms().next());
+            Err(TemplateError::UnknownFilter {
+                offset,
+                placeholder: name.to_owned(),
+                given: filter.to_owned(),
+                nearest,
+            })
+        }
+        _ => {
+            let nearest = nearest(&given, Template::placeholders());
+            Err(TemplateError::UnknownPlaceholder { offset, given, nearest })
+        }
+    }
+}
+
+/// Writes bytes as a JSON string with its quotes (RFC 8259 section 7). Valid UTF-8 passes; each maximal piece of an invalid
+/// sequence becomes one U+FFFD, as in [`String::from_utf8_lossy`]. Returns whether there was one.
+pub fn write_json(bytes: &[u8], out: &mut Vec<u8>) -> bool {
+    let mut lossy = false;
+    out.push(b'"');
+    for chunk in bytes.utf8_chunks() {
+        escape_json(chunk.valid().as_bytes(), out);
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+            lossy = true;
+        }
+    }
+    out.push(b'"');
+    lossy
+}
+
+/// Copies runs of plain bytes at once; only quotes, backslashes and control characters need more.
+fn escape_json(mut text: &[u8], out: &mut Vec<u8>) {
+    loop {
+        let run = plain_run(text);
+        out.extend_from_slice(&text[..run]);
+        let Some(&byte) = text.get(run) else { return };
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            _ => {
+                out.extend_from_slice(b"\\u00");
+                write_hex(&[byte], out);
+            }
+        }
+        text = &text[run + 1..];
+    }
+}
+
+/// How many bytes from the start need no escape. Whole groups are tested without a branch a byte, which compiles to
+/// vector instructions.
+fn plain_run(text: &[u8]) -> usize {
+    const GROUP: usize = 16;
+    let needs_escape = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
+    let groups = text.chunks_exact(GROUP);
+    let clean =
+        groups.take_while(|group| !group.iter().fold(false, |found, byte| found | needs_escape(byte))).count() * GROUP;
+    clean + text[clean..].iter().position(needs_escape).unwrap_or(text.len() - clean)
+}
+
+/// Writes bytes as lower-case hexadecimal.
+pub fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.reserve(bytes.len() * 2);
+    for byte in bytes {
+        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
+/// Writes bytes as base64 with padding (RFC 4648 section 4).
+pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |bits: u32, shift: u32| DIGITS[(bits >> shift & 63) as usize];
+    out.reserve(bytes.len().div_ceil(3) * 4);
+    let mut groups = bytes.chunks_exact(3);
+    for group in &mut groups {
+        let bits = u32::from(group[0]) << 16 | u32::from(group[1]) << 8 | u32::from(group[2]);
+        out.extend_from_slice(&[digit(bits, 18), digit(bits, 12), digit(bits, 6), digit(bits, 0)]);
+    }
+    match *groups.remainder() {
+        [a] => {
+            let bits = u32::from(a) << 16;
+            out.extend_from_slice(&[digit(bits, 18), digit(bits, 12), b'=', b'=']);
+        }
+        [a, b] => {
+            let bits = u32::from(a) << 16 | u32::from(b) << 8;
+            out.extend_from_slice(&[digit(bits, 18), digit(bits, 12), digit(bits, 6), b'=']);
+        }
+        _ => {}
+    }
+}
+
+/// `2026-01-02T03:04:05.123456Z` (RFC 3339) of nanoseconds since 1970, cut to microseconds. A `u64` ends in the year 2554,
+/// so the year always has four digits.
+pub fn rfc3339_micros(wall_ns: u64) -> [u8; 27] {
+    let (days, ns_of_day) = (wall_ns / 86_400_000_000_000, wall_ns % 86_400_000_000_000);
+    let (year, month, day) = civil_from_days(days);
+    let seconds = ns_of_day / 1_000_000_000;
+    let mut out = *b"0000-00-00T00:00:00.000000Z";
+    for (at, digits, value) in [
+        (0, 4, year),
+        (5, 2, month),
+        (8, 2, day),
+        (11, 2, seconds / 3600),
+        (14, 2, seconds / 60 % 60),
+        (17, 2, seconds % 60),
+        (20, 6, ns_of_day / 1_000 % 1_000_000),
+    ] {
+        let mut value = value;
+        for place in out[at..at + digits].iter_mut().rev() {
+            *place = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    }
+    out
+}
+
+/// Year, month and day of days since 1970 in the Gregorian calendar, for days that are not negative. The year is counted
+/// from March, so that a leap day is its last day and a month's first day follows from a line of slope 153/5.
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    const DAYS_0000_TO_1970: u64 = 719_468; // from March 1st of the year 0
+    const DAYS_400_YEARS: u64 = 146_097;
+    let days = days + DAYS_0000_TO_1970;
+    let (era, day_of_era) = (days / DAYS_400_YEARS, days % DAYS_400_YEARS);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests;

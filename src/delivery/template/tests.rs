@@ -1,0 +1,179 @@
+//! Tests of the templates.
+
+use super::*;
+use proptest::prelude::*;
+
+fn fields(data: &[u8]) -> Fields<'_> {
+    Fields { id: Some("41"), source: "aoi-\"07\"", data, received_wall_ns: 1_767_323_045_123_456_789, key: "0123-4" }
+}
+
+fn render(text: &str, data: &[u8]) -> (String, bool) {
+    let mut out = Vec::new();
+    let rendered = Template::parse(text, true).unwrap().render(&fields(data), &mut out);
+    (String::from_utf8(out).unwrap(), rendered.lossy)
+}
+
+#[test]
+fn every_placeholder_is_filled_in() {
+    let text =
+        "{{id}} {{source|json}} {{source}} {{data|json}} {{data|base64}} {{data|hex}} {{data}} {{received_at}} {{key}}";
+    let expected = r#"41 "aoi-\"07\"" aoi-"07" "a\n" YQo= 610a a
+ 2026-01-02T03:04:05.123456Z 0123-4"#;
+    assert_eq!(render(text, b"a\n"), (expected.to_owned(), false));
+}
+
+#[test]
+fn rendering_appends() {
+    let mut out = b"before ".to_vec();
+    Template::parse("{{data}}", false).unwrap().render(&fields(b"x"), &mut out);
+    assert_eq!(out, b"before x");
+}
+
+#[test]
+fn blanks_in_braces_do_not_count_and_closing_braces_of_json_are_text() {
+    assert_eq!(render(r#"{"a":{"b":{{ data | json }}}}"#, b"x").0, r#"{"a":{"b":"x"}}"#);
+    assert_eq!(render("}} {{key}}}}", b"").0, "}} 0123-4}}");
+}
+
+#[test]
+fn a_text_without_placeholders_is_itself() {
+    assert_eq!(render("{ } plain ü", b"x").0, "{ } plain ü");
+    assert_eq!(render("", b"x").0, "");
+}
+
+#[test]
+fn invalid_utf_8_is_replaced_and_reported_for_json_only() {
+    assert_eq!(render("{{data|json}}", b"a\xff\xc3z"), ("\"a\u{fffd}\u{fffd}z\"".to_owned(), true));
+    assert_eq!(render("{{data|hex}}", b"a\xff"), ("61ff".to_owned(), false));
+}
+
+#[test]
+fn an_unknown_placeholder_names_the_nearest() {
+    assert_eq!(
+        Template::parse("{ {{sorce}}", true),
+        Err(TemplateError::UnknownPlaceholder { offset: 2, given: "sorce".to_owned(), nearest: Some("source") })
+    );
+    let error = Template::parse("{{wxyz}}", true).unwrap_err();
+    assert_eq!(error.nearest(), None);
+    assert_eq!(error.to_string(), "there is no placeholder {{wxyz}} (byte 0)");
+}
+
+#[test]
+fn an_unknown_filter_names_the_nearest_form_of_the_same_placeholder() {
+    let nearest = |text| Template::parse(text, true).unwrap_err().nearest();
+    assert_eq!(nearest("{{data|jsn}}"), Some("data|json"));
+    assert_eq!(nearest("{{data|base46}}"), Some("data|base64"));
+    assert_eq!(nearest("{{key|json}}"), Some("key"));
+    assert_eq!(
+        Template::parse("{{key|json}}", true).unwrap_err().to_string(),
+        "{{key}} has no filter \"json\" (byte 0)"
+    );
+}
+
+#[test]
+fn an_unclosed_placeholder_and_an_id_without_a_sequence_are_errors() {
+    assert_eq!(Template::parse("ab{{data", true), Err(TemplateError::Unclosed { offset: 2 }));
+    assert_eq!(Template::parse("a{{id}}", false), Err(TemplateError::NoSequence { offset: 1 }));
+}
+
+#[test]
+fn a_template_knows_whether_it_can_be_json() {
+    let is_json = |text| Template::parse(text, true).unwrap().is_json();
+    assert!(is_json(r#"{"id": {{id}}, "machine": {{source|json}}, "data": {{data|json}}}"#));
+    assert!(is_json(r#"{"d": {{data}}, "h": "{{data|hex}}", "at": "{{received_at}}", "s": "{{source}}-1"}"#));
+    assert!(!is_json(r#"{"h": {{data|hex}}}"#), "hexadecimal digits need quotes");
+    assert!(!is_json(r#"{"d": "{{data|json}}"}"#), "a JSON string brings its own quotes");
+    assert!(!is_json(r#"{"d": {{data|json}},}"#));
+}
+
+#[test]
+fn base64_agrees_with_the_vectors_of_rfc_4648() {
+    for (data, expected) in [
+        ("", ""),
+        ("f", "Zg=="),
+        ("fo", "Zm8="),
+        ("foo", "Zm9v"),
+        ("foob", "Zm9vYg=="),
+        ("fooba", "Zm9vYmE="),
+        ("foobar", "Zm9vYmFy"),
+    ] {
+        assert_eq!(render("{{data|base64}}", data.as_bytes()).0, expected);
+    }
+}
+
+/// An independent decoder: bits are collected one digit at a time.
+fn decode_base64(text: &str) -> Vec<u8> {
+    let (mut bits, mut count, mut out) = (0u32, 0, Vec::new());
+    for digit in text.bytes().filter(|digit| *digit != b'=') {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => panic!("not base64: {digit}"),
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn json_parses_back_to_the_lossy_text_of_any_bytes(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let (json, lossy) = render("{{data|json}}", &data);
+        let text: String = serde_json::from_str(&json).unwrap();
+        prop_assert_eq!(&text, &String::from_utf8_lossy(&data));
+        prop_assert_eq!(lossy, std::str::from_utf8(&data).is_err());
+    }
+
+    #[test]
+    fn json_parses_back_to_any_text(data in "(?s).{0,80}", quotes in "[ -~\"\\\\\n\r\t\u{0}-\u{1f}]{0,80}") {
+        for text in [&data, &quotes] {
+            let (json, lossy) = render("{{data|json}}", text.as_bytes());
+            prop_assert_eq!(&serde_json::from_str::<String>(&json).unwrap(), text);
+            prop_assert!(!lossy);
+        }
+    }
+
+    #[test]
+    fn base64_and_hex_decode_to_the_same_bytes(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert_eq!(&decode_base64(&render("{{data|base64}}", &data).0), &data);
+        let hex = render("{{data|hex}}", &data).0;
+        let decoded: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        prop_assert_eq!(&decoded, &data);
+    }
+
+    #[test]
+    fn raw_data_passes_every_byte(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut out = Vec::new();
+        Template::parse("<{{data}}>", false).unwrap().render(&fields(&data), &mut out);
+        prop_assert_eq!(&out[1..out.len() - 1], &data[..]);
+    }
+
+    #[test]
+    fn times_agree_with_a_calendar_library(ns in 0..=u64::MAX) {
+        let micros = (ns / 1_000) as i64;
+        let expected = jiff::Timestamp::from_microsecond(micros).unwrap();
+        let shown = rfc3339_micros(ns);
+        prop_assert_eq!(std::str::from_utf8(&shown).unwrap(), format!("{expected:.6}"));
+    }
+}
+
+#[test]
+fn every_day_until_2554_agrees_with_a_calendar_library() {
+    let mut date = jiff::civil::date(1970, 1, 1);
+    for days in 0..=u64::MAX / 86_400_000_000_000 {
+        let expected = (date.year() as u64, date.month() as u64, date.day() as u64);
+        assert_eq!(civil_from_days(days), expected, "day {days}");
+        date = date.tomorrow().unwrap();
+    }
+}

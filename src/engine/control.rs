@@ -1,0 +1,213 @@
+//! The control thread: what can wait is done here and never on a core. It opens and closes serial ports, resolves names and
+//! watches for missing ports, on an ordinary tokio runtime.
+#![allow(unsafe_code)] // tokio asks for a promise about the descriptor that it watches
+
+use super::driver::Message;
+use crate::config::{Authority, Serial, Settings, SourceKind};
+use crate::shard::{LinkId, PortError, SourceId};
+use crate::source::serial::{self, Watch};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tracing::warn;
+
+/// What a core asks of the control thread.
+#[derive(Debug)]
+pub enum Request {
+    /// Resolve a name.
+    Resolve {
+        /// Host and port.
+        authority: Authority,
+        /// Its addresses, in the order to try them.
+        answer: oneshot::Sender<io::Result<Vec<SocketAddr>>>,
+    },
+    /// Open a serial port; answered by [`Message::PortOpened`].
+    OpenPort {
+        /// The core that asks.
+        core: u16,
+        /// Its link.
+        link: LinkId,
+        /// The `serial` source.
+        source: SourceId,
+    },
+    /// Close a serial port, which can wait for its output; answered by [`Message::PortClosed`].
+    ClosePort {
+        /// The core that asks.
+        core: u16,
+        /// Its link.
+        link: LinkId,
+        /// The port's descriptor, which is the control thread's from now on.
+        fd: i32,
+    },
+}
+
+/// What a blocking task did.
+enum Done {
+    Opened { ask: Ask, result: Result<OwnedFd, PortError> },
+    Closed { core: u16, link: LinkId },
+}
+
+/// One wish for a port.
+#[derive(Debug, Clone, Copy)]
+struct Ask {
+    core: u16,
+    link: LinkId,
+    source: SourceId,
+    /// The port was missing, is watched for, and is tried once more in case it came in between.
+    again: bool,
+}
+
+/// The control thread's work for the cores.
+pub struct Control {
+    settings: Arc<Settings>,
+    mailboxes: Vec<mpsc::UnboundedSender<Message>>,
+    /// Ports that were opened before the cores started.
+    opened: HashMap<SourceId, OwnedFd>,
+    blocking: JoinSet<Done>,
+    watch: Option<AsyncFd<Watch>>,
+    /// Who waits for a missing path.
+    waiting: HashMap<PathBuf, Vec<(u16, SourceId)>>,
+}
+
+impl Control {
+    /// Control for cores with these mailboxes. `opened` are ports that need not be opened any more the first time.
+    /// Must be called in a tokio runtime with I/O.
+    pub fn new(
+        settings: Arc<Settings>,
+        mailboxes: Vec<mpsc::UnboundedSender<Message>>,
+        opened: HashMap<SourceId, OwnedFd>,
+    ) -> Self {
+        let watch = Watch::new().and_then(|watch| {
+            // SAFETY: the watch owns its descriptor, and the registration owns the watch.
+            let registered = unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) };
+            registered.map_err(io::Error::from)
+        });
+        if let Err(error) = &watch {
+            warn!("missing ports are only looked for at intervals: inotify: {error}");
+        }
+        let (blocking, waiting) = (JoinSet::new(), HashMap::new());
+        Self { settings, mailboxes, opened, blocking, watch: watch.ok(), waiting }
+    }
+
+    /// Serves requests until all cores have ended, or for ever where the caller keeps a sender.
+    pub async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        loop {
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => break,
+                },
+                Some(done) = self.blocking.join_next() => self.done(done.expect("opening and closing do not panic")),
+                changed = changed(self.watch.as_mut()) => self.appeared(changed),
+            }
+        }
+        // Ports that are still being closed get their time.
+        while self.blocking.join_next().await.is_some() {}
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Resolve { authority, answer } => drop(tokio::spawn(async move {
+                let addresses = tokio::net::lookup_host((authority.host, authority.port)).await;
+                // Whoever asked may have given up.
+                let _ = answer.send(addresses.map(Iterator::collect));
+            })),
+            Request::OpenPort { core, link, source } => {
+                let ask = Ask { core, link, source, again: false };
+                match self.opened.remove(&source) {
+                    Some(port) => self.done(Done::Opened { ask, result: Ok(port) }),
+                    None => self.open(ask),
+                }
+            }
+            Request::ClosePort { core, link, fd } => drop(self.blocking.spawn_blocking(move || {
+                // Closing is all that is left to do with it, also after an error.
+                let _ = nix::unistd::close(fd);
+                Done::Closed { core, link }
+            })),
+        }
+    }
+
+    fn open(&mut self, ask: Ask) {
+        let port = self.port(ask.source).clone();
+        self.blocking.spawn_blocking(move || Done::Opened { ask, result: serial::open(&port) });
+    }
+
+    fn port(&self, source: SourceId) -> &Serial {
+        match &self.settings.sources[usize::from(source.0)].kind {
+            SourceKind::Serial(port) => port,
+            kind => panic!("{kind:?} is no serial port"),
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Closed { core, link } => self.tell(core, Message::PortClosed { link }),
+            Done::Opened { ask, result } => {
+                if !self.watch_for(ask, matches!(result, Err(PortError::Missing))) {
+                    self.tell(ask.core, Message::PortOpened { link: ask.link, result });
+                }
+            }
+        }
+    }
+
+    /// Watches for a missing port, or no longer for one that is there. True if it is to be tried again at once.
+    fn watch_for(&mut self, ask: Ask, missing: bool) -> bool {
+        let path = self.port(ask.source).path.clone();
+        let Some(watch) = &mut self.watch else { return false };
+        if !missing {
+            if self.waiting.remove(&path).is_some() {
+                watch.get_mut().remove(&path);
+            }
+            return false;
+        }
+        let waiting = self.waiting.entry(path.clone()).or_default();
+        if !waiting.contains(&(ask.core, ask.source)) {
+            waiting.push((ask.core, ask.source));
+        }
+        if ask.again {
+            return false;
+        }
+        if let Err(error) = watch.get_mut().add(&path) {
+            warn!("{} is only looked for at intervals: inotify: {error}", path.display());
+        }
+        self.open(Ask { again: true, ..ask });
+        true
+    }
+
+    fn appeared(&mut self, changed: io::Result<Vec<PathBuf>>) {
+        match changed {
+            Ok(paths) => {
+                for path in paths {
+                    for &(core, source) in self.waiting.get(&path).into_iter().flatten() {
+                        self.tell(core, Message::PortAppeared { source });
+                    }
+                }
+            }
+            Err(error) => {
+                warn!("missing ports are only looked for at intervals from now on: inotify: {error}");
+                self.watch = None;
+            }
+        }
+    }
+
+    fn tell(&self, core: u16, message: Message) {
+        // A core that has ended needs nothing more; what the message owns is closed.
+        let _ = self.mailboxes[usize::from(core)].send(message);
+    }
+}
+
+/// The paths that may have come; for ever pending without a watch.
+async fn changed(watch: Option<&mut AsyncFd<Watch>>) -> io::Result<Vec<PathBuf>> {
+    let Some(watch) = watch else { return std::future::pending().await };
+    let mut ready = watch.readable_mut().await?;
+    let changed = ready.get_inner_mut().changed();
+    ready.clear_ready();
+    changed
+}

@@ -1,0 +1,252 @@
+//! One core thread: it opens its journals, waits to be told its sources, and drives a shard until the shard has stopped.
+
+use super::clock;
+use super::control::Request;
+use super::driver::{Core, Driver, DriverOptions, JournalFiles, Message};
+use super::files::{FsStorage, core_directory};
+use super::gateway::EngineError;
+use super::listen::Listeners;
+use super::ring::RingOptions;
+use crate::config::{Authority, Durability, Settings};
+use crate::journal::{self, Journal, Storage};
+use crate::observe::snapshot::{Counters, Snapshot};
+use crate::shard::{ApiId, Completion, Now, Op, Setup, Shard, SourceId};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc as threads;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+impl Core for Shard {
+    fn start(&mut self, now: Now) {
+        Self::start(self, now);
+    }
+    fn handle(&mut self, now: Now, completion: Completion<'_>) {
+        Self::handle(self, now, completion);
+    }
+    fn turn(&mut self, now: Now) {
+        Self::turn(self, now);
+    }
+    fn poll_op(&mut self) -> Option<Op> {
+        Self::poll_op(self)
+    }
+    fn next_deadline(&self) -> Option<u64> {
+        Self::next_deadline(self)
+    }
+    fn stop(&mut self, now: Now) {
+        Self::stop(self, now);
+    }
+    fn is_ready(&self) -> bool {
+        Self::is_ready(self)
+    }
+    fn is_stopped(&self) -> bool {
+        Self::is_stopped(self)
+    }
+    fn snapshot(&self, now: Now) -> Snapshot {
+        Self::snapshot(self, now)
+    }
+    fn counters_mut(&mut self) -> &mut Counters {
+        Self::counters_mut(self)
+    }
+    fn destination(&self, api: ApiId) -> Authority {
+        self.destinations().swap_remove(usize::from(api.0))
+    }
+}
+
+/// Which core runs what.
+#[derive(Debug, Clone)]
+pub(super) struct Assignment {
+    /// The sources of this core.
+    pub(super) sources: Vec<SourceId>,
+    /// The core of each origin that has unsettled records, by its name.
+    pub(super) owners: Arc<HashMap<String, u16>>,
+}
+
+/// All that a core thread is given.
+pub(super) struct CoreThread {
+    pub(super) settings: Arc<Settings>,
+    pub(super) core: u16,
+    /// Its CPU.
+    pub(super) cpu: usize,
+    /// Numbers of its journal directories, its own first.
+    pub(super) directories: Vec<u16>,
+    pub(super) read_multishot: bool,
+    pub(super) listeners: Listeners,
+    pub(super) peers: Vec<mpsc::UnboundedSender<Message>>,
+    pub(super) control: mpsc::UnboundedSender<Request>,
+    pub(super) mailbox: mpsc::UnboundedReceiver<Message>,
+    /// Told the names of origins with unsettled records once the journals are open.
+    pub(super) opened: threads::Sender<(u16, Result<Vec<String>, EngineError>)>,
+    /// What this core runs; closed without an answer when another core could not open its journals.
+    pub(super) assigned: threads::Receiver<Assignment>,
+    pub(super) ready: oneshot::Sender<()>,
+}
+
+/// A journal and the directory that it lives in.
+struct Opened {
+    storage: FsStorage,
+    journal: Journal,
+}
+
+/// A panic of one core ends the process: its lanes would stand still, and the others cannot take them over.
+struct EndOnPanic;
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("ringest: a core has panicked; the journal keeps what was accepted");
+            std::process::abort();
+        }
+    }
+}
+
+impl CoreThread {
+    /// The thread's whole life; the last snapshot.
+    pub(super) fn run(self) -> Result<Option<Snapshot>, EngineError> {
+        let _guard = EndOnPanic;
+        self.settle();
+        let (journals, names) = match self.open() {
+            Ok(opened) => opened,
+            Err(error) => {
+                // Who started the cores has ended already if it does not hear this.
+                let _ = self.opened.send((self.core, Err(error)));
+                return Ok(None);
+            }
+        };
+        let told = self.opened.send((self.core, Ok(names)));
+        let assigned = told.ok().and_then(|()| self.assigned.recv().ok());
+        let Some(assignment) = assigned else {
+            close(self.core, self.settings.gateway.cores.len(), journals)?;
+            return Ok(None);
+        };
+        self.drive(assignment, journals).map(Some)
+    }
+
+    /// Pins the thread, and leaves the process's signals to the control thread.
+    fn settle(&self) {
+        let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+        if let Err(error) = signals.thread_block() {
+            warn!(core = self.core, "signals cannot be blocked: {error}");
+        }
+        let mut cpus = CpuSet::new();
+        let pinned = cpus.set(self.cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus));
+        if let Err(error) = pinned {
+            warn!(core = self.core, cpu = self.cpu, "the core's thread is not pinned: {error}");
+        }
+    }
+
+    fn open(&self) -> Result<(Vec<Opened>, Vec<String>), EngineError> {
+        let cores = self.settings.gateway.cores.len();
+        let mut journals = Vec::new();
+        let mut names = Vec::new();
+        for &number in &self.directories {
+            let directory = core_directory(&self.settings.gateway.state_dir, number);
+            let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
+            let mut storage = FsStorage::open(&directory).map_err(failed)?;
+            if self.settings.journal.durability == Durability::Memory {
+                let left = storage.segments().map_err(failed)?.len();
+                if left > 0 {
+                    warn!("{} holds {left} segments, which the level memory does not read", directory.display());
+                }
+            } else if !storage.is_direct() {
+                info!(
+                    "{} is on a file system without O_DIRECT: commits go through the page cache, which costs a copy and a \
+                     kernel worker each",
+                    directory.display()
+                );
+            }
+            let options = journal::Options::new(&self.settings.journal, u32::from(number), cores);
+            let journal = journal::open(&mut storage, &options)
+                .map_err(|error| EngineError::Journal { directory: directory.clone(), error })?;
+            report(&storage, &journal);
+            names.extend(journal.origins().filter(|found| found.2 > 0).map(|found| found.1.name.to_string()));
+            journals.push(Opened { storage, journal });
+        }
+        Ok((journals, names))
+    }
+
+    fn drive(self, assignment: Assignment, opened: Vec<Opened>) -> Result<Snapshot, EngineError> {
+        let (core, cores) = (self.core, self.settings.gateway.cores.len());
+        let failed = |error| EngineError::Ring { core, error };
+        let runtime = super::runtime().map_err(failed)?;
+        let (storages, journals): (Vec<_>, Vec<_>) = opened.into_iter().map(|o| (o.storage, o.journal)).unzip();
+        let files = storages.iter().zip(&journals).map(|(storage, journal)| JournalFiles {
+            memory: journal.memory().clone(),
+            directory: storage.directory().to_owned(),
+            direct: storage.is_direct(),
+        });
+        let limits = &self.settings.limits;
+        let ring = RingOptions {
+            read_buffers: limits.read_buffers,
+            read_buffer_bytes: limits.read_buffer_bytes,
+            ..RingOptions::default()
+        };
+        let options = DriverOptions {
+            settings: Arc::clone(&self.settings),
+            core,
+            ring,
+            read_multishot: self.read_multishot,
+            listeners: self.listeners,
+            journals: files.collect(),
+            peers: self.peers,
+            ready: Some(self.ready),
+            control: self.control,
+            mailbox: self.mailbox,
+        };
+        let shard = Shard::new(Setup {
+            settings: self.settings,
+            core,
+            cores: cores as u16,
+            sources: assignment.sources,
+            journals,
+            owners: assignment.owners,
+            seed: super::files::random().map_err(failed)? as u64,
+            now: clock::now(),
+        });
+        let shard = runtime.block_on(async { Driver::new(shard, options)?.run().await }).map_err(failed)?;
+        let snapshot = shard.snapshot(clock::now());
+        let journals = storages.into_iter().zip(shard.into_journals());
+        close(core, cores, journals.map(|(storage, journal)| Opened { storage, journal }).collect())?;
+        Ok(snapshot)
+    }
+}
+
+/// Says what a start found.
+fn report(storage: &FsStorage, journal: &Journal) {
+    let (directory, found) = (storage.directory().display(), journal.report());
+    for alarm in &found.alarms {
+        error!("{directory}: {alarm}");
+    }
+    if found.segments > 0 {
+        info!(
+            epoch = found.epoch,
+            clean = found.clean,
+            segments = found.segments,
+            recovered = found.recovered,
+            parked = found.parked,
+            finished_blocks = found.finished_blocks,
+            torn = found.torn,
+            damaged = found.damaged,
+            "{directory} was read"
+        );
+    }
+}
+
+/// Closes the journals. An adopted directory that has nothing left to deliver is removed.
+fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<(), EngineError> {
+    for Opened { mut storage, journal } in journals {
+        let directory = storage.directory().to_owned();
+        let adopted = journal.core() as usize >= cores;
+        let empty = journal.durability() != Durability::Memory && journal.unsettled() == 0;
+        let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
+        journal.close(&mut storage).map_err(failed)?;
+        if adopted && empty {
+            info!(core, "{} has nothing left to deliver and is removed", directory.display());
+            storage.remove().map_err(failed)?;
+        }
+    }
+    Ok(())
+}

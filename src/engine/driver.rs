@@ -1,0 +1,400 @@
+//! The loop of one core: completions in, operations out, around a sans-IO core.
+//!
+//! A turn: take up to [`TURN_COMPLETIONS`] completions, give each to the core, carry out what it asks for, end the core's
+//! turn, submit everything by one system call. When nothing is due the loop sleeps in the runtime, until the data ring's
+//! eventfd, the mailbox, a cold operation or the core's next deadline wakes it.
+
+mod carry;
+mod complete;
+mod link;
+
+use super::clock;
+use super::control::Request;
+use super::ring::{Cqe, Ring, RingOptions};
+use super::segments::{SegmentFile, SegmentFiles};
+use crate::config::{Authority, Settings};
+use crate::journal::BlockFile;
+use crate::observe::snapshot::{Counters, Snapshot};
+use crate::shard::{ApiId, Completion, Fd, JournalId, LinkId, Now, Op, PortError, SourceId};
+use link::Link;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, Sleep};
+
+/// Completions handled before the core's turn ends and the runtime has its chance.
+pub const TURN_COMPLETIONS: usize = 1024;
+
+/// Turns without a sleep, however small, before the runtime has its chance.
+const TURNS_MAX: usize = 16;
+
+/// What the driver drives: the shard, or in tests a core of few lines.
+pub trait Core {
+    /// Intake begins; emits the first operations.
+    fn start(&mut self, now: Now);
+    /// One completion.
+    fn handle(&mut self, now: Now, completion: Completion<'_>);
+    /// The end of a turn; also called when the deadline has passed.
+    fn turn(&mut self, now: Now);
+    /// The next operation.
+    fn poll_op(&mut self) -> Option<Op>;
+    /// When [`Core::turn`] is due at the latest, on the monotonic clock.
+    fn next_deadline(&self) -> Option<u64>;
+    /// Intake ends; what can be finished in time is.
+    fn stop(&mut self, now: Now);
+    /// Whether intake has begun.
+    fn is_ready(&self) -> bool;
+    /// Whether nothing is left to do.
+    fn is_stopped(&self) -> bool;
+    /// What the core shows of itself.
+    fn snapshot(&self, now: Now) -> Snapshot;
+    /// For the driver's own counts.
+    fn counters_mut(&mut self) -> &mut Counters;
+    /// Host and port of one of the API's authorities.
+    fn destination(&self, api: ApiId) -> Authority;
+}
+
+/// What the control thread tells a core.
+#[derive(Debug)]
+pub enum Message {
+    /// Answers [`Request::OpenPort`].
+    PortOpened {
+        /// The link.
+        link: LinkId,
+        /// The port, or why not.
+        result: Result<OwnedFd, PortError>,
+    },
+    /// Answers [`Request::ClosePort`].
+    PortClosed {
+        /// The link.
+        link: LinkId,
+    },
+    /// Another core accepted a connection of an address that this core owns.
+    Accepted {
+        /// The listener's source.
+        source: SourceId,
+        /// The connection; whoever takes the message owns it.
+        fd: Fd,
+        /// Its peer.
+        peer: SocketAddr,
+    },
+    /// A missing port may be there now.
+    PortAppeared {
+        /// Its source.
+        source: SourceId,
+    },
+    /// Asks for a snapshot, taken between two turns.
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// Stop: intake ends, the loop ends when the core has nothing left to do.
+    Stop,
+}
+
+/// A journal's files, as the driver needs them.
+pub struct JournalFiles {
+    /// The blocks that commits are written from.
+    pub memory: BlockFile,
+    /// The directory, which [`FsStorage`](super::FsStorage) opened before.
+    pub directory: PathBuf,
+    /// Whether its file system takes O_DIRECT.
+    pub direct: bool,
+}
+
+/// All that a driver is given.
+pub struct DriverOptions {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// Index of the core.
+    pub core: u16,
+    /// Sizes of the data ring.
+    pub ring: RingOptions,
+    /// Whether the kernel has READ_MULTISHOT (Linux 6.7); without it a tty is read once at a time.
+    pub read_multishot: bool,
+    /// The core's listeners.
+    pub listeners: Vec<(SourceId, OwnedFd)>,
+    /// Its journals, by `JournalId`.
+    pub journals: Vec<JournalFiles>,
+    /// The mailboxes of all cores, for connections that belong to another one.
+    pub peers: Vec<mpsc::UnboundedSender<Message>>,
+    /// Told when intake has begun.
+    pub ready: Option<oneshot::Sender<()>>,
+    /// The control thread.
+    pub control: mpsc::UnboundedSender<Request>,
+    /// What the control thread says. Unbounded, and short: each kind of message has at most one outstanding per link,
+    /// source or asking connection.
+    pub mailbox: mpsc::UnboundedReceiver<Message>,
+}
+
+/// A listener and its multishot accept.
+struct Listener {
+    source: SourceId,
+    /// `None` once intake has ended.
+    socket: Option<OwnedFd>,
+    wanted: bool,
+    armed: bool,
+}
+
+struct JournalState {
+    memory: BlockFile,
+    files: Rc<SegmentFiles>,
+}
+
+/// A commit in flight. It keeps alive what the kernel uses: the file and the memory.
+struct Commit {
+    journal: JournalId,
+    segment: u64,
+    offset: u32,
+    bytes: u32,
+    memory_offset: u32,
+    sync: bool,
+    file: SegmentFile,
+    memory: BlockFile,
+}
+
+/// Something that ended outside the data ring.
+enum Event {
+    Connected {
+        link: LinkId,
+        result: Result<OwnedFd, String>,
+    },
+    Closed {
+        link: LinkId,
+    },
+    /// What a cold operation, or a commit that could not start, answers.
+    Journal(Completion<'static>),
+}
+
+/// Events, by the core's own tasks for the core's loop.
+#[derive(Default)]
+struct Events {
+    queue: RefCell<VecDeque<Event>>,
+    pushed: Notify,
+    /// Cold operations under way.
+    cold: Cell<usize>,
+}
+
+impl Events {
+    fn push(&self, event: Event) {
+        self.queue.borrow_mut().push_back(event);
+        self.pushed.notify_one();
+    }
+}
+
+/// The driver of one core. It must be made and run on one thread, in a tokio-uring runtime.
+pub struct Driver<C: Core> {
+    // Dropped before all that follows: it ends what is in flight, and what the kernel uses is kept below.
+    ring: Ring,
+    core: C,
+    links: Vec<Link>,
+    commits: Slab<Commit>,
+    listeners: Vec<Listener>,
+    journals: Vec<JournalState>,
+    settings: Arc<Settings>,
+    index: u16,
+    read_multishot: bool,
+    peers: Vec<mpsc::UnboundedSender<Message>>,
+    ready: Option<oneshot::Sender<()>>,
+    control: mpsc::UnboundedSender<Request>,
+    mailbox: mpsc::UnboundedReceiver<Message>,
+    mailbox_open: bool,
+    stopping: bool,
+    events: Rc<Events>,
+    batch: Vec<Cqe>,
+}
+
+/// The loop's timer. It is moved only to come earlier: a wake too many is cheaper than a change at every turn.
+struct Timer<'a> {
+    sleep: Pin<&'a mut Sleep>,
+    set_for: Option<u64>,
+}
+
+impl Timer<'_> {
+    fn set(&mut self, now: Now, deadline: Option<u64>) {
+        let Some(deadline) = deadline else { return };
+        if self.set_for.is_none_or(|set_for| deadline < set_for || set_for <= now.mono_ns) {
+            let wait = Duration::from_nanos(deadline.saturating_sub(now.mono_ns));
+            self.sleep.as_mut().reset(Instant::now() + wait);
+            self.set_for = Some(deadline);
+        }
+    }
+}
+
+impl<C: Core> Driver<C> {
+    /// Makes the data ring and opens nothing else.
+    ///
+    /// # Errors
+    /// Those of io_uring_setup(2), and of reading the journal directories.
+    pub fn new(core: C, options: DriverOptions) -> io::Result<Self> {
+        let ring = Ring::new(&options.ring)?;
+        let listeners = options.listeners.into_iter();
+        let journals = options.journals.into_iter().map(|journal| {
+            let files = Rc::new(SegmentFiles::new(journal.directory, journal.direct)?);
+            Ok(JournalState { memory: journal.memory, files })
+        });
+        Ok(Self {
+            core,
+            ring,
+            links: Vec::new(),
+            commits: Slab::new(),
+            listeners: listeners
+                .map(|(source, socket)| Listener { source, socket: Some(socket), wanted: false, armed: false })
+                .collect(),
+            journals: journals.collect::<io::Result<_>>()?,
+            settings: options.settings,
+            index: options.core,
+            read_multishot: options.read_multishot,
+            peers: options.peers,
+            ready: options.ready,
+            control: options.control,
+            mailbox: options.mailbox,
+            mailbox_open: true,
+            stopping: false,
+            events: Rc::default(),
+            batch: Vec::with_capacity(TURN_COMPLETIONS),
+        })
+    }
+
+    /// Runs until the core has stopped, and hands it back.
+    ///
+    /// # Errors
+    /// Those of io_uring_enter(2) that no later call can mend.
+    pub async fn run(mut self) -> io::Result<C> {
+        let result = self.run_loop().await;
+        // Ends what is in flight, before the files are closed and the memory is freed.
+        drop(self.ring);
+        for link in self.links {
+            link.close_now();
+        }
+        result.map(|()| self.core)
+    }
+
+    async fn run_loop(&mut self) -> io::Result<()> {
+        let eventfd = self.ring.wakes()?;
+        let sleep = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut timer = Timer { sleep, set_for: None };
+        self.core.start(clock::now());
+        self.carry();
+        let (mut message, mut handled, mut turns) = (None, 0, 0);
+        loop {
+            let now = clock::now();
+            handled += self.turn(now, message.take())?;
+            turns += 1;
+            if self.core.is_ready()
+                && let Some(ready) = self.ready.take()
+            {
+                // Nobody may wait for it.
+                let _ = ready.send(());
+            }
+            if self.is_finished() {
+                return Ok(());
+            }
+            let deadline = self.core.next_deadline();
+            let due = deadline.is_some_and(|deadline| deadline <= now.mono_ns);
+            if due || self.ring.has_work() || !self.events.queue.borrow().is_empty() {
+                if handled >= TURN_COMPLETIONS || turns >= TURNS_MAX {
+                    (handled, turns) = (0, 0);
+                    self.give_way(&eventfd).await?;
+                }
+                continue;
+            }
+            if !self.ring.prepare_sleep() {
+                continue;
+            }
+            timer.set(now, deadline);
+            message = self.sleep(&eventfd, &mut timer).await?;
+            (handled, turns) = (0, 0);
+            self.ring.woken();
+            if self.ring.needs_enter() {
+                self.ring.enter(TURN_COMPLETIONS)?;
+            }
+            self.core.counters_mut().wakes += 1;
+        }
+    }
+
+    /// One turn; how many completions it handled.
+    fn turn(&mut self, now: Now, message: Option<Message>) -> io::Result<usize> {
+        if let Some(message) = message {
+            self.message(now, message);
+        }
+        while let Ok(message) = self.mailbox.try_recv() {
+            self.message(now, message);
+        }
+        // Events that come while these are handled wait for the next turn.
+        let events = self.events.queue.borrow().len();
+        for _ in 0..events {
+            let event = self.events.queue.borrow_mut().pop_front();
+            self.event(now, event.expect("counted, and taken only here"));
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        self.ring.take(&mut batch, TURN_COMPLETIONS);
+        let handled = batch.len();
+        for cqe in batch.drain(..) {
+            self.complete(now, cqe);
+        }
+        self.batch = batch;
+        self.ring.buffers.publish();
+        self.core.turn(now);
+        self.carry();
+        if self.ring.needs_enter() {
+            self.ring.enter(TURN_COMPLETIONS)?;
+        }
+        let enters = self.ring.take_enters();
+        let counters = self.core.counters_mut();
+        counters.turns += 1;
+        counters.completions += handled as u64;
+        counters.enters += enters;
+        Ok(handled)
+    }
+
+    /// Gives a completion to the core and carries out what it asks for then, so that nothing reaches a link that the core
+    /// has closed meanwhile.
+    fn hear(&mut self, now: Now, completion: Completion<'_>) {
+        self.core.handle(now, completion);
+        self.carry();
+    }
+
+    /// Lets the runtime run its tasks and see its events without sleeping. While cold operations are under way it must
+    /// come to its park, since tokio-uring submits them only there: a write to our own eventfd ends the park at once.
+    async fn give_way(&mut self, eventfd: &AsyncFd<OwnedFd>) -> io::Result<()> {
+        if self.events.cold.get() == 0 {
+            tokio::task::yield_now().await;
+        } else {
+            self.ring.kick();
+            eventfd.readable().await?.clear_ready();
+        }
+        Ok(())
+    }
+
+    async fn sleep(&mut self, eventfd: &AsyncFd<OwnedFd>, timer: &mut Timer<'_>) -> io::Result<Option<Message>> {
+        let timed = timer.set_for.is_some();
+        tokio::select! {
+            biased;
+            ready = eventfd.readable() => ready?.clear_ready(),
+            message = self.mailbox.recv(), if self.mailbox_open => {
+                // Without a control thread there is nobody to serve.
+                self.mailbox_open = message.is_some();
+                return Ok(Some(message.unwrap_or(Message::Stop)));
+            }
+            () = self.events.pushed.notified() => {}
+            () = timer.sleep.as_mut(), if timed => timer.set_for = None,
+        }
+        Ok(None)
+    }
+
+    fn is_finished(&self) -> bool {
+        self.stopping
+            && self.core.is_stopped()
+            && self.commits.is_empty()
+            && self.events.cold.get() == 0
+            && self.events.queue.borrow().is_empty()
+    }
+}

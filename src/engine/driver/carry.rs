@@ -1,0 +1,373 @@
+//! Operations of the core become entries of the data ring, tasks of the runtime or requests to the control thread.
+#![allow(unsafe_code)] // entries name memory and files; each SAFETY comment says who keeps them
+
+use super::complete::{Kind, user_data};
+use super::link::Phase;
+use super::{Commit, Core, Driver, Event, Events, Message};
+use crate::config::SourceKind;
+use crate::engine::buffers::Buffers;
+use crate::engine::connect::connect;
+use crate::engine::control::Request;
+use crate::engine::segments::{SegmentFiles, descriptor};
+use crate::shard::{Completion, Destination, Fd, JournalId, LinkId, Op, Readable, SourceId};
+use io_uring::{opcode, squeue, types};
+use nix::sys::socket::{Shutdown, shutdown};
+use std::io;
+use std::rc::Rc;
+use tracing::warn;
+
+/// The errno of an error of the file system.
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+impl<C: Core> Driver<C> {
+    /// Carries out all operations that the core has emitted.
+    pub(super) fn carry(&mut self) {
+        while let Some(op) = self.core.poll_op() {
+            self.carry_out(op);
+        }
+    }
+
+    fn carry_out(&mut self, op: Op) {
+        match op {
+            Op::Accept { source } => self.accept(source),
+            Op::PauseAccept { source } => self.pause_accept(source),
+            Op::Recv { link, fd, kind } => self.recv(link, fd, kind),
+            Op::PauseRecv { link } => self.pause_recv(link),
+            Op::Send { link, fd, bytes } => self.send(link, fd, bytes),
+            Op::Shutdown { link, fd } => self.shutdown(link, fd),
+            Op::Close { link, fd } => self.close(link, fd),
+            Op::Connect { link, to } => self.connect(link, to),
+            Op::HandOver { source, fd, peer, core } => {
+                let owner = &self.peers[usize::from(core)];
+                if owner.send(Message::Accepted { source, fd, peer }).is_err() {
+                    // It has stopped, and so does this core.
+                    let _ = nix::unistd::close(fd.0);
+                }
+            }
+            Op::OpenPort { link, source } => self.open_port(link, source),
+            Op::Commit { journal, memory_offset, segment, offset, bytes, sync } => {
+                self.commit(journal, memory_offset, segment, offset, bytes, sync);
+            }
+            Op::PrepareSegment { journal, segment, bytes, header, sync } => {
+                self.cold(journal, async move |files: &SegmentFiles| {
+                    let result = files.prepare(segment, bytes, header, sync).await.map_err(|error| errno(&error));
+                    Completion::SegmentPrepared { journal, segment, result }
+                });
+            }
+            Op::SyncSegment { journal, segment } => {
+                self.cold(journal, async move |files: &SegmentFiles| {
+                    let result = files.sync(segment).await.map_err(|error| errno(&error));
+                    Completion::SegmentSynced { journal, segment, result }
+                });
+            }
+            Op::FreeSegment { journal, segment } => {
+                self.cold(journal, async move |files: &SegmentFiles| {
+                    if let Err(error) = files.free(segment).await {
+                        warn!(segment, "a settled segment's file could not be put aside: {error}");
+                    }
+                    Completion::SegmentFreed { journal, segment }
+                });
+            }
+            Op::ReadBack { journal, segment, offset, buffer } => {
+                self.cold(journal, async move |files: &SegmentFiles| {
+                    let (result, buffer) = files.read_back(segment, offset, buffer).await;
+                    let result = result.map_err(|error| errno(&error));
+                    Completion::ReadBack { journal, segment, offset, buffer, result }
+                });
+            }
+        }
+    }
+
+    /// Runs cold work of a journal as a task of the runtime.
+    fn cold<W>(&mut self, journal: JournalId, work: W)
+    where
+        W: AsyncFnOnce(&SegmentFiles) -> Completion<'static> + 'static,
+    {
+        let files = Rc::clone(&self.journals[usize::from(journal.0)].files);
+        let events = Rc::clone(&self.events);
+        events.cold.set(events.cold.get() + 1);
+        tokio_uring::spawn(async move {
+            let completion = work(&files).await;
+            events.cold.set(events.cold.get() - 1);
+            events.push(Event::Journal(completion));
+        });
+    }
+
+    fn accept(&mut self, source: SourceId) {
+        let Some(index) = self.listener(source) else { return };
+        self.listeners[index].wanted = true;
+        self.arm_accept(index);
+    }
+
+    /// Starts a multishot accept where one is wanted and none is in flight.
+    pub(super) fn arm_accept(&mut self, index: usize) {
+        let listener = &mut self.listeners[index];
+        let Some(socket) = listener.socket.as_ref().filter(|_| listener.wanted && !listener.armed) else { return };
+        let entry = opcode::AcceptMulti::new(types::Fd(std::os::fd::AsRawFd::as_raw_fd(socket)))
+            .flags(libc::SOCK_CLOEXEC)
+            .build()
+            .user_data(user_data(Kind::Accept, 0, index as u32));
+        listener.armed = true;
+        // SAFETY: names no memory; the listener's socket stays open while `armed`.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn pause_accept(&mut self, source: SourceId) {
+        let Some(index) = self.listener(source) else { return };
+        let listener = &mut self.listeners[index];
+        if std::mem::take(&mut listener.wanted) && listener.armed {
+            self.ring.cancel(user_data(Kind::Accept, 0, index as u32), user_data(Kind::Ignored, 0, 0));
+        }
+    }
+
+    /// Its index; none where another core accepts for all.
+    fn listener(&self, source: SourceId) -> Option<usize> {
+        self.listeners.iter().position(|listener| listener.source == source)
+    }
+
+    /// Intake ends: no listener is left for a peer to reach.
+    pub(super) fn close_listeners(&mut self) {
+        for index in 0..self.listeners.len() {
+            let source = self.listeners[index].source;
+            self.pause_accept(source);
+            if !self.listeners[index].armed {
+                self.listeners[index].socket = None;
+            }
+        }
+    }
+
+    /// The link of an operation. One that came by an accept is first heard of here.
+    fn open_link(&mut self, id: LinkId, fd: Fd, tty: bool) -> &mut super::Link {
+        let link = self.link_at(id.index);
+        if matches!(link.phase, Phase::Free) {
+            link.begin(id, Phase::Open, fd.0, tty);
+        }
+        assert!(link.is(id) && link.is_open(), "an operation on a link that is not open: {id:?}");
+        link.check(fd);
+        link
+    }
+
+    fn link_at(&mut self, index: u32) -> &mut super::Link {
+        let index = index as usize;
+        if index >= self.links.len() {
+            self.links.resize_with(index + 1, Default::default);
+        }
+        &mut self.links[index]
+    }
+
+    fn recv(&mut self, id: LinkId, fd: Fd, kind: Readable) {
+        let link = self.open_link(id, fd, kind == Readable::Tty);
+        link.read_wanted = true;
+        self.arm_recv(id);
+    }
+
+    /// Starts a read where one is wanted and none is in flight.
+    pub(super) fn arm_recv(&mut self, id: LinkId) {
+        let link = &mut self.links[id.index as usize];
+        if !link.is_open() || !link.read_wanted || link.reading || link.pausing {
+            return;
+        }
+        link.reading = true;
+        let fd = types::Fd(link.fd);
+        let entry = match (link.tty, self.read_multishot) {
+            (false, _) => opcode::RecvMulti::new(fd, Buffers::GROUP).build(),
+            (true, true) => opcode::ReadMulti::new(fd, 0, Buffers::GROUP).build(),
+            (true, false) => opcode::Read::new(fd, std::ptr::null_mut(), self.ring.buffers.buffer_bytes())
+                .buf_group(Buffers::GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
+        };
+        let entry = entry.user_data(user_data(Kind::Read, id.generation, id.index));
+        // SAFETY: the kernel writes to provided buffers, which the ring owns; the file stays open while `reading`.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn pause_recv(&mut self, id: LinkId) {
+        let link = self.link_at(id.index);
+        // A read that has ended meanwhile has been, or is being, reported as ended.
+        if !link.is(id) || !link.is_open() || !std::mem::take(&mut link.read_wanted) || link.pausing {
+            return;
+        }
+        link.pausing = true;
+        if link.reading {
+            self.ring.cancel(user_data(Kind::Read, id.generation, id.index), user_data(Kind::Ignored, 0, 0));
+        }
+    }
+
+    fn send(&mut self, id: LinkId, fd: Fd, bytes: Vec<u8>) {
+        let link = self.open_link(id, fd, false);
+        assert!(link.sending.is_none(), "one send is in flight on a link at a time");
+        link.sending = Some(bytes);
+        self.push_send(id);
+    }
+
+    /// Submits the link's bytes.
+    pub(super) fn push_send(&mut self, id: LinkId) {
+        let link = &self.links[id.index as usize];
+        let bytes = link.sending.as_ref().expect("set by the caller");
+        let length = u32::try_from(bytes.len()).expect("a send is shorter than 4 GiB");
+        let entry = opcode::Send::new(types::Fd(link.fd), bytes.as_ptr(), length)
+            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .build()
+            .user_data(user_data(Kind::Send, id.generation, id.index));
+        // SAFETY: `sending` keeps the bytes, unmoved and unchanged, until the completion takes them out; the file stays open
+        // while `sending` is set.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn shutdown(&mut self, id: LinkId, fd: Fd) {
+        let link = self.open_link(id, fd, false);
+        link.shutdown = true;
+        if link.sending.is_none() {
+            self.shut_down(id);
+        }
+    }
+
+    /// Shuts down the sending half if that is due. io_uring would hand it to a kernel worker; shutdown(2) does not wait.
+    pub(super) fn shut_down(&mut self, id: LinkId) {
+        let link = &mut self.links[id.index as usize];
+        if std::mem::take(&mut link.shutdown) {
+            // ENOTCONN: the peer is gone, which the read reports.
+            let _ = shutdown(link.fd, Shutdown::Write);
+        }
+    }
+
+    fn close(&mut self, id: LinkId, fd: Option<Fd>) {
+        let link = self.link_at(id.index);
+        if matches!(link.phase, Phase::Free) && !(link.is(id) && fd.is_none()) {
+            // An accepted connection that the core does not want, or a link that was never opened.
+            match fd {
+                Some(fd) => link.begin(id, Phase::Open, fd.0, false),
+                None => link.begin(id, Phase::Free, -1, false),
+            }
+        }
+        assert!(link.is(id), "a close of a link that is not in use: {id:?}");
+        match std::mem::take(&mut link.phase) {
+            // Its open failed, or never began.
+            Phase::Free => self.events.push(Event::Closed { link: id }),
+            Phase::Connecting(task) => {
+                task.abort();
+                link.phase = Phase::Released;
+                self.events.push(Event::Closed { link: id });
+            }
+            Phase::OpeningPort => link.phase = Phase::Unwanted,
+            Phase::Open => {
+                if let Some(fd) = fd {
+                    link.check(fd);
+                }
+                link.phase = Phase::Closing;
+                let (reading, sending) = (link.reading, link.sending.is_some());
+                for (in_flight, kind) in [(reading, Kind::Read), (sending, Kind::Send)] {
+                    if in_flight {
+                        self.ring.cancel(user_data(kind, id.generation, id.index), user_data(Kind::Ignored, 0, 0));
+                    }
+                }
+                self.release(id);
+            }
+            Phase::Unwanted | Phase::Closing | Phase::Released => panic!("{id:?} is closed twice"),
+        }
+    }
+
+    /// Closes the file of a closing link once nothing is in flight on it.
+    pub(super) fn release(&mut self, id: LinkId) {
+        let link = &mut self.links[id.index as usize];
+        if !matches!(link.phase, Phase::Closing) || link.reading || link.sending.is_some() {
+            return;
+        }
+        link.phase = Phase::Released;
+        if link.tty {
+            self.close_port(id);
+            return;
+        }
+        let entry = opcode::Close::new(types::Fd(link.fd)).build();
+        let entry = entry.user_data(user_data(Kind::Close, id.generation, id.index));
+        // SAFETY: names no memory; nothing else is in flight on the file, and the link forgets it.
+        unsafe { self.ring.push(entry) };
+    }
+
+    /// Has the control thread close a tty, which can wait for its output to drain.
+    pub(super) fn close_port(&mut self, id: LinkId) {
+        let fd = self.links[id.index as usize].fd;
+        if self.control.send(Request::ClosePort { core: self.index, link: id, fd }).is_err() {
+            let _ = nix::unistd::close(fd);
+            self.events.push(Event::Closed { link: id });
+        }
+    }
+
+    fn connect(&mut self, id: LinkId, to: Destination) {
+        let authority = match to {
+            Destination::Api(api) => self.core.destination(api),
+            Destination::Source(source) => match &self.settings.sources[usize::from(source.0)].kind {
+                SourceKind::TcpConnect { connect } => connect.clone(),
+                kind => panic!("{kind:?} has nowhere to connect to"),
+            },
+        };
+        let limit = self.settings.deliver.connect_timeout;
+        let (control, events) = (self.control.clone(), Rc::clone(&self.events));
+        let task = tokio_uring::spawn(async move {
+            let result = connect(authority, limit, control).await;
+            Events::push(&events, Event::Connected { link: id, result });
+        });
+        self.link_at(id.index).begin(id, Phase::Connecting(task.abort_handle()), -1, false);
+    }
+
+    fn open_port(&mut self, id: LinkId, source: SourceId) {
+        self.link_at(id.index).begin(id, Phase::OpeningPort, -1, true);
+        // Without a control thread the core is stopping, and the port stays closed.
+        let _ = self.control.send(Request::OpenPort { core: self.index, link: id, source });
+    }
+
+    fn commit(&mut self, journal: JournalId, memory_offset: u32, segment: u64, offset: u32, bytes: u32, sync: bool) {
+        let state = &self.journals[usize::from(journal.0)];
+        let memory = Rc::clone(&state.memory);
+        assert!(memory_offset as usize + bytes as usize <= memory.len(), "a commit from outside the block memory");
+        match state.files.writable(segment) {
+            Ok(file) => {
+                let commit = Commit { journal, segment, offset, bytes, memory_offset, sync, file, memory };
+                let key = self.commits.insert(commit);
+                self.push_commit(key);
+            }
+            Err(error) => {
+                let result = Err(errno(&error));
+                self.events.push(Event::Journal(Completion::Committed { journal, segment, offset, result }));
+            }
+        }
+    }
+
+    /// Submits a commit.
+    pub(super) fn push_commit(&mut self, key: usize) {
+        let commit = &self.commits[key];
+        let start = commit.memory.address(commit.memory_offset as usize);
+        let entry = opcode::Write::new(types::Fd(descriptor(&commit.file)), start, commit.bytes)
+            .offset(u64::from(commit.offset))
+            .rw_flags(if commit.sync { libc::RWF_DSYNC } else { 0 })
+            .build()
+            .user_data(user_data(Kind::Commit, 0, key as u32));
+        // SAFETY: the commit holds file and memory until its completion, and the journal does not write to that part of the
+        // memory before it hears of it.
+        unsafe { self.ring.push(entry) };
+    }
+
+    /// What the control thread says.
+    pub(super) fn message(&mut self, now: crate::shard::Now, message: Message) {
+        match message {
+            Message::PortOpened { link, result } => self.port_opened(now, link, result),
+            Message::PortClosed { link } => self.closed(now, link),
+            Message::Accepted { source, fd, peer } => self.hear(now, Completion::Accepted { source, fd, peer }),
+            Message::PortAppeared { source } => self.hear(now, Completion::PortAppeared { source }),
+            Message::Snapshot(answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.core.snapshot(now));
+            }
+            Message::Stop => {
+                if !std::mem::replace(&mut self.stopping, true) {
+                    self.close_listeners();
+                    self.core.stop(now);
+                    self.carry();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! The files of one journal directory, `STATE_DIR/core-N/`, and their names:
+//!
+//! ```text
+//! segment-%016x        a segment, by its number
+//! spare-%016x          a freed segment's file, whole, to be reused
+//! *.new                a file being made; left over only by a crash, and removed at start
+//! epoch-%08x           an epoch
+//! blocks-NAME          empty; says that a block file NAME was made, which lives elsewhere and must not outlive its use
+//! quarantine/NAME      bytes that could not be used
+//! ```
+//!
+//! [`FsStorage`] is what the journal sees of it at start and at the end, by plain system calls; while the loop runs, the
+//! same files are worked on without blocking by [`SegmentFiles`](super::segments::SegmentFiles).
+
+use crate::journal::{BlockFile, BlockMemory, Storage};
+use nix::errno::Errno;
+use nix::fcntl::posix_fallocate;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use tracing::{info, warn};
+
+/// Freed files that are kept for reuse, per directory.
+pub(super) const SPARES_MAX: usize = 4;
+
+/// Where block files live when it can hold them: memory that survives the process, and no disk behind it.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// Before a block file's name.
+const TRACE_PREFIX: &str = "blocks-";
+
+/// Path of a segment's file.
+pub(super) fn segment_path(directory: &Path, segment: u64) -> PathBuf {
+    directory.join(format!("segment-{segment:016x}"))
+}
+
+/// Path of a freed segment's file.
+pub(super) fn spare_path(directory: &Path, segment: u64) -> PathBuf {
+    directory.join(format!("spare-{segment:016x}"))
+}
+
+/// Numbers of the spare files.
+pub(super) fn spares(directory: &Path) -> io::Result<Vec<u64>> {
+    numbers(directory, "spare-", 16)
+}
+
+/// Path of the file that stands for a block file.
+fn trace_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{TRACE_PREFIX}{name}"))
+}
+
+fn epoch_path(directory: &Path, epoch: u64) -> PathBuf {
+    directory.join(format!("epoch-{epoch:08x}"))
+}
+
+/// Numbers of the files named `PREFIX` and at least `digits` hexadecimal digits, as this module writes them.
+fn numbers(directory: &Path, prefix: &str, digits: usize) -> io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let Some(digits_of_name) = name.to_str().and_then(|name| name.strip_prefix(prefix)) else { continue };
+        let Ok(number) = u64::from_str_radix(digits_of_name, 16) else { continue };
+        if digits_of_name == format!("{number:0digits$x}") {
+            found.push(number);
+        }
+    }
+    Ok(found)
+}
+
+/// Makes the directory's entries durable.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Creates a directory, and those above it, for its owner alone (mode 0700).
+///
+/// # Errors
+/// Those of mkdir(2).
+pub fn create_private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Indexes of the core directories in a state directory.
+///
+/// # Errors
+/// Those of reading a directory; a missing one has none.
+pub fn core_directories(state_directory: &Path) -> io::Result<Vec<u16>> {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(state_directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("core-"));
+        if let Some(Ok(core)) = number.map(str::parse::<u16>) {
+            found.push(core);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Directory of a core's journal.
+pub fn core_directory(state_directory: &Path, core: u16) -> PathBuf {
+    state_directory.join(format!("core-{core}"))
+}
+
+/// One journal directory of the file system.
+#[derive(Debug)]
+pub struct FsStorage {
+    directory: PathBuf,
+    shared_memory: PathBuf,
+    boot_id: [u8; 16],
+    physical_block: u32,
+    direct: bool,
+}
+
+impl FsStorage {
+    /// Opens a journal directory, creating it where needed, and removes what a crash left half made.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        Self::open_with_shared_memory(directory, Path::new(SHARED_MEMORY))
+    }
+
+    fn open_with_shared_memory(directory: &Path, shared_memory: &Path) -> io::Result<Self> {
+        create_private_directory(directory)?;
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "new") {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            shared_memory: shared_memory.to_owned(),
+            boot_id: boot_id()?,
+            physical_block: physical_block(directory)?,
+            direct: supports_direct(directory)?,
+        })
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether the file system takes O_DIRECT; without it commits go through the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Removes the directory, unless it keeps quarantined bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn remove(self) -> io::Result<()> {
+        if self.directory.join("quarantine").exists() {
+            return Ok(());
+        }
+        fs::remove_dir_all(&self.directory)
+    }
+
+    /// Where a block file of this name can be: shared memory, then beside the segments.
+    fn block_paths(&self, name: &str) -> [PathBuf; 2] {
+        [self.shared_memory.join(name), self.directory.join(name)]
+    }
+}
+
+impl Storage for FsStorage {
+    fn boot_id(&self) -> [u8; 16] {
+        self.boot_id
+    }
+
+    fn random(&mut self) -> u128 {
+        random().expect("/dev/urandom can be read")
+    }
+
+    fn physical_block(&self) -> u32 {
+        self.physical_block
+    }
+
+    fn segments(&mut self) -> io::Result<Vec<u64>> {
+        numbers(&self.directory, "segment-", 16)
+    }
+
+    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+        into.clear();
+        File::open(segment_path(&self.directory, segment))?.read_to_end(into).map(drop)
+    }
+
+    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(segment_path(&self.directory, segment))?;
+        file.write_all_at(bytes, u64::from(offset))
+    }
+
+    fn sync_segment(&mut self, segment: u64) -> io::Result<()> {
+        OpenOptions::new().write(true).open(segment_path(&self.directory, segment))?.sync_data()
+    }
+
+    fn free_segment(&mut self, segment: u64) -> io::Result<()> {
+        let path = segment_path(&self.directory, segment);
+        if spares(&self.directory)?.len() < SPARES_MAX {
+            fs::rename(path, spare_path(&self.directory, segment))
+        } else {
+            fs::remove_file(path)
+        }
+    }
+
+    fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
+        let numbers = numbers(&self.directory, "epoch-", 8)?;
+        numbers.into_iter().map(|epoch| Ok((epoch, fs::read(epoch_path(&self.directory, epoch))?))).collect()
+    }
+
+    fn write_epoch(&mut self, epoch: u64, bytes: &[u8]) -> io::Result<()> {
+        let path = epoch_path(&self.directory, epoch);
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        sync_directory(&self.directory)
+    }
+
+    fn remove_epoch(&mut self, epoch: u64) -> io::Result<()> {
+        fs::remove_file(epoch_path(&self.directory, epoch))?;
+        sync_directory(&self.directory)
+    }
+
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>> {
+        for path in self.block_paths(name) {
+            let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+            let file = match opened {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            let metadata = file.metadata()?;
+            // Shared memory is a place where any user can put a file of this name.
+            if !metadata.is_file() || metadata.uid() != nix::unistd::geteuid().as_raw() {
+                warn!(path = %path.display(), "a block file that belongs to another user is not read");
+                continue;
+            }
+            let bytes = metadata.len() as usize;
+            // A file that a crash left without its size holds nothing.
+            return if bytes == 0 { Ok(None) } else { BlockMemory::map(&file, bytes).map(|m| Some(Rc::new(m))) };
+        }
+        Ok(None)
+    }
+
+    fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile> {
+        let Some(name) = name else { return Ok(Rc::new(BlockMemory::heap(bytes))) };
+        let [shared, beside] = self.block_paths(name);
+        // Before the block file: one that is killed in between leaves a trace without a file, not a file without a trace.
+        File::create(trace_path(&self.directory, name))?;
+        match create_block_file(&shared, bytes) {
+            Ok(memory) => Ok(Rc::new(memory)),
+            Err(error) => {
+                info!(
+                    directory = %self.directory.display(),
+                    "the block file is kept in the state directory, which costs some write-back, since {} cannot hold it: {error}",
+                    self.shared_memory.display(),
+                );
+                create_block_file(&beside, bytes).map(Rc::new)
+            }
+        }
+    }
+
+    fn remove_blocks(&mut self, name: &str) -> io::Result<()> {
+        for path in self.block_paths(name) {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+        match fs::remove_file(trace_path(&self.directory, name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn remove_stray_blocks(&mut self, keep: &str) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
+            let file = entry?.file_name();
+            match file.to_str().and_then(|file| file.strip_prefix(TRACE_PREFIX)) {
+                Some(name) if name != keep => self.remove_blocks(name)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let directory = self.directory.join("quarantine");
+        create_private_directory(&directory)?;
+        // The same damage can be found at several starts; each copy is kept, up to a bound.
+        for copy in 0..1000 {
+            let path = directory.join(if copy == 0 { name.to_owned() } else { format!("{name}.{copy}") });
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    if fs::read(&path)? == bytes {
+                        return Ok(());
+                    }
+                }
+                file => {
+                    let mut file = file?;
+                    file.write_all(bytes)?;
+                    file.sync_all()?;
+                    return sync_directory(&directory);
+                }
+            }
+        }
+        Err(io::Error::other(format!("{} holds a thousand copies of {name}", directory.display())))
+    }
+}
+
+/// Makes a block file, allocated in full: a write into a mapped hole of a full file system would be a SIGBUS.
+fn create_block_file(path: &Path, bytes: usize) -> io::Result<BlockMemory> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    let made = allocate(&file, bytes).and_then(|()| BlockMemory::map(&file, bytes));
+    if made.is_err() {
+        fs::remove_file(path)?;
+    }
+    made
+}
+
+fn allocate(file: &File, bytes: usize) -> io::Result<()> {
+    loop {
+        match posix_fallocate(file, 0, bytes as i64) {
+            Err(Errno::EINTR) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}
+
+/// 128 random bits from the operating system.
+///
+/// # Errors
+/// Those of reading `/dev/urandom`.
+pub fn random() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+fn boot_id() -> io::Result<[u8; 16]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits: String = text.trim().chars().filter(|&c| c != '-').collect();
+    let number = u128::from_str_radix(&digits, 16).map_err(io::Error::other)?;
+    Ok(number.to_be_bytes())
+}
+
+/// The physical block of the device under a directory (`/sys/dev/block/…/queue/physical_block_size`), or 4096 where
+/// there is no such device or no such number.
+fn physical_block(directory: &Path) -> io::Result<u32> {
+    let device = fs::metadata(directory)?.dev();
+    let device = format!("/sys/dev/block/{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    // A partition has no queue of its own; that of its disk is one level up.
+    let found = ["queue", "../queue"].iter().find_map(|queue| {
+        let text = fs::read_to_string(format!("{device}/{queue}/physical_block_size")).ok()?;
+        text.trim().parse::<u32>().ok()
+    });
+    Ok(found.filter(|bytes| bytes.is_power_of_two() && (512..=65_536).contains(bytes)).unwrap_or(4096))
+}
+
+fn supports_direct(directory: &Path) -> io::Result<bool> {
+    let path = directory.join("direct.new");
+    let opened =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_DIRECT).open(&path);
+    let direct = match opened {
+        Ok(_) => true,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => false,
+        Err(error) => return Err(error),
+    };
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(direct),
+        result => result.map(|()| direct),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage(directory: &tempfile::TempDir) -> FsStorage {
+        FsStorage::open(&directory.path().join("core-0")).expect("opens")
+    }
+
+    #[test]
+    fn a_segment_is_read_as_it_was_written_and_freed_into_a_bounded_number_of_spares() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        for segment in 0..6 {
+            fs::write(segment_path(storage.directory(), segment), vec![0; 8192]).expect("written");
+        }
+        storage.write_segment(3, 4096, b"abc").expect("written in place");
+        storage.sync_segment(3).expect("synced");
+        let mut bytes = vec![1];
+        storage.read_segment(3, &mut bytes).expect("read");
+        assert_eq!((bytes.len(), &bytes[4095..4100]), (8192, &b"\0abc\0"[..]));
+        for segment in 0..5 {
+            storage.free_segment(segment).expect("freed");
+        }
+        assert_eq!(storage.segments().expect("listed"), [5]);
+        let mut spares = spares(storage.directory()).expect("listed");
+        spares.sort_unstable();
+        assert_eq!(spares, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn names_that_this_module_does_not_write_are_not_segments() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        for name in ["segment-1", "segment-000000000000000A", "segment-0000000000000007.bak", "segment-"] {
+            fs::write(storage.directory().join(name), b"").expect("written");
+        }
+        assert!(storage.segments().expect("listed").is_empty());
+    }
+
+    #[test]
+    fn an_epoch_replaces_its_earlier_contents_whole() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        storage.write_epoch(1, b"first").expect("written");
+        storage.write_epoch(1, b"2nd").expect("written");
+        storage.write_epoch(0x1_2345_6789, b"x").expect("written");
+        let mut epochs = storage.epochs().expect("read");
+        epochs.sort();
+        assert_eq!(epochs, [(1, b"2nd".to_vec()), (0x1_2345_6789, b"x".to_vec())]);
+        storage.remove_epoch(1).expect("removed");
+        assert_eq!(storage.epochs().expect("read").len(), 1);
+    }
+
+    #[test]
+    fn what_a_crash_left_half_made_is_removed_at_start() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = storage(&directory).directory().join("epoch-00000002.new");
+        fs::write(&path, b"half").expect("written");
+        let mut storage = storage(&directory);
+        assert!(storage.epochs().expect("read").is_empty());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_block_file_keeps_its_bytes_for_the_next_start_in_shared_memory_or_without_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let shared = tempfile::tempdir().expect("a directory");
+        for shared in [shared.path(), Path::new("/nowhere")] {
+            let mut storage =
+                FsStorage::open_with_shared_memory(&directory.path().join("core-0"), shared).expect("opens");
+            let blocks = storage.create_blocks(Some("blocks"), 8192).expect("made");
+            blocks.write(100, b"record");
+            assert!(storage.create_blocks(Some("blocks"), 8192).is_err() || shared.exists());
+            drop(blocks);
+            let blocks = storage.open_blocks("blocks").expect("opens").expect("is there");
+            assert_eq!((blocks.len(), blocks.bytes(100..106)), (8192, &b"record"[..]));
+            let path = if shared.exists() { shared.join("blocks") } else { storage.directory().join("blocks") };
+            assert_eq!(fs::metadata(path).expect("is there").mode() & 0o777, 0o600);
+            storage.remove_blocks("blocks").expect("removed");
+            storage.remove_blocks("blocks").expect("nothing to remove is no error");
+            assert!(storage.open_blocks("blocks").expect("looked for").is_none());
+        }
+    }
+
+    #[test]
+    fn a_block_file_of_a_start_that_came_to_nothing_is_removed_by_the_next() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let shared = tempfile::tempdir().expect("a directory");
+        let core = directory.path().join("core-0");
+        for name in ["killed-1", "killed-2"] {
+            let mut storage = FsStorage::open_with_shared_memory(&core, shared.path()).expect("opens");
+            storage.create_blocks(Some(name), 8192).expect("made");
+        }
+        let mut storage = FsStorage::open_with_shared_memory(&core, shared.path()).expect("opens");
+        storage.create_blocks(Some("running"), 8192).expect("made");
+        storage.remove_stray_blocks("running").expect("removed");
+        let left = |path: &Path| -> Vec<_> {
+            fs::read_dir(path).expect("listed").map(|entry| entry.expect("listed").file_name()).collect()
+        };
+        assert_eq!(left(shared.path()), ["running"]);
+        assert_eq!(left(&core), ["blocks-running"]);
+        storage.remove_blocks("running").expect("removed");
+        assert!(left(shared.path()).is_empty() && left(&core).is_empty());
+    }
+
+    #[test]
+    fn quarantined_bytes_are_kept_beside_earlier_ones_of_the_same_name() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        for bytes in [b"a", b"b", b"a"] {
+            storage.quarantine("segment-1-at-0", bytes).expect("kept");
+        }
+        let kept = storage.directory().join("quarantine");
+        assert_eq!(fs::read(kept.join("segment-1-at-0")).expect("kept"), b"a");
+        assert_eq!(fs::read(kept.join("segment-1-at-0.1")).expect("kept"), b"b");
+        assert_eq!(fs::read_dir(kept).expect("listed").count(), 2);
+    }
+
+    #[test]
+    fn the_machine_names_its_boot_and_its_physical_block() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        assert_ne!(storage.boot_id(), [0; 16]);
+        assert!(storage.physical_block().is_power_of_two() && storage.physical_block() >= 512);
+        assert_ne!(storage.random(), storage.random());
+    }
+}

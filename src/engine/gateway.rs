@@ -1,0 +1,540 @@
+//! The whole gateway: what is checked and taken at start, the core threads, the control thread, the end.
+
+use super::control::{Control, Request};
+use super::core::{Assignment, CoreThread};
+use super::driver::Message;
+use super::files::{core_directories, create_private_directory};
+use super::listen::{ListenError, Listeners, bind_admin, bind_all};
+use super::lock::{LockError, StateLock};
+use super::probe::{self, ProbeError};
+use crate::config::{Durability, OnMissing, Settings, SourceKind};
+use crate::journal::OpenError;
+use crate::observe::admin;
+use crate::observe::process::ProcessUsage;
+use crate::observe::report::Report;
+use crate::observe::snapshot::Snapshot;
+use crate::shard::{PortError, SourceId};
+use crate::source::serial;
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc as threads;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+/// Exit code after a second Ctrl-C: that of a process that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// Threads that may wait for serial ports at once.
+const BLOCKING_THREADS: usize = 64;
+
+/// Why the gateway did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The kernel or a sandbox forbids io_uring.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The state directory cannot be made or read.
+    #[error("the state directory {}: {error}", directory.display())]
+    StateDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Another gateway runs on it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A port with `on_missing = "fail"` cannot be opened.
+    #[error("source {source_name}: {}: {error}", path.display())]
+    Port {
+        /// The source's name.
+        source_name: String,
+        /// The port's path.
+        path: PathBuf,
+        /// Why not.
+        error: PortError,
+    },
+    /// A journal cannot be opened.
+    #[error("the journal {}: {error}", directory.display())]
+    Journal {
+        /// Its directory.
+        directory: PathBuf,
+        /// Why not.
+        error: OpenError,
+    },
+    /// A journal's files cannot be used.
+    #[error("the journal {}: {error}", directory.display())]
+    JournalDirectory {
+        /// Its directory.
+        directory: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A core's ring cannot be made or used.
+    #[error("core {core}: io_uring: {error}")]
+    Ring {
+        /// Index of the core.
+        core: u16,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A thread or the control thread's runtime cannot be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(io::Error),
+    /// The ready file cannot be written.
+    #[error("the ready file {}: {error}", path.display())]
+    ReadyFile {
+        /// Its path.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// How the gateway is run.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Written, whole or not at all, once all cores take records; it holds the admin server's address and a line feed.
+    pub ready_file: Option<PathBuf>,
+    /// Stops the gateway as SIGTERM does, for whoever runs it inside another program.
+    pub stop: Option<oneshot::Receiver<()>>,
+}
+
+/// What a run leaves to be told.
+#[derive(Debug)]
+pub struct Summary {
+    /// All cores' last snapshots.
+    pub report: Report,
+    /// CPU time and memory.
+    pub usage: ProcessUsage,
+    /// Most memory that was resident, in bytes.
+    pub rss_bytes_max: u64,
+    /// From the start to the end.
+    pub uptime: Duration,
+}
+
+/// Runs the gateway until SIGTERM, Ctrl-C or `options.stop`, then until everything is delivered or `drain` is over.
+///
+/// # Errors
+/// [`EngineError`], most of them before any source is opened.
+pub fn run(settings: Settings, options: Options) -> Result<Summary, EngineError> {
+    let started = Instant::now();
+    raise_open_files();
+    let features = probe::io_uring()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(EngineError::Thread)?;
+    // From here on a signal waits until it can be obeyed.
+    let signals = runtime.block_on(async { Signals::new() }).map_err(EngineError::Thread)?;
+    let settings = Arc::new(settings);
+    let directory = settings.gateway.state_dir.clone();
+    let unusable = |error| EngineError::StateDirectory { directory: directory.clone(), error };
+    create_private_directory(&directory).map_err(unusable)?;
+    let _lock = StateLock::acquire(&directory)?;
+    let listeners = bind_all(&settings, settings.gateway.cores.len())?;
+    let admin = bind_admin(settings.gateway.admin)?;
+    let ports = open_required_ports(&settings)?;
+    let directories = share_directories(&settings, core_directories(&directory).map_err(unusable)?);
+
+    let (gateway, requests) = Gateway::start(&settings, listeners, directories, features.read_multishot)?;
+    let snapshots = gateway.serve(&runtime, signals, requests, admin, ports, options)?;
+    // A close that waits for a dead line's output, or a name server, keeps nobody.
+    runtime.shutdown_background();
+    let peak = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss() as u64 * 1024);
+    Ok(Summary {
+        report: Report::merge(snapshots, &[]),
+        usage: ProcessUsage::now(),
+        rss_bytes_max: peak,
+        uptime: started.elapsed(),
+    })
+}
+
+/// Each connection is a descriptor, and the soft limit is often 1,024.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(error) = raised {
+        warn!("the limit of open files cannot be raised: {error}");
+    }
+}
+
+/// Opens the ports without which the gateway is not to start. They stay open, so that no line is dropped and raised again.
+fn open_required_ports(settings: &Settings) -> Result<HashMap<SourceId, OwnedFd>, EngineError> {
+    let mut opened = HashMap::new();
+    for (index, source) in settings.sources.iter().enumerate() {
+        if let SourceKind::Serial(port) = &source.kind
+            && port.on_missing == OnMissing::Fail
+        {
+            let (source_name, path) = (source.name.clone(), port.path.clone());
+            let port = serial::open(port).map_err(|error| EngineError::Port { source_name, path, error })?;
+            opened.insert(SourceId(index as u16), port);
+        }
+    }
+    Ok(opened)
+}
+
+/// The journal directories of each core: its own, and by its index those of cores that are no more.
+fn share_directories(settings: &Settings, found: Vec<u16>) -> Vec<Vec<u16>> {
+    let cores = settings.gateway.cores.len() as u16;
+    let mut directories: Vec<Vec<u16>> = (0..cores).map(|core| vec![core]).collect();
+    // Without a journal nothing is read, so nothing is adopted.
+    if settings.journal.durability != Durability::Memory {
+        for number in found.into_iter().filter(|number| *number >= cores) {
+            directories[usize::from(number % cores)].push(number);
+        }
+    }
+    directories
+}
+
+/// Which core runs which sources: listeners run on all; a port or an outgoing connection belongs to the core that holds its
+/// unsettled records, and the others are dealt out in turn. `names` are those of origins with unsettled records, by core.
+fn assign(settings: &Settings, names: Vec<Vec<String>>) -> Vec<Assignment> {
+    let cores = names.len();
+    let mut owners = HashMap::new();
+    for (core, names) in names.into_iter().enumerate() {
+        for name in names {
+            owners.entry(name).or_insert(core as u16);
+        }
+    }
+    let mut sources = vec![Vec::new(); cores];
+    let mut turn = (0..cores).cycle();
+    for (index, source) in settings.sources.iter().enumerate() {
+        let id = SourceId(index as u16);
+        match source.kind {
+            SourceKind::TcpListen { .. } | SourceKind::Http { .. } => {
+                sources.iter_mut().for_each(|core| core.push(id));
+            }
+            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => {
+                let owner = owners.get(&source.name).map(|core| usize::from(*core));
+                sources[owner.or_else(|| turn.next()).expect("there is a core")].push(id);
+            }
+        }
+    }
+    let owners = Arc::new(owners);
+    sources.into_iter().map(|sources| Assignment { sources, owners: Arc::clone(&owners) }).collect()
+}
+
+/// The signals that the gateway obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+type Ended = (u16, Result<Option<Snapshot>, EngineError>);
+
+/// The running core threads, seen from the control thread.
+struct Gateway {
+    settings: Arc<Settings>,
+    mailboxes: Vec<mpsc::UnboundedSender<Message>>,
+    ready: Vec<oneshot::Receiver<()>>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+}
+
+impl Gateway {
+    /// Starts the core threads, waits until all journals are open, and sets them going.
+    fn start(
+        settings: &Arc<Settings>,
+        listeners: Vec<Listeners>,
+        directories: Vec<Vec<u16>>,
+        read_multishot: bool,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Request>), EngineError> {
+        let cores = settings.gateway.cores.len();
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::unbounded_channel()).unzip();
+        let (control, requests) = mpsc::unbounded_channel();
+        let (opened, journals) = threads::channel();
+        let (end, ended) = mpsc::unbounded_channel::<Ended>();
+        let (mut ready, mut assignments) = (Vec::new(), Vec::new());
+        let parts = listeners.into_iter().zip(directories).zip(inboxes).enumerate();
+        for (index, ((listeners, directories), mailbox)) in parts {
+            let (tell_ready, hear_ready) = oneshot::channel();
+            let (give, assigned) = threads::channel();
+            let thread = CoreThread {
+                settings: Arc::clone(settings),
+                core: index as u16,
+                cpu: settings.gateway.cores[index],
+                directories,
+                read_multishot,
+                listeners,
+                peers: mailboxes.clone(),
+                control: control.clone(),
+                mailbox,
+                opened: opened.clone(),
+                assigned,
+                ready: tell_ready,
+            };
+            let end = end.clone();
+            let run = move || {
+                let core = thread.core;
+                // The other side stays until all have ended.
+                let _ = end.send((core, thread.run()));
+            };
+            std::thread::Builder::new().name(format!("core-{index}")).spawn(run).map_err(EngineError::Thread)?;
+            ready.push(hear_ready);
+            assignments.push(give);
+        }
+        drop(opened);
+        let mut gateway = Self { settings: Arc::clone(settings), mailboxes, ready, ended };
+        match gather(journals, cores) {
+            Ok(names) => {
+                for (assignment, give) in assign(settings, names).into_iter().zip(assignments) {
+                    // A core that is gone says so at its end.
+                    let _ = give.send(assignment);
+                }
+                Ok((gateway, requests))
+            }
+            Err(error) => {
+                // The other cores close their journals again.
+                drop((assignments, end));
+                while gateway.ended.blocking_recv().is_some() {}
+                Err(error)
+            }
+        }
+    }
+
+    /// The control thread's life: requests of the cores, admin server, signals, until all cores have ended.
+    fn serve(
+        mut self,
+        runtime: &Runtime,
+        signals: Signals,
+        requests: mpsc::UnboundedReceiver<Request>,
+        admin: TcpListener,
+        ports: HashMap<SourceId, OwnedFd>,
+        options: Options,
+    ) -> Result<Vec<Snapshot>, EngineError> {
+        runtime.block_on(async {
+            let address = admin.local_addr().map_err(EngineError::Thread)?;
+            let admin = tokio::net::TcpListener::from_std(admin).map_err(EngineError::Thread)?;
+            let (close_admin, admin_closed) = oneshot::channel::<()>();
+            let admin = tokio::spawn(admin::serve(admin, self.admin(), async {
+                // Closed by a word or by the end of who would say it.
+                let _ = admin_closed.await;
+            }));
+            let control = Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports);
+            let control = tokio::spawn(control.run(requests));
+            let ready = std::mem::take(&mut self.ready);
+            let ready = tokio::spawn(announce(ready, address, options.ready_file, self.settings.gateway.cores.len()));
+            let stop = obey(signals, options.stop, self.mailboxes.clone(), self.settings.deliver.drain);
+            let stop = tokio::spawn(stop);
+            let ended = self.wait(ready).await;
+            stop.abort();
+            control.abort();
+            let _ = close_admin.send(());
+            // It ends within its own deadline.
+            let _ = admin.await;
+            ended
+        })
+    }
+
+    fn admin(&self) -> admin::Gateway {
+        let mailboxes = self.mailboxes.clone();
+        let settings = &self.settings;
+        let cores = mailboxes.len() as u16;
+        admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, move |core| {
+            let (answer, answered) = oneshot::channel();
+            let asked = mailboxes[usize::from(core)].send(Message::Snapshot(answer));
+            async move {
+                asked.ok()?;
+                answered.await.ok()
+            }
+        })
+    }
+
+    /// Waits for all cores. The first that fails stops the others.
+    async fn wait(
+        &mut self,
+        mut ready: tokio::task::JoinHandle<Result<(), EngineError>>,
+    ) -> Result<Vec<Snapshot>, EngineError> {
+        let mut snapshots = Vec::new();
+        let mut failed = None;
+        let mut announced = false;
+        let mut running = self.mailboxes.len();
+        while running > 0 {
+            let result = tokio::select! {
+                ended = self.ended.recv() => {
+                    running -= 1;
+                    ended.expect("a thread says its end").1.map(|snapshot| snapshots.extend(snapshot))
+                }
+                result = &mut ready, if !announced => {
+                    announced = true;
+                    result.expect("announcing does not panic")
+                }
+            };
+            if let Err(problem) = result {
+                error!("stopping, since {problem}");
+                failed.get_or_insert(problem);
+                stop_all(&self.mailboxes);
+            }
+        }
+        failed.map_or(Ok(snapshots), Err)
+    }
+}
+
+/// The names that each core's journals hold records of, or the first error.
+fn gather(
+    journals: threads::Receiver<(u16, Result<Vec<String>, EngineError>)>,
+    cores: usize,
+) -> Result<Vec<Vec<String>>, EngineError> {
+    let mut names = vec![Vec::new(); cores];
+    for (core, found) in journals.iter().take(cores) {
+        names[usize::from(core)] = found?;
+    }
+    Ok(names)
+}
+
+fn stop_all(mailboxes: &[mpsc::UnboundedSender<Message>]) {
+    for mailbox in mailboxes {
+        // A core that has ended needs no stop.
+        let _ = mailbox.send(Message::Stop);
+    }
+}
+
+/// Says when all cores take records.
+async fn announce(
+    ready: Vec<oneshot::Receiver<()>>,
+    admin: SocketAddr,
+    file: Option<PathBuf>,
+    cores: usize,
+) -> Result<(), EngineError> {
+    for core in ready {
+        if core.await.is_err() {
+            // It ended before it was ready, and says why.
+            return Ok(());
+        }
+    }
+    info!("ready on {cores} core{}: http://{admin}/", if cores == 1 { "" } else { "s" });
+    if let Some(path) = file {
+        write_whole(&path, &format!("{admin}\n")).map_err(|error| EngineError::ReadyFile { path, error })?;
+    }
+    Ok(())
+}
+
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    std::fs::write(&new, text)?;
+    std::fs::rename(&new, path)
+}
+
+/// Obeys signals: the first that ends the gateway drains it, the second Ctrl-C ends it at once.
+async fn obey(
+    mut signals: Signals,
+    stop: Option<oneshot::Receiver<()>>,
+    mailboxes: Vec<mpsc::UnboundedSender<Message>>,
+    drain: Duration,
+) {
+    let asked = async {
+        match stop {
+            Some(stop) => drop(stop.await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(asked);
+    let mut stopping = false;
+    loop {
+        let reason = tokio::select! {
+            _ = signals.terminate.recv() => "SIGTERM",
+            _ = signals.interrupt.recv() => {
+                if stopping {
+                    eprintln!("ringest: ended at once; the journal keeps what was accepted");
+                    std::process::exit(INTERRUPTED);
+                }
+                "Ctrl-C"
+            }
+            _ = signals.hang_up.recv() => {
+                warn!("SIGHUP: the configuration is read at start only; restart to change it");
+                continue;
+            }
+            () = &mut asked, if !stopping => "asked to",
+        };
+        if !stopping {
+            info!("stopping ({reason}): intake has ended, deliveries go on for up to {drain:?}");
+            stop_all(&mailboxes);
+        }
+        stopping = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn settings(cores: usize) -> Settings {
+        let text = r#"
+            [[source]]
+            name = "a"
+            kind = "serial"
+            path = "/dev/ttyS0"
+            [[source]]
+            name = "b"
+            kind = "tcp_listen"
+            listen = "127.0.0.1:4001"
+            [[source]]
+            name = "c"
+            kind = "tcp_connect"
+            connect = "127.0.0.1:4002"
+            [[source]]
+            name = "d"
+            kind = "serial"
+            path = "/dev/ttyS1"
+            [deliver]
+            url = "http://127.0.0.1:8000/films/"
+            body = "{{data}}"
+        "#;
+        let mut settings = config::parse(text, "test").expect("a valid configuration");
+        settings.gateway.cores = vec![0; cores];
+        settings
+    }
+
+    fn sources(assignments: &[Assignment]) -> Vec<Vec<u16>> {
+        assignments.iter().map(|core| core.sources.iter().map(|source| source.0).collect()).collect()
+    }
+
+    #[test]
+    fn ports_are_dealt_out_and_listeners_run_everywhere() {
+        assert_eq!(sources(&assign(&settings(1), vec![Vec::new()])), [[0, 1, 2, 3]]);
+        assert_eq!(sources(&assign(&settings(2), vec![Vec::new(); 2])), [vec![0, 1, 3], vec![1, 2]]);
+    }
+
+    #[test]
+    fn a_source_stays_with_the_core_that_holds_its_records() {
+        let names = vec![vec!["c".to_owned()], vec!["a".to_owned(), "b@127.0.0.1".to_owned()]];
+        let assignments = assign(&settings(2), names);
+        assert_eq!(sources(&assignments), [vec![1, 2, 3], vec![0, 1]]);
+        assert_eq!(assignments[0].owners.get("b@127.0.0.1"), Some(&1));
+    }
+
+    #[test]
+    fn directories_of_cores_that_are_no_more_are_adopted_by_index() {
+        let mut settings = settings(2);
+        assert_eq!(share_directories(&settings, vec![0, 1, 2, 5, 8]), [vec![0, 2, 8], vec![1, 5]]);
+        assert_eq!(share_directories(&settings, Vec::new()), [[0], [1]]);
+        settings.journal.durability = Durability::Memory;
+        assert_eq!(share_directories(&settings, vec![0, 1, 2]), [[0], [1]]);
+    }
+}

@@ -1,0 +1,200 @@
+//! Listeners: one socket a core for each listening source.
+
+use crate::config::{LaneKey, Settings, SourceKind};
+use crate::shard::SourceId;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// How long a busy address is tried again: a process that was just killed can hold it for a moment.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Connections that wait to be accepted; the kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// A peer that does not answer for so long is gone.
+const PEER_GONE: Duration = Duration::from_secs(30);
+
+/// Why an address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another process has it.
+    #[error("{what}: {address} is already in use")]
+    Busy {
+        /// The source, or the admin server.
+        what: String,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// Not allowed, such as a port below 1024 without the right to it.
+    #[error("{what}: no permission to listen on {address}: {error}")]
+    Permission {
+        /// The source, or the admin server.
+        what: String,
+        /// Its address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Anything else.
+    #[error("{what}: cannot listen on {address}: {error}")]
+    Other {
+        /// The source, or the admin server.
+        what: String,
+        /// Its address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+impl ListenError {
+    fn new(what: String, address: SocketAddr, error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::AddrInUse => Self::Busy { what, address },
+            ErrorKind::PermissionDenied => Self::Permission { what, address, error },
+            _ => Self::Other { what, address, error },
+        }
+    }
+}
+
+/// The listeners of one core.
+pub type Listeners = Vec<(SourceId, OwnedFd)>;
+
+/// Binds every listening source once for each of `cores` cores, by SO_REUSEPORT; before that once without it, so that a
+/// port in use is noticed. Port 0 lets the kernel choose, the same for all cores.
+///
+/// Where an address is a lane, the first core accepts for all and hands over: two cores that accept would hand two connections of
+/// one address to its owner in any order, and with them the records of a machine that connects anew for each.
+///
+/// # Errors
+/// [`ListenError`]; an address in use is tried for 2 s.
+pub fn bind_all(settings: &Settings, cores: usize) -> Result<Vec<Listeners>, ListenError> {
+    let mut listeners: Vec<Listeners> = (0..cores).map(|_| Vec::new()).collect();
+    for (index, source) in settings.sources.iter().enumerate() {
+        let address = match source.kind {
+            SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen } => listen,
+            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => continue,
+        };
+        let accepting = match source.kind {
+            SourceKind::TcpListen { lane: LaneKey::Address, .. } => 1,
+            _ => cores,
+        };
+        let sockets = bind(address, accepting)
+            .map_err(|error| ListenError::new(format!("source {}", source.name), address, error))?;
+        for (core, socket) in listeners.iter_mut().zip(sockets) {
+            core.push((SourceId(index as u16), socket));
+        }
+    }
+    Ok(listeners)
+}
+
+/// Binds the admin server's address, for tokio.
+///
+/// # Errors
+/// [`ListenError`]; an address in use is tried for 2 s.
+pub(super) fn bind_admin(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let bound = bind_alone(address).and_then(|socket| {
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(TcpListener::from(socket))
+    });
+    bound.map_err(|error| ListenError::new("the admin server".to_owned(), address, error))
+}
+
+/// `count` sockets that listen on one address.
+///
+/// # Errors
+/// Those of socket(2), bind(2) and listen(2).
+fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let alone = bind_alone(address)?;
+    let bound = alone.local_addr()?;
+    drop(alone);
+    let listen = |_| {
+        let socket = socket(address)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&bound)?;
+        // Accepted connections inherit these.
+        prepare(&SockRef::from(&socket))?;
+        socket.listen(BACKLOG)?;
+        Ok(OwnedFd::from(socket))
+    };
+    (0..count).map(listen).collect()
+}
+
+/// A socket that listens and shares its address with no other.
+fn bind_alone(address: SocketAddr) -> io::Result<Socket> {
+    let deadline = Instant::now() + RETRY;
+    loop {
+        let socket = socket(address)?;
+        // Past the connections of an earlier process in TIME_WAIT, but not past a listener.
+        socket.set_reuse_address(true)?;
+        match socket.bind(&address.into()).and_then(|()| socket.listen(1)) {
+            Ok(()) => return Ok(socket),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]` is every address of both families, whatever the system's default is; another IPv6 address is itself.
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
+}
+
+/// Sets what every connection has: no delay of small sends, keepalive, and an end of waiting for a silent peer.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub(super) fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(PEER_GONE).with_interval(Duration::from_secs(10)).with_retries(3);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(PEER_GONE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn all_cores_share_one_port_and_accepted_connections_inherit_the_options() {
+        let sockets = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3).expect("bound");
+        let listeners: Vec<TcpListener> = sockets.into_iter().map(TcpListener::from).collect();
+        let address = listeners[0].local_addr().expect("bound");
+        assert!(listeners.iter().all(|listener| listener.local_addr().expect("bound") == address));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        for listener in listeners {
+            let sender = sender.clone();
+            std::thread::spawn(move || sender.send(listener.accept()));
+        }
+        let _client = TcpStream::connect(address).expect("connected");
+        let (accepted, _) = receiver.recv().expect("one of them accepts").expect("accepted");
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().expect("readable") && accepted.keepalive().expect("readable"));
+        assert_eq!(accepted.tcp_user_timeout().expect("readable"), Some(PEER_GONE));
+        assert_eq!(accepted.tcp_keepalive_time().expect("readable"), PEER_GONE);
+    }
+
+    #[test]
+    fn an_address_in_use_is_noticed_even_if_its_holder_allows_sharing() {
+        let holder = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("bound").remove(0);
+        let address = TcpListener::from(holder.try_clone().expect("duplicated")).local_addr().expect("bound");
+        let started = Instant::now();
+        let refused = bind(address, 1).expect_err("in use");
+        assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+        assert!(started.elapsed() >= RETRY);
+        drop(holder);
+        bind(address, 1).expect("free again");
+    }
+}

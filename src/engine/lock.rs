@@ -1,0 +1,117 @@
+//! One gateway a state directory: a lock file with the holder's PID in it.
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a busy lock is tried again: a process that was just killed can hold it for a moment.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Why the state directory could not be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another gateway holds it.
+    #[error("{} is in use by another gateway{}", directory.display(), holder.map(|pid| format!(", process {pid}")).unwrap_or_default())]
+    Held {
+        /// The state directory.
+        directory: PathBuf,
+        /// The PID that the holder wrote.
+        holder: Option<u32>,
+    },
+    /// The lock file cannot be used.
+    #[error("the lock file {}: {error}", path.display())]
+    File {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// The lock; let go when dropped or when the process ends, in whatever way.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: Flock<File>,
+}
+
+impl StateLock {
+    /// Locks `directory`, trying for 2 s while another holds it, and writes this process's PID into the file (flock(2)).
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub fn acquire(directory: &Path) -> Result<Self, LockError> {
+        Self::acquire_within(directory, RETRY)
+    }
+
+    fn acquire_within(directory: &Path, limit: Duration) -> Result<Self, LockError> {
+        let path = directory.join("lock");
+        let failed = |error| LockError::File { path: path.clone(), error };
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
+        let mut file = options.open(&path).map_err(failed)?;
+        let deadline = Instant::now() + limit;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut locked) => {
+                    write_pid(&mut locked).map_err(failed)?;
+                    return Ok(Self { _file: locked });
+                }
+                Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                    file = unlocked;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err((mut unlocked, Errno::EWOULDBLOCK)) => {
+                    return Err(LockError::Held { directory: directory.to_owned(), holder: read_pid(&mut unlocked) });
+                }
+                Err((unlocked, Errno::EINTR)) => file = unlocked,
+                Err((_, error)) => return Err(failed(error.into())),
+            }
+        }
+    }
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_gateway_is_refused_and_told_who_holds_the_lock() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = StateLock::acquire(directory.path()).expect("is free");
+        let refused = StateLock::acquire_within(directory.path(), Duration::from_millis(50)).expect_err("is held");
+        let own = std::process::id();
+        assert!(matches!(&refused, LockError::Held { holder: Some(pid), .. } if *pid == own), "{refused:?}");
+        assert!(refused.to_string().ends_with(&format!("another gateway, process {own}")), "{refused}");
+        drop(first);
+        StateLock::acquire_within(directory.path(), Duration::ZERO).expect("is free again");
+    }
+
+    #[test]
+    fn a_lock_that_is_let_go_within_the_time_is_taken() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = StateLock::acquire(directory.path()).expect("is free");
+        let waiting = std::thread::scope(|scope| {
+            let second = scope.spawn(|| StateLock::acquire(directory.path()));
+            std::thread::sleep(Duration::from_millis(100));
+            drop(first);
+            second.join().expect("did not panic")
+        });
+        waiting.expect("was let go");
+    }
+}

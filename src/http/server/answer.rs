@@ -1,0 +1,181 @@
+//! The answers: what each says, and its bytes.
+
+use crate::http::chunked::ChunkFault;
+use crate::http::fields::{FramingFault, push_decimal};
+
+/// A field that some refusals carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extra {
+    None,
+    /// `Allow: POST, OPTIONS` (RFC 9110 section 10.2.1)
+    Allow,
+    /// `Accept-Encoding: identity` (RFC 9110 section 15.5.16)
+    AcceptEncoding,
+    /// `Retry-After: 1` (RFC 9110 section 10.2.3)
+    RetrySoon,
+}
+
+/// Why a request is not taken: the answer to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    pub(super) extra: Extra,
+    /// A sentence for the person who meets it; the body.
+    pub(super) text: &'static str,
+}
+
+impl Refusal {
+    pub(super) const fn new(status: u16, text: &'static str) -> Self {
+        Self { status, extra: Extra::None, text }
+    }
+
+    pub(super) const fn bad(text: &'static str) -> Self {
+        Self::new(400, text)
+    }
+
+    pub(super) const fn method(text: &'static str) -> Self {
+        Self { status: 405, extra: Extra::Allow, text }
+    }
+}
+
+/// What cannot be framed for certain is 400, a coding that is not implemented 501 (RFC 9112 section 6.1).
+impl From<FramingFault> for Refusal {
+    fn from(fault: FramingFault) -> Self {
+        match fault {
+            FramingFault::ContentLength => Self::bad("Content-Length is not a decimal number below 2^64"),
+            FramingFault::ContentLengths => Self::bad("more than one Content-Length"),
+            FramingFault::Both => Self::bad("both Content-Length and Transfer-Encoding"),
+            FramingFault::EmptyCoding => Self::bad("Transfer-Encoding is empty or has an empty element"),
+            FramingFault::ChunkedNotLast => Self::bad("chunked must be the last transfer coding, and stand there once"),
+            FramingFault::UnknownCoding => Self::new(501, "only the transfer coding chunked is supported"),
+            FramingFault::Http10 => Self::bad("Transfer-Encoding in HTTP/1.0"),
+        }
+    }
+}
+
+impl From<ChunkFault> for Refusal {
+    fn from(fault: ChunkFault) -> Self {
+        match fault {
+            ChunkFault::Size => Self::bad("the chunk size is not a hexadecimal number"),
+            ChunkFault::SizeDigits => Self::bad("the chunk size has more than 16 digits"),
+            ChunkFault::SizeLineEnd => Self::bad("the chunk-size line does not end in CRLF"),
+            ChunkFault::Extension => Self::bad("a chunk extension holds a control character"),
+            ChunkFault::ExtensionBytes => Self::bad("the chunk extensions are over 4 KiB"),
+            ChunkFault::DataEnd => Self::bad("the chunk data is not followed by CRLF"),
+            ChunkFault::Trailer => Self::bad("a trailer field is malformed"),
+            ChunkFault::TrailerBytes => Self::new(431, "the trailers are over 8 KiB"),
+        }
+    }
+}
+
+/// An answer that waits for its turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Answer {
+    /// `100 Continue`, before the final answer of the same request.
+    Continue,
+    /// 201 once `last_number` is durable.
+    Accepted { last_number: u64, records: u32 },
+    /// 503
+    Unavailable { retry_after_s: u32 },
+    /// 204 to OPTIONS.
+    Options,
+    /// Anything else; without its body if it answers a HEAD.
+    Refused { refusal: Refusal, head_only: bool },
+}
+
+impl Answer {
+    /// Whether it may be sent, with all records below `durable_below` durable.
+    pub(super) fn may_go(&self, durable_below: u64) -> bool {
+        !matches!(self, Self::Accepted { last_number, .. } if *last_number >= durable_below)
+    }
+
+    /// Its status.
+    pub(super) fn status(&self) -> u16 {
+        match self {
+            Self::Continue => 100,
+            Self::Accepted { .. } => 201,
+            Self::Unavailable { .. } => 503,
+            Self::Options => 204,
+            Self::Refused { refusal, .. } => refusal.status,
+        }
+    }
+
+    /// Appends its bytes; `close` is whether the connection ends with it.
+    pub(super) fn write(&self, date: &[u8; 29], close: bool, out: &mut Vec<u8>) {
+        if let Self::Continue = self {
+            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            return;
+        }
+        out.reserve(320); // more than any answer has
+        out.extend_from_slice(status_line(self.status()));
+        out.extend_from_slice(b"Date: ");
+        out.extend_from_slice(date);
+        if close {
+            out.extend_from_slice(b"\r\nConnection: close");
+        }
+        match *self {
+            Self::Continue => unreachable!("written above"),
+            Self::Accepted { records, .. } => write_accepted(records, out),
+            Self::Unavailable { retry_after_s } => {
+                out.extend_from_slice(b"\r\nRetry-After: ");
+                push_decimal(out, u64::from(retry_after_s));
+                write_text("no room for records now, try again later", false, out);
+            }
+            // A 204 has neither Content-Length nor body (RFC 9110 section 8.6).
+            Self::Options => out.extend_from_slice(b"\r\nAllow: POST, OPTIONS\r\n\r\n"),
+            Self::Refused { refusal, head_only } => {
+                out.extend_from_slice(match refusal.extra {
+                    Extra::None => b"",
+                    Extra::Allow => b"\r\nAllow: POST, OPTIONS",
+                    Extra::AcceptEncoding => b"\r\nAccept-Encoding: identity",
+                    Extra::RetrySoon => b"\r\nRetry-After: 1",
+                });
+                write_text(refusal.text, head_only, out);
+            }
+        }
+    }
+}
+
+fn write_accepted(records: u32, out: &mut Vec<u8>) {
+    if records == 1 {
+        out.extend_from_slice(b"\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"accepted\":1}");
+        return;
+    }
+    out.extend_from_slice(b"\r\nContent-Type: application/json\r\nContent-Length: ");
+    let digits = records.checked_ilog10().unwrap_or(0) + 1;
+    push_decimal(out, u64::from(13 + digits));
+    out.extend_from_slice(b"\r\n\r\n{\"accepted\":");
+    push_decimal(out, u64::from(records));
+    out.push(b'}');
+}
+
+fn write_text(text: &str, head_only: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ");
+    push_decimal(out, text.len() as u64 + 1);
+    out.extend_from_slice(b"\r\n\r\n");
+    if !head_only {
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+fn status_line(status: u16) -> &'static [u8] {
+    match status {
+        201 => b"HTTP/1.1 201 Created\r\n",
+        204 => b"HTTP/1.1 204 No Content\r\n",
+        400 => b"HTTP/1.1 400 Bad Request\r\n",
+        404 => b"HTTP/1.1 404 Not Found\r\n",
+        405 => b"HTTP/1.1 405 Method Not Allowed\r\n",
+        408 => b"HTTP/1.1 408 Request Timeout\r\n",
+        411 => b"HTTP/1.1 411 Length Required\r\n",
+        413 => b"HTTP/1.1 413 Content Too Large\r\n",
+        414 => b"HTTP/1.1 414 URI Too Long\r\n",
+        415 => b"HTTP/1.1 415 Unsupported Media Type\r\n",
+        417 => b"HTTP/1.1 417 Expectation Failed\r\n",
+        431 => b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
+        501 => b"HTTP/1.1 501 Not Implemented\r\n",
+        503 => b"HTTP/1.1 503 Service Unavailable\r\n",
+        505 => b"HTTP/1.1 505 HTTP Version Not Supported\r\n",
+        other => unreachable!("no answer has the status {other}"),
+    }
+}

@@ -1,0 +1,344 @@
+//! One machine's connection: bytes in, requests out; verdicts in, answers out.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::answer::{Answer, Refusal};
+use super::reading::Step;
+use crate::config::Limits;
+use crate::http::chunked::Decoder;
+use crate::http::fields::LineScan;
+
+/// Answers that may wait before [`ServerConnection::wants_read`] says no.
+const PENDING_MAX: usize = 64;
+
+/// A whole request for records, lent until the next call.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// SOURCE of `/v1/records/SOURCE`: 1 to 64 of `A-Za-z0-9._-`.
+    pub source: &'a str,
+    /// The decoded body, 1 byte to `limits.body_bytes`.
+    pub body: &'a [u8],
+    /// Content-Type, with parameters.
+    pub content_type: Option<&'a [u8]>,
+    /// Idempotency-Key, 1 to 255 bytes as they came.
+    pub idempotency_key: Option<&'a [u8]>,
+    /// When its first byte came; monotonic nanoseconds.
+    pub first_byte_ns: u64,
+}
+
+/// What the owner makes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// 201 `{"accepted":records}` once the record with `last_number` is durable.
+    Accepted {
+        /// Number of the request's last record.
+        last_number: u64,
+        /// How many records it held.
+        records: u32,
+    },
+    /// 404
+    UnknownSource,
+    /// 503 with Retry-After.
+    Unavailable {
+        /// Seconds.
+        retry_after_s: u32,
+    },
+    /// 400 with this sentence as its body.
+    BadRequest(&'static str),
+}
+
+/// What [`ServerConnection::take_output`] wrote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Output {
+    /// After these bytes: FIN, then read and drop what still comes for a while (lingering close, RFC 9112 section 9.6).
+    pub close: bool,
+    /// Answers with 2xx.
+    pub accepted: u32,
+    /// Answers with 4xx, 501 or 505.
+    pub refused: u32,
+    /// Answers with 503.
+    pub unavailable: u32,
+}
+
+/// What is being read.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// A head, or nothing yet; `buffer` holds what came of it.
+    Head(LineScan),
+    /// A body with so many bytes to come; `buffer` holds [`Kept`] and what came.
+    Length(u64),
+    /// A chunked body; `buffer` as before.
+    Chunked(Decoder),
+    /// The owner looks at the request.
+    Verdict,
+    /// Nothing more is read.
+    Closing,
+}
+
+/// Lengths of the parts of a head that `buffer` starts with while a body is read: source, Content-Type, Idempotency-Key.
+/// The last two count from 1, with 0 for none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Kept {
+    pub(super) source: u8,
+    pub(super) idempotency_key: u16,
+    pub(super) content_type: u32,
+}
+
+impl Kept {
+    pub(super) fn bytes(self) -> usize {
+        self.source as usize
+            + (self.content_type as usize).saturating_sub(1)
+            + (self.idempotency_key as usize).saturating_sub(1)
+    }
+}
+
+/// The body of a refused request, being dropped.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// Sent after it.
+    pub(super) answer: Answer,
+    /// What came of it, if it is chunked.
+    pub(super) bytes: u64,
+}
+
+/// How much of an empty line came before a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BlankLine {
+    None,
+    Cr,
+    Seen,
+}
+
+/// The state of one connection. It holds memory beyond its own size only while a request is unfinished or more than one
+/// answer waits.
+///
+/// The owner gives it bytes until [`next_request`](Self::next_request) returns `None`, answers each request by
+/// [`respond`](Self::respond), and takes the output whenever [`has_output`](Self::has_output).
+#[derive(Debug)]
+pub struct ServerConnection {
+    pub(super) buffer: Vec<u8>,
+    first: Option<Answer>,
+    rest: VecDeque<Answer>,
+    pub(super) phase: Phase,
+    /// Set while the body of a refused request is dropped.
+    pub(super) drain: Option<Box<Drain>>,
+    durable_below: u64,
+    pub(super) first_byte_ns: u64,
+    /// Start of the body, or of being idle.
+    pub(super) since_ns: u64,
+    pub(super) kept: Kept,
+    pub(super) keep_alive: bool,
+    pub(super) blank_line: BlankLine,
+    pub(super) tls_hello: bool,
+}
+
+impl ServerConnection {
+    /// A connection accepted at `now_ns`.
+    pub fn new(now_ns: u64) -> Self {
+        Self {
+            buffer: Vec::new(),
+            first: None,
+            rest: VecDeque::new(),
+            phase: Phase::Head(LineScan::default()),
+            drain: None,
+            durable_below: 0,
+            first_byte_ns: now_ns,
+            since_ns: now_ns,
+            kept: Kept::default(),
+            keep_alive: true,
+            blank_line: BlankLine::None,
+            tls_hello: false,
+        }
+    }
+
+    /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is
+    /// needed. Bytes after a request that ends the connection are dropped unread.
+    ///
+    /// # Panics
+    /// If the request before has not been answered by [`respond`](Self::respond).
+    pub fn next_request<'a, 'i: 'a>(
+        &'a mut self,
+        limits: &Limits,
+        now_ns: u64,
+        input: &mut &'i [u8],
+    ) -> Option<Request<'a>> {
+        let body = loop {
+            let step = match self.phase {
+                Phase::Closing => {
+                    *input = &[];
+                    Step::More
+                }
+                Phase::Verdict => panic!("the request before has not been answered"),
+                Phase::Head(scan) => self.read_head(scan, limits, now_ns, input),
+                Phase::Length(remaining) => self.read_body(remaining, input),
+                Phase::Chunked(decoder) => self.read_chunks(decoder, limits, input),
+            };
+            match step {
+                Step::More => return None,
+                Step::Again => {}
+                Step::Lent(request) => {
+                    self.phase = Phase::Verdict;
+                    return Some(request);
+                }
+                Step::Buffered(body) => break body,
+            }
+        };
+        self.phase = Phase::Verdict;
+        Some(self.buffered_request(body))
+    }
+
+    /// The answer to the request that [`next_request`](Self::next_request) just returned.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn respond(&mut self, verdict: Verdict) {
+        assert!(matches!(self.phase, Phase::Verdict), "there is no request to answer");
+        let answer = match verdict {
+            Verdict::Accepted { last_number, records } => Answer::Accepted { last_number, records },
+            Verdict::Unavailable { retry_after_s } => Answer::Unavailable { retry_after_s },
+            Verdict::UnknownSource => refused(Refusal::new(404, "there is no such source"), false),
+            Verdict::BadRequest(text) => refused(Refusal::bad(text), false),
+        };
+        self.finish(answer);
+    }
+
+    /// Records with numbers below `durable_below` are durable: lets waiting 201s go. Never goes back.
+    pub fn release(&mut self, durable_below: u64) {
+        self.durable_below = self.durable_below.max(durable_below);
+    }
+
+    /// Whether an answer may be sent now.
+    pub fn has_output(&self) -> bool {
+        self.first.is_some_and(|answer| answer.may_go(self.durable_below))
+    }
+
+    /// Appends all answers that may be sent now, in order. `date` is the value of the Date header.
+    pub fn take_output(&mut self, now_ns: u64, date: &[u8; 29], out: &mut Vec<u8>) -> Output {
+        let mut output = Output::default();
+        while let Some(answer) = self.first.filter(|answer| answer.may_go(self.durable_below)) {
+            self.first = self.rest.pop_front();
+            answer.write(date, self.is_finished(), out);
+            match answer.status() {
+                100..=199 => {}
+                200..=299 => output.accepted += 1,
+                503 => output.unavailable += 1,
+                _ => output.refused += 1,
+            }
+            if self.first.is_none() {
+                self.rest = VecDeque::new();
+                if !self.under_way() {
+                    self.since_ns = now_ns;
+                }
+            }
+        }
+        output.close = self.is_finished();
+        output
+    }
+
+    /// Whether more bytes should be read: not once the connection closes, nor while 64 answers wait. Bytes that were read
+    /// before the owner could stop are still to be given to [`next_request`](Self::next_request).
+    pub fn wants_read(&self) -> bool {
+        !self.is_closing() && self.pending() < PENDING_MAX
+    }
+
+    /// The peer sends no more (half-close): requests already taken are still answered, an unfinished one is dropped.
+    pub fn handle_eof(&mut self) {
+        self.stop_reading();
+    }
+
+    /// When [`handle_deadline`](Self::handle_deadline) is due: a head or body that is not whole, or an idle connection.
+    /// `None` while answers wait and nothing is unfinished.
+    pub fn deadline_ns(&self, limits: &Limits) -> Option<u64> {
+        let after = |start_ns: u64, limit: Duration| {
+            Some(start_ns.saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)))
+        };
+        match self.phase {
+            Phase::Closing | Phase::Verdict => None,
+            Phase::Length(_) | Phase::Chunked(_) => after(self.since_ns, limits.body_timeout),
+            Phase::Head(_) if self.under_way() => after(self.first_byte_ns, limits.header_timeout),
+            Phase::Head(_) if self.first.is_some() => None,
+            Phase::Head(_) => after(self.since_ns, limits.idle_timeout),
+        }
+    }
+
+    /// If the deadline is reached: 408 and close for a request under way, a quiet close when idle.
+    pub fn handle_deadline(&mut self, now_ns: u64, limits: &Limits) {
+        if self.deadline_ns(limits).is_none_or(|deadline_ns| now_ns < deadline_ns) {
+            return;
+        }
+        match self.phase {
+            Phase::Head(_) if !self.under_way() => self.stop_reading(),
+            Phase::Head(_) => self.close_with(Refusal::new(408, "the header did not come in time"), false),
+            _ => self.close_with(Refusal::new(408, "the body did not come in time"), self.drains_a_head()),
+        }
+    }
+
+    /// Nothing more to read and nothing more to answer: close.
+    pub fn is_finished(&self) -> bool {
+        self.is_closing() && self.first.is_none()
+    }
+
+    /// Whether the peer tried to speak TLS; the connection is then closed without an answer.
+    pub fn saw_tls_hello(&self) -> bool {
+        self.tls_hello
+    }
+
+    /// Memory held beyond the connection's own size, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
+            + self.rest.capacity() * size_of::<Answer>()
+            + self.drain.as_ref().map_or(0, |_| size_of::<Drain>())
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing)
+    }
+
+    /// Answers that wait.
+    pub(super) fn pending(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    /// Whether a part of a request is there.
+    fn under_way(&self) -> bool {
+        match self.phase {
+            Phase::Head(_) => !self.buffer.is_empty(),
+            Phase::Length(_) | Phase::Chunked(_) => true,
+            Phase::Verdict | Phase::Closing => false,
+        }
+    }
+
+    /// Queues the last answer to a request, frees what was kept of it, and goes on to the next one or closes.
+    pub(super) fn finish(&mut self, answer: Answer) {
+        self.buffer = Vec::new();
+        self.push(answer);
+        self.phase = Phase::Head(LineScan::default());
+        if !self.keep_alive {
+            self.stop_reading();
+        }
+    }
+
+    /// Queues an answer after which nothing is read.
+    pub(super) fn close_with(&mut self, refusal: Refusal, head_only: bool) {
+        self.push(refused(refusal, head_only));
+        self.stop_reading();
+    }
+
+    pub(super) fn push(&mut self, answer: Answer) {
+        match self.first {
+            None => self.first = Some(answer),
+            Some(_) => self.rest.push_back(answer),
+        }
+    }
+
+    pub(super) fn stop_reading(&mut self) {
+        self.phase = Phase::Closing;
+        self.buffer = Vec::new();
+        self.drain = None;
+    }
+}
+
+pub(super) fn refused(refusal: Refusal, head_only: bool) -> Answer {
+    Answer::Refused { refusal, head_only }
+}

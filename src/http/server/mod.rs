@@ -1,0 +1,13 @@
+//! The ingest side: `POST /v1/records/SOURCE`, one [`ServerConnection`] for each connection of a machine.
+//!
+//! It owns the bytes of a request that is not whole yet and the answers that wait for their turn; it never owns a record.
+//! What is wrong with a request is answered here, in order behind the answers before it, and its owner never sees it.
+//! A request that came whole is lent from the bytes it came in; only what is unfinished is copied, so an idle connection
+//! holds no buffer at all.
+
+mod answer;
+mod connection;
+mod head;
+mod reading;
+
+pub use connection::{Output, Request, ServerConnection, Verdict};

@@ -1,0 +1,358 @@
+//! Reading: from bytes to whole requests, and the answers to those that are wrong.
+
+use super::answer::{Answer, Extra, Refusal};
+use super::connection::{BlankLine, Drain, Kept, Phase, Request, ServerConnection, refused};
+use super::head::{self, Head, Ingest, Route};
+use crate::config::Limits;
+use crate::http::chunked::{Chunk, Decoder};
+use crate::http::fields::{Framing, Line, LineScan, append_bounded, is_token_byte};
+
+/// Answers that may wait at all. What was read before the owner could pause is still taken, up to here.
+const PENDING_HARD_MAX: usize = 65_536;
+/// A refused request's body is read and dropped up to here, so that the connection can go on.
+const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+/// First byte of a TLS handshake record (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// A chunked or empty body without a byte of data.
+const EMPTY_RECORD: Refusal = Refusal::bad("an empty body is no record");
+/// A body over `limits.body_bytes`.
+const TOO_LARGE: Refusal = Refusal::new(413, "the body is too large");
+
+/// What one step of reading came to.
+pub(super) enum Step<'a> {
+    /// The input is used up.
+    More,
+    /// Something was settled: look again.
+    Again,
+    /// A request that lies in the input.
+    Lent(Request<'a>),
+    /// A request whose head lies in `buffer`, and its body too unless it lies in the input.
+    Buffered(Option<&'a [u8]>),
+}
+
+impl ServerConnection {
+    /// Reads a head, from the input alone if it is whole there.
+    pub(super) fn read_head<'a>(
+        &mut self,
+        scan: LineScan,
+        limits: &Limits,
+        now_ns: u64,
+        input: &mut &'a [u8],
+    ) -> Step<'a> {
+        if self.buffer.is_empty() {
+            if !self.begin(now_ns, input) {
+                return if self.is_closing() { Step::Again } else { Step::More };
+            }
+            let window = &input[..input.len().min(limits.header_bytes)];
+            return match find_end(scan, window, limits) {
+                HeadEnd::Refused(refusal) => {
+                    self.close_with(refusal, is_head_request(window));
+                    Step::Again
+                }
+                HeadEnd::More(scan) => {
+                    append_bounded(&mut self.buffer, window, limits.header_bytes);
+                    *input = &[];
+                    self.phase = Phase::Head(scan);
+                    Step::More
+                }
+                HeadEnd::Whole { line_end, end } => {
+                    let (bytes, rest) = input.split_at(end);
+                    *input = rest;
+                    self.take_head(bytes, line_end, limits, now_ns, input, true)
+                }
+            };
+        }
+        if input.is_empty() {
+            return Step::More;
+        }
+        let held = self.buffer.len();
+        let window = &input[..input.len().min(limits.header_bytes.saturating_sub(held))];
+        append_bounded(&mut self.buffer, window, limits.header_bytes);
+        match find_end(scan, &self.buffer, limits) {
+            HeadEnd::Refused(refusal) => {
+                self.close_with(refusal, is_head_request(&self.buffer));
+                Step::Again
+            }
+            HeadEnd::More(scan) => {
+                *input = &[];
+                self.phase = Phase::Head(scan);
+                Step::More
+            }
+            HeadEnd::Whole { line_end, end } => {
+                let bytes = std::mem::take(&mut self.buffer);
+                *input = &input[end - held..];
+                // The head dies with `bytes`: what must outlive it is copied, no request is lent, no input taken.
+                let mut rest = *input;
+                self.take_head(&bytes[..end], line_end, limits, now_ns, &mut rest, false);
+                Step::Again
+            }
+        }
+    }
+
+    /// Looks at the first bytes of a request; whether a head may start in `input`, which then has at least a byte.
+    fn begin(&mut self, now_ns: u64, input: &mut &[u8]) -> bool {
+        // One empty line before a request is ignored (RFC 9112 section 2.2).
+        while let (Some((byte, rest)), false) = (input.split_first(), self.blank_line == BlankLine::Seen) {
+            self.blank_line = match (self.blank_line, byte) {
+                (BlankLine::None, b'\r') => BlankLine::Cr,
+                (BlankLine::Cr, b'\n') => BlankLine::Seen,
+                (BlankLine::Cr, _) => {
+                    self.close_with(Refusal::bad("a bare CR"), false);
+                    return false;
+                }
+                _ => break,
+            };
+            *input = rest;
+        }
+        let Some(&byte) = input.first() else { return false };
+        self.first_byte_ns = now_ns;
+        if byte == TLS_HANDSHAKE {
+            self.tls_hello = true;
+            self.stop_reading();
+        } else if !is_token_byte(byte) {
+            self.close_with(Refusal::bad("this is no HTTP request"), false);
+        } else if self.pending() >= PENDING_HARD_MAX {
+            let refusal = Refusal::new(503, "too many requests wait for their answers");
+            self.close_with(Refusal { extra: Extra::RetrySoon, ..refusal }, false);
+        } else {
+            return true;
+        }
+        false
+    }
+
+    /// Decides what becomes of a whole head. `lend` is whether `bytes` live as long as the input does.
+    fn take_head<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        line_end: usize,
+        limits: &Limits,
+        now_ns: u64,
+        input: &mut &'a [u8],
+        lend: bool,
+    ) -> Step<'a> {
+        let head = match head::parse(bytes, line_end, limits) {
+            Ok(head) => head,
+            Err(refusal) => {
+                self.close_with(refusal, is_head_request(bytes));
+                return Step::Again;
+            }
+        };
+        self.phase = Phase::Head(LineScan::default());
+        self.blank_line = BlankLine::None;
+        self.keep_alive = head.keep_alive;
+        self.since_ns = now_ns;
+        let ingest = match head.route {
+            Route::Ingest(ingest) => ingest,
+            Route::Tunnel(refusal) => {
+                self.close_with(refusal, false);
+                return Step::Again;
+            }
+            Route::Refused(refusal) => {
+                self.decline(&head, refused(refusal, head.head_only), input);
+                return Step::Again;
+            }
+            Route::Options => {
+                self.decline(&head, Answer::Options, input);
+                return Step::Again;
+            }
+        };
+        match head.framing {
+            Framing::Absent => {
+                self.finish(refused(Refusal::new(411, "a record needs Content-Length or chunked"), false))
+            }
+            Framing::Length(0) => self.finish(refused(EMPTY_RECORD, false)),
+            Framing::Length(length) if length > limits.body_bytes as u64 => self.close_with(TOO_LARGE, false),
+            Framing::Length(length) if lend && length <= input.len() as u64 => {
+                let (body, rest) = input.split_at(length as usize);
+                *input = rest;
+                return Step::Lent(Request {
+                    source: ingest.source,
+                    body,
+                    content_type: ingest.content_type,
+                    idempotency_key: ingest.idempotency_key,
+                    first_byte_ns: self.first_byte_ns,
+                });
+            }
+            Framing::Length(length) => self.expect_body(&head, &ingest, Phase::Length(length), input),
+            Framing::Chunked => self.expect_body(&head, &ingest, Phase::Chunked(Decoder::new()), input),
+        }
+        Step::Again
+    }
+
+    /// Keeps what must outlive the head, and asks for a body that is held back.
+    fn expect_body(&mut self, head: &Head<'_>, ingest: &Ingest<'_>, phase: Phase, input: &[u8]) {
+        if head.expects_continue && input.is_empty() {
+            self.push(Answer::Continue);
+        }
+        let content_type = ingest.content_type.unwrap_or_default();
+        let key = ingest.idempotency_key.unwrap_or_default();
+        self.kept = Kept {
+            source: ingest.source.len() as u8,
+            content_type: ingest.content_type.map_or(0, |value| value.len() as u32 + 1),
+            idempotency_key: ingest.idempotency_key.map_or(0, |value| value.len() as u16 + 1),
+        };
+        let mut buffer = Vec::with_capacity(self.kept.bytes());
+        buffer.extend_from_slice(ingest.source.as_bytes());
+        buffer.extend_from_slice(content_type);
+        buffer.extend_from_slice(key);
+        self.buffer = buffer;
+        self.phase = phase;
+    }
+
+    /// Answers a request that is not for records once its body is dropped; at once where there is none, or where reading on
+    /// is not worth it.
+    fn decline(&mut self, head: &Head<'_>, answer: Answer, input: &[u8]) {
+        let held_back = head.expects_continue && input.is_empty();
+        let phase = match head.framing {
+            Framing::Absent | Framing::Length(0) => return self.finish(answer),
+            Framing::Length(length) if length <= DRAIN_BYTES_MAX => Phase::Length(length),
+            Framing::Chunked => Phase::Chunked(Decoder::new()),
+            Framing::Length(_) => Phase::Closing,
+        };
+        if held_back || !self.keep_alive || matches!(phase, Phase::Closing) {
+            self.keep_alive = false;
+            return self.finish(answer);
+        }
+        self.drain = Some(Box::new(Drain { answer, bytes: 0 }));
+        self.phase = phase;
+    }
+
+    /// Reads a body of known length.
+    pub(super) fn read_body<'a>(&mut self, remaining: u64, input: &mut &'a [u8]) -> Step<'a> {
+        let whole = remaining <= input.len() as u64;
+        let (bytes, rest) = input.split_at(if whole { remaining as usize } else { input.len() });
+        *input = rest;
+        if let Some(drain) = self.drain.take_if(|_| whole) {
+            self.finish(drain.answer);
+            return Step::Again;
+        }
+        let has_body = self.buffer.len() > self.kept.bytes();
+        if whole && !has_body && self.drain.is_none() {
+            return Step::Buffered(Some(bytes));
+        }
+        if self.drain.is_none() {
+            let bound = self.buffer.len() + remaining as usize;
+            append_bounded(&mut self.buffer, bytes, bound);
+        }
+        if whole {
+            return Step::Buffered(None);
+        }
+        self.phase = Phase::Length(remaining - bytes.len() as u64);
+        Step::More
+    }
+
+    /// Reads a chunked body, into `buffer` unless it is dropped.
+    pub(super) fn read_chunks<'a>(&mut self, mut decoder: Decoder, limits: &Limits, input: &mut &'a [u8]) -> Step<'a> {
+        loop {
+            match decoder.next(input) {
+                Err(fault) => self.close_with(fault.into(), self.drains_a_head()),
+                Ok(Chunk::More) => {
+                    self.phase = Phase::Chunked(decoder);
+                    return Step::More;
+                }
+                Ok(Chunk::Data(bytes)) => {
+                    if self.take_data(bytes, limits) {
+                        continue;
+                    }
+                }
+                Ok(Chunk::End) => {
+                    if let Some(drain) = self.drain.take() {
+                        self.finish(drain.answer);
+                    } else if self.buffer.len() == self.kept.bytes() {
+                        self.finish(refused(EMPTY_RECORD, false));
+                    } else {
+                        return Step::Buffered(None);
+                    }
+                }
+            }
+            return Step::Again;
+        }
+    }
+
+    /// Keeps or drops decoded bytes; `false` if they passed the limit and the request is answered.
+    fn take_data(&mut self, bytes: &[u8], limits: &Limits) -> bool {
+        if let Some(drain) = &mut self.drain {
+            drain.bytes += bytes.len() as u64;
+            if drain.bytes > DRAIN_BYTES_MAX {
+                let answer = drain.answer;
+                self.keep_alive = false;
+                self.finish(answer);
+                return false;
+            }
+            return true;
+        }
+        let bound = self.kept.bytes() + limits.body_bytes;
+        if self.buffer.len() + bytes.len() > bound {
+            self.close_with(TOO_LARGE, false);
+            return false;
+        }
+        append_bounded(&mut self.buffer, bytes, bound);
+        true
+    }
+
+    /// Whether the body being dropped is a HEAD request's.
+    pub(super) fn drains_a_head(&self) -> bool {
+        let answer = self.drain.as_ref().map(|drain| drain.answer);
+        matches!(answer, Some(Answer::Refused { head_only: true, .. }))
+    }
+
+    /// The request whose parts `buffer` holds.
+    pub(super) fn buffered_request<'a>(&'a self, body: Option<&'a [u8]>) -> Request<'a> {
+        let (source, rest) = self.buffer.split_at(self.kept.source as usize);
+        let (content_type, rest) = rest.split_at((self.kept.content_type as usize).saturating_sub(1));
+        let (key, rest) = rest.split_at((self.kept.idempotency_key as usize).saturating_sub(1));
+        Request {
+            source: std::str::from_utf8(source).expect("a SOURCE is ASCII"),
+            body: body.unwrap_or(rest),
+            content_type: (self.kept.content_type > 0).then_some(content_type),
+            idempotency_key: (self.kept.idempotency_key > 0).then_some(key),
+            first_byte_ns: self.first_byte_ns,
+        }
+    }
+}
+
+fn is_head_request(head: &[u8]) -> bool {
+    head.starts_with(b"HEAD ")
+}
+
+/// Where a head ends.
+enum HeadEnd {
+    More(LineScan),
+    Whole { line_end: usize, end: usize },
+    Refused(Refusal),
+}
+
+/// Looks for a head's end in `window`, the first bytes of a request, at most `limits.header_bytes`. What is found wrong
+/// depends on the bytes alone, not on the pieces they came in.
+fn find_end(mut scan: LineScan, window: &[u8], limits: &Limits) -> HeadEnd {
+    let refuse = HeadEnd::Refused;
+    loop {
+        match scan.next(window) {
+            Line::Whole { start: 0, end } => {
+                if let Err(refusal) = head::check_line(&window[..end], limits) {
+                    return refuse(refusal);
+                }
+            }
+            Line::Whole { start, end } if start == end => {
+                let line_end = memchr::memchr(b'\r', window).expect("a line ended before");
+                return HeadEnd::Whole { line_end, end: end + 2 };
+            }
+            Line::Whole { .. } => {}
+            Line::Bare { start, at, byte } => {
+                let so_far = if start == 0 { head::check_line_so_far(&window[..at], limits) } else { Ok(()) };
+                let text = if byte == b'\n' { "a line ends in a bare LF" } else { "a bare CR" };
+                return refuse(so_far.err().unwrap_or(Refusal::bad(text)));
+            }
+            Line::More { start } => {
+                let so_far = if start == 0 { head::check_line_so_far(window, limits) } else { Ok(()) };
+                return match so_far {
+                    Err(refusal) => refuse(refusal),
+                    Ok(()) if window.len() >= limits.header_bytes => {
+                        refuse(Refusal::new(431, "the header is too large"))
+                    }
+                    Ok(()) => HeadEnd::More(scan),
+                };
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The admin server: page, metrics, health and status on loopback. It asks the shards for snapshots, and nothing else; it
+//! runs on the control thread, never on a core of the data path.
+//!
+//! A request whose Host is not a name of this machine's loopback is refused, so that a page from elsewhere cannot read the
+//! gateway by a name that it makes resolve to 127.0.0.1 (DNS rebinding).
+
+use super::metrics::{self, Identity};
+use super::process::ProcessUsage;
+use super::report::Report;
+use super::snapshot::Snapshot;
+use crate::config::Durability;
+use axum::Json;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+
+/// A core that does not answer for so long is reported.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A request still open so long after the shutdown began is cut.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The answers of all cores that did answer.
+pub type SnapshotFuture = Pin<Box<dyn Future<Output = Vec<Snapshot>> + Send>>;
+
+/// What the admin server needs of the gateway.
+pub struct Gateway {
+    /// Configured name.
+    pub name: String,
+    /// The journal's level.
+    pub durability: Durability,
+    /// When the process started.
+    pub started: Instant,
+    /// The cores that must answer.
+    pub cores: Vec<u16>,
+    /// Asks every core for a snapshot and leaves out those that do not answer within [`ANSWER_TIMEOUT`].
+    pub request: Box<dyn Fn() -> SnapshotFuture + Send + Sync>,
+}
+
+impl Gateway {
+    /// A gateway whose cores 0 to `cores` - 1 are asked one by one: `ask` sends the request to a core and waits for its
+    /// answer, which is `None` when the core has ended. The deadline is kept here.
+    pub fn per_core<Ask, Asked>(name: String, durability: Durability, cores: u16, ask: Ask) -> Self
+    where
+        Ask: Fn(u16) -> Asked + Send + Sync + 'static,
+        Asked: Future<Output = Option<Snapshot>> + Send + 'static,
+    {
+        let request = move || -> SnapshotFuture {
+            let mut asked = tokio::task::JoinSet::new();
+            for core in 0..cores {
+                asked.spawn(tokio::time::timeout(ANSWER_TIMEOUT, ask(core)));
+            }
+            Box::pin(async move {
+                let mut snapshots = Vec::new();
+                while let Some(answer) = asked.join_next().await {
+                    snapshots.extend(answer.ok().and_then(Result::ok).flatten());
+                }
+                snapshots
+            })
+        };
+        Self { name, durability, started: Instant::now(), cores: (0..cores).collect(), request: Box::new(request) }
+    }
+}
+
+/// Serves `gateway` on `listener` (loopback, bound by the caller) until `shutdown`.
+///
+/// # Errors
+/// Those of the listener; single connections are logged by nobody and just closed.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    gateway: Gateway,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let (begun, mut begin) = tokio::sync::watch::channel(false);
+    let graceful = async move {
+        shutdown.await;
+        begun.send_replace(true);
+    };
+    let server = axum::serve(listener, router(gateway)).with_graceful_shutdown(graceful);
+    let deadline = async move {
+        if begin.wait_for(|begun| *begun).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(CLOSE_TIMEOUT).await;
+    };
+    tokio::select! {
+        result = server => result,
+        () = deadline => Ok(()),
+    }
+}
+
+/// The routes, for a server or a test.
+pub fn router(gateway: Gateway) -> Router {
+    let admin = Arc::new(Admin { gateway, last: Mutex::default() });
+    Router::new()
+        .route("/", get(page))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .route("/api/status", get(status))
+        .route("/api/sources", get(sources))
+        .with_state(admin)
+        .layer(axum::middleware::from_fn(check_host))
+}
+
+struct Admin {
+    gateway: Gateway,
+    /// The last snapshot of each core: kept for a core that does not answer, so that no counter goes backwards. The lock is
+    /// held while the cores are asked, which keeps many pages from asking them all at once.
+    last: Mutex<BTreeMap<u16, Snapshot>>,
+}
+
+impl Admin {
+    async fn report(&self) -> Report {
+        let mut last = self.last.lock().await;
+        // The closure keeps the deadline itself; this one is for a closure that does not.
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT + ANSWER_TIMEOUT / 4, (self.gateway.request)()).await;
+        let answered = answered.unwrap_or_default();
+        let silent: Vec<u16> = self
+            .gateway
+            .cores
+            .iter()
+            .filter(|core| !answered.iter().any(|snapshot| snapshot.core == **core))
+            .copied()
+            .collect();
+        for snapshot in answered {
+            last.insert(snapshot.core, snapshot);
+        }
+        Report::merge(last.values().cloned().collect(), &silent)
+    }
+
+    fn uptime_s(&self) -> f64 {
+        self.gateway.started.elapsed().as_secs_f64()
+    }
+
+    fn durability(&self) -> &'static str {
+        match self.gateway.durability {
+            Durability::Memory => "memory",
+            Durability::Process => "process",
+            Durability::Power => "power",
+        }
+    }
+}
+
+async fn page() -> Response {
+    let mut response = Html(include_str!("page.html")).into_response();
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                  img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> Response {
+    let report = admin.report().await;
+    let status = report.status(&admin.gateway.name, admin.durability(), admin.uptime_s(), ProcessUsage::now());
+    Json(status).into_response()
+}
+
+async fn sources(State(admin): State<Arc<Admin>>) -> Response {
+    Json(json!({ "sources": admin.report().await.sources })).into_response()
+}
+
+async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
+    let report = admin.report().await;
+    let status = match report.problems.as_slice() {
+        [] => "ok",
+        _ if report.is_failing() => "failing",
+        _ => "degraded",
+    };
+    let code = if report.is_failing() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    if report.problems.is_empty() {
+        (code, Json(json!({ "status": status }))).into_response()
+    } else {
+        (code, Json(json!({ "status": status, "reasons": report.problems }))).into_response()
+    }
+}
+
+/// Ready means: every core takes records. A source or an API that is away does not change that.
+async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
+    let report = admin.report().await;
+    if report.is_failing() {
+        let reasons: Vec<_> = report.problems.iter().filter(|problem| problem.area.is_failing()).collect();
+        let body = Json(json!({ "status": "not ready", "reasons": reasons }));
+        return (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
+    }
+    Json(json!({ "status": "ready" })).into_response()
+}
+
+async fn metrics_text(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+    let report = admin.report().await;
+    let identity = Identity {
+        name: admin.gateway.name.clone(),
+        durability: admin.durability(),
+        uptime_s: admin.uptime_s(),
+        process: ProcessUsage::now(),
+    };
+    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    if accepts.into_iter().any(|accept| accept.contains("application/openmetrics-text")) {
+        ([(CONTENT_TYPE, metrics::OPENMETRICS_TYPE)], metrics::openmetrics(report, identity)).into_response()
+    } else {
+        ([(CONTENT_TYPE, metrics::PROMETHEUS_TYPE)], metrics::prometheus(report, identity)).into_response()
+    }
+}
+
+/// Refuses requests by a name that is not this machine's loopback, and forbids caches and guesses of types.
+async fn check_host(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(HOST).iter();
+    // No Host at all (HTTP/1.0) is no browser, so there is nothing to rebind.
+    let by_header = hosts.into_iter().all(|host| host.to_str().is_ok_and(is_loopback_host));
+    let by_target = request.uri().authority().is_none_or(|authority| is_loopback_host(authority.as_str()));
+    let mut response = if by_header && by_target {
+        next.run(request).await
+    } else {
+        let body = Json(json!({ "error": "the Host of a request must be localhost or a loopback address" }));
+        (StatusCode::FORBIDDEN, body).into_response()
+    };
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Whether a Host value (RFC 9110 section 7.2: name or address, with an optional port) is loopback.
+fn is_loopback_host(host: &str) -> bool {
+    let (name, rest) = match host.strip_prefix('[') {
+        Some(inner) => match inner.split_once(']') {
+            Some((address, rest)) => return address.parse().is_ok_and(|a: Ipv6Addr| a.is_loopback()) && is_port(rest),
+            None => return false,
+        },
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    is_port(rest)
+        && (name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback()))
+}
+
+/// Empty, or a colon and digits.
+fn is_port(rest: &str) -> bool {
+    rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_pass_as_host() {
+        for host in ["localhost", "LOCALHOST:9600", "127.0.0.1", "127.8.9.1:80", "[::1]", "[::1]:9600"] {
+            assert!(is_loopback_host(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:9600",
+            "localhost.evil.example",
+            "127.0.0.1.evil",
+            "10.0.0.1",
+            "[::2]",
+            "[::1]x",
+            "[::1",
+            "127.0.0.1:80:80",
+            "localhost:80@evil",
+            "0.0.0.0",
+        ] {
+            assert!(!is_loopback_host(host), "{host}");
+        }
+    }
+}

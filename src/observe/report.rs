@@ -1,0 +1,227 @@
+//! One picture of all shards: their snapshots added up, and what is wrong put into words. Pure; no clock, no I/O.
+
+use super::process::ProcessUsage;
+use super::snapshot::{Counters, RouteSnapshot, Snapshot, SourceSnapshot, Stage, StageHistograms, Terms};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+
+/// What a problem is about, and with it how bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Area {
+    /// A core does not answer.
+    Core,
+    /// The accounting identity does not hold.
+    Accounting,
+    /// The journal is full or failed; intake pauses.
+    Journal,
+    /// A source is missing, busy or silent; the others go on.
+    Source,
+    /// The API does not take records; intake goes on.
+    Route,
+}
+
+impl Area {
+    /// Whether the gateway cannot do its work (health 503), rather than a part of it (200, degraded).
+    pub fn is_failing(self) -> bool {
+        matches!(self, Self::Core | Self::Accounting | Self::Journal)
+    }
+}
+
+/// Something an operator should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What it is about.
+    pub area: Area,
+    /// Which one: a source's name, an authority, `core 3`.
+    pub name: String,
+    /// What is wrong, in words.
+    pub text: String,
+}
+
+/// All shards together.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Sums of the identity's terms.
+    pub terms: Terms,
+    /// Sums of the event counts.
+    pub counters: Counters,
+    /// Histograms added up.
+    pub stages: StageHistograms,
+    /// Sources merged by name, in the order in which they first appear.
+    pub sources: Vec<SourceSnapshot>,
+    /// Routes merged by authority.
+    pub routes: Vec<RouteSnapshot>,
+    /// Open lanes.
+    pub lanes: u64,
+    /// The shards, by core.
+    pub shards: Vec<Snapshot>,
+    /// What is wrong now, the failing areas first.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Adds up `shards`. `silent` are the cores that did not answer; their last snapshot, if there was one, is among `shards`,
+    /// so that no counter goes backwards.
+    pub fn merge(mut shards: Vec<Snapshot>, silent: &[u16]) -> Self {
+        shards.sort_by_key(|shard| shard.core);
+        let mut report = Self::default();
+        for shard in &shards {
+            report.terms.add(&shard.terms);
+            report.counters.add(&shard.counters);
+            report.stages.add(&shard.stages);
+            report.lanes += shard.lanes;
+        }
+        report.sources = merge_sources(&shards);
+        report.routes = merge_routes(&shards);
+        report.problems = problems(&report, &shards, silent);
+        report.shards = shards;
+        report
+    }
+
+    /// Whether the gateway as a whole cannot do its work.
+    pub fn is_failing(&self) -> bool {
+        self.problems.iter().any(|problem| problem.area.is_failing())
+    }
+
+    /// The document of `/api/status`. `uptime_s` is in seconds; a stage without a measurement is left out.
+    pub fn status(&self, name: &str, durability: &str, uptime_s: f64, process: ProcessUsage) -> Value {
+        let received = self.terms.received + self.terms.recovered;
+        let per_record = (received > 0).then(|| round(process.cpu_s() * 1e6 / received as f64, 100.0));
+        json!({
+            "name": name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": round(uptime_s, 1000.0),
+            "durability": durability,
+            "terms": self.terms,
+            "balanced": self.shards.iter().all(|shard| shard.terms.balance()),
+            "stages": self.stage_summaries(),
+            "counters": self.counters,
+            "lanes": self.lanes,
+            "shards": self.shards.iter().map(shard_status).collect::<Vec<_>>(),
+            "sources": self.sources,
+            "routes": self.routes,
+            "process": {
+                "rss_bytes": process.rss_bytes,
+                "cpu_user_s": process.cpu_user_s,
+                "cpu_system_s": process.cpu_system_s,
+                "cpu_us_per_record": per_record,
+            },
+            "problems": self.problems,
+        })
+    }
+
+    fn stage_summaries(&self) -> Map<String, Value> {
+        let measured = Stage::ALL.into_iter().filter(|stage| !self.stages.stage(*stage).is_empty());
+        measured
+            .map(|stage| {
+                let histogram = self.stages.stage(stage);
+                let us = |quantile: f64| round(histogram.value_at_quantile(quantile) as f64 / 1e3, 10.0);
+                let summary = json!({
+                    "count": histogram.len(), "p50_us": us(0.5), "p90_us": us(0.9), "p99_us": us(0.99),
+                    "p999_us": us(0.999), "max_us": us(1.0),
+                });
+                (stage.name().to_owned(), summary)
+            })
+            .collect()
+    }
+}
+
+fn shard_status(shard: &Snapshot) -> Value {
+    json!({
+        "core": shard.core, "terms": shard.terms, "balanced": shard.terms.balance(), "lanes": shard.lanes,
+        "journal": shard.journal, "routes": shard.routes,
+    })
+}
+
+/// Rounds to a fraction, so that JSON shows 12.3 rather than 12.299999999.
+fn round(value: f64, fraction: f64) -> f64 {
+    (value * fraction).round() / fraction
+}
+
+fn merge_sources(shards: &[Snapshot]) -> Vec<SourceSnapshot> {
+    let mut merged: Vec<SourceSnapshot> = Vec::new();
+    let mut places = HashMap::new();
+    for source in shards.iter().flat_map(|shard| &shard.sources) {
+        let Some(&place) = places.get(&source.name) else {
+            places.insert(source.name.clone(), merged.len());
+            merged.push(source.clone());
+            continue;
+        };
+        let own: &mut SourceSnapshot = &mut merged[place];
+        own.open += source.open;
+        own.received += source.received;
+        own.rejected += source.rejected;
+        own.bytes += source.bytes;
+        own.silent_s = shorter(own.silent_s, source.silent_s);
+        join_words(&mut own.problem, source.problem.as_deref());
+    }
+    merged
+}
+
+fn merge_routes(shards: &[Snapshot]) -> Vec<RouteSnapshot> {
+    let mut merged: Vec<RouteSnapshot> = Vec::new();
+    for route in shards.iter().flat_map(|shard| &shard.routes) {
+        // A gateway has one or two authorities: a search is enough.
+        let Some(own) = merged.iter_mut().find(|own| own.authority == route.authority) else {
+            merged.push(route.clone());
+            continue;
+        };
+        own.connections += route.connections;
+        own.in_flight += route.in_flight;
+        own.last_success_s = shorter(own.last_success_s, route.last_success_s);
+        join_words(&mut own.problem, route.problem.as_deref());
+    }
+    merged
+}
+
+fn shorter(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    a.into_iter().chain(b).reduce(f64::min)
+}
+
+/// Adds words that are not said yet.
+fn join_words(own: &mut Option<String>, other: Option<&str>) {
+    match (own.as_mut(), other) {
+        (_, None) => {}
+        (None, Some(other)) => *own = Some(other.to_owned()),
+        (Some(words), Some(other)) if words.split("; ").any(|word| word == other) => {}
+        (Some(words), Some(other)) => {
+            words.push_str("; ");
+            words.push_str(other);
+        }
+    }
+}
+
+fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem> {
+    let core_name = |core: u16| format!("core {core}");
+    let mut problems = Vec::new();
+    for &core in silent {
+        let seen = shards.iter().any(|shard| shard.core == core);
+        let text = if seen { "does not answer; its last figures are shown" } else { "does not answer" };
+        problems.push(Problem { area: Area::Core, name: core_name(core), text: text.to_owned() });
+    }
+    for shard in shards.iter().filter(|shard| !shard.terms.balance()) {
+        let text = "records are missing or counted twice: the accounting does not balance".to_owned();
+        problems.push(Problem { area: Area::Accounting, name: core_name(shard.core), text });
+    }
+    for shard in shards {
+        if let Some(text) = &shard.journal.problem {
+            problems.push(Problem { area: Area::Journal, name: core_name(shard.core), text: text.clone() });
+        }
+    }
+    for source in &report.sources {
+        if let Some(text) = &source.problem {
+            problems.push(Problem { area: Area::Source, name: source.name.clone(), text: text.clone() });
+        }
+    }
+    for route in &report.routes {
+        if let Some(text) = &route.problem {
+            problems.push(Problem { area: Area::Route, name: route.authority.clone(), text: text.clone() });
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests;

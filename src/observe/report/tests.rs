@@ -1,0 +1,125 @@
+use super::*;
+
+fn shard(core: u16, delivered: u64) -> Snapshot {
+    let terms =
+        Terms { received: delivered + 6, recovered: 5, delivered, pending: 4, parked: 3, rejected: 2, discarded: 2 };
+    let mut shard = Snapshot { core, terms, lanes: 7, ..Snapshot::default() };
+    shard.counters.received_bytes = 1000 + u64::from(core);
+    shard.stages.record(Stage::Whole, 2_000_000 * (u64::from(core) + 1));
+    shard
+}
+
+fn source(name: &str, received: u64, silent_s: Option<f64>, problem: Option<&str>) -> SourceSnapshot {
+    SourceSnapshot {
+        name: name.to_owned(),
+        kind: "tcp_listen",
+        open: 1,
+        received,
+        rejected: 1,
+        bytes: 10 * received,
+        silent_s,
+        problem: problem.map(str::to_owned),
+    }
+}
+
+#[test]
+fn terms_counters_histograms_and_lanes_add_up_and_balance() {
+    let report = Report::merge(vec![shard(1, 20), shard(0, 10)], &[]);
+    let expected =
+        Terms { received: 42, recovered: 10, delivered: 30, pending: 8, parked: 6, rejected: 4, discarded: 4 };
+    assert_eq!(report.terms, expected);
+    assert!(report.terms.balance());
+    assert_eq!(report.counters.received_bytes, 2001);
+    assert_eq!(report.lanes, 14);
+    assert_eq!(report.stages.stage(Stage::Whole).len(), 2);
+    assert_eq!(report.shards.iter().map(|shard| shard.core).collect::<Vec<_>>(), [0, 1], "sorted by core");
+    assert_eq!(report.problems, []);
+}
+
+#[test]
+fn sources_merge_by_name_and_keep_their_order() {
+    let (mut first, mut second) = (shard(0, 1), shard(1, 1));
+    first.sources = vec![source("b", 3, None, None), source("a", 5, Some(9.0), Some("silent"))];
+    second.sources = vec![source("a", 7, Some(2.0), Some("silent")), source("c", 1, None, Some("busy"))];
+    let report = Report::merge(vec![first, second], &[]);
+    let names: Vec<_> = report.sources.iter().map(|source| source.name.as_str()).collect();
+    assert_eq!(names, ["b", "a", "c"]);
+    let a = &report.sources[1];
+    assert_eq!((a.open, a.received, a.rejected, a.bytes), (2, 12, 2, 120));
+    assert_eq!(a.silent_s, Some(2.0), "the youngest byte counts");
+    assert_eq!(a.problem.as_deref(), Some("silent"), "said once");
+}
+
+#[test]
+fn routes_merge_by_authority_and_join_different_problems() {
+    let route = |problem: &str, last_success_s| RouteSnapshot {
+        authority: "api:80".to_owned(),
+        connections: 2,
+        in_flight: 1,
+        problem: Some(problem.to_owned()),
+        last_success_s,
+    };
+    let (mut first, mut second) = (shard(0, 1), shard(1, 1));
+    first.routes = vec![route("refused", None)];
+    second.routes = vec![route("timed out", Some(4.0))];
+    let report = Report::merge(vec![first, second], &[]);
+    assert_eq!(report.routes.len(), 1);
+    assert_eq!((report.routes[0].connections, report.routes[0].in_flight), (4, 2));
+    assert_eq!(report.routes[0].problem.as_deref(), Some("refused; timed out"));
+    assert_eq!(report.routes[0].last_success_s, Some(4.0));
+}
+
+#[test]
+fn source_and_route_problems_degrade_and_the_others_fail() {
+    let mut degraded = shard(0, 1);
+    degraded.sources = vec![source("a", 1, None, Some("no such port"))];
+    let report = Report::merge(vec![degraded], &[]);
+    assert_eq!(report.problems.len(), 1);
+    assert!(!report.is_failing());
+
+    let mut full = shard(0, 1);
+    full.journal.problem = Some("the journal is full".to_owned());
+    assert!(Report::merge(vec![full], &[]).is_failing());
+
+    let mut wrong = shard(0, 1);
+    wrong.terms.pending += 1;
+    let report = Report::merge(vec![wrong, shard(1, 1)], &[]);
+    assert!(report.is_failing());
+    assert_eq!(report.problems[0].name, "core 0");
+}
+
+#[test]
+fn a_silent_core_is_named_and_its_last_figures_still_count() {
+    let report = Report::merge(vec![shard(0, 10), shard(1, 20)], &[1]);
+    assert!(report.is_failing());
+    assert_eq!(report.terms.delivered, 30);
+    assert_eq!(report.problems[0].text, "does not answer; its last figures are shown");
+    let report = Report::merge(vec![shard(0, 10)], &[1]);
+    assert_eq!(report.problems[0].text, "does not answer");
+}
+
+#[test]
+fn two_errors_that_cancel_out_in_the_sum_are_still_found() {
+    let (mut more, mut less) = (shard(0, 10), shard(1, 10));
+    more.terms.pending += 1;
+    less.terms.pending -= 1;
+    let report = Report::merge(vec![more, less], &[]);
+    assert!(report.terms.balance());
+    assert_eq!(report.problems.len(), 2);
+}
+
+#[test]
+fn the_status_document_shows_terms_quantiles_and_cost() {
+    let process = ProcessUsage { rss_bytes: 4096, cpu_user_s: 0.0003, cpu_system_s: 0.0002 };
+    let status = Report::merge(vec![shard(0, 10), shard(1, 20)], &[]).status("plant", "process", 1.5, process);
+    assert_eq!(status["terms"]["delivered"], 30);
+    assert_eq!(status["balanced"], true);
+    assert_eq!(status["durability"], "process");
+    assert_eq!(status["stages"]["whole"]["count"], 2);
+    let p50 = status["stages"]["whole"]["p50_us"].as_f64().expect("a number");
+    assert!((1_980.0..2_020.0).contains(&p50), "{p50}");
+    assert_eq!(status["stages"].as_object().expect("an object").len(), 1, "a stage without a measurement is left out");
+    let per_record = status["process"]["cpu_us_per_record"].as_f64().expect("a number");
+    assert!((per_record - 500.0 / 52.0).abs() < 0.01, "{per_record}");
+    assert_eq!(status["shards"][1]["core"], 1);
+}

@@ -1,0 +1,479 @@
+//! Delivery: records of ready lanes become requests on kept-alive connections, answers settle them or bring them back.
+
+use super::lane::Doing;
+use super::link::{ApiLink, State};
+use super::timer::Timer;
+use super::{ApiId, Destination, Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard};
+use crate::config::Authority;
+use crate::delivery::template::Fields;
+use crate::delivery::{Connection, InFlight, Step, backoff};
+use crate::http::client::{Event, ResponseError};
+use crate::observe::snapshot::Stage;
+use std::collections::VecDeque;
+use std::fmt::Write;
+
+/// The largest answer of an id step that is looked at.
+const ID_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// One authority of the API: its connections, and the lanes that want it.
+#[derive(Debug)]
+pub(super) struct Api {
+    pub authority: Authority,
+    /// Open and connecting.
+    pub connections: Vec<LinkId>,
+    connecting: usize,
+    /// Connections with room for another request; the last one used is used first, so that spare ones go idle.
+    available: Vec<LinkId>,
+    pub ready: VecDeque<u32>,
+    /// Connects failed in a row.
+    failures: u32,
+    retry_ns: u64,
+    pub problem: Option<String>,
+    pub last_success_ns: Option<u64>,
+    pub in_flight: u64,
+}
+
+impl Api {
+    pub fn new(authority: Authority) -> Self {
+        Self {
+            authority,
+            connections: Vec::new(),
+            connecting: 0,
+            available: Vec::new(),
+            ready: VecDeque::new(),
+            failures: 0,
+            retry_ns: 0,
+            problem: None,
+            last_success_ns: None,
+            in_flight: 0,
+        }
+    }
+}
+
+impl Shard {
+    fn api(&mut self, id: ApiId) -> &mut Api {
+        &mut self.apis[id.0 as usize]
+    }
+
+    /// Lists a lane to be sent, if it has a record in memory that may go.
+    pub(super) fn make_ready(&mut self, index: u32) {
+        let durable_below = match self.lanes[index as usize].needs_durable {
+            true => self.journals[0].journal.durable_below(),
+            false => u64::MAX,
+        };
+        let id_step = self.id_head.is_some();
+        let lane = &mut self.lanes[index as usize];
+        if lane.doing == Doing::AwaitsLane {
+            return;
+        }
+        let Some(first) = lane.queue.front() else {
+            lane.doing = Doing::Idle;
+            return;
+        };
+        if first.number >= durable_below {
+            lane.doing = Doing::AwaitsDurable;
+            self.durable_lanes.push_back((first.number, index, lane.generation));
+            return;
+        }
+        lane.doing = Doing::Ready;
+        if lane.attempts == 0 && lane.id.is_none() {
+            lane.step = if id_step { Step::Id } else { Step::Record };
+            lane.step_ns = first.journaled_ns;
+            if id_step && let Some(id) = self.journals[lane.journal.0 as usize].journal.recovered_id(first.number) {
+                lane.id = Some(id.into());
+                lane.step = Step::Record;
+            }
+        }
+        let api = if lane.step == Step::Id { self.id_api } else { self.record_api };
+        self.api(api).ready.push_back(index);
+    }
+
+    /// Renders what is ready onto connections that have room, one send for all of it on each, and opens connections.
+    pub(super) fn dispatch(&mut self, now: Now) {
+        if self.phase == Phase::Stopping {
+            return;
+        }
+        let pipeline = self.settings.deliver.pipeline;
+        for index in 0..self.apis.len() {
+            let api = ApiId(index as u8);
+            while !self.apis[index].ready.is_empty() {
+                let Some(link) = self.apis[index].available.pop() else { break };
+                let Some((fd, state)) = self.links.take(link) else { continue };
+                let State::Api(mut conn) = state else { unreachable!("only connections to the API are listed") };
+                conn.connection.listed = false;
+                while conn.connection.has_room(pipeline) {
+                    let Some(lane) = self.apis[index].ready.pop_front() else { break };
+                    self.render(now, lane, &mut conn.connection);
+                }
+                if !conn.connection.out.is_empty() {
+                    conn.connection.sending = true;
+                    let bytes = std::mem::take(&mut conn.connection.out);
+                    self.counters.api_sends += 1;
+                    self.ops.push_back(Op::Send { link, fd: fd.expect("an open connection has a file"), bytes });
+                }
+                self.links.put(link, State::Api(conn));
+            }
+            self.open_connections(now, api);
+        }
+    }
+
+    /// Opens what the ready lanes could use; one at a time while connects fail.
+    fn open_connections(&mut self, now: Now, id: ApiId) {
+        let (max, pipeline) = (self.settings.deliver.connections, self.settings.deliver.pipeline);
+        let api = self.api(id);
+        if api.ready.is_empty() || now.mono_ns < api.retry_ns {
+            return;
+        }
+        let wanted = if api.failures > 0 { 1 } else { api.ready.len().div_ceil(pipeline) };
+        let count = wanted.saturating_sub(api.connecting).min(max.saturating_sub(api.connections.len()));
+        for _ in 0..count {
+            let link =
+                self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection: Connection::default() })));
+            self.counters.api_connects += 1;
+            let api = self.api(id);
+            api.connections.push(link);
+            api.connecting += 1;
+            self.ops.push_back(Op::Connect { link, to: Destination::Api(id) });
+        }
+    }
+
+    /// Appends the request of a lane's current step to a connection's output.
+    fn render(&mut self, now: Now, index: u32, connection: &mut Connection) {
+        let lane = &mut self.lanes[index as usize];
+        let journal = &self.journals[lane.journal.0 as usize].journal;
+        let first = lane.queue.front().expect("a ready lane has a record in memory");
+        let record = journal.record(first.at);
+        debug_assert_eq!(record.number, first.number);
+        self.key.clear();
+        write!(self.key, "{:032x}-{}-{}", record.epoch_id, journal.core(), record.number).expect("a String takes all");
+        match lane.step {
+            Step::Id => {
+                let head = self.id_head.as_ref().expect("an id step needs [sequence]");
+                head.write(&self.key, "-seq", b"{}", &mut connection.out);
+            }
+            Step::Record => {
+                self.body.clear();
+                let fields = Fields {
+                    id: lane.id.as_deref(),
+                    source: &journal.origin(first.origin).name,
+                    data: record.payload.data,
+                    received_wall_ns: record.payload.first_byte_wall_ns,
+                    key: &self.key,
+                };
+                let rendered = self.template.render(&fields, &mut self.body);
+                self.counters.lossy_records += u64::from(rendered.lossy && lane.attempts == 0);
+                self.record_head.write(&self.key, "", &self.body, &mut connection.out);
+            }
+        }
+        lane.doing = Doing::InFlight;
+        let (generation, step) = (lane.generation, lane.step);
+        connection.in_flight.push_back(InFlight { lane: index, generation, step, sent_ns: now.mono_ns, status: 0 });
+        self.counters.api_requests += 1;
+        let api = if step == Step::Id { self.id_api } else { self.record_api };
+        self.api(api).in_flight += 1;
+    }
+
+    // ---- connections
+
+    pub(super) fn api_connected(&mut self, now: Now, link: LinkId, result: Result<Fd, String>) {
+        let found = self.links.find(link).expect("looked at by the caller");
+        let State::Api(conn) = &mut found.state else { unreachable!("looked at by the caller") };
+        let id = conn.api;
+        match result {
+            Ok(fd) => {
+                found.fd = Some(fd);
+                conn.connection.open = true;
+                conn.connection.listed = true;
+                conn.connection.idle_ns = now.mono_ns;
+                self.ops.push_back(Op::Recv { link, fd, kind: Readable::Socket });
+                self.timers.set(now.mono_ns + self.settings.deliver.idle.as_nanos() as u64, Timer::link(link));
+                let api = self.api(id);
+                api.connecting -= 1;
+                api.failures = 0;
+                api.available.push(link);
+            }
+            Err(problem) => {
+                found.state = State::Closing;
+                self.links.remove(link);
+                self.counters.api_connect_failures += 1;
+                let failures = self.apis[id.0 as usize].failures + 1;
+                let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
+                let wait = backoff::delay_ns(&mut self.rng, first, max, failures).max(1_000_000);
+                let api = self.api(id);
+                api.connecting -= 1;
+                api.connections.retain(|other| *other != link);
+                api.failures = failures;
+                api.retry_ns = now.mono_ns + wait;
+                self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
+                self.note_problem(id, problem);
+            }
+        }
+    }
+
+    fn note_problem(&mut self, id: ApiId, problem: String) {
+        let api = self.api(id);
+        if api.problem.as_ref() != Some(&problem) {
+            tracing::warn!("API at {}:{}: {problem}; records wait", api.authority.host, api.authority.port);
+            api.problem = Some(problem);
+        }
+    }
+
+    fn list(&mut self, link: LinkId, conn: &mut ApiLink) {
+        if conn.connection.has_room(self.settings.deliver.pipeline) && !conn.connection.listed {
+            conn.connection.listed = true;
+            self.api(conn.api).available.push(link);
+        }
+    }
+
+    pub(super) fn api_sent(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        mut conn: Box<ApiLink>,
+        mut bytes: Vec<u8>,
+        result: Result<(), i32>,
+    ) -> State {
+        bytes.clear();
+        conn.connection.out = bytes;
+        conn.connection.sending = false;
+        match result {
+            Ok(()) => self.list(link, &mut conn),
+            Err(errno) => {
+                let reason = std::io::Error::from_raw_os_error(errno).to_string();
+                self.lose_connection(now, link, &mut conn, &format!("sending failed: {reason}"), true);
+            }
+        }
+        State::Api(conn)
+    }
+
+    pub(super) fn api_received(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        _fd: Option<Fd>,
+        mut conn: Box<ApiLink>,
+        bytes: &[u8],
+    ) -> State {
+        let mut input = bytes;
+        // Moved out so that events may borrow from it while the rest is changed.
+        let mut reader = std::mem::take(&mut conn.connection.reader);
+        let mut end = None;
+        while end.is_none() {
+            if conn.connection.in_flight.is_empty() {
+                if !input.is_empty() {
+                    end = Some(("it sent bytes that nobody asked for".to_owned(), false));
+                }
+                break;
+            }
+            match reader.next(&mut input) {
+                Ok(None) => break,
+                Ok(Some(event)) => end = self.answer(now, &mut conn, event),
+                Err(error) => end = Some((describe(&error), false)),
+            }
+        }
+        conn.connection.reader = reader;
+        match end {
+            Some((why, resend)) => self.lose_connection(now, link, &mut conn, &why, resend),
+            None => self.list(link, &mut conn),
+        }
+        State::Api(conn)
+    }
+
+    /// One event of the oldest request's answer. Why the connection must close after it, and whether what is in flight may
+    /// be sent again at once.
+    fn answer(&mut self, now: Now, conn: &mut ApiLink, event: Event<'_>) -> Option<(String, bool)> {
+        let connection = &mut conn.connection;
+        match event {
+            Event::Head(head) => {
+                let request = connection.in_flight.front_mut().expect("looked at by the caller");
+                request.status = head.status;
+                connection.body.clear();
+                let (lane, generation, step) = (request.lane, request.generation, request.step);
+                if step == Step::Record && self.settings.deliver.success.contains(&head.status) {
+                    self.delivered(now, lane, generation);
+                }
+                None
+            }
+            Event::Body(bytes) => {
+                let request = connection.in_flight.front().expect("looked at by the caller");
+                if request.step == Step::Id {
+                    if connection.body.len() + bytes.len() > ID_BODY_BYTES_MAX {
+                        return Some(("the answer to the id step is too long".to_owned(), false));
+                    }
+                    connection.body.extend_from_slice(bytes);
+                }
+                None
+            }
+            Event::End { reusable } => {
+                let request = connection.in_flight.pop_front().expect("looked at by the caller");
+                connection.answered += 1;
+                connection.idle_ns = now.mono_ns;
+                let api = self.api(conn.api);
+                api.in_flight -= 1;
+                match request.step {
+                    Step::Id => self.id_answered(now, conn.api, request, &conn.connection.body),
+                    Step::Record if self.settings.deliver.success.contains(&request.status) => {
+                        let api = self.api(conn.api);
+                        api.last_success_ns = Some(now.mono_ns);
+                        if api.problem.take().is_some() {
+                            tracing::info!("API at {}:{}: delivering again", api.authority.host, api.authority.port);
+                        }
+                    }
+                    Step::Record => {
+                        let problem = format!("answered {} to a record", request.status);
+                        self.failed(now, conn.api, request, problem);
+                    }
+                }
+                (!reusable).then(|| ("it closed the connection".to_owned(), true))
+            }
+        }
+    }
+
+    fn id_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) {
+        let pointer = self.settings.sequence.as_ref().map_or("", |sequence| &sequence.id_at);
+        let id = match request.status {
+            200..=299 => id_token(body, pointer).ok_or_else(|| format!("no id at {pointer} of its answer")),
+            status => Err(format!("answered {status} to the id step")),
+        };
+        let lane = &mut self.lanes[request.lane as usize];
+        debug_assert_eq!(lane.generation, request.generation);
+        let first = lane.queue.front().expect("a record in flight stays in memory");
+        let written = id.and_then(|id| {
+            let journal = &mut self.journals[lane.journal.0 as usize].journal;
+            match journal.append_id(now, first.number, &id) {
+                Ok(()) => Ok(id),
+                Err(_) => Err("the journal has no room for an id".to_owned()),
+            }
+        });
+        match written {
+            Ok(id) => {
+                if first.journaled_ns > 0 {
+                    self.stages.record(Stage::Id, now.mono_ns.saturating_sub(first.journaled_ns));
+                }
+                lane.id = Some(id);
+                lane.step = Step::Record;
+                lane.step_ns = now.mono_ns;
+                lane.attempts = 0;
+                lane.resent = false;
+                self.make_ready(request.lane);
+            }
+            Err(problem) => self.failed(now, api, request, problem),
+        }
+    }
+
+    /// The first record of a lane is delivered.
+    fn delivered(&mut self, now: Now, index: u32, generation: u32) {
+        let lane = &mut self.lanes[index as usize];
+        assert!(lane.generation == generation && lane.doing == Doing::InFlight);
+        let first = lane.pop().expect("a record in flight stays in memory");
+        let journal = &mut self.journals[lane.journal.0 as usize].journal;
+        journal.settle(first.number, first.origin, first.at);
+        if first.journaled_ns > 0 {
+            self.stages.record(Stage::Answered, now.mono_ns - lane.step_ns.max(first.journaled_ns));
+            self.stages.record(Stage::Whole, now.mono_ns - first.first_byte_ns);
+        }
+        lane.pending -= 1;
+        lane.id = None;
+        lane.attempts = 0;
+        lane.resent = false;
+        self.terms.pending -= 1;
+        self.terms.delivered += 1;
+        self.make_ready(index);
+        self.remove_lane_if_done(index);
+    }
+
+    /// An attempt failed: the lane tries again later.
+    fn failed(&mut self, now: Now, api: ApiId, request: InFlight, problem: String) {
+        self.counters.api_failures += 1;
+        self.note_problem(api, problem);
+        let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
+        let lane = &mut self.lanes[request.lane as usize];
+        debug_assert_eq!(lane.generation, request.generation);
+        lane.attempts = lane.attempts.saturating_add(1);
+        lane.resent = false;
+        lane.doing = Doing::Backoff;
+        let wait = backoff::delay_ns(&mut self.rng, first, max, lane.attempts).max(1_000_000);
+        self.timers.set(now.mono_ns + wait, Timer::Lane { index: request.lane, generation: request.generation });
+    }
+
+    /// A connection is over. What is in flight on it is sent again at once where the peer may just have closed an idle
+    /// connection (RFC 9112 section 9.3.1), and fails otherwise; the key tells the receiver what it has already.
+    fn lose_connection(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, why: &str, resend: bool) {
+        self.close(link);
+        let reused = conn.connection.answered > 0;
+        let api = self.api(conn.api);
+        api.connections.retain(|other| *other != link);
+        api.available.retain(|other| *other != link);
+        for request in std::mem::take(&mut conn.connection.in_flight) {
+            self.api(conn.api).in_flight -= 1;
+            if request.step == Step::Record && self.settings.deliver.success.contains(&request.status) {
+                continue; // delivered with its header
+            }
+            let lane = &mut self.lanes[request.lane as usize];
+            if resend && reused && request.status == 0 && !lane.resent {
+                lane.resent = true;
+                self.counters.api_resent += 1;
+                lane.doing = Doing::Ready;
+                self.api(conn.api).ready.push_front(request.lane);
+            } else {
+                self.failed(now, conn.api, request, why.to_owned());
+            }
+        }
+    }
+
+    pub(super) fn api_ended(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>, end: RecvEnd) -> State {
+        let mut reader = std::mem::take(&mut conn.connection.reader);
+        let mut why = match end {
+            RecvEnd::Closed | RecvEnd::Paused => "it closed the connection".to_owned(),
+            RecvEnd::Error(errno) => format!("reading failed: {}", std::io::Error::from_raw_os_error(errno)),
+        };
+        if end == RecvEnd::Closed && !conn.connection.in_flight.is_empty() {
+            match reader.handle_eof() {
+                Ok(Some(event)) => drop(self.answer(now, &mut conn, event)),
+                Ok(None) => {}
+                Err(error) => why = describe(&error),
+            }
+        }
+        self.lose_connection(now, link, &mut conn, &why, true);
+        State::Api(conn)
+    }
+
+    pub(super) fn api_timer(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>) -> State {
+        let (timeout, idle) = (self.settings.deliver.timeout, self.settings.deliver.idle);
+        let due = conn.connection.deadline_ns(timeout.as_nanos() as u64, idle.as_nanos() as u64);
+        if now.mono_ns < due {
+            self.timers.set(due, Timer::link(link));
+        } else if conn.connection.in_flight.is_empty() {
+            self.lose_connection(now, link, &mut conn, "idle", false);
+        } else {
+            self.answer_late(now, link, &mut conn);
+        }
+        State::Api(conn)
+    }
+
+    /// The oldest request's whole answer is late: it fails, what was sent behind it is sent again.
+    fn answer_late(&mut self, now: Now, link: LinkId, conn: &mut ApiLink) {
+        let oldest = conn.connection.in_flight.pop_front().expect("looked at by the caller");
+        self.api(conn.api).in_flight -= 1;
+        if oldest.status == 0 || oldest.step == Step::Id || !self.settings.deliver.success.contains(&oldest.status) {
+            let timeout = self.settings.deliver.timeout;
+            self.failed(now, conn.api, oldest, format!("no whole answer within {timeout:?}"));
+        }
+        conn.connection.answered += 1; // the others may go again at once
+        self.lose_connection(now, link, conn, "an answer before this one was late", true);
+    }
+}
+
+fn describe(error: &ResponseError) -> String {
+    format!("its answer cannot be read: {error}")
+}
+
+/// The JSON token of the id in an answer: a number or a quoted string, as it is sent on.
+fn id_token(body: &[u8], pointer: &str) -> Option<Box<str>> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    match value.pointer(pointer)? {
+        serde_json::Value::Number(number) if !number.is_f64() => Some(number.to_string().into()),
+        text @ serde_json::Value::String(_) => Some(text.to_string().into()),
+        _ => None,
+    }
+}

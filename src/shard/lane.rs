@@ -1,0 +1,127 @@
+//! What keeps its order: one queue of records, one of them in flight.
+
+use crate::delivery::Step;
+use crate::journal::{Location, OriginRef, Position};
+use crate::shard::JournalId;
+use std::collections::VecDeque;
+
+/// Records of one lane in memory, so that a flood of tiny ones cannot grow the index without bound.
+pub(super) const LANE_RECORDS_MAX: usize = 16_384;
+
+/// A record in memory that is to be delivered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub number: u64,
+    pub at: Location,
+    pub origin: OriginRef,
+    /// When its first byte was read and when it was journaled, in monotonic nanoseconds; 0 after a start or a read-back.
+    pub first_byte_ns: u64,
+    pub journaled_ns: u64,
+}
+
+/// What a lane is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// Nothing in memory to deliver.
+    Idle,
+    /// Listed to be sent.
+    Ready,
+    /// Its first record is on its way.
+    InFlight,
+    /// Its first record is tried again later.
+    Backoff,
+    /// Its first record may not be sent before it is durable.
+    AwaitsDurable,
+    /// An older lane of the same source goes first.
+    AwaitsLane,
+}
+
+/// One lane.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub generation: u32,
+    pub journal: JournalId,
+    /// Its number in the journal.
+    pub number: u32,
+    pub queue: VecDeque<Waiting>,
+    /// Extents that the queue holds, counted in order.
+    pub extents: u32,
+    /// Records that are not settled, in memory and behind.
+    pub pending: u64,
+    /// From this record number on, found from this position on, nothing is in `queue`.
+    pub behind: Option<(u64, Position)>,
+    /// The running scan passed a record of this lane without taking it.
+    pub skipped: bool,
+    pub doing: Doing,
+    pub step: Step,
+    /// The sequence id of the first record.
+    pub id: Option<Box<str>>,
+    /// When the current step could begin: the record was journaled, or its id came.
+    pub step_ns: u64,
+    pub attempts: u32,
+    /// The first record was sent again on a new connection since the old one was stale.
+    pub resent: bool,
+    /// Links and sources that still append to it.
+    pub appenders: u32,
+    /// A record may be delivered only once it is durable (HTTP).
+    pub needs_durable: bool,
+    /// A lane that waits until this one is empty.
+    pub successor: Option<u32>,
+}
+
+impl Lane {
+    pub fn new(generation: u32, journal: JournalId, number: u32) -> Self {
+        Self {
+            generation,
+            journal,
+            number,
+            queue: VecDeque::new(),
+            extents: 0,
+            pending: 0,
+            behind: None,
+            skipped: false,
+            doing: Doing::Idle,
+            step: Step::Record,
+            id: None,
+            step_ns: 0,
+            attempts: 0,
+            resent: false,
+            appenders: 0,
+            needs_durable: false,
+            successor: None,
+        }
+    }
+
+    /// Appends a record that the journal holds.
+    pub fn push(&mut self, waiting: Waiting) {
+        if self.queue.back().is_none_or(|last| last.at.extent != waiting.at.extent) {
+            self.extents += 1;
+        }
+        self.queue.push_back(waiting);
+    }
+
+    /// Takes the first record out.
+    pub fn pop(&mut self) -> Option<Waiting> {
+        let first = self.queue.pop_front()?;
+        if self.queue.front().is_none_or(|next| next.at.extent != first.at.extent) {
+            self.extents -= 1;
+        }
+        Some(first)
+    }
+
+    /// Whether the queue may take a record that lies in `extent`.
+    pub fn has_room(&self, extent: u32, extents_max: u32) -> bool {
+        let more = u32::from(self.queue.back().is_none_or(|last| last.at.extent != extent));
+        self.extents + more <= extents_max && self.queue.len() < LANE_RECORDS_MAX
+    }
+
+    /// Whether reading back for it is worth a walk.
+    pub fn is_hungry(&self, extents_max: u32) -> bool {
+        self.behind.is_some() && self.extents <= extents_max / 2 && self.queue.len() < LANE_RECORDS_MAX / 2
+    }
+
+    /// Whether nothing is left of it.
+    pub fn is_done(&self) -> bool {
+        self.appenders == 0 && self.pending == 0
+    }
+}

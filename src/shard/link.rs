@@ -1,0 +1,163 @@
+//! The connections and ports of a shard.
+
+use super::{ApiId, Fd, LinkId, SourceId};
+use crate::delivery::Connection;
+use crate::framing::Framer;
+use crate::http::server::ServerConnection;
+use crate::journal::OriginRef;
+use crate::source::serial::Parmrk;
+use std::net::SocketAddr;
+
+/// One connection or port.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub generation: u32,
+    pub fd: Option<Fd>,
+    pub state: State,
+}
+
+/// What a link is for. The state is taken out while it is worked on.
+#[derive(Debug)]
+pub(super) enum State {
+    /// The index is free.
+    Free,
+    /// [`Op::Close`](super::Op::Close) was asked for.
+    Closing,
+    /// The state is being worked on, further up the stack.
+    Taken,
+    /// A serial port, an incoming or an outgoing TCP connection: bytes to be framed.
+    Stream(Box<Stream>),
+    /// An HTTP machine.
+    Http(Box<HttpMachine>),
+    /// A connection to the API.
+    Api(Box<ApiLink>),
+}
+
+/// Bytes to be framed.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub source: SourceId,
+    pub peer: Option<SocketAddr>,
+    pub framer: Framer,
+    /// Of a tty.
+    pub parmrk: Option<Parmrk>,
+    pub lane: Option<u32>,
+    pub origin: Option<OriginRef>,
+    /// What was read but not framed, since the journal was full.
+    pub held: Vec<u8>,
+    /// Reading was stopped, or is being stopped.
+    pub paused: bool,
+    /// A read is armed.
+    pub reading: bool,
+    /// The stream ended while `held` was not empty.
+    pub ended: bool,
+}
+
+/// An HTTP machine.
+#[derive(Debug)]
+pub(super) struct HttpMachine {
+    pub source: SourceId,
+    pub connection: ServerConnection,
+    pub lane: Option<u32>,
+    pub origin: Option<OriginRef>,
+    /// The last answer that waits for durability needs entries below this number.
+    pub durable_needed: u64,
+    pub sending: bool,
+    /// Listed to be looked at when the turn ends.
+    pub dirty: bool,
+    /// Listed to be looked at when something became durable.
+    pub waiting: bool,
+    pub closing: Closing,
+    /// Reading was stopped, or is being stopped, since too many answers wait.
+    pub paused: bool,
+    pub reading: bool,
+    /// When the link's timer is set for.
+    pub timer_ns: u64,
+}
+
+/// How far an HTTP connection is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closing {
+    /// It is not.
+    No,
+    /// The last answer is being sent.
+    AfterSend,
+    /// FIN was sent; what still comes is thrown away until the peer closes or the time is over.
+    Lingering,
+}
+
+/// A connection to the API.
+#[derive(Debug)]
+pub(super) struct ApiLink {
+    pub api: ApiId,
+    pub connection: Connection,
+}
+
+/// Links by index, with the generations that tell stale ids.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    links: Vec<Link>,
+    free: Vec<u32>,
+}
+
+impl Links {
+    /// A new link.
+    pub fn insert(&mut self, fd: Option<Fd>, state: State) -> LinkId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.links.push(Link { generation: 0, fd: None, state: State::Free });
+            (self.links.len() - 1) as u32
+        });
+        let link = &mut self.links[index as usize];
+        assert!(matches!(link.state, State::Free));
+        link.generation = (link.generation + 1) & 0x00FF_FFFF;
+        link.fd = fd;
+        link.state = state;
+        LinkId { index, generation: link.generation }
+    }
+
+    /// The link of an id that is not stale.
+    pub fn find(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(id.index as usize).filter(|link| link.generation == id.generation)
+    }
+
+    /// Takes a link's state out, to be put back by [`Links::put`].
+    pub fn take(&mut self, id: LinkId) -> Option<(Option<Fd>, State)> {
+        let link = self.find(id)?;
+        match link.state {
+            State::Free | State::Closing => None,
+            State::Taken => unreachable!("a link is worked on once at a time"),
+            _ => Some((link.fd, std::mem::replace(&mut link.state, State::Taken))),
+        }
+    }
+
+    /// Puts a state back, unless the link was closed meanwhile.
+    pub fn put(&mut self, id: LinkId, state: State) {
+        let link = &mut self.links[id.index as usize];
+        if matches!(link.state, State::Taken) {
+            link.state = state;
+        }
+    }
+
+    /// Frees an index whose file is closed.
+    pub fn remove(&mut self, id: LinkId) {
+        let link = self.find(id).expect("a link is freed once");
+        assert!(!matches!(link.state, State::Free));
+        link.state = State::Free;
+        link.fd = None;
+        self.free.push(id.index);
+    }
+
+    /// All links in use.
+    pub fn iter(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.links
+            .iter()
+            .enumerate()
+            .filter(|(_, link)| !matches!(link.state, State::Free))
+            .map(|(index, link)| (LinkId { index: index as u32, generation: link.generation }, link))
+    }
+
+    /// Number of links in use.
+    pub fn len(&self) -> usize {
+        self.links.len() - self.free.len()
+    }
+}

@@ -1,0 +1,71 @@
+//! What a shard shows of itself.
+
+use super::{Now, Shard, SourceId};
+use crate::config::SourceKind;
+use crate::observe::snapshot::{JournalSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, Terms};
+
+fn seconds_since(now: Now, then_ns: u64) -> f64 {
+    now.mono_ns.saturating_sub(then_ns) as f64 / 1e9
+}
+
+impl Shard {
+    /// The identity's terms alone, which cost next to nothing; call it between two turns.
+    pub fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// Everything at this moment; call it between two turns.
+    pub fn snapshot(&self, now: Now) -> Snapshot {
+        let mut journal = JournalSnapshot::default();
+        for state in &self.journals {
+            state.journal.snapshot(&mut journal);
+        }
+        let in_memory: u64 = self.lanes.iter().map(|(_, lane)| lane.queue.len() as u64).sum();
+        journal.behind = self.terms.pending - in_memory;
+        if journal.problem.is_none() && !self.paused_links.is_empty() {
+            journal.problem = Some("the journal is full: reading pauses until records are delivered".to_owned());
+        }
+        Snapshot {
+            core: self.core,
+            terms: self.terms,
+            counters: self.counters,
+            stages: self.stages.clone(),
+            sources: self.sources.iter().map(|source| self.show_source(now, source.id)).collect(),
+            routes: self
+                .apis
+                .iter()
+                .map(|api| RouteSnapshot {
+                    authority: format!("{}:{}", api.authority.host, api.authority.port),
+                    connections: api.connections.len() as u64,
+                    in_flight: api.in_flight,
+                    problem: api.problem.clone(),
+                    last_success_s: api.last_success_ns.map(|then| seconds_since(now, then)),
+                })
+                .collect(),
+            journal,
+            lanes: self.lanes.len() as u64,
+        }
+    }
+
+    fn show_source(&self, now: Now, id: SourceId) -> SourceSnapshot {
+        let configured = &self.settings.sources[id.0 as usize];
+        let source = &self.sources[self.source_index[id.0 as usize].expect("a source of this core")];
+        let silent_s = source.any_byte.then(|| seconds_since(now, source.last_byte_ns));
+        let silence = source.silent.then(|| format!("silent for {:.0} s", seconds_since(now, source.last_byte_ns)));
+        SourceSnapshot {
+            name: configured.name.clone(),
+            kind: match configured.kind {
+                SourceKind::Serial(_) => "serial",
+                SourceKind::TcpListen { .. } => "tcp_listen",
+                SourceKind::TcpConnect { .. } => "tcp_connect",
+                SourceKind::Http { .. } => "http",
+            },
+            open: source.open + u64::from(source.connected),
+            received: source.received,
+            rejected: source.rejected,
+            bytes: source.bytes,
+            silent_s,
+            problem: source.problem.clone().or(silence),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Deadlines of a shard, on the monotonic clock. Entries are never removed: whoever is woken looks whether it is still due.
+
+use super::LinkId;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// A lane's backoff is over.
+    Lane { index: u32, generation: u32 },
+    /// A connection's own deadline: idle, unfinished request, missing answer, lingering.
+    Link { index: u32, generation: u32 },
+    /// A port or device server is tried again.
+    Reopen(u16),
+    /// A source may have been silent for too long.
+    Silence(u16),
+    /// Accepting goes on.
+    Accept(u16),
+    /// The API is tried again.
+    Api(u8),
+    /// The time that a stop may take is over.
+    Drain,
+}
+
+impl Timer {
+    pub fn link(link: LinkId) -> Self {
+        Self::Link { index: link.index, generation: link.generation }
+    }
+}
+
+/// All deadlines.
+#[derive(Debug, Default)]
+pub(super) struct Timers(BinaryHeap<Reverse<(u64, Timer)>>);
+
+impl Timers {
+    /// Wakes `timer` at a time in monotonic nanoseconds.
+    pub fn set(&mut self, at_ns: u64, timer: Timer) {
+        self.0.push(Reverse((at_ns, timer)));
+    }
+
+    /// The next one that is due.
+    pub fn pop_due(&mut self, now_ns: u64) -> Option<Timer> {
+        let Reverse((at_ns, timer)) = *self.0.peek()?;
+        if at_ns > now_ns {
+            return None;
+        }
+        self.0.pop();
+        Some(timer)
+    }
+
+    /// When the next one is due.
+    pub fn next_ns(&self) -> Option<u64> {
+        self.0.peek().map(|Reverse((at_ns, _))| *at_ns)
+    }
+}

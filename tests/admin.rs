@@ -1,0 +1,435 @@
+//! The admin server with made-up snapshots, over the wire: metrics that parse, the accounting, health, who may ask.
+
+use ringest::config::Durability;
+use ringest::observe::admin::{self, Gateway};
+use ringest::observe::client;
+use ringest::observe::snapshot::{RouteSnapshot, Snapshot, SourceSnapshot, Stage, Terms};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the cores answer now; `None` for a core that does not.
+type Cores = Arc<Mutex<Vec<Option<Snapshot>>>>;
+
+/// An admin server on a thread of its own; it ends when this is dropped.
+struct Server {
+    address: SocketAddr,
+    cores: Cores,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(snapshots: Vec<Option<Snapshot>>) -> Self {
+        let count = snapshots.len() as u16;
+        let cores: Cores = Arc::new(Mutex::new(snapshots));
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (bound, address) = std::sync::mpsc::channel();
+        let asked = cores.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let ask = move |core: u16| {
+                    let snapshot = asked.lock().expect("fine")[core as usize].clone();
+                    async move {
+                        match snapshot {
+                            Some(snapshot) => Some(snapshot),
+                            None => std::future::pending().await,
+                        }
+                    }
+                };
+                let gateway = Gateway::per_core("plant \"3\"".to_owned(), Durability::Process, count, ask);
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+                bound.send(listener.local_addr().expect("bound")).expect("the test waits");
+                let shutdown = async move { drop(stopped.await) };
+                admin::serve(listener, gateway, shutdown).await.expect("it serves");
+            });
+        });
+        let address = address.recv().expect("bound");
+        Self { address, cores, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        let answer = client::get(&self.address.to_string(), path, TIMEOUT).expect("an answer");
+        (answer.status, String::from_utf8(answer.body).expect("text"))
+    }
+
+    fn json(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.get(path);
+        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")))
+    }
+
+    fn set(&self, core: usize, change: impl FnOnce(&mut Option<Snapshot>)) {
+        change(&mut self.cores.lock().expect("fine")[core]);
+    }
+
+    /// A request as it is given; the whole answer.
+    fn raw(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).expect("it listens");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    fn status_command(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringest"))
+            .args(["status", "--admin", &self.address.to_string()])
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().expect("started").join();
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
+    SourceSnapshot {
+        name: name.to_owned(),
+        kind,
+        open: 1,
+        received,
+        rejected: 1,
+        bytes: 20 * received,
+        silent_s: Some(0.25),
+        problem: None,
+    }
+}
+
+fn snapshot(core: u16) -> Snapshot {
+    let mut snapshot = Snapshot { core, lanes: 3, ..Snapshot::default() };
+    snapshot.terms =
+        Terms { received: 1_000, recovered: 50, delivered: 1_020, pending: 15, parked: 7, rejected: 5, discarded: 3 };
+    snapshot.counters.received_bytes = 20_000;
+    snapshot.counters.wakes = 77;
+    for us in 1..=1_000 {
+        snapshot.stages.record(Stage::Frame, us * 1_000);
+        snapshot.stages.record(Stage::Whole, us * 1_000_000);
+    }
+    let strange = "line\n\"quoted\" back\\slash ü {}=,";
+    snapshot.sources = vec![source("shared", "tcp_listen", 500), source(strange, "serial", 10)];
+    snapshot.routes = vec![RouteSnapshot {
+        authority: "127.0.0.1:8000".to_owned(),
+        connections: 4,
+        in_flight: 2,
+        problem: None,
+        last_success_s: Some(0.5),
+    }];
+    snapshot.journal.segments = 2;
+    snapshot.journal.bytes = 32 << 20;
+    snapshot
+}
+
+fn two_cores() -> Server {
+    Server::start(vec![Some(snapshot(0)), Some(snapshot(1))])
+}
+
+/// A family of metrics as a strict reader of the text sees it.
+#[derive(Debug)]
+struct Family {
+    kind: String,
+    /// Value by sample name and labels.
+    samples: BTreeMap<(String, Vec<(String, String)>), f64>,
+}
+
+/// Parses the Prometheus text format 0.0.4 and panics at anything that is not as its specification has it: HELP, then TYPE,
+/// once for each family; its samples together, none twice; no sample without a family.
+fn parse_metrics(text: &str) -> HashMap<String, Family> {
+    assert!(text.ends_with('\n'), "the last line ends too");
+    let mut families: HashMap<String, Family> = HashMap::new();
+    let (mut helped, mut current) = (HashSet::new(), String::new());
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, words) = help.split_once(' ').expect("a name and words");
+            assert!(!words.trim().is_empty(), "{name} has no help");
+            assert!(helped.insert(name.to_owned()), "HELP twice for {name}");
+            current = name.to_owned();
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').expect("a name and a type");
+            assert_eq!(name, current, "TYPE follows its HELP");
+            assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
+            let family = Family { kind: kind.to_owned(), samples: BTreeMap::new() };
+            assert!(families.insert(name.to_owned(), family).is_none(), "TYPE twice for {name}");
+        } else {
+            let (name, labels, value) = parse_sample(line);
+            let family = families.get_mut(&current).unwrap_or_else(|| panic!("no family for {line}"));
+            let suffixes: &[&str] = if family.kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.iter().any(|suffix| name == format!("{current}{suffix}")), "{line} is not of {current}");
+            assert!(family.kind != "counter" || name.ends_with("_total"), "{line}");
+            assert!(family.samples.insert((name, labels), value).is_none(), "twice: {line}");
+        }
+    }
+    families
+}
+
+fn parse_sample(line: &str) -> (String, Vec<(String, String)>, f64) {
+    let is_name = |name: &str| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && name.starts_with(|c: char| !c.is_ascii_digit())
+    };
+    let name_end = line.find(['{', ' ']).expect("a name and a value");
+    let (name, mut rest) = line.split_at(name_end);
+    assert!(!name.is_empty() && is_name(name), "{line}");
+    let mut labels = Vec::new();
+    if let Some(inner) = rest.strip_prefix('{') {
+        rest = inner;
+        while !rest.starts_with('}') {
+            let (label, behind) = rest.split_once("=\"").expect("a label");
+            assert!(!label.is_empty() && is_name(label), "{line}");
+            let (value, behind) = parse_quoted(behind);
+            assert!(labels.iter().all(|(other, _)| other != label), "label twice: {line}");
+            labels.push((label.to_owned(), value));
+            rest = behind.strip_prefix(',').unwrap_or(behind);
+        }
+        rest = &rest[1..];
+    }
+    let value = rest.strip_prefix(' ').expect("one space before the value");
+    (name.to_owned(), labels, value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
+}
+
+fn parse_quoted(text: &str) -> (String, &str) {
+    let (mut value, mut chars) = (String::new(), text.char_indices());
+    while let Some((place, char)) = chars.next() {
+        match char {
+            '"' => return (value, &text[place + 1..]),
+            '\\' => match chars.next().expect("an escaped character").1 {
+                'n' => value.push('\n'),
+                escaped @ ('"' | '\\') => value.push(escaped),
+                other => panic!("no such escape: {other}"),
+            },
+            other => value.push(other),
+        }
+    }
+    panic!("the quote does not end: {text}")
+}
+
+impl Family {
+    fn value(&self, labels: &[(&str, &str)]) -> f64 {
+        let matches = |sample: &[(String, String)]| {
+            labels.iter().all(|(name, value)| sample.iter().any(|(n, v)| n == name && v == value))
+        };
+        let mut found = self.samples.iter().filter(|((_, sample), _)| matches(sample));
+        let value = *found.next().unwrap_or_else(|| panic!("no sample with {labels:?}")).1;
+        assert!(found.next().is_none(), "more than one sample with {labels:?}");
+        value
+    }
+}
+
+#[test]
+fn metrics_show_the_identity_and_every_counter() {
+    let server = two_cores();
+    let (status, text) = server.get("/metrics");
+    assert_eq!(status, 200);
+    let families = parse_metrics(&text);
+    let value = |name: &str| families.get(name).unwrap_or_else(|| panic!("no {name}")).value(&[]);
+    assert_eq!(value("ringest_received_total"), 2_000.0);
+    assert_eq!(value("ringest_recovered_total"), 100.0);
+    let right = [
+        "ringest_delivered_total",
+        "ringest_pending",
+        "ringest_parked",
+        "ringest_rejected_total",
+        "ringest_discarded_total",
+    ];
+    assert_eq!(right.map(value).iter().sum::<f64>(), 2_100.0);
+    assert_eq!(value("ringest_balanced"), 1.0);
+    for (name, _, expected) in snapshot(0).counters.each() {
+        assert_eq!(value(&format!("ringest_{name}_total")), 2.0 * expected as f64, "{name}");
+    }
+    assert_eq!(families["ringest_source_received_total"].value(&[("source", "shared")]), 1_000.0);
+    let strange = [("source", "line\n\"quoted\" back\\slash ü {}=,"), ("kind", "serial")];
+    assert_eq!(families["ringest_source_bytes_total"].value(&strange), 400.0);
+    assert_eq!(families["ringest_route_connections"].value(&[("authority", "127.0.0.1:8000")]), 8.0);
+    assert_eq!(families["ringest_journal_segments"].value(&[("core", "1")]), 2.0);
+    assert_eq!(families["ringest_build_info"].value(&[("name", "plant \"3\""), ("durability", "process")]), 1.0);
+    let cpu_s = &families["ringest_process_cpu_seconds_total"];
+    assert!(cpu_s.value(&[("mode", "user")]) + cpu_s.value(&[("mode", "system")]) > 0.0);
+    assert!(value("ringest_process_resident_bytes") > 1e6);
+}
+
+#[test]
+fn histograms_are_cumulative_and_their_last_bucket_is_the_count() {
+    let server = two_cores();
+    let families = parse_metrics(&server.get("/metrics").1);
+    let family = &families["ringest_stage_seconds"];
+    assert_eq!(family.kind, "histogram");
+    for stage in Stage::ALL {
+        let of_stage = |name: &str| {
+            let rows = family.samples.iter().filter(|((sample, labels), _)| {
+                sample == name && labels.contains(&("stage".to_owned(), stage.name().to_owned()))
+            });
+            rows.map(|((_, labels), value)| (labels.clone(), *value)).collect::<Vec<_>>()
+        };
+        let bound = |labels: &[(String, String)]| -> f64 {
+            let (_, bound) = labels.iter().find(|(name, _)| name == "le").expect("a bound");
+            bound.parse().expect("a number or +Inf")
+        };
+        let mut buckets: Vec<(f64, f64)> =
+            of_stage("ringest_stage_seconds_bucket").iter().map(|(labels, value)| (bound(labels), *value)).collect();
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        assert!(buckets.len() > 10);
+        assert!(buckets.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1), "{buckets:?}");
+        let (count, sum) = (of_stage("ringest_stage_seconds_count")[0].1, of_stage("ringest_stage_seconds_sum")[0].1);
+        let last = buckets.last().expect("buckets");
+        assert_eq!((last.0, last.1), (f64::INFINITY, count));
+        let at = |bound: f64| buckets.iter().find(|bucket| bucket.0 == bound).expect("a bucket").1;
+        match stage {
+            Stage::Frame => {
+                assert_eq!(count, 2_000.0);
+                assert!((sum / 1.001 - 1.0).abs() < 0.01, "{sum}");
+                assert!((at(5e-4) - 1_000.0).abs() <= 10.0, "{buckets:?}");
+            }
+            Stage::Whole => assert!((at(0.25) - 500.0).abs() <= 10.0, "{buckets:?}"),
+            _ => assert_eq!((count, sum), (0.0, 0.0)),
+        }
+    }
+}
+
+#[test]
+fn a_scraper_that_asks_for_openmetrics_gets_it() {
+    let server = two_cores();
+    let request =
+        |accept: &str| server.raw(&format!("GET /metrics HTTP/1.0\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n"));
+    let new = request("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1");
+    assert!(new.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{new}");
+    assert!(new.contains("\n# TYPE ringest_received counter\nringest_received_total 2000\n"), "{new}");
+    assert!(new.ends_with("\n# EOF\n"));
+    let old = request("*/*");
+    assert!(old.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{old}");
+}
+
+#[test]
+fn the_status_document_adds_the_cores_up() {
+    let server = two_cores();
+    let (status, document) = server.json("/api/status");
+    assert_eq!(status, 200);
+    assert_eq!(document["terms"]["delivered"], 2_040);
+    assert_eq!(document["balanced"], true);
+    assert_eq!(document["durability"], "process");
+    assert_eq!(document["shards"].as_array().expect("a list").len(), 2);
+    assert_eq!(document["sources"].as_array().expect("a list").len(), 2, "merged by name");
+    assert_eq!(document["routes"][0]["connections"], 8);
+    assert_eq!(document["problems"], json!([]));
+    assert!(document["process"]["cpu_us_per_record"].as_f64().expect("a number") > 0.0);
+    assert_eq!(server.json("/api/sources").1["sources"], document["sources"]);
+}
+
+#[test]
+fn health_is_ok_then_degraded_then_failing() {
+    let server = two_cores();
+    assert_eq!(server.json("/healthz"), (200, json!({ "status": "ok" })));
+    assert_eq!(server.json("/readyz"), (200, json!({ "status": "ready" })));
+
+    server.set(0, |core| core.as_mut().expect("it answers").sources[1].problem = Some("no such port".to_owned()));
+    let (status, health) = server.json("/healthz");
+    assert_eq!((status, &health["status"]), (200, &json!("degraded")));
+    assert_eq!(health["reasons"][0]["text"], "no such port");
+    assert_eq!(server.json("/readyz").0, 200);
+
+    server.set(1, |core| core.as_mut().expect("it answers").journal.problem = Some("no space left".to_owned()));
+    let (status, health) = server.json("/healthz");
+    assert_eq!((status, &health["status"]), (503, &json!("failing")));
+    assert_eq!(health["reasons"][0], json!({ "area": "journal", "name": "core 1", "text": "no space left" }));
+    assert_eq!(server.json("/readyz").0, 503);
+}
+
+#[test]
+fn a_core_that_does_not_answer_fails_health_and_keeps_its_last_figures() {
+    let server = two_cores();
+    assert_eq!(server.json("/api/status").1["terms"]["received"], 2_000);
+    server.set(1, |core| *core = None);
+    let (status, health) = server.json("/healthz");
+    assert_eq!(status, 503);
+    assert_eq!(health["reasons"][0]["name"], "core 1");
+    let document = server.json("/api/status").1;
+    assert_eq!(document["terms"]["received"], 2_000, "no counter goes backwards");
+    assert_eq!(document["balanced"], true);
+    server.set(1, |core| *core = Some(snapshot(1)));
+    assert_eq!(server.json("/healthz").0, 200, "it recovers");
+}
+
+#[test]
+fn a_request_by_a_foreign_name_is_refused_everywhere() {
+    let server = two_cores();
+    for path in ["/", "/metrics", "/api/status", "/api/sources", "/healthz", "/readyz", "/nothing"] {
+        for host in ["evil.example", "evil.example:9600", "127.0.0.1.evil.example", "192.0.2.1"] {
+            let answer = server.raw(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{path} {host}: {answer}");
+        }
+        for host in ["localhost", "127.0.0.1:1", "[::1]:9600"] {
+            let answer = server.raw(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+            let expected = if path == "/nothing" { "HTTP/1.1 404 " } else { "HTTP/1.1 200 " };
+            assert!(answer.starts_with(expected), "{path} {host}: {answer}");
+        }
+    }
+    let absolute = "GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert!(server.raw(absolute).starts_with("HTTP/1.1 403 "));
+}
+
+#[test]
+fn the_page_is_self_contained() {
+    let server = two_cores();
+    let (status, page) = server.get("/");
+    assert_eq!(status, 200);
+    for forbidden in ["src=\"http", "href=\"http", "url(http", "@import", "innerHTML"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+    assert!(page.contains("/api/status"));
+}
+
+#[test]
+fn the_status_command_prints_a_screen_and_fails_when_the_gateway_does() {
+    let server = two_cores();
+    let (code, screen, words) = server.status_command(&[]);
+    assert_eq!(code, Some(0), "{words}");
+    let identity =
+        "received 2,000 + recovered 100 = delivered 2,040 + pending 30 + parked 14 + rejected 10 + discarded 6";
+    assert!(screen.contains(identity), "{screen}");
+    for part in ["plant \"3\"", "frame", "whole", "shared", "127.0.0.1:8000", "32 MiB"] {
+        assert!(screen.contains(part), "{part}: {screen}");
+    }
+    let (code, document, _) = server.status_command(&["--json"]);
+    assert_eq!(code, Some(0));
+    let document: Value = serde_json::from_str(&document).expect("JSON");
+    assert_eq!(document["terms"]["parked"], 14);
+
+    server.set(0, |core| core.as_mut().expect("it answers").sources[0].problem = Some("busy".to_owned()));
+    let (code, screen, _) = server.status_command(&[]);
+    assert_eq!(code, Some(0), "a source's problem is shown");
+    assert!(screen.contains("source shared: busy"), "{screen}");
+
+    server.set(0, |core| core.as_mut().expect("it answers").terms.pending += 1);
+    let (code, screen, words) = server.status_command(&[]);
+    assert_eq!(code, Some(i32::from(ringest::cli::exit::NOT_OK)));
+    assert!(screen.contains("DOES NOT BALANCE") && words.contains("does not balance"), "{screen}{words}");
+}
+
+#[test]
+fn the_status_command_says_when_nobody_is_there() {
+    let server = two_cores();
+    let address = server.address.to_string();
+    drop(server);
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_ringest")).args(["status", "--admin", &address]).output().expect("it runs");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(i32::from(ringest::cli::exit::NOT_OK)), "{words}");
+    assert!(
+        words.contains(&format!("nobody listens on {address}")) && words.contains("is the gateway running"),
+        "{words}"
+    );
+}

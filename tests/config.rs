@@ -1,0 +1,383 @@
+//! Broken configurations: each file in `tests/config` has beside it, as `NAME.txt`, the problems that it must report.
+//! With `RINGEST_BLESS=1` in the environment the expected texts are written anew, to be read before they are committed.
+
+use ringest::config::{
+    self, Authority, Deliver, Durability, Flow, Framing, FramingKind, Gateway, Journal, LaneKey, Limits, Line,
+    OnMissing, Oversized, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The machine of all tests: messages name its CPUs.
+const CPUS: [usize; 2] = [0, 1];
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
+}
+
+fn names() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn ringest(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringest")).args(arguments).output().unwrap()
+}
+
+#[test]
+fn every_broken_file_reports_all_of_its_problems_with_their_remedies() {
+    let bless = std::env::var_os("RINGEST_BLESS").is_some();
+    let names = names();
+    assert!(names.len() >= 20, "only {} files", names.len());
+    let mut differences = String::new();
+    for name in names {
+        let text = std::fs::read_to_string(directory().join(format!("{name}.toml"))).unwrap();
+        let problems =
+            config::parse_on(&text, &format!("{name}.toml"), &CPUS).expect_err(&format!("{name}.toml was accepted"));
+        for problem in &problems.list {
+            assert!(!problem.remedy.is_empty(), "{name}: no remedy for {problem}");
+            assert!(problem.place.is_some() || problem.what.contains("missing"), "{name}: no place for {problem}");
+        }
+        let report = format!("{problems}\n");
+        let expected_path = directory().join(format!("{name}.txt"));
+        if bless {
+            std::fs::write(&expected_path, &report).unwrap();
+        }
+        let expected = std::fs::read_to_string(&expected_path).unwrap_or_default();
+        if report != expected {
+            differences += &format!("=== {name}: expected\n{expected}=== {name}: reported\n{report}");
+        }
+    }
+    assert!(differences.is_empty(), "{differences}");
+}
+
+#[test]
+fn every_expected_text_belongs_to_a_file() {
+    let names = names();
+    for entry in std::fs::read_dir(directory()).unwrap() {
+        let path = entry.unwrap().path();
+        let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(names.contains(&stem), "{} has no .toml beside it", path.display());
+    }
+}
+
+#[test]
+fn check_prints_the_problems_and_ends_with_the_code_for_configurations() {
+    let path = directory().join("unknown-keys.toml");
+    let output = ringest(&["check", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(output.stdout, b"");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("unknown-keys.toml:4:1: gateway.nme: this key is not known here"), "{message}");
+    assert!(message.contains("did you mean \"name\"?"), "{message}");
+
+    let output = ringest(&["check", "--json", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    assert_eq!(report["problems"][0]["key"], "gateway.nme");
+    assert_eq!(report["problems"][0]["line"], 4);
+    assert_eq!(report["problems"][0]["nearest"], "\"name\"");
+}
+
+#[test]
+fn check_reports_a_file_that_is_not_there() {
+    let output = ringest(&["check", "/nonexistent/ringest.toml"]);
+    assert_eq!(output.status.code(), Some(3));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("the file cannot be read"), "{message}");
+    assert!(message.contains("ringest config example"), "{message}");
+}
+
+#[test]
+fn the_printed_example_passes_the_check_which_shows_what_would_run() {
+    let example = ringest(&["config", "example"]);
+    assert!(example.status.success());
+    assert_eq!(std::str::from_utf8(&example.stdout), Ok(config::EXAMPLE));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ringest.toml");
+    std::fs::write(&path, &example.stdout).unwrap();
+
+    let output = ringest(&["check", path.to_str().unwrap()]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{shown}");
+    for expected in [
+        "gauge-1  serial  /dev/serial/by-id/usb-FTDI_FT232R_A10K2-if00-port0 9600 8N1  end \"\\r\", trimmed, cut beyond 4KiB",
+        "process: accepted records survive kill -9, not a loss of power",
+        "state        /var/lib/ringest",
+        "POST http://127.0.0.1:8000/seq/ (id at \"/id\")",
+        "POST http://127.0.0.1:8000/films/ (delivered at 201)",
+        r#"{"id": 1, "machine": "gauge-1", "data": "12.345 mm"}"#,
+    ] {
+        assert!(shown.contains(expected), "{expected:?} is not in\n{shown}");
+    }
+
+    let output = ringest(&["check", "--json", path.to_str().unwrap()]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["sources"][0]["kind"], "serial");
+    assert_eq!(report["deliver_url"], "http://127.0.0.1:8000/films/");
+}
+
+#[test]
+fn a_secret_header_comes_from_a_file_and_is_never_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("authorization");
+    std::fs::write(&secret, "Token s3cr3t\n").unwrap();
+    let text = format!(
+        "source = [{{ name = \"a\", kind = \"tcp_connect\", connect = \"10.0.0.1:1\" }}]\n\
+         [deliver]\nurl = \"http://127.0.0.1/\"\nheaders = {{ Authorization = {{ file = {secret:?} }}, X-Plant = \"3\" }}\n"
+    );
+    let settings = config::parse(&text, "test").unwrap();
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(settings.deliver.headers, [header("Authorization", "Token s3cr3t"), header("X-Plant", "3")]);
+
+    let path = directory.path().join("ringest.toml");
+    std::fs::write(&path, &text).unwrap();
+    for arguments in [&["check", path.to_str().unwrap()][..], &["check", "--json", path.to_str().unwrap()]] {
+        let output = ringest(arguments);
+        assert!(output.status.success());
+        assert!(!String::from_utf8(output.stdout).unwrap().contains("s3cr3t"));
+    }
+
+    let inline = text.replace(&format!("{{ file = {secret:?} }}"), "\"Token s3cr3t\"");
+    let message = config::parse(&inline, "test").unwrap_err().to_string();
+    assert!(message.contains("deliver.headers.Authorization"), "{message}");
+    assert!(!message.contains("s3cr3t"), "{message}");
+}
+
+/// A file in which nothing has its default.
+const WHOLE: &str = r#"
+[gateway]
+name = "plant 3"
+cores = [1]
+state_dir = "/srv//ringest/"
+admin = "[::1]:9700"
+
+[journal]
+durability = "memory"
+commit_every = "250us"
+segment_size = "1028KiB"
+max_size = "8MiB"
+window = "1MiB"
+when_full = "reject"
+
+[framing.stx]
+end = "0x0D03"
+max = "64KiB"
+oversized = "drop"
+[framing.semi]
+end = ";"
+trim = false
+
+[[source]]
+name = "gauge"
+kind = "serial"
+path = "/dev/ttyS0"
+line = "1200 7O2"
+flow = "xonxoff"
+on_missing = "fail"
+framing = "stx"
+silence_alarm = "1h"
+[[source]]
+name = "tcp"
+kind = "tcp_listen"
+listen = "0.0.0.0:4001"
+lane = "address"
+framing = "semi"
+[[source]]
+name = "out"
+kind = "tcp_connect"
+connect = "[fd00::7]:4001"
+[[source]]
+name = "http"
+kind = "http"
+listen = "10.0.0.1:8080"
+allow_remote = true
+
+[sequence]
+url = "http://api.example/seq/?a=b"
+id_at = "/data/0/id"
+
+[deliver]
+url = "http://[::1]:8000"
+body = "{{id}};{{source}};{{data}}"
+content_type = "text/csv"
+headers.X-Plant = "3 b"
+success = [200, 409]
+connections = 3
+pipeline = 4
+timeout = "2s"
+connect_timeout = "1s"
+idle = "30s"
+retry.first = "10ms"
+retry.max = "1s"
+order = "lane"
+drain = "0s"
+
+[limits]
+read_buffer = "1KiB"
+read_buffers = 64
+header = "2KiB"
+header_fields = 20
+target = "200B"
+body = "1KiB"
+header_timeout = "1s"
+body_timeout = "2s"
+idle_timeout = "3s"
+connections = 7
+"#;
+
+#[test]
+fn every_key_reaches_its_setting() {
+    use std::time::Duration;
+    let settings = config::parse_on(WHOLE, "whole", &CPUS).unwrap();
+    let Settings { gateway, journal, sources, sequence, deliver, limits } = settings;
+    assert_eq!(
+        gateway,
+        Gateway {
+            name: "plant 3".to_owned(),
+            cores: vec![1],
+            state_dir: "/srv/ringest".into(),
+            admin: "[::1]:9700".parse().unwrap(),
+        }
+    );
+    assert_eq!(
+        journal,
+        Journal {
+            durability: Durability::Memory,
+            commit_every: Duration::from_micros(250),
+            segment_bytes: 1028 << 10,
+            max_bytes: 8 << 20,
+            window_bytes: 1 << 20,
+            when_full: WhenFull::Reject,
+        }
+    );
+    let delimiter = |end: &[u8]| FramingKind::Delimiter { end: end.to_vec() };
+    let stx = Framing { kind: delimiter(b"\r\x03"), trim: false, max_bytes: 64 << 10, oversized: Oversized::Drop };
+    let semi = Framing { kind: delimiter(b";"), trim: false, max_bytes: 4 << 10, oversized: Oversized::Cut };
+    let source =
+        |name: &str, kind, framing, silence_alarm| Source { name: name.to_owned(), kind, framing, silence_alarm };
+    let serial = Serial {
+        path: "/dev/ttyS0".into(),
+        line: Line { baud: 1200, data_bits: 7, parity: Parity::Odd, stop_bits: 2 },
+        flow: Flow::XonXoff,
+        on_missing: OnMissing::Fail,
+    };
+    let listen = SourceKind::TcpListen { listen: "0.0.0.0:4001".parse().unwrap(), lane: LaneKey::Address };
+    let connect = SourceKind::TcpConnect { connect: Authority { host: "fd00::7".to_owned(), port: 4001 } };
+    let http = SourceKind::Http { listen: "10.0.0.1:8080".parse().unwrap() };
+    let expected = [
+        source("gauge", SourceKind::Serial(serial), stx, Some(Duration::from_secs(3600))),
+        source("tcp", listen, semi, None),
+        source("out", connect, Framing::default(), None),
+        source("http", http, Framing::default(), None),
+    ];
+    assert_eq!(sources, expected);
+    let url = |host: &str, port, header: &str, target: &str| Url {
+        authority: Authority { host: host.to_owned(), port },
+        host_header: header.to_owned(),
+        target: target.to_owned(),
+    };
+    let expected = Sequence { url: url("api.example", 80, "api.example", "/seq/?a=b"), id_at: "/data/0/id".to_owned() };
+    assert_eq!(sequence, Some(expected));
+    assert_eq!(
+        deliver,
+        Deliver {
+            url: url("::1", 8000, "[::1]:8000", "/"),
+            body: "{{id}};{{source}};{{data}}".to_owned(),
+            content_type: "text/csv".to_owned(),
+            headers: vec![("X-Plant".to_owned(), "3 b".to_owned())],
+            success: vec![200, 409],
+            connections: 3,
+            pipeline: 4,
+            timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(1),
+            idle: Duration::from_secs(30),
+            retry_first: Duration::from_millis(10),
+            retry_max: Duration::from_secs(1),
+            drain: Duration::ZERO,
+        }
+    );
+    assert_eq!(
+        limits,
+        Limits {
+            read_buffer_bytes: 1024,
+            read_buffers: 64,
+            header_bytes: 2048,
+            header_fields: 20,
+            target_bytes: 200,
+            body_bytes: 1024,
+            header_timeout: Duration::from_secs(1),
+            body_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(3),
+            connections: 7,
+        }
+    );
+}
+
+#[test]
+fn what_may_not_be_meant_is_noted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ringest.toml");
+    let text = "[framing.unused]\nend = \"\\n\"\n\
+                [[source]]\nname = \"a\"\nkind = \"http\"\nlisten = \"0.0.0.0:8080\"\nallow_remote = true\n\
+                [sequence]\nurl = \"http://127.0.0.1/\"\n\
+                [deliver]\nurl = \"http://127.0.0.1/\"\nbody = '{{data|json}}'\n";
+    std::fs::write(&path, text).unwrap();
+    let notes: Vec<_> = config::check(&path).unwrap().notes.into_iter().map(|note| (note.key, note.what)).collect();
+    let expected = [
+        ("framing.unused", "no source uses this framing"),
+        (
+            "source \"a\".listen",
+            "anyone who reaches this address can write records: there is no TLS and no authentication",
+        ),
+        ("deliver.body", "the ids of [sequence] are fetched but not sent"),
+    ];
+    assert_eq!(notes, expected.map(|(key, what)| (key.to_owned(), what.to_owned())));
+    let output = ringest(&["check", path.to_str().unwrap()]);
+    assert!(output.status.success());
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains(":1:1: framing.unused: no source uses this framing"), "{shown}");
+}
+
+#[test]
+fn a_machine_with_many_cores_runs_on_the_defaults() {
+    let text = "source = [{ name = \"a\", kind = \"tcp_connect\", connect = \"10.0.0.1:1\" }]\n\
+                deliver.url = \"http://127.0.0.1/\"\n";
+    let cpus: Vec<usize> = (0..256).collect();
+    let settings = config::parse_on(text, "many", &cpus).unwrap();
+    assert_eq!(settings.gateway.cores, cpus);
+    assert_eq!(settings.journal.max_bytes, 256 * 8 * (16 << 20));
+    assert_eq!(settings.journal.window_bytes, 32 << 20);
+    assert_eq!(settings.deliver.body, r#"{"machine": {{source|json}}, "data": {{data|json}}}"#);
+}
+
+#[test]
+fn a_small_journal_gets_a_small_window() {
+    let text = "source = [{ name = \"a\", kind = \"tcp_connect\", connect = \"10.0.0.1:1\" }]\n\
+                deliver.url = \"http://127.0.0.1/\"\njournal = { segment_size = \"1MiB\", max_size = \"8MiB\" }\n";
+    let settings = config::parse_on(text, "small", &CPUS).unwrap();
+    assert_eq!(settings.journal.window_bytes, 4 << 20);
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_are_accepted() {
+    let text = format!("\u{feff}{}", config::EXAMPLE.replace('\n', "\r\n"));
+    assert_eq!(config::parse_on(&text, "dos", &CPUS), config::parse_on(config::EXAMPLE, "unix", &CPUS));
+}
+
+#[test]
+fn every_prefix_of_the_example_is_accepted_or_reported_and_never_panics() {
+    for end in (0..config::EXAMPLE.len()).filter(|end| config::EXAMPLE.is_char_boundary(*end)) {
+        if let Err(problems) = config::parse_on(&config::EXAMPLE[..end], "prefix", &CPUS) {
+            assert!(!problems.list.is_empty());
+        }
+    }
+}

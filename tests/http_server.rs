@@ -1,0 +1,921 @@
+//! What the ingest server makes of requests, right and wrong ones: each is sent whole, byte by byte, and pipelined after a
+//! good request, always with a good request behind it, which is answered only where the connection goes on.
+
+use proptest::prelude::*;
+use ringest::config::Limits;
+use ringest::http::date::HttpDate;
+use ringest::http::server::{Output, ServerConnection, Verdict};
+
+/// Start of a good request.
+const P: &str = "POST /v1/records/a HTTP/1.1\r\nHost: a\r\n";
+/// A good request, whose body no other one has.
+const GOOD: &str = "POST /v1/records/good HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\ngood";
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// One answer as a client would read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    fields: Vec<(String, String)>,
+    body: String,
+}
+
+impl Answer {
+    fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A request as its owner saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Taken {
+    source: String,
+    body: Vec<u8>,
+    content_type: Option<Vec<u8>>,
+    idempotency_key: Option<Vec<u8>>,
+}
+
+/// All that came of a connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Outcome {
+    journaled: Vec<Taken>,
+    sent: Vec<u8>,
+    closed: bool,
+    accepted: u32,
+    refused: u32,
+    unavailable: u32,
+}
+
+impl Outcome {
+    fn bodies(&self) -> Vec<&[u8]> {
+        self.journaled.iter().map(|taken| taken.body.as_slice()).collect()
+    }
+
+    /// The answers; `heads` are the indexes of those that answer a HEAD request.
+    fn answers(&self, heads: &[usize]) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let mut rest = self.sent.as_slice();
+        while !rest.is_empty() {
+            let end = rest.windows(4).position(|four| four == b"\r\n\r\n").expect("an answer's head is whole");
+            let head = std::str::from_utf8(&rest[..end]).expect("answers are UTF-8");
+            rest = &rest[end + 4..];
+            let mut lines = head.split("\r\n");
+            let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).expect("a status line");
+            let status: u16 = status[..3].parse().expect("a status");
+            let fields: Vec<(String, String)> = lines
+                .map(|line| line.split_once(": ").expect("a field"))
+                .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+                .collect();
+            let mut answer = Answer { status, fields, body: String::new() };
+            if status != 100 {
+                assert_eq!(answer.field("date"), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+            }
+            if status == 100 || status == 204 {
+                assert_eq!(answer.field("content-length"), None);
+            } else {
+                let length: usize = answer.field("content-length").expect("a length").parse().expect("a number");
+                assert!(length > 0);
+                if !heads.contains(&answers.len()) {
+                    answer.body = String::from_utf8(rest[..length].to_vec()).expect("UTF-8");
+                    rest = &rest[length..];
+                }
+            }
+            answers.push(answer);
+        }
+        answers
+    }
+
+    fn statuses(&self) -> Vec<u16> {
+        self.answers(&[]).iter().map(|answer| answer.status).collect()
+    }
+}
+
+/// A connection with an owner that takes every record and makes it durable at once.
+struct Machine {
+    connection: ServerConnection,
+    limits: Limits,
+    outcome: Outcome,
+    next_number: u64,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self::with_limits(Limits::default())
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        Self { connection: ServerConnection::new(0), limits, outcome: Outcome::default(), next_number: 0 }
+    }
+
+    /// Takes the requests of `bytes` without making anything durable.
+    fn receive(&mut self, now_ns: u64, bytes: &[u8]) {
+        let mut input = bytes;
+        while let Some(request) = self.connection.next_request(&self.limits, now_ns, &mut input) {
+            assert!(!request.body.is_empty() && request.body.len() <= self.limits.body_bytes);
+            self.outcome.journaled.push(Taken {
+                source: request.source.to_owned(),
+                body: request.body.to_vec(),
+                content_type: request.content_type.map(<[u8]>::to_vec),
+                idempotency_key: request.idempotency_key.map(<[u8]>::to_vec),
+            });
+            self.connection.respond(Verdict::Accepted { last_number: self.next_number, records: 1 });
+            self.next_number += 1;
+        }
+        assert!(input.is_empty(), "all input is taken");
+        let bound = self.limits.header_bytes + self.limits.body_bytes + 4096;
+        assert!(self.connection.held_bytes() <= bound, "{} bytes held", self.connection.held_bytes());
+    }
+
+    fn flush(&mut self, now_ns: u64) -> Output {
+        let mut date = HttpDate::new();
+        let had_output = self.connection.has_output();
+        let before = self.outcome.sent.len();
+        let output = self.connection.take_output(now_ns, date.at(784_111_777 * SECOND_NS), &mut self.outcome.sent);
+        assert_eq!(had_output, self.outcome.sent.len() > before);
+        assert!(!self.connection.has_output());
+        assert_eq!(output.close, self.connection.is_finished());
+        self.outcome.closed |= output.close;
+        self.outcome.accepted += output.accepted;
+        self.outcome.refused += output.refused;
+        self.outcome.unavailable += output.unavailable;
+        output
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        self.receive(0, bytes);
+        self.connection.release(self.next_number);
+        self.flush(0);
+    }
+}
+
+fn run<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    run_with(Limits::default(), pieces)
+}
+
+fn run_with<'a>(limits: Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    let mut machine = Machine::with_limits(limits);
+    for piece in pieces {
+        machine.feed(piece);
+    }
+    machine.outcome
+}
+
+/// A request and what must come of it.
+struct Case {
+    row: &'static str,
+    bytes: Vec<u8>,
+    /// In turn, all without the good request's.
+    statuses: Vec<u16>,
+    bodies: Vec<Vec<u8>>,
+    closes: bool,
+}
+
+fn taken(row: &'static str, bytes: impl AsRef<[u8]>, body: &str) -> Case {
+    let bodies = vec![body.as_bytes().to_vec()];
+    Case { row, bytes: bytes.as_ref().to_vec(), statuses: vec![201], bodies, closes: false }
+}
+
+/// Refused, and the connection goes on.
+fn refused(row: &'static str, bytes: impl AsRef<[u8]>, status: u16) -> Case {
+    Case { row, bytes: bytes.as_ref().to_vec(), statuses: vec![status], bodies: Vec::new(), closes: false }
+}
+
+/// Refused, and nothing behind it is looked at.
+fn closed(row: &'static str, bytes: impl AsRef<[u8]>, status: u16) -> Case {
+    Case { closes: true, ..refused(row, bytes, status) }
+}
+
+fn check_outcome(case: &Case, way: &str, outcome: &Outcome, good_before: bool) {
+    let context =
+        format!("row {} {way}: {}", case.row, String::from_utf8_lossy(&case.bytes[..case.bytes.len().min(200)]));
+    let mut statuses = if good_before { vec![201] } else { vec![] };
+    let mut bodies: Vec<&[u8]> = if good_before { vec![b"good"] } else { vec![] };
+    statuses.extend(&case.statuses);
+    bodies.extend(case.bodies.iter().map(Vec::as_slice));
+    if !case.closes {
+        statuses.push(201);
+        bodies.push(b"good");
+    }
+    let answers = outcome.answers(&[]);
+    assert_eq!(outcome.statuses(), statuses, "{context}");
+    assert_eq!(outcome.bodies(), bodies, "{context}");
+    assert_eq!(outcome.closed, case.closes, "{context}");
+    let closing: Vec<usize> =
+        (0..answers.len()).filter(|index| answers[*index].field("connection") == Some("close")).collect();
+    assert_eq!(closing, if case.closes { vec![answers.len() - 1] } else { vec![] }, "{context}");
+    let accepted = statuses.iter().filter(|status| (200..300).contains(*status)).count();
+    assert_eq!((outcome.accepted, outcome.refused), (accepted as u32, (statuses.len() - accepted) as u32), "{context}");
+}
+
+fn check(cases: &[Case]) {
+    for case in cases {
+        let alone = [&case.bytes, GOOD.as_bytes()].concat();
+        check_outcome(case, "whole", &run([alone.as_slice()]), false);
+        check_outcome(case, "byte by byte", &run(alone.chunks(1)), false);
+        let behind = [GOOD.as_bytes(), &alone].concat();
+        check_outcome(case, "pipelined", &run([behind.as_slice()]), true);
+        check_outcome(case, "pipelined, byte by byte", &run(behind.chunks(1)), true);
+        if alone.len() < 1000 {
+            for split in 1..alone.len() {
+                let (first, second) = alone.split_at(split);
+                check_outcome(case, &format!("split at {split}"), &run([first, second]), false);
+            }
+        }
+    }
+}
+
+fn post(fields: &str, body: &str) -> String {
+    format!("{P}{fields}\r\n{body}")
+}
+
+fn with_length(value: &str) -> String {
+    post(&format!("Content-Length: {value}\r\n"), "hello")
+}
+
+fn chunked(body: &str) -> String {
+    post("Transfer-Encoding: chunked\r\n", body)
+}
+
+const HELLO: &str = "5\r\nhello\r\n0\r\n\r\n";
+
+fn with_coding(value: &str) -> String {
+    post(&format!("Transfer-Encoding: {value}\r\n"), HELLO)
+}
+
+#[test]
+fn rows_1_to_3_a_record_is_taken_and_answered_once_it_is_durable() {
+    check(&[
+        taken("1", with_length("5"), "hello"),
+        Case {
+            statuses: vec![201, 201],
+            bodies: vec![b"hello".to_vec(); 2],
+            ..taken("2", with_length("5").repeat(2), "")
+        },
+        taken("3", chunked(HELLO), "hello"),
+        taken("3", chunked("2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"), "hello"),
+    ]);
+    let mut machine = Machine::new();
+    machine.receive(0, with_length("5").repeat(3).as_bytes());
+    assert_eq!(machine.flush(0), Output::default());
+    assert_eq!(machine.connection.deadline_ns(&machine.limits), None, "a record's answer waits without a deadline");
+    machine.connection.release(2);
+    assert_eq!(machine.flush(0), Output { accepted: 2, ..Output::default() });
+    machine.connection.release(3);
+    machine.connection.release(1);
+    assert!(machine.connection.has_output(), "what is durable stays durable");
+    machine.flush(0);
+    assert_eq!(machine.outcome.statuses(), [201, 201, 201]);
+    assert_eq!(machine.outcome.answers(&[])[2].body, r#"{"accepted":1}"#);
+}
+
+#[test]
+fn rows_4_to_12_content_length() {
+    let both = "Transfer-Encoding: chunked\r\n";
+    let mut cases = vec![
+        closed("4", post(&format!("Content-Length: 15\r\n{both}"), HELLO), 400),
+        closed("4", post(&format!("{both}Content-Length: 15\r\n"), HELLO), 400),
+        closed("5", post("Content-Length: 5\r\nContent-Length: 6\r\n", "hello!"), 400),
+        closed("6", post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello"), 400),
+        closed("6", with_length("5, 5"), 400),
+        closed("8", with_length("18446744073709551616"), 400),
+        taken("9", with_length("005"), "hello"),
+        closed("10", with_length("65537"), 413),
+        closed("10", with_length("18446744073709551615"), 413),
+        refused("11", post("", ""), 411),
+        refused("12", post("Content-Length: 0\r\n", ""), 400),
+    ];
+    for value in ["+5", "-5", "0x5", "5_0", "5 5", ""] {
+        cases.push(closed("7", with_length(value), 400));
+    }
+    check(&cases);
+}
+
+#[test]
+fn rows_13_to_20_transfer_encoding() {
+    let mut cases = vec![
+        closed("13", with_coding("gzip, chunked"), 501),
+        closed("13", post("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", HELLO), 501),
+        closed("14", with_coding("chunked, gzip"), 400),
+        closed("15", with_coding("chunked, chunked"), 400),
+        closed("15", post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", HELLO), 400),
+        closed("16", with_coding("xchunked"), 501),
+        closed("16", with_coding("identity"), 501),
+        closed("16", with_coding(""), 400),
+        closed("16", with_coding(", chunked"), 400),
+        closed("16", with_coding("chunked;q=1"), 501),
+        closed("17", post("Transfer-Encoding : chunked\r\n", HELLO), 400),
+        taken("19", with_coding("CHUNKED"), "hello"),
+        closed("20", with_coding("chunked").replace("HTTP/1.1", "HTTP/1.0"), 400),
+    ];
+    for control in ["\x0b", "\x0c", "\0"] {
+        cases.push(closed("18", with_coding(&format!("{control}chunked")), 400));
+        cases.push(closed("18", with_coding(&format!("chunked{control}")), 400));
+        cases.push(closed("18", with_coding(&format!("chun{control}ked")), 400));
+    }
+    check(&cases);
+}
+
+#[test]
+fn rows_21_to_30_chunks() {
+    let mut cases = vec![
+        closed("22", chunked("00000000000000005\r\nhello\r\n0\r\n\r\n"), 400),
+        closed("23", chunked("5\r\nhello0\r\n\r\n"), 400),
+        closed("23", chunked("5\r\nhello\n0\r\n\r\n"), 400),
+        closed("23", chunked("5\r\nhello\rx0\r\n\r\n"), 400),
+        closed("24", chunked("5\nhello\r\n0\r\n\r\n"), 400),
+        taken("25", chunked("5;a=b\r\nhello\r\n0;c\r\n\r\n"), "hello"),
+        taken("26", chunked(&format!("5;{}\r\nhello\r\n0\r\n\r\n", "e".repeat(4095))), "hello"),
+        closed("26", chunked(&format!("5;{}\r\nhello\r\n0\r\n\r\n", "e".repeat(4096))), 400),
+        closed("26", chunked(&format!("1;{0}\r\nh\r\n1;{0}\r\ni\r\n0\r\n\r\n", "e".repeat(2048))), 400),
+        closed("27", chunked("5;a\rb\r\nhello\r\n0\r\n\r\n"), 400),
+        closed("27", chunked("5;a\nb\r\nhello\r\n0\r\n\r\n"), 400),
+        closed("27", chunked("5;a\n"), 400),
+        taken("28", chunked("5\r\nhello\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n"), "hello"),
+        closed("28", chunked("5\r\nhello\r\n0\r\nno colon\r\n\r\n"), 400),
+        closed("28", chunked("5\r\nhello\r\n0\r\nX: 1\n\r\n"), 400),
+        taken("29", chunked("5\r\nhello\r\n0\r\nContent-Length: 90\r\n\r\n"), "hello"),
+        taken("29", chunked("5\r\nhello\r\n0\r\nTransfer-Encoding: gzip\r\n\r\n"), "hello"),
+        taken("29", chunked("5\r\nhello\r\n0\r\nHost: b,c\r\nHost: d\r\n\r\n"), "hello"),
+        taken("30", chunked(&format!("5\r\nhello\r\n0\r\nT:{}\r\n\r\n", "t".repeat(8192 - 4))), "hello"),
+        closed("30", chunked(&format!("5\r\nhello\r\n0\r\nT:{}\r\n\r\n", "t".repeat(8192 - 3))), 431),
+        refused("12", chunked("0\r\n\r\n"), 400),
+    ];
+    for size in ["", "5_0", "0x5", "+5", "-5", " 5", "5 ", "g", ";a"] {
+        cases.push(closed("21", chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n")), 400));
+    }
+    check(&cases);
+}
+
+#[test]
+fn row_31_what_the_stream_ends_in_the_middle_of_is_dropped() {
+    for request in [with_length("5"), chunked("5;a\r\nhello\r\n0\r\nT: u\r\n\r\n")] {
+        for cut in 1..request.len() {
+            let mut machine = Machine::new();
+            machine.feed(&request.as_bytes()[..cut]);
+            machine.connection.handle_eof();
+            assert!(machine.connection.is_finished(), "cut at {cut}");
+            assert_eq!(machine.connection.held_bytes(), 0);
+            assert_eq!(machine.outcome, Outcome::default(), "cut at {cut}");
+            assert!(machine.flush(0).close);
+        }
+    }
+}
+
+#[test]
+fn row_32_a_chunked_body_is_refused_at_the_byte_that_passes_the_limit() {
+    let limits = Limits { body_bytes: 10, ..Limits::default() };
+    let mut machine = Machine::with_limits(limits.clone());
+    machine.feed(chunked("4\r\n0123\r\n8\r\n456789").as_bytes());
+    assert!(machine.connection.wants_read() && machine.outcome.sent.is_empty());
+    machine.feed(b"x");
+    assert_eq!(machine.outcome.statuses(), [413]);
+    assert!(machine.outcome.closed && machine.outcome.journaled.is_empty());
+    let fits = chunked("4\r\n0123\r\n6\r\n456789\r\n0\r\n\r\n");
+    assert_eq!(run_with(limits.clone(), [fits.as_bytes()]).bodies(), [b"0123456789"]);
+    assert_eq!(run_with(limits, fits.as_bytes().chunks(1)).bodies(), [b"0123456789"]);
+    check(&[closed("32", chunked(&format!("10001\r\n{}\r\n0\r\n\r\n", "x".repeat(65_537))), 413)]);
+}
+
+#[test]
+fn rows_33_to_39_lines_and_fields() {
+    let length = "Content-Length: 5\r\n";
+    let mut cases = vec![
+        closed("33", with_length("5").replace("\r\n", "\n"), 400),
+        closed("33", "POST /v1/records/a HTTP/1.1\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 400),
+        closed("33", post("Content-Length: 5\n", "hello"), 400),
+        closed("33", format!("{P}{length}\nhello"), 400),
+        closed("34", with_length("5").replace("\r\n", "\r"), 400),
+        closed("34", post("X: a\rb\r\nContent-Length: 5\r\n", "hello"), 400),
+        closed("34", format!("{P}{length}\rhello"), 400),
+        closed("35", post("X: a\r\n b\r\nContent-Length: 5\r\n", "hello"), 400),
+        closed("35", post("X: a\r\n\tb\r\nContent-Length: 5\r\n", "hello"), 400),
+        closed("36", "POST /v1/records/a HTTP/1.1\r\n Host: a\r\nContent-Length: 5\r\n\r\nhello", 400),
+        closed("36", "POST /v1/records/a HTTP/1.1\r\n \r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 400),
+        closed("37", post("X\r\nContent-Length: 5\r\n", "hello"), 400),
+        closed("37", post(": x\r\nContent-Length: 5\r\n", "hello"), 400),
+        closed("37", post("X@Y: x\r\nContent-Length: 5\r\n", "hello"), 400),
+        closed("37", post("X\u{e9}: x\r\nContent-Length: 5\r\n", "hello"), 400),
+        taken("39", post("X: \u{e9}\u{10ffff}\r\nContent-Length: 5\r\n", "hello"), "hello"),
+        taken("39", [P.as_bytes(), b"X: \x80\xff\r\nContent-Length: 5\r\n\r\nhello"].concat(), "hello"),
+    ];
+    for control in ["\0", "\x01", "\x0b", "\x1f", "\x7f"] {
+        cases.push(closed("38", post(&format!("X: a{control}b\r\nContent-Length: 5\r\n"), "hello"), 400));
+    }
+    check(&cases);
+}
+
+#[test]
+fn rows_40_to_47_request_lines_and_hosts() {
+    let request = with_length("5");
+    let line = |line: &str| format!("{line}\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let hosts = |hosts: &str| format!("POST /v1/records/a HTTP/1.1\r\n{hosts}Content-Length: 5\r\n\r\nhello");
+    let old = "POST /v1/records/a HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello";
+    let mut cases = vec![
+        taken("40", format!("\r\n{request}"), "hello"),
+        closed("40", format!("\r\n\r\n{request}"), 400),
+        closed("40", format!("\n{request}"), 400),
+        closed("40", format!("\r{request}"), 400),
+        closed("41", line("POST  /v1/records/a HTTP/1.1"), 400),
+        closed("41", line("POST /v1/records/a  HTTP/1.1"), 400),
+        closed("41", line("POST\t/v1/records/a HTTP/1.1"), 400),
+        closed("41", line("POST /v1/records/a\tHTTP/1.1"), 400),
+        closed("41", line("POST /v1/records/a HTTP/1.1 "), 400),
+        closed("41", line(" POST /v1/records/a HTTP/1.1"), 400),
+        closed("42", hosts(""), 400),
+        closed("42", hosts("Host: a\r\nHost: a\r\n"), 400),
+        closed("42", hosts("Host: u@a\r\n"), 400),
+        closed("42", hosts("Host: u:p@a\r\n"), 400),
+        closed("42", hosts("Host: a, b\r\n"), 400),
+        closed("42", hosts("Host: a,b\r\n"), 400),
+        closed("42", hosts("Host: a b\r\n"), 400),
+        taken("42", hosts("Host: [::1]:8443\r\n"), "hello"),
+        Case { closes: true, ..taken("43", old, "hello") },
+        Case { closes: true, ..taken("43", old.replace("\r\n\r\n", "\r\nConnection: keep-alive\r\n\r\n"), "hello") },
+        closed("43", old.replace("\r\n\r\n", "\r\nHost: a\r\nHost: b\r\n\r\n"), 400),
+        taken("44", line("POST http://a/v1/records/a HTTP/1.1"), "hello"),
+        taken("44", line("POST HTTP://[::1]:80/v1/records/a?x=1 HTTP/1.1"), "hello"),
+        closed("44", line("POST http://u@a/v1/records/a HTTP/1.1"), 400),
+        closed("44", line("POST http:///v1/records/a HTTP/1.1"), 400),
+        closed("44", line("POST v1/records/a HTTP/1.1"), 400),
+        taken("45", line("POST /v1/records/a HTTP/1.2"), "hello"),
+        closed("46", line("POST /v1/records/a HTTP/2.0"), 505),
+        closed("46", line("POST /v1/records/a HTTP/3.0"), 505),
+        closed("46", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        closed("47", "GET /\r\n", 400),
+        closed("47", "GET /v1/records/a\r\n", 400),
+    ];
+    for version in ["http/1.1", "HTTP/1", "HTTP/01.1", "HTTP/1.10", "HTTP/0.9", "HTTP/1.", "HTTP/", ""] {
+        cases.push(closed("47", line(&format!("POST /v1/records/a {version}")), 400));
+    }
+    check(&cases);
+}
+
+#[test]
+fn row_48_a_tls_client_hello_is_closed_without_an_answer() {
+    let mut machine = Machine::new();
+    machine.feed(&[0x16, 3, 1, 2, 0, 1]);
+    assert!(machine.connection.is_finished() && machine.connection.saw_tls_hello());
+    assert!(machine.outcome.sent.is_empty() && machine.outcome.closed);
+    machine.feed(GOOD.as_bytes());
+    assert!(machine.outcome.journaled.is_empty());
+    let behind = run([[GOOD.as_bytes(), &[0x16, 3, 1]].concat().as_slice()]);
+    assert_eq!((behind.statuses(), behind.closed), (vec![201], true));
+}
+
+#[test]
+fn rows_49_to_51_targets_and_header_sizes() {
+    let target = |bytes: usize| format!("/v1/records/a?{}", "q".repeat(bytes - 14));
+    let line = |target: &str| format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let rest = "Content-Length: 5\r\n";
+    let filler = |bytes: usize| format!("X: {}\r\n", "x".repeat(bytes - 5));
+    let fixed = P.len() + rest.len() + 2;
+    let many = |count: usize| "X: x\r\n".repeat(count);
+    check(&[
+        taken("49", line(&target(8000)), "hello"),
+        closed("49", line(&target(8001)), 414),
+        closed("49", format!("POST {}", target(9000)), 414),
+        closed("49", "M".repeat(40), 400),
+        taken("50", post(&format!("{}{rest}", filler(16_384 - fixed)), "hello"), "hello"),
+        closed("50", post(&format!("{}{rest}", filler(16_385 - fixed)), "hello"), 431),
+        closed("50", format!("{P}X: {}", "x".repeat(17_000)), 431),
+        taken("50", post(&format!("{}{rest}", many(98)), "hello"), "hello"),
+        closed("50", post(&format!("{}{rest}", many(99)), "hello"), 431),
+        closed("51", line("/v1/records/a#f"), 400),
+        closed("51", line("/v1/records/\0"), 400),
+        closed("51", line("/v1/records/a b"), 400),
+        closed("51", line("/v1/records/\u{e9}"), 400),
+    ]);
+}
+
+#[test]
+fn rows_52_to_56_other_methods_and_paths() {
+    let line = |method: &str, target: &str| format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let body = |method: &str, target: &str, bytes: usize| {
+        format!("{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\n\r\n{}", "b".repeat(bytes))
+    };
+    let smuggled = format!("GET /v1/records/a HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{GOOD}", GOOD.len());
+    let in_chunks = |bytes: usize| {
+        let data = "b".repeat(bytes);
+        format!("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{bytes:x}\r\n{data}\r\n0\r\n\r\n")
+    };
+    let mut cases = vec![
+        refused("53", line("OPTIONS", "*"), 204),
+        refused("53", line("OPTIONS", "/v1/records/a"), 204),
+        refused("53", line("OPTIONS", "http://a"), 204),
+        refused("54", line("TRACE", "/v1/records/a"), 405),
+        closed("54", line("CONNECT", "a:80"), 405),
+        refused("54", line("FOO", "/v1/records/a"), 501),
+        refused("54", body("post", "/v1/records/a", 5), 501),
+        refused("55", body("POST", "/", 5), 404),
+        refused("55", body("POST", "/v1/records", 5), 404),
+        refused("55", body("POST", "/v1/records/", 5), 404),
+        refused("55", body("POST", "/v1/records/a/b", 5), 404),
+        refused("55", body("POST", "/v1/records/a%20b", 5), 404),
+        refused("55", body("POST", &format!("/v1/records/{}", "s".repeat(65)), 5), 404),
+        taken("55", body("POST", &format!("/v1/records/{}", "s".repeat(64)), 2), "bb"),
+        refused("55", body("POST", "/x", 65_536), 404),
+        closed("55", body("POST", "/x", 65_537), 404),
+        refused("55", in_chunks(65_536), 404),
+        closed("55", in_chunks(65_537), 404),
+        refused("56", smuggled, 405),
+        closed("56", body("GET", "/x", 5).replace("HTTP/1.1", "HTTP/1.0"), 404),
+    ];
+    for method in ["GET", "PUT", "DELETE", "PATCH"] {
+        cases.push(refused("52", line(method, "/v1/records/a"), 405));
+    }
+    check(&cases);
+    for request in [line("GET", "/v1/records/a"), line("TRACE", "/"), line("OPTIONS", "*")] {
+        let outcome = run([request.as_bytes()]);
+        assert_eq!(outcome.answers(&[])[0].field("allow"), Some("POST, OPTIONS"), "{request}");
+    }
+    let heads = [line("HEAD", "/v1/records/a"), line("HEAD", "/x"), GOOD.to_owned()].concat();
+    for pieces in [vec![heads.as_bytes()], heads.as_bytes().chunks(1).collect()] {
+        let answers = run(pieces).answers(&[0, 1]);
+        assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [405, 404, 201]);
+    }
+    let bad_head = "HEAD / HTTP/1.1\r\n\r\n";
+    assert_eq!(run([bad_head.as_bytes()]).answers(&[0])[0].status, 400);
+}
+
+#[test]
+fn rows_57_to_59_what_a_record_may_be() {
+    let with = |field: &str| post(&format!("{field}\r\nContent-Length: 5\r\n"), "hello");
+    check(&[
+        refused("57", with("Content-Type: text"), 415),
+        refused("57", with("Content-Type: "), 415),
+        refused("57", with("Content-Type: a/b\r\nContent-Type: a/b"), 415),
+        taken("57", with("Content-Type: a/b; c=d"), "hello"),
+        refused("58", with("Content-Encoding: gzip"), 415),
+        taken("58", with("Content-Encoding: identity"), "hello"),
+        taken("59", with("Upgrade: h2c\r\nConnection: Upgrade\r\nRange: bytes=0-1"), "hello"),
+        refused("60", with("Idempotency-Key: a\r\nIdempotency-Key: a"), 400),
+        refused("60", with("Idempotency-Key: "), 400),
+        refused("60", with(&format!("Idempotency-Key: {}", "k".repeat(256))), 400),
+    ]);
+    let answer = run([with("Content-Encoding: gzip").as_bytes()]).answers(&[]).remove(0);
+    assert_eq!(answer.field("accept-encoding"), Some("identity"));
+    let request = with(&format!("Content-Type: application/x-ndjson\r\nidempotency-key: {}", "k".repeat(255)));
+    for pieces in [vec![request.as_bytes()], request.as_bytes().chunks(1).collect()] {
+        let outcome = run(pieces);
+        assert_eq!(outcome.journaled[0].content_type.as_deref(), Some(b"application/x-ndjson".as_slice()));
+        assert_eq!(outcome.journaled[0].idempotency_key.as_deref(), Some([b'k'; 255].as_slice()));
+    }
+}
+
+#[test]
+fn rows_61_to_64_expectations() {
+    let head = post("Expect: 100-continue\r\nContent-Length: 5\r\n", "");
+    let chunks = post("Expect: 100-Continue\r\nTransfer-Encoding: chunked\r\n", "");
+    for (head, body) in [(&head, "hello"), (&chunks, HELLO)] {
+        let mut machine = Machine::new();
+        machine.feed(head.as_bytes());
+        assert_eq!(machine.outcome.statuses(), [100]);
+        machine.feed(format!("{body}{GOOD}").as_bytes());
+        assert_eq!(machine.outcome.statuses(), [100, 201, 201], "row 61");
+        assert_eq!(machine.outcome.bodies(), [b"hello".as_slice(), b"good"]);
+        assert_eq!(run([format!("{head}{body}").as_bytes()]).statuses(), [201], "row 61, the body did not wait");
+        let bytewise = run(format!("{GOOD}{head}{body}").as_bytes().chunks(1));
+        assert_eq!(bytewise.statuses(), [201, 100, 201], "row 61, byte by byte");
+    }
+    for (field, status) in [("Content-Type: x\r\n", 415), ("Content-Length: 65537\r\n", 413)] {
+        let length = if status == 413 { "" } else { "Content-Length: 5\r\n" };
+        let head = post(&format!("Expect: 100-continue\r\n{field}{length}"), "");
+        let mut machine = Machine::new();
+        machine.feed(head.as_bytes());
+        assert_eq!((machine.outcome.statuses(), machine.outcome.closed), (vec![status], true), "row 62");
+        machine.feed(GOOD.as_bytes());
+        assert_eq!(machine.outcome.statuses(), [status]);
+    }
+    let old = head.replace("HTTP/1.1", "HTTP/1.0");
+    let mut machine = Machine::new();
+    machine.feed(old.as_bytes());
+    assert!(machine.outcome.sent.is_empty(), "row 63");
+    machine.feed(b"hello");
+    assert_eq!((machine.outcome.statuses(), machine.outcome.closed), (vec![201], true));
+    check(&[
+        refused("64", post("Expect: x\r\nContent-Length: 5\r\n", "hello"), 417),
+        refused("64", post("Expect: 100-continue\r\nExpect: x\r\nContent-Length: 5\r\n", "hello"), 417),
+    ]);
+}
+
+#[test]
+fn row_65_connection_close_ends_the_connection_behind_its_answer() {
+    check(&[
+        Case { closes: true, ..taken("65", post("Connection: close\r\nContent-Length: 5\r\n", "hello"), "hello") },
+        Case { closes: true, ..taken("65", post("Connection: x, Close\r\nContent-Length: 5\r\n", "hello"), "hello") },
+        Case { closes: true, ..refused("65", post("Connection: close\r\n", ""), 411) },
+    ]);
+}
+
+#[test]
+fn row_66_an_idle_connection_is_closed_quietly() {
+    let mut machine = Machine::new();
+    let idle_ns = machine.limits.idle_timeout.as_nanos() as u64;
+    assert_eq!(machine.connection.deadline_ns(&machine.limits), Some(idle_ns));
+    machine.receive(SECOND_NS, GOOD.as_bytes());
+    machine.connection.release(1);
+    machine.flush(3 * SECOND_NS);
+    let deadline_ns = idle_ns + 3 * SECOND_NS;
+    machine.receive(5 * SECOND_NS, b"\r\n");
+    assert_eq!(machine.connection.deadline_ns(&machine.limits), Some(deadline_ns), "an empty line is no request");
+    machine.connection.handle_deadline(deadline_ns - 1, &machine.limits);
+    assert!(machine.connection.wants_read());
+    machine.connection.handle_deadline(deadline_ns, &machine.limits);
+    assert!(machine.connection.is_finished() && !machine.connection.has_output());
+    assert_eq!(machine.outcome.statuses(), [201]);
+}
+
+#[test]
+fn row_67_a_request_that_drips_is_answered_408() {
+    let limits = Limits::default();
+    let header_ns = limits.header_timeout.as_nanos() as u64;
+    let body_ns = limits.body_timeout.as_nanos() as u64;
+    for (bytes, late, deadline_ns) in [
+        ("P", "OST /v1", SECOND_NS + header_ns),
+        ("POST /v1/records/a HTTP/1.1\r\nHost", ": a\r\n", SECOND_NS + header_ns),
+        (&post("Content-Length: 5\r\n", "hel"), "l", SECOND_NS + body_ns),
+        (&chunked("5\r\n"), "hello", SECOND_NS + body_ns),
+        ("GET /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", "l", SECOND_NS + body_ns),
+    ] {
+        let mut machine = Machine::new();
+        machine.receive(SECOND_NS, bytes.as_bytes());
+        machine.receive(2 * SECOND_NS, late.as_bytes());
+        assert_eq!(machine.connection.deadline_ns(&limits), Some(deadline_ns), "{bytes}");
+        machine.connection.handle_deadline(deadline_ns, &limits);
+        machine.flush(deadline_ns);
+        assert_eq!((machine.outcome.statuses(), machine.outcome.closed), (vec![408], true), "{bytes}");
+        machine.receive(deadline_ns, GOOD.as_bytes());
+        assert!(machine.outcome.journaled.is_empty() && machine.connection.held_bytes() == 0);
+    }
+}
+
+#[test]
+fn row_67_a_408_stands_behind_the_answers_before_it() {
+    let mut machine = Machine::new();
+    machine.receive(0, format!("{GOOD}P").as_bytes());
+    machine.connection.handle_deadline(u64::MAX, &machine.limits);
+    assert!(!machine.connection.has_output() && !machine.connection.is_finished());
+    machine.connection.release(1);
+    machine.flush(0);
+    assert_eq!(machine.outcome.statuses(), [201, 408]);
+    assert!(machine.outcome.closed);
+}
+
+#[test]
+fn row_68_requests_are_answered_after_a_half_close() {
+    let mut machine = Machine::new();
+    machine.receive(0, format!("{GOOD}{GOOD}POST").as_bytes());
+    machine.connection.handle_eof();
+    assert!(!machine.connection.is_finished() && !machine.connection.wants_read());
+    assert_eq!(machine.connection.deadline_ns(&machine.limits), None);
+    machine.connection.release(1);
+    assert!(!machine.flush(0).close);
+    machine.connection.release(2);
+    assert!(machine.flush(0).close);
+    let answers = machine.outcome.answers(&[]);
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [201, 201]);
+    assert_eq!((answers[0].field("connection"), answers[1].field("connection")), (None, Some("close")));
+}
+
+#[test]
+fn row_70_and_other_verdicts_are_answered_in_order() {
+    let mut connection = ServerConnection::new(0);
+    let limits = Limits::default();
+    let requests = GOOD.repeat(4);
+    let mut input = requests.as_bytes();
+    let verdicts = [
+        Verdict::Accepted { last_number: 7, records: 120 },
+        Verdict::Unavailable { retry_after_s: 30 },
+        Verdict::UnknownSource,
+        Verdict::BadRequest("line 3 is empty"),
+    ];
+    for verdict in verdicts {
+        assert!(connection.next_request(&limits, 0, &mut input).is_some());
+        connection.respond(verdict);
+    }
+    assert!(!connection.has_output(), "all stand behind a record that is not durable");
+    connection.release(8);
+    let mut outcome = Outcome::default();
+    let mut date = HttpDate::new();
+    let output = connection.take_output(0, date.at(784_111_777 * SECOND_NS), &mut outcome.sent);
+    assert_eq!(output, Output { close: false, accepted: 1, refused: 2, unavailable: 1 });
+    let answers = outcome.answers(&[]);
+    assert_eq!(outcome.statuses(), [201, 503, 404, 400]);
+    assert_eq!(answers[0].body, r#"{"accepted":120}"#);
+    assert_eq!(answers[1].field("retry-after"), Some("30"));
+    assert_eq!(answers[3].body, "line 3 is empty\n");
+}
+
+#[test]
+fn reading_pauses_while_64_answers_wait_and_what_was_read_is_still_taken() {
+    let mut machine = Machine::new();
+    machine.receive(0, GOOD.repeat(63).as_bytes());
+    assert!(machine.connection.wants_read());
+    machine.receive(0, GOOD.as_bytes());
+    assert!(!machine.connection.wants_read());
+    let mut input = GOOD.as_bytes();
+    while machine.connection.next_request(&machine.limits, 0, &mut input).is_some() {
+        machine.connection.respond(Verdict::Unavailable { retry_after_s: 1 });
+    }
+    machine.connection.release(64);
+    machine.flush(0);
+    assert!(machine.connection.wants_read());
+    assert_eq!(machine.connection.held_bytes(), 0);
+    assert_eq!((machine.outcome.accepted, machine.outcome.unavailable), (64, 1));
+}
+
+#[test]
+fn a_flood_that_the_owner_does_not_pause_ends_in_503() {
+    let mut connection = ServerConnection::new(0);
+    let limits = Limits::default();
+    let mut taken = 0;
+    for _ in 0..70_000 {
+        let mut input = GOOD.as_bytes();
+        while connection.next_request(&limits, 0, &mut input).is_some() {
+            taken += 1;
+            connection.respond(Verdict::Accepted { last_number: taken, records: 1 });
+        }
+    }
+    assert_eq!(taken, 65_536);
+    connection.release(u64::MAX);
+    let output = connection.take_output(0, &[b' '; 29], &mut Vec::new());
+    assert_eq!(output, Output { close: true, accepted: 65_536, refused: 0, unavailable: 1 });
+}
+
+#[test]
+fn an_idle_connection_is_small_and_holds_no_buffer() {
+    assert!(size_of::<ServerConnection>() <= 160, "{} bytes", size_of::<ServerConnection>());
+    let mut machine = Machine::new();
+    machine.feed(with_length("5").as_bytes());
+    assert_eq!(machine.connection.held_bytes(), 0);
+    let request = chunked(HELLO);
+    for byte in request.as_bytes().chunks(1) {
+        machine.feed(byte);
+    }
+    machine.feed(GOOD.repeat(3).as_bytes());
+    assert_eq!(machine.outcome.statuses(), [201; 5]);
+    assert_eq!(machine.connection.held_bytes(), 0);
+}
+
+#[test]
+fn a_whole_request_is_lent_from_the_bytes_it_came_in() {
+    let request = post("Content-Type: a/b\r\nIdempotency-Key: k\r\nContent-Length: 5\r\n", "hello");
+    let inside = |part: &[u8]| request.as_bytes().as_ptr_range().contains(&part.as_ptr());
+    let limits = Limits::default();
+    let mut connection = ServerConnection::new(0);
+    let mut input = request.as_bytes();
+    let taken = connection.next_request(&limits, 5, &mut input).expect("a request");
+    assert!(inside(taken.source.as_bytes()) && inside(taken.body) && inside(taken.content_type.unwrap()));
+    assert!(inside(taken.idempotency_key.unwrap()));
+    assert_eq!(taken.first_byte_ns, 5);
+    connection.respond(Verdict::UnknownSource);
+    assert_eq!(connection.held_bytes(), 0);
+    // A body that comes whole behind its head is lent too.
+    let (head, body) = request.as_bytes().split_at(request.len() - 5);
+    assert!(connection.next_request(&limits, 6, &mut { head }).is_none());
+    assert!(connection.held_bytes() < 64);
+    let mut input = body;
+    let taken = connection.next_request(&limits, 9, &mut input).expect("a request");
+    assert_eq!((taken.source, taken.body, taken.first_byte_ns), ("a", b"hello".as_slice(), 6));
+    assert!(inside(taken.body));
+}
+
+#[test]
+#[should_panic(expected = "has not been answered")]
+fn a_request_must_be_answered_before_the_next_one_is_taken() {
+    let mut connection = ServerConnection::new(0);
+    let requests = GOOD.repeat(2);
+    let mut input = requests.as_bytes();
+    let limits = Limits::default();
+    assert!(connection.next_request(&limits, 0, &mut input).is_some());
+    connection.next_request(&limits, 0, &mut input);
+}
+
+/// A request for a record, and its bytes.
+#[derive(Debug, Clone)]
+struct Sent {
+    source: String,
+    body: Vec<u8>,
+    content_type: Option<String>,
+    wire: Vec<u8>,
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let framing =
+        prop_oneof![Just(None), prop::collection::vec((1usize..40, "(;[a-z=\" ]{0,9})?"), 1..6).prop_map(Some),];
+    let fields = prop::collection::vec(("X-[a-zA-Z0-9]{1,8}", "[ -~\u{e9}]{0,30}"), 0..20);
+    let content_type = prop::option::of("[a-z]{1,9}/[a-z.+-]{1,20}(; ?charset=utf-8)?");
+    let body = prop::collection::vec(any::<u8>(), 1..300);
+    ("[A-Za-z0-9._-]{1,64}", body, content_type, fields, framing, any::<bool>(), "(X-T: [a-z]{0,5}\r\n){0,2}").prop_map(
+        |(source, body, content_type, fields, framing, blank_line, trailers)| {
+            let mut wire = if blank_line { b"\r\n".to_vec() } else { Vec::new() };
+            wire.extend(format!("POST /v1/records/{source} HTTP/1.1\r\nhOST: a:1\r\n").bytes());
+            for (name, value) in fields {
+                wire.extend(format!("{name}: {value}\r\n").bytes());
+            }
+            if let Some(content_type) = &content_type {
+                wire.extend(format!("Content-Type:\t{content_type} \r\n").bytes());
+            }
+            let Some(chunks) = framing else {
+                wire.extend(format!("Content-Length: {}\r\n\r\n", body.len()).bytes());
+                wire.extend(&body);
+                return Sent { source, body, content_type, wire };
+            };
+            wire.extend(b"Transfer-Encoding: chunked\r\n\r\n");
+            let mut rest = body.as_slice();
+            for (bytes, extension) in chunks.iter().cycle() {
+                let (data, after) = rest.split_at((*bytes).min(rest.len()));
+                wire.extend(format!("{:X}{extension}\r\n", data.len()).bytes());
+                if data.is_empty() {
+                    break;
+                }
+                wire.extend(data);
+                wire.extend(b"\r\n");
+                rest = after;
+            }
+            wire.extend(format!("{trailers}\r\n").bytes());
+            Sent { source, body, content_type, wire }
+        },
+    )
+}
+
+/// Cuts `bytes` at these places, counted round.
+fn pieces<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+    cuts.extend([0, bytes.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+}
+
+/// Bytes that look like requests, with mistakes.
+fn soup() -> impl Strategy<Value = Vec<u8>> {
+    let parts = prop_oneof![
+        8 => prop::sample::select(vec![
+            "POST /v1/records/a HTTP/1.1\r\n", "GET /v1/records/a HTTP/1.1\r\n", "HEAD / HTTP/1.1\r\n", "POST ", "/v1/records/",
+            " HTTP/1.0\r\n", "OPTIONS * HTTP/1.1\r\n", "Host: a\r\n", "Host: a\r\n", "Host: u@a\r\n", "Content-Length: 5\r\n",
+            "Content-Length: 5\r\n", "Content-Length: 0\r\n", "Content-Length: 900\r\n", "Transfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\n", "Transfer-Encoding: gzip\r\n", "Connection: close\r\n", "Content-Type: x\r\n",
+            "\r\n", "\r\n", "\r\n", "\n", "\r", "hello", "hello", "5\r\nhello\r\n", "0\r\n\r\n", "0\r\n", "ff;a=b\r\n", "X: y\r\n",
+            ": ", "\t", " ", "#", "HTTP/2.0", "\x16", "\0",
+        ]).prop_map(|part| part.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..40),
+        1 => Just(GOOD.as_bytes().to_vec()),
+        1 => Just(format!("{P}Content-Length: 5\r\n\r\nhello").into_bytes()),
+        1 => Just(format!("{P}Transfer-Encoding: chunked\r\n\r\n").into_bytes()),
+    ];
+    prop::collection::vec(parts, 0..30).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #[test]
+    fn pipelines_give_the_same_requests_however_they_are_cut(
+        requests in prop::collection::vec(sent(), 1..5),
+        cuts in prop::collection::vec(any::<usize>(), 0..30),
+    ) {
+        let wire = requests.iter().map(|request| request.wire.as_slice()).collect::<Vec<_>>().concat();
+        let outcome = run(pieces(&wire, &cuts));
+        prop_assert_eq!(outcome.statuses(), vec![201; requests.len()], "{}", String::from_utf8_lossy(&wire));
+        prop_assert!(!outcome.closed);
+        for (taken, request) in outcome.journaled.iter().zip(&requests) {
+            prop_assert_eq!(&taken.source, &request.source);
+            prop_assert_eq!(&taken.body, &request.body);
+            prop_assert_eq!(taken.content_type.as_deref(), request.content_type.as_deref().map(str::as_bytes));
+        }
+    }
+
+    #[test]
+    fn whatever_comes_gives_the_same_answers_however_it_is_cut(
+        wire in soup(),
+        cuts in prop::collection::vec(any::<usize>(), 0..30),
+    ) {
+        let limits = Limits { header_bytes: 300, target_bytes: 60, header_fields: 5, body_bytes: 40, ..Limits::default() };
+        // Whether an answer can already tell of the close that a TLS hello behind it brings depends on when that comes.
+        let told = |mut outcome: Outcome| {
+            outcome.sent = String::from_utf8(outcome.sent).unwrap().replace("\r\nConnection: close", "").into_bytes();
+            outcome
+        };
+        let whole = told(run_with(limits.clone(), [wire.as_slice()]));
+        prop_assert_eq!(&told(run_with(limits.clone(), pieces(&wire, &cuts))), &whole);
+        prop_assert_eq!(&told(run_with(limits, wire.chunks(1))), &whole);
+    }
+
+    #[test]
+    fn random_bytes_never_panic_and_memory_stays_bounded(
+        start in prop::sample::select(vec!["", P, "POST /v1/records/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"]),
+        bytes in prop::collection::vec(any::<u8>(), 0..2000),
+        now_ns in any::<u64>(),
+    ) {
+        let mut machine = Machine::with_limits(Limits { header_bytes: 512, body_bytes: 256, ..Limits::default() });
+        machine.receive(0, start.as_bytes());
+        for piece in bytes.chunks(97) {
+            machine.receive(now_ns / 2, piece);
+            prop_assert!(machine.connection.held_bytes() <= 512 + 256 + 64 * 24 + 256);
+        }
+        machine.connection.handle_deadline(now_ns, &machine.limits);
+        machine.connection.handle_eof();
+        machine.connection.release(u64::MAX);
+        machine.flush(now_ns);
+        prop_assert!(machine.connection.is_finished());
+        prop_assert_eq!(machine.connection.held_bytes(), 0);
+    }
+}
