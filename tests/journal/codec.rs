@@ -57,8 +57,11 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
     }
 }
 
+/// An entry of a built block: where it begins, its header, its payload.
+type Built = (usize, EntryHeader, Vec<u8>);
+
 /// A sealed block with an entry of each kind, and where the entries begin.
-fn block(header: &BlockHeader, datas: &[(Vec<u8>, usize)]) -> (Vec<u8>, Vec<(usize, EntryHeader, Vec<u8>)>) {
+fn block(header: &BlockHeader, datas: &[(Vec<u8>, usize)]) -> (Vec<u8>, Vec<Built>) {
     let mut bytes = vec![0; BLOCK_HEADER_BYTES];
     let mut entries = Vec::new();
     for (index, (data, split)) in datas.iter().enumerate() {

@@ -142,7 +142,8 @@ impl Model {
         let Lane { origin, number: lane } = self.lanes[lane];
         let data: Vec<u8> = (0..bytes).map(|index| (index as u64 * 31 + self.world.now.mono_ns) as u8).collect();
         let room = self.world.journal().has_window_room();
-        let Some((kept, at)) = self.world.append(origin, &data, if bytes % 2 == 0 { b"" } else { b"key" }) else {
+        let Some((kept, at)) = self.world.append(origin, &data, if bytes.is_multiple_of(2) { b"" } else { b"key" })
+        else {
             return self.world.count("full");
         };
         assert_eq!(kept.lane, lane);
@@ -538,9 +539,9 @@ fn a_walk_that_keeps_all_it_finds_leaves_memory_for_ids_and_marks() {
             let mut found = Vec::new();
             let step = world.step(&mut found);
             for record in found {
-                if !held.contains_key(&record.number) {
+                if let std::collections::btree_map::Entry::Vacant(place) = held.entry(record.number) {
                     world.journal().hold(record.at);
-                    held.insert(record.number, record.at);
+                    place.insert(record.at);
                     assert_eq!(world.view(origin, record.at).number, record.number);
                 }
             }
