@@ -32,12 +32,12 @@ pub(super) async fn connect(
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {limit:?}"),
         };
-        failures.push(format!("{address}: {reason}"));
+        failures.push(format!("cannot connect to {address}: {reason}"));
     }
     if failures.is_empty() {
         return Err(format!("{}: the name has no address", shown(&to)));
     }
-    Err(format!("{}: {}", shown(&to), failures.join("; ")))
+    Err(failures.join("; "))
 }
 
 /// As in a URL: an IPv6 address is in brackets.

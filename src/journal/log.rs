@@ -503,7 +503,9 @@ impl Journal {
             assert!(settled, "record {number} of segment {segment} is settled once");
             self.marks.push(number);
         }
-        self.ids.remove(&number);
+        if !self.ids.is_empty() {
+            self.ids.remove(&number); // only ids of earlier starts: mostly there are none
+        }
         self.origins[origin.0 as usize].unsettled -= 1;
         self.drop_origin_if_done(origin);
         self.release(at);

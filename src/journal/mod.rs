@@ -1,4 +1,4 @@
-//! The journal: an append-only log of blocks in segments, kept by one shard. See [`format`] for what lies on disk,
+//! The journal: an append-only log of blocks in segments, kept by one shard. See [`mod@format`] for what lies on disk,
 //! [`open`] for what happens at start, [`Journal`] for the running log. It does no input or output of its own: it asks for
 //! operations, and at start and stop it uses a [`Storage`].
 

@@ -14,6 +14,8 @@ use std::fmt::Write;
 
 /// The largest answer of an id step that is looked at.
 const ID_BODY_BYTES_MAX: usize = 64 * 1024;
+/// While deliveries fail, a new reason is logged at most this often.
+const WARN_EVERY_NS: u64 = 10_000_000_000;
 
 /// One authority of the API: its connections, and the lanes that want it.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(super) struct Api {
     failures: u32,
     retry_ns: u64,
     pub problem: Option<String>,
+    warned_ns: u64,
     pub last_success_ns: Option<u64>,
     pub in_flight: u64,
 }
@@ -44,6 +47,7 @@ impl Api {
             failures: 0,
             retry_ns: 0,
             problem: None,
+            warned_ns: 0,
             last_success_ns: None,
             in_flight: 0,
         }
@@ -205,17 +209,23 @@ impl Shard {
                 api.failures = failures;
                 api.retry_ns = now.mono_ns + wait;
                 self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
-                self.note_problem(id, problem);
+                self.note_problem(now, id, problem);
             }
         }
     }
 
-    fn note_problem(&mut self, id: ApiId, problem: String) {
+    fn note_problem(&mut self, now: Now, id: ApiId, problem: String) {
         let api = self.api(id);
-        if api.problem.as_ref() != Some(&problem) {
+        let news = match &api.problem {
+            None => true,
+            // Different failures can take turns, one for each step.
+            Some(known) => *known != problem && now.mono_ns >= api.warned_ns + WARN_EVERY_NS,
+        };
+        if news {
+            api.warned_ns = now.mono_ns;
             tracing::warn!("API at {}:{}: {problem}; records wait", api.authority.host, api.authority.port);
-            api.problem = Some(problem);
         }
+        api.problem = Some(problem);
     }
 
     fn list(&mut self, link: LinkId, conn: &mut ApiLink) {
@@ -385,7 +395,7 @@ impl Shard {
     /// An attempt failed: the lane tries again later.
     fn failed(&mut self, now: Now, api: ApiId, request: InFlight, problem: String) {
         self.counters.api_failures += 1;
-        self.note_problem(api, problem);
+        self.note_problem(now, api, problem);
         let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
         let lane = &mut self.lanes[request.lane as usize];
         debug_assert_eq!(lane.generation, request.generation);

@@ -1,4 +1,5 @@
-//! What the journal costs: printed, and bounded far above the figures of a release build, which stand beside each test.
+//! What the journal costs: printed, and bounded far above what a release build takes, so that a debug build on a busy machine
+//! passes and a step that became quadratic does not.
 
 use super::world::World;
 use ringest::config::{self, Durability};
@@ -10,7 +11,7 @@ fn full_size(durability: Durability) -> Options {
     Options::new(&settings, 0, 1)
 }
 
-/// Release build, 2 cores of a shared machine: see the figures that it prints.
+/// Release build, two busy cores: 180 ns and 2 to 26 ns.
 #[test]
 fn a_record_costs_little_from_append_to_settled() {
     const RECORDS: u64 = 1_000_000;
@@ -54,6 +55,7 @@ fn a_record_costs_little_from_append_to_settled() {
     assert!(world.seen["freed"] > 5, "{:?}", world.seen);
 }
 
+/// Release build, two busy cores: 800 to 880 MB/s.
 #[test]
 fn recovery_reads_hundreds_of_megabytes_a_second() {
     let options = Options { max_bytes: 320 << 20, ..full_size(Durability::Process) };

@@ -18,16 +18,17 @@ class Failure(Exception):
 
 
 class Child:
-    """A process with its output in a file."""
+    """A process with its output in a file. It gets `stop` to end, and `orphaned` if this process dies before it."""
 
-    def __init__(self, name, command, log, *, user=None, stop=signal.SIGTERM, environment=None, stdout=None, cwd=None):
+    def __init__(self, name, command, log, *, user=None, stop=signal.SIGTERM, orphaned=signal.SIGKILL, environment=None,
+                 stdout=None, cwd=None):
         self.name, self.log, self.stop_signal, self.is_gone = name, log, stop, False
         identity = {} if user is None else {"user": user, "group": user_group(user), "extra_groups": []}
         # stdout may be an open file; the log takes what is not given one.
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=stdout or file, stderr=file, cwd=cwd, start_new_session=True,
-                env={**os.environ, **(environment or {})}, preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, stop), **identity,
+                env={**os.environ, **(environment or {})}, preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, orphaned), **identity,
             )
 
     def is_running(self):
@@ -100,9 +101,10 @@ class Children:
     def end_all(self):
         """Whatever happened before, nothing goes on running."""
         for child in reversed(self.all):
-            if child.is_running():
+            # PostgreSQL gives its shared memory back if it may; all others have nothing to do any more.
+            if child.stop_signal == signal.SIGINT and child.is_running():
                 try:
-                    child.end(seconds=5)
+                    child.end()
                 except Failure:
                     pass
             child.kill()

@@ -118,7 +118,7 @@ class PostgreSQL:
         self.child = self.children.start("PostgreSQL", [
             self.programs / "postgres", "-D", self.home / "data", "-k", self.home, "-p", str(self.port),
             "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700", "-c", "fsync=off", "-c", "synchronous_commit=on",
-        ], self.logs / "postgresql.log", user=self.user, stop=signal.SIGINT, cwd=self.home)
+        ], self.logs / "postgresql.log", user=self.user, stop=signal.SIGINT, orphaned=signal.SIGINT, cwd=self.home)
         wait_until("PostgreSQL answers", lambda: self.try_query("postgres", "SELECT 1") == "1", PATIENCE_S, self.child)
 
     def stop(self, crash):
@@ -193,5 +193,5 @@ class Nginx:
         configuration = directory / "nginx.conf"
         configuration.write_text(NGINX.format(directory=home, upstream=upstream, port=self.port), encoding="utf-8")
         command = [program, "-e", "stderr", "-p", home, "-c", configuration]
-        self.child = children.start("nginx", command, log, user=user, cwd=home)
+        self.child = children.start("nginx", command, log, user=user, orphaned=signal.SIGTERM, cwd=home)
         wait_until("nginx answers", lambda: fetch(f"http://127.0.0.1:{self.port}/films/?limit=1"), PATIENCE_S, self.child)
