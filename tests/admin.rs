@@ -106,6 +106,8 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
         received,
         rejected: 1,
         bytes: 20 * received,
+        garbage_bytes: 0,
+        samples: Vec::new(),
         silent_s: Some(0.25),
         problem: None,
     }
