@@ -190,7 +190,7 @@ impl Framer {
             if self.is_overdue(framing, now_ns)
                 && let Some(verdict) = self.cut_short(framing)
             {
-                return self.lend(framing, verdict, FrameFlags::default());
+                return Some(self.lend(framing, verdict, FrameFlags::default()));
             }
             if !input.is_empty() {
                 self.last_byte_ns = now_ns;
@@ -222,7 +222,7 @@ impl Framer {
             return None;
         }
         let verdict = self.cut_short(framing)?;
-        self.lend(framing, verdict, FrameFlags::default())
+        Some(self.lend(framing, verdict, FrameFlags::default()))
     }
 
     /// The silence begins anew: nothing was read up to now, so nothing is known about it.
@@ -236,7 +236,7 @@ impl Framer {
     pub fn finish<'s>(&'s mut self, framing: &'s Framing) -> Option<Framed<'s>> {
         self.drop_spent();
         let verdict = self.cut_short(framing)?;
-        self.lend(framing, verdict, FrameFlags::UNENDED)
+        Some(self.lend(framing, verdict, FrameFlags::UNENDED))
     }
 
     /// Whether no frame is unfinished.
@@ -284,8 +284,8 @@ impl Framer {
         begun && now_ns.saturating_sub(self.last_byte_ns) >= idle.gap.as_nanos() as u64
     }
 
-    /// Nothing more comes for this frame: what becomes of it. The framer is between two frames but for `flags` and what the
-    /// verdict needs, which [`Framer::lend`] takes care of.
+    /// Nothing more comes for this frame: what becomes of it, for [`Framer::lend`]. `None` if there is nothing to say; the
+    /// framer is then between two frames.
     fn cut_short(&mut self, framing: &Framing) -> Option<Verdict> {
         let emit = framing.idle.is_some_and(|idle| idle.policy == OnIdle::Emit) && framing.checksum == Checksum::None;
         let verdict = match (self.state, &framing.kind) {
@@ -295,6 +295,15 @@ impl Framer {
             (_, FramingKind::Delimiter { .. }) => self.cut_delimited(framing, emit),
             (_, FramingKind::Length(_) | FramingKind::Fixed { .. }) => Some(self.cut_counted(framing, emit)),
         };
+        let verdict = verdict.filter(|verdict| match *verdict {
+            // Nothing but what is trimmed is nothing.
+            Verdict::Frame { from, to } => {
+                let frame = &self.tail[from..to];
+                self.overlong || !if framing.trim { trim_end(frame) } else { frame }.is_empty()
+            }
+            Verdict::Garbage { count } => start::garbage_of(framing, &framing.start[..count]).is_some(),
+            Verdict::Rejected { .. } => true,
+        });
         if verdict.is_none() {
             self.tail = Vec::new();
             self.begin_frame();
@@ -303,7 +312,7 @@ impl Framer {
     }
 
     /// Lends out what a verdict is about. `more` are flags for a frame that would have none.
-    fn lend<'s>(&'s mut self, framing: &'s Framing, verdict: Verdict, more: FrameFlags) -> Option<Framed<'s>> {
+    fn lend<'s>(&'s mut self, framing: &'s Framing, verdict: Verdict, more: FrameFlags) -> Framed<'s> {
         let unended = match framing.kind {
             FramingKind::IdleGap => more,
             _ => FrameFlags::UNENDED,
@@ -315,15 +324,13 @@ impl Framer {
             self.tail = Vec::new();
         }
         match verdict {
-            Verdict::Frame { from, to } => {
-                let framed = whole(framing, &self.tail[from..to], overlong, self.first_byte_ns, flags);
-                // A frame that had no end of its own and nothing in it is none.
-                (framed != Framed::Empty).then_some(framed)
-            }
+            Verdict::Frame { from, to } => whole(framing, &self.tail[from..to], overlong, self.first_byte_ns, flags),
             Verdict::Rejected { reason, from, to } => {
-                Some(Framed::Rejected { reason, sample: sample(&self.tail[from..to], framing.max_bytes) })
+                Framed::Rejected { reason, sample: sample(&self.tail[from..to], framing.max_bytes) }
             }
-            Verdict::Garbage { count } => start::garbage_of(framing, &framing.start[..count]),
+            Verdict::Garbage { count } => {
+                start::garbage_of(framing, &framing.start[..count]).expect("a verdict is never about nothing")
+            }
         }
     }
 
