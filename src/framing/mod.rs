@@ -493,4 +493,48 @@ mod tests {
             }
         });
     }
+    #[test]
+    fn no_kind_of_framing_outgrows_its_bound_whatever_comes() {
+        use crate::config::{Endian, Idle, LengthCounts, LengthField};
+        use proptest::prelude::*;
+        let length = |bytes, counts, keep_header| {
+            FramingKind::Length(LengthField { offset: 2, bytes, endian: Endian::Big, counts, keep_header })
+        };
+        let kinds = vec![
+            FramingKind::Delimiter { end: b"--".to_vec() },
+            FramingKind::IdleGap,
+            FramingKind::Fixed { bytes: 300 },
+            length(1, LengthCounts::Payload, false),
+            length(2, LengthCounts::Rest, true),
+            length(4, LengthCounts::Message, false),
+        ];
+        let checksums = vec![Checksum::None, Checksum::Xor8, Checksum::Crc32];
+        let framings = (prop::sample::select(kinds), prop::sample::select(checksums), 1usize..300, any::<[bool; 4]>());
+        let chunks =
+            prop::collection::vec(prop::collection::vec(prop::sample::select(b"-- \n\x02\0x".to_vec()), 0..300), 0..60);
+        proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }, |(
+            (kind, checksum, max_bytes, [has_start, has_gap, trim, cut]) in framings,
+            chunks in chunks,
+        )| {
+            let max_bytes = if let FramingKind::Fixed { bytes } = kind { bytes } else { max_bytes };
+            let gap = std::time::Duration::from_nanos(5);
+            let framing = Framing {
+                idle: (has_gap || kind == FramingKind::IdleGap).then_some(Idle { gap, policy: OnIdle::Emit }),
+                start: if has_start { vec![2] } else { Vec::new() },
+                kind, checksum, trim, max_bytes,
+                oversized: if cut { Oversized::Cut } else { Oversized::Drop },
+            };
+            // The record, a leading LF, a header of at most 6, a delimiter of 2, a checksum of at most 4.
+            let bound = max_bytes + 1 + 6 + 2 + 4;
+            let mut framer = Framer::new();
+            for (now_ns, chunk) in chunks.iter().enumerate() {
+                let mut input = &chunk[..];
+                while framer.next(&framing, now_ns as u64, &mut input).is_some() {}
+                prop_assert!(framer.tail.capacity() <= bound.max(TAIL_BYTES_MIN), "{}", framer.tail.capacity());
+                prop_assert!(!framer.is_empty() || framer.tail.capacity() == 0);
+            }
+            while framer.handle_deadline(&framing, 1_000).is_some() {}
+            prop_assert!(!has_gap || framer.tail.capacity() == 0);
+        });
+    }
 }
