@@ -397,11 +397,11 @@ fn every_way_to_end_a_record_reaches_its_setting() {
     assert_eq!(
         shown,
         [
-            "start 0xAA55, length of the message in 4 bytes at 3, little endian, header kept, checksum crc32, cut beyond 1KiB",
-            "start \":\", length of the rest in 1 bytes at 1, big endian, cut beyond 4KiB",
+            "start 0xAA55, 4-byte length of the message at 3, little endian, header kept, checksum crc32, cut beyond 1KiB",
+            "start \":\", 1-byte length of the rest at 1, big endian, cut beyond 4KiB",
             "70 bytes each, checksum sum8, discarded after 1s of silence, trimmed",
             "checksum crc16-modbus, end 5ms of silence, dropped beyond 4KiB",
-            "length of the payload in 2 bytes at 0, big endian, cut beyond 4KiB",
+            "2-byte length of the payload at 0, big endian, cut beyond 4KiB",
         ]
     );
 }

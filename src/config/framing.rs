@@ -279,7 +279,7 @@ pub fn show_framing(framing: &Framing) -> String {
             };
             let header = if field.keep_header { ", header kept" } else { "" };
             let LengthField { offset, bytes, .. } = field;
-            part(format_args!("length of the {counts} in {bytes} bytes at {offset}, {endian} endian{header}"));
+            part(format_args!("{bytes}-byte length of the {counts} at {offset}, {endian} endian{header}"));
         }
     }
     if let Some((word, _)) = CHECKSUMS.iter().find(|(_, it)| it == checksum && *it != Checksum::None) {
