@@ -148,7 +148,7 @@ impl World {
         let now = self.now();
         match op {
             Op::Accept { .. } | Op::PauseAccept { .. } => {}
-            Op::Recv { link, fd, .. } if fd == Fd(9) => (self.machine, self.paused) = (Some(link), false),
+            Op::Recv { link, fd: Fd(9), .. } => (self.machine, self.paused) = (Some(link), false),
             Op::Recv { .. } => {}
             Op::Connect { link, to: Destination::Api(_) } => {
                 self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(10)) });
