@@ -3,7 +3,7 @@
 use ringest::config::Durability;
 use ringest::observe::admin::{self, Gateway};
 use ringest::observe::client;
-use ringest::observe::snapshot::{RouteSnapshot, Snapshot, SourceSnapshot, Stage, Terms};
+use ringest::observe::snapshot::{Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot, Stage, Terms};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Write};
@@ -106,6 +106,8 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
         received,
         rejected: 1,
         bytes: 20 * received,
+        garbage_bytes: 0,
+        samples: vec![Sample { at_wall_ns: 1_000_000_000, reason: Refused::Checksum, bytes: b"a\x02".to_vec() }; 5],
         silent_s: Some(0.25),
         problem: None,
     }
@@ -326,7 +328,16 @@ fn the_status_document_adds_the_cores_up() {
     assert_eq!(document["routes"][0]["connections"], 8);
     assert_eq!(document["problems"], json!([]));
     assert!(document["process"]["cpu_us_per_record"].as_f64().expect("a number") > 0.0);
-    assert_eq!(server.json("/api/sources").1["sources"], document["sources"]);
+    // The samples of what was rejected are where somebody asks for them, and not in what is asked for each second.
+    let mut sources = server.json("/api/sources").1["sources"].take();
+    for source in sources.as_array_mut().expect("a list") {
+        let samples = source.as_object_mut().expect("an object").remove("samples").expect("samples");
+        let sample =
+            json!({ "at": "1970-01-01T00:00:01.000000Z", "reason": "checksum", "text": "a\\x02", "hex": "6102" });
+        assert_eq!(samples[0], sample);
+        assert!(samples.as_array().expect("a list").len() <= 8, "of all cores together");
+    }
+    assert_eq!(sources, document["sources"]);
 }
 
 #[test]

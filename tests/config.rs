@@ -2,8 +2,9 @@
 //! With `RINGEST_BLESS=1` in the environment the expected texts are written anew, to be read before they are committed.
 
 use ringest::config::{
-    self, Authority, Deliver, Durability, Flow, Framing, FramingKind, Gateway, Journal, LaneKey, Limits, Line,
-    OnMissing, Oversized, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    self, Authority, Checksum, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle, Journal,
+    LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial, Settings,
+    Source, SourceKind, Url, WhenFull,
 };
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -169,12 +170,16 @@ window = "1MiB"
 when_full = "reject"
 
 [framing.stx]
+start = "0x02"
 end = "0x0D03"
 max = "64KiB"
 oversized = "drop"
+idle_gap = "40ms"
+on_idle = "emit"
 [framing.semi]
 end = ";"
 trim = false
+checksum = "xor8"
 
 [[source]]
 name = "gauge"
@@ -260,8 +265,16 @@ fn every_key_reaches_its_setting() {
         }
     );
     let delimiter = |end: &[u8]| FramingKind::Delimiter { end: end.to_vec() };
-    let stx = Framing { kind: delimiter(b"\r\x03"), trim: false, max_bytes: 64 << 10, oversized: Oversized::Drop };
-    let semi = Framing { kind: delimiter(b";"), trim: false, max_bytes: 4 << 10, oversized: Oversized::Cut };
+    let stx = Framing {
+        kind: delimiter(b"\r\x03"),
+        start: vec![2],
+        checksum: Checksum::None,
+        idle: Some(Idle { gap: Duration::from_millis(40), policy: OnIdle::Emit }),
+        trim: false,
+        max_bytes: 64 << 10,
+        oversized: Oversized::Drop,
+    };
+    let semi = Framing { kind: delimiter(b";"), trim: false, checksum: Checksum::Xor8, ..Framing::default() };
     let source =
         |name: &str, kind, framing, silence_alarm| Source { name: name.to_owned(), kind, framing, silence_alarm };
     let serial = Serial {
@@ -319,6 +332,77 @@ fn every_key_reaches_its_setting() {
             idle_timeout: Duration::from_secs(3),
             connections: 7,
         }
+    );
+}
+
+#[test]
+fn every_way_to_end_a_record_reaches_its_setting() {
+    use std::time::Duration;
+    let text = r#"
+        [framing.a]
+        length = { offset = 3, bytes = 4, endian = "little", counts = "message", header = "keep" }
+        start = "0xAA55"
+        checksum = "crc32"
+        max = "1KiB"
+        [framing.b]
+        start = ":"
+        length = { bytes = 1, counts = "rest" }
+        [framing.c]
+        fixed = 70
+        trim = true
+        checksum = "sum8"
+        idle_gap = "1s"
+        [framing.d]
+        idle_gap = "5ms"
+        checksum = "crc16-modbus"
+        oversized = "drop"
+        [framing.e]
+        length = {}
+    "#;
+    let framings = config::parse_framings(text, "framings").unwrap();
+    let plain = Framing { trim: false, ..Framing::default() };
+    let field = |offset, bytes, endian, counts, keep_header| {
+        FramingKind::Length(LengthField { offset, bytes, endian, counts, keep_header })
+    };
+    let gap = |gap_ms, policy| Some(Idle { gap: Duration::from_millis(gap_ms), policy });
+    let expected = [
+        Framing {
+            kind: field(3, 4, Endian::Little, LengthCounts::Message, true),
+            start: vec![0xAA, 0x55],
+            checksum: Checksum::Crc32,
+            max_bytes: 1 << 10,
+            ..plain.clone()
+        },
+        Framing { kind: field(1, 1, Endian::Big, LengthCounts::Rest, false), start: vec![b':'], ..plain.clone() },
+        Framing {
+            kind: FramingKind::Fixed { bytes: 70 },
+            checksum: Checksum::Sum8,
+            idle: gap(1_000, OnIdle::Discard),
+            trim: true,
+            max_bytes: 70,
+            ..plain.clone()
+        },
+        Framing {
+            kind: FramingKind::IdleGap,
+            checksum: Checksum::Crc16Modbus,
+            idle: gap(5, OnIdle::Emit),
+            oversized: Oversized::Drop,
+            ..plain.clone()
+        },
+        Framing { kind: field(0, 2, Endian::Big, LengthCounts::Payload, false), ..plain },
+    ];
+    assert_eq!(framings.keys().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
+    assert!(framings.values().eq(&expected), "{framings:#?}");
+    let shown: Vec<String> = expected.iter().map(config::show_framing).collect();
+    assert_eq!(
+        shown,
+        [
+            "start 0xAA55, 4-byte length of the message at 3, little endian, header kept, checksum crc32, cut beyond 1KiB",
+            "start \":\", 1-byte length of the rest at 1, big endian, cut beyond 4KiB",
+            "70 bytes each, checksum sum8, discarded after 1s of silence, trimmed",
+            "checksum crc16-modbus, end 5ms of silence, dropped beyond 4KiB",
+            "2-byte length of the payload at 0, big endian, cut beyond 4KiB",
+        ]
     );
 }
 

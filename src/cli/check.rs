@@ -2,8 +2,8 @@
 
 use super::{Failure, exit};
 use crate::config::{
-    self, Checked, Durability, Flow, Framing, FramingKind, LaneKey, Oversized, Problems, Settings, Source, SourceKind,
-    Url, WhenFull, show_bytes, show_duration, show_line, show_size,
+    self, Checked, Durability, Flow, LaneKey, Problems, Settings, Source, SourceKind, Url, WhenFull, show_duration,
+    show_framing, show_line, show_size,
 };
 use crate::delivery::template::{Fields, Template};
 use serde_json::json;
@@ -180,15 +180,7 @@ fn origin(source: &Source) -> (&'static str, String) {
 fn records(source: &Source) -> String {
     let mut text = match &source.kind {
         SourceKind::Http { .. } => "one a body, or one a line of NDJSON".to_owned(),
-        _ => {
-            let Framing { kind: FramingKind::Delimiter { end }, trim, max_bytes, oversized } = &source.framing;
-            let trim = if *trim { ", trimmed" } else { "" };
-            let oversized = match oversized {
-                Oversized::Cut => "cut",
-                Oversized::Drop => "dropped",
-            };
-            format!("end {}{trim}, {oversized} beyond {}", show_bytes(end), show_size(*max_bytes as u64))
-        }
+        _ => show_framing(&source.framing),
     };
     if let Some(silence) = source.silence_alarm {
         write!(text, ", alarm after {}", show_duration(silence)).expect("a string takes any text");

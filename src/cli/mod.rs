@@ -7,6 +7,7 @@ pub mod check;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod frame;
 pub mod receive;
 pub mod run;
 pub mod simulate;
@@ -32,7 +33,7 @@ pub mod exit {
     pub const MISSING: u8 = 8;
     /// The journal cannot be opened or written.
     pub const JOURNAL: u8 = 9;
-    /// The command ran, and what it checked does not hold (`demo`, `check`, `status`).
+    /// The command ran, and what it checked does not hold (`demo`, `check`, `frame`, `status`).
     pub const NOT_OK: u8 = 10;
 }
 
@@ -69,7 +70,7 @@ const EXIT_CODES: &str = "Exit codes:
   7   permission denied
   8   a port with on_missing = \"fail\" is not there
   9   the journal cannot be opened or written
-  10  a check did not hold (demo, check, status)";
+  10  a check did not hold (demo, check, frame, status)";
 
 /// From many machines (serial ports, TCP, HTTP) through a durable journal to a REST API, on io_uring.
 #[derive(Debug, Parser)]
@@ -91,6 +92,8 @@ enum Command {
     Receive(receive::Arguments),
     /// Check a configuration and say every problem in it
     Check(check::Arguments),
+    /// Try a framing on captured bytes: records, and what is rejected and why
+    Frame(Box<frame::Arguments>),
     /// Show what a running gateway does
     Status(status::Arguments),
     /// Print what this machine offers: kernel, io_uring, limits, file systems, ports
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::main(*arguments),
         Command::Receive(arguments) => receive::main(arguments),
         Command::Check(arguments) => check::main(arguments),
+        Command::Frame(arguments) => frame::main(*arguments),
         Command::Status(arguments) => status::main(arguments),
         Command::Doctor(arguments) => doctor::main(arguments),
         Command::Config(arguments) => config::main(arguments),

@@ -8,7 +8,7 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 mod tests {
     use super::EXAMPLE;
     use crate::config::walk::Reader;
-    use crate::config::{Journal, Limits, parse_on, walk_document};
+    use crate::config::{Journal, Limits, SourceKind, parse_on, walk_document};
 
     /// The example with its optional keys made active: lines with `#` and no blank after it.
     fn with_optional_keys() -> String {
@@ -78,6 +78,10 @@ mod tests {
         let mut all = parse_on(&with_optional_keys(), "example", &[0, 1]).unwrap();
         for source in &mut all.sources {
             assert!(source.silence_alarm.take().is_some());
+            if !matches!(source.kind, SourceKind::Http { .. }) {
+                assert!(source.framing.idle.take().is_some());
+                assert!(!std::mem::take(&mut source.framing.start).is_empty());
+            }
         }
         assert_eq!(all.sources, required.sources);
     }

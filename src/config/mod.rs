@@ -6,6 +6,7 @@
 
 mod deliver;
 mod example;
+mod framing;
 mod gateway;
 mod nearest;
 mod problem;
@@ -16,11 +17,13 @@ mod url;
 mod walk;
 
 pub use example::EXAMPLE;
+pub use framing::show_framing;
 pub(crate) use nearest::nearest;
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
 pub use units::{show_bytes, show_duration, show_line, show_size};
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Checked settings, and what is worth knowing about them.
@@ -46,16 +49,25 @@ pub fn load(path: &Path) -> Result<Settings, Problems> {
 /// Those of [`load`].
 pub fn check(path: &Path) -> Result<Checked, Problems> {
     let file = path.display().to_string();
+    let text = read(path)?;
+    parse_checked(&text, &file, &usable_cpus(&file)?)
+}
+
+/// The text of a configuration file.
+///
+/// # Errors
+/// One problem, if it cannot be read or is not UTF-8.
+pub fn read(path: &Path) -> Result<String, Problems> {
+    let file = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|error| {
         let what = format!("the file cannot be read: {error}");
         Problems::whole_file(file.clone(), what, "`ringest config example` prints a file to begin with")
     })?;
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let line = memchr::memchr_iter(b'\n', &error.as_bytes()[..error.utf8_error().valid_up_to()]).count() + 1;
         let what = format!("line {line} is not valid UTF-8");
-        Problems::whole_file(file.clone(), what, "save the file as UTF-8")
-    })?;
-    parse_checked(&text, &file, &usable_cpus(&file)?)
+        Problems::whole_file(file, what, "save the file as UTF-8")
+    })
 }
 
 /// Checks a text; `file` is how messages name it.
@@ -74,10 +86,22 @@ pub fn parse_on(text: &str, file: &str, cpus: &[usize]) -> Result<Settings, Prob
     parse_checked(text, file, cpus).map(|checked| checked.settings)
 }
 
-fn parse_checked(text: &str, file: &str, cpus: &[usize]) -> Result<Checked, Problems> {
-    // An editor's byte order mark is no part of the text; places count without it.
+/// The framings of a file by their names, whatever else may be wrong with it; `file` is how messages name it.
+///
+/// # Errors
+/// All problems of the framings; or one, if the text is not TOML.
+pub fn parse_framings(text: &str, file: &str) -> Result<BTreeMap<String, Framing>, Problems> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let document = toml_edit::Document::parse(text).map_err(|error| Problems {
+    let document = parse_document(text, file)?;
+    let reader = walk::Reader::new(text);
+    let root = walk::Section::new(&reader, String::new(), String::new(), Some(document.as_table()), None);
+    let framings = framing::framings(&root.section("framing")).by_name();
+    let (list, _) = reader.finish();
+    if list.is_empty() { Ok(framings) } else { Err(Problems { file: file.to_owned(), list }) }
+}
+
+fn parse_document<'t>(text: &'t str, file: &str) -> Result<toml_edit::Document<&'t str>, Problems> {
+    toml_edit::Document::parse(text).map_err(|error| Problems {
         file: file.to_owned(),
         list: vec![Problem {
             place: error.span().map(|span| problem::Lines::of(text).place(span.start)),
@@ -87,7 +111,13 @@ fn parse_checked(text: &str, file: &str, cpus: &[usize]) -> Result<Checked, Prob
             remedy: "problems behind this one are reported once it is mended".to_owned(),
             nearest: None,
         }],
-    })?;
+    })
+}
+
+fn parse_checked(text: &str, file: &str, cpus: &[usize]) -> Result<Checked, Problems> {
+    // An editor's byte order mark is no part of the text; places count without it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let document = parse_document(text, file)?;
     let reader = walk::Reader::new(text);
     let settings = walk_document(&reader, document.as_table(), cpus);
     let (problems, notes) = reader.finish();
@@ -107,9 +137,9 @@ fn walk_document<'d>(reader: &walk::Reader<'d>, table: &'d toml_edit::Table, cpu
     let journal = gateway::journal(root.section("journal"), gateway.cores.len());
     let limits = gateway::limits(root.section("limits"));
     let framing_section = root.section("framing");
-    let mut framings = sources::framings(&framing_section);
+    let mut framings = framing::framings(&framing_section);
     let sources = sources::sources(reader, &root, &mut framings, gateway.admin);
-    sources::note_unused(&framing_section, &framings);
+    framing::note_unused(&framing_section, &framings);
     let sequence_section = root.section("sequence");
     let has_sequence = sequence_section.is_present();
     let sequence = deliver::sequence(sequence_section);

@@ -1,11 +1,10 @@
-//! `[framing.NAME]` and `[[source]]`: where bytes come from and how they are cut.
+//! `[[source]]`: where bytes come from.
 
-use super::gateway::{RECORD_BYTES_MAX, check_name, parse_path};
+use super::framing::{Framings, check_line, source_framing};
+use super::gateway::{check_name, parse_path};
 use super::nearest::nearest;
 use super::problem::Refusal;
-use super::settings::{
-    Authority, Flow, Framing, FramingKind, LaneKey, OnMissing, Oversized, Parity, Serial, Source, SourceKind,
-};
+use super::settings::{Authority, Flow, Framing, LaneKey, OnMissing, Parity, Serial, Source, SourceKind};
 use super::units;
 use super::url::{overlap, parse_authority, parse_listen};
 use super::walk::{Reader, Section};
@@ -14,55 +13,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Longest delimiter.
-const END_BYTES_MAX: usize = 16;
 /// A source's index is a `u16`.
 const SOURCES_MAX: usize = 65_535;
-
-/// The framings of a file by name, and which of them a source uses.
-pub(super) struct Framings<'d> {
-    by_name: HashMap<&'d str, (Framing, bool)>,
-}
-
-pub(super) fn framings<'d>(section: &Section<'_, 'd>) -> Framings<'d> {
-    let mut by_name = HashMap::new();
-    for (name, entry) in section.entries() {
-        if !entry.item.is_table_like() {
-            entry.refuse(Refusal::new(
-                "a framing has a name, and its keys stand below it",
-                format!("[framing.NAME] and below it {name} = …; a source then has framing = \"NAME\""),
-            ));
-            continue;
-        }
-        if let Err(refusal) = check_name(name) {
-            entry.refuse_key(refusal);
-        }
-        if let Some(mut inner) = entry.section("a section") {
-            inner.rename(format!("framing.{name}"), "framing.NAME".to_owned());
-            by_name.insert(name, (framing(inner), false));
-        }
-    }
-    Framings { by_name }
-}
-
-fn framing(section: Section<'_, '_>) -> Framing {
-    let defaults = Framing::default();
-    const INSTEAD: &str = "records are cut at their end bytes only: end = \"\\r\" or any other bytes";
-    section.unsupported("start", &format!("{INSTEAD}; start bytes then stay at the head of the record"));
-    section.unsupported("checksum", &format!("{INSTEAD}; a checksum before the end bytes stays in the record"));
-    for key in ["length", "fixed", "idle_gap", "on_idle"] {
-        section.unsupported(key, INSTEAD);
-    }
-    let FramingKind::Delimiter { end: default_end } = defaults.kind;
-    let end = section.parsed("end", "a string", |text| units::parse_bytes(text, END_BYTES_MAX)).unwrap_or(default_end);
-    // White space around a binary end may well be data.
-    let trim = section.boolean("trim", end.iter().all(|byte| units::is_text(*byte)));
-    let max_bytes = section.size("max", defaults.max_bytes as u64, 1..=RECORD_BYTES_MAX) as usize;
-    let oversized =
-        section.choice("oversized", &[("cut", Oversized::Cut), ("drop", Oversized::Drop)], defaults.oversized);
-    section.finish();
-    Framing { kind: FramingKind::Delimiter { end }, trim, max_bytes, oversized }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -209,34 +161,6 @@ fn kind(section: &Section<'_, '_>) -> Option<Kind> {
     })
 }
 
-fn source_framing(section: &Section<'_, '_>, framings: &mut Framings<'_>) -> Option<Framing> {
-    if section.get("framing").is_none() {
-        return Some(Framing::default());
-    }
-    section.parsed("framing", "the name of a [framing.NAME] section", |name| {
-        if let Some((framing, used)) = framings.by_name.get_mut(name) {
-            *used = true;
-            return Ok(framing.clone());
-        }
-        let mut names: Vec<&str> = framings.by_name.keys().copied().collect();
-        names.sort_unstable();
-        let known =
-            if names.is_empty() { "this file has none".to_owned() } else { format!("known: {}", names.join(", ")) };
-        let what = format!("there is no section [framing.{}]", name.escape_debug());
-        Err(Refusal::new(what, format!("the name of a [framing.NAME] section; {known}"))
-            .with_nearest(nearest(name, names.iter().copied())))
-    })
-}
-
-/// Notes the framings that no source uses.
-pub(super) fn note_unused(section: &Section<'_, '_>, framings: &Framings<'_>) {
-    let mut unused: Vec<&str> = framings.by_name.iter().filter(|(_, (_, used))| !used).map(|(name, _)| *name).collect();
-    unused.sort_unstable();
-    for name in unused {
-        section.note(name, "no source uses this framing", format!("framing = \"{name}\" in a [[source]]"));
-    }
-}
-
 fn serial(section: &Section<'_, '_>, owner: &str, framing: Option<&Framing>, taken: &mut Taken) -> Option<Serial> {
     let path = section.parsed("path", "a path, such as \"/dev/serial/by-id/…\"", |text| {
         let path = parse_path(text)?;
@@ -254,16 +178,8 @@ fn serial(section: &Section<'_, '_>, owner: &str, framing: Option<&Framing>, tak
     let flow = section.choice("flow", &flows, Flow::None);
     let on_missing =
         section.choice("on_missing", &[("wait", OnMissing::Wait), ("fail", OnMissing::Fail)], OnMissing::Wait);
-    if let Some(Framing { kind: FramingKind::Delimiter { end }, .. }) = framing {
-        let largest = (1u16 << line.data_bits) - 1;
-        if let Some(byte) = end.iter().find(|byte| u16::from(**byte) > largest) {
-            let what = format!("0x{byte:02X} of the framing's end cannot come over {} data bits", line.data_bits);
-            section.refuse("line", Refusal::new(what, "8 data bits, or a framing whose end fits"));
-        }
-        if flow == Flow::XonXoff && end.iter().any(|byte| matches!(byte, 0x11 | 0x13)) {
-            let what = "the framing's end contains XON (0x11) or XOFF (0x13), which this flow control takes away";
-            section.refuse("flow", Refusal::new(what, "\"none\" or \"rtscts\", or a framing with another end"));
-        }
+    if let Some(framing) = framing {
+        check_line(section, framing, line, flow);
     }
     // A parity bit beyond eight data bits is fine; five data bits with two stop bits are 1.5 on common hardware.
     if line.data_bits == 5 && line.stop_bits == 2 && line.parity != Parity::None {

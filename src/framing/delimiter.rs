@@ -1,35 +1,47 @@
-//! Delimiter framing: a record ends at one or more bytes that are not part of it.
+//! Frames that end at one or more bytes that are not part of them, or at an idle gap, which is no byte.
 //!
 //! What the tail keeps of a frame, so that memory is bounded and nothing is decided too early:
 //! ```text
 //!  frame so far   [LF] b b b … b b b w w w … w w w ? ?
-//!                 └──── limit bytes ────┘ └ white ┘ └┴─ may be the first bytes of the delimiter
+//!                 └──── limit bytes ────┘ └ white ┘ └┴─ may be the first bytes of the delimiter, or the checksum
 //!  tail           [LF] b b b … b b b                ? ?
 //! ```
 //! `limit` is `max_bytes`, and one more for a leading LF that trimming will take off. Beyond it, white space is forgotten
-//! when trimming (it does not count unless something else follows), and anything else makes the frame oversized at once.
-//! The last bytes, fewer than the delimiter has, are kept until it is known whether the delimiter begins there.
+//! when trimming (it does not count unless something else follows), and anything else makes the frame oversized at once;
+//! with a checksum, it is passed over up to the end, which decides.
+//! The last bytes, fewer than the delimiter has, are kept until it is known whether the delimiter begins there. Where a gap
+//! is the end, the checksum is the last bytes, and so many are kept.
 //! The last bytes of the tail are therefore always the last bytes of the stream.
 
-use super::{Framed, Framer, State, deliver, is_white, trim_end};
-use crate::config::Framing;
+use super::{Framed, Framer, RejectReason, State, Verdict, deliver, find, is_white, sample, straddle, trim_end, whole};
+use crate::config::{Checksum, Framing};
 
-/// Smallest allocation of a tail.
-const TAIL_BYTES_MIN: usize = 64;
+/// How many of the last bytes may not be of the frame.
+fn held_bytes(framing: &Framing, end: &[u8]) -> usize {
+    end.len().checked_sub(1).unwrap_or(framing.checksum.bytes())
+}
 
 impl Framer {
+    /// Without an `end`, all of `input` is taken.
     pub(super) fn next_delimited<'s, 'i: 's>(
         &'s mut self,
-        framing: &Framing,
+        framing: &'s Framing,
         end: &[u8],
         now_ns: u64,
         input: &mut &'i [u8],
     ) -> Option<Framed<'s>> {
-        debug_assert!(!end.is_empty());
         if self.state == State::Discarding && !self.pass_over(end, input) {
             return None;
         }
-        if self.tail.is_empty() {
+        if self.state == State::Between && !framing.start.is_empty() {
+            let garbage = self.hunt(framing, now_ns, input);
+            if self.state == State::Between {
+                return garbage;
+            }
+        }
+        if self.state == State::Checking {
+            self.go_on_checking(framing, input)
+        } else if self.tail.is_empty() {
             self.whole_or_begin(framing, end, now_ns, input)
         } else {
             self.go_on(framing, end, input)
@@ -44,9 +56,10 @@ impl Framer {
         now_ns: u64,
         input: &mut &'i [u8],
     ) -> Option<Framed<'s>> {
+        let sum_bytes = framing.checksum.bytes();
         // The LF of CR LF comes with the record before and must not count as the first byte of the next one. Where the
-        // delimiter itself begins with LF, it is taken off only when the frame is whole.
-        if end[0] != b'\n' && self.lead_bytes(framing.trim, input.first()) == 1 {
+        // delimiter itself begins with LF, it is taken off only when the frame is whole; a checksum covers it.
+        if sum_bytes == 0 && end.first() != Some(&b'\n') && self.lead_bytes(framing.trim, input.first()) == 1 {
             self.led = true;
             *input = &input[1..];
         }
@@ -55,23 +68,29 @@ impl Framer {
             if bytes.is_empty() {
                 return None;
             }
-            self.first_byte_ns = now_ns;
+            self.begin(now_ns);
             let limit = framing.max_bytes + self.lead_bytes(framing.trim, bytes.first());
             // One copy at most, even of a chunk that is far too long.
             let front = &bytes[..bytes.len().min(limit)];
-            self.extend(front, limit + end.len());
+            self.extend(front, limit + held_bytes(framing, end) + 1);
             *input = &bytes[front.len()..];
             return if input.is_empty() { None } else { self.absorb_unended(framing, end, input) };
         };
-        *input = &bytes[at + end.len()..];
-        let record = &bytes[self.lead_bytes(framing.trim, bytes[..at].first())..at];
-        let record = if framing.trim { trim_end(record) } else { record };
-        let flags = self.flags;
+        self.begin(now_ns);
+        let frame = &bytes[..at];
+        let rest = &bytes[at + end.len()..];
+        let Some((sum, rest)) = rest.split_at_checked(sum_bytes) else {
+            *input = rest;
+            return self.end_frame(framing, end, frame, input);
+        };
+        *input = rest;
+        let lead = self.lead_bytes(framing.trim, frame.first());
+        let (first_byte_ns, flags) = (self.first_byte_ns, self.flags);
         self.begin_frame();
-        if record.is_empty() {
-            return Some(Framed::Empty);
+        if framing.checksum != Checksum::None && !framing.checksum.verifies(frame, sum) {
+            return Some(Framed::Rejected { reason: RejectReason::Checksum, sample: sample(frame, framing.max_bytes) });
         }
-        Some(deliver(framing, record, record.len() > framing.max_bytes, now_ns, flags))
+        Some(whole(framing, &frame[lead..], false, first_byte_ns, flags))
     }
 
     /// The frame began in an earlier chunk.
@@ -80,35 +99,61 @@ impl Framer {
         if let Some(kept) = straddle(&self.tail, bytes, end) {
             *input = &bytes[end.len() - kept..];
             self.tail.truncate(self.tail.len() - kept);
-            return Some(self.end_frame(framing, end, &[]));
+            return self.end_frame(framing, end, &[], input);
         }
         if let Some(at) = find(bytes, end) {
             *input = &bytes[at + end.len()..];
-            return Some(self.end_frame(framing, end, &bytes[..at]));
+            return self.end_frame(framing, end, &bytes[..at], input);
         }
         self.absorb_unended(framing, end, input)
     }
 
-    /// `last` are the frame's last bytes; the delimiter follows.
-    fn end_frame(&mut self, framing: &Framing, end: &[u8], last: &[u8]) -> Framed<'_> {
+    /// `last` are the frame's last bytes; the delimiter followed; `input` is what is behind it.
+    fn end_frame<'s, 'i: 's>(
+        &'s mut self,
+        framing: &Framing,
+        end: &[u8],
+        last: &[u8],
+        input: &mut &'i [u8],
+    ) -> Option<Framed<'s>> {
         let lead = self.lead_bytes(framing.trim, self.tail.first().or(last.first()));
         let limit = framing.max_bytes + lead;
-        let (_, oversized) = self.absorb(last, 0, limit, framing.trim, end.len());
+        let (_, oversized) = self.absorb(framing, last, 0, limit, end.len());
+        if framing.checksum != Checksum::None {
+            self.check = self.sum_of(framing, &self.tail);
+            self.count = framing.checksum.bytes() as u32;
+            self.state = State::Checking;
+            return self.go_on_checking(framing, input);
+        }
         let flags = self.flags;
         if self.tail.is_empty() {
             self.tail = Vec::new(); // all of it was delimiter: there is nothing to lend out, so free it now
         }
-        self.spent_bytes = self.tail.len();
+        self.spent_bytes = self.tail.len() as u32;
         self.begin_frame();
         let record = &self.tail[lead.min(self.tail.len())..];
-        if oversized {
-            return deliver(framing, record, true, self.first_byte_ns, flags);
+        Some(whole(framing, record, oversized, self.first_byte_ns, flags))
+    }
+
+    /// The end has come: the tail is the frame, or what is kept of it, and the first bytes of the checksum.
+    fn go_on_checking<'s, 'i: 's>(&'s mut self, framing: &Framing, input: &mut &'i [u8]) -> Option<Framed<'s>> {
+        let taken = input.len().min(self.count as usize);
+        self.extend(&input[..taken], framing.max_bytes + 1 + framing.checksum.bytes());
+        *input = &input[taken..];
+        self.count -= taken as u32;
+        if self.count > 0 {
+            return None;
         }
-        let record = if framing.trim { trim_end(record) } else { record };
-        if record.is_empty() {
-            return Framed::Empty;
+        let (state, flags, overlong) = (self.check, self.flags, self.overlong);
+        let frame_bytes = self.tail.len() - framing.checksum.bytes();
+        let lead = self.lead_bytes(framing.trim, self.tail[..frame_bytes].first());
+        self.spent_bytes = self.tail.len() as u32;
+        self.begin_frame();
+        let (frame, sum) = self.tail.split_at(frame_bytes);
+        if !framing.checksum.is_sum_of(state, sum) {
+            return Some(Framed::Rejected { reason: RejectReason::Checksum, sample: sample(frame, framing.max_bytes) });
         }
-        deliver(framing, record, false, self.first_byte_ns, flags)
+        Some(whole(framing, &frame[lead..], overlong, self.first_byte_ns, flags))
     }
 
     /// No end is in sight: keeps what the tail has to keep; a frame that is now known to be too long is dealt with.
@@ -120,21 +165,21 @@ impl Framer {
     ) -> Option<Framed<'s>> {
         let lead = self.lead_bytes(framing.trim, self.tail.first());
         let limit = framing.max_bytes + lead;
-        let (taken, oversized) = self.absorb(input, end.len() - 1, limit, framing.trim, end.len());
+        let (taken, oversized) = self.absorb(framing, input, held_bytes(framing, end), limit, end.len());
         *input = &input[taken..];
         if !oversized {
             return None;
         }
         self.state = State::Discarding;
-        self.spent_bytes = limit;
+        self.spent_bytes = limit as u32;
         Some(deliver(framing, &self.tail[lead..limit], true, self.first_byte_ns, self.flags))
     }
 
-    /// Takes bytes of the frame into the tail. The last `held` bytes of all that has come may still turn out to be the
-    /// delimiter's. Says how many of `part` were taken (all, unless oversized) and whether the frame is oversized, in
-    /// which case the tail has `limit` bytes or more.
-    fn absorb(&mut self, part: &[u8], held: usize, limit: usize, trim: bool, end_bytes: usize) -> (usize, bool) {
-        let cap = limit + end_bytes;
+    /// Takes bytes of the frame into the tail. The last `held` bytes of all that has come may still turn out not to be of
+    /// the frame. Says how many of `part` were taken (all, unless oversized) and whether the frame is known to be
+    /// oversized, in which case the tail has `limit` bytes or more; with a checksum, that is noted and not said.
+    fn absorb(&mut self, framing: &Framing, part: &[u8], held: usize, limit: usize, end_bytes: usize) -> (usize, bool) {
+        let cap = limit + end_bytes.max(held + 1);
         let fill = part.len().min(limit.saturating_sub(self.tail.len()));
         self.extend(&part[..fill], cap);
         let rest = &part[fill..];
@@ -143,15 +188,47 @@ impl Framer {
         let known_in_tail = known.min(beyond);
         let known_in_rest = known - known_in_tail;
         if known > 0 {
-            let counts = |&byte: &u8| !trim || !is_white(byte);
+            let counts = |&byte: &u8| !framing.trim || !is_white(byte);
             let of_tail = &self.tail[limit..limit + known_in_tail];
-            if of_tail.iter().any(counts) || rest[..known_in_rest].iter().any(counts) {
+            let of_rest = &rest[..known_in_rest];
+            let oversized = of_tail.iter().any(counts) || of_rest.iter().any(counts);
+            if oversized && framing.checksum == Checksum::None {
                 return (fill, true);
+            }
+            self.overlong |= oversized;
+            if framing.checksum != Checksum::None {
+                self.sum_up(framing, limit, known_in_tail, of_rest);
             }
             self.tail.drain(limit..limit + known_in_tail);
         }
         self.extend(&rest[known_in_rest..], cap);
         (part.len(), false)
+    }
+
+    /// An idle gap is the end: all of the tail is the frame, but for its checksum.
+    pub(super) fn end_by_gap(&mut self, framing: &Framing) -> Option<Verdict> {
+        let Some(frame_bytes) = self.tail.len().checked_sub(framing.checksum.bytes()) else {
+            return Some(Verdict::Rejected { reason: RejectReason::Unfinished, from: 0, to: self.tail.len() });
+        };
+        let (frame, sum) = self.tail.split_at(frame_bytes);
+        if framing.checksum != Checksum::None && !framing.checksum.is_sum_of(self.sum_of(framing, frame), sum) {
+            return Some(Verdict::Rejected { reason: RejectReason::Checksum, from: 0, to: frame_bytes });
+        }
+        Some(Verdict::Frame { from: self.lead_bytes(framing.trim, frame.first()), to: frame_bytes })
+    }
+
+    /// The frame ends before its end has come. `None` if there is nothing of it.
+    pub(super) fn cut_delimited(&self, framing: &Framing, emit: bool) -> Option<Verdict> {
+        // Behind the end there are bytes of a checksum, which are not of the frame.
+        let sum_bytes = if self.state == State::Checking { framing.checksum.bytes() - self.count as usize } else { 0 };
+        let frame = &self.tail[..self.tail.len() - sum_bytes];
+        let to = if framing.trim && !self.overlong { trim_end(frame).len() } else { frame.len() };
+        let from = self.lead_bytes(framing.trim, frame.first()).min(to);
+        if from < to && emit {
+            return Some(Verdict::Frame { from, to });
+        }
+        let begun = from < to || !framing.start.is_empty() || self.state == State::Checking;
+        begun.then_some(Verdict::Rejected { reason: RejectReason::Unfinished, from, to })
     }
 
     /// Passes over the remainder of a frame that is dealt with. Whether its end was found; otherwise all of `input` is
@@ -168,7 +245,7 @@ impl Framer {
             self.begin_frame();
             return true;
         }
-        let held = end.len() - 1;
+        let held = end.len().saturating_sub(1);
         if held > 0 {
             let new = &bytes[bytes.len().saturating_sub(held)..];
             let old = held - new.len();
@@ -178,30 +255,4 @@ impl Framer {
         *input = &[];
         false
     }
-
-    /// Appends to the tail; its capacity doubles up to `cap` bytes, which the caller does not exceed.
-    fn extend(&mut self, bytes: &[u8], cap: usize) {
-        let needed = self.tail.len() + bytes.len();
-        debug_assert!(needed <= cap);
-        if needed > self.tail.capacity() {
-            let target = needed.max(2 * self.tail.capacity()).max(TAIL_BYTES_MIN).min(cap.max(needed));
-            self.tail.reserve_exact(target - self.tail.len());
-        }
-        self.tail.extend_from_slice(bytes);
-    }
-}
-
-/// Where `end` begins in `bytes`.
-fn find(bytes: &[u8], end: &[u8]) -> Option<usize> {
-    match end {
-        [byte] => memchr::memchr(*byte, bytes),
-        _ => memchr::memmem::find(bytes, end),
-    }
-}
-
-/// A delimiter that begins in the tail and ends in `input`: how many of its bytes are in the tail.
-fn straddle(tail: &[u8], input: &[u8], end: &[u8]) -> Option<usize> {
-    (1..end.len())
-        .rev()
-        .find(|&kept| kept <= tail.len() && tail.ends_with(&end[..kept]) && input.starts_with(&end[kept..]))
 }

@@ -2,17 +2,26 @@
 //!
 //! A [`Framer`] belongs to one port or connection. It sees bytes and `now`, and gives one frame a call; it never reads a
 //! clock or a file. A record that lies whole in one chunk is a slice of that chunk; only the unfinished tail of a chunk is
-//! copied. What a stream gives does not depend on how it was chunked.
+//! copied. What a stream gives does not depend on how it was chunked, but for silences longer than an idle gap.
 //!
-//! A frame is what lies between two delimiters. With `trim`, one leading LF and all trailing white space are taken off it
-//! first; what remains is the record, and its length is what counts against `max_bytes`. An empty frame is no record.
+//! A frame lies between its start and its end ([`Framing::start`], [`FramingKind`]); the end may be the length of the frame,
+//! or a silence. With `trim`, one leading LF and all trailing white space are taken off it; what remains is the record, and
+//! its length is what counts against `max_bytes`. An empty frame is no record. A start inside a frame is data: what tells a
+//! frame whose end was lost from the next one is a checksum, a length, or an idle gap.
+//!
+//! A checksum is verified before anything of its frame is delivered, also of one that is cut.
 
-use crate::config::{Framing, FramingKind, Oversized};
+use crate::config::{Checksum, Framing, FramingKind, OnIdle, Oversized};
 
+mod checksum;
+mod counted;
 mod delimiter;
+mod start;
 
 /// Most bytes that a [`Framed::Rejected`] carries as a sample.
 pub const SAMPLE_BYTES: usize = 64;
+/// Smallest allocation of a tail.
+const TAIL_BYTES_MIN: usize = 64;
 
 /// What is to be known about a record beside its bytes: a set of bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -25,6 +34,8 @@ impl FrameFlags {
     pub const LINE_ERROR: Self = Self(1 << 1);
     /// The line was in the break state while it was received.
     pub const BREAK: Self = Self(1 << 2);
+    /// It has no end of its own: an idle gap cut it short, or the stream ended.
+    pub const UNENDED: Self = Self(1 << 3);
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: Self) -> bool {
@@ -55,8 +66,13 @@ impl std::ops::BitOrAssign for FrameFlags {
 pub enum RejectReason {
     /// Longer than `max_bytes`, with [`Oversized::Drop`].
     Oversized,
-    /// The stream ended before the record did.
+    /// The stream ended before the record did, or an idle gap came first.
     Unfinished,
+    /// Its checksum is another one than that of its bytes.
+    Checksum,
+    /// Its length field says less than the header has, or more than
+    /// [`RECORD_BYTES_MAX`](crate::config::RECORD_BYTES_MAX).
+    Length,
 }
 
 /// One frame of a stream.
@@ -80,35 +96,77 @@ pub enum Framed<'a> {
         /// Its first bytes, at most [`SAMPLE_BYTES`] and at most `max_bytes`.
         sample: &'a [u8],
     },
+    /// Bytes outside of all frames. One stretch may come in several pieces.
+    Garbage {
+        /// The bytes: of the chunk, or equal to those that came earlier.
+        bytes: &'a [u8],
+        /// How many of them count: with `trim`, white space outside of frames does not.
+        count: usize,
+    },
 }
 
 /// Where the framer is between two calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum State {
-    /// The tail is the beginning of a frame.
+    /// No frame has begun. Where a frame has a start, `count` of its bytes have come.
     #[default]
+    Between,
+    /// The tail is the beginning of a frame, of its header where it has one.
     Gathering,
-    /// The frame was too long and is dealt with; its remaining bytes are passed over up to the next end.
+    /// The frame's length is known; `count` bytes are still to come.
+    Counting,
+    /// The end has come; `count` bytes of the checksum are still to come.
+    Checking,
+    /// The frame is dealt with; its remaining bytes are passed over up to the next end.
     Discarding,
 }
 
 /// Cuts the stream of one port or connection into records.
 ///
-/// Idle, it is 64 bytes or less and holds no memory beside. A tail in progress holds at most `max_bytes`, the
-/// delimiter's length and one byte for a leading LF.
+/// Idle, it is 64 bytes or less and holds no memory beside. A tail in progress holds at most `max_bytes`, and beside them the
+/// lengths of the delimiter, of the header and of the checksum, and one byte for a leading LF.
 #[derive(Debug, Default)]
 pub struct Framer {
-    /// The unfinished frame; see [`delimiter`] for what of it is kept.
+    /// The unfinished frame without its start; see [`delimiter`] and [`counted`] for what of it is kept.
     tail: Vec<u8>,
-    /// So many bytes in front of the tail were lent out by the last call and are dropped by the next one.
-    spent_bytes: usize,
-    /// When the first byte of the tail came.
+    /// When the first byte of the frame came; of a frame with a start, when the start was whole.
     first_byte_ns: u64,
+    /// When the last byte of the stream came; with an idle gap only.
+    last_byte_ns: u64,
+    /// So many bytes in front of the tail were lent out by the last call and are dropped by the next one.
+    spent_bytes: u32,
+    /// See [`State`].
+    count: u32,
+    /// With `summing`, the checksum of what was taken and of what of it is still kept in front of the tail.
+    check: u32,
     /// Flags of the unfinished frame.
     flags: FrameFlags,
     state: State,
     /// The frame's leading LF was taken off before it entered the tail.
     led: bool,
+    /// Bytes of the frame were passed over and are in `check`.
+    summing: bool,
+    /// Bytes of the frame were passed over that trimming would not have taken off.
+    overlong: bool,
+}
+
+/// How an unfinished frame ends; positions in the tail.
+#[derive(Debug)]
+enum Verdict {
+    /// What is there is delivered.
+    Frame {
+        from: usize,
+        to: usize,
+    },
+    Rejected {
+        reason: RejectReason,
+        from: usize,
+        to: usize,
+    },
+    /// No frame had begun: these were so many first bytes of a start.
+    Garbage {
+        count: usize,
+    },
 }
 
 impl Framer {
@@ -118,40 +176,72 @@ impl Framer {
     }
 
     /// The next frame. Takes from the front of `input` what that frame needs; `None` means that all of `input` was taken
-    /// and the rest is kept as an unfinished tail. `now_ns` is when `input` came.
+    /// and the rest is kept as an unfinished tail. `now_ns` is when `input` came; it never goes backwards.
     ///
     /// `framing` must be the same at every call.
-    pub fn next<'s, 'i: 's>(&'s mut self, framing: &Framing, now_ns: u64, input: &mut &'i [u8]) -> Option<Framed<'s>> {
+    pub fn next<'s, 'i: 's>(
+        &'s mut self,
+        framing: &'s Framing,
+        now_ns: u64,
+        input: &mut &'i [u8],
+    ) -> Option<Framed<'s>> {
         self.drop_spent();
+        if framing.idle.is_some() {
+            if self.is_overdue(framing, now_ns)
+                && let Some(verdict) = self.cut_short(framing)
+            {
+                return Some(self.lend(framing, verdict, FrameFlags::default()));
+            }
+            if !input.is_empty() {
+                self.last_byte_ns = now_ns;
+            }
+        }
         match &framing.kind {
             FramingKind::Delimiter { end } => self.next_delimited(framing, end, now_ns, input),
+            FramingKind::IdleGap => self.next_delimited(framing, &[], now_ns, input),
+            FramingKind::Length(_) | FramingKind::Fixed { .. } => self.next_counted(framing, now_ns, input),
         }
     }
 
-    /// The stream ended: what is unfinished is rejected, and the framer is at the beginning of a new stream. `None` if
-    /// nothing was unfinished, or nothing but what is trimmed, or the remainder of a record that is dealt with.
-    pub fn finish(&mut self, framing: &Framing) -> Option<Framed<'_>> {
-        self.drop_spent();
-        let skip = match &framing.kind {
-            FramingKind::Delimiter { .. } => self.lead_bytes(framing.trim, self.tail.first()),
+    /// When [`Framer::handle_deadline`] has something to say unless bytes come before, in the nanoseconds of `now_ns`.
+    pub fn deadline_ns(&self, framing: &Framing) -> Option<u64> {
+        let idle = framing.idle.as_ref()?;
+        let waiting = match self.state {
+            State::Between => self.count > 0,
+            State::Gathering | State::Counting | State::Checking => true,
+            State::Discarding => false, // the next byte will tell
         };
-        let end = if framing.trim { trim_end(&self.tail).len() } else { self.tail.len() };
-        let nothing = self.state == State::Discarding || end <= skip;
-        self.begin_frame();
-        if nothing {
-            self.tail = Vec::new();
+        waiting.then(|| self.last_byte_ns.saturating_add(idle.gap.as_nanos() as u64))
+    }
+
+    /// Time has passed without a byte: the frame that an idle gap ended, if it did. It need not be called: the next call of
+    /// [`Framer::next`] says the same, only later.
+    pub fn handle_deadline<'s>(&'s mut self, framing: &'s Framing, now_ns: u64) -> Option<Framed<'s>> {
+        self.drop_spent();
+        if !self.is_overdue(framing, now_ns) {
             return None;
         }
-        self.spent_bytes = self.tail.len();
-        Some(Framed::Rejected {
-            reason: RejectReason::Unfinished,
-            sample: sample(&self.tail[skip..end], framing.max_bytes),
-        })
+        let verdict = self.cut_short(framing)?;
+        Some(self.lend(framing, verdict, FrameFlags::default()))
+    }
+
+    /// The silence begins anew: nothing was read up to now, so nothing is known about it.
+    pub fn restart_silence(&mut self, now_ns: u64) {
+        self.last_byte_ns = now_ns;
+    }
+
+    /// The stream ended: what is unfinished is rejected, or delivered if a gap would have done so, and the framer is at the
+    /// beginning of a new stream. `None` if nothing was unfinished, or nothing but what is trimmed, or the remainder of a
+    /// record that is dealt with.
+    pub fn finish<'s>(&'s mut self, framing: &'s Framing) -> Option<Framed<'s>> {
+        self.drop_spent();
+        let verdict = self.cut_short(framing)?;
+        Some(self.lend(framing, verdict, FrameFlags::UNENDED))
     }
 
     /// Whether no frame is unfinished.
     pub fn is_empty(&self) -> bool {
-        self.tail.len() == self.spent_bytes && self.state == State::Gathering
+        self.tail.len() == self.spent_bytes as usize && self.state == State::Between
     }
 
     /// Flags the unfinished frame, or the one that the next byte begins: a line error was seen in it.
@@ -164,22 +254,131 @@ impl Framer {
         if self.spent_bytes == 0 {
             return;
         }
-        let kept = &self.tail[self.spent_bytes..];
+        let kept = &self.tail[self.spent_bytes as usize..];
         self.tail = kept.to_vec(); // an empty Vec has no memory; what is kept is shorter than a delimiter
         self.spent_bytes = 0;
     }
 
-    /// The state at the beginning of a frame; the tail is the caller's.
+    /// A frame begins, unless one has begun already.
+    fn begin(&mut self, now_ns: u64) {
+        if self.state == State::Between {
+            self.state = State::Gathering;
+            self.first_byte_ns = now_ns;
+        }
+    }
+
+    /// The state between two frames; the tail is the caller's.
     fn begin_frame(&mut self) {
-        self.state = State::Gathering;
+        self.state = State::Between;
         self.flags = FrameFlags::default();
+        self.count = 0;
         self.led = false;
+        self.summing = false;
+        self.overlong = false;
+    }
+
+    /// Whether there is something that a silence up to now has ended.
+    fn is_overdue(&self, framing: &Framing, now_ns: u64) -> bool {
+        let Some(idle) = &framing.idle else { return false };
+        let begun = self.state != State::Between || self.count > 0 || self.led;
+        begun && now_ns.saturating_sub(self.last_byte_ns) >= idle.gap.as_nanos() as u64
+    }
+
+    /// Nothing more comes for this frame: what becomes of it, for [`Framer::lend`]. `None` if there is nothing to say; the
+    /// framer is then between two frames.
+    fn cut_short(&mut self, framing: &Framing) -> Option<Verdict> {
+        let emit = framing.idle.is_some_and(|idle| idle.policy == OnIdle::Emit) && framing.checksum == Checksum::None;
+        let verdict = match (self.state, &framing.kind) {
+            (State::Between, _) => (self.count > 0).then_some(Verdict::Garbage { count: self.count as usize }),
+            (State::Discarding, _) => None,
+            (_, FramingKind::IdleGap) => self.end_by_gap(framing),
+            (_, FramingKind::Delimiter { .. }) => self.cut_delimited(framing, emit),
+            (_, FramingKind::Length(_) | FramingKind::Fixed { .. }) => Some(self.cut_counted(framing, emit)),
+        };
+        let verdict = verdict.filter(|verdict| match *verdict {
+            // Nothing but what is trimmed is nothing.
+            Verdict::Frame { from, to } => {
+                let frame = &self.tail[from..to];
+                self.overlong || !if framing.trim { trim_end(frame) } else { frame }.is_empty()
+            }
+            Verdict::Garbage { count } => start::garbage_of(framing, &framing.start[..count]).is_some(),
+            Verdict::Rejected { .. } => true,
+        });
+        if verdict.is_none() {
+            self.tail = Vec::new();
+            self.begin_frame();
+        }
+        verdict
+    }
+
+    /// Lends out what a verdict is about. `more` are flags for a frame that would have none.
+    fn lend<'s>(&'s mut self, framing: &'s Framing, verdict: Verdict, more: FrameFlags) -> Framed<'s> {
+        let unended = match framing.kind {
+            FramingKind::IdleGap => more,
+            _ => FrameFlags::UNENDED,
+        };
+        let (flags, overlong) = (self.flags | unended, self.overlong);
+        self.begin_frame();
+        self.spent_bytes = self.tail.len() as u32;
+        if self.tail.is_empty() {
+            self.tail = Vec::new();
+        }
+        match verdict {
+            Verdict::Frame { from, to } => whole(framing, &self.tail[from..to], overlong, self.first_byte_ns, flags),
+            Verdict::Rejected { reason, from, to } => {
+                Framed::Rejected { reason, sample: sample(&self.tail[from..to], framing.max_bytes) }
+            }
+            Verdict::Garbage { count } => {
+                start::garbage_of(framing, &framing.start[..count]).expect("a verdict is never about nothing")
+            }
+        }
     }
 
     /// How many of a frame's bytes in the tail, or in `first`'s slice, are the leading LF that trimming takes off: 0 or 1.
     fn lead_bytes(&self, trim: bool, first: Option<&u8>) -> usize {
         usize::from(trim && !self.led && first == Some(&b'\n'))
     }
+
+    /// Bytes of the frame are passed over: first `of_tail` that stand behind the first `limit` of the tail, then `passed`.
+    fn sum_up(&mut self, framing: &Framing, limit: usize, of_tail: usize, passed: &[u8]) {
+        let checksum = framing.checksum;
+        let before = if self.summing { self.check } else { checksum.update(checksum.begin(), &self.tail[..limit]) };
+        let of_tail = &self.tail[limit..limit + of_tail];
+        self.check = checksum.update(checksum.update(before, of_tail), passed);
+        self.summing = true;
+    }
+
+    /// The checksum's state at the end of a frame of which `kept` is in the tail.
+    fn sum_of(&self, framing: &Framing, kept: &[u8]) -> u32 {
+        if self.summing { self.check } else { framing.checksum.update(framing.checksum.begin(), kept) }
+    }
+
+    /// Appends to the tail; its capacity doubles up to `cap` bytes, which the caller does not exceed.
+    fn extend(&mut self, bytes: &[u8], cap: usize) {
+        let needed = self.tail.len() + bytes.len();
+        debug_assert!(needed <= cap);
+        if needed > self.tail.capacity() {
+            let target = needed.max(2 * self.tail.capacity()).max(TAIL_BYTES_MIN).min(cap.max(needed));
+            self.tail.reserve_exact(target - self.tail.len());
+        }
+        self.tail.extend_from_slice(bytes);
+    }
+}
+
+/// Where `end` begins in `bytes`; nowhere if it is empty.
+fn find(bytes: &[u8], end: &[u8]) -> Option<usize> {
+    match end {
+        [] => None,
+        [byte] => memchr::memchr(*byte, bytes),
+        _ => memchr::memmem::find(bytes, end),
+    }
+}
+
+/// A delimiter that begins in the tail and ends in `input`: how many of its bytes are in the tail.
+fn straddle(tail: &[u8], input: &[u8], end: &[u8]) -> Option<usize> {
+    (1..end.len())
+        .rev()
+        .find(|&kept| kept <= tail.len() && tail.ends_with(&end[..kept]) && input.starts_with(&end[kept..]))
 }
 
 /// Space, HT, LF, VT, FF, CR: what trimming takes off an end.
@@ -195,6 +394,16 @@ fn trim_end(bytes: &[u8]) -> &[u8] {
 /// The first bytes of a record, of which more than `max_bytes` may not be at hand.
 fn sample(bytes: &[u8], max_bytes: usize) -> &[u8] {
     &bytes[..bytes.len().min(SAMPLE_BYTES).min(max_bytes)]
+}
+
+/// The frame for a whole frame's bytes behind their leading LF, or for those of them that are kept: `max_bytes` or more if
+/// it is `overlong`.
+fn whole<'a>(framing: &Framing, bytes: &'a [u8], overlong: bool, first_byte_ns: u64, flags: FrameFlags) -> Framed<'a> {
+    let bytes = if framing.trim && !overlong { trim_end(bytes) } else { bytes };
+    if bytes.is_empty() {
+        return Framed::Empty;
+    }
+    deliver(framing, bytes, overlong || bytes.len() > framing.max_bytes, first_byte_ns, flags)
 }
 
 /// The frame for a record's bytes (trimmed, not empty) of which `max_bytes` or more are at hand.
@@ -272,6 +481,7 @@ mod tests {
                 trim,
                 max_bytes,
                 oversized: if cut { Oversized::Cut } else { Oversized::Drop },
+                ..Framing::default()
             };
             let bound = (max_bytes + 1 + end_bytes).max(64);
             let mut framer = Framer::new();
@@ -281,6 +491,50 @@ mod tests {
                 prop_assert!(framer.tail.capacity() <= bound, "{} > {bound}", framer.tail.capacity());
                 prop_assert!(!framer.is_empty() || framer.tail.capacity() == 0);
             }
+        });
+    }
+    #[test]
+    fn no_kind_of_framing_outgrows_its_bound_whatever_comes() {
+        use crate::config::{Endian, Idle, LengthCounts, LengthField};
+        use proptest::prelude::*;
+        let length = |bytes, counts, keep_header| {
+            FramingKind::Length(LengthField { offset: 2, bytes, endian: Endian::Big, counts, keep_header })
+        };
+        let kinds = vec![
+            FramingKind::Delimiter { end: b"--".to_vec() },
+            FramingKind::IdleGap,
+            FramingKind::Fixed { bytes: 300 },
+            length(1, LengthCounts::Payload, false),
+            length(2, LengthCounts::Rest, true),
+            length(4, LengthCounts::Message, false),
+        ];
+        let checksums = vec![Checksum::None, Checksum::Xor8, Checksum::Crc32];
+        let framings = (prop::sample::select(kinds), prop::sample::select(checksums), 1usize..300, any::<[bool; 4]>());
+        let chunks =
+            prop::collection::vec(prop::collection::vec(prop::sample::select(b"-- \n\x02\0x".to_vec()), 0..300), 0..60);
+        proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }, |(
+            (kind, checksum, max_bytes, [has_start, has_gap, trim, cut]) in framings,
+            chunks in chunks,
+        )| {
+            let max_bytes = if let FramingKind::Fixed { bytes } = kind { bytes } else { max_bytes };
+            let gap = std::time::Duration::from_nanos(5);
+            let framing = Framing {
+                idle: (has_gap || kind == FramingKind::IdleGap).then_some(Idle { gap, policy: OnIdle::Emit }),
+                start: if has_start { vec![2] } else { Vec::new() },
+                kind, checksum, trim, max_bytes,
+                oversized: if cut { Oversized::Cut } else { Oversized::Drop },
+            };
+            // The record, a leading LF, a header of at most 6, a delimiter of 2, a checksum of at most 4.
+            let bound = max_bytes + 1 + 6 + 2 + 4;
+            let mut framer = Framer::new();
+            for (now_ns, chunk) in chunks.iter().enumerate() {
+                let mut input = &chunk[..];
+                while framer.next(&framing, now_ns as u64, &mut input).is_some() {}
+                prop_assert!(framer.tail.capacity() <= bound.max(TAIL_BYTES_MIN), "{}", framer.tail.capacity());
+                prop_assert!(!framer.is_empty() || framer.tail.capacity() == 0);
+            }
+            while framer.handle_deadline(&framing, 1_000).is_some() {}
+            prop_assert!(!has_gap || framer.tail.capacity() == 0);
         });
     }
 }

@@ -6,6 +6,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
+/// Most samples of a source, of all cores together.
+const SAMPLES_MAX: usize = 8;
+
 /// What a problem is about, and with it how bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,7 +103,7 @@ impl Report {
             "counters": self.counters,
             "lanes": self.lanes,
             "shards": self.shards.iter().map(shard_status).collect::<Vec<_>>(),
-            "sources": self.sources,
+            "sources": self.sources.iter().map(source_status).collect::<Vec<_>>(),
             "routes": self.routes,
             "process": {
                 "rss_bytes": process.rss_bytes,
@@ -135,6 +138,13 @@ fn shard_status(shard: &Snapshot) -> Value {
     })
 }
 
+/// A source without its samples, which `/api/sources` has.
+fn source_status(source: &SourceSnapshot) -> Value {
+    let mut value = serde_json::to_value(source).expect("names, numbers and texts only");
+    value.as_object_mut().expect("a structure").remove("samples");
+    value
+}
+
 /// Rounds to a fraction, so that JSON shows 12.3 rather than 12.299999999.
 fn round(value: f64, fraction: f64) -> f64 {
     (value * fraction).round() / fraction
@@ -154,8 +164,14 @@ fn merge_sources(shards: &[Snapshot]) -> Vec<SourceSnapshot> {
         own.received += source.received;
         own.rejected += source.rejected;
         own.bytes += source.bytes;
+        own.garbage_bytes += source.garbage_bytes;
+        own.samples.extend(source.samples.iter().cloned());
         own.silent_s = shorter(own.silent_s, source.silent_s);
         join_words(&mut own.problem, source.problem.as_deref());
+    }
+    for source in &mut merged {
+        source.samples.sort_by_key(|sample| sample.at_wall_ns);
+        source.samples.drain(..source.samples.len().saturating_sub(SAMPLES_MAX));
     }
     merged
 }

@@ -73,8 +73,16 @@ counters! {
     pub cut_records: u64,
     /// Records rejected because they were longer than the limit.
     pub rejected_oversized: u64,
-    /// Records rejected because the stream ended inside them.
+    /// Records delivered without an end of their own: an idle gap cut them short, or the stream ended.
+    pub unended_records: u64,
+    /// Records rejected because the stream ended inside them, or an idle gap cut them short.
     pub rejected_unfinished: u64,
+    /// Records rejected because their checksum did not match.
+    pub rejected_checksum: u64,
+    /// Records rejected because their length field was impossible.
+    pub rejected_length: u64,
+    /// Bytes outside of all frames, before a start.
+    pub garbage_bytes: u64,
     /// Records rejected because the journal was full.
     pub rejected_full: u64,
     /// Breaks seen on serial lines.
@@ -202,6 +210,51 @@ impl Default for StageHistograms {
     }
 }
 
+/// Why bytes did not become a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refused {
+    /// Longer than the limit.
+    Oversized,
+    /// The stream ended inside of it, or an idle gap cut it short.
+    Unfinished,
+    /// The checksum did not match.
+    Checksum,
+    /// The length field was impossible.
+    Length,
+    /// Outside of all frames.
+    Garbage,
+    /// The journal was full.
+    Full,
+}
+
+/// The first bytes of something that did not become a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// When, in nanoseconds of the Unix epoch.
+    pub at_wall_ns: u64,
+    /// Why.
+    pub reason: Refused,
+    /// At most 64 bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Serialize for Sample {
+    /// As an object: `at` as RFC 3339, `reason`, `text` with escapes for what is not printable ASCII, `hex`.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use crate::delivery::template::{rfc3339_micros, write_hex};
+        use serde::ser::SerializeStruct;
+        let mut hex = Vec::with_capacity(2 * self.bytes.len());
+        write_hex(&self.bytes, &mut hex);
+        let mut sample = serializer.serialize_struct("Sample", 4)?;
+        sample.serialize_field("at", &String::from_utf8_lossy(&rfc3339_micros(self.at_wall_ns)))?;
+        sample.serialize_field("reason", &self.reason)?;
+        sample.serialize_field("text", &self.bytes.escape_ascii().to_string())?;
+        sample.serialize_field("hex", &String::from_utf8_lossy(&hex))?;
+        sample.end()
+    }
+}
+
 /// One configured source, as one shard sees it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SourceSnapshot {
@@ -217,6 +270,10 @@ pub struct SourceSnapshot {
     pub rejected: u64,
     /// Bytes read.
     pub bytes: u64,
+    /// Bytes outside of all frames.
+    pub garbage_bytes: u64,
+    /// The last of what did not become a record, oldest first; at most 8.
+    pub samples: Vec<Sample>,
     /// Seconds since the last byte, if there was one.
     pub silent_s: Option<f64>,
     /// What is wrong with it now, in words for the operator: missing, busy, silent …

@@ -1,12 +1,13 @@
 //! Bytes of ports and TCP connections become records: in the journal at once, and in a lane to be delivered.
 
 use super::lane::{Doing, Lane, Waiting};
-use super::link::{State, Stream};
+use super::link::{Held, State, Stream};
+use super::samples::Samples;
 use super::timer::Timer;
 use super::{Destination, Fd, JournalId, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
 use crate::config::{LaneKey, SourceKind, WhenFull};
 use crate::delivery::{Step, backoff};
-use crate::framing::{FrameFlags, Framed, Framer, RejectReason};
+use crate::framing::{FrameFlags, Framed, Framer};
 use crate::journal::{NewRecord, OriginRef};
 use crate::observe::snapshot::Stage;
 use crate::source::serial::{Mark, Parmrk};
@@ -40,6 +41,9 @@ pub(super) struct SourceState {
     pub received: u64,
     pub rejected: u64,
     pub bytes: u64,
+    /// Bytes outside of all frames.
+    pub garbage_bytes: u64,
+    pub samples: Samples,
     pub last_byte_ns: u64,
     pub any_byte: bool,
     pub silent: bool,
@@ -61,6 +65,8 @@ impl SourceState {
             received: 0,
             rejected: 0,
             bytes: 0,
+            garbage_bytes: 0,
+            samples: Samples::default(),
             last_byte_ns: now.mono_ns,
             any_byte: false,
             silent: false,
@@ -350,37 +356,33 @@ impl Shard {
 
     /// Cuts bytes into records. What the journal has no room for is held, and reading stops.
     fn frame(&mut self, now: Now, link: LinkId, stream: &mut Stream, bytes: &[u8]) {
+        self.frame_held(now, link, stream, now.mono_ns, bytes);
+        self.watch_silence(link, stream);
+    }
+
+    /// As [`Shard::frame`], for bytes that came at `at_ns`.
+    fn frame_held(&mut self, now: Now, link: LinkId, stream: &mut Stream, at_ns: u64, bytes: &[u8]) {
         let settings = std::sync::Arc::clone(&self.settings);
         let framing = &settings.sources[stream.source.0 as usize].framing;
         let reject_full = settings.journal.when_full == WhenFull::Reject;
         if !stream.held.is_empty() {
-            stream.held.extend_from_slice(bytes);
+            stream.hold(at_ns, bytes);
             return;
         }
         let mut input = bytes;
         loop {
             let full = !self.journal().can_append(now, framing.max_bytes);
             if full && !reject_full {
-                stream.held.extend_from_slice(input);
+                stream.hold(at_ns, input);
                 self.pause_stream(link, stream);
                 return;
             }
             // The framer is moved out so that a record may borrow from it while the rest is changed.
             let mut framer = std::mem::take(&mut stream.framer);
-            let framed = framer.next(framing, now.mono_ns, &mut input);
+            let framed = framer.next(framing, at_ns, &mut input);
             let is_done = framed.is_none();
-            match framed {
-                None => {}
-                Some(Framed::Empty) => self.counters.empty_frames += 1,
-                Some(Framed::Rejected { reason, .. }) => self.reject(stream.source, reason),
-                Some(Framed::Record { .. }) if full => {
-                    self.counters.rejected_full += 1;
-                    self.count_rejected(stream.source);
-                }
-                Some(Framed::Record { bytes, first_byte_ns, flags }) => {
-                    self.counters.cut_records += u64::from(flags.contains(FrameFlags::CUT));
-                    self.accept_record(now, stream, bytes, first_byte_ns, flags.0);
-                }
+            if let Some(framed) = framed {
+                self.handle_framed(now, link, stream, framed, full);
             }
             stream.framer = framer;
             if is_done {
@@ -389,20 +391,43 @@ impl Shard {
         }
     }
 
-    fn reject(&mut self, source: SourceId, reason: RejectReason) {
-        match reason {
-            RejectReason::Oversized => self.counters.rejected_oversized += 1,
-            RejectReason::Unfinished => self.counters.rejected_unfinished += 1,
+    /// One frame of a stream. `full`: the journal has no room for a record.
+    fn handle_framed(&mut self, now: Now, link: LinkId, stream: &mut Stream, framed: Framed<'_>, full: bool) {
+        match framed {
+            Framed::Empty => self.counters.empty_frames += 1,
+            Framed::Garbage { bytes, count } => self.count_garbage(now, stream.source, link, bytes, count),
+            Framed::Rejected { reason, sample } => self.reject(now, stream.source, reason, sample),
+            Framed::Record { bytes, .. } if full => self.reject_full(now, stream.source, bytes),
+            Framed::Record { bytes, first_byte_ns, flags } => {
+                self.counters.cut_records += u64::from(flags.contains(FrameFlags::CUT));
+                self.counters.unended_records += u64::from(flags.contains(FrameFlags::UNENDED));
+                self.accept_record(now, stream, bytes, first_byte_ns, flags.0);
+            }
         }
-        self.count_rejected(source);
     }
 
-    fn count_rejected(&mut self, id: SourceId) {
-        self.terms.received += 1;
-        self.terms.rejected += 1;
-        let source = self.source(id);
-        source.received += 1;
-        source.rejected += 1;
+    /// Sets the link's timer for an idle gap, unless it is set: one that comes too early sets itself anew, so that a
+    /// stream in full flow costs one timer a gap and none a record.
+    fn watch_silence(&mut self, link: LinkId, stream: &mut Stream) {
+        let framing = &self.settings.sources[stream.source.0 as usize].framing;
+        if framing.idle.is_none() || stream.is_watched || stream.paused {
+            return;
+        }
+        if let Some(at_ns) = stream.framer.deadline_ns(framing) {
+            stream.is_watched = true;
+            self.timers.set(at_ns, Timer::link(link));
+        }
+    }
+
+    /// An idle gap may be over.
+    pub(super) fn stream_timer(&mut self, now: Now, link: LinkId, mut stream: Box<Stream>) -> State {
+        stream.is_watched = false;
+        let due = stream.framer.deadline_ns(&self.settings.sources[stream.source.0 as usize].framing);
+        if due.is_some_and(|at_ns| at_ns <= now.mono_ns) && !stream.paused {
+            self.frame_held(now, link, &mut stream, now.mono_ns, &[]);
+        }
+        self.watch_silence(link, &mut stream);
+        State::Stream(stream)
     }
 
     fn accept_record(&mut self, now: Now, stream: &mut Stream, bytes: &[u8], first_byte_ns: u64, flags: u8) {
@@ -537,8 +562,12 @@ impl Shard {
                 continue;
             };
             stream.paused = false;
-            let held = std::mem::take(&mut stream.held);
-            self.frame(now, link, &mut stream, &held);
+            for Held { at_ns, bytes } in std::mem::take(&mut stream.held) {
+                self.frame_held(now, link, &mut stream, at_ns, &bytes);
+            }
+            // Nothing was read meanwhile, so nothing is known of a silence.
+            stream.framer.restart_silence(now.mono_ns);
+            self.watch_silence(link, &mut stream);
             if !stream.paused {
                 self.resume_stream(now, link, fd, &mut stream);
             }
@@ -567,7 +596,7 @@ impl Shard {
                 let fd = self.links.find(link).and_then(|found| found.fd);
                 self.resume_stream(now, link, fd, &mut stream);
             }
-            RecvEnd::Closed | RecvEnd::Error(_) if stream.paused => stream.ended = true,
+            RecvEnd::Closed | RecvEnd::Error(_) if self.must_wait(now, link, &mut stream) => stream.ended = true,
             RecvEnd::Closed => self.finish_stream(now, link, &mut stream, "the other side hung up"),
             RecvEnd::Error(errno) => {
                 let reason = std::io::Error::from_raw_os_error(errno).to_string();
@@ -577,12 +606,26 @@ impl Shard {
         State::Stream(stream)
     }
 
-    /// The stream is over: an unfinished record is rejected, the file closed, its lane left to empty itself.
+    /// Whether the end of a stream has to wait, since the journal has no room for what the framer may still give.
+    fn must_wait(&mut self, now: Now, link: LinkId, stream: &mut Stream) -> bool {
+        let framing = &self.settings.sources[stream.source.0 as usize].framing;
+        let (may_give, max_bytes) = (framing.idle.is_some() && !stream.framer.is_empty(), framing.max_bytes);
+        let rejects = self.settings.journal.when_full == WhenFull::Reject;
+        if !stream.paused && may_give && !rejects && !self.journal().can_append(now, max_bytes) {
+            self.pause_stream(link, stream);
+        }
+        stream.paused
+    }
+
+    /// The stream is over: an unfinished record is rejected (or accepted, by the framing's policy), the file closed, its lane left to empty itself.
     fn finish_stream(&mut self, now: Now, link: LinkId, stream: &mut Stream, why: &str) {
         let settings = std::sync::Arc::clone(&self.settings);
         let id = stream.source;
-        if let Some(Framed::Rejected { reason, .. }) = stream.framer.finish(&settings.sources[id.0 as usize].framing) {
-            self.reject(id, reason);
+        let framing = &settings.sources[id.0 as usize].framing;
+        let mut framer = std::mem::take(&mut stream.framer);
+        if let Some(framed) = framer.finish(framing) {
+            let full = !self.journal().can_append(now, framing.max_bytes);
+            self.handle_framed(now, link, stream, framed, full);
         }
         self.close(link);
         if stream.peer.is_some() {
@@ -660,6 +703,14 @@ impl Stream {
             paused: false,
             reading: false,
             ended: false,
+            is_watched: false,
+        }
+    }
+
+    /// Keeps bytes that came at `at_ns` until the journal has room.
+    fn hold(&mut self, at_ns: u64, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.held.push(Held { at_ns, bytes: bytes.to_vec() });
         }
     }
 }

@@ -44,13 +44,22 @@ pub(super) struct Stream {
     pub lane: Option<u32>,
     pub origin: Option<OriginRef>,
     /// What was read but not framed, since the journal was full.
-    pub held: Vec<u8>,
+    pub held: Vec<Held>,
     /// Reading was stopped, or is being stopped.
     pub paused: bool,
     /// A read is armed.
     pub reading: bool,
     /// The stream ended while `held` was not empty.
     pub ended: bool,
+    /// The link's timer is set for an idle gap.
+    pub is_watched: bool,
+}
+
+/// Bytes that wait to be framed. An idle gap before them is told by when they came.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub at_ns: u64,
+    pub bytes: Vec<u8>,
 }
 
 /// An HTTP machine.

@@ -11,6 +11,7 @@ mod lane;
 mod link;
 mod machine;
 mod op;
+mod samples;
 mod show;
 mod timer;
 
@@ -383,6 +384,7 @@ impl Shard {
     fn handle_link_timer(&mut self, now: Now, link: LinkId) {
         let Some((_, state)) = self.links.take(link) else { return };
         let state = match state {
+            State::Stream(stream) => self.stream_timer(now, link, stream),
             State::Http(machine) => self.machine_timer(now, link, machine),
             State::Api(api) => self.api_timer(now, link, api),
             state => state,

@@ -64,6 +64,8 @@ impl Shard {
             received: source.received,
             rejected: source.rejected,
             bytes: source.bytes,
+            garbage_bytes: source.garbage_bytes,
+            samples: source.samples.list(),
             silent_s,
             problem: source.problem.clone().or(silence),
         }

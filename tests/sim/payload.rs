@@ -83,7 +83,9 @@ pub enum Frame {
 
 impl Framer {
     pub fn new(framing: &Framing) -> Self {
-        let FramingKind::Delimiter { end } = &framing.kind;
+        let FramingKind::Delimiter { end } = &framing.kind else {
+            panic!("the simulated machines end records by bytes")
+        };
         Self {
             end: end.clone(),
             trim: framing.trim,
@@ -258,6 +260,7 @@ mod tests {
             trim,
             max_bytes: 5,
             oversized,
+            ..Framing::default()
         };
         let record = |bytes: &[u8]| Frame::Record(bytes.to_vec());
         for (framing, expected) in [

@@ -196,7 +196,9 @@ fn machines(rng: &mut fastrand::Rng, body: Body) -> (Vec<Source>, Vec<MachinePla
     for kind in kinds {
         let source = SourceId(sources.len() as u16);
         let framing = framing(rng, body);
-        let FramingKind::Delimiter { end } = &framing.kind;
+        let FramingKind::Delimiter { end } = &framing.kind else {
+            panic!("the simulated machines end records by bytes")
+        };
         machines.push(MachinePlan {
             kind,
             source,
@@ -257,7 +259,7 @@ fn framing(rng: &mut fastrand::Rng, body: Body) -> Framing {
     let trim = body != Body::Json && rng.bool();
     let max_bytes = if trim { 4096 } else { *rng.choice(&[150, 4096, 4096]).expect("some") };
     let oversized = if rng.bool() { Oversized::Cut } else { Oversized::Drop };
-    Framing { kind: FramingKind::Delimiter { end }, trim, max_bytes, oversized }
+    Framing { kind: FramingKind::Delimiter { end }, trim, max_bytes, oversized, ..Framing::default() }
 }
 
 fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, Contract) {

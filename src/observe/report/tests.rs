@@ -17,6 +17,8 @@ fn source(name: &str, received: u64, silent_s: Option<f64>, problem: Option<&str
         received,
         rejected: 1,
         bytes: 10 * received,
+        garbage_bytes: 2,
+        samples: Vec::new(),
         silent_s,
         problem: problem.map(str::to_owned),
     }

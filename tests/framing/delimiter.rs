@@ -1,111 +1,9 @@
-//! Framing gives the same records however the stream is chunked, and its memory is bounded.
+//! Records that end at a delimiter, without anything else.
 
+use crate::reference::{Frame, chunked, frames, framing, push, record, reference};
 use proptest::prelude::*;
-use ringest::config::{Framing, FramingKind, Oversized};
+use ringest::config::{Framing, Oversized};
 use ringest::framing::{FrameFlags, Framed, Framer, RejectReason, SAMPLE_BYTES};
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Frame {
-    Record(Vec<u8>, FrameFlags),
-    Empty,
-    Rejected(RejectReason, Vec<u8>),
-}
-
-fn framing(end: &[u8], trim: bool, max_bytes: usize, oversized: Oversized) -> Framing {
-    Framing { kind: FramingKind::Delimiter { end: end.to_vec() }, trim, max_bytes, oversized }
-}
-
-fn end_of(framing: &Framing) -> &[u8] {
-    let FramingKind::Delimiter { end } = &framing.kind;
-    end
-}
-
-fn owned(framed: Framed<'_>) -> Frame {
-    match framed {
-        Framed::Record { bytes, flags, .. } => Frame::Record(bytes.to_vec(), flags),
-        Framed::Empty => Frame::Empty,
-        Framed::Rejected { reason, sample } => Frame::Rejected(reason, sample.to_vec()),
-    }
-}
-
-/// The frames of a stream that comes in chunks; checks that every chunk is taken whole.
-fn frames<'a>(framing: &Framing, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<Frame> {
-    let mut framer = Framer::new();
-    let mut frames = Vec::new();
-    for (now_ns, chunk) in chunks.into_iter().enumerate() {
-        let mut input = chunk;
-        while let Some(framed) = framer.next(framing, now_ns as u64, &mut input) {
-            frames.push(owned(framed));
-        }
-        assert!(input.is_empty());
-    }
-    frames.extend(framer.finish(framing).map(owned));
-    assert_eq!(framer.finish(framing), None);
-    assert!(framer.is_empty());
-    frames
-}
-
-fn is_white(byte: u8) -> bool {
-    b" \t\n\x0b\x0c\r".contains(&byte)
-}
-
-/// What trimming leaves of a frame.
-fn trimmed<'a>(framing: &Framing, frame: &'a [u8]) -> &'a [u8] {
-    if !framing.trim {
-        return frame;
-    }
-    let mut frame = frame.strip_prefix(b"\n").unwrap_or(frame);
-    while let [front @ .., last] = frame {
-        if !is_white(*last) {
-            break;
-        }
-        frame = front;
-    }
-    frame
-}
-
-/// The slow, obvious way: the whole stream at once.
-fn reference(framing: &Framing, mut stream: &[u8]) -> Vec<Frame> {
-    let end = end_of(framing);
-    let sample = |record: &[u8]| record[..record.len().min(SAMPLE_BYTES).min(framing.max_bytes)].to_vec();
-    let too_long = |record: &[u8]| match framing.oversized {
-        Oversized::Cut => Frame::Record(record[..framing.max_bytes].to_vec(), FrameFlags::CUT),
-        Oversized::Drop => Frame::Rejected(RejectReason::Oversized, sample(record)),
-    };
-    let mut frames = Vec::new();
-    while let Some(at) = (0..stream.len()).find(|&at| stream[at..].starts_with(end)) {
-        let record = trimmed(framing, &stream[..at]);
-        frames.push(match record.len() {
-            0 => Frame::Empty,
-            bytes if bytes > framing.max_bytes => too_long(record),
-            _ => Frame::Record(record.to_vec(), FrameFlags::default()),
-        });
-        stream = &stream[at + end.len()..];
-    }
-    // The last bytes may be the first ones of a delimiter: they do not make a frame oversized.
-    let certain = trimmed(framing, &stream[..stream.len().saturating_sub(end.len() - 1)]);
-    let record = trimmed(framing, stream);
-    if certain.len() > framing.max_bytes {
-        frames.push(too_long(certain));
-    } else if !record.is_empty() {
-        frames.push(Frame::Rejected(RejectReason::Unfinished, sample(record)));
-    }
-    frames
-}
-
-/// The stream in pieces whose lengths are `cuts`, again and again.
-fn chunked<'a>(mut stream: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
-    let mut chunks = Vec::new();
-    for cut in cuts.iter().cycle() {
-        if stream.is_empty() {
-            break;
-        }
-        let (chunk, rest) = stream.split_at((*cut).min(stream.len()));
-        chunks.push(chunk);
-        stream = rest;
-    }
-    chunks
-}
 
 const SAMPLES: [&[u8]; 12] = [
     b"one\rtwo\rthree\r",
@@ -177,14 +75,13 @@ fn every_byte_value_but_the_delimiter_passes() {
     let stream = [&all[..], b"\r"].concat();
     for bytes in 1..=stream.len() {
         let got = frames(&framing, stream.chunks(bytes));
-        assert_eq!(got, [Frame::Record(all.clone(), FrameFlags::default())]);
+        assert_eq!(got, [record(&all)]);
     }
 }
 
 #[test]
 fn cr_lf_and_cr_lf_machines_all_work_with_trimming() {
-    let record = |text: &str| Frame::Record(text.as_bytes().to_vec(), FrameFlags::default());
-    let both = vec![record("12.5 mm"), record("13 mm")];
+    let both = vec![record(b"12.5 mm"), record(b"13 mm")];
     for (end, stream) in [
         (&b"\r"[..], &b"12.5 mm\r13 mm\r"[..]),
         (b"\r", b"12.5 mm\r\n13 mm\r\n"),
@@ -239,7 +136,7 @@ fn a_flag_is_the_unfinished_records_and_no_others() {
     let mut feed = |framer: &mut Framer, chunk: &'static [u8]| {
         let mut input = chunk;
         while let Some(framed) = framer.next(&framing, 0, &mut input) {
-            seen.push(owned(framed));
+            push(&mut seen, framed);
         }
     };
     feed(&mut framer, b"a\rb");
@@ -273,7 +170,7 @@ fn an_endless_record_is_reported_once_and_the_next_one_arrives() {
         let noise = vec![b'x'; 1 << 20];
         for chunk_bytes in [1, 99, 100, 101, 4096] {
             let chunks = noise.chunks(chunk_bytes).chain([&b"\r"[..], b"\nok\r", b"\n"]);
-            let expected = [reported.clone(), Frame::Record(b"ok".to_vec(), FrameFlags::default())];
+            let expected = [reported.clone(), record(b"ok")];
             assert_eq!(frames(&framing, chunks), expected);
         }
     }

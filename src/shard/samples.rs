@@ -1,0 +1,128 @@
+//! What did not become a record: counted by reason, and the last of it kept for each source.
+
+use super::{LinkId, Now, Shard, SourceId};
+use crate::framing::{RejectReason, SAMPLE_BYTES};
+use crate::observe::snapshot::{Refused, Sample};
+use std::collections::VecDeque;
+
+/// Most samples of a source.
+pub(super) const SAMPLES_MAX: usize = 8;
+/// Garbage of one link that comes within this time is one sample.
+const GARBAGE_JOIN_NS: u64 = 1_000_000_000;
+
+/// The last samples of a source. Nothing is allocated before there is one.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    last: VecDeque<Sample>,
+    /// Whose garbage the last sample is, and when the latest of it came.
+    garbage: Option<(LinkId, u64)>,
+}
+
+impl Samples {
+    fn push(&mut self, now: Now, reason: Refused, bytes: &[u8]) {
+        if self.last.len() == SAMPLES_MAX {
+            self.last.pop_front();
+        }
+        let bytes = bytes[..bytes.len().min(SAMPLE_BYTES)].to_vec();
+        self.last.push_back(Sample { at_wall_ns: now.wall_ns, reason, bytes });
+        self.garbage = None;
+    }
+
+    /// Garbage comes in pieces, down to single bytes: what belongs together is one sample.
+    fn push_garbage(&mut self, now: Now, link: LinkId, bytes: &[u8]) {
+        let joins = |(last, at_ns)| last == link && now.mono_ns.saturating_sub(at_ns) < GARBAGE_JOIN_NS;
+        match self.last.back_mut().filter(|_| self.garbage.is_some_and(joins)) {
+            Some(sample) => {
+                let room = SAMPLE_BYTES - sample.bytes.len();
+                sample.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+            None => self.push(now, Refused::Garbage, bytes),
+        }
+        self.garbage = Some((link, now.mono_ns));
+    }
+
+    /// The samples, oldest first.
+    pub fn list(&self) -> Vec<Sample> {
+        self.last.iter().cloned().collect()
+    }
+}
+
+impl Shard {
+    /// Bytes outside of all frames.
+    pub(super) fn count_garbage(&mut self, now: Now, id: SourceId, link: LinkId, bytes: &[u8], count: usize) {
+        self.counters.garbage_bytes += count as u64;
+        let source = self.source(id);
+        source.garbage_bytes += count as u64;
+        source.samples.push_garbage(now, link, bytes);
+    }
+
+    /// A frame that became no record.
+    pub(super) fn reject(&mut self, now: Now, id: SourceId, reason: RejectReason, sample: &[u8]) {
+        let (counter, reason) = match reason {
+            RejectReason::Oversized => (&mut self.counters.rejected_oversized, Refused::Oversized),
+            RejectReason::Unfinished => (&mut self.counters.rejected_unfinished, Refused::Unfinished),
+            RejectReason::Checksum => (&mut self.counters.rejected_checksum, Refused::Checksum),
+            RejectReason::Length => (&mut self.counters.rejected_length, Refused::Length),
+        };
+        *counter += 1;
+        self.count_rejected(now, id, reason, sample);
+    }
+
+    /// A record that the journal has no room for.
+    pub(super) fn reject_full(&mut self, now: Now, id: SourceId, record: &[u8]) {
+        self.counters.rejected_full += 1;
+        self.count_rejected(now, id, Refused::Full, record);
+    }
+
+    fn count_rejected(&mut self, now: Now, id: SourceId, reason: Refused, sample: &[u8]) {
+        self.terms.received += 1;
+        self.terms.rejected += 1;
+        let source = self.source(id);
+        source.received += 1;
+        source.rejected += 1;
+        source.samples.push(now, reason, sample);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now(mono_ns: u64) -> Now {
+        Now { mono_ns, wall_ns: 1_000 + mono_ns }
+    }
+
+    #[test]
+    fn only_the_last_samples_are_kept_and_each_is_short() {
+        let mut samples = Samples::default();
+        for number in 0..100 {
+            samples.push(now(number), Refused::Checksum, &[number as u8; 100]);
+        }
+        let list = samples.list();
+        let expected = (92..100).map(|number| Sample {
+            at_wall_ns: 1_000 + number,
+            reason: Refused::Checksum,
+            bytes: vec![number as u8; SAMPLE_BYTES],
+        });
+        assert_eq!(list, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn garbage_of_one_link_is_one_sample_until_something_else_comes_or_a_second_passes() {
+        let (a, b) = (LinkId { index: 1, generation: 1 }, LinkId { index: 2, generation: 1 });
+        let mut samples = Samples::default();
+        for byte in b"abc" {
+            samples.push_garbage(now(0), a, &[*byte]);
+        }
+        samples.push_garbage(now(GARBAGE_JOIN_NS - 1), a, &[b'd'; 100]);
+        samples.push_garbage(now(GARBAGE_JOIN_NS), b, b"e");
+        samples.push_garbage(now(GARBAGE_JOIN_NS), a, b"f");
+        samples.push(now(GARBAGE_JOIN_NS), Refused::Unfinished, b"g");
+        samples.push_garbage(now(GARBAGE_JOIN_NS), a, b"h");
+        samples.push_garbage(now(2 * GARBAGE_JOIN_NS), a, b"i");
+        let bytes: Vec<Vec<u8>> = samples.list().into_iter().map(|sample| sample.bytes).collect();
+        let mut long = b"abc".to_vec();
+        long.resize(SAMPLE_BYTES, b'd');
+        assert_eq!(bytes, [&long[..], b"e", b"f", b"g", b"h", b"i"]);
+    }
+}

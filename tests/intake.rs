@@ -1,0 +1,330 @@
+//! A shard without a kernel: idle gaps, their timers, and what is counted and kept of damaged input.
+
+use ringest::config::{self, Durability, Settings};
+use ringest::journal::{self, BlockFile, BlockMemory, Storage};
+use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+const MS: u64 = 1_000_000;
+const GAP_NS: u64 = 40 * MS;
+
+/// What a journal without a disk needs, and nothing else.
+struct NoDisk;
+
+impl Storage for NoDisk {
+    fn boot_id(&self) -> [u8; 16] {
+        [0; 16]
+    }
+    fn random(&mut self) -> u128 {
+        7
+    }
+    fn physical_block(&self) -> u32 {
+        4096
+    }
+    fn segments(&mut self) -> io::Result<Vec<u64>> {
+        unreachable!("there is no disk")
+    }
+    fn read_segment(&mut self, _: u64, _: &mut Vec<u8>) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+    fn write_segment(&mut self, _: u64, _: u32, _: &[u8]) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+    fn sync_segment(&mut self, _: u64) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+    fn free_segment(&mut self, _: u64) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+    fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
+        unreachable!("there is no disk")
+    }
+    fn write_epoch(&mut self, _: u64, _: &[u8]) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+    fn remove_epoch(&mut self, _: u64) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+    fn open_blocks(&mut self, _: &str) -> io::Result<Option<BlockFile>> {
+        unreachable!("there is no disk")
+    }
+    fn create_blocks(&mut self, _: Option<&str>, bytes: usize) -> io::Result<BlockFile> {
+        Ok(Rc::new(BlockMemory::heap(bytes)))
+    }
+    fn remove_blocks(&mut self, _: &str) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+    fn quarantine(&mut self, _: &str, _: &[u8]) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+}
+
+/// A shard with one TCP machine, and an API that answers when it is told to.
+struct World {
+    shard: Shard,
+    now_ns: u64,
+    machine: Option<LinkId>,
+    /// Sends that have no answer yet.
+    unanswered: Vec<(LinkId, Vec<u8>)>,
+    answers: bool,
+    /// The records that the API was sent, in order.
+    delivered: Vec<String>,
+    paused: bool,
+}
+
+impl World {
+    fn new(framing: &str, max_bytes: u64) -> Self {
+        let text = format!(
+            "[framing.f]\n{framing}\n[[source]]\nname = \"m\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\nframing = \"f\"\n\
+             [deliver]\nurl = \"http://127.0.0.1:8000/\"\nbody = \"<{{{{data}}}}>\"\n\
+             content_type = \"text/plain\"\n"
+        );
+        let mut settings: Settings = config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}"));
+        settings.journal.durability = Durability::Memory;
+        settings.journal.max_bytes = max_bytes;
+        let journal = journal::open(&mut NoDisk, &journal::Options::new(&settings.journal, 0, 1)).unwrap();
+        let shard = Shard::new(Setup {
+            settings: Arc::new(settings),
+            core: 0,
+            cores: 1,
+            sources: vec![SourceId(0)],
+            journals: vec![journal],
+            owners: Arc::new(HashMap::new()),
+            seed: 1,
+            now: Now::default(),
+        });
+        let mut world = Self {
+            shard,
+            now_ns: MS,
+            machine: None,
+            unanswered: Vec::new(),
+            answers: true,
+            delivered: Vec::new(),
+            paused: false,
+        };
+        world.shard.start(world.now());
+        world.settle();
+        let (peer, fd) = ("127.0.0.1:9".parse().unwrap(), Fd(9));
+        world.shard.handle(world.now(), Completion::Accepted { source: SourceId(0), fd, peer });
+        world.settle();
+        assert!(world.machine.is_some(), "the machine's bytes are read");
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now { mono_ns: self.now_ns, wall_ns: 1_767_323_045_000_000_000 + self.now_ns }
+    }
+
+    /// Carries out what the shard asks for until it asks for nothing more.
+    fn settle(&mut self) {
+        loop {
+            self.shard.turn(self.now());
+            let mut quiet = true;
+            while let Some(op) = self.shard.poll_op() {
+                quiet = false;
+                self.carry(op);
+            }
+            if self.answers {
+                for (link, bytes) in std::mem::take(&mut self.unanswered) {
+                    quiet = false;
+                    let text = String::from_utf8_lossy(&bytes);
+                    let (_, body) = text.split_once("\r\n\r\n").expect("a whole request");
+                    self.delivered.push(body.trim_matches(['<', '>']).to_owned());
+                    let mut answer = *b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+                    self.shard.handle(self.now(), Completion::Received { link, bytes: &mut answer });
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn carry(&mut self, op: Op) {
+        let now = self.now();
+        match op {
+            Op::Accept { .. } | Op::PauseAccept { .. } => {}
+            Op::Recv { link, fd: Fd(9), .. } => (self.machine, self.paused) = (Some(link), false),
+            Op::Recv { .. } => {}
+            Op::Connect { link, to: Destination::Api(_) } => {
+                self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(10)) });
+            }
+            Op::Send { link, bytes, .. } => {
+                self.unanswered.push((link, bytes.clone()));
+                self.shard.handle(now, Completion::Sent { link, bytes, result: Ok(()) });
+            }
+            Op::PauseRecv { link } => {
+                self.paused = true;
+                self.shard.handle(now, Completion::RecvEnded { link, end: RecvEnd::Paused });
+            }
+            Op::Close { link, .. } => self.shard.handle(now, Completion::Closed { link }),
+            op => panic!("{op:?} without a disk and a port"),
+        }
+    }
+
+    /// Bytes come now.
+    fn receive(&mut self, bytes: &[u8]) {
+        let (link, mut bytes) = (self.machine.unwrap(), bytes.to_vec());
+        self.shard.handle(self.now(), Completion::Received { link, bytes: &mut bytes });
+        self.settle();
+    }
+
+    /// Time passes; the shard is woken when it wants to be. How often that was.
+    fn pass(&mut self, ns: u64) -> usize {
+        let end_ns = self.now_ns + ns;
+        let mut wakes = 0;
+        while let Some(due_ns) = self.shard.next_deadline().filter(|due_ns| *due_ns <= end_ns) {
+            self.now_ns = due_ns.max(self.now_ns);
+            self.settle();
+            wakes += 1;
+            assert!(wakes < 1_000, "a deadline that does not move");
+        }
+        self.now_ns = end_ns;
+        wakes
+    }
+
+    fn hang_up(&mut self) {
+        let link = self.machine.unwrap();
+        self.shard.handle(self.now(), Completion::RecvEnded { link, end: RecvEnd::Closed });
+        self.settle();
+    }
+
+    /// The source as `/api/sources` shows it, and the counters; the accounting balances.
+    fn show(&self) -> (Value, Value) {
+        let snapshot = self.shard.snapshot(self.now());
+        assert!(snapshot.terms.balance(), "{:?}", snapshot.terms);
+        (serde_json::to_value(&snapshot.sources[0]).unwrap(), serde_json::to_value(snapshot.counters).unwrap())
+    }
+}
+
+#[test]
+fn silence_ends_a_record_by_a_timer_that_costs_nothing_while_bytes_come() {
+    let mut world = World::new("idle_gap = \"40ms\"\ntrim = true", 64 << 20);
+    // A record in many pieces: one timer a gap, not one a piece.
+    let mut wakes = 0;
+    for _ in 0..400 {
+        world.receive(b"x");
+        wakes += world.pass(MS);
+    }
+    assert!(wakes <= 400 * MS as usize / GAP_NS as usize + 1, "{wakes} wakes");
+    assert_eq!(world.delivered, [""; 0]);
+    world.pass(GAP_NS - MS - 1);
+    assert_eq!(world.delivered, [""; 0], "not before the gap is over");
+    world.pass(1);
+    assert_eq!(world.delivered, ["x".repeat(400)]);
+    world.receive(b"last words");
+    world.hang_up();
+    assert_eq!(world.delivered[1..], ["last words"]);
+    let (_, counters) = world.show();
+    assert_eq!((&counters["unended_records"], &counters["rejected_unfinished"]), (&1.into(), &0.into()));
+}
+
+#[test]
+fn a_silence_that_the_timer_missed_is_seen_when_bytes_come() {
+    let mut world = World::new("end = \"\\r\"\nidle_gap = \"40ms\"\non_idle = \"emit\"", 64 << 20);
+    world.receive(b"half");
+    world.now_ns += 3 * GAP_NS; // a busy core: nobody looked at the timers
+    world.receive(b"whole\r");
+    assert_eq!(world.delivered, ["half", "whole"]);
+    world.pass(10 * GAP_NS);
+    assert_eq!(world.delivered.len(), 2);
+    assert_eq!(world.show().1["unended_records"], 1);
+}
+
+#[test]
+fn without_an_idle_gap_there_is_no_timer() {
+    let mut world = World::new("end = \"\\r\"", 64 << 20);
+    let before = world.shard.next_deadline();
+    world.receive(b"half a record");
+    assert_eq!(world.shard.next_deadline(), before);
+    world.pass(3_600_000 * MS);
+    world.receive(b", and the other half\r");
+    assert_eq!(world.delivered, ["half a record, and the other half"]);
+}
+
+#[test]
+fn what_became_no_record_is_counted_by_reason_and_the_last_of_it_is_kept() {
+    let framing = "start = \"0x02\"\nend = \"0x03\"\nchecksum = \"xor8\"\nmax = \"8B\"\noversized = \"drop\"\nidle_gap = \"40ms\"";
+    let mut world = World::new(framing, 64 << 20);
+    world.receive(b"noi");
+    world.receive(b"se\x02ok\x03\x04");
+    world.receive(b"\x02ok\x03\x05");
+    let long = b"much too long";
+    let sum = long.iter().fold(0, |sum, byte| sum ^ byte);
+    world.receive(&[b"\x02", &long[..], b"\x03", &[sum]].concat());
+    world.receive(b"\x02half");
+    world.pass(GAP_NS);
+    world.receive(b"\xff\x02\x03\0\x02more");
+    world.hang_up();
+    assert_eq!(world.delivered, ["ok"]);
+    let (source, counters) = world.show();
+    let counted = ["garbage_bytes", "rejected_checksum", "rejected_oversized", "rejected_unfinished", "empty_frames"];
+    assert_eq!(counted.map(|name| counters[name].as_u64().unwrap()), [6, 1, 1, 2, 1]);
+    let samples: Vec<[&str; 3]> = source["samples"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|sample| ["reason", "text", "hex"].map(|key| sample[key].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        samples,
+        [
+            ["garbage", "noise", "6e6f697365"],
+            ["checksum", "ok", "6f6b"],
+            ["oversized", "much too", "6d75636820746f6f"],
+            ["unfinished", "half", "68616c66"],
+            ["garbage", "\\xff", "ff"],
+            ["unfinished", "more", "6d6f7265"],
+        ]
+    );
+    assert_eq!(source["samples"][0]["at"], "2026-01-02T03:04:05.001000Z");
+    assert_eq!((&source["garbage_bytes"], &source["rejected"], &source["received"]), (&6.into(), &4.into(), &5.into()));
+}
+
+#[test]
+fn an_impossible_length_is_counted_too() {
+    let mut world = World::new("start = \":\"\nlength = { bytes = 4 }", 64 << 20);
+    world.receive(b":\xff\xff\xff\xff:\0\0\0\x02ok");
+    assert_eq!(world.delivered, ["ok"]);
+    let (source, counters) = world.show();
+    assert_eq!(counters["rejected_length"], 1);
+    assert_eq!((&source["samples"][0]["reason"], &source["samples"][0]["hex"]), (&"length".into(), &"ffffffff".into()));
+}
+
+#[test]
+fn while_the_journal_is_full_silences_are_told_by_when_bytes_came_and_nothing_is_lost() {
+    let mut world = World::new("end = \"\\r\"\nmax = \"64KiB\"\nidle_gap = \"40ms\"\non_idle = \"emit\"", 1 << 20);
+    world.answers = false;
+    let mut sent = 0;
+    let record = |number: usize| format!("{number:06}{}", "x".repeat(60_000));
+    while !world.paused {
+        world.receive(format!("{}\r", record(sent)).as_bytes());
+        sent += 1;
+        assert!(sent < 1_000, "the journal is never full");
+    }
+    // What was under way when reading stopped: two pieces of one record, then a silence, then a whole one and a piece.
+    world.receive(b"one ");
+    world.now_ns += GAP_NS - 1;
+    world.receive(b"record");
+    world.now_ns += GAP_NS;
+    world.receive(b"another\rlast");
+    world.pass(100 * GAP_NS);
+    assert_eq!(world.delivered, [""; 0]);
+    world.answers = true;
+    world.settle();
+    assert!(!world.paused, "reading goes on");
+    let mut expected: Vec<String> = (0..sent).map(record).collect();
+    expected.extend(["one record", "another"].map(str::to_owned));
+    assert_eq!(world.delivered.len(), expected.len());
+    assert!(world.delivered == expected);
+    // The rest of the last one waited in the kernel all the time.
+    world.receive(b" words");
+    world.pass(GAP_NS);
+    assert_eq!(world.delivered.last().unwrap(), "last words");
+    let (_, counters) = world.show();
+    assert_eq!((&counters["unended_records"], &counters["rejected_full"]), (&2.into(), &0.into()));
+}
