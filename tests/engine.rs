@@ -161,7 +161,6 @@ fn settings(sources: Vec<SourceKind>) -> Settings {
             idle: Duration::from_secs(1),
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(1),
-            ordered: true,
             drain: Duration::from_secs(1),
         },
         limits: Limits::default(),

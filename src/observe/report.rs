@@ -156,6 +156,7 @@ fn merge_sources(shards: &[Snapshot]) -> Vec<SourceSnapshot> {
         own.bytes += source.bytes;
         own.silent_s = shorter(own.silent_s, source.silent_s);
         join_words(&mut own.problem, source.problem.as_deref());
+        own.line = own.line.or(source.line); // a port belongs to one core
     }
     merged
 }

@@ -40,6 +40,9 @@ pub(super) struct SourceState {
     pub received: u64,
     pub rejected: u64,
     pub bytes: u64,
+    /// Marked in the stream of a serial line, as in [`Counters`](crate::observe::snapshot::Counters).
+    pub line_breaks: u64,
+    pub line_errors: u64,
     pub last_byte_ns: u64,
     pub any_byte: bool,
     pub silent: bool,
@@ -61,6 +64,8 @@ impl SourceState {
             received: 0,
             rejected: 0,
             bytes: 0,
+            line_breaks: 0,
+            line_errors: 0,
             last_byte_ns: now.mono_ns,
             any_byte: false,
             silent: false,
@@ -334,10 +339,12 @@ impl Shard {
                 None => break,
                 Some(Mark::Break) => {
                     self.counters.line_breaks += 1;
+                    self.source(stream.source).line_breaks += 1;
                     stream.framer.flag(FrameFlags::BREAK);
                 }
                 Some(Mark::Error) => {
                     self.counters.line_errors += 1;
+                    self.source(stream.source).line_errors += 1;
                     stream.framer.flag(FrameFlags::LINE_ERROR);
                     self.frame(now, link, &mut stream, &decoded[clean..run.len]);
                 }

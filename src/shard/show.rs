@@ -2,7 +2,7 @@
 
 use super::{Now, Shard, SourceId};
 use crate::config::SourceKind;
-use crate::observe::snapshot::{JournalSnapshot, RouteSnapshot, Snapshot, SourceSnapshot};
+use crate::observe::snapshot::{JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot};
 
 fn seconds_since(now: Now, then_ns: u64) -> f64 {
     now.mono_ns.saturating_sub(then_ns) as f64 / 1e9
@@ -61,6 +61,11 @@ impl Shard {
             bytes: source.bytes,
             silent_s,
             problem: source.problem.clone().or(silence),
+            line: matches!(configured.kind, SourceKind::Serial(_)).then_some(LineSnapshot {
+                breaks: source.line_breaks,
+                errors: source.line_errors,
+                driver: None, // known to the control thread alone
+            }),
         }
     }
 }

@@ -19,6 +19,7 @@ fn source(name: &str, received: u64, silent_s: Option<f64>, problem: Option<&str
         bytes: 10 * received,
         silent_s,
         problem: problem.map(str::to_owned),
+        ..SourceSnapshot::default()
     }
 }
 

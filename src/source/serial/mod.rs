@@ -15,12 +15,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+mod counts;
 mod holder;
 mod parmrk;
 mod ports;
 mod termios;
 mod watch;
 
+pub use counts::{DriverCounts, LineCounts, driver_counts};
 pub use holder::holder_of;
 pub use parmrk::{Decoded, Mark, Parmrk, Run};
 pub use ports::ports;
