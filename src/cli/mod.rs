@@ -7,6 +7,7 @@ pub mod check;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod ports;
 pub mod receive;
 pub mod run;
 pub mod simulate;
@@ -95,6 +96,8 @@ enum Command {
     Status(status::Arguments),
     /// Print what this machine offers: kernel, io_uring, limits, file systems, ports
     Doctor(doctor::Arguments),
+    /// List serial ports with their stable names, adapters and users, without opening them
+    Ports(ports::Arguments),
     /// Print a complete, commented configuration
     Config(config::Arguments),
 }
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::main(arguments),
         Command::Status(arguments) => status::main(arguments),
         Command::Doctor(arguments) => doctor::main(arguments),
+        Command::Ports(arguments) => ports::main(arguments),
         Command::Config(arguments) => config::main(arguments),
     };
     match result {

@@ -387,8 +387,10 @@ mod tests {
     fn lines_show_what_happened_and_what_their_driver_does_not_count() {
         let counts = json!({ "breaks": 2, "framing_errors": 1, "parity_errors": 0, "overruns": 0, "buffer_overruns": 4,
             "received_bytes": 9, "sent_bytes": 0 });
-        let line = |name: &str, breaks: u64, driver: Value| json!({ "name": name, "kind": "serial", "problem": null,
-            "line": { "breaks": breaks, "errors": 0, "driver": driver } });
+        let line = |name: &str, breaks: u64, driver: Value| {
+            json!({ "name": name, "kind": "serial", "problem": null,
+            "line": { "breaks": breaks, "errors": 0, "driver": driver } })
+        };
         let tcp = json!({ "name": "tcp", "kind": "tcp_listen" });
         let quiet = line("c", 0, Value::Null);
         let status = json!({ "sources": [line("a", 2, counts), line("b", 1, Value::Null), quiet.clone(), tcp] });

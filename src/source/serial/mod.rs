@@ -23,9 +23,9 @@ mod termios;
 mod watch;
 
 pub use counts::{DriverCounts, LineCounts, driver_counts};
-pub use holder::holder_of;
+pub use holder::{Holder, holder_of, words as holder_words};
 pub use parmrk::{Decoded, Mark, Parmrk, Run};
-pub use ports::ports;
+pub use ports::{LATENCY_TIMER_SLOW_MS, Port, Usb, ports};
 pub use termios::{Termios2, read_settings, settings_for};
 pub use watch::Watch;
 
