@@ -220,7 +220,7 @@ struct Timer<'a> {
 impl Timer<'_> {
     fn set(&mut self, now: Now, deadline: Option<u64>) {
         let Some(deadline) = deadline else { return };
-        if self.set_for.is_none_or(|set_for| deadline < set_for) {
+        if self.set_for.is_none_or(|set_for| deadline < set_for || set_for <= now.mono_ns) {
             let wait = Duration::from_nanos(deadline.saturating_sub(now.mono_ns));
             self.sleep.as_mut().reset(Instant::now() + wait);
             self.set_for = Some(deadline);

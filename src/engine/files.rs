@@ -5,6 +5,7 @@
 //! spare-%016x          a freed segment's file, whole, to be reused
 //! *.new                a file being made; left over only by a crash, and removed at start
 //! epoch-%08x           an epoch
+//! blocks-NAME          empty; says that a block file NAME was made, which lives elsewhere and must not outlive its use
 //! quarantine/NAME      bytes that could not be used
 //! ```
 //!
@@ -27,6 +28,9 @@ pub(super) const SPARES_MAX: usize = 4;
 /// Where block files live when it can hold them: memory that survives the process, and no disk behind it.
 const SHARED_MEMORY: &str = "/dev/shm";
 
+/// Before a block file's name.
+const TRACE_PREFIX: &str = "blocks-";
+
 /// Path of a segment's file.
 pub(super) fn segment_path(directory: &Path, segment: u64) -> PathBuf {
     directory.join(format!("segment-{segment:016x}"))
@@ -40,6 +44,11 @@ pub(super) fn spare_path(directory: &Path, segment: u64) -> PathBuf {
 /// Numbers of the spare files.
 pub(super) fn spares(directory: &Path) -> io::Result<Vec<u64>> {
     numbers(directory, "spare-", 16)
+}
+
+/// Path of the file that stands for a block file.
+fn trace_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{TRACE_PREFIX}{name}"))
 }
 
 fn epoch_path(directory: &Path, epoch: u64) -> PathBuf {
@@ -245,6 +254,8 @@ impl Storage for FsStorage {
     fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile> {
         let Some(name) = name else { return Ok(Rc::new(BlockMemory::heap(bytes))) };
         let [shared, beside] = self.block_paths(name);
+        // Before the block file: one that is killed in between leaves a trace without a file, not a file without a trace.
+        File::create(trace_path(&self.directory, name))?;
         match create_block_file(&shared, bytes) {
             Ok(memory) => Ok(Rc::new(memory)),
             Err(error) => {
@@ -263,6 +274,20 @@ impl Storage for FsStorage {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 result => result?,
+            }
+        }
+        match fs::remove_file(trace_path(&self.directory, name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn remove_stray_blocks(&mut self, keep: &str) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
+            let file = entry?.file_name();
+            match file.to_str().and_then(|file| file.strip_prefix(TRACE_PREFIX)) {
+                Some(name) if name != keep => self.remove_blocks(name)?,
+                _ => {}
             }
         }
         Ok(())
@@ -438,6 +463,27 @@ mod tests {
             storage.remove_blocks("blocks").expect("nothing to remove is no error");
             assert!(storage.open_blocks("blocks").expect("looked for").is_none());
         }
+    }
+
+    #[test]
+    fn a_block_file_of_a_start_that_came_to_nothing_is_removed_by_the_next() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let shared = tempfile::tempdir().expect("a directory");
+        let core = directory.path().join("core-0");
+        for name in ["killed-1", "killed-2"] {
+            let mut storage = FsStorage::open_with_shared_memory(&core, shared.path()).expect("opens");
+            storage.create_blocks(Some(name), 8192).expect("made");
+        }
+        let mut storage = FsStorage::open_with_shared_memory(&core, shared.path()).expect("opens");
+        storage.create_blocks(Some("running"), 8192).expect("made");
+        storage.remove_stray_blocks("running").expect("removed");
+        let left = |path: &Path| -> Vec<_> {
+            fs::read_dir(path).expect("listed").map(|entry| entry.expect("listed").file_name()).collect()
+        };
+        assert_eq!(left(shared.path()), ["running"]);
+        assert_eq!(left(&core), ["blocks-running"]);
+        storage.remove_blocks("running").expect("removed");
+        assert!(left(shared.path()).is_empty() && left(&core).is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Listeners: one socket a core for each listening source.
 
-use crate::config::{Settings, SourceKind};
+use crate::config::{LaneKey, Settings, SourceKind};
 use crate::shard::SourceId;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
@@ -66,6 +66,9 @@ pub type Listeners = Vec<(SourceId, OwnedFd)>;
 /// Binds every listening source once for each of `cores` cores, by SO_REUSEPORT; before that once without it, so that a
 /// port in use is noticed. Port 0 lets the kernel choose, the same for all cores.
 ///
+/// Where an address is a lane, the first core accepts for all and hands over: two cores that accept would hand two connections of
+/// one address to its owner in any order, and with them the records of a machine that connects anew for each.
+///
 /// # Errors
 /// [`ListenError`]; an address in use is tried for 2 s.
 pub fn bind_all(settings: &Settings, cores: usize) -> Result<Vec<Listeners>, ListenError> {
@@ -75,7 +78,11 @@ pub fn bind_all(settings: &Settings, cores: usize) -> Result<Vec<Listeners>, Lis
             SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen } => listen,
             SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => continue,
         };
-        let sockets = bind(address, cores)
+        let accepting = match source.kind {
+            SourceKind::TcpListen { lane: LaneKey::Address, .. } => 1,
+            _ => cores,
+        };
+        let sockets = bind(address, accepting)
             .map_err(|error| ListenError::new(format!("source {}", source.name), address, error))?;
         for (core, socket) in listeners.iter_mut().zip(sockets) {
             core.push((SourceId(index as u16), socket));

@@ -3,7 +3,9 @@
 //! It owns the queues and knows nothing of links or records. `SINGLE_ISSUER | DEFER_TASKRUN`: completions are made only
 //! inside [`Ring::enter`], by the thread that created the ring. The kernel runs about 20 of them a call when it is not
 //! asked to wait, and says by `IORING_SQ_TASKRUN` that there are more; so `enter` calls again while the flag is up, and the
-//! flag is looked at before every sleep. The eventfd is enabled only for the sleep: signals for what the thread itself
+//! flag is looked at before every sleep. The flag can be stale: who adds work on another CPU sets it after the work is in the
+//! list, and by then this thread may have taken the work and cleared the flag. Then it stays up until work comes again, and
+//! nothing may wait for it to fall. The eventfd is enabled only for the sleep: signals for what the thread itself
 //! just completed would wake it for nothing.
 #![allow(unsafe_code)] // submission entries carry raw addresses
 
@@ -20,6 +22,9 @@ use tokio::io::unix::AsyncFd;
 
 /// How long the end of a ring waits for the kernel to let go of memory.
 const QUIESCE: Duration = Duration::from_secs(5);
+
+/// Calls of [`Ring::enter`] in a row that make no completion, after which `IORING_SQ_TASKRUN` is taken for stale.
+const STALE_ENTERS: usize = 16;
 
 /// Sizes of a data ring.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +76,8 @@ pub(super) struct Ring {
     /// Operations whose last completion was not taken yet.
     in_flight: usize,
     enters: u64,
+    /// The kernel says that there is more to do, but there is not.
+    stale: bool,
 }
 
 impl Ring {
@@ -99,7 +106,8 @@ impl Ring {
         }
         let eventfd = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
-        let mut ring = Self { uring, buffers, eventfd, waiting: VecDeque::new(), in_flight: 0, enters: 0 };
+        let mut ring =
+            Self { uring, buffers, eventfd, waiting: VecDeque::new(), in_flight: 0, enters: 0, stale: false };
         ring.uring.completion().disable_eventfd();
         Ok(ring)
     }
@@ -133,7 +141,9 @@ impl Ring {
     /// # Errors
     /// Any but EINTR, EAGAIN and EBUSY, after which the entries that the kernel did not take are kept for the next call.
     pub(super) fn enter(&mut self, enough: usize) -> io::Result<()> {
+        let mut fruitless = 0;
         loop {
+            let before = self.completions();
             self.refill();
             let queued = self.uring.submission().len();
             self.enters += 1;
@@ -148,8 +158,12 @@ impl Ring {
                 Err((Some(libc::EAGAIN | libc::EBUSY), _)) => return Ok(()),
                 Err((_, error)) => return Err(error),
             }
-            let more = !self.waiting.is_empty() || self.uring.submission().taskrun();
-            if !more || self.completions() >= enough {
+            let taskrun = self.uring.submission().taskrun();
+            let completions = self.completions();
+            fruitless = if queued == 0 && completions == before { fruitless + 1 } else { 0 };
+            self.stale = taskrun && fruitless >= STALE_ENTERS;
+            let more = !self.waiting.is_empty() || taskrun;
+            if !more || completions >= enough || self.stale {
                 return Ok(());
             }
         }
@@ -192,8 +206,10 @@ impl Ring {
 
     /// Whether [`Ring::enter`] has something to do: entries to submit, completions to make.
     pub(super) fn needs_enter(&mut self) -> bool {
+        let stale = self.stale;
         let submission = self.uring.submission();
-        !self.waiting.is_empty() || !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
+        let taskrun = submission.taskrun() && !stale;
+        !self.waiting.is_empty() || !submission.is_empty() || taskrun || submission.cq_overflow()
     }
 
     /// Whether there is work that needs no wake: the same, and completions to be taken.
@@ -208,10 +224,11 @@ impl Ring {
         // Either the kernel, which first queues work and then reads the flag, sees it cleared and signals, or the look below
         // sees the work.
         fence(Ordering::SeqCst);
-        let due = if cfg!(target_arch = "x86_64") {
+        let due = if cfg!(target_arch = "x86_64") && !self.stale {
             self.has_work()
         } else {
-            // Elsewhere the kernel's atomics between the two do not order them for us; its own look does.
+            // Elsewhere the kernel's atomics between the two do not order them for us, and a stale flag says nothing; the
+            // kernel's own look does.
             self.enter(1).is_err() || self.has_work()
         };
         if due {
@@ -233,6 +250,7 @@ impl Ring {
 
     /// Disables the eventfd after a sleep.
     pub(super) fn woken(&mut self) {
+        self.stale = false;
         self.uring.completion().disable_eventfd();
     }
 

@@ -224,8 +224,10 @@ impl BlockHeader {
             oldest_segment: u64_at(head, 72),
         };
         let sealed = u32_at(head, 92) == crc32c::crc32c_append(seed, &head[..92]);
-        let seal = sealed.then(|| Seal { used: u32_at(head, 84), entries: u32_at(head, 88) });
-        Some((header, seal))
+        let seal = Seal { used: u32_at(head, 84), entries: u32_at(head, 88) };
+        // A walk goes on behind the block: it must not stand still nor run over.
+        let possible = (BLOCK_HEADER_BYTES..=i32::MAX as usize).contains(&(seal.used as usize));
+        Some((header, (sealed && possible).then_some(seal)))
     }
 }
 
@@ -310,7 +312,7 @@ impl<'a> Entry<'a> {
         let head = block.get(offset..offset + ENTRY_HEADER_BYTES)?;
         let payload = block.get(offset + ENTRY_HEADER_BYTES..)?.get(..u32_at(head, 4) as usize)?;
         let kind = Kind::from_byte(head[8])?;
-        let crc = crc32c::crc32c_append(seed(nonce, base + offset as u32), &head[4..]);
+        let crc = crc32c::crc32c_append(seed(nonce, base.wrapping_add(offset as u32)), &head[4..]);
         if u32_at(head, 0) != crc32c::crc32c_append(crc, payload) {
             return None;
         }

@@ -114,6 +114,8 @@ pub struct Scan {
     at: Position,
     /// The extent under the walk, which it holds, and the offset of the next block in it.
     extent: Option<(u32, u32)>,
+    /// The extent of the last step, where the walk has left it: held until the next one, so that the caller can hold its records.
+    left: Option<u32>,
     reading: bool,
     /// A failed read is tried again after this.
     retry_ns: Option<u64>,
@@ -156,6 +158,14 @@ pub(super) struct Extent {
     /// Sealed blocks not yet written.
     unwritten: u32,
     epoch_id: u128,
+    /// Of a copy that took in a block while that was open: where that begins, and its bytes at the time.
+    open_copy: Option<(u32, u32)>,
+}
+
+impl Extent {
+    fn new(segment: u64, base: u32, epoch_id: u128) -> Self {
+        Self { segment, base, end: 0, heap: None, held: 0, unwritten: 0, epoch_id, open_copy: None }
+    }
 }
 
 #[derive(Debug)]
@@ -228,7 +238,7 @@ pub struct Journal {
     pub(super) watermark: Position,
     pub(super) rng: fastrand::Rng,
     /// Entries below are written.
-    committed: u64,
+    pub(super) committed: u64,
     extents: Vec<Extent>,
     slots: u32,
     free_slots: Vec<u32>,
@@ -239,8 +249,14 @@ pub struct Journal {
     in_flight: VecDeque<Block>,
     retry_commits_ns: Option<u64>,
     prepared: Option<Prepared>,
+    /// Settled segments whose files are still there.
+    freeing: VecDeque<u64>,
+    /// The entry from which on blocks name the oldest segment that is not among them.
+    beginning_said: Option<u64>,
     unsynced: VecDeque<u64>,
     syncing: bool,
+    /// What a failed sync left unsafe no later one makes safe: the watermark stands still until the next start.
+    sync_failed: bool,
     marks: Vec<u64>,
     problem: Option<String>,
     counters: Counters,
@@ -252,7 +268,7 @@ impl Journal {
     pub(super) fn new(options: Options, memory: BlockFile, physical: u32, epoch_id: u128, seed: u64) -> Self {
         let slots = ((memory.len() - BLOCK_FILE_HEADER_BYTES) / options.block_bytes as usize) as u32;
         assert!(slots >= 4, "options are checked");
-        let extent = |_| Extent { segment: 0, base: 0, end: 0, heap: None, held: 0, unwritten: 0, epoch_id };
+        let extent = |_| Extent::new(0, 0, epoch_id);
         Self {
             id: JournalId(0),
             physical,
@@ -283,8 +299,11 @@ impl Journal {
             in_flight: VecDeque::new(),
             retry_commits_ns: None,
             prepared: None,
+            freeing: VecDeque::new(),
+            beginning_said: None,
             unsynced: VecDeque::new(),
             syncing: false,
+            sync_failed: false,
             marks: Vec::new(),
             problem: None,
             counters: Counters::default(),
@@ -490,6 +509,12 @@ impl Journal {
         self.release(at);
     }
 
+    /// Delivered records whose mark is not in a block yet: those of this turn, and in a full journal more. After a kill
+    /// they are delivered again.
+    pub fn marks_in_memory(&self) -> usize {
+        self.marks.len()
+    }
+
     fn current_segment_number(&self) -> u64 {
         self.segments.back().map_or(0, |segment| segment.number)
     }
@@ -531,7 +556,7 @@ impl Journal {
         let slot = self.free_slots.pop().expect("checked above");
         let extent = &mut self.extents[slot as usize];
         assert!(extent.held == 0 && extent.unwritten == 0);
-        *extent = Extent { segment, base, end: 0, heap: None, held: 0, unwritten: 0, epoch_id: self.epoch_id };
+        *extent = Extent::new(segment, base, self.epoch_id);
         self.current = Some(slot);
         Ok(slot)
     }
@@ -545,13 +570,13 @@ impl Journal {
                 return Ok((segment.number, segment.end));
             }
         }
-        let kept_back = usize::from(purpose == Purpose::Intake);
-        let full = self.segments.len() + 1 + kept_back > self.options.segments_max();
-        let first = purpose == Purpose::Progress && !self.current_segment_open();
-        if !self.is_prepared() || full && !first {
+        // Ids and marks are never refused for want of segments: without them nothing would be delivered and become free
+        // again. They are few and short, but the segments that they begin may go beyond the limit for a while.
+        let full = purpose == Purpose::Intake && self.segments.len() + 1 >= self.options.segments_max();
+        if !self.is_prepared() || full {
             return Err(Full);
         }
-        if self.current_segment_open() {
+        if self.current_segment_open() && self.options.durability == Durability::Process {
             self.unsynced.push_back(self.current_segment_number());
         }
         let prepared = self.prepared.take().expect("checked above");
@@ -646,12 +671,12 @@ impl Journal {
             return;
         }
         self.write_marks(now);
+        self.free(now, ops);
         if self.is_seal_due(now, waiting) {
             self.seal();
         }
         self.submit_commits(now, ops);
         self.prepare(now, ops);
-        self.free(ops);
         self.sync(ops);
     }
 
@@ -730,9 +755,7 @@ impl Journal {
                 }
                 _ => true,
             };
-            // A journal found full still needs a segment of its own, for marks.
-            let full = self.segments.len() >= self.options.segments_max() && self.current_segment_open();
-            if !half_full || full {
+            if !half_full {
                 return;
             }
             let number = self.next_segment;
@@ -758,10 +781,14 @@ impl Journal {
         });
     }
 
-    fn free(&mut self, ops: &mut VecDeque<Op>) {
+    /// Gives up the oldest segments once they are settled. Their marks may lie in one that is given up with them, and files are
+    /// put aside in no order: so a block must first say, as safely as the level promises, where the log begins now.
+    fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
+        let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
-            if oldest.unsettled > 0 || oldest.unwritten > 0 || self.unsynced.contains(&oldest.number) {
+            let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
+            if !idle || self.unsynced.contains(&oldest.number) {
                 break;
             }
             if self.current.is_some_and(|current| self.extents[current as usize].segment == oldest.number) {
@@ -769,7 +796,28 @@ impl Journal {
             }
             let oldest = self.segments.pop_front().expect("checked above");
             self.counters.journal_freed += 1;
-            ops.push_back(Op::FreeSegment { journal: self.id, segment: oldest.number });
+            self.freeing.push_back(oldest.number);
+        }
+        if self.freeing.len() > before {
+            self.beginning_said = None;
+        }
+        if self.freeing.is_empty() {
+            return;
+        }
+        let said = match self.beginning_said {
+            Some(number) => number,
+            None => {
+                self.seal(); // the next block's header names the oldest segment
+                if self.make_room(now, entry_bytes(0), Purpose::Progress).is_err() {
+                    return;
+                }
+                let (number, _) = self.write_entry(Kind::Delivered, 0, 0, &[]);
+                *self.beginning_said.insert(number)
+            }
+        };
+        if said < self.durable_below() {
+            let journal = self.id;
+            ops.extend(self.freeing.drain(..).map(|segment| Op::FreeSegment { journal, segment }));
         }
     }
 
@@ -785,10 +833,6 @@ impl Journal {
             };
             if place.unwritten > 0 {
                 return;
-            }
-            if self.options.durability == Durability::Power {
-                self.unsynced.pop_front();
-                continue;
             }
             self.syncing = true;
             ops.push_back(Op::SyncSegment { journal: self.id, segment });
@@ -808,8 +852,12 @@ impl Journal {
     pub fn flush(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         if self.on_disk() {
             self.write_marks(now);
+            self.free(now, ops);
             self.seal();
             self.submit_commits(now, ops);
+            if !self.marks.is_empty() {
+                self.prepare(now, ops); // the last marks need a segment of their own
+            }
         }
     }
 
@@ -878,11 +926,14 @@ impl Journal {
         self.unsynced.retain(|&other| other != segment);
         match result {
             Ok(()) => {
-                if let Some(place) = self.segments.iter().find(|s| s.number == segment) {
+                if let Some(place) = self.segments.iter().find(|s| s.number == segment)
+                    && !self.sync_failed
+                {
                     self.watermark = self.watermark.max(place.end_position());
                 }
             }
             Err(errno) => {
+                self.sync_failed = true;
                 self.counters.journal_errors += 1;
                 self.fail(format!("segment {segment} cannot be synced: {}", describe(errno)));
             }
@@ -947,6 +998,9 @@ impl Journal {
                 self.free_slots.push(index);
             }
         } else if extent.heap.take().is_some() {
+            // Nothing may take it for a piece of the log any more.
+            extent.end = 0;
+            extent.segment = 0;
             self.free_heap.push(index);
         }
     }
@@ -980,7 +1034,7 @@ impl Journal {
 
     /// Where everything that is still to be delivered begins, or later.
     pub fn oldest(&self) -> Position {
-        self.segments.front().map_or(Position::default(), |s| Position { segment: s.number, offset: self.physical })
+        self.segments.front().map_or(Position::default(), Segment::first_position)
     }
 
     /// The block in which a record at `at` lies, as a place to start a scan from.
@@ -992,7 +1046,9 @@ impl Journal {
     /// Starts a walk at the beginning of a block.
     pub fn start_scan(&mut self, scan: &mut Scan, at: Position) {
         assert!(!scan.reading);
+        self.release_left(scan);
         self.leave(scan);
+        self.release_left(scan);
         scan.at = at;
     }
 
@@ -1000,6 +1056,13 @@ impl Journal {
         if let Some((extent, offset)) = scan.extent.take() {
             let place = &self.extents[extent as usize];
             scan.at = Position { segment: place.segment, offset: place.base + offset };
+            let before = scan.left.replace(extent);
+            debug_assert!(before.is_none(), "a step releases what the one before left");
+        }
+    }
+
+    fn release_left(&mut self, scan: &mut Scan) {
+        if let Some(extent) = scan.left.take() {
             self.release(Location { extent, offset: 0 });
         }
     }
@@ -1010,11 +1073,10 @@ impl Journal {
             return Step::Wait;
         }
         scan.retry_ns = None;
+        self.release_left(scan);
         loop {
             if let Some((extent, offset)) = scan.extent {
-                if self.is_open_at(extent, offset) {
-                    let open = self.open.as_ref().expect("asked for above");
-                    let bytes = open.used as usize;
+                if let Some(bytes) = self.open_bytes(extent, offset) {
                     self.collect(extent, offset, bytes, found);
                     self.leave(scan);
                     return Step::Tail;
@@ -1026,6 +1088,7 @@ impl Journal {
                 }
                 let tail = self.current == Some(extent);
                 self.leave(scan);
+                self.release_left(scan); // this step has found nothing in it
                 if tail {
                     return Step::Tail;
                 }
@@ -1034,28 +1097,36 @@ impl Journal {
             let index = self.segments.partition_point(|s| s.number < scan.at.segment);
             let Some(segment) = self.segments.get(index) else { return Step::Tail };
             if segment.number > scan.at.segment {
-                scan.at = Position { segment: segment.number, offset: self.physical };
+                scan.at = segment.first_position();
             }
             if let Some((extent, offset)) = self.resident(scan.at) {
-                let in_place = self.current == Some(extent) || self.has_window_room() || extent >= self.slots;
-                let Some(extent) = (if in_place { Some(extent) } else { self.copy_to_heap(extent) }) else {
-                    return Step::Wait;
+                // What is found may be held for long. The slots that are kept back must not be, not even the one that is being
+                // filled: without them there would be no room for the ids and marks that end the holding.
+                let place = if extent >= self.slots || self.has_window_room() {
+                    Some((extent, offset))
+                } else if self.is_nothing_behind(extent, offset) {
+                    return Step::Tail;
+                } else {
+                    self.copy_to_heap(extent, offset)
                 };
+                let Some((extent, offset)) = place else { return Step::Wait };
                 self.hold(Location { extent, offset: 0 });
                 scan.extent = Some((extent, offset));
                 continue;
             }
-            if scan.at.offset >= segment.end {
+            let (segment_end, block_bytes) = (segment.end, segment.block_bytes.max(self.options.block_bytes));
+            if scan.at.offset >= segment_end {
                 if index + 1 == self.segments.len() {
                     return Step::Tail;
                 }
-                scan.at = Position { segment: self.segments[index + 1].number, offset: self.physical };
+                scan.at = self.segments[index + 1].first_position();
                 continue;
             }
             if self.heap_extents() < self.heap_extents_max() {
                 scan.reading = true;
+                self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
-                let bytes = self.options.block_bytes.min(self.options.segment_bytes - scan.at.offset);
+                let bytes = self.written_behind(scan.at, segment_end).min(block_bytes);
                 ops.push_back(Op::ReadBack {
                     journal: self.id,
                     segment: scan.at.segment,
@@ -1067,8 +1138,21 @@ impl Journal {
         }
     }
 
-    fn is_open_at(&self, extent: u32, offset: u32) -> bool {
-        self.current == Some(extent) && self.open.as_ref().is_some_and(|open| open.start == offset)
+    /// Bytes of the open block, if that is at a place; in a copy, if the copy has all of it.
+    fn open_bytes(&self, extent: u32, offset: u32) -> Option<u32> {
+        let open = self.open.as_ref()?;
+        if self.current == Some(extent) {
+            return (open.start == offset).then_some(open.used);
+        }
+        let Extent { segment, base, open_copy, .. } = self.extents[extent as usize];
+        let at = Position { segment, offset: base + offset };
+        (open_copy == Some((offset, open.used)) && open.header.at == at).then_some(open.used)
+    }
+
+    /// Whether a place in a slot is the very end of the log.
+    fn is_nothing_behind(&self, extent: u32, offset: u32) -> bool {
+        let empty = self.open.as_ref().is_none_or(|open| open.entries == 0);
+        self.current == Some(extent) && offset == self.extents[extent as usize].end && empty
     }
 
     /// The extent in memory that holds a position at which a block begins or will begin.
@@ -1079,6 +1163,15 @@ impl Journal {
             used && extent.segment == at.segment && (extent.base..open_end).contains(&at.offset)
         });
         found.map(|(index, extent)| (index as u32, at.offset - extent.base))
+    }
+
+    /// Bytes from a place in a segment to its end, or to the next block that is still to be written: of that one a read
+    /// would get a part.
+    fn written_behind(&self, at: Position, segment_end: u32) -> u32 {
+        let unwritten =
+            self.extents[..self.slots as usize].iter().filter(|e| e.unwritten > 0 && e.segment == at.segment);
+        let next = unwritten.map(|extent| extent.base).filter(|base| *base > at.offset).min();
+        next.unwrap_or(segment_end) - at.offset
     }
 
     fn heap_extents(&self) -> usize {
@@ -1098,14 +1191,19 @@ impl Journal {
         (self.extents.len() - 1) as u32
     }
 
-    fn copy_to_heap(&mut self, index: u32) -> Option<u32> {
+    /// Copies a slot's blocks from an offset on, the open one too; the copy and the offset in it.
+    fn copy_to_heap(&mut self, index: u32, from: u32) -> Option<(u32, u32)> {
         if self.heap_extents() >= self.heap_extents_max() {
             return None;
         }
-        let extent = &self.extents[index as usize];
-        let heap = Some(self.extent_memory(index, 0)[..extent.end as usize].to_vec());
-        let copy = Extent { heap, held: 0, unwritten: 0, ..*extent };
-        Some(self.add_heap_extent(copy))
+        let Extent { segment, base, end, epoch_id, .. } = self.extents[index as usize];
+        let open = self.open.as_ref().filter(|_| self.current == Some(index));
+        let open_copy = open.map(|open| (open.start - from, open.used));
+        let copied_end = open.map_or(end, |open| open.start + open.used);
+        let heap = self.extent_memory(index, 0)[from as usize..copied_end as usize].to_vec();
+        let copy =
+            Extent { end: end - from, heap: Some(heap), open_copy, ..Extent::new(segment, base + from, epoch_id) };
+        Some((self.add_heap_extent(copy), 0))
     }
 
     /// A read is over: the walk goes on in what was read.
@@ -1119,7 +1217,8 @@ impl Journal {
     ) {
         assert!(scan.reading && scan.at == at);
         scan.reading = false;
-        let Some(segment) = self.segments.iter().find(|s| s.number == at.segment) else { return };
+        let segment = self.segments.iter_mut().find(|s| s.number == at.segment).expect("a segment that is read stays");
+        segment.reads -= 1;
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(errno) => {
@@ -1129,12 +1228,12 @@ impl Journal {
                 return;
             }
         };
-        let (nonce, segment_end) = (segment.nonce, segment.end);
+        let (nonce, segment_end, physical) = (segment.nonce, segment.end, segment.physical);
         buffer.truncate(bytes);
         let mut end = 0;
         let mut epoch_id = None;
         while let Some((header, Some(seal))) = BlockHeader::decode(&buffer[end..]) {
-            let block = round_up(seal.used, self.physical) as usize;
+            let block = round_up(seal.used, physical) as usize;
             let here = Position { segment: at.segment, offset: at.offset + end as u32 };
             let same_epoch = epoch_id.is_none_or(|id| id == header.epoch_id);
             if header.nonce != nonce || header.at != here || end + block > buffer.len() || !same_epoch {
@@ -1155,35 +1254,34 @@ impl Journal {
                 at.segment
             );
             self.counters.journal_errors += 1;
-            scan.at.offset = (at.offset + self.physical).min(segment_end);
+            scan.at.offset = (at.offset + physical).min(segment_end);
             return;
         };
         buffer.truncate(end);
         buffer.shrink_to_fit();
-        let extent = Extent {
-            segment: at.segment,
-            base: at.offset,
-            end: end as u32,
-            heap: Some(buffer),
-            held: 1, // by the walk
-            unwritten: 0,
-            epoch_id,
-        };
+        let held = 1; // by the walk
+        let place = Extent::new(at.segment, at.offset, epoch_id);
+        let extent = Extent { end: end as u32, heap: Some(buffer), held, ..place };
         scan.extent = Some((self.add_heap_extent(extent), 0));
     }
 
+    /// Bytes to the next block, too.
     fn collect_block(&self, extent: u32, offset: u32, found: &mut Vec<Found>) -> u32 {
         let bytes = self.extent_memory(extent, offset as usize);
-        let (_, seal) = BlockHeader::decode(bytes).expect("an extent holds whole blocks");
+        let (header, seal) = BlockHeader::decode(bytes).expect("an extent holds whole blocks");
         let used = seal.expect("a block below the extent's end is sealed").used;
-        self.collect(extent, offset, used as usize, found);
-        round_up(used, self.physical)
+        self.collect(extent, offset, used, found);
+        match self.segments.iter().find(|s| s.number == header.at.segment) {
+            Some(segment) => round_up(used, segment.physical),
+            // It was freed under the walk: nothing of it waits any more.
+            None => self.extents[extent as usize].end - offset,
+        }
     }
 
-    fn collect(&self, extent: u32, offset: u32, bytes: usize, found: &mut Vec<Found>) {
+    fn collect(&self, extent: u32, offset: u32, bytes: u32, found: &mut Vec<Found>) {
         let place = &self.extents[extent as usize];
         let Some(segment) = self.segments.iter().find(|s| s.number == place.segment) else { return };
-        let block = &self.extent_memory(extent, offset as usize)[..bytes];
+        let block = &self.extent_memory(extent, offset as usize)[..bytes as usize];
         let base = place.base + offset;
         let mut entries = super::format::Entries::new(block, segment.nonce, base);
         loop {

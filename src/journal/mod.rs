@@ -3,6 +3,7 @@
 //! operations, and at start and stop it uses a [`Storage`].
 
 mod blocks;
+mod epoch;
 pub mod format;
 mod log;
 mod recovery;
@@ -59,7 +60,7 @@ impl Options {
         }
     }
 
-    /// Segments at most; one of them is kept for ids and marks.
+    /// Segments at most; the last one, and in need more, is for ids and marks.
     pub fn segments_max(&self) -> usize {
         (self.max_bytes / u64::from(self.segment_bytes)).max(3) as usize
     }

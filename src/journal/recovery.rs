@@ -4,9 +4,10 @@
 //! An unfinished block is written at its own place: the bytes are those that the dead process submitted or was about to submit,
 //! so a late write of it changes nothing, and positions keep the order of numbers. New entries always go to new segments.
 
+use super::epoch::Epoch;
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
-    round_up, u32_at, u64_at, u128_at,
+    round_up, u64_at, u128_at,
 };
 use super::log::BLOCK_FILE_HEADER_BYTES;
 use super::segment::{Segment, SparseBits};
@@ -14,6 +15,7 @@ use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use thiserror::Error;
 
 /// After an unclean end, numbers go on this much later, so that one that was lost is not used again.
@@ -57,59 +59,7 @@ pub struct Report {
     pub alarms: Vec<String>,
 }
 
-/// What an epoch file says.
-///
-/// ```text
-/// 0 magic "RINGEPO1"   8 epoch u64   16 epoch id u128   32 boot id u128   48 block file id u128
-/// 64 physical u32      68 block bytes u32   72 closed u32   76 crc u32
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Epoch {
-    number: u64,
-    id: u128,
-    boot_id: u128,
-    file_id: u128,
-    physical: u32,
-    block_bytes: u32,
-    closed: bool,
-}
-
-const EPOCH_MAGIC: [u8; 8] = *b"RINGEPO1";
 const BLOCK_FILE_MAGIC: [u8; 8] = *b"RINGBLK1";
-
-impl Epoch {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(80);
-        out.extend_from_slice(&EPOCH_MAGIC);
-        out.extend_from_slice(&self.number.to_le_bytes());
-        out.extend_from_slice(&self.id.to_le_bytes());
-        out.extend_from_slice(&self.boot_id.to_le_bytes());
-        out.extend_from_slice(&self.file_id.to_le_bytes());
-        out.extend_from_slice(&self.physical.to_le_bytes());
-        out.extend_from_slice(&self.block_bytes.to_le_bytes());
-        out.extend_from_slice(&u32::from(self.closed).to_le_bytes());
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let whole = bytes.len() == 80 && bytes[..8] == EPOCH_MAGIC && u32_at(bytes, 76) == crc32c::crc32c(&bytes[..76]);
-        whole.then(|| Self {
-            number: u64_at(bytes, 8),
-            id: u128_at(bytes, 16),
-            boot_id: u128_at(bytes, 32),
-            file_id: u128_at(bytes, 48),
-            physical: u32_at(bytes, 64),
-            block_bytes: u32_at(bytes, 68),
-            closed: u32_at(bytes, 72) == 1,
-        })
-    }
-
-    fn block_name(&self) -> String {
-        format!("ringest-{:032x}", self.file_id)
-    }
-}
 
 fn doing<T>(action: impl Into<String>, result: io::Result<T>) -> Result<T, OpenError> {
     result.map_err(|error| OpenError::Io { action: action.into(), error })
@@ -132,10 +82,11 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     let (earlier, files) = recovery.read_epochs(storage)?;
     let last = earlier.last().copied();
     let blocks = recovery.last_blocks(storage, last)?;
-    recovery.read_segments(storage, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
+    recovery.read_segments(storage, options, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
 
     let epoch = Epoch {
-        number: last.map_or(1, |epoch| epoch.number + 1),
+        // A damaged file's number is not used again either: it is removed below.
+        number: files.iter().max().map_or(1, |number| number + 1),
         id: storage.random(),
         boot_id: u128::from_le_bytes(storage.boot_id()),
         file_id: storage.random(),
@@ -154,6 +105,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     for old in &earlier {
         doing("remove the old block file", storage.remove_blocks(&old.block_name()))?;
     }
+    doing("remove stray block files", storage.remove_stray_blocks(&name))?;
     for old in files {
         doing("remove an old epoch file", storage.remove_epoch(old))?;
     }
@@ -173,10 +125,11 @@ impl Journal {
     /// Those of the storage; the next start then recovers as after a kill.
     pub fn close(self, storage: &mut impl Storage) -> io::Result<()> {
         let Some(name) = &self.block_name else { return Ok(()) };
-        for segment in self.segments.iter().filter(|s| s.number >= self.first_own_segment) {
+        // Those of earlier starts too: below level `power` nobody may have synced them.
+        for segment in &self.segments {
             storage.sync_segment(segment.number)?;
         }
-        let mut epoch = Epoch::decode(&self.epoch_record).expect("encoded at start");
+        let (mut epoch, _) = Epoch::decode(&self.epoch_record).expect("encoded at start");
         epoch.closed = true;
         storage.write_epoch(epoch.number, &epoch.encode())?;
         storage.remove_blocks(name)
@@ -194,38 +147,118 @@ struct Recovery {
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
     ids: HashMap<u64, Box<str>>,
-    watermark: Position,
+    durable: Durable,
     oldest_segment: u64,
+    newer: Option<Neighbour>,
     number_max: u64,
     segment_max: u64,
     origin_max: u32,
     lane_max: u32,
 }
 
+/// A segment's life.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    number: u64,
+    nonce: u64,
+    /// Unit of its blocks.
+    physical: u32,
+}
+
+/// What is to be done with ranges of a segment after its walk.
+#[derive(Debug, Default)]
+struct Repairs {
+    /// To be written.
+    mended: Vec<Range<usize>>,
+    /// To be kept for an operator.
+    damage: Vec<Range<usize>>,
+}
+
+/// What the blocks walked so far say of what was durable. An unclean end leaves traces that later epochs do not make damage, as
+/// far as their watermarks move on: so a place is compared with the watermarks of its own epoch, and with that with which
+/// the next one began.
+#[derive(Debug, Default)]
+struct Durable {
+    epoch_id: Option<u128>,
+    /// Everything before it, in this epoch, was durable.
+    watermark: Position,
+    /// The lowest that a block of this epoch carries: the one it began with.
+    first: Position,
+    /// The highest of all: that of the newest epoch.
+    newest: Position,
+}
+
+impl Durable {
+    fn learn(&mut self, header: &BlockHeader) {
+        if self.epoch_id.is_some_and(|id| id != header.epoch_id) {
+            let inherited = Some(self.first).filter(|first| first.segment <= header.at.segment);
+            (self.watermark, self.first) = (inherited.unwrap_or_default(), header.watermark);
+        } else if self.epoch_id.is_none() {
+            self.first = header.watermark;
+        }
+        self.epoch_id = Some(header.epoch_id);
+        self.watermark = self.watermark.max(header.watermark);
+        self.first = self.first.min(header.watermark);
+        self.newest = self.newest.max(header.watermark);
+    }
+}
+
+/// The first block of the segment that was walked before. Entries have consecutive numbers in an epoch, so that it tells
+/// whether anything is missing in between: a segment's unused tail looks like a damaged block, but leaves no gap.
+#[derive(Debug, Clone, Copy)]
+struct Neighbour {
+    epoch_id: u128,
+    number: u64,
+    at: Position,
+    /// It is not where a segment's first block belongs.
+    gap: bool,
+}
+
+impl Neighbour {
+    /// Whether entries are missing between it and the end of the older segment.
+    fn is_gap_behind(&self, (epoch_id, next): (u128, u64)) -> bool {
+        if epoch_id == self.epoch_id { next != self.number } else { self.gap }
+    }
+}
+
 struct FoundOrigin {
     lane: u32,
-    source: String,
-    name: String,
+    /// Source and name; `None` while only records that refer to it were found.
+    names: Option<(String, String)>,
     unsettled: u64,
 }
+
+struct FoundRecord {
+    number: u64,
+    origin: u32,
+    lane: u32,
+}
+
+/// Source and name of records whose origin was lost.
+const UNKNOWN: &str = "unknown";
 
 impl Recovery {
     /// All epochs, oldest first, and the numbers of their files.
     fn read_epochs(&mut self, storage: &mut impl Storage) -> Result<(Vec<Epoch>, Vec<u64>), OpenError> {
-        let mut epochs = Vec::new();
+        let mut epochs: Vec<Epoch> = Vec::new();
         let mut files = Vec::new();
+        let mut readable = true;
         for (number, bytes) in doing("read the epoch files", storage.epochs())? {
             files.push(number);
-            match Epoch::decode(&bytes) {
-                Some(epoch) if epoch.number == number => epochs.push(epoch),
-                _ => {
-                    self.report.alarms.push(format!("epoch file {number} is damaged"));
-                    doing("quarantine an epoch file", storage.quarantine(&format!("epoch-{number:08x}"), &bytes))?;
+            match Epoch::decode(&bytes).filter(|(epoch, _)| epoch.number == number) {
+                Some((epoch, whole)) => {
+                    epochs.push(epoch);
+                    if whole {
+                        continue;
+                    }
                 }
+                None => readable = false,
             }
+            self.report.alarms.push(format!("epoch file {number} is damaged"));
+            doing("quarantine an epoch file", storage.quarantine(&format!("epoch-{number:08x}"), &bytes))?;
         }
         epochs.sort_by_key(|epoch| epoch.number);
-        self.report.clean = epochs.last().is_none_or(|epoch| epoch.closed);
+        self.report.clean = readable && epochs.last().is_none_or(|epoch| epoch.closed);
         Ok((epochs, files))
     }
 
@@ -258,6 +291,7 @@ impl Recovery {
     fn read_segments(
         &mut self,
         storage: &mut impl Storage,
+        options: &Options,
         blocks: Option<(&super::BlockMemory, Epoch)>,
     ) -> Result<(), OpenError> {
         let mut numbers = doing("list the segments", storage.segments())?;
@@ -266,148 +300,236 @@ impl Recovery {
         let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
         let mut bytes = Vec::new();
         for number in numbers {
-            if number < self.oldest_segment {
+            let left = overlay.remove(&number).unwrap_or_default();
+            // Otherwise: settled, or made ready and never used, or a file on its way to a new life.
+            let live =
+                number >= self.oldest_segment && self.read_segment(storage, options, number, &left, &mut bytes)?;
+            if !live {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
-                continue;
-            }
-            doing(format!("read segment {number}"), storage.read_segment(number, &mut bytes))?;
-            let Some((nonce, physical)) = self.identify(number, &bytes, storage.physical_block()) else {
-                // Made ready but never used, or a file on its way to a new life.
-                doing(format!("free segment {number}"), storage.free_segment(number))?;
-                continue;
-            };
-            let mut mended = Vec::new();
-            for block in overlay.remove(&number).unwrap_or_default() {
-                if block.header.nonce == nonce && !is_whole(&bytes, block.header.at.offset as usize, nonce) {
-                    let start = block.header.at.offset as usize;
-                    if let Some(place) = bytes.get_mut(start..start + block.bytes.len()) {
-                        place.copy_from_slice(&block.bytes);
-                        mended.push(start..start + block.bytes.len());
-                        self.report.finished_blocks += 1;
-                    }
-                }
-            }
-            self.walk(number, nonce, physical, &mut bytes, &mut mended);
-            for range in &mended {
-                doing(
-                    format!("finish a block of segment {number}"),
-                    storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
-                )?;
-            }
-            if !mended.is_empty() {
-                doing(format!("sync segment {number}"), storage.sync_segment(number))?;
             }
         }
         self.segments.reverse();
-        // The blocks say which segments were still part of the log; what came to light below is not.
-        let oldest = self.oldest_segment;
-        for segment in self.segments.extract_if(.., |s| s.number < oldest) {
-            doing(format!("free segment {}", segment.number), storage.free_segment(segment.number))?;
+        if let Some(oldest) = self.newer.filter(|oldest| oldest.gap) {
+            let start = Position { offset: 0, ..oldest.at };
+            self.note_damage(start, 0..oldest.at.offset as usize, &mut Repairs::default());
         }
         Ok(())
     }
 
-    /// Nonce and block unit of a segment's life; `None` where the file holds no life of that number.
-    fn identify(&mut self, number: u64, bytes: &[u8], physical: u32) -> Option<(u64, u32)> {
-        if let Some(header) = SegmentHeader::decode(bytes).filter(|header| header.segment == number) {
-            return Some((header.nonce, header.physical));
+    /// Finishes, walks and mends one segment; `false` where it holds no block.
+    fn read_segment(
+        &mut self,
+        storage: &mut impl Storage,
+        options: &Options,
+        number: u64,
+        left: &[Left],
+        bytes: &mut Vec<u8>,
+    ) -> Result<bool, OpenError> {
+        doing(format!("read segment {number}"), storage.read_segment(number, bytes))?;
+        let file_bytes = bytes.len();
+        let mut repairs = Repairs::default();
+        let life = self
+            .identify(number, bytes)
+            .or_else(|| self.rebuild_header(number, storage.physical_block(), options, left, bytes, &mut repairs));
+        let Some(life) = life else { return Ok(false) };
+        for block in left {
+            let start = block.header.at.offset as usize;
+            if block.header.nonce == life.nonce
+                && !is_whole(bytes, start, life.nonce)
+                && let Some(place) = bytes.get_mut(start..start + block.bytes.len())
+            {
+                place.copy_from_slice(&block.bytes);
+                repairs.mended.push(start..start + block.bytes.len());
+                self.report.finished_blocks += 1;
+            }
         }
-        // The header is damaged, or of another life: a block of this number tells them apart.
-        let block = bytes
-            .chunks(physical as usize)
-            .find_map(|chunk| BlockHeader::decode(chunk).filter(|(header, _)| header.at.segment == number))?;
+        if !self.walk(life, bytes, &mut repairs) {
+            return Ok(false);
+        }
+        let end = self.segments.last().expect("walked").end as usize;
+        if end > file_bytes {
+            // A file cut short: as far as there are blocks it is made whole, so that they can be read back.
+            repairs.mended.push(file_bytes / life.physical as usize * life.physical as usize..end);
+        }
+        for range in &repairs.damage {
+            let name = format!("segment-{number:016x}-at-{}", range.start);
+            doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
+        }
+        for range in &repairs.mended {
+            doing(
+                format!("finish a block of segment {number}"),
+                storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
+            )?;
+        }
+        // After a kill writes have landed that nobody synced: they must be durable before the block file goes.
+        if !repairs.mended.is_empty() || !self.report.clean {
+            doing(format!("sync segment {number}"), storage.sync_segment(number))?;
+        }
+        Ok(true)
+    }
+
+    /// What a segment's header says of its life. A file that was cut short gets its size back, in memory.
+    fn identify(&mut self, number: u64, bytes: &mut Vec<u8>) -> Option<Life> {
+        let header = SegmentHeader::decode(bytes).filter(|header| header.segment == number)?;
+        let size = header.bytes.min(u64::from(u32::MAX)) as usize;
+        if bytes.len() < size {
+            self.report.alarms.push(format!("segment {number} is cut short: {} of {size} bytes", bytes.len()));
+            bytes.resize(size, 0);
+        }
+        Some(Life { number, nonce: header.nonce, physical: header.physical })
+    }
+
+    /// The header is damaged, or of another life: a block of this number tells them apart.
+    fn rebuild_header(
+        &mut self,
+        number: u64,
+        physical: u32,
+        options: &Options,
+        left: &[Left],
+        bytes: &mut Vec<u8>,
+        repairs: &mut Repairs,
+    ) -> Option<Life> {
+        let on_disk = || {
+            let mut blocks = bytes.chunks(physical as usize).filter_map(BlockHeader::decode).map(|(header, _)| header);
+            blocks.find(|header| header.at.segment == number)
+        };
+        let block = left.first().map(|left| left.header).or_else(on_disk)?;
         self.report.damaged += 1;
         self.report.alarms.push(format!("the header of segment {number} is damaged"));
-        Some((block.0.nonce, physical))
+        let header = SegmentHeader {
+            core: options.core,
+            segment: number,
+            nonce: block.nonce,
+            bytes: bytes.len().max(options.segment_bytes as usize) as u64,
+            physical,
+            epoch: 0, // not known, and of no use once the epoch has ended
+            epoch_id: block.epoch_id,
+        };
+        bytes.resize(header.bytes as usize, 0);
+        bytes[..physical as usize].copy_from_slice(&header.encode());
+        repairs.mended.push(0..physical as usize);
+        Some(Life { number, nonce: block.nonce, physical })
     }
 
     /// Walks all blocks of a segment. Blocks without a whole seal are sealed behind their last whole entry (`mended`), so that
-    /// they can be read back.
-    fn walk(
-        &mut self,
-        number: u64,
-        nonce: u64,
-        physical: u32,
-        bytes: &mut [u8],
-        mended: &mut Vec<std::ops::Range<usize>>,
-    ) {
+    /// they can be read back. `false` where there is no block.
+    fn walk(&mut self, life: Life, bytes: &mut [u8], repairs: &mut Repairs) -> bool {
+        let Life { number, nonce, physical } = life;
         self.report.segments += 1;
         self.report.bytes += bytes.len() as u64;
         let mut segment: Option<Segment> = None;
-        let mut records: Vec<(u64, u32)> = Vec::new();
+        let mut first: Option<Neighbour> = None;
+        let mut next: Option<(u128, u64)> = None;
+        let mut records = Vec::new();
         let mut offset = physical as usize;
         let mut end = offset;
         while offset + BLOCK_HEADER_BYTES <= bytes.len() {
             let here = Position { segment: number, offset: offset as u32 };
             let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
             let Some((header, seal)) = found else {
-                if here < self.watermark && segment.is_some() && offset == end {
-                    self.report.damaged += 1;
-                    self.report
-                        .alarms
-                        .push(format!("no block at byte {offset} of segment {number}, below the watermark"));
-                }
                 offset += physical as usize;
                 continue;
             };
-            self.watermark = self.watermark.max(header.watermark);
+            self.durable.learn(&header);
             self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
-            let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
-            let mut entries = Entries::new(&bytes[offset..limit], nonce, here.offset);
-            let mut count = 0;
-            loop {
-                for entry in entries.by_ref() {
-                    count += 1;
-                    self.apply(&entry, &mut records);
-                }
-                let cut_short = seal.is_some() && offset + entries.offset() < limit;
-                if !cut_short {
-                    break;
-                }
-                self.note_damage(here);
-                if entries.resynchronise().is_none() {
-                    break;
-                }
+            if next.is_some_and(|(epoch_id, next)| epoch_id == header.epoch_id && next != header.first_number) {
+                self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, repairs);
             }
-            let used = seal.map_or(entries.offset() as u32, |seal| seal.used);
+            let (used, count) = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
             if seal.is_none() {
-                self.note_damage(here);
+                self.note_damage(here, offset..offset + physical as usize, repairs);
                 let sealed = header.encode_sealed(Seal { used, entries: count });
                 bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
-                mended.push(offset..offset + physical as usize);
+                repairs.mended.push(offset..offset + physical as usize);
             }
-            segment.get_or_insert_with(|| Segment::new(number, nonce, header.first_number, physical));
+            let segment = segment.get_or_insert_with(|| Segment::new(number, nonce, header.first_number, physical));
+            segment.block_bytes = segment.block_bytes.max(round_up(used, physical));
+            first.get_or_insert(Neighbour {
+                epoch_id: header.epoch_id,
+                number: header.first_number,
+                at: here,
+                gap: offset > physical as usize,
+            });
+            next = Some((header.epoch_id, header.first_number + u64::from(count)));
             offset += round_up(used, physical) as usize;
             end = offset;
         }
-        let Some(mut segment) = segment else { return };
+        let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
         segment.end = end as u32;
-        for (number, origin) in records {
-            self.number_max = self.number_max.max(number);
+        if self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
+            let end = end.min(bytes.len());
+            self.note_damage(segment.end_position(), end..bytes.len(), repairs);
+        }
+        self.newer = Some(first);
+        self.count_records(&mut segment, records);
+        self.segments.push(segment);
+        true
+    }
+
+    /// Applies the whole entries of a block; bytes used and entries, those lost to damage included where the seal tells.
+    fn walk_block(
+        &mut self,
+        life: Life,
+        seal: Option<Seal>,
+        bytes: &[u8],
+        offset: usize,
+        records: &mut Vec<FoundRecord>,
+        repairs: &mut Repairs,
+    ) -> (u32, u32) {
+        let here = Position { segment: life.number, offset: offset as u32 };
+        let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
+        let mut entries = Entries::new(&bytes[offset..limit], life.nonce, here.offset);
+        let mut count = 0;
+        loop {
+            for entry in entries.by_ref() {
+                count += 1;
+                self.apply(&entry, records);
+            }
+            let cut_short = seal.is_some() && offset + entries.offset() < limit;
+            if !cut_short {
+                break;
+            }
+            let lost = entries.resynchronise();
+            let range = lost.clone().unwrap_or(entries.offset()..limit - offset);
+            self.note_damage(here, offset + range.start..offset + range.end, repairs);
+            if lost.is_none() {
+                break;
+            }
+        }
+        seal.map_or((entries.offset() as u32, count), |seal| (seal.used, seal.entries))
+    }
+
+    /// Records that are not settled yet, once all of their segment's marks are known.
+    fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
+        for FoundRecord { number, origin, lane } in records {
             if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
             self.report.recovered += 1;
             self.report.parked += u64::from(self.parked.contains(number));
             segment.add(number);
-            if let Some(origin) = self.origins.get_mut(&origin) {
-                origin.unsettled += 1;
-            }
+            // Where its definition was lost an older segment may still have it: told once all are read.
+            let origin = self.origins.entry(origin).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
+            origin.unsettled += 1;
         }
-        self.segments.push(segment);
     }
 
-    fn note_damage(&mut self, at: Position) {
-        if at < self.watermark {
+    /// Bytes that should hold entries and do not: damage below the watermark, else the traces of an unclean end.
+    fn note_damage(&mut self, at: Position, range: Range<usize>, repairs: &mut Repairs) {
+        if at < self.durable.watermark {
             self.report.damaged += 1;
-            self.report.alarms.push(format!("damage in the block at byte {} of segment {}", at.offset, at.segment));
+            self.report.alarms.push(format!(
+                "bytes {} to {} of segment {} are damaged, below what was durable",
+                range.start, range.end, at.segment
+            ));
+            repairs.damage.push(range);
         } else {
             self.report.torn += 1;
         }
     }
 
     /// Marks at once, records after their segment's marks.
-    fn apply(&mut self, entry: &super::format::Entry<'_>, records: &mut Vec<(u64, u32)>) {
+    fn apply(&mut self, entry: &super::format::Entry<'_>, records: &mut Vec<FoundRecord>) {
         let (header, payload) = (entry.header, entry.payload);
         self.number_max = self.number_max.max(header.number);
         match header.kind {
@@ -415,14 +537,19 @@ impl Recovery {
                 let Some(origin) = OriginPayload::decode(payload) else { return };
                 self.origin_max = self.origin_max.max(origin.origin);
                 self.lane_max = self.lane_max.max(header.lane);
-                self.origins.entry(origin.origin).or_insert_with(|| FoundOrigin {
+                let found = self.origins.entry(origin.origin).or_insert(FoundOrigin {
                     lane: header.lane,
-                    source: origin.source.to_owned(),
-                    name: origin.name.to_owned(),
+                    names: None,
                     unsettled: 0,
                 });
+                found.names.get_or_insert_with(|| (origin.source.to_owned(), origin.name.to_owned()));
             }
-            Kind::Record => records.push((header.number, RecordPayload::decode(payload).origin)),
+            Kind::Record => {
+                let origin = RecordPayload::decode(payload).origin;
+                self.origin_max = self.origin_max.max(origin);
+                self.lane_max = self.lane_max.max(header.lane);
+                records.push(FoundRecord { number: header.number, origin, lane: header.lane });
+            }
             Kind::Id => {
                 let number = u64_at(payload, 0);
                 if let Ok(id) = std::str::from_utf8(&payload[8..])
@@ -445,20 +572,32 @@ impl Recovery {
         }
     }
 
-    fn finish(self, journal: &mut Journal) {
+    fn finish(mut self, journal: &mut Journal) {
         let skipped = if self.report.clean { 0 } else { NUMBERS_SKIPPED };
         journal.next_number = self.number_max + 1 + skipped;
+        journal.committed = journal.next_number;
         journal.next_segment = self.segment_max + 1;
         journal.first_own_segment = journal.next_segment;
         journal.next_origin = self.origin_max.wrapping_add(1);
         journal.next_lane = self.lane_max.wrapping_add(1);
-        journal.watermark = self.watermark;
+        // Every segment was synced, now or by a clean stop. Where something is missing it must not pass for damage later.
+        journal.watermark = match self.segments.last() {
+            Some(last) if self.report.torn == 0 => last.end_position(),
+            _ => self.durable.newest,
+        };
         let waiting = |number: u64| self.segments.iter().any(|segment| segment.is_waiting(number));
         journal.ids = self.ids.into_iter().filter(|(number, _)| waiting(*number)).collect();
         let mut origins: Vec<_> = self.origins.into_iter().filter(|(_, origin)| origin.unsettled > 0).collect();
         origins.sort_by_key(|(id, _)| *id);
         for (id, origin) in origins {
-            let reference = journal.add_origin(id, origin.lane, &origin.source, &origin.name, false);
+            if origin.names.is_none() {
+                self.report.alarms.push(format!(
+                    "who sent {} records is lost: they are delivered as from \"{UNKNOWN}\"",
+                    origin.unsettled
+                ));
+            }
+            let (source, name) = origin.names.unwrap_or_else(|| (UNKNOWN.to_owned(), UNKNOWN.to_owned()));
+            let reference = journal.add_origin(id, origin.lane, &source, &name, false);
             for _ in 0..origin.unsettled {
                 journal.add_unsettled(reference);
             }

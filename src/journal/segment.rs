@@ -8,12 +8,18 @@ use super::format::Position;
 pub(super) struct Segment {
     pub number: u64,
     pub nonce: u64,
+    /// Unit of its blocks, and where the first begins: a directory can move to a disk with another.
+    pub physical: u32,
+    /// Size of its largest block, where that was written by an earlier start.
+    pub block_bytes: u32,
     /// No entry in it has a lower number.
     pub first_number: u64,
     /// Behind the last sealed block.
     pub end: u32,
     /// Blocks sealed but not yet written.
     pub unwritten: u32,
+    /// Reads under way.
+    pub reads: u32,
     /// Records that are neither delivered nor discarded.
     pub unsettled: u64,
     /// A bit for each entry number from `first_number`: records still to be delivered.
@@ -21,8 +27,19 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub fn new(number: u64, nonce: u64, first_number: u64, first_block: u32) -> Self {
-        Self { number, nonce, first_number, end: first_block, unwritten: 0, unsettled: 0, waiting: Bits::default() }
+    pub fn new(number: u64, nonce: u64, first_number: u64, physical: u32) -> Self {
+        Self {
+            number,
+            nonce,
+            physical,
+            block_bytes: 0,
+            first_number,
+            end: physical,
+            unwritten: 0,
+            reads: 0,
+            unsettled: 0,
+            waiting: Bits::default(),
+        }
     }
 
     /// Counts a record in.
@@ -44,6 +61,11 @@ impl Segment {
     /// Whether a record is still to be delivered.
     pub fn is_waiting(&self, number: u64) -> bool {
         number >= self.first_number && self.waiting.contains(number - self.first_number)
+    }
+
+    /// Where its first block begins.
+    pub fn first_position(&self) -> Position {
+        Position { segment: self.number, offset: self.physical }
     }
 
     /// Where it ends now.

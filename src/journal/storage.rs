@@ -41,6 +41,11 @@ pub trait Storage {
     fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile>;
     /// Removes a block file, if it is there.
     fn remove_blocks(&mut self, name: &str) -> io::Result<()>;
+    /// Removes what block files were made by starts that were killed before their epoch was written, so that no epoch names
+    /// them. `keep` is that of this start.
+    fn remove_stray_blocks(&mut self, _keep: &str) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Keeps bytes that cannot be used, for an operator to look at.
     fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;

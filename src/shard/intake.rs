@@ -533,7 +533,8 @@ impl Shard {
 
     /// Links that stopped reading go on once the journal takes records again.
     pub(super) fn resume_paused(&mut self, now: Now) {
-        if self.paused_links.is_empty() || !self.journal().can_append(now, crate::config::RECORD_BYTES_MAX) {
+        let largest = self.settings.sources.iter().map(|source| source.framing.max_bytes).max().unwrap_or(0);
+        if self.paused_links.is_empty() || !self.journal().can_append(now, largest) {
             return;
         }
         for link in std::mem::take(&mut self.paused_links) {

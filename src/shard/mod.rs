@@ -185,14 +185,19 @@ impl Shard {
         };
         for (index, mut journal) in journals.into_iter().enumerate() {
             journal.set_id(JournalId(index as u8));
-            shard.adopt(journal);
+            let (origin_lanes, backlog) = (Vec::new(), backlog::Backlog::default());
+            shard.journals.push(JournalState { journal, origin_lanes, backlog });
+        }
+        // What an adopted journal holds of a source is older than what this core has journaled since it adopted it.
+        for index in (1..shard.journals.len()).chain([0]) {
+            shard.adopt_lanes(JournalId(index as u8));
         }
         shard
     }
 
-    /// Takes over a journal with the lanes of its recovered records.
-    fn adopt(&mut self, journal: Journal) {
-        let id = JournalId(self.journals.len() as u8);
+    /// Makes the lanes of a journal's recovered records.
+    fn adopt_lanes(&mut self, id: JournalId) {
+        let journal = &self.journals[id.0 as usize].journal;
         let report = journal.report();
         self.terms.recovered += report.recovered;
         self.terms.parked += report.parked;
@@ -200,7 +205,6 @@ impl Shard {
         let origins: Vec<_> =
             journal.origins().map(|(origin, o, unsettled)| (origin, o.lane, o.name.to_string(), unsettled)).collect();
         let oldest = journal.oldest();
-        self.journals.push(JournalState { journal, origin_lanes: Vec::new(), backlog: backlog::Backlog::default() });
         let mut by_number: HashMap<u32, u32> = HashMap::new();
         for (origin, number, name, unsettled) in origins {
             let index = *by_number.entry(number).or_insert_with(|| {

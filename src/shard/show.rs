@@ -2,13 +2,18 @@
 
 use super::{Now, Shard, SourceId};
 use crate::config::SourceKind;
-use crate::observe::snapshot::{JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot};
+use crate::observe::snapshot::{JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, Terms};
 
 fn seconds_since(now: Now, then_ns: u64) -> f64 {
     now.mono_ns.saturating_sub(then_ns) as f64 / 1e9
 }
 
 impl Shard {
+    /// The identity's terms alone, which cost next to nothing; call it between two turns.
+    pub fn terms(&self) -> Terms {
+        self.terms
+    }
+
     /// Everything at this moment; call it between two turns.
     pub fn snapshot(&self, now: Now) -> Snapshot {
         let mut journal = JournalSnapshot::default();

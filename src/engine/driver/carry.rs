@@ -96,7 +96,7 @@ impl<C: Core> Driver<C> {
     }
 
     fn accept(&mut self, source: SourceId) {
-        let index = self.listener(source);
+        let Some(index) = self.listener(source) else { return };
         self.listeners[index].wanted = true;
         self.arm_accept(index);
     }
@@ -115,15 +115,16 @@ impl<C: Core> Driver<C> {
     }
 
     fn pause_accept(&mut self, source: SourceId) {
-        let index = self.listener(source);
+        let Some(index) = self.listener(source) else { return };
         let listener = &mut self.listeners[index];
         if std::mem::take(&mut listener.wanted) && listener.armed {
             self.ring.cancel(user_data(Kind::Accept, 0, index as u32), user_data(Kind::Ignored, 0, 0));
         }
     }
 
-    fn listener(&self, source: SourceId) -> usize {
-        self.listeners.iter().position(|listener| listener.source == source).expect("the source has a listener")
+    /// Its index; none where another core accepts for all.
+    fn listener(&self, source: SourceId) -> Option<usize> {
+        self.listeners.iter().position(|listener| listener.source == source)
     }
 
     /// Intake ends: no listener is left for a peer to reach.

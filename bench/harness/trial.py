@@ -1,0 +1,186 @@
+"""One trial: load, subject and receiver as separate processes, a warm-up, a measured time, and then the accounts."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from .board import ACCEPTED, ARRIVED, GO, PHASE, READY, SENT, Board
+from .process import Failure, Process, between, cpu_times
+from .subject import TARGET
+from .where import shares
+
+# Beyond it the kernel's own share of ptys is left alone.
+PTY_MAX_WANTED = 12_000
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+class Trial:
+    """The assembly around one subject, in a fresh directory."""
+
+    def __init__(self, case, subject, options):
+        self.case, self.subject, self.options = case, subject, options
+        cpus = sorted(os.sched_getaffinity(0))
+        self.subject_cpus = set(cpus[: case.spread])
+        self.other_cpus = set(cpus[case.spread :] or cpus[-1:])
+        self.machines_at, self.receiver_at, self.admin_at = free_ports(3)
+        self._processes: list[Process] = []
+
+    def run(self) -> dict:
+        """The row of this trial. `failed` in it says what was wrong, if anything was."""
+        self.directory = Path(tempfile.mkdtemp(prefix="trial-", dir=self.options.scratch))
+        self.state, self.ports = self.directory / "state", self.directory / "ports"
+        self.ports.mkdir()
+        self.board = Board(self.case.machines)
+        try:
+            return self._run()
+        except Failure as failure:
+            return {"failed": [str(failure)]}
+        finally:
+            for process in reversed(self._processes):
+                process.kill()
+            self.board.close()
+            shutil.rmtree(self.directory)
+
+    def _start(self, process: Process) -> Process:
+        self._processes.append(process)
+        return process
+
+    def _run(self) -> dict:
+        null = self._start_receiver() if self.subject.posts else None
+        load = None
+        if self.case.source == "ports":
+            load = self._start_load()  # a port must be there before it is opened
+        subject = self._start(self.subject.start(self))
+        self.subject.wait_ready(self, subject)
+        before_connections = subject.sample()
+        if self.case.source in ("tcp", "http"):
+            load = self._start_load()
+        self.board[GO] = 0 if self.case.idle else 1
+        row = self._measure(subject, before_connections)
+        row["load"] = load.stop() if load else {}
+        row["receiver"] = {}
+        row["subject_end"] = subject.stop()
+        if null:
+            row["receiver"] = null.stop()
+        row["failed"] = self._faults(row)
+        return row
+
+    def _start_receiver(self) -> Process:
+        command = [str(TARGET / "bench-null"), "--listen", f"127.0.0.1:{self.receiver_at}", "--board", self.board.path]
+        if not self.case.checked:
+            command.append("--unchecked")
+        null = self._start(Process("receiver", command, self.other_cpus, self.directory, self.options.nice))
+        null.wait_for_line()
+        return null
+
+    def _start_load(self) -> Process:
+        case = self.case
+        command = [str(TARGET / "bench-load"), "--board", self.board.path, "--machines", str(case.machines)]
+        command += ["--window", str(case.window), "--batch", str(case.batch)]
+        if case.rate:
+            command += ["--rate", str(case.rate)]
+        to = str(self.ports) if case.source == "ports" else f"127.0.0.1:{self.machines_at}"
+        load = self._start(Process("load", [*command, f"--{case.source}", to], self.other_cpus, self.directory, self.options.nice))
+        load.wait_for(lambda: self.board[READY] == 1, "the connection of all machines", 60)
+        return load
+
+    def _measure(self, subject: Process, before_connections) -> dict:
+        time.sleep(self.options.warm_up)
+        counters_before = self.subject.counters(self)
+        self.board[PHASE] = 1
+        others = [process for process in self._processes if process is not subject]
+        others_before = [process.sample() for process in others]
+        cpus_before, first, arrived_before = cpu_times(), subject.sample(), self.board[ARRIVED]
+        sent_before, accepted_before = self.board[SENT], self.board[ACCEPTED]
+        seconds = self.options.seconds if not self.case.idle else max(self.options.seconds, self.options.idle_seconds)
+        if self.options.profile:
+            recording = self._profile(subject, seconds)
+        else:
+            time.sleep(seconds)
+        arrived, last, cpus_after = self.board[ARRIVED], subject.sample(), cpu_times()
+        self.board[PHASE] = 2
+        cost = between(first, last)
+        others_cost = [between(sample, process.sample()) for sample, process in zip(others_before, others)]
+        records = arrived - arrived_before
+        row = {
+            "records": records, "seconds": round(cost.seconds, 4), "records_per_s": records / cost.seconds,
+            "sent": self.board[SENT] - sent_before, "accepted": self.board[ACCEPTED] - accepted_before,
+            "rss_bytes": cost.rss_bytes, "cpu_total_us": cost.cpu_us, "user_total_us": cost.user_us,
+            "busy": cost.cpu_us / 1e6 / cost.seconds, "others_busy": sum(one.cpu_us / 1e6 / one.seconds for one in others_cost),
+            "cpu_busy": {cpu: round((cpus_after[cpu][0] - b) / max(1, cpus_after[cpu][1] - t), 3) for cpu, (b, t) in cpus_before.items()},
+        }
+        if self.case.idle:
+            memory = last.anonymous_bytes - before_connections.anonymous_bytes
+            row["bytes_per_connection"] = memory / self.case.machines
+            row["cpu_ms_per_10s"] = cost.cpu_us / 1e3 * 10 / cost.seconds
+        elif records:
+            row |= {
+                "cpu_us": cost.cpu_us / records, "user_us": cost.user_us / records, "system_us": cost.system_us / records,
+                "switches": (cost.voluntary + cost.involuntary) / records, "voluntary": cost.voluntary / records,
+                **{f"{process.name}_us": one.cpu_us / records for process, one in zip(others, others_cost)},
+                "by_thread_us": {tid: round(us / records, 3) for tid, us in cost.by_thread_us.items() if us > 0},
+            }
+            if self.options.profile:
+                row["where_us"] = {label: share * row["cpu_us"] for label, share in shares(recording).items()}
+            row |= per_record(counters_before, self.subject.counters(self))
+        return row
+
+    def _profile(self, subject: Process, seconds: float) -> Path:
+        out = self.options.out / f"{self.case.name.replace('/', '-')}-{self.subject.name.replace(' ', '-')}.perf"
+        record = ["perf", "record", "-q", "-g", "-F", "2999", "-o", str(out), "-p", str(subject.pid)]
+        subprocess.run([*record, "--", "sleep", str(seconds)], check=True, stdout=subprocess.DEVNULL)
+        return out
+
+    def _faults(self, row: dict) -> list[str]:
+        """What must not be, beyond any figure."""
+        faults, load, receiver = [], row["load"], row["receiver"]
+        if self.case.idle:
+            return ["machines lost their connections: " + str(load["lost"])] if load["lost"] else []
+        if row["records"] == 0:
+            faults.append("no record arrived")
+        if load and load["lost"]:
+            faults.append(f"{load['lost']} machines lost their connection")
+        if load and load["arrived"] < load["sent"]:
+            faults.append(f"{load['sent'] - load['arrived']} of {load['sent']} records did not arrive")
+        if receiver and self.case.checked:
+            for what in ("doubled", "corrupt", "missing", "malformed"):
+                if receiver[what]:
+                    faults.append(f"{receiver[what]} {what}")
+            if self.subject.keeps_order and receiver["disordered"]:
+                faults.append(f"{receiver['disordered']} out of order")
+        return faults
+
+
+def per_record(before: dict, after: dict) -> dict:
+    """The gateway's own counters, which are free of the machine's noise."""
+    delta = {name: value - before.get(name, 0) for name, value in after.items()}
+    records = delta.get("records", 0)
+    if records <= 0:
+        return {}
+    figures = {
+        name: delta[counter] / records
+        for name, counter in (
+            ("wakes", "wakes"), ("turns", "turns"), ("enters", "enters"), ("completions", "completions"),
+            ("journal_writes", "journal_writes"), ("journal_bytes", "journal_bytes"), ("enobufs", "buffers_exhausted"),
+        )
+        if counter in delta
+    }
+    if delta.get("api_sends"):
+        figures["records_per_send"] = records / delta["api_sends"]
+    figures["counted"] = {name: delta[name] for name in ("api_failures", "api_resent", "journal_read_backs", "rejected") if delta.get(name)}
+    return figures

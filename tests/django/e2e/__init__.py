@@ -1,0 +1,1 @@
+"""Parts of scripts/e2e-django. Standard library only."""

@@ -1,0 +1,124 @@
+//! A film API that remembers every request, doubles too, and misbehaves as it is told.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A request of the record step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Film {
+    pub key: String,
+    /// The whole body.
+    pub body: String,
+    /// `data` of it.
+    pub data: String,
+}
+
+/// How it answers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Behaviour {
+    /// Between a request and its answer.
+    pub delay: Duration,
+    /// After so many answers a connection is closed without a word; 0 is never.
+    pub answers_per_connection: usize,
+    /// A connection's request of this number (2 or more) is read and remembered, and the connection closed without an
+    /// answer; 0 is never.
+    pub drop_every: usize,
+}
+
+#[derive(Default)]
+struct Memory {
+    films: Vec<Film>,
+    ids: HashMap<String, usize>,
+    connections: usize,
+}
+
+/// Serves until the test ends, one thread a connection.
+pub struct Api {
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Api {
+    pub fn start(address: SocketAddr, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind(address).expect("a free address");
+        let memory = Arc::new(Mutex::new(Memory::default()));
+        let shared = memory.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, memory) = (stream.expect("a connection"), shared.clone());
+                memory.lock().expect("no thread panics with it").connections += 1;
+                std::thread::spawn(move || serve(stream, &memory, behaviour));
+            }
+        });
+        Self { memory }
+    }
+
+    /// The record steps in the order in which they came.
+    pub fn films(&self) -> Vec<Film> {
+        self.memory.lock().expect("no thread panics with it").films.clone()
+    }
+
+    /// Connections accepted.
+    pub fn connections(&self) -> usize {
+        self.memory.lock().expect("no thread panics with it").connections
+    }
+}
+
+/// Answers the requests of one connection until it ends.
+fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
+    let _ = stream.set_nodelay(true);
+    let mut stream = BufReader::new(stream);
+    let mut answers = 0;
+    while let Some((path, key, body)) = request(&mut stream) {
+        std::thread::sleep(behaviour.delay);
+        let id = {
+            let mut memory = memory.lock().expect("no thread panics with it");
+            if path == "/films/" {
+                let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+                let data = value["data"].as_str().expect("data").to_owned();
+                memory.films.push(Film { key, body, data });
+                0
+            } else {
+                assert_eq!(path, "/seq/");
+                let next = memory.ids.len() + 1;
+                *memory.ids.entry(key).or_insert(next)
+            }
+        };
+        if answers + 1 == behaviour.drop_every {
+            return;
+        }
+        let body = format!("{{\"id\": {id}}}");
+        let answer = format!("HTTP/1.1 201 Created\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        // The gateway may be gone.
+        if stream.get_mut().write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+        answers += 1;
+        if answers == behaviour.answers_per_connection {
+            return;
+        }
+    }
+}
+
+/// Path, key and body, or nothing at the end of the stream.
+fn request(stream: &mut BufReader<TcpStream>) -> Option<(String, String, String)> {
+    let mut line = String::new();
+    stream.read_line(&mut line).ok().filter(|length| *length > 0)?;
+    let path = line.split(' ').nth(1)?.to_owned();
+    let (mut key, mut length) = (String::new(), 0);
+    loop {
+        line.clear();
+        stream.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "idempotency-key" => value.trim().clone_into(&mut key),
+            "content-length" => length = value.trim().parse().expect("a length"),
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some((path, key, String::from_utf8(body).expect("text")))
+}

@@ -1,0 +1,201 @@
+//! Every byte, in order, on many connections: buffers that run out, reads that pause, wakes.
+
+use crate::harness::{Input, PATIENCE, Running, Setup, World, listening, pattern, setup, start};
+use ringest::engine::RingOptions;
+use ringest::shard::{Completion, Fd, LinkId, Op, Readable, RecvEnd, SourceId};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
+
+/// Sends back what comes, in order, on every connection.
+#[derive(Default)]
+pub struct Echo {
+    links: Vec<EchoLink>,
+    /// Pauses reading after every so many receives, and reads again when the pause has begun.
+    pause_every: Option<u32>,
+    pauses: u32,
+}
+
+#[derive(Default)]
+struct EchoLink {
+    fd: i32,
+    generation: u32,
+    waiting: Vec<u8>,
+    sending: bool,
+    ended: bool,
+    receives: u32,
+    pausing: bool,
+}
+
+impl Echo {
+    pub fn input(&mut self, world: &mut World, input: Input<'_, '_>) {
+        match input {
+            Input::Start => world.push(Op::Accept { source: SourceId(0) }),
+            Input::Stop => world.finished = true,
+            Input::Deadline => {}
+            Input::Completion(completion) => self.completion(world, completion),
+        }
+    }
+
+    fn id(&self, index: u32) -> LinkId {
+        LinkId { index, generation: self.links[index as usize].generation }
+    }
+
+    fn link(&mut self, id: LinkId) -> &mut EchoLink {
+        let link = &mut self.links[id.index as usize];
+        assert_eq!(link.generation, id.generation, "a completion of an earlier use of the link");
+        link
+    }
+
+    fn completion(&mut self, world: &mut World, completion: &mut Completion<'_>) {
+        match completion {
+            Completion::Accepted { fd, peer, .. } => {
+                assert!(peer.ip().is_loopback());
+                let index = self.links.iter().position(|link| link.fd == 0).unwrap_or_else(|| {
+                    self.links.push(EchoLink::default());
+                    self.links.len() - 1
+                });
+                let generation = self.links[index].generation + 1;
+                self.links[index] = EchoLink { fd: fd.0, generation, ..EchoLink::default() };
+                world.push(Op::Recv { link: self.id(index as u32), fd: *fd, kind: Readable::Socket });
+            }
+            Completion::Received { link: id, bytes } => {
+                let pause_every = self.pause_every;
+                let link = self.link(*id);
+                link.waiting.extend_from_slice(bytes);
+                link.receives += 1;
+                if pause_every.is_some_and(|every| link.receives.is_multiple_of(every)) && !link.pausing {
+                    link.pausing = true;
+                    world.push(Op::PauseRecv { link: *id });
+                }
+                self.send(world, *id);
+            }
+            Completion::RecvEnded { link: id, end } => {
+                let link = self.link(*id);
+                if *end == RecvEnd::Paused {
+                    assert!(std::mem::take(&mut link.pausing), "a pause that nobody asked for");
+                    world.push(Op::Recv { link: *id, fd: Fd(link.fd), kind: Readable::Socket });
+                    self.pauses += 1;
+                } else {
+                    link.ended = true;
+                    self.send(world, *id);
+                }
+            }
+            Completion::Sent { link: id, result, .. } => {
+                let link = self.link(*id);
+                link.sending = false;
+                link.ended |= result.is_err();
+                self.send(world, *id);
+            }
+            Completion::Closed { link: id } => self.link(*id).fd = 0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn send(&mut self, world: &mut World, id: LinkId) {
+        let link = self.link(id);
+        if link.sending {
+            return;
+        }
+        let fd = Fd(link.fd);
+        if !link.waiting.is_empty() {
+            link.sending = true;
+            world.push(Op::Send { link: id, fd, bytes: std::mem::take(&mut link.waiting) });
+        } else if link.ended {
+            world.push(Op::Close { link: id, fd: Some(fd) });
+        }
+    }
+}
+
+fn start_echo(setup: Setup, pause_every: Option<u32>) -> Running {
+    let mut echo = Echo { pause_every, ..Echo::default() };
+    start(setup, move |world, _, input| echo.input(world, input))
+}
+
+/// Writes the pattern in pieces while it reads it back, on a runtime of its own for many connections.
+fn echo_clients(address: SocketAddr, connections: u64, bytes: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut clients = tokio::task::JoinSet::new();
+        for seed in 0..connections {
+            clients.spawn(async move {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+                let sent = pattern(seed, bytes);
+                let (mut reader, mut writer) = stream.split();
+                let write = async {
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    let mut rest = &sent[..];
+                    while !rest.is_empty() {
+                        let (piece, after) = rest.split_at(random.usize(1..=rest.len().min(700)));
+                        writer.write_all(piece).await.expect("written");
+                        tokio::task::yield_now().await;
+                        rest = after;
+                    }
+                    writer.shutdown().await.expect("shut down");
+                };
+                let mut received = Vec::new();
+                let (_, read) = tokio::join!(write, reader.read_to_end(&mut received));
+                read.expect("read to the end");
+                assert!(received == sent, "connection {seed}: what came back is not what was sent");
+            });
+        }
+        let all = async { while clients.join_next().await.transpose().expect("an echo is whole").is_some() {} };
+        tokio::time::timeout(PATIENCE, all).await.expect("every byte comes back in time");
+    });
+}
+
+#[test]
+fn every_byte_arrives_in_order_when_buffers_run_out_all_the_time() {
+    for read_buffers in [2, 8] {
+        let (settings, listeners, address) = listening();
+        let mut setup = setup(settings, listeners);
+        setup.ring = RingOptions { submissions: 64, completions: 256, read_buffers, read_buffer_bytes: 64 };
+        let gateway = start_echo(setup, None);
+        echo_clients(address, 1000, 600);
+        let counters = gateway.stop();
+        assert!(counters.buffers_exhausted > 0, "the buffers did run out");
+    }
+}
+
+#[test]
+fn every_byte_arrives_in_order_while_reading_pauses_again_and_again() {
+    let (settings, listeners, address) = listening();
+    let mut setup = setup(settings, listeners);
+    setup.ring.read_buffers = 16;
+    setup.ring.read_buffer_bytes = 256;
+    let gateway = start_echo(setup, Some(3));
+    echo_clients(address, 50, 50_000);
+    gateway.stop();
+}
+
+#[test]
+fn a_hundred_thousand_round_trips_lose_no_wake() {
+    let (settings, listeners, address) = listening();
+    let gateway = start_echo(setup(settings, listeners), None);
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for connection in 0..4 {
+            scope.spawn(move || {
+                let mut stream = TcpStream::connect(address).expect("connected");
+                stream.set_nodelay(true).expect("set");
+                stream.set_read_timeout(Some(PATIENCE)).expect("set");
+                let mut random = fastrand::Rng::with_seed(connection);
+                for round in 0..25_000_u32 {
+                    let ping = round.to_le_bytes();
+                    stream.write_all(&ping).expect("written");
+                    let mut pong = [0; 4];
+                    stream.read_exact(&mut pong).expect("the gateway was woken");
+                    assert_eq!(ping, pong);
+                    // So that the gateway is found falling asleep, asleep and awake.
+                    for _ in 0..random.u32(..200) {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+        }
+    });
+    let counters = gateway.stop();
+    assert!(counters.wakes > 0, "it did sleep");
+    println!("100,000 round trips in {:?}: {counters:?}", started.elapsed());
+}

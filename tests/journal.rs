@@ -1,0 +1,12 @@
+//! The journal keeps what it was given: its format, its recovery, and the running log against a reference model, on a disk in
+//! memory that is killed, loses power, fails and is damaged.
+
+mod journal {
+    mod codec;
+    mod damage;
+    mod disk;
+    mod model;
+    mod recovery;
+    mod speed;
+    mod world;
+}

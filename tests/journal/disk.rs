@@ -1,0 +1,239 @@
+//! A disk in memory: segment files with their stale contents, epochs, block files that outlive the process and not the boot.
+
+use ringest::journal::{BlockFile, BlockMemory, Storage};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+
+/// Unit in which a write tears when power is lost.
+const SECTOR_BYTES: usize = 512;
+
+#[derive(Debug, Clone, Default)]
+pub struct File {
+    pub data: Vec<u8>,
+    /// Ranges of blocks written in this life.
+    pub written: Vec<(usize, usize)>,
+    /// What was there before each write that is not durable.
+    undo: Vec<(usize, Vec<u8>)>,
+    /// Would not be there after a loss of power.
+    volatile: bool,
+}
+
+#[derive(Debug)]
+pub struct Disk {
+    pub physical: u32,
+    pub boot: [u8; 16],
+    pub rng: fastrand::Rng,
+    pub segments: BTreeMap<u64, File>,
+    pub spares: Vec<Vec<u8>>,
+    pub epochs: BTreeMap<u64, Vec<u8>>,
+    pub blocks: BTreeMap<String, BlockFile>,
+    pub quarantined: Vec<(String, Vec<u8>)>,
+    /// Calls that still succeed; then each fails, the first in the middle of its work.
+    pub fuse: Option<u32>,
+    pub calls: u32,
+    pub lost_power: bool,
+}
+
+impl Disk {
+    pub fn new(physical: u32, seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        Self {
+            physical,
+            boot: rng.u128(..).to_le_bytes(),
+            rng,
+            segments: BTreeMap::new(),
+            spares: Vec::new(),
+            epochs: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            quarantined: Vec::new(),
+            fuse: None,
+            calls: 0,
+            lost_power: false,
+        }
+    }
+
+    /// What a kill leaves behind at this moment, as a disk of its own.
+    pub fn image(&self) -> Self {
+        let copy = |file: &BlockFile| {
+            let memory = BlockMemory::heap(file.len());
+            memory.write(0, file.bytes(0..file.len()));
+            Rc::new(memory)
+        };
+        Self {
+            physical: self.physical,
+            boot: self.boot,
+            rng: self.rng.clone(),
+            segments: self.segments.clone(),
+            spares: self.spares.clone(),
+            epochs: self.epochs.clone(),
+            blocks: self.blocks.iter().map(|(name, file)| (name.clone(), copy(file))).collect(),
+            quarantined: self.quarantined.clone(),
+            fuse: None,
+            calls: 0,
+            lost_power: self.lost_power,
+        }
+    }
+
+    pub fn write(&mut self, segment: u64, offset: usize, data: &[u8], durable: bool) {
+        let file = self.segments.get_mut(&segment).expect("a file that is there");
+        if file.data.len() < offset + data.len() {
+            file.data.resize(offset + data.len(), 0);
+        }
+        let place = &mut file.data[offset..offset + data.len()];
+        if !durable {
+            file.undo.push((offset, place.to_vec()));
+        }
+        place.copy_from_slice(data);
+    }
+
+    pub fn sync(&mut self, segment: u64) {
+        let file = self.segments.get_mut(&segment).expect("a file that is there");
+        file.undo.clear();
+        file.volatile = false;
+    }
+
+    /// A new life: a spare is taken as it is but for its header.
+    pub fn prepare(&mut self, segment: u64, bytes: u64, header: &[u8], durable: bool) {
+        assert!(!self.segments.contains_key(&segment), "segment {segment} is prepared twice");
+        let mut data = self.spares.pop().unwrap_or_default();
+        data.resize(bytes as usize, 0);
+        data[..header.len()].copy_from_slice(header);
+        self.segments.insert(segment, File { data, volatile: !durable, ..File::default() });
+    }
+
+    pub fn free(&mut self, segment: u64) {
+        let file = self.segments.remove(&segment).expect("a file that is there");
+        self.spares.push(file.data);
+    }
+
+    /// Writes that are not durable land whole, in part or not at all; files may be gone; block files are.
+    pub fn lose_power(&mut self) {
+        self.lost_power = true;
+        let rng = &mut self.rng;
+        self.segments.retain(|_, file| !file.volatile || rng.u8(..4) > 0);
+        for file in self.segments.values_mut() {
+            for (offset, before) in std::mem::take(&mut file.undo).into_iter().rev() {
+                let fate = rng.u8(..3);
+                for (index, sector) in before.chunks(SECTOR_BYTES).enumerate() {
+                    if fate == 0 || fate == 1 && rng.bool() {
+                        let start = offset + index * SECTOR_BYTES;
+                        file.data[start..start + sector.len()].copy_from_slice(sector);
+                    }
+                }
+            }
+        }
+        self.blocks.clear();
+        self.boot = self.rng.u128(..).to_le_bytes();
+    }
+
+    /// Counts a call. `Ok(false)`: do half of it and fail.
+    fn call(&mut self) -> io::Result<bool> {
+        self.calls += 1;
+        match &mut self.fuse {
+            None => Ok(true),
+            Some(0) => Err(io::Error::other("the fuse is blown")),
+            Some(left) => {
+                *left -= 1;
+                Ok(*left > 0)
+            }
+        }
+    }
+
+    fn whole_call(&mut self) -> io::Result<()> {
+        if self.call()? { Ok(()) } else { Err(io::Error::other("the fuse blows")) }
+    }
+}
+
+impl Storage for Disk {
+    fn boot_id(&self) -> [u8; 16] {
+        self.boot
+    }
+
+    fn random(&mut self) -> u128 {
+        self.rng.u128(..)
+    }
+
+    fn physical_block(&self) -> u32 {
+        self.physical
+    }
+
+    fn segments(&mut self) -> io::Result<Vec<u64>> {
+        self.whole_call()?;
+        let mut numbers: Vec<u64> = self.segments.keys().copied().collect();
+        self.rng.shuffle(&mut numbers);
+        Ok(numbers)
+    }
+
+    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+        self.whole_call()?;
+        into.clear();
+        into.extend_from_slice(&self.segments[&segment].data);
+        Ok(())
+    }
+
+    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        let whole = self.call()?;
+        let part = if whole { bytes } else { &bytes[..bytes.len() / 2] };
+        self.write(segment, offset as usize, part, false);
+        if whole { Ok(()) } else { Err(io::Error::other("half a write")) }
+    }
+
+    fn sync_segment(&mut self, segment: u64) -> io::Result<()> {
+        self.whole_call()?;
+        self.sync(segment);
+        Ok(())
+    }
+
+    fn free_segment(&mut self, segment: u64) -> io::Result<()> {
+        self.whole_call()?;
+        self.free(segment);
+        Ok(())
+    }
+
+    fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
+        self.whole_call()?;
+        let mut epochs: Vec<_> = self.epochs.iter().map(|(number, bytes)| (*number, bytes.clone())).collect();
+        self.rng.shuffle(&mut epochs);
+        Ok(epochs)
+    }
+
+    fn write_epoch(&mut self, epoch: u64, bytes: &[u8]) -> io::Result<()> {
+        self.whole_call()?;
+        self.epochs.insert(epoch, bytes.to_vec());
+        Ok(())
+    }
+
+    fn remove_epoch(&mut self, epoch: u64) -> io::Result<()> {
+        self.whole_call()?;
+        self.epochs.remove(&epoch).expect("an epoch file that is there");
+        Ok(())
+    }
+
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>> {
+        self.whole_call()?;
+        Ok(self.blocks.get(name).cloned())
+    }
+
+    fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile> {
+        self.whole_call()?;
+        let file = Rc::new(BlockMemory::heap(bytes));
+        if let Some(name) = name {
+            let old = self.blocks.insert(name.to_owned(), Rc::clone(&file));
+            assert!(old.is_none(), "a block file of that name is there");
+        }
+        Ok(file)
+    }
+
+    fn remove_blocks(&mut self, name: &str) -> io::Result<()> {
+        self.whole_call()?;
+        self.blocks.remove(name);
+        Ok(())
+    }
+
+    fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.whole_call()?;
+        self.quarantined.push((name.to_owned(), bytes.to_vec()));
+        Ok(())
+    }
+}

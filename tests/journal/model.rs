@@ -1,0 +1,562 @@
+//! Random sequences of actions against a reference model of what the journal must hold.
+
+use super::world::{BLOCK_BYTES, Kept, World, options, segment_of};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use ringest::config::Durability;
+use ringest::journal::{Location, OriginRef, Position, Step};
+use ringest::observe::snapshot::JournalSnapshot;
+use ringest::shard::Op;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+const LANES: usize = 5;
+/// Records of a lane that a walk keeps in memory.
+const HELD_PER_LANE: usize = 6;
+
+#[derive(Debug, Clone)]
+enum Action {
+    Append { lane: usize, count: u8, bytes: usize },
+    Id { lane: usize },
+    Settle { lane: usize, count: u8 },
+    Turn { waiting: bool },
+    Complete { index: usize, fails: bool },
+    CompleteAll,
+    Pass { ms: u64 },
+    Walk { steps: u8 },
+    Forget { lane: usize },
+    Kill,
+    PowerCut,
+    Close,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let lane = 0..LANES;
+    prop_oneof![
+        48 => (lane.clone(), 1u8..16, 0usize..1500).prop_map(|(lane, count, bytes)| Action::Append { lane, count, bytes }),
+        12 => lane.clone().prop_map(|lane| Action::Id { lane }),
+        48 => (lane.clone(), 1u8..16).prop_map(|(lane, count)| Action::Settle { lane, count }),
+        32 => any::<bool>().prop_map(|waiting| Action::Turn { waiting }),
+        40 => (any::<usize>(), 0u8..20).prop_map(|(index, fails)| Action::Complete { index, fails: fails == 0 }),
+        12 => Just(Action::CompleteAll),
+        20 => (1u64..1500).prop_map(|ms| Action::Pass { ms }),
+        36 => (1u8..20).prop_map(|steps| Action::Walk { steps }),
+        1 => lane.prop_map(|lane| Action::Forget { lane }),
+        1 => Just(Action::Kill),
+        1 => Just(Action::PowerCut),
+        1 => Just(Action::Close),
+    ]
+}
+
+/// A record that waits, as far as the model knows.
+struct Waiting {
+    kept: Kept,
+    origin: OriginRef,
+    held: Option<Location>,
+    /// The segment it was seen in.
+    segment: u64,
+}
+
+struct Model {
+    world: World,
+    lanes: Vec<Lane>,
+    waiting: BTreeMap<u64, Waiting>,
+    /// Settled records, in the order in which they were.
+    settled: Vec<Kept>,
+    /// A walk is under way; the number that it has come to.
+    walk: Option<u64>,
+    seen: BTreeSet<u64>,
+    /// Segments whose sync completed.
+    synced: BTreeSet<u64>,
+    /// Segments found at start: where they reach the limit, one more is made for ids and marks.
+    found: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Lane {
+    number: u32,
+    origin: OriginRef,
+}
+
+impl Model {
+    fn new(durability: Durability, segments: u64, physical: u32, seed: u64) -> Self {
+        let mut model = Self {
+            world: World::new(options(durability, segments, 8), physical, seed),
+            lanes: Vec::new(),
+            waiting: BTreeMap::new(),
+            settled: Vec::new(),
+            walk: None,
+            seen: BTreeSet::new(),
+            synced: BTreeSet::new(),
+            found: 0,
+        };
+        model.world.open_whole();
+        model.open_lanes();
+        model
+    }
+
+    fn open_lanes(&mut self) {
+        let journal = self.world.journal();
+        self.lanes = (0..LANES)
+            .map(|index| {
+                let number = journal.new_lane();
+                Lane { number, origin: journal.open_origin(number, "source", &format!("lane {index} of {number}")) }
+            })
+            .collect();
+    }
+
+    fn act(&mut self, action: &Action) {
+        match *action {
+            Action::Append { lane, count, bytes } => {
+                (0..count).for_each(|index| self.append(lane, bytes / (1 + usize::from(index) % 3)));
+            }
+            Action::Id { lane } => self.append_id(lane),
+            Action::Settle { lane, count } => (0..count).for_each(|_| self.settle(lane)),
+            Action::Turn { waiting } => self.turn(waiting),
+            Action::Complete { index, fails } => {
+                if !self.world.pending.is_empty() {
+                    let index = index % self.world.pending.len();
+                    self.complete(index, fails);
+                }
+            }
+            Action::CompleteAll => {
+                while !self.world.pending.is_empty() {
+                    self.complete(0, false);
+                }
+            }
+            Action::Pass { ms } => self.world.now.mono_ns += ms * 1_000_000,
+            Action::Walk { steps } => (0..steps).for_each(|_| self.walk_on()),
+            Action::Forget { lane } => self.forget(lane),
+            Action::Kill => self.kill(),
+            Action::PowerCut => self.lose_power(),
+            Action::Close => self.close(),
+        }
+        self.check();
+    }
+
+    fn on_disk(&self) -> bool {
+        self.world.options.durability != Durability::Memory
+    }
+
+    fn append(&mut self, lane: usize, bytes: usize) {
+        let Lane { origin, number: lane } = self.lanes[lane];
+        let data: Vec<u8> = (0..bytes).map(|index| (index as u64 * 31 + self.world.now.mono_ns) as u8).collect();
+        let room = self.world.journal().has_window_room();
+        let Some((kept, at)) = self.world.append(origin, &data, if bytes % 2 == 0 { b"" } else { b"key" }) else {
+            return self.world.count("full");
+        };
+        assert_eq!(kept.lane, lane);
+        if self.on_disk() {
+            let max = self.world.options.segments_max() as u64;
+            assert!(self.world.segments() < max, "a record was taken into the last of {max} segments");
+        }
+        // As the window does: what comes behind something that is not in memory is not kept there either.
+        let behind = self.waiting.values().any(|other| other.kept.lane == lane && other.held.is_none());
+        let held = (!self.on_disk() || room && !behind).then_some(at);
+        if held.is_some() {
+            self.world.journal().hold(at);
+        } else {
+            self.world.count("behind the window");
+        }
+        let segment = self.world.journal().position(at).segment;
+        self.waiting.insert(kept.number, Waiting { kept, origin, held, segment });
+    }
+
+    fn append_id(&mut self, lane: usize) {
+        let (lane, now, on_disk) = (self.lanes[lane].number, self.world.now, self.on_disk());
+        let first = self.waiting.values_mut().find(|record| record.kept.lane == lane && record.kept.id.is_none());
+        let Some(record) = first.filter(|record| record.held.is_some()) else { return };
+        let id = format!("{}", record.kept.number * 7);
+        if self.world.journal().append_id(now, record.kept.number, &id).is_err() {
+            self.world.count("full for ids");
+        } else if on_disk {
+            record.kept.id = Some(id);
+        }
+    }
+
+    fn settle(&mut self, lane: usize) {
+        let lane = self.lane_of(lane);
+        let Some((&number, record)) = self.waiting.iter().find(|(_, record)| record.kept.lane == lane) else { return };
+        let Some(at) = record.held else { return };
+        let origin = record.origin;
+        let record = self.waiting.remove(&number).expect("found");
+        self.world.journal().settle(number, origin, at);
+        self.settled.push(record.kept);
+    }
+
+    /// Lanes of this start, and at times one that an earlier start left.
+    fn lane_of(&mut self, lane: usize) -> u32 {
+        match self.waiting.values().find(|record| record.kept.lane < self.lanes[0].number) {
+            Some(old) if lane == 0 => old.kept.lane,
+            _ => self.lanes[lane].number,
+        }
+    }
+
+    fn turn(&mut self, waiting: bool) {
+        if !self.on_disk() {
+            return;
+        }
+        self.world.turn(waiting);
+        let (segments, max) = (self.world.segments(), self.world.options.segments_max() as u64);
+        // Ids and marks may go beyond the limit, intake may not (see `append`). A turn writes marks of a few records here.
+        assert!(segments <= max.max(self.found) + 4, "{segments} segments, of {max}, {} at start", self.found);
+        self.found = self.found.min(segments);
+    }
+
+    fn complete(&mut self, index: usize, fails: bool) {
+        let op = &self.world.pending[index].op;
+        let fails = fails && !matches!(op, Op::FreeSegment { .. });
+        if !fails {
+            if let Op::SyncSegment { segment, .. } = *op {
+                self.synced.insert(segment);
+            }
+            if let Op::FreeSegment { .. } = *op {
+                let live = self.waiting.values().find(|record| record.segment == segment_of(op));
+                assert!(live.is_none(), "a segment with a waiting record is freed");
+            }
+        }
+        self.world.complete(index, if fails { Err(5) } else { Ok(()) });
+    }
+
+    // ---- walking
+
+    /// A walk that lets no waiting record out, from the oldest to the tail.
+    fn walk_on(&mut self) {
+        if self.walk.is_none() {
+            let oldest = self.world.journal().oldest();
+            self.world.start_scan(oldest);
+            (self.walk, self.seen) = (Some(0), BTreeSet::new());
+        }
+        let mut found = Vec::new();
+        let step = self.world.step(&mut found);
+        for record in found {
+            let known = self.waiting.get(&record.number).expect("only what waits is found");
+            let kept = known.kept.clone();
+            self.world.journal().hold(record.at);
+            let mut view = self.world.view(record.origin, record.at);
+            view.id.clone_from(&kept.id); // only ids of earlier starts are kept
+            assert_eq!(view, kept);
+            let last = self.walk.replace(record.number).expect("a walk");
+            assert!(last < record.number, "{last} is found before {}", record.number);
+            self.seen.insert(record.number);
+            let ahead =
+                self.waiting.values().filter(|other| other.kept.lane == kept.lane && other.kept.number < record.number);
+            let (before, in_memory) =
+                ahead.fold((0, true), |(count, all), other| (count + 1, all && other.held.is_some()));
+            let known = self.waiting.get_mut(&record.number).expect("it waits");
+            known.segment = self.world.journal().position(record.at).segment;
+            if known.held.is_none() && in_memory && before < HELD_PER_LANE {
+                known.held = Some(record.at);
+                known.origin = record.origin;
+                self.world.count("brought back");
+            } else {
+                self.world.journal().release(record.at);
+            }
+        }
+        if step == Step::Tail {
+            let missed: Vec<u64> = self.waiting.keys().copied().filter(|number| !self.seen.contains(number)).collect();
+            assert!(missed.is_empty() || !self.on_disk(), "at the tail {missed:?} were not seen");
+            self.walk = None;
+            self.world.count("tail");
+        }
+    }
+
+    /// A lane that cannot be delivered gives its memory back.
+    fn forget(&mut self, lane: usize) {
+        if !self.on_disk() {
+            return;
+        }
+        let lane = self.lane_of(lane);
+        for record in self.waiting.values_mut().filter(|record| record.kept.lane == lane) {
+            if let Some(at) = record.held.take() {
+                self.world.journal().release(at);
+            }
+        }
+    }
+
+    /// Whatever is held says what it always said.
+    fn check(&mut self) {
+        for record in self.waiting.values() {
+            if let Some(at) = record.held {
+                let view = self.world.view(record.origin, at);
+                assert_eq!(Kept { id: record.kept.id.clone(), ..view }, record.kept);
+            }
+        }
+        assert_eq!(self.world.journal().unsettled(), self.waiting.len() as u64);
+    }
+
+    // ---- ends and starts
+
+    fn kill(&mut self) {
+        if !self.on_disk() {
+            return;
+        }
+        let unmarked = self.world.journal().marks_in_memory();
+        // Records whose mark was in no block wait again.
+        for kept in self.settled.split_off(self.settled.len() - unmarked) {
+            let (number, origin) = (kept.number, OriginRef(u32::MAX));
+            self.waiting.insert(number, Waiting { kept, origin, held: None, segment: 0 });
+        }
+        let may_be_gone: BTreeSet<u64> = {
+            // Their segments may have been freed already, which settles them too.
+            let last = self.waiting.keys().copied().filter(|number| self.waiting[number].origin == OriginRef(u32::MAX));
+            last.collect()
+        };
+        let late = self.world.kill();
+        self.world.open_whole();
+        for pending in late {
+            if let Op::Commit { segment, offset, .. } = pending.op
+                && self.world.disk.segments.contains_key(&segment)
+            {
+                self.world.disk.write(segment, offset as usize, &pending.data, false);
+            }
+        }
+        let missing = self.start_again(true);
+        assert!(missing.is_subset(&may_be_gone), "{missing:?} are lost by a kill");
+        self.world.count("kill");
+    }
+
+    fn lose_power(&mut self) {
+        if !self.on_disk() {
+            return;
+        }
+        let power = self.world.options.durability == Durability::Power;
+        let durable = self.world.journal().durable_below();
+        let safe: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(number, record)| if power { **number < durable } else { self.synced.contains(&record.segment) })
+            .map(|(number, _)| *number)
+            .collect();
+        // Settled records may come back: their marks were not durable.
+        for kept in std::mem::take(&mut self.settled) {
+            self.waiting.insert(kept.number, Waiting { kept, origin: OriginRef(0), held: None, segment: 0 });
+        }
+        self.world.kill();
+        self.world.disk.lose_power();
+        self.world.open_whole();
+        let missing = self.start_again(false);
+        assert!(safe.iter().all(|number| !missing.contains(number)), "{safe:?} were durable, {missing:?} are missing");
+        self.world.count("loss of power");
+    }
+
+    fn close(&mut self) {
+        if !self.on_disk() {
+            return;
+        }
+        self.end_walk();
+        if !self.world.close() {
+            // A full journal may have no room for the last marks; nothing else can keep it from its end.
+            assert!(
+                self.world.journal().marks_in_memory() > 0
+                    && self.world.segments() as usize >= self.world.options.segments_max()
+            );
+            return self.kill();
+        }
+        assert!(self.world.disk.blocks.is_empty());
+        self.world.open_whole();
+        let report = self.world.journal().report().clone();
+        assert!(report.clean && report.finished_blocks == 0, "{report:?}");
+        let missing = self.start_again(true);
+        assert!(missing.is_empty(), "{missing:?} are lost by a clean stop");
+        self.world.count("clean stop");
+    }
+
+    fn end_walk(&mut self) {
+        while let Some(read) = self.world.pending.iter().position(|pending| matches!(pending.op, Op::ReadBack { .. })) {
+            self.complete(read, false);
+        }
+        self.walk = None;
+        self.world.start_scan(Position::default());
+    }
+
+    /// After an open: takes over what was recovered. The numbers of known records that are not there.
+    fn start_again(&mut self, all_ids: bool) -> BTreeSet<u64> {
+        let report = self.world.journal().report().clone();
+        // After a loss of power below level `power` a block can be there without the one that names its origins.
+        let alarms = report.alarms.iter().filter(|alarm| !alarm.starts_with("who sent")).count();
+        assert_eq!((report.damaged, alarms), (0, 0), "{report:?}");
+        (self.walk, self.found) = (None, self.world.segments());
+        let found = self.world.scan_all();
+        assert_eq!(report.recovered, found.len() as u64);
+        let mut before = std::mem::take(&mut self.waiting);
+        for kept in found {
+            let mut known = before.remove(&kept.number).unwrap_or_else(|| panic!("{kept:?} is invented"));
+            if kept.source == "unknown" && self.world.disk.lost_power {
+                (known.kept.source, known.kept.name) = (kept.source.clone(), kept.name.clone());
+            }
+            let id = known.kept.id.clone().filter(|_| kept.id.is_none() && !all_ids);
+            assert_eq!(Kept { id: kept.id.clone().or(id), ..kept.clone() }, known.kept);
+            self.waiting.insert(kept.number, Waiting { kept, origin: OriginRef(0), held: None, segment: 0 });
+        }
+        let origins: Vec<(OriginRef, u32)> =
+            self.world.journal().origins().map(|(at, origin, _)| (at, origin.lane)).collect();
+        for record in self.waiting.values_mut() {
+            record.origin = origins.iter().find(|(_, lane)| *lane == record.kept.lane).expect("an origin").0;
+        }
+        self.open_lanes();
+        self.synced.clear();
+        before.into_keys().collect()
+    }
+
+    /// However much is held: once the disk is done there is memory for ids and marks.
+    fn assert_progress(&mut self) {
+        if !self.on_disk() {
+            return;
+        }
+        self.world.rest();
+        let (now, number) = (self.world.now, self.waiting.keys().next().copied().unwrap_or(0));
+        if self.world.segments() < self.world.options.segments_max() as u64 {
+            let mut snapshot = JournalSnapshot::default();
+            self.world.journal().snapshot(&mut snapshot);
+            assert!(self.world.journal().append_id(now, number, "an id").is_ok(), "{snapshot:?}");
+        }
+    }
+
+    /// Everything can be delivered in the end, and then nothing is left.
+    fn drain(&mut self) {
+        self.assert_progress();
+        for _ in 0..20_000 {
+            if self.waiting.is_empty() {
+                break;
+            }
+            self.turn(false);
+            while !self.world.pending.is_empty() {
+                self.complete(0, false);
+            }
+            self.world.now.mono_ns += 300_000_000;
+            let lanes: BTreeSet<u32> = self.waiting.values().map(|record| record.kept.lane).collect();
+            for lane in lanes {
+                while let Some((&number, Waiting { held: Some(at), origin, .. })) =
+                    self.waiting.iter().find(|(_, record)| record.kept.lane == lane)
+                {
+                    self.world.journal().settle(number, *origin, *at);
+                    self.settled.push(self.waiting.remove(&number).expect("found").kept);
+                }
+            }
+            if self.on_disk() {
+                self.walk_on();
+            }
+        }
+        assert!(self.waiting.is_empty(), "{} records are never found", self.waiting.len());
+        self.end_walk();
+        if self.on_disk() {
+            self.world.rest();
+            assert_eq!(self.world.journal().marks_in_memory(), 0);
+            assert!(self.world.segments() <= 1);
+        }
+        // No memory is left behind but for the block that is being filled.
+        let mut snapshot = JournalSnapshot::default();
+        self.world.journal().snapshot(&mut snapshot);
+        assert!(snapshot.window_bytes <= u64::from(BLOCK_BYTES), "{snapshot:?}");
+        let before = self.waiting.len();
+        self.append(0, BLOCK_BYTES as usize / 2);
+        assert_eq!(self.waiting.len(), before + 1, "there is room again");
+    }
+}
+
+static SEEN: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+
+fn run(durability: Durability, segments: u64, physical: u32, seed: u64, actions: &[Action]) {
+    let mut model = Model::new(durability, segments, physical, seed);
+    for action in actions {
+        model.act(action);
+    }
+    model.drain();
+    let mut seen = SEEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (what, count) in model.world.seen {
+        *seen.entry(what).or_default() += count;
+    }
+}
+
+#[test]
+fn the_journal_does_what_the_model_says() {
+    let durability =
+        prop_oneof![3 => Just(Durability::Process), 2 => Just(Durability::Power), 1 => Just(Durability::Memory)];
+    let physical = prop_oneof![Just(512u32), Just(4096u32)];
+    let actions = prop::collection::vec(action(), 1..400);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400);
+    let seed = std::env::var("PROPTEST_RNG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(seed),
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(durability in durability, segments in 4u64..=8, physical in physical, seed: u64, actions in actions)| {
+        run(durability, segments, physical, seed, &actions);
+    });
+    let seen = SEEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    println!("{seen:?}");
+    for what in [
+        "behind the window",
+        "brought back",
+        "clean stop",
+        "committed",
+        "failed operation",
+        "freed",
+        "full",
+        "kill",
+        "loss of power",
+        "prepared",
+        "read back",
+        "reused",
+        "synced",
+        "tail",
+    ] {
+        assert!(seen.get(what).is_some_and(|count| *count >= 10), "{what} hardly ever happened: {seen:?}");
+    }
+}
+
+#[test]
+fn a_walk_that_keeps_all_it_finds_leaves_memory_for_ids_and_marks() {
+    let mut world = World::new(options(Durability::Process, 64, 8), 512, 4);
+    world.open_whole();
+    world.rest();
+    let lane = world.journal().new_lane();
+    let origin = world.journal().open_origin(lane, "source", "name");
+    let mut held = BTreeMap::new();
+    let mut last = 0;
+    for round in 0..200 {
+        let room = world.journal().has_window_room();
+        let Some((kept, at)) = world.append(origin, &[round; 900], b"") else {
+            let now = world.now;
+            assert!(world.journal().append_id(now, last, "an id").is_ok(), "after {} records", held.len());
+            world.quiesce();
+            continue;
+        };
+        if room && last + 1 == kept.number {
+            world.journal().hold(at);
+            held.insert(kept.number, at);
+            last = kept.number;
+        }
+        // The tail is in memory: it is found there, and kept there.
+        let start = world.journal().position(at);
+        world.start_scan(start);
+        for _ in 0..20 {
+            let mut found = Vec::new();
+            let step = world.step(&mut found);
+            for record in found {
+                if !held.contains_key(&record.number) {
+                    world.journal().hold(record.at);
+                    held.insert(record.number, record.at);
+                    assert_eq!(world.view(origin, record.at).number, record.number);
+                }
+            }
+            if step != Step::Block {
+                break;
+            }
+        }
+        world.now.mono_ns += 10_000_000;
+        world.quiesce();
+        let now = world.now;
+        assert!(world.journal().append_id(now, kept.number, "an id").is_ok(), "after {} records", held.len());
+    }
+    for (number, at) in held {
+        let (kept, journal) = (world.view(origin, at), world.journal());
+        assert_eq!(kept.number, number);
+        journal.settle(number, origin, at);
+    }
+    world.settle_all();
+}

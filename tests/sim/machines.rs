@@ -1,0 +1,435 @@
+//! The machines: what they send, when, and how they take it when the line is lost.
+//!
+//! Serial and TCP machines are told nothing: a record on its way when the line is lost is gone, and they go on with the next.
+//! An HTTP machine sends a record again, under the same key, until it is answered 201.
+
+use super::context::{Context, MS, US};
+use super::event::{ConnId, Event};
+use super::http;
+use super::net::{Net, Peer};
+use super::oracle::Oracle;
+use super::payload::{self, Alphabet};
+use crate::say;
+use ringest::shard::{Readable, SourceId};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Serial,
+    /// Connects to a `tcp_listen` source.
+    TcpOut,
+    /// Is connected to by a `tcp_connect` source.
+    TcpServer,
+    Http,
+}
+
+/// What a machine does.
+#[derive(Debug, Clone)]
+pub struct MachinePlan {
+    pub kind: Kind,
+    pub source: SourceId,
+    /// Records until it has done its share.
+    pub quota: u64,
+    /// Mean time between records.
+    pub gap_ns: u64,
+    /// Longest record.
+    pub bytes_max: usize,
+    pub alphabet: Alphabet,
+    pub delimiter: Vec<u8>,
+    /// How often, in a thousand, it drops its connection after a record (half of the times in the middle of one).
+    pub fickle: u32,
+    /// HTTP: requests in flight.
+    pub depth: usize,
+    /// Serial: records are lost while the gateway has the port closed, else they wait.
+    pub talks_to_the_wall: bool,
+    /// Closes its connection when done.
+    pub leaves: bool,
+    /// Connects again only when the gateway has read the last connection to its end: else there is no order to keep.
+    pub one_at_a_time: bool,
+}
+
+/// A listener of the shard, as the world sees it.
+#[derive(Debug, Default)]
+pub struct Listener {
+    pub armed: bool,
+    pub due: bool,
+    pub backlog: VecDeque<(ConnId, SocketAddr)>,
+}
+
+/// A serial port.
+#[derive(Debug, Default)]
+pub struct Port {
+    pub present: bool,
+    pub open: bool,
+}
+
+/// How machines get at the shard.
+#[derive(Debug, Default)]
+pub struct Doors {
+    /// Listeners are bound.
+    pub up: bool,
+    pub listeners: BTreeMap<SourceId, Listener>,
+    pub ports: BTreeMap<SourceId, Port>,
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: usize = 16;
+
+pub struct Machine {
+    pub plan: MachinePlan,
+    index: usize,
+    wake: u32,
+    pub conn: Option<ConnId>,
+    sequence: u64,
+    last_conn: Option<ConnId>,
+    connections: u16,
+    /// Stream machines: what is left of the record that is being written, and records on this connection not yet handed in.
+    out: Vec<u8>,
+    on_the_way: u64,
+    /// Records that count towards the quota: handed in, or answered 201.
+    pub done: u64,
+    /// HTTP: sent and not answered; to be sent again.
+    unanswered: VecDeque<(u64, Vec<u8>)>,
+    again: VecDeque<(u64, Vec<u8>)>,
+    input: Vec<u8>,
+    written: u64,
+    lane: String,
+    /// HTTP: nothing more is sent on this connection.
+    finished: bool,
+}
+
+/// Bytes as the kernel gives them under PARMRK (termios(3)); on a noisy line with errors and breaks.
+fn marked(rng: &mut fastrand::Rng, bytes: &[u8], noisy: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + 8);
+    for &byte in bytes {
+        if noisy && rng.u8(..20) == 0 {
+            out.extend([0xFF, 0, 0]);
+        }
+        if noisy && byte != 0 && rng.u8(..20) == 0 {
+            out.extend([0xFF, 0, byte]);
+        } else if byte == 0xFF {
+            out.extend([0xFF, 0xFF]);
+        } else {
+            out.push(byte);
+        }
+    }
+    out
+}
+
+/// Most records of a stream machine between it and the shard.
+const ON_THE_WAY_MAX: u64 = 30;
+
+impl Machine {
+    pub fn new(index: usize, plan: MachinePlan) -> Self {
+        Self {
+            plan,
+            index,
+            wake: 0,
+            conn: None,
+            sequence: 0,
+            last_conn: None,
+            connections: 0,
+            out: Vec::new(),
+            on_the_way: 0,
+            done: 0,
+            unanswered: VecDeque::new(),
+            again: VecDeque::new(),
+            input: Vec::new(),
+            written: 0,
+            lane: String::new(),
+            finished: false,
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done >= self.plan.quota
+    }
+
+    /// Whether it has done its share and waits for nothing.
+    pub fn is_at_rest(&self) -> bool {
+        self.is_done() && self.out.is_empty() && self.unanswered.is_empty() && self.again.is_empty()
+    }
+
+    /// Records made so far.
+    pub fn sent(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Plans the next step, instead of one planned before.
+    pub fn wake_in(&mut self, cx: &mut Context, delay_ns: u64) {
+        self.wake += 1;
+        cx.after(delay_ns, Event::Machine { machine: self.index, wake: self.wake });
+    }
+
+    fn gap(&self, cx: &mut Context) -> u64 {
+        // Mostly short gaps, so that records come in bursts, and some long ones.
+        let gap = self.plan.gap_ns;
+        if cx.chance(70) { cx.rng.u64(US..=gap / 2) } else { cx.rng.u64(gap / 2..=gap * 3) }
+    }
+
+    /// [`Event::Machine`].
+    pub fn step(&mut self, cx: &mut Context, net: &mut Net, doors: &mut Doors, oracle: &mut Oracle, wake: u32) {
+        if wake != self.wake {
+            return;
+        }
+        let Some(conn) = self.conn else {
+            self.connect(cx, net, doors, oracle);
+            return;
+        };
+        if self.is_done() && self.out.is_empty() && self.unanswered.is_empty() {
+            if self.plan.leaves && matches!(self.plan.kind, Kind::TcpOut | Kind::Http) {
+                say!(cx, "machine {} is done and closes conn {conn}", self.index);
+                net.close_peer(cx, conn);
+                self.conn = None;
+            }
+            return;
+        }
+        if self.plan.kind == Kind::Http {
+            self.step_http(cx, net, oracle, conn);
+        } else {
+            self.step_stream(cx, net, conn);
+        }
+    }
+
+    fn connect(&mut self, cx: &mut Context, net: &mut Net, doors: &mut Doors, oracle: &mut Oracle) {
+        if self.is_done() && self.again.is_empty() {
+            return;
+        }
+        if matches!(self.plan.kind, Kind::Serial | Kind::TcpServer) {
+            if self.plan.kind == Kind::Serial && self.plan.talks_to_the_wall {
+                self.sequence += 1; // lost on the wire: nobody listens
+            }
+            let gap = self.gap(cx);
+            self.wake_in(cx, gap);
+            return;
+        }
+        let listener = doors.listeners.entry(self.plan.source).or_default();
+        let unread = self.plan.one_at_a_time && self.last_conn.is_some_and(|conn| !net.is_read_out(conn));
+        if !doors.up || listener.backlog.len() >= BACKLOG || unread {
+            let delay = cx.rng.u64(MS..100 * MS);
+            self.wake_in(cx, delay);
+            return;
+        }
+        let conn = net.open(Peer::Machine(self.index), Readable::Socket);
+        self.last_conn = Some(conn);
+        self.connections += 1;
+        let address = Ipv4Addr::new(10, 0, 0, self.index as u8 + 1);
+        listener.backlog.push_back((conn, SocketAddr::from((address, 40_000 + self.connections))));
+        self.lane = format!("h-{}-{}", self.index, self.connections);
+        say!(cx, "machine {} connects: conn {conn}", self.index);
+        if !listener.due && listener.armed {
+            listener.due = true;
+            let delay = cx.rng.u64(US..MS);
+            cx.after(delay, Event::Accept { source: self.plan.source });
+        }
+        if self.plan.kind == Kind::Http {
+            oracle.open_http(conn, &self.lane);
+        }
+        self.begin(cx, conn);
+    }
+
+    /// A connection or an open port to work with.
+    pub fn begin(&mut self, cx: &mut Context, conn: ConnId) {
+        self.conn = Some(conn);
+        self.out.clear();
+        self.input.clear();
+        self.on_the_way = 0;
+        self.written = 0;
+        self.finished = false;
+        let delay = cx.rng.u64(US..2 * MS);
+        self.wake_in(cx, delay);
+    }
+
+    /// The connection is gone.
+    pub fn lose(&mut self, cx: &mut Context) {
+        self.conn = None;
+        self.out.clear();
+        self.again.extend(self.unanswered.drain(..));
+        self.again.make_contiguous().sort();
+        let delay = cx.rng.u64(MS..50 * MS);
+        self.wake_in(cx, delay);
+    }
+
+    fn record(&mut self, cx: &mut Context) -> (u64, Vec<u8>) {
+        self.sequence += 1;
+        let most = self.plan.bytes_max;
+        let bytes = match cx.rng.u8(..10) {
+            0 => cx.rng.usize(1..=20),
+            1..=5 => cx.rng.usize(30..=most.min(200)),
+            _ => cx.rng.usize(30..=most),
+        };
+        let end = *self.plan.delimiter.last().expect("not empty");
+        (self.sequence, payload::make(&mut cx.rng, self.index, self.sequence, bytes, self.plan.alphabet, end))
+    }
+
+    fn step_stream(&mut self, cx: &mut Context, net: &mut Net, conn: ConnId) {
+        if self.out.is_empty() {
+            if self.on_the_way >= ON_THE_WAY_MAX {
+                self.wake_in(cx, 5 * MS);
+                return;
+            }
+            let (_, record) = self.record(cx);
+            self.on_the_way += 1;
+            self.out = record;
+            self.out.extend_from_slice(&self.plan.delimiter);
+            if cx.chance(5) {
+                self.out.extend_from_slice(&self.plan.delimiter); // an empty frame
+            }
+            if self.plan.kind == Kind::Serial {
+                let noisy = cx.chance(5);
+                self.out = marked(&mut cx.rng, &self.out, noisy);
+            }
+        }
+        let room = net.room(conn).min(self.out.len());
+        let now = if cx.chance(80) { room } else { cx.rng.usize(..=room) };
+        let bytes: Vec<u8> = self.out.drain(..now).collect();
+        net.write(cx, conn, &bytes);
+        let leaves = cx.rng.u32(..1000) < self.plan.fickle;
+        if leaves && self.plan.kind != Kind::Serial {
+            cx.stats.count(if self.out.is_empty() {
+                "machine left between records"
+            } else {
+                "machine left in a record"
+            });
+            say!(cx, "machine {} leaves conn {conn}", self.index);
+            if cx.rng.bool() {
+                cx.stats.count("reset by a machine");
+                net.tear(cx, conn);
+            } else {
+                net.close_peer(cx, conn);
+            }
+            self.lose(cx);
+            return;
+        }
+        let delay = if self.out.is_empty() { self.gap(cx) } else { cx.rng.u64(100 * US..20 * MS) };
+        self.wake_in(cx, delay);
+    }
+
+    /// Records of one of this machine's connections were handed to the shard whole; some of them are to be kept.
+    pub fn handed(&mut self, conn: ConnId, (whole, kept): (u64, u64)) {
+        if self.plan.kind != Kind::Http {
+            self.done += kept;
+            if self.conn == Some(conn) {
+                self.on_the_way = self.on_the_way.saturating_sub(whole);
+            }
+        }
+    }
+
+    fn step_http(&mut self, cx: &mut Context, net: &mut Net, oracle: &mut Oracle, conn: ConnId) {
+        if self.finished {
+            return; // the answers are still to come
+        }
+        let wanted = self.plan.quota.saturating_sub(self.done + self.unanswered.len() as u64);
+        if self.unanswered.len() < self.plan.depth && (wanted > 0 || !self.again.is_empty()) {
+            let (number, record) = self.again.pop_front().unwrap_or_else(|| self.record(cx));
+            let request = self.request(cx, number, &record);
+            if net.room(conn) < request.len() {
+                self.again.push_front((number, record));
+                self.wake_in(cx, 5 * MS);
+                return;
+            }
+            self.written += request.len() as u64;
+            oracle.http_request(conn, self.written, &record);
+            net.write(cx, conn, &request);
+            self.unanswered.push_back((number, record));
+            say!(cx, "machine {} posts {number} on conn {conn}", self.index);
+            if cx.rng.u32(..1000) < self.plan.fickle {
+                match cx.rng.u8(..3) {
+                    0 => {
+                        cx.stats.count("http machine reset its connection");
+                        net.tear(cx, conn);
+                        self.lose(cx);
+                    }
+                    1 => {
+                        cx.stats.count("http machine left without its answer");
+                        net.close_peer(cx, conn);
+                        self.lose(cx);
+                    }
+                    _ => {
+                        cx.stats.count("http machine half-closed");
+                        net.finish(cx, conn);
+                        self.finished = true;
+                    }
+                }
+                return;
+            }
+        }
+        if self.unanswered.len() < self.plan.depth {
+            let gap = self.gap(cx);
+            self.wake_in(cx, gap);
+        }
+    }
+
+    fn request(&self, cx: &mut Context, number: u64, record: &[u8]) -> Vec<u8> {
+        let mut head = format!("POST /v1/records/{} HTTP/1.1\r\nHost: gateway:8443\r\n", self.lane);
+        head += &format!("Idempotency-Key: m{}-{number}\r\n", self.index);
+        if cx.rng.bool() {
+            head += "Content-Type: application/octet-stream\r\nUser-Agent: gauge/2.1 (\u{b5}m)\r\n";
+        }
+        if cx.rng.bool() {
+            head += &format!("content-length: {}\r\n\r\n", record.len());
+            return [head.as_bytes(), record].concat();
+        }
+        head += "Transfer-Encoding: chunked\r\n\r\n";
+        let mut out = head.into_bytes();
+        let mut rest = record;
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at(cx.rng.usize(1..=rest.len()));
+            out.extend(format!("{:x}{}\r\n", chunk.len(), if cx.chance(10) { ";a=b" } else { "" }).as_bytes());
+            out.extend(chunk);
+            out.extend(b"\r\n");
+            rest = after;
+        }
+        out.extend(b"0\r\n\r\n");
+        out
+    }
+
+    /// Something arrived at the machine, or its connection ended.
+    ///
+    /// # Errors
+    /// In words, for an answer that must not be.
+    pub fn look(&mut self, cx: &mut Context, net: &mut Net, oracle: &mut Oracle, conn: ConnId) -> Result<(), String> {
+        let seen = net.look(cx, conn);
+        if self.conn != Some(conn) {
+            return Ok(());
+        }
+        if self.plan.kind == Kind::Http {
+            self.input.extend(&seen.bytes);
+            while let Some(answer) = http::answer(&self.input)? {
+                self.input.drain(..answer.bytes);
+                self.take_answer(cx, oracle, answer.status)?;
+            }
+        }
+        if seen.fin || seen.reset {
+            say!(cx, "machine {} lost conn {conn}", self.index);
+            net.close_peer(cx, conn);
+            self.lose(cx);
+        }
+        Ok(())
+    }
+
+    fn take_answer(&mut self, cx: &mut Context, oracle: &mut Oracle, status: u16) -> Result<(), String> {
+        let Some((number, record)) = self.unanswered.pop_front() else {
+            return Err(format!("machine {}: an answer without a request", self.index));
+        };
+        say!(cx, "machine {}: {number} answered {status}", self.index);
+        match status {
+            201 => {
+                self.done += 1;
+                cx.stats.count("acknowledged over HTTP");
+                oracle.acknowledged(&self.lane, &record)?;
+            }
+            503 => {
+                cx.stats.count("refused over HTTP");
+                oracle.refused(&self.lane, &record)?;
+                self.again.push_back((number, record));
+                self.again.make_contiguous().sort();
+            }
+            status => return Err(format!("machine {}: answered {status}", self.index)),
+        }
+        let gap = self.gap(cx);
+        self.wake_in(cx, gap);
+        Ok(())
+    }
+}

@@ -1,0 +1,458 @@
+//! What must be true: which records the shard was handed, lane by lane, and which of them the receiver may and must hold.
+//!
+//! A record is *fresh* from its last byte until a snapshot counts it, then it is *sure*: it must arrive. If the shard is
+//! killed while it is fresh it may arrive or not; but if it does not, then none does that came after it in its lane
+//! before the kill. Where the shard's counters say that it turned some away, it is not known which until a machine is told: those *may*
+//! arrive, one by one. A record that was refused (503) must not. Within a lane, the rows of the receiver, in the order in
+//! which it first accepted them, must be the expected records in their order, each once.
+
+use super::event::ConnId;
+use super::payload::{Body, Frame, Framer, HEAD_BYTES, inspect};
+use ringest::config::Framing;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Fresh,
+    Sure,
+    /// Fresh when the shard was killed for the nth time.
+    Unsure(u32),
+    Maybe,
+    Refused,
+}
+
+struct Expected {
+    shown: Vec<u8>,
+    state: State,
+}
+
+struct Lane {
+    name: String,
+    expected: Vec<Expected>,
+    /// How many of `expected` may be behind us: more than one answer where records look alike.
+    positions: BTreeSet<usize>,
+    rows: usize,
+    /// All rows of an HTTP machine.
+    arrived: BTreeSet<Vec<u8>>,
+    http: bool,
+    /// HTTP: its connection has ended.
+    ended: bool,
+    /// Longer records are cut here, and their checksum is wrong then.
+    bytes_max: usize,
+}
+
+enum Intake {
+    /// With what is left of a mark, on a tty (PARMRK, termios(3)).
+    Stream(Framer, Option<Marks>),
+    /// Where the requests end in the connection's bytes, and their records.
+    Http(VecDeque<(u64, Vec<u8>)>),
+}
+
+/// A tty's bytes under PARMRK (termios(3)).
+#[derive(Default)]
+struct Marks(Vec<u8>);
+
+impl Marks {
+    /// Data 0xFF comes as `ff ff`, a byte with an error as `ff 00` and the byte, a break as `ff 00 00`.
+    fn decode(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            self.0.push(byte);
+            match self.0[..] {
+                [0xFF] | [0xFF, 0] => continue,
+                [0xFF, 0, 0] => {}
+                _ => out.push(byte),
+            }
+            self.0.clear();
+        }
+        out
+    }
+}
+
+/// What was handed in since the shard's last start, as its counters should have it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Handed {
+    pub stream_records: u64,
+    pub http_records: u64,
+    pub rejected: u64,
+}
+
+pub struct Oracle {
+    body: Body,
+    lanes: Vec<Lane>,
+    names: BTreeMap<String, usize>,
+    intakes: BTreeMap<ConnId, (usize, Intake)>,
+    fresh: Vec<(usize, usize)>,
+    lives: u32,
+    pub handed: Handed,
+    /// Rows at the receiver.
+    pub rows: u64,
+}
+
+impl Oracle {
+    pub fn new(body: Body) -> Self {
+        Self {
+            body,
+            lanes: Vec::new(),
+            names: BTreeMap::new(),
+            intakes: BTreeMap::new(),
+            fresh: Vec::new(),
+            lives: 0,
+            handed: Handed::default(),
+            rows: 0,
+        }
+    }
+
+    fn lane(&mut self, name: &str, http: bool, bytes_max: usize) -> usize {
+        if let Some(&lane) = self.names.get(name) {
+            return lane;
+        }
+        let positions = BTreeSet::from([0]);
+        self.lanes.push(Lane {
+            name: name.to_owned(),
+            expected: Vec::new(),
+            positions,
+            rows: 0,
+            arrived: BTreeSet::new(),
+            http,
+            ended: false,
+            bytes_max,
+        });
+        self.names.insert(name.to_owned(), self.lanes.len() - 1);
+        self.lanes.len() - 1
+    }
+
+    /// A connection or port whose bytes are framed, and the name that the receiver will see.
+    pub fn open_stream(&mut self, conn: ConnId, name: &str, framing: &Framing, tty: bool) {
+        let lane = self.lane(name, false, framing.max_bytes);
+        self.intakes.insert(conn, (lane, Intake::Stream(Framer::new(framing), tty.then(Marks::default))));
+    }
+
+    /// A connection with HTTP requests.
+    pub fn open_http(&mut self, conn: ConnId, name: &str) {
+        let lane = self.lane(name, true, usize::MAX);
+        self.intakes.insert(conn, (lane, Intake::Http(VecDeque::new())));
+    }
+
+    /// A machine wrote a request that ends after the connection's `end`th byte.
+    pub fn http_request(&mut self, conn: ConnId, end: u64, record: &[u8]) {
+        let shown = self.body.shown(record);
+        if let Some((_, Intake::Http(requests))) = self.intakes.get_mut(&conn) {
+            requests.push_back((end, shown));
+        }
+    }
+
+    /// The shard was handed bytes of a connection, `total` so far. Returns how many records they made whole, and how many
+    /// of those are to be kept.
+    pub fn hand(&mut self, conn: ConnId, bytes: &[u8], total: u64) -> (u64, u64) {
+        let Some((lane, intake)) = self.intakes.get_mut(&conn) else { return (0, 0) };
+        let mut whole = 0;
+        let expected = &mut self.lanes[*lane].expected;
+        let before = expected.len();
+        let mut add = |shown| expected.push(Expected { shown, state: State::Fresh });
+        match intake {
+            Intake::Stream(framer, marks) => {
+                let body = self.body;
+                let bytes = marks.as_mut().map_or_else(|| bytes.to_vec(), |marks| marks.decode(bytes));
+                framer.push(&bytes, |frame| {
+                    self.handed.stream_records += 1;
+                    whole += 1;
+                    match frame {
+                        Frame::Record(record) => add(body.shown(&record)),
+                        Frame::Oversized => self.handed.rejected += 1,
+                    }
+                });
+            }
+            Intake::Http(requests) => {
+                while requests.front().is_some_and(|(end, _)| *end <= total) {
+                    self.handed.http_records += 1;
+                    whole += 1;
+                    add(requests.pop_front().expect("looked at").1);
+                }
+            }
+        }
+        let lane = *lane;
+        let after = self.lanes[lane].expected.len();
+        self.fresh.extend((before..after).map(|index| (lane, index)));
+        (whole, (after - before) as u64)
+    }
+
+    /// A connection ended for the shard, by its peer, the network or the shard.
+    pub fn end(&mut self, conn: ConnId) {
+        match self.intakes.remove(&conn) {
+            Some((_, Intake::Stream(framer, _))) if framer.is_unfinished() => {
+                self.handed.stream_records += 1;
+                self.handed.rejected += 1;
+            }
+            Some((lane, Intake::Http(_))) => self.lanes[lane].ended = true,
+            _ => {}
+        }
+    }
+
+    /// Requests whose connection ended before the counters accounted for them: of those that were refused, the answer
+    /// was never written and is not counted.
+    pub fn unanswered(&self) -> u64 {
+        let ended = |&&(lane, index): &&(usize, usize)| {
+            self.lanes[lane].ended && self.lanes[lane].expected[index].state == State::Fresh
+        };
+        self.fresh.iter().filter(ended).count() as u64
+    }
+
+    /// The shard's counters account for all that was handed in; since they last did, it turned some records away: of
+    /// HTTP machines, of streams.
+    pub fn counted(&mut self, refused_http: bool, rejected_streams: bool) {
+        for (lane, index) in std::mem::take(&mut self.fresh) {
+            let lane = &mut self.lanes[lane];
+            let unknown = if lane.http { refused_http } else { rejected_streams };
+            let entry = &mut lane.expected[index];
+            if entry.state == State::Fresh {
+                entry.state = if unknown { State::Maybe } else { State::Sure };
+            }
+        }
+    }
+
+    /// The shard is gone, killed or stopped, perhaps after it turned some records away.
+    pub fn gone(&mut self, refused_http: bool, rejected_streams: bool) {
+        self.lives += 1;
+        for (lane, index) in std::mem::take(&mut self.fresh) {
+            let lane = &mut self.lanes[lane];
+            let unknown = if lane.http { refused_http } else { rejected_streams };
+            let entry = &mut lane.expected[index];
+            if entry.state == State::Fresh {
+                entry.state = if unknown { State::Maybe } else { State::Unsure(self.lives) };
+            }
+        }
+        self.intakes.clear();
+        self.handed = Handed::default();
+    }
+
+    /// All records that may arrive, in all lives.
+    pub fn possible(&self) -> u64 {
+        let possible = |lane: &Lane| lane.expected.iter().filter(|entry| entry.state != State::Refused).count();
+        self.lanes.iter().map(|lane| possible(lane) as u64).sum()
+    }
+
+    /// An HTTP machine got its 201: the lane's record that looks so must arrive.
+    ///
+    /// # Errors
+    /// If the shard was never handed it.
+    pub fn acknowledged(&mut self, name: &str, record: &[u8]) -> Result<(), String> {
+        let shown = self.body.shown(record);
+        let lane = self.lane(name, true, usize::MAX);
+        let entry = self.lanes[lane].expected.iter_mut().rev().find(|entry| entry.shown == shown);
+        let entry = entry.ok_or_else(|| format!("{name}: 201 for a record that was not handed over"))?;
+        if entry.state == State::Refused {
+            return Err(format!("{name}: 201 after a refusal"));
+        }
+        entry.state = State::Sure;
+        Ok(())
+    }
+
+    /// An HTTP machine got a 503: the record must not arrive from this request.
+    ///
+    /// # Errors
+    /// If it has arrived.
+    pub fn refused(&mut self, name: &str, record: &[u8]) -> Result<(), String> {
+        let shown = self.body.shown(record);
+        let lane = self.lane(name, true, usize::MAX);
+        let lane = &mut self.lanes[lane];
+        let Some(index) = lane.expected.iter().rposition(|entry| entry.shown == shown) else { return Ok(()) };
+        if shown.len() > HEAD_BYTES && lane.arrived.contains(&shown) {
+            return Err(format!("{name}: 503 for a record that was delivered"));
+        }
+        if lane.expected[index].state == State::Sure {
+            return Err(format!("{name}: 503 for a record that was counted"));
+        }
+        lane.expected[index].state = State::Refused;
+        Ok(())
+    }
+
+    /// The receiver accepted a row that it did not have.
+    ///
+    /// # Errors
+    /// In words, if the row is not what the lane has next.
+    pub fn row(&mut self, name: &str, data: &[u8]) -> Result<(), String> {
+        let lane = *self.names.get(name).ok_or_else(|| format!("a row of a lane that never was: {name}"))?;
+        let lane = &mut self.lanes[lane];
+        let whole = inspect(data).is_none_or(|(_, _, whole)| whole);
+        if self.body != Body::Json && data.len() < lane.bytes_max && !whole {
+            return Err(format!("{name}: a row whose checksum is wrong: {}", shorten(data)));
+        }
+        let reachable: BTreeSet<usize> = lane.positions.iter().flat_map(|&from| lane.reachable(from)).collect();
+        let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state != State::Refused && e.shown == data);
+        let next: BTreeSet<usize> = reachable.iter().copied().filter(matches).map(|at| at + 1).collect();
+        if next.is_empty() {
+            return Err(lane.mismatch(data));
+        }
+        lane.positions = next;
+        lane.rows += 1;
+        if lane.http {
+            lane.arrived.insert(data.to_vec());
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// At the end: nothing that must arrive is missing.
+    ///
+    /// # Errors
+    /// Which lane misses what.
+    pub fn complete(&self) -> Result<(), String> {
+        for lane in &self.lanes {
+            let missing = |entry: &&Expected| entry.state == State::Sure && !lane.arrived.contains(&entry.shown);
+            if lane.http
+                && let Some(entry) = lane.expected.iter().find(missing)
+            {
+                return Err(format!("{}: {} did not arrive", lane.name, shorten(&entry.shown)));
+            }
+            let all = lane.expected.len();
+            let done = lane.positions.iter().any(|&from| lane.reachable(from).contains(&all));
+            if !done {
+                let from = lane.positions.iter().next_back().copied().unwrap_or(0);
+                let entry = &lane.expected[from];
+                return Err(format!(
+                    "{}: {} of {all} arrived; missing from number {from}, {:?}: {}",
+                    lane.name,
+                    lane.rows,
+                    entry.state,
+                    shorten(&entry.shown)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Lane {
+    /// Positions that can be reached from one without a row: past refused records, and past the rest of those that were
+    /// fresh at a kill.
+    fn reachable(&self, from: usize) -> Vec<usize> {
+        let mut reached = vec![from];
+        let mut at = from;
+        while let Some(entry) = self.expected.get(at) {
+            match entry.state {
+                State::Refused | State::Maybe => at += 1,
+                State::Unsure(kill) => {
+                    let same =
+                        |e: &Expected| matches!(e.state, State::Unsure(k) if k == kill) || e.state == State::Refused;
+                    at += self.expected[at..].iter().take_while(|e| same(e)).count();
+                }
+                // It may turn out to have been refused; if not, it is missed at the end.
+                State::Fresh if self.http => at += 1,
+                State::Fresh | State::Sure => break,
+            }
+            reached.push(at);
+        }
+        reached
+    }
+
+    fn mismatch(&self, data: &[u8]) -> String {
+        let at: Vec<usize> =
+            self.expected.iter().enumerate().filter(|(_, e)| e.shown == data).map(|(i, _)| i).collect();
+        let next = self.positions.iter().next_back().copied().unwrap_or(0);
+        let expected = self.expected.get(next).map(|e| format!("{:?} {}", e.state, shorten(&e.shown)));
+        format!(
+            "{}: row {} is {}, which is expected at {at:?}; but next is {next} of {}: {}",
+            self.name,
+            self.rows,
+            shorten(data),
+            self.expected.len(),
+            expected.as_deref().unwrap_or("nothing"),
+        )
+    }
+}
+
+/// The start of a record, for a message.
+pub fn shorten(data: &[u8]) -> String {
+    format!("{} B {:?}", data.len(), String::from_utf8_lossy(&data[..data.len().min(30)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn oracle(records: &[&str]) -> Oracle {
+        let mut oracle = Oracle::new(Body::Raw);
+        oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, false);
+        hand(&mut oracle, records);
+        oracle
+    }
+
+    fn hand(oracle: &mut Oracle, records: &[&str]) {
+        for record in records {
+            oracle.hand(0, format!("{record}\r").as_bytes(), 0);
+        }
+    }
+
+    fn judge(oracle: &mut Oracle, rows: &[&str]) -> Result<(), String> {
+        rows.iter().try_for_each(|row| oracle.row("lane", row.as_bytes()))?;
+        oracle.complete()
+    }
+
+    #[test]
+    fn rows_in_order_pass_and_a_hole_a_swap_a_double_and_an_invention_do_not() {
+        for (rows, good) in [
+            (&["a", "b", "c"][..], true),
+            (&["a", "b"], false),
+            (&["a", "c"], false),
+            (&["b", "a", "c"], false),
+            (&["a", "b", "b", "c"], false),
+            (&["a", "b", "c", "d"], false),
+            (&["a", "b", "c", "c"], false),
+        ] {
+            let mut oracle = oracle(&["a", "b", "c"]);
+            oracle.counted(false, false);
+            assert_eq!(judge(&mut oracle, rows).is_ok(), good, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn of_what_was_not_counted_before_a_kill_a_prefix_may_arrive() {
+        for (rows, good) in [
+            (&["a", "x"][..], true),
+            (&["a", "b", "x"], true),
+            (&["a", "b", "c", "x"], true),
+            (&["a", "c", "x"], false),
+            (&["x"], false),
+            (&["a", "b"], false),
+        ] {
+            let mut oracle = oracle(&["a"]);
+            oracle.counted(false, false);
+            hand(&mut oracle, &["b", "c"]);
+            oracle.gone(false, false);
+            oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, false);
+            hand(&mut oracle, &["x"]);
+            oracle.counted(false, false);
+            assert_eq!(judge(&mut oracle, rows).is_ok(), good, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn records_that_look_alike_are_counted() {
+        let mut oracle = oracle(&["1", "1"]);
+        oracle.counted(false, false);
+        hand(&mut oracle, &["1", "1"]);
+        oracle.gone(false, false);
+        assert!(judge(&mut oracle, &["1"]).is_err());
+        assert!(judge(&mut oracle, &["1"]).is_ok());
+        assert!(judge(&mut oracle, &["1"]).is_ok());
+        assert!(judge(&mut oracle, &["1"]).is_ok());
+        assert!(judge(&mut oracle, &["1"]).is_err());
+    }
+
+    #[test]
+    fn a_refused_record_must_not_arrive() {
+        let mut oracle = Oracle::new(Body::Raw);
+        oracle.open_http(3, "h-1");
+        oracle.http_request(3, 10, b"a");
+        oracle.http_request(3, 20, b"b");
+        assert_eq!(oracle.hand(3, &[0; 9], 9), (0, 0));
+        assert_eq!(oracle.hand(3, &[0; 11], 20), (2, 2));
+        oracle.refused("h-1", b"a").unwrap();
+        oracle.acknowledged("h-1", b"b").unwrap();
+        assert!(oracle.acknowledged("h-1", b"c").is_err());
+        assert!(oracle.row("h-1", b"a").is_err());
+        oracle.row("h-1", b"b").unwrap();
+        oracle.complete().unwrap();
+    }
+}

@@ -1,0 +1,297 @@
+//! Records: how machines make them, how the model cuts a byte stream into them, and how the receiver reads them back
+//! from the bodies that the shard rendered.
+
+use ringest::config::{Framing, FramingKind, Oversized};
+
+/// What a machine's records are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alphabet {
+    /// Every byte value but the last one of the delimiter.
+    Bytes,
+    /// Valid UTF-8 with control characters, quotes and characters of up to four bytes.
+    Text,
+    /// Printable ASCII.
+    Ascii,
+}
+
+/// Longest head that [`make`] puts before the filling.
+pub const HEAD_BYTES: usize = 24;
+
+/// A record of exactly `bytes` bytes (fewer for [`Alphabet::Text`] where a character does not fit): machine, sequence and
+/// a checksum, then filling. Shorter ones than the head are filling only.
+pub fn make(
+    rng: &mut fastrand::Rng,
+    machine: usize,
+    sequence: u64,
+    bytes: usize,
+    alphabet: Alphabet,
+    end: u8,
+) -> Vec<u8> {
+    if bytes <= HEAD_BYTES {
+        return (0..bytes).map(|_| rng.alphanumeric() as u8).collect();
+    }
+    let mut filling = Vec::with_capacity(bytes - HEAD_BYTES);
+    while filling.len() < bytes - HEAD_BYTES - 1 {
+        match alphabet {
+            Alphabet::Bytes => {
+                let byte = if rng.u8(..8) == 0 { 0xFF } else { rng.u8(..) };
+                filling.push(if byte == end { b'.' } else { byte });
+            }
+            Alphabet::Ascii => filling.push(rng.u8(b' '..=b'~')),
+            Alphabet::Text => {
+                let char = *rng.choice(&['a', 'é', '"', '\\', '\u{1}', '\t', '€', '𝄞', '\u{7f}', '/']).expect("some");
+                filling.extend(char.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+        }
+    }
+    filling.push(b'!'); // no white space at the end: trimming must not change the record
+    let head = format!("{machine:03}:{sequence:08}:{:08x}:..", crc32c::crc32c(&filling));
+    debug_assert_eq!(head.len(), HEAD_BYTES);
+    let mut record = head.into_bytes();
+    record.extend(filling);
+    record
+}
+
+/// Machine, sequence and whether the checksum is right, of a record that has a head.
+pub fn inspect(record: &[u8]) -> Option<(usize, u64, bool)> {
+    let head = std::str::from_utf8(record.get(..HEAD_BYTES)?).ok()?;
+    let mut parts = head.split(':');
+    let machine = parts.next()?.parse().ok()?;
+    let sequence = parts.next()?.parse().ok()?;
+    let sum = u32::from_str_radix(parts.next()?, 16).ok()?;
+    (parts.next()? == "..").then(|| (machine, sequence, sum == crc32c::crc32c(&record[HEAD_BYTES..])))
+}
+
+/// The model of framing by a delimiter: whole streams in memory, the plainest way.
+pub struct Framer {
+    end: Vec<u8>,
+    trim: bool,
+    max_bytes: usize,
+    oversized: Oversized,
+    unfinished: Vec<u8>,
+    /// The frame was too long and is dealt with.
+    done_with: bool,
+}
+
+/// What the model makes of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Frame {
+    Record(Vec<u8>),
+    /// Longer than allowed and dropped.
+    Oversized,
+}
+
+impl Framer {
+    pub fn new(framing: &Framing) -> Self {
+        let FramingKind::Delimiter { end } = &framing.kind;
+        Self {
+            end: end.clone(),
+            trim: framing.trim,
+            max_bytes: framing.max_bytes,
+            oversized: framing.oversized,
+            unfinished: Vec::new(),
+            done_with: false,
+        }
+    }
+
+    /// Adds bytes; calls `each` for each frame that they end.
+    pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Frame)) {
+        for &byte in bytes {
+            self.unfinished.push(byte);
+            if self.unfinished.ends_with(&self.end) {
+                let frame = &self.unfinished[..self.unfinished.len() - self.end.len()];
+                if let Some(frame) = self.judge(frame).filter(|_| !self.done_with) {
+                    each(frame);
+                }
+                self.unfinished.clear();
+                self.done_with = false;
+            } else if !self.trim && !self.done_with && self.unfinished.len() >= self.max_bytes + self.end.len() {
+                // Too long whatever comes: its last bytes, fewer than the delimiter has, may still be the delimiter's.
+                self.done_with = true;
+                each(self.judge(&self.unfinished).expect("too long"));
+            }
+        }
+    }
+
+    /// Whether the stream ends inside a record that counts.
+    pub fn is_unfinished(&self) -> bool {
+        !self.done_with && self.judge(&self.unfinished).is_some()
+    }
+
+    fn judge(&self, frame: &[u8]) -> Option<Frame> {
+        let mut frame = frame;
+        if self.trim {
+            frame = frame.strip_prefix(b"\n").unwrap_or(frame);
+            frame = frame.trim_ascii_end();
+        }
+        if frame.len() > self.max_bytes {
+            return Some(match self.oversized {
+                Oversized::Cut => Frame::Record(frame[..self.max_bytes].to_vec()),
+                Oversized::Drop => Frame::Oversized,
+            });
+        }
+        (!frame.is_empty()).then(|| Frame::Record(frame.to_vec()))
+    }
+}
+
+/// How a world's template shows a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    Json,
+    Hex,
+    Base64,
+    Raw,
+}
+
+/// A body, read back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Film {
+    /// As JSON text; absent without an id step.
+    pub id: Option<String>,
+    pub source: String,
+    pub data: Vec<u8>,
+}
+
+impl Body {
+    /// The template.
+    pub fn template(self, with_id: bool) -> String {
+        match (self, with_id) {
+            (Self::Raw, true) => "{{id}}\n{{source|json}}\n{{key}} {{received_at}}\n{{data}}".into(),
+            (Self::Raw, false) => "\n{{source|json}}\n{{key}} {{received_at}}\n{{data}}".into(),
+            (_, true) => format!(r#"{{"id": {{{{id}}}}, "machine": {{{{source|json}}}}, "data": {}}}"#, self.data()),
+            (_, false) => format!(r#"{{"machine": {{{{source|json}}}}, "data": {}}}"#, self.data()),
+        }
+    }
+
+    fn data(self) -> &'static str {
+        match self {
+            Self::Json => "{{data|json}}",
+            Self::Raw => "{{data}}",
+            Self::Hex => r#""{{data|hex}}""#,
+            Self::Base64 => r#""{{data|base64}}""#,
+        }
+    }
+
+    /// What the receiver gets to see of a record.
+    pub fn shown(self, record: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Json => String::from_utf8_lossy(record).into_owned().into_bytes(),
+            _ => record.to_vec(),
+        }
+    }
+
+    /// Reads a rendered body.
+    ///
+    /// # Errors
+    /// In words, for a body that is not what the template makes.
+    pub fn read(self, body: &[u8]) -> Result<Film, String> {
+        if self == Self::Raw {
+            let mut parts = body.splitn(4, |&byte| byte == b'\n');
+            let mut line = || parts.next().ok_or_else(|| "too few lines".to_owned());
+            let (id, source, _key, data) = (line()?, line()?, line()?, line()?);
+            let id = String::from_utf8(id.to_vec()).map_err(|error| error.to_string())?;
+            let source = serde_json::from_slice(source).map_err(|error| error.to_string())?;
+            return Ok(Film { id: (!id.is_empty()).then_some(id), source, data: data.to_vec() });
+        }
+        let value: serde_json::Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let text = |name: &str| value[name].as_str().map(str::to_owned).ok_or_else(|| format!("no text at {name}"));
+        let data = text("data")?;
+        let data = match self {
+            Self::Hex => from_hex(&data).ok_or("bad hex")?,
+            Self::Base64 => from_base64(&data).ok_or("bad base64")?,
+            _ => data.into_bytes(),
+        };
+        Ok(Film { id: value.get("id").map(ToString::to_string), source: text("machine")?, data })
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits?;
+    (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
+}
+
+/// RFC 4648 section 4, padded.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    if !text.len().is_multiple_of(4) {
+        return None;
+    }
+    let digits = text.trim_end_matches('=');
+    let padding = text.len() - digits.len();
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut held) = (0u32, 0);
+    for digit in digits.bytes() {
+        bits = (bits << 6) | ALPHABET.iter().position(|&letter| letter == digit)? as u32;
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            out.push((bits >> held) as u8);
+            bits &= (1 << held) - 1;
+        }
+    }
+    (padding <= 2 && padding == (3 - out.len() % 3) % 3 && bits == 0).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_who_made_it_and_whether_a_byte_of_it_changed() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for alphabet in [Alphabet::Bytes, Alphabet::Text, Alphabet::Ascii] {
+            let mut record = make(&mut rng, 7, 42, 300, alphabet, b'\r');
+            assert!(alphabet != Alphabet::Bytes || !record.contains(&b'\r'));
+            assert_eq!(inspect(&record), Some((7, 42, true)));
+            record[100] ^= 1;
+            assert_eq!(inspect(&record), Some((7, 42, false)));
+        }
+        assert_eq!(make(&mut rng, 7, 42, 3, Alphabet::Bytes, b'\r').len(), 3);
+    }
+
+    #[test]
+    fn the_model_frames_the_same_at_every_split() {
+        let stream = b"\na \r\n\r\r1234567\rxx";
+        let framing = |trim, oversized| Framing {
+            kind: FramingKind::Delimiter { end: b"\r".to_vec() },
+            trim,
+            max_bytes: 5,
+            oversized,
+        };
+        let record = |bytes: &[u8]| Frame::Record(bytes.to_vec());
+        for (framing, expected) in [
+            (framing(true, Oversized::Cut), vec![record(b"a"), record(b"12345")]),
+            (framing(false, Oversized::Drop), vec![record(b"\na "), record(b"\n"), Frame::Oversized]),
+        ] {
+            for split in 0..=stream.len() {
+                let mut framer = Framer::new(&framing);
+                let mut frames = Vec::new();
+                framer.push(&stream[..split], |frame| frames.push(frame));
+                framer.push(&stream[split..], |frame| frames.push(frame));
+                assert_eq!(frames, expected);
+                assert!(framer.is_unfinished());
+            }
+        }
+    }
+
+    #[test]
+    fn hex_and_base64_are_read_strictly() {
+        assert_eq!(from_hex("00ff7F"), Some(vec![0, 255, 127]));
+        assert_eq!(from_hex("0"), None);
+        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob")] {
+            assert_eq!(from_base64(text).as_deref(), Some(bytes.as_bytes()), "{text}");
+        }
+        for bad in ["Zg", "Zg=", "Zh==", "Z===", "Zm9v====", "Zm-v"] {
+            assert_eq!(from_base64(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_the_template_does_not_make_is_an_error() {
+        assert!(Body::Json.read(br#"{"id": 1, "machine": "m", "data": "x"}"#).is_ok());
+        assert!(Body::Json.read(br#"{"id": 1, "machine": "m", "data": "x"},"#).is_err());
+        assert!(Body::Hex.read(br#"{"machine": "m", "data": "0"}"#).is_err());
+        assert!(Body::Raw.read(b"1\n\"m\"\nk").is_err());
+    }
+}

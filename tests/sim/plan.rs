@@ -1,0 +1,374 @@
+//! What a seed stands for: the configuration, the machines, the weather and the faults of one world.
+
+use super::context::{MS, S, US};
+use super::machines::{Kind, MachinePlan};
+use super::net::{EIO, Weather};
+use super::payload::{Alphabet, Body};
+use super::receiver::{Contract, SequenceContract};
+use ringest::config::{
+    Authority, Deliver, Durability, Flow, Framing, FramingKind, Gateway, Journal, LaneKey, Limits, Line, OnMissing,
+    Oversized, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+};
+use ringest::journal::Options;
+use ringest::shard::SourceId;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Memory,
+    Process,
+}
+
+/// Where in the shard's turn a kill falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrashPoint {
+    /// Between two turns.
+    Now,
+    /// After the first completion of a turn.
+    AfterFirstCompletion,
+    /// After all completions of a turn, before its end.
+    BeforeTurn,
+    /// After the turn, with none of its operations begun.
+    BeforeOperations,
+    /// With some of its operations begun.
+    AmongOperations,
+    /// As an operation on the disk is asked for.
+    OnDiskOperation,
+    /// As a send to the API is asked for.
+    OnApiSend,
+    /// As a segment is read back.
+    OnReadBack,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The API's connections are reset; new ones are refused, or never answered.
+    Outage {
+        swallows: bool,
+    },
+    /// Every answer is this status.
+    Status(u16),
+    SlowAnswers(u64),
+    LostAnswers(u32),
+    GarbledAnswers(u32),
+    HangUp {
+        machine: usize,
+        errno: Option<i32>,
+    },
+    /// So often, in a hundred, an open connection is torn down.
+    Reset(u32),
+    /// So often, in a hundred, a direction of an open connection stands still.
+    Stall(u32),
+    SlowDisk(u64),
+    Kill(CrashPoint),
+    CleanRestart,
+}
+
+impl FaultKind {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Outage { swallows: false } => "receiver outage (refused)",
+            Self::Outage { swallows: true } => "receiver outage (no answer)",
+            Self::Status(500) => "burst of 500",
+            Self::Status(503) => "burst of 503",
+            Self::Status(_) => "burst of another status",
+            Self::SlowAnswers(_) => "slow answers",
+            Self::LostAnswers(_) => "lost answers",
+            Self::GarbledAnswers(_) => "garbled answers",
+            Self::HangUp { .. } => "hang-up",
+            Self::Reset(_) => "connections reset",
+            Self::Stall(_) => "stall",
+            Self::SlowDisk(_) => "slow disk",
+            Self::Kill(_) => "kill",
+            Self::CleanRestart => "clean restart",
+        }
+    }
+
+    /// Whether it is one of those of which every world has three.
+    pub fn is_outer(&self) -> bool {
+        !matches!(self, Self::Kill(_) | Self::CleanRestart)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub at_ns: u64,
+    pub lasts_ns: u64,
+    pub kind: FaultKind,
+}
+
+/// One world.
+pub struct Plan {
+    pub seed: u64,
+    pub level: Level,
+    pub settings: Arc<Settings>,
+    pub contract: Contract,
+    pub body: Body,
+    pub machines: Vec<MachinePlan>,
+    pub faults: Vec<Fault>,
+    pub weather: Weather,
+    pub physical: u32,
+    pub block_bytes: u32,
+    /// The first start works in the directory of another core, which later ones adopt.
+    pub adopts: bool,
+    /// So often, in a thousand, an accept fails for want of descriptors.
+    pub accept_fails: u32,
+    pub closes_idle: u32,
+    pub service_ns: u64,
+    pub disk_delay_ns: u64,
+    /// The port is not there at start.
+    pub missing_at_start: Vec<bool>,
+}
+
+const HOST: &str = "api.example";
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_b0a7);
+        let rng = &mut rng;
+        let level = if seed % 8 == 7 { Level::Memory } else { Level::Process };
+        let body = *rng.choice(&[Body::Json, Body::Hex, Body::Base64, Body::Raw]).expect("some");
+        let (sources, machines) = machines(rng, body);
+        let (deliver, sequence, contract) = delivery(rng, body);
+        let block_bytes = *rng.choice(&[8192, 16_384]).expect("some");
+        let physical = *rng.choice(&[512, 4096]).expect("some");
+        let journal = journal(rng, level, block_bytes, physical);
+        let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
+        let faults = faults(rng, level, &machines);
+        let limits = Limits {
+            read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
+            header_timeout: Duration::from_secs(120),
+            body_timeout: Duration::from_secs(120),
+            ..Limits::default()
+        };
+        let gateway = Gateway {
+            name: "sim".into(),
+            cores: vec![0],
+            state_dir: "/nowhere".into(),
+            admin: ([127, 0, 0, 1], 9600).into(),
+        };
+        Self {
+            seed,
+            level,
+            settings: Arc::new(Settings { gateway, journal, sources, sequence, deliver, limits }),
+            contract,
+            body,
+            machines,
+            faults,
+            weather: weather(rng),
+            physical,
+            block_bytes,
+            adopts: level == Level::Process && rng.u8(..5) == 0,
+            accept_fails: *rng.choice(&[0, 50]).expect("some"),
+            closes_idle: *rng.choice(&[0, 30]).expect("some"),
+            service_ns: *rng.choice(&[MS, 5 * MS, 30 * MS]).expect("some"),
+            disk_delay_ns: *rng.choice(&[MS, 20 * MS]).expect("some"),
+            missing_at_start,
+        }
+    }
+
+    pub fn has_disk(&self) -> bool {
+        self.level != Level::Memory
+    }
+
+    /// When the last fault is over.
+    pub fn calm_ns(&self) -> u64 {
+        self.faults.iter().map(|fault| fault.at_ns + fault.lasts_ns).max().unwrap_or(0)
+    }
+
+    pub fn options(&self, core: u32) -> Options {
+        Options { block_bytes: self.block_bytes, ..Options::new(&self.settings.journal, core, 1) }
+    }
+}
+
+fn machines(rng: &mut fastrand::Rng, body: Body) -> (Vec<Source>, Vec<MachinePlan>) {
+    let mut sources = Vec::new();
+    let mut machines = Vec::new();
+    // One of each kind, then any.
+    let mut kinds = vec![Kind::Serial, Kind::TcpOut, Kind::Http];
+    for _ in 0..rng.usize(1..=4) {
+        kinds.push(*rng.choice(&[Kind::Serial, Kind::TcpOut, Kind::TcpServer, Kind::Http]).expect("some"));
+    }
+    let quota = 240 / kinds.len() as u64 + rng.u64(1..20);
+    let bytes_max = *rng.choice(&[200, 800, 3000]).expect("some");
+    let depth = if rng.u8(..4) == 0 { 3 } else { 1 };
+    for kind in kinds {
+        let source = SourceId(sources.len() as u16);
+        let framing = framing(rng, body);
+        let FramingKind::Delimiter { end } = &framing.kind;
+        machines.push(MachinePlan {
+            kind,
+            source,
+            quota,
+            gap_ns: *rng.choice(&[3 * MS, 20 * MS, 60 * MS]).expect("some"),
+            bytes_max,
+            alphabet: match body {
+                Body::Json if rng.bool() => Alphabet::Text,
+                _ if framing.trim => Alphabet::Ascii,
+                _ => Alphabet::Bytes,
+            },
+            delimiter: end.clone(),
+            fickle: *rng.choice(&[0, 30]).expect("some"),
+            depth,
+            talks_to_the_wall: rng.u8(..3) == 0,
+            leaves: rng.bool(),
+            one_at_a_time: false,
+        });
+        sources.push(source_of(rng, kind, source, framing));
+        machines.last_mut().expect("pushed above").one_at_a_time =
+            matches!(sources[sources.len() - 1].kind, SourceKind::TcpListen { lane: LaneKey::Address, .. });
+        // Many machines on one listener.
+        if matches!(kind, Kind::TcpOut | Kind::Http) && rng.bool() {
+            let twin = machines.last().expect("pushed above").clone();
+            machines.push(twin);
+        }
+    }
+    (sources, machines)
+}
+
+fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing) -> Source {
+    let listen = ([127, 0, 0, 1], 4000 + id.0).into();
+    let (name, kind) = match kind {
+        Kind::Serial => {
+            let line = Line { baud: 9600, data_bits: 8, parity: Parity::None, stop_bits: 1 };
+            let path = format!("/dev/serial/by-id/gauge-{}", id.0).into();
+            let serial = Serial { path, line, flow: Flow::None, on_missing: OnMissing::Wait };
+            (format!("p-{}", id.0), SourceKind::Serial(serial))
+        }
+        Kind::TcpOut => {
+            let lane = if rng.u8(..3) == 0 { LaneKey::Address } else { LaneKey::Connection };
+            (format!("t-{}", id.0), SourceKind::TcpListen { listen, lane })
+        }
+        Kind::TcpServer => {
+            let connect = Authority { host: "10.9.0.1".into(), port: 4001 + id.0 };
+            (format!("c-{}", id.0), SourceKind::TcpConnect { connect })
+        }
+        Kind::Http => (format!("w-{}", id.0), SourceKind::Http { listen }),
+    };
+    let silence_alarm = rng.bool().then_some(Duration::from_millis(700));
+    Source { name, kind, framing, silence_alarm }
+}
+
+fn framing(rng: &mut fastrand::Rng, body: Body) -> Framing {
+    let ends: [&[u8]; 5] = [b"\r", b"\n", b"\r\n", b"\0", b"END\x1e"];
+    let end = rng.choice(&ends).expect("some").to_vec();
+    // Where records are trimmed, white space must not be at their ends; text may have it anywhere.
+    let trim = body != Body::Json && rng.bool();
+    let max_bytes = if trim { 4096 } else { *rng.choice(&[150, 4096, 4096]).expect("some") };
+    let oversized = if rng.bool() { Oversized::Cut } else { Oversized::Drop };
+    Framing { kind: FramingKind::Delimiter { end }, trim, max_bytes, oversized }
+}
+
+fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, Contract) {
+    let two_steps = rng.u8(..3) > 0;
+    let url = |target: &str, port: u16| Url {
+        authority: Authority { host: HOST.into(), port },
+        host_header: format!("{HOST}:{port}"),
+        target: target.into(),
+    };
+    let port = 8000;
+    let sequence_port = if rng.u8(..3) == 0 { 8001 } else { port };
+    let nested = rng.bool();
+    let sequence = two_steps.then(|| Sequence {
+        url: url("/seq/?kind=film", sequence_port),
+        id_at: if nested { "/data/0/seq" } else { "/id" }.into(),
+    });
+    let deliver = Deliver {
+        url: url("/films/", port),
+        body: body.template(two_steps),
+        content_type: if body == Body::Raw { "application/octet-stream" } else { "application/json" }.into(),
+        headers: vec![("X-Plant".into(), "3".into())],
+        success: vec![201],
+        connections: *rng.choice(&[1, 2, 8]).expect("some"),
+        pipeline: *rng.choice(&[1, 8]).expect("some"),
+        timeout: Duration::from_millis(*rng.choice(&[400, 2000]).expect("some")),
+        connect_timeout: Duration::from_millis(500),
+        idle: Duration::from_millis(*rng.choice(&[20, 1500]).expect("some")),
+        retry_first: Duration::from_millis(50),
+        retry_max: Duration::from_secs(1),
+        drain: Duration::from_millis(*rng.choice(&[10, 3000]).expect("some")),
+    };
+    let contract = Contract {
+        host: deliver.url.host_header.clone(),
+        films_target: "/films/".into(),
+        sequence: two_steps.then(|| SequenceContract {
+            host: format!("{HOST}:{sequence_port}"),
+            target: "/seq/?kind=film".into(),
+            answer: if nested { r#"{"data": [{"seq": ID}, {"seq": 7}]}"# } else { r#"{"id": ID}"# }.into(),
+            text_ids: rng.bool(),
+            honours_keys: rng.bool(),
+        }),
+        content_type: deliver.content_type.clone(),
+        body,
+        pipeline: deliver.pipeline,
+    };
+    (deliver, sequence, contract)
+}
+
+fn journal(rng: &mut fastrand::Rng, level: Level, block_bytes: u32, physical: u32) -> Journal {
+    let segment_bytes = u64::from(physical + block_bytes * rng.u32(2..=4));
+    Journal {
+        durability: if level == Level::Memory { Durability::Memory } else { Durability::Process },
+        commit_every: Duration::from_millis(5),
+        segment_bytes: segment_bytes.next_multiple_of(4096),
+        // Room for all that the machines send, but for every fourth world.
+        max_bytes: if level == Level::Memory || rng.u8(..4) > 0 { 8 << 20 } else { segment_bytes * rng.u64(5..10) },
+        window_bytes: block_bytes as usize * rng.usize(8..=16),
+        when_full: if rng.u8(..4) == 0 { WhenFull::Reject } else { WhenFull::Pause },
+    }
+}
+
+fn weather(rng: &mut fastrand::Rng) -> Weather {
+    Weather {
+        delay_ns: *rng.choice(&[100 * US, MS, 5 * MS]).expect("some"),
+        small_chunks: *rng.choice(&[2, 20, 60]).expect("some"),
+        late: *rng.choice(&[0, 10]).expect("some"),
+        late_ns: 200 * MS,
+    }
+}
+
+fn faults(rng: &mut fastrand::Rng, level: Level, machines: &[MachinePlan]) -> Vec<Fault> {
+    let ports: Vec<usize> = (0..machines.len()).filter(|&index| machines[index].kind == Kind::Serial).collect();
+    let mut kinds = vec![
+        FaultKind::Outage { swallows: rng.bool() },
+        FaultKind::Status(*rng.choice(&[500, 503, 503, 502, 429, 404, 200]).expect("some")),
+        FaultKind::SlowAnswers(rng.u64(50 * MS..3 * S)),
+        FaultKind::LostAnswers(rng.u32(10..60)),
+        FaultKind::GarbledAnswers(rng.u32(10..60)),
+        FaultKind::HangUp { machine: *rng.choice(&ports).expect("one at least"), errno: rng.bool().then_some(EIO) },
+        FaultKind::Reset(rng.u32(20..100)),
+        FaultKind::Stall(rng.u32(20..100)),
+        FaultKind::SlowDisk(rng.u64(50 * MS..S)),
+    ];
+    rng.shuffle(&mut kinds);
+    kinds.truncate(rng.usize(3..=6));
+    if level == Level::Process {
+        for _ in 0..*rng.choice(&[1, 1, 2, 3]).expect("some") {
+            kinds.push(FaultKind::Kill(crash_point(rng)));
+        }
+        if rng.u8(..4) == 0 {
+            kinds.push(FaultKind::CleanRestart);
+        }
+    }
+    let at = |rng: &mut fastrand::Rng| S + rng.u64(50 * MS..1500 * MS);
+    kinds
+        .into_iter()
+        .map(|kind| Fault { at_ns: at(rng), lasts_ns: if kind.is_outer() { rng.u64(50 * MS..2 * S) } else { 0 }, kind })
+        .collect()
+}
+
+fn crash_point(rng: &mut fastrand::Rng) -> CrashPoint {
+    use CrashPoint::*;
+    *rng.choice(&[
+        Now,
+        AfterFirstCompletion,
+        BeforeTurn,
+        BeforeOperations,
+        AmongOperations,
+        OnDiskOperation,
+        OnApiSend,
+        OnReadBack,
+    ])
+    .expect("some")
+}

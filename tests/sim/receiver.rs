@@ -1,0 +1,376 @@
+//! A model of the web service: ids on one path, rows on the other, one row a key, and every way to go wrong that a
+//! service behind a network has.
+
+use super::context::{Context, MS, US};
+use super::event::{ConnId, Event};
+use super::http::{self, Request};
+use super::net::Net;
+use super::oracle::{Oracle, shorten};
+use super::payload::{Body, Film};
+use crate::say;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What the service expects of its client.
+#[derive(Debug, Clone)]
+pub struct Contract {
+    pub host: String,
+    pub films_target: String,
+    /// `None`: one step.
+    pub sequence: Option<SequenceContract>,
+    pub content_type: String,
+    pub body: Body,
+    pub pipeline: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct SequenceContract {
+    pub host: String,
+    pub target: String,
+    /// The answer, with `ID` where the id stands.
+    pub answer: String,
+    /// Ids are strings.
+    pub text_ids: bool,
+    /// The same key gets the same id again.
+    pub honours_keys: bool,
+}
+
+/// Faults in force.
+#[derive(Debug, Clone, Default)]
+pub struct Trouble {
+    /// Connects are refused.
+    pub refuses: bool,
+    /// Connects are never answered.
+    pub swallows: bool,
+    /// Answers are this status.
+    pub status: Option<u16>,
+    /// Answers take up to this long.
+    pub slow_ns: u64,
+    /// So often, in a hundred, an answer gets lost, with its connection.
+    pub lost: u32,
+    /// So often, in a hundred, an answer is cut short, or is no HTTP.
+    pub garbled: u32,
+}
+
+#[derive(Default)]
+struct Session {
+    /// Host and port that the client connected to.
+    host: String,
+    input: Vec<u8>,
+    requests: VecDeque<Request>,
+    answered: u32,
+    closed: bool,
+}
+
+pub struct Receiver {
+    contract: Contract,
+    pub trouble: Trouble,
+    /// How often, in a hundred, an idle connection is closed soon.
+    pub closes_idle: u32,
+    pub service_ns: u64,
+    sessions: BTreeMap<ConnId, Session>,
+    /// Every request that was ever received, by key.
+    requests: BTreeMap<String, Vec<u8>>,
+    rows: BTreeMap<String, u64>,
+    /// Records answered 201, those that it had already included.
+    pub accepted: u64,
+    /// The key for which each id was made, and the ids of a key.
+    made_for: BTreeMap<String, String>,
+    ids: BTreeMap<String, Vec<String>>,
+    used_ids: BTreeSet<String>,
+}
+
+/// An answer's way out.
+enum Fate {
+    Whole,
+    /// Nothing of it arrives.
+    Lost,
+    /// The head ends in the middle, then the connection.
+    HeadCut,
+    /// The body does.
+    BodyCut,
+    Garbage,
+}
+
+impl Receiver {
+    pub fn new(contract: Contract) -> Self {
+        Self {
+            contract,
+            trouble: Trouble::default(),
+            closes_idle: 0,
+            service_ns: MS,
+            sessions: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            accepted: 0,
+            made_for: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            used_ids: BTreeSet::new(),
+        }
+    }
+
+    pub fn accept(&mut self, conn: ConnId, host: String) {
+        self.sessions.insert(conn, Session { host, ..Session::default() });
+    }
+
+    /// Connections that the service still serves, oldest first.
+    pub fn open_conns(&self) -> Vec<ConnId> {
+        self.sessions.iter().filter(|(_, session)| !session.closed).map(|(&conn, _)| conn).collect()
+    }
+
+    /// Something arrived on a connection.
+    ///
+    /// # Errors
+    /// In words, if the client breaks HTTP or the contract.
+    pub fn look(&mut self, cx: &mut Context, net: &mut Net, conn: ConnId) -> Result<(), String> {
+        let seen = net.look(cx, conn);
+        let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
+        if session.closed {
+            return Ok(());
+        }
+        let idle = session.requests.is_empty();
+        session.input.extend(&seen.bytes);
+        while let Some(request) = http::request(&session.input).map_err(|error| format!("conn {conn}: {error}"))? {
+            let bytes: Vec<u8> = session.input.drain(..request.bytes).collect();
+            check(&self.contract, &session.host, &mut self.requests, &request, bytes)?;
+            session.requests.push_back(request);
+            if session.requests.len() > self.contract.pipeline {
+                return Err(format!("conn {conn}: {} requests in flight", session.requests.len()));
+            }
+        }
+        if idle && !session.requests.is_empty() {
+            let delay = self.service_delay(cx);
+            cx.after(delay, Event::Answer { conn });
+        }
+        let session = self.sessions.get_mut(&conn).expect("it is there");
+        if seen.reset || seen.fin {
+            say!(cx, "receiver: conn {conn} {} by the client", if seen.reset { "reset" } else { "closed" });
+            session.closed = true;
+            net.close_peer(cx, conn);
+            if cx.rng.bool() {
+                session.requests.clear(); // else the service carries them out all the same
+            }
+        }
+        Ok(())
+    }
+
+    fn service_delay(&self, cx: &mut Context) -> u64 {
+        cx.rng.u64(20 * US..=self.service_ns.max(self.trouble.slow_ns))
+    }
+
+    /// [`Event::Answer`].
+    ///
+    /// # Errors
+    /// In words, if the request breaks the contract or the oracle.
+    pub fn answer(&mut self, cx: &mut Context, net: &mut Net, oracle: &mut Oracle, conn: ConnId) -> Result<(), String> {
+        let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
+        let Some(request) = session.requests.pop_front() else { return Ok(()) };
+        session.answered += 1;
+        let (status, body) = match self.trouble.status {
+            Some(status) => (status, "{\"detail\": \"try again\"}".to_owned()),
+            None if cx.chance(self.trouble.lost) && cx.rng.bool() => (0, String::new()), // dies before it acts
+            None => self.apply(cx, oracle, &request)?,
+        };
+        let key = request.header("idempotency-key").unwrap_or("?");
+        say!(cx, "receiver: conn {conn} {} {key} -> {status}", request.target);
+        let fate = self.fate(cx, status);
+        self.reply(cx, net, conn, status, &body, &fate);
+        let session = self.sessions.get_mut(&conn).expect("it is there");
+        if !session.requests.is_empty() {
+            let delay = self.service_delay(cx);
+            cx.after(delay, Event::Answer { conn });
+        } else if !session.closed && cx.chance(self.closes_idle) {
+            let served = self.sessions[&conn].answered;
+            let delay = cx.rng.u64(10 * US..20 * MS);
+            cx.after(delay, Event::IdleClose { conn, served });
+        }
+        Ok(())
+    }
+
+    fn fate(&self, cx: &mut Context, status: u16) -> Fate {
+        if status == 0 || cx.chance(self.trouble.lost) {
+            cx.stats.count(if status == 201 { "answer lost after the row was stored" } else { "answer lost" });
+            return Fate::Lost;
+        }
+        if cx.chance(self.trouble.garbled) {
+            cx.stats.count("answer garbled");
+            return match cx.rng.u8(..3) {
+                0 => Fate::HeadCut,
+                1 => Fate::BodyCut,
+                _ => Fate::Garbage,
+            };
+        }
+        Fate::Whole
+    }
+
+    /// Does what the request asks for. Status and body.
+    fn apply(&mut self, cx: &mut Context, oracle: &mut Oracle, request: &Request) -> Result<(u16, String), String> {
+        let key = request.header("idempotency-key")?;
+        if let Some(sequence) = &self.contract.sequence
+            && sequence.target == request.target
+        {
+            let known = self.ids.entry(key.to_owned()).or_default();
+            if !sequence.honours_keys || known.is_empty() {
+                let number = self.made_for.len() + 1000;
+                let id = if sequence.text_ids { format!("\"f-{number}\"") } else { number.to_string() };
+                self.made_for.insert(id.clone(), key.to_owned());
+                known.push(id);
+            }
+            let id = known.last().expect("made above");
+            return Ok((*cx.rng.choice(&[200, 201]).expect("two"), sequence.answer.replace("ID", id)));
+        }
+        if self.rows.contains_key(key) {
+            cx.stats.count("row recognised by its key");
+            self.accepted += 1;
+            return Ok((201, "{}".into()));
+        }
+        let film = self.contract.body.read(&request.body).map_err(|error| format!("{key}: body: {error}"))?;
+        self.check_id(key, &film)?;
+        oracle.row(&film.source, &film.data)?;
+        say!(cx, "receiver: row {} of {}: {}", self.rows.len(), film.source, shorten(&film.data));
+        self.rows.insert(key.to_owned(), self.rows.len() as u64);
+        cx.stats.delivered += 1;
+        self.accepted += 1;
+        Ok((201, "{\"ok\": true}".into()))
+    }
+
+    fn check_id(&mut self, key: &str, film: &Film) -> Result<(), String> {
+        match (&film.id, &self.contract.sequence) {
+            (None, None) => Ok(()),
+            (Some(id), Some(_)) if self.made_for.get(id).is_some_and(|made_for| *made_for == format!("{key}-seq")) => {
+                let fresh = self.used_ids.insert(id.clone());
+                fresh.then_some(()).ok_or_else(|| format!("{key}: id {id} is used for a second row"))
+            }
+            (id, _) => Err(format!("{key}: id {id:?} was not made for it")),
+        }
+    }
+
+    fn reply(&mut self, cx: &mut Context, net: &mut Net, conn: ConnId, status: u16, body: &str, fate: &Fate) {
+        let session = self.sessions.get_mut(&conn).expect("it is there");
+        if session.closed {
+            return; // the client has gone
+        }
+        if matches!(fate, Fate::Lost) {
+            session.closed = true;
+            session.requests.clear();
+            if cx.rng.bool() {
+                net.tear(cx, conn);
+            } else {
+                net.close_peer(cx, conn);
+            }
+            return;
+        }
+        let (mut bytes, mut closes) = render(cx, status, body);
+        match fate {
+            Fate::HeadCut => bytes.truncate(cx.rng.usize(1..20)),
+            Fate::BodyCut => bytes.truncate(bytes.len() - body.len().min(1)),
+            Fate::Garbage => bytes = b"HTTP/1.1 OK\r\n\r\n<html>".to_vec(),
+            Fate::Whole | Fate::Lost => {}
+        }
+        closes |= !matches!(fate, Fate::Whole);
+        net.write(cx, conn, &bytes);
+        if closes {
+            session.closed = true;
+            session.requests.clear();
+            net.close_peer(cx, conn);
+        }
+    }
+
+    /// [`Event::IdleClose`].
+    pub fn idle_close(&mut self, cx: &mut Context, net: &mut Net, conn: ConnId, served: u32) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        if !session.closed && session.answered == served && session.requests.is_empty() && session.input.is_empty() {
+            session.closed = true;
+            cx.stats.count("idle connection closed by the receiver");
+            say!(cx, "receiver: conn {conn} closed, idle");
+            net.close_peer(cx, conn);
+        }
+    }
+
+    /// The service goes down: all its connections go with it.
+    pub fn down(&mut self, cx: &mut Context, net: &mut Net) {
+        for conn in self.open_conns() {
+            let session = self.sessions.get_mut(&conn).expect("listed");
+            session.closed = true;
+            session.requests.clear();
+            net.tear(cx, conn);
+        }
+    }
+}
+
+/// What every request must have, also one that will be refused.
+fn check(
+    contract: &Contract,
+    host: &str,
+    known: &mut BTreeMap<String, Vec<u8>>,
+    request: &Request,
+    bytes: Vec<u8>,
+) -> Result<(), String> {
+    let key = request.header("idempotency-key")?;
+    if key.is_empty() || key.len() > 255 {
+        return Err(format!("key {key:?}"));
+    }
+    let is_id_step = contract.sequence.as_ref().is_some_and(|sequence| sequence.target == request.target);
+    if !is_id_step && request.target != contract.films_target {
+        return Err(format!("{key}: target {}", request.target));
+    }
+    if is_id_step != key.ends_with("-seq") {
+        return Err(format!("key {key} for {}", request.target));
+    }
+    if is_id_step && request.body != b"{}" {
+        return Err(format!("{key}: the id step posts {:?}", String::from_utf8_lossy(&request.body)));
+    }
+    let expected = match &contract.sequence {
+        Some(sequence) if is_id_step => &sequence.host,
+        _ => &contract.host,
+    };
+    if request.header("host")? != expected || host != expected {
+        return Err(format!("{key}: Host {:?} on a connection to {host}", request.header("host")));
+    }
+    if !is_id_step && request.header("content-type")? != contract.content_type {
+        return Err(format!("{key}: Content-Type {:?}", request.header("content-type")));
+    }
+    match known.get(key) {
+        Some(before) if *before != bytes => Err(format!(
+            "{key}: sent again with other bytes:\n{}\n{}",
+            String::from_utf8_lossy(before),
+            String::from_utf8_lossy(&bytes)
+        )),
+        Some(_) => Ok(()),
+        None => {
+            known.insert(key.to_owned(), bytes);
+            Ok(())
+        }
+    }
+}
+
+/// An answer in one of the shapes that HTTP/1.1 allows; true if the connection closes after it.
+fn render(cx: &mut Context, status: u16, body: &str) -> (Vec<u8>, bool) {
+    let mut out = String::new();
+    if cx.rng.u8(..20) == 0 {
+        out += "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+    }
+    out += &format!("HTTP/1.1 {status} Whatever\r\nServer: model\r\n");
+    if matches!(status, 429 | 503) && cx.rng.bool() {
+        out += "Retry-After: 1\r\n";
+    }
+    let mut closes = cx.rng.u8(..30) == 0;
+    if closes {
+        out += "Connection: close\r\n";
+    }
+    match cx.rng.u8(..8) {
+        0 => {
+            closes = true;
+            out += &format!("\r\n{body}");
+        }
+        1 | 2 => {
+            out += "Transfer-Encoding: chunked\r\n\r\n";
+            let (first, second) = body.split_at(body.len() / 2);
+            for part in [first, second].iter().filter(|part| !part.is_empty()) {
+                out += &format!("{:x}\r\n{part}\r\n", part.len());
+            }
+            out += "0\r\n\r\n";
+        }
+        _ => out += &format!("Content-Length: {}\r\n\r\n{body}", body.len()),
+    }
+    (out.into_bytes(), closes)
+}
