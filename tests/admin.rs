@@ -3,7 +3,10 @@
 use ringest::config::Durability;
 use ringest::observe::admin::{self, Gateway};
 use ringest::observe::client;
-use ringest::observe::snapshot::{Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot, Stage, Terms};
+use ringest::observe::snapshot::{
+    LineSnapshot, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot, Stage, Terms,
+};
+use ringest::source::serial::LineCounts;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Write};
@@ -110,6 +113,11 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
         samples: vec![Sample { at_wall_ns: 1_000_000_000, reason: Refused::Checksum, bytes: b"a\x02".to_vec() }; 5],
         silent_s: Some(0.25),
         problem: None,
+        line: (kind == "serial").then_some(LineSnapshot {
+            breaks: 2,
+            errors: 3,
+            driver: Some(LineCounts { breaks: 4, parity_errors: 5, received_bytes: 6, ..LineCounts::default() }),
+        }),
     }
 }
 
@@ -256,6 +264,11 @@ fn metrics_show_the_identity_and_every_counter() {
     assert_eq!(families["ringest_source_received_total"].value(&[("source", "shared")]), 1_000.0);
     let strange = [("source", "line\n\"quoted\" back\\slash ü {}=,"), ("kind", "serial")];
     assert_eq!(families["ringest_source_bytes_total"].value(&strange), 400.0);
+    let line = |family: &str, name, label| families[family].value(&[strange[0], (name, label)]);
+    assert_eq!(["break", "error"].map(|mark| line("ringest_line_marks_total", "mark", mark)), [2.0, 3.0]);
+    let events = ["framing_error", "parity_error", "break"];
+    assert_eq!(events.map(|event| line("ringest_line_events_total", "event", event)), [0.0, 5.0, 4.0]);
+    assert_eq!(line("ringest_line_bytes_total", "direction", "received"), 6.0);
     assert_eq!(families["ringest_route_connections"].value(&[("authority", "127.0.0.1:8000")]), 8.0);
     assert_eq!(families["ringest_journal_segments"].value(&[("core", "1")]), 2.0);
     assert_eq!(families["ringest_build_info"].value(&[("name", "plant \"3\""), ("durability", "process")]), 1.0);
@@ -325,6 +338,9 @@ fn the_status_document_adds_the_cores_up() {
     assert_eq!(document["durability"], "process");
     assert_eq!(document["shards"].as_array().expect("a list").len(), 2);
     assert_eq!(document["sources"].as_array().expect("a list").len(), 2, "merged by name");
+    let lines: Vec<_> = document["sources"].as_array().into_iter().flatten().map(|source| &source["line"]).collect();
+    assert!(lines[0].is_null(), "only a serial source has a line");
+    assert_eq!((&lines[1]["errors"], &lines[1]["driver"]["parity_errors"]), (&json!(3), &json!(5)));
     assert_eq!(document["routes"][0]["connections"], 8);
     assert_eq!(document["problems"], json!([]));
     assert!(document["process"]["cpu_us_per_record"].as_f64().expect("a number") > 0.0);

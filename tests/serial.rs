@@ -94,6 +94,15 @@ fn bytes_that_wait_in_the_port_are_not_flushed() {
 }
 
 #[test]
+fn bytes_that_came_while_the_port_was_a_terminal_are_no_record() {
+    let machine = machine(); // a new pty translates CR to LF
+    write(&machine, b"one\rtwo\r");
+    let port = serial::open(&settings(&machine.path)).unwrap();
+    write(&machine, b"three\r");
+    assert_eq!(read(&port, 6).unwrap(), b"three\r");
+}
+
+#[test]
 fn the_port_has_the_settings_that_were_asked() {
     let machine = machine();
     let mut settings = settings(&machine.path);

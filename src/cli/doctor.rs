@@ -229,8 +229,9 @@ fn shared_memory_check(found: Option<&SharedMemory>, cores: u64) -> Check {
 /// The ports that were asked for, where anything missing is a problem; then those found.
 fn port_checks(asked: &[PathBuf]) -> Vec<Check> {
     let mut checks: Vec<Check> = asked.iter().map(|path| port_check(path, true)).collect();
-    let found = serial::ports();
-    checks.extend(found.iter().filter(|path| !asked.contains(path)).map(|path| port_check(path, false)));
+    let found = serial::ports(Path::new("/"));
+    let found = found.iter().map(|port| &port.path);
+    checks.extend(found.filter(|path| !asked.contains(path)).map(|path| port_check(path, false)));
     if checks.is_empty() {
         checks.push(ok("serial ports", "none found"));
     }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod frame;
+pub mod ports;
 pub mod receive;
 pub mod run;
 pub mod simulate;
@@ -98,6 +99,8 @@ enum Command {
     Status(status::Arguments),
     /// Print what this machine offers: kernel, io_uring, limits, file systems, ports
     Doctor(doctor::Arguments),
+    /// List serial ports with their stable names, adapters and users, without opening them
+    Ports(ports::Arguments),
     /// Print a complete, commented configuration
     Config(config::Arguments),
 }
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Frame(arguments) => frame::main(*arguments),
         Command::Status(arguments) => status::main(arguments),
         Command::Doctor(arguments) => doctor::main(arguments),
+        Command::Ports(arguments) => ports::main(arguments),
         Command::Config(arguments) => config::main(arguments),
     };
     match result {

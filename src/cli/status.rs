@@ -86,6 +86,7 @@ fn screen(status: &Value) -> String {
     accounting(&mut out, status);
     stages(&mut out, status);
     sources(&mut out, status);
+    lines(&mut out, status);
     routes(&mut out, status);
     cores(&mut out, status);
     process(&mut out, status);
@@ -145,6 +146,50 @@ fn sources(out: &mut String, status: &Value) {
     table.print(out);
     if fine.len() > SOURCES_MAX {
         let _ = writeln!(out, "… and {} more sources without a problem\n", fine.len() - SOURCES_MAX);
+    }
+}
+
+/// The serial lines on which something happened; `-` is what a driver does not count.
+fn lines(out: &mut String, status: &Value) {
+    const MARKED: [&str; 2] = ["breaks", "errors"];
+    const COUNTED: [&str; 5] = ["breaks", "framing_errors", "parity_errors", "overruns", "buffer_overruns"];
+    let noisy = |line: &Value| {
+        let happened = |value: &Value, keys: &[&str]| keys.iter().any(|key| value[*key].as_u64().unwrap_or(0) > 0);
+        happened(line, &MARKED) || happened(&line["driver"], &COUNTED)
+    };
+    let sources = list(status, "sources").iter().filter(|source| source["line"].is_object());
+    let (noisy, quiet): (Vec<&Value>, Vec<&Value>) = sources.partition(|source| noisy(&source["line"]));
+    let mut table = Table::new(&[
+        "line",
+        ">breaks",
+        ">marked errors",
+        ">driver: breaks",
+        ">framing",
+        ">parity",
+        ">overrun",
+        ">buffer overrun",
+    ]);
+    for source in noisy.iter().take(SOURCES_MAX) {
+        let line = &source["line"];
+        let driver = &line["driver"];
+        let mut row = vec![text(source, "name").to_owned()];
+        row.extend(MARKED.map(|key| number(line, key)));
+        row.extend(COUNTED.map(|key| if driver.is_object() { number(driver, key) } else { "-".to_owned() }));
+        table.row(row);
+    }
+    table.print(out);
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    match (noisy.len(), quiet.len()) {
+        (_, 0) => {}
+        (0, quiet) => {
+            let _ = writeln!(out, "no break and no error on {quiet} serial line{}\n", plural(quiet));
+        }
+        (_, quiet) => {
+            let _ = writeln!(out, "no break and no error on {quiet} other serial line{}\n", plural(quiet));
+        }
+    }
+    if noisy.len() > SOURCES_MAX {
+        let _ = writeln!(out, "… and {} more lines with breaks or errors\n", noisy.len() - SOURCES_MAX);
     }
 }
 
@@ -336,6 +381,28 @@ mod tests {
             assert_eq!(failing(&wrong), [line]);
         }
         assert_eq!(failing(&json!({})).len(), 1, "a document without a verdict is no good news");
+    }
+
+    #[test]
+    fn lines_show_what_happened_and_what_their_driver_does_not_count() {
+        let counts = json!({ "breaks": 2, "framing_errors": 1, "parity_errors": 0, "overruns": 0, "buffer_overruns": 4,
+            "received_bytes": 9, "sent_bytes": 0 });
+        let line = |name: &str, breaks: u64, driver: Value| {
+            json!({ "name": name, "kind": "serial", "problem": null,
+            "line": { "breaks": breaks, "errors": 0, "driver": driver } })
+        };
+        let tcp = json!({ "name": "tcp", "kind": "tcp_listen" });
+        let quiet = line("c", 0, Value::Null);
+        let status = json!({ "sources": [line("a", 2, counts), line("b", 1, Value::Null), quiet.clone(), tcp] });
+        let mut out = String::new();
+        lines(&mut out, &status);
+        let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1], ["a", "2", "0", "2", "1", "0", "0", "4"], "{out}");
+        assert_eq!(rows[2], ["b", "1", "0", "-", "-", "-", "-", "-"], "{out}");
+        assert!(out.ends_with("\n\nno break and no error on 1 other serial line\n\n"), "{out}");
+        out.clear();
+        lines(&mut out, &json!({ "sources": [quiet] }));
+        assert_eq!(out, "no break and no error on 1 serial line\n\n");
     }
 
     #[test]

@@ -3,20 +3,25 @@
 #![allow(unsafe_code)] // tokio asks for a promise about the descriptor that it watches
 
 use super::driver::Message;
+use super::lines::Lines;
 use crate::config::{Authority, Serial, Settings, SourceKind};
 use crate::shard::{LinkId, PortError, SourceId};
 use crate::source::serial::{self, Watch};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::warn;
+
+/// How often the drivers are asked for their counts, so that little of them is lost when an adapter is unplugged.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What a core asks of the control thread.
 #[derive(Debug)]
@@ -74,6 +79,8 @@ pub struct Control {
     watch: Option<AsyncFd<Watch>>,
     /// Who waits for a missing path.
     waiting: HashMap<PathBuf, Vec<(u16, SourceId)>>,
+    /// Shared with the admin server, which runs on the same thread.
+    lines: Arc<Mutex<Lines>>,
 }
 
 impl Control {
@@ -92,12 +99,19 @@ impl Control {
         if let Err(error) = &watch {
             warn!("missing ports are only looked for at intervals: inotify: {error}");
         }
-        let (blocking, waiting) = (JoinSet::new(), HashMap::new());
-        Self { settings, mailboxes, opened, blocking, watch: watch.ok(), waiting }
+        let (blocking, waiting, lines) = (JoinSet::new(), HashMap::new(), Arc::default());
+        Self { settings, mailboxes, opened, blocking, watch: watch.ok(), waiting, lines }
+    }
+
+    /// What the drivers of the open ports count.
+    pub(super) fn lines(&self) -> Arc<Mutex<Lines>> {
+        Arc::clone(&self.lines)
     }
 
     /// Serves requests until all cores have ended, or for ever where the caller keeps a sender.
     pub async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -106,6 +120,7 @@ impl Control {
                 },
                 Some(done) = self.blocking.join_next() => self.done(done.expect("opening and closing do not panic")),
                 changed = changed(self.watch.as_mut()) => self.appeared(changed),
+                _ = look.tick() => locked(&self.lines).look_at_all(),
             }
         }
         // Ports that are still being closed get their time.
@@ -126,11 +141,14 @@ impl Control {
                     None => self.open(ask),
                 }
             }
-            Request::ClosePort { core, link, fd } => drop(self.blocking.spawn_blocking(move || {
-                // Closing is all that is left to do with it, also after an error.
-                let _ = nix::unistd::close(fd);
-                Done::Closed { core, link }
-            })),
+            Request::ClosePort { core, link, fd } => {
+                locked(&self.lines).closing(core, link);
+                self.blocking.spawn_blocking(move || {
+                    // Closing is all that is left to do with it, also after an error.
+                    let _ = nix::unistd::close(fd);
+                    Done::Closed { core, link }
+                });
+            }
         }
     }
 
@@ -150,6 +168,10 @@ impl Control {
         match done {
             Done::Closed { core, link } => self.tell(core, Message::PortClosed { link }),
             Done::Opened { ask, result } => {
+                if let Ok(port) = &result {
+                    let name = &self.settings.sources[usize::from(ask.source.0)].name;
+                    locked(&self.lines).opened(ask.core, ask.link, ask.source, name, port.as_fd());
+                }
                 if !self.watch_for(ask, matches!(result, Err(PortError::Missing))) {
                     self.tell(ask.core, Message::PortOpened { link: ask.link, result });
                 }
@@ -201,6 +223,11 @@ impl Control {
         // A core that has ended needs nothing more; what the message owns is closed.
         let _ = self.mailboxes[usize::from(core)].send(message);
     }
+}
+
+/// The lines, also after a panic elsewhere: they are numbers, each whole at any time.
+pub(super) fn locked(lines: &Mutex<Lines>) -> std::sync::MutexGuard<'_, Lines> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The paths that may have come; for ever pending without a watch.

@@ -1,9 +1,10 @@
 //! The whole gateway: what is checked and taken at start, the core threads, the control thread, the end.
 
-use super::control::{Control, Request};
+use super::control::{Control, Request, locked};
 use super::core::{Assignment, CoreThread};
 use super::driver::Message;
 use super::files::{core_directories, create_private_directory};
+use super::lines::Lines;
 use super::listen::{ListenError, Listeners, bind_admin, bind_all};
 use super::lock::{LockError, StateLock};
 use super::probe::{self, ProbeError};
@@ -21,8 +22,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc as threads;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -329,12 +330,12 @@ impl Gateway {
         runtime.block_on(async {
             let address = admin.local_addr().map_err(EngineError::Thread)?;
             let admin = tokio::net::TcpListener::from_std(admin).map_err(EngineError::Thread)?;
+            let control = Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports);
             let (close_admin, admin_closed) = oneshot::channel::<()>();
-            let admin = tokio::spawn(admin::serve(admin, self.admin(), async {
+            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines()), async {
                 // Closed by a word or by the end of who would say it.
                 let _ = admin_closed.await;
             }));
-            let control = Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports);
             let control = tokio::spawn(control.run(requests));
             let ready = std::mem::take(&mut self.ready);
             let ready = tokio::spawn(announce(ready, address, options.ready_file, self.settings.gateway.cores.len()));
@@ -350,18 +351,36 @@ impl Gateway {
         })
     }
 
-    fn admin(&self) -> admin::Gateway {
+    fn admin(&self, lines: Arc<Mutex<Lines>>) -> admin::Gateway {
         let mailboxes = self.mailboxes.clone();
         let settings = &self.settings;
         let cores = mailboxes.len() as u16;
-        admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, move |core| {
+        let ask = move |core| {
             let (answer, answered) = oneshot::channel();
             let asked = mailboxes[usize::from(core)].send(Message::Snapshot(answer));
             async move {
                 asked.ok()?;
                 answered.await.ok()
             }
-        })
+        };
+        let mut gateway =
+            admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, ask);
+        let ask_cores = gateway.request;
+        let names = settings.sources.iter().enumerate();
+        let ids = names.map(|(index, source)| (source.name.clone(), SourceId(index as u16))).collect();
+        let ids: Arc<HashMap<String, SourceId>> = Arc::new(ids);
+        // The cores know nothing of what the drivers count.
+        gateway.request = Box::new(move || {
+            let (asked, lines, ids) = (ask_cores(), Arc::clone(&lines), Arc::clone(&ids));
+            Box::pin(async move {
+                let mut snapshots = asked.await;
+                let mut lines = locked(&lines);
+                lines.look_at_all();
+                lines.show(&mut snapshots, &ids);
+                snapshots
+            })
+        });
+        gateway
     }
 
     /// Waits for all cores. The first that fails stops the others.

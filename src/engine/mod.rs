@@ -12,6 +12,7 @@ mod core;
 mod driver;
 mod files;
 mod gateway;
+mod lines;
 mod listen;
 mod lock;
 pub mod probe;

@@ -136,7 +136,39 @@ impl Page {
             family(encoder, name, help, counts, rows)?;
         }
         let rows = self.report.sources.iter().filter_map(|source| Some((label(source), source.silent_s?)));
-        family(encoder, "source_silent_seconds", "Seconds since the last byte of a source.", false, rows)
+        family(encoder, "source_silent_seconds", "Seconds since the last byte of a source.", false, rows)?;
+        self.lines(encoder)
+    }
+
+    /// What happened on serial lines: what the ttys marked, and what their drivers counted where they do.
+    fn lines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let lines = || self.report.sources.iter().filter_map(|source| Some((&source.name, source.line?)));
+        let help = "Breaks and errors that the tty marked in the stream of a serial line.";
+        let rows = lines().flat_map(|(source, line)| {
+            [("break", line.breaks), ("error", line.errors)]
+                .map(|(mark, count)| ([("source", source.clone()), ("mark", mark.to_owned())], count as f64))
+        });
+        family(encoder, "line_marks", help, true, rows)?;
+        let counted = || lines().filter_map(|(source, line)| Some((source, line.driver?)));
+        let help = "What the driver of a serial line counted while its port was open.";
+        let rows = counted().flat_map(|(source, counts)| {
+            let events = [
+                ("framing_error", counts.framing_errors),
+                ("parity_error", counts.parity_errors),
+                ("overrun", counts.overruns),
+                ("buffer_overrun", counts.buffer_overruns),
+                ("break", counts.breaks),
+            ];
+            events.map(|(event, count)| ([("source", source.clone()), ("event", event.to_owned())], count as f64))
+        });
+        family(encoder, "line_events", help, true, rows)?;
+        let help = "Bytes that the driver of a serial line counted while its port was open.";
+        let rows = counted().flat_map(|(source, counts)| {
+            [("received", counts.received_bytes), ("sent", counts.sent_bytes)].map(|(direction, bytes)| {
+                ([("source", source.clone()), ("direction", direction.to_owned())], bytes as f64)
+            })
+        });
+        family(encoder, "line_bytes", help, true, rows)
     }
 
     fn routes(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -168,6 +168,7 @@ fn merge_sources(shards: &[Snapshot]) -> Vec<SourceSnapshot> {
         own.samples.extend(source.samples.iter().cloned());
         own.silent_s = shorter(own.silent_s, source.silent_s);
         join_words(&mut own.problem, source.problem.as_deref());
+        own.line = own.line.or(source.line); // a port belongs to one core
     }
     for source in &mut merged {
         source.samples.sort_by_key(|sample| sample.at_wall_ns);

@@ -1,5 +1,6 @@
 //! What a shard shows of itself: taken between two turns of its loop, so that its numbers belong together.
 
+use crate::source::serial::LineCounts;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -255,6 +256,17 @@ impl Serialize for Sample {
     }
 }
 
+/// What happened on a serial line while its port was open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct LineSnapshot {
+    /// Breaks that the tty marked in the stream.
+    pub breaks: u64,
+    /// Bytes that the tty marked as received with a parity or framing error.
+    pub errors: u64,
+    /// What the driver counted; `None` where it keeps no counts, as with ptys.
+    pub driver: Option<LineCounts>,
+}
+
 /// One configured source, as one shard sees it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SourceSnapshot {
@@ -278,6 +290,9 @@ pub struct SourceSnapshot {
     pub silent_s: Option<f64>,
     /// What is wrong with it now, in words for the operator: missing, busy, silent …
     pub problem: Option<String>,
+    /// Of a `serial` source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<LineSnapshot>,
 }
 
 /// Delivery, as one shard sees it.

@@ -44,6 +44,9 @@ pub(super) struct SourceState {
     /// Bytes outside of all frames.
     pub garbage_bytes: u64,
     pub samples: Samples,
+    /// Marked in the stream of a serial line, as in [`Counters`](crate::observe::snapshot::Counters).
+    pub line_breaks: u64,
+    pub line_errors: u64,
     pub last_byte_ns: u64,
     pub any_byte: bool,
     pub silent: bool,
@@ -67,6 +70,8 @@ impl SourceState {
             bytes: 0,
             garbage_bytes: 0,
             samples: Samples::default(),
+            line_breaks: 0,
+            line_errors: 0,
             last_byte_ns: now.mono_ns,
             any_byte: false,
             silent: false,
@@ -340,10 +345,12 @@ impl Shard {
                 None => break,
                 Some(Mark::Break) => {
                     self.counters.line_breaks += 1;
+                    self.source(stream.source).line_breaks += 1;
                     stream.framer.flag(FrameFlags::BREAK);
                 }
                 Some(Mark::Error) => {
                     self.counters.line_errors += 1;
+                    self.source(stream.source).line_errors += 1;
                     stream.framer.flag(FrameFlags::LINE_ERROR);
                     self.frame(now, link, &mut stream, &decoded[clean..run.len]);
                 }

@@ -2,7 +2,7 @@
 
 use super::{Now, Shard, SourceId};
 use crate::config::SourceKind;
-use crate::observe::snapshot::{JournalSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, Terms};
+use crate::observe::snapshot::{JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, Terms};
 
 fn seconds_since(now: Now, then_ns: u64) -> f64 {
     now.mono_ns.saturating_sub(then_ns) as f64 / 1e9
@@ -68,6 +68,11 @@ impl Shard {
             samples: source.samples.list(),
             silent_s,
             problem: source.problem.clone().or(silence),
+            line: matches!(configured.kind, SourceKind::Serial(_)).then_some(LineSnapshot {
+                breaks: source.line_breaks,
+                errors: source.line_errors,
+                driver: None, // known to the control thread alone
+            }),
         }
     }
 }

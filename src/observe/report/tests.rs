@@ -21,6 +21,7 @@ fn source(name: &str, received: u64, silent_s: Option<f64>, problem: Option<&str
         samples: Vec::new(),
         silent_s,
         problem: problem.map(str::to_owned),
+        ..SourceSnapshot::default()
     }
 }
 

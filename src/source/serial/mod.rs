@@ -15,15 +15,17 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+mod counts;
 mod holder;
 mod parmrk;
 mod ports;
 mod termios;
 mod watch;
 
-pub use holder::holder_of;
+pub use counts::{DriverCounts, LineCounts, driver_counts};
+pub use holder::{Holder, holder_of, words as holder_words};
 pub use parmrk::{Decoded, Mark, Parmrk, Run};
-pub use ports::ports;
+pub use ports::{LATENCY_TIMER_SLOW_MS, Port, Usb, ports};
 pub use termios::{Termios2, read_settings, settings_for};
 pub use watch::Watch;
 
@@ -36,7 +38,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// The descriptor is in non-blocking mode, which io_uring needs on ttys before Linux 6.4 and which does no harm later.
 /// It holds the lock until its last duplicate is closed. Bytes that were waiting in the port are not flushed: they may be
-/// a record, while noise is at worst one rejected or flagged frame.
+/// a record, while noise is at worst one rejected or flagged frame. But those that came while the port was set so that they
+/// are no longer what the machine sent are thrown away, and logged: a new port is a terminal at 9600 baud, which makes line
+/// feeds of carriage returns, until its settings are in force, and with USB that takes milliseconds.
 ///
 /// What the device refuses (a pty has no parity and no 7-bit characters) is logged as a warning.
 ///
@@ -53,8 +57,17 @@ pub fn open(settings: &Serial) -> Result<OwnedFd, PortError> {
         }
     };
     let asked = settings_for(&settings.line, settings.flow);
+    let before = read_settings(port.as_fd()).map_err(set_error)?;
     termios::write_settings(port.as_fd(), &asked).map_err(set_error)?;
     let got = read_settings(port.as_fd()).map_err(set_error)?;
+    let is_line = !nix::sys::stat::fstat(&port).is_ok_and(|stat| is_pty(stat.st_rdev));
+    if termios::changes_bytes(&before, &got, is_line) {
+        let bytes = termios::discard_input(port.as_fd()).map_err(set_error)?;
+        if bytes > 0 {
+            let port = settings.path.display();
+            tracing::warn!(%port, "{bytes} bytes came before the line was set, and were discarded");
+        }
+    }
     for note in termios::refused(&asked, &got) {
         tracing::warn!(port = %settings.path.display(), "{note} by the device");
     }

@@ -5,7 +5,7 @@
 
 use crate::config::{Flow, Line, Parity};
 use nix::errno::Errno;
-use nix::sys::termios::{ControlFlags, InputFlags};
+use nix::sys::termios::{ControlFlags, FlushArg, InputFlags, LocalFlags, tcflush};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// `struct termios2`: flags as in termios(3), rates as numbers.
@@ -14,6 +14,7 @@ pub type Termios2 = libc::termios2;
 nix::ioctl_read_bad!(tcgets2, libc::TCGETS2, Termios2);
 nix::ioctl_write_ptr_bad!(tcsets2, libc::TCSETS2, Termios2);
 nix::ioctl_none_bad!(tiocexcl, libc::TIOCEXCL);
+nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 nix::ioctl_read_bad!(tiocgexcl, libc::TIOCGEXCL, libc::c_int);
 
 /// DC1 and DC3.
@@ -87,6 +88,33 @@ pub fn refused(asked: &Termios2, got: &Termios2) -> Vec<String> {
         notes.push("marks for line errors were refused".to_owned());
     }
     notes
+}
+
+/// Whether bytes that came under the settings `before` are other bytes than they are under those of `now`: translated, swallowed,
+/// or, on a line with a rate and a character format (which a pty has not), read wrongly.
+pub fn changes_bytes(before: &Termios2, now: &Termios2, is_line: bool) -> bool {
+    let translates = InputFlags::ISTRIP
+        | InputFlags::INLCR
+        | InputFlags::IGNCR
+        | InputFlags::ICRNL
+        | InputFlags::IUCLC
+        | InputFlags::IXON; // swallows XON and XOFF
+    let edits = LocalFlags::ICANON | LocalFlags::ISIG | LocalFlags::IEXTEN;
+    let format = ControlFlags::CSIZE | ControlFlags::PARENB | ControlFlags::PARODD;
+    let reads_otherwise = before.c_ospeed != now.c_ospeed || (before.c_cflag ^ now.c_cflag) & format.bits() != 0;
+    before.c_iflag & !now.c_iflag & translates.bits() != 0
+        || before.c_lflag & edits.bits() != 0
+        || is_line && reads_otherwise
+}
+
+/// Throws away what was received and not read (`TCIFLUSH`), and tells how many bytes that was. What a driver has not handed
+/// to the tty yet is not touched: it is read under the settings of now.
+pub fn discard_input(port: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let mut bytes = 0;
+    // SAFETY: the descriptor is open while it is borrowed, and the kernel writes one int into a live int.
+    unsafe { fionread(port.as_raw_fd(), &mut bytes) }?;
+    tcflush(port, FlushArg::TCIFLUSH)?;
+    Ok(bytes as usize)
 }
 
 /// The port's settings (`TCGETS2`).
@@ -176,6 +204,25 @@ mod tests {
         assert_eq!(bytes.c_iflag, none.c_iflag | ixon | ixoff);
         assert_eq!(bytes.c_cflag, none.c_cflag);
         assert_eq!((bytes.c_cc[libc::VSTART], bytes.c_cc[libc::VSTOP]), (0x11, 0x13));
+    }
+
+    #[test]
+    fn bytes_of_a_terminal_or_of_another_rate_are_not_those_of_the_machine() {
+        let asked = settings_for(&line(19_200, 8, Parity::None, 1), Flow::None);
+        let changed = |change: fn(&mut Termios2)| {
+            let mut before = asked;
+            change(&mut before);
+            [true, false].map(|is_line| changes_bytes(&before, &asked, is_line))
+        };
+        assert_eq!(changed(|_| {}), [false, false]);
+        assert_eq!(changed(|before| before.c_iflag = 0), [false, false], "raw as cfmakeraw makes it");
+        assert_eq!(changed(|before| before.c_cflag |= ControlFlags::CSTOPB.bits()), [false, false]);
+        assert_eq!(changed(|before| before.c_iflag |= InputFlags::ICRNL.bits()), [true, true]);
+        assert_eq!(changed(|before| before.c_lflag |= LocalFlags::ICANON.bits()), [true, true]);
+        assert_eq!(changed(|before| before.c_ospeed = 9_600), [true, false]);
+        assert_eq!(changed(|before| before.c_cflag |= ControlFlags::PARENB.bits()), [true, false]);
+        let with_xon = settings_for(&line(19_200, 8, Parity::None, 1), Flow::XonXoff);
+        assert!(changes_bytes(&with_xon, &asked, false) && !changes_bytes(&with_xon, &with_xon, false));
     }
 
     #[test]

@@ -1,0 +1,131 @@
+//! What the drivers of open serial ports count. The control thread looks at them now and then, and whenever somebody asks;
+//! no core is asked for anything.
+//!
+//! Each open port is watched through a duplicate of its descriptor. A port stays open, and locked, until its last descriptor
+//! is closed: so the duplicate goes first, in [`Lines::closing`].
+
+use crate::observe::snapshot::Snapshot;
+use crate::shard::{LinkId, SourceId};
+use crate::source::serial::{DriverCounts, LineCounts, driver_counts};
+use nix::errno::Errno;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use tracing::{debug, warn};
+
+/// The counts of all serial sources, by source.
+#[derive(Debug, Default)]
+pub struct Lines {
+    open: HashMap<Owner, OpenLine>,
+    sums: HashMap<SourceId, LineCounts>,
+    /// Sources whose driver keeps no counts, and of which that was said.
+    without: HashSet<SourceId>,
+}
+
+/// The core that a port was opened for, and its link there.
+type Owner = (u16, LinkId);
+
+#[derive(Debug)]
+struct OpenLine {
+    source: SourceId,
+    port: OwnedFd,
+    last: DriverCounts,
+}
+
+impl Lines {
+    /// A port was opened for a core's link: what its driver counts from now on belongs to the source. `name` is for the
+    /// log.
+    pub fn opened(&mut self, core: u16, link: LinkId, source: SourceId, name: &str, port: BorrowedFd<'_>) {
+        match driver_counts(port) {
+            Ok(last) => {
+                self.sums.entry(source).or_default();
+                match port.try_clone_to_owned() {
+                    Ok(port) => drop(self.open.insert((core, link), OpenLine { source, port, last })),
+                    Err(error) => warn!(source = name, "its line's errors are not counted: {error}"),
+                }
+            }
+            Err(errno) => {
+                if self.without.insert(source) {
+                    debug!(source = name, "the driver keeps no counts of this line: {}", errno.desc());
+                }
+            }
+        }
+    }
+
+    /// A core's port is about to be closed: its driver is asked once more.
+    pub fn closing(&mut self, core: u16, link: LinkId) {
+        if let Some(mut line) = self.open.remove(&(core, link)) {
+            line.look(&mut self.sums);
+        }
+    }
+
+    /// Asks all drivers. One ioctl a port, none of which waits.
+    pub fn look_at_all(&mut self) {
+        for line in self.open.values_mut() {
+            line.look(&mut self.sums);
+        }
+    }
+
+    /// The sums of a source, if its driver counts.
+    pub fn of(&self, source: SourceId) -> Option<LineCounts> {
+        self.sums.get(&source).copied()
+    }
+
+    /// Adds the sums to what the cores show of their serial sources, which are found by their names in `ids`.
+    pub fn show(&self, snapshots: &mut [Snapshot], ids: &HashMap<String, SourceId>) {
+        for shown in snapshots.iter_mut().flat_map(|snapshot| &mut snapshot.sources) {
+            if let Some(line) = &mut shown.line {
+                line.driver = ids.get(&shown.name).and_then(|source| self.of(*source));
+            }
+        }
+    }
+}
+
+impl OpenLine {
+    fn look(&mut self, sums: &mut HashMap<SourceId, LineCounts>) {
+        match driver_counts(self.port.as_fd()) {
+            Ok(counts) => {
+                sums.entry(self.source).or_default().add(&self.last, &counts);
+                self.last = counts;
+            }
+            // Unplugged; the core notices, too, and has the port closed.
+            Err(Errno::EIO | Errno::ENODEV) => {}
+            Err(errno) => debug!("source {}: the driver's counts: {}", self.source.0, errno.desc()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::snapshot::{LineSnapshot, SourceSnapshot};
+
+    const SOURCE: SourceId = SourceId(3);
+    const LINK: LinkId = LinkId { index: 7, generation: 1 };
+
+    #[test]
+    fn a_port_without_counts_is_let_go_at_once_and_shows_none() {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let mut lines = Lines::default();
+        for _ in 0..2 {
+            lines.opened(0, LINK, SOURCE, "a", pty.slave.as_fd());
+        }
+        assert!(lines.open.is_empty());
+        assert_eq!(lines.without.len(), 1);
+        lines.look_at_all();
+        lines.closing(0, LINK);
+        assert_eq!(lines.of(SOURCE), None);
+    }
+
+    #[test]
+    fn counts_outlive_the_port_and_are_shown_on_its_source_alone() {
+        let counts = LineCounts { breaks: 2, ..LineCounts::default() };
+        let lines = Lines { sums: [(SOURCE, counts)].into(), ..Lines::default() };
+        let source = |name: &str, line| SourceSnapshot { name: name.to_owned(), line, ..SourceSnapshot::default() };
+        let line = Some(LineSnapshot { breaks: 1, errors: 0, driver: None });
+        let sources = vec![source("a", line), source("b", line), source("c", None)];
+        let mut snapshots = [Snapshot { sources, ..Snapshot::default() }];
+        lines.show(&mut snapshots, &[("a".to_owned(), SOURCE), ("c".to_owned(), SOURCE)].into());
+        let shown: Vec<_> = snapshots[0].sources.iter().map(|source| source.line.map(|line| line.driver)).collect();
+        assert_eq!(shown, [Some(Some(counts)), Some(None), None]);
+    }
+}
