@@ -1,6 +1,8 @@
 //! Whole gateways, inside this process: start, stop, and what the next start finds.
 
 use crate::harness::PATIENCE;
+use crate::ports::Pty;
+use nix::sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr};
 use ringest::config::{self, Settings};
 use ringest::engine::{self, EngineError, LockError, Options, Summary};
 use ringest::shard::PortError;
@@ -224,4 +226,40 @@ fn a_journal_that_cannot_be_opened_ends_the_start_of_all_cores() {
     std::fs::remove_file(directory.path().join("core-1")).expect("removed");
     let settings = settings(directory.path(), 2, free_address(), &tcp(free_address()));
     Gateway::start(settings, directory.path()).stop();
+}
+
+#[test]
+fn breaks_and_errors_are_counted_for_the_line_where_they_came() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let api = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = api.local_addr().expect("bound");
+    let bodies = serve_api(api);
+    let (noisy, quiet) = (Pty::open(), Pty::open());
+    let source = |name: &str, pty: &Pty| {
+        let path = pty.path.display();
+        format!("[[source]]\nname = \"{name}\"\nkind = \"serial\"\npath = \"{path}\"\n")
+    };
+    let sources = source("noisy", &noisy) + &source("quiet", &quiet);
+    let gateway = Gateway::start(settings(&directory.path().join("state"), 2, address, &sources), directory.path());
+    gateway.wait_for("ringest_source_open{source=\"noisy\",kind=\"serial\"}", 1);
+    gateway.wait_for("ringest_source_open{source=\"quiet\",kind=\"serial\"}", 1);
+    // A pty makes no marks, and doubles 0xFF; without PARMRK it passes marks that are made here.
+    let mut termios = tcgetattr(&noisy.master).expect("the settings of the slave");
+    termios.input_flags.remove(InputFlags::PARMRK);
+    tcsetattr(&noisy.master, SetArg::TCSANOW, &termios).expect("set");
+    (&noisy.master).write_all(b"1\xff\0\x002\xff\0\x003\xff\0X\r").expect("written");
+    (&quiet.master).write_all(b"fine\r").expect("written");
+    let mut got = [(); 2].map(|()| bodies.recv_timeout(PATIENCE).expect("a record"));
+    got.sort();
+    assert_eq!(got, ["noisy 123X", "quiet fine"]);
+    for (source, breaks, errors) in [("noisy", 2, 1), ("quiet", 0, 0)] {
+        gateway.wait_for(&format!("ringest_line_marks_total{{source=\"{source}\",mark=\"break\"}}"), breaks);
+        gateway.wait_for(&format!("ringest_line_marks_total{{source=\"{source}\",mark=\"error\"}}"), errors);
+    }
+    let sources = gateway.get("/api/sources");
+    assert!(
+        sources.contains(r#""line":{"breaks":2,"driver":null,"errors":1}"#),
+        "a pty has no driver's counts: {sources}"
+    );
+    gateway.stop();
 }

@@ -6,13 +6,13 @@ use ringest::shard::{Op, PortError, Readable, SourceId};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-struct Pty {
-    master: std::fs::File,
-    path: PathBuf,
+pub struct Pty {
+    pub master: std::fs::File,
+    pub path: PathBuf,
 }
 
 impl Pty {
-    fn open() -> Self {
+    pub fn open() -> Self {
         use nix::fcntl::OFlag;
         let master = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a pty");
         nix::pty::grantpt(&master).expect("granted");
