@@ -57,19 +57,11 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
     }
 }
 
-<<<<<<< HEAD
-/// Where an entry begins, and what it says.
-type Written = (usize, EntryHeader, Vec<u8>);
-
-/// A sealed block with an entry of each kind.
-fn block(header: &BlockHeader, datas: &[(Vec<u8>, usize)]) -> (Vec<u8>, Vec<Written>) {
-=======
 /// An entry of a built block: where it begins, its header, its payload.
 type Built = (usize, EntryHeader, Vec<u8>);
 
 /// A sealed block with an entry of each kind, and where the entries begin.
 fn block(header: &BlockHeader, datas: &[(Vec<u8>, usize)]) -> (Vec<u8>, Vec<Built>) {
->>>>>>> main
     let mut bytes = vec![0; BLOCK_HEADER_BYTES];
     let mut entries = Vec::new();
     for (index, (data, split)) in datas.iter().enumerate() {

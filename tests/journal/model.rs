@@ -7,7 +7,6 @@ use ringest::config::Durability;
 use ringest::journal::{Location, OriginRef, Position, Step};
 use ringest::observe::snapshot::JournalSnapshot;
 use ringest::shard::Op;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -540,11 +539,7 @@ fn a_walk_that_keeps_all_it_finds_leaves_memory_for_ids_and_marks() {
             let mut found = Vec::new();
             let step = world.step(&mut found);
             for record in found {
-<<<<<<< HEAD
-                if let Entry::Vacant(place) = held.entry(record.number) {
-=======
                 if let std::collections::btree_map::Entry::Vacant(place) = held.entry(record.number) {
->>>>>>> main
                     world.journal().hold(record.at);
                     place.insert(record.at);
                     assert_eq!(world.view(origin, record.at).number, record.number);
