@@ -842,6 +842,9 @@ impl Journal {
 
     /// When [`Journal::turn`] has something to do though nothing happens.
     pub fn deadline_ns(&self) -> Option<u64> {
+        if !self.on_disk() {
+            return None; // blocks go nowhere, so none is ever due
+        }
         let seal =
             self.open.as_ref().filter(|open| open.entries > 0).map(|open| open.opened_ns + self.write_after_ns());
         let prepare = self.prepared.as_ref().and_then(|prepared| prepared.retry_ns);
