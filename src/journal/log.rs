@@ -952,6 +952,11 @@ impl Journal {
 
     // ---- the window
 
+    /// Whether a record that is not held is found again by a [`Scan`]; at level `memory` there is nothing to read it from.
+    pub fn reads_back(&self) -> bool {
+        self.on_disk()
+    }
+
     /// Whether the window has room for records that are to stay in memory until they are delivered.
     pub fn has_window_room(&self) -> bool {
         !self.on_disk() || self.free_slots.len() > self.slots_kept_back()

@@ -437,7 +437,8 @@ impl Shard {
         if lane.behind.is_some() {
             return;
         }
-        if !journal.has_window_room() || !lane.has_room(waiting.at.extent, journal.lane_extents_max()) {
+        let fits = journal.has_window_room() && lane.has_room(waiting.at.extent, journal.lane_extents_max());
+        if journal.reads_back() && !fits {
             self.set_behind(lane_index, waiting.number, waiting.at);
             return;
         }
