@@ -186,7 +186,8 @@ impl Shard {
                 conn.connection.listed = true;
                 conn.connection.idle_ns = now.mono_ns;
                 self.ops.push_back(Op::Recv { link, fd, kind: Readable::Socket });
-                self.timers.set(now.mono_ns + self.settings.deliver.idle.as_nanos() as u64, Timer::link(link));
+                let wait = self.settings.deliver.idle.min(self.settings.deliver.timeout);
+                self.timers.set(now.mono_ns + wait.as_nanos() as u64, Timer::link(link));
                 let api = self.api(id);
                 api.connecting -= 1;
                 api.failures = 0;
@@ -442,7 +443,8 @@ impl Shard {
         let (timeout, idle) = (self.settings.deliver.timeout, self.settings.deliver.idle);
         let due = conn.connection.deadline_ns(timeout.as_nanos() as u64, idle.as_nanos() as u64);
         if now.mono_ns < due {
-            self.timers.set(due, Timer::link(link));
+            // An idle connection may be used meanwhile, and that answer be late before the idle time is over.
+            self.timers.set(due.min(now.mono_ns + timeout.as_nanos() as u64), Timer::link(link));
         } else if conn.connection.in_flight.is_empty() {
             self.lose_connection(now, link, &mut conn, "idle", false);
         } else {

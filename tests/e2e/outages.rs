@@ -4,6 +4,7 @@ use crate::api::{Api, Behaviour};
 use crate::machines::{HttpMachine, Pty, TcpMachine};
 use crate::process::{Gateway, Receiver, eventually};
 use crate::site::{Site, assert_rows, assert_whole, free_address, numbers, record};
+use std::time::Duration;
 
 const EACH: usize = 200;
 
@@ -133,4 +134,17 @@ fn a_connection_that_the_service_drops_after_the_request_costs_one_resend_under_
     assert_eq!(films.len(), EACH);
     let found = numbers(films.iter().map(|film| film.data.as_str()));
     assert_eq!(assert_whole("m", &found["m"]), EACH);
+}
+
+#[test]
+fn an_answer_is_late_after_the_timeout_also_where_idle_connections_are_kept_for_longer() {
+    let site = Site::new();
+    let _api = Api::start(site.api, Behaviour { delay: Duration::from_secs(600), ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp).deliver("idle", "\"10m\"");
+    let config = config.deliver("timeout", "\"300ms\"").deliver("drain", "\"0ms\"");
+    let gateway = Gateway::start(&site, &config.write(&site));
+    let mut machine = TcpMachine::connect(tcp);
+    machine.send([record("m", 0)]).expect("sent");
+    eventually("the answer to be late", || (gateway.status().counter("api_failures") > 0).then_some(()));
 }
