@@ -405,14 +405,18 @@ impl Shard {
         let api = self.api(conn.api);
         api.connections.retain(|other| *other != link);
         api.available.retain(|other| *other != link);
-        for request in std::mem::take(&mut conn.connection.in_flight) {
+        // The last one first: each goes to the front of the list, where the oldest comes to stand before the others.
+        let in_flight = std::mem::take(&mut conn.connection.in_flight);
+        for (place, request) in in_flight.into_iter().enumerate().rev() {
             self.api(conn.api).in_flight -= 1;
             if request.step == Step::Record && self.settings.deliver.success.contains(&request.status) {
                 continue; // delivered with its header
             }
             let lane = &mut self.lanes[request.lane as usize];
-            if resend && reused && request.status == 0 && !lane.resent {
-                lane.resent = true;
+            // What was pipelined behind another request is not what made the peer close. It goes again as often as it takes: each
+            // such connection has brought an answer before.
+            if resend && reused && request.status == 0 && (place > 0 || !lane.resent) {
+                lane.resent |= place == 0;
                 self.counters.api_resent += 1;
                 lane.doing = Doing::Ready;
                 self.api(conn.api).ready.push_front(request.lane);

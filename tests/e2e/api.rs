@@ -97,6 +97,9 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
         }
         answers += 1;
         if answers == behaviour.answers_per_connection {
+            // What was pipelined is read and dropped: closed with it, the connection would be reset, and its answers with it.
+            let _ = stream.get_ref().shutdown(std::net::Shutdown::Write);
+            while request(&mut stream).is_some() {}
             return;
         }
     }

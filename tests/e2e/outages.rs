@@ -148,3 +148,25 @@ fn an_answer_is_late_after_the_timeout_also_where_idle_connections_are_kept_for_
     machine.send([record("m", 0)]).expect("sent");
     eventually("the answer to be late", || (gateway.status().counter("api_failures") > 0).then_some(()));
 }
+
+#[test]
+fn what_was_pipelined_behind_the_last_answer_of_a_connection_is_no_failure() {
+    const MACHINES: usize = 24;
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { answers_per_connection: 3, ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp).deliver("pipeline", "8");
+    let config = config.deliver("connections", "2").deliver("retry", "{ first = \"60s\", max = \"60s\" }");
+    let gateway = Gateway::start(&site, &config.write(&site));
+    let mut machines = (0..MACHINES).map(|_| TcpMachine::connect(tcp)).collect::<Vec<_>>();
+    for (index, machine) in machines.iter_mut().enumerate() {
+        machine.send((0..20).map(|number| record(&format!("m{index}"), number))).expect("sent");
+    }
+    gateway.wait_delivered(20 * MACHINES as u64);
+    let status = gateway.status();
+    assert_eq!(status.counter("api_failures"), 0, "{}", status.0["counters"]);
+    assert!(status.counter("api_resent") > 0, "{}", status.0["counters"]);
+    let films = api.films();
+    let found = numbers(films.iter().map(|film| film.data.as_str()));
+    assert_eq!(found.values().map(|numbers| assert_whole("m", numbers)).sum::<usize>(), 20 * MACHINES);
+}
