@@ -14,6 +14,8 @@ use std::fmt::Write;
 
 /// The largest answer of an id step that is looked at.
 const ID_BODY_BYTES_MAX: usize = 64 * 1024;
+/// An API that fails and works by turns is logged at most once in this time.
+const SAY_EVERY_NS: u64 = 10_000_000_000;
 
 /// One authority of the API: its connections, and the lanes that want it.
 #[derive(Debug)]
@@ -29,6 +31,10 @@ pub(super) struct Api {
     failures: u32,
     retry_ns: u64,
     pub problem: Option<String>,
+    /// The problem was logged, so its end will be.
+    said: bool,
+    /// When the next one may be logged.
+    say_ns: u64,
     pub last_success_ns: Option<u64>,
     pub in_flight: u64,
 }
@@ -44,6 +50,8 @@ impl Api {
             failures: 0,
             retry_ns: 0,
             problem: None,
+            said: false,
+            say_ns: 0,
             last_success_ns: None,
             in_flight: 0,
         }
@@ -206,17 +214,21 @@ impl Shard {
                 api.failures = failures;
                 api.retry_ns = now.mono_ns + wait;
                 self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
-                self.note_problem(id, problem);
+                self.note_problem(now, id, problem);
             }
         }
     }
 
-    fn note_problem(&mut self, id: ApiId, problem: String) {
+    fn note_problem(&mut self, now: Now, id: ApiId, problem: String) {
         let api = self.api(id);
-        if api.problem.as_ref() != Some(&problem) {
-            tracing::warn!("API at {}:{}: {problem}; records wait", api.authority.host, api.authority.port);
-            api.problem = Some(problem);
+        if api.problem.as_ref() == Some(&problem) && api.said {
+            return;
         }
+        if now.mono_ns >= api.say_ns {
+            tracing::warn!("API at {}:{}: {problem}; records wait", api.authority.host, api.authority.port);
+            (api.said, api.say_ns) = (true, now.mono_ns + SAY_EVERY_NS);
+        }
+        api.problem = Some(problem);
     }
 
     fn list(&mut self, link: LinkId, conn: &mut ApiLink) {
@@ -316,7 +328,8 @@ impl Shard {
                     Step::Record if self.settings.deliver.success.contains(&request.status) => {
                         let api = self.api(conn.api);
                         api.last_success_ns = Some(now.mono_ns);
-                        if api.problem.take().is_some() {
+                        api.problem = None;
+                        if std::mem::take(&mut api.said) {
                             tracing::info!("API at {}:{}: delivering again", api.authority.host, api.authority.port);
                         }
                     }
@@ -386,7 +399,7 @@ impl Shard {
     /// An attempt failed: the lane tries again later.
     fn failed(&mut self, now: Now, api: ApiId, request: InFlight, problem: String) {
         self.counters.api_failures += 1;
-        self.note_problem(api, problem);
+        self.note_problem(now, api, problem);
         let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
         let lane = &mut self.lanes[request.lane as usize];
         debug_assert_eq!(lane.generation, request.generation);

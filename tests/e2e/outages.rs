@@ -170,3 +170,24 @@ fn what_was_pipelined_behind_the_last_answer_of_a_connection_is_no_failure() {
     let found = numbers(films.iter().map(|film| film.data.as_str()));
     assert_eq!(found.values().map(|numbers| assert_whole("m", numbers)).sum::<usize>(), 20 * MACHINES);
 }
+
+#[test]
+fn a_service_that_fails_and_works_by_turns_does_not_flood_the_log() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { refuse_every: 3, ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp);
+    let config = config.deliver("retry", "{ first = \"1ms\", max = \"2ms\" }");
+    let gateway = Gateway::start(&site, &config.write(&site));
+    let mut machine = TcpMachine::connect(tcp);
+    machine.send((0..EACH).map(|number| record("m", number))).expect("sent");
+    gateway.wait_delivered(EACH as u64);
+    let failures = gateway.status().counter("api_failures");
+    assert!(failures >= EACH as u64 / 3, "{failures} failures");
+    let log = gateway.process.log();
+    let said = log.lines().filter(|line| line.contains("records wait") || line.contains("delivering again")).count();
+    assert!((1..20).contains(&said), "{said} lines of {failures} failures");
+    let films = api.films();
+    let found = numbers(films.iter().map(|film| film.data.as_str()));
+    assert_eq!(assert_whole("m", &found["m"]), EACH);
+}
