@@ -88,6 +88,13 @@ impl Shard {
         }
     }
 
+    /// Connections that other cores handed over before this one took records.
+    pub(super) fn accept_early(&mut self, now: Now) {
+        for (source, fd, peer) in std::mem::take(&mut self.early) {
+            self.handle_accepted(now, source, fd, peer);
+        }
+    }
+
     /// Recovered records of a source go before its new ones.
     pub(super) fn adopt_lane_for_source(&mut self, name: &str, lane: u32) {
         for index in 0..self.sources.len() {
@@ -198,6 +205,11 @@ impl Shard {
                 self.ops.push_back(Op::HandOver { source: id, fd, peer, core });
                 return;
             }
+        }
+        if self.phase == Phase::Starting {
+            // Handed over by a core that takes records already.
+            self.early.push((id, fd, peer));
+            return;
         }
         if self.phase != Phase::Running {
             let link = self.links.insert(Some(fd), State::Stream(Box::new(Stream::new(id, Some(peer), false))));
