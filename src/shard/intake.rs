@@ -364,7 +364,8 @@ impl Shard {
     fn frame(&mut self, now: Now, link: LinkId, stream: &mut Stream, bytes: &[u8]) {
         let settings = std::sync::Arc::clone(&self.settings);
         let framing = &settings.sources[stream.source.0 as usize].framing;
-        let reject_full = settings.journal.when_full == WhenFull::Reject;
+        // What was read when intake ends is not read again: it is counted at least.
+        let reject_full = settings.journal.when_full == WhenFull::Reject || self.phase != Phase::Running;
         if !stream.held.is_empty() {
             stream.held.extend_from_slice(bytes);
             return;
@@ -648,6 +649,8 @@ impl Shard {
             let Some((_, state)) = self.links.take(link) else { continue };
             let state = match state {
                 State::Stream(mut stream) => {
+                    let held = std::mem::take(&mut stream.held);
+                    self.frame(now, link, &mut stream, &held);
                     self.finish_stream(now, link, &mut stream, "the gateway is stopping");
                     State::Stream(stream)
                 }
