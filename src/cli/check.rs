@@ -179,7 +179,7 @@ fn origin(source: &Source) -> (&'static str, String) {
 /// How the bytes become records, and the alarm.
 fn records(source: &Source) -> String {
     let mut text = match &source.kind {
-        SourceKind::Http { .. } => "one a body, or one a line of NDJSON".to_owned(),
+        SourceKind::Http { .. } => "one a body".to_owned(),
         _ => show_framing(&source.framing),
     };
     if let Some(silence) = source.silence_alarm {

@@ -844,6 +844,9 @@ impl Journal {
 
     /// When [`Journal::turn`] has something to do though nothing happens.
     pub fn deadline_ns(&self) -> Option<u64> {
+        if !self.on_disk() {
+            return None; // blocks go nowhere, so none is ever due
+        }
         let seal =
             self.open.as_ref().filter(|open| open.entries > 0).map(|open| open.opened_ns + self.write_after_ns());
         let prepare = self.prepared.as_ref().and_then(|prepared| prepared.retry_ns);
@@ -951,6 +954,11 @@ impl Journal {
     }
 
     // ---- the window
+
+    /// Whether a record that is not held is found again by a [`Scan`]; at level `memory` there is nothing to read it from.
+    pub fn reads_back(&self) -> bool {
+        self.on_disk()
+    }
 
     /// Whether the window has room for records that are to stay in memory until they are delivered.
     pub fn has_window_room(&self) -> bool {

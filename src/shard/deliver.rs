@@ -14,8 +14,8 @@ use std::fmt::Write;
 
 /// The largest answer of an id step that is looked at.
 const ID_BODY_BYTES_MAX: usize = 64 * 1024;
-/// While deliveries fail, a new reason is logged at most this often.
-const WARN_EVERY_NS: u64 = 10_000_000_000;
+/// An API that fails and works by turns is logged at most once in this time.
+const SAY_EVERY_NS: u64 = 10_000_000_000;
 
 /// One authority of the API: its connections, and the lanes that want it.
 #[derive(Debug)]
@@ -31,7 +31,10 @@ pub(super) struct Api {
     failures: u32,
     retry_ns: u64,
     pub problem: Option<String>,
-    warned_ns: u64,
+    /// The problem was logged, so its end will be.
+    said: bool,
+    /// When the next one may be logged.
+    say_ns: u64,
     pub last_success_ns: Option<u64>,
     pub in_flight: u64,
 }
@@ -47,7 +50,8 @@ impl Api {
             failures: 0,
             retry_ns: 0,
             problem: None,
-            warned_ns: 0,
+            said: false,
+            say_ns: 0,
             last_success_ns: None,
             in_flight: 0,
         }
@@ -190,7 +194,8 @@ impl Shard {
                 conn.connection.listed = true;
                 conn.connection.idle_ns = now.mono_ns;
                 self.ops.push_back(Op::Recv { link, fd, kind: Readable::Socket });
-                self.timers.set(now.mono_ns + self.settings.deliver.idle.as_nanos() as u64, Timer::link(link));
+                let wait = self.settings.deliver.idle.min(self.settings.deliver.timeout);
+                self.timers.set(now.mono_ns + wait.as_nanos() as u64, Timer::link(link));
                 let api = self.api(id);
                 api.connecting -= 1;
                 api.failures = 0;
@@ -216,14 +221,12 @@ impl Shard {
 
     fn note_problem(&mut self, now: Now, id: ApiId, problem: String) {
         let api = self.api(id);
-        let news = match &api.problem {
-            None => true,
-            // Different failures can take turns, one for each step.
-            Some(known) => *known != problem && now.mono_ns >= api.warned_ns + WARN_EVERY_NS,
-        };
-        if news {
-            api.warned_ns = now.mono_ns;
+        if api.problem.as_ref() == Some(&problem) && api.said {
+            return;
+        }
+        if now.mono_ns >= api.say_ns {
             tracing::warn!("API at {}:{}: {problem}; records wait", api.authority.host, api.authority.port);
+            (api.said, api.say_ns) = (true, now.mono_ns + SAY_EVERY_NS);
         }
         api.problem = Some(problem);
     }
@@ -325,7 +328,8 @@ impl Shard {
                     Step::Record if self.settings.deliver.success.contains(&request.status) => {
                         let api = self.api(conn.api);
                         api.last_success_ns = Some(now.mono_ns);
-                        if api.problem.take().is_some() {
+                        api.problem = None;
+                        if std::mem::take(&mut api.said) {
                             tracing::info!("API at {}:{}: delivering again", api.authority.host, api.authority.port);
                         }
                     }
@@ -414,14 +418,18 @@ impl Shard {
         let api = self.api(conn.api);
         api.connections.retain(|other| *other != link);
         api.available.retain(|other| *other != link);
-        for request in std::mem::take(&mut conn.connection.in_flight) {
+        // The last one first: each goes to the front of the list, where the oldest comes to stand before the others.
+        let in_flight = std::mem::take(&mut conn.connection.in_flight);
+        for (place, request) in in_flight.into_iter().enumerate().rev() {
             self.api(conn.api).in_flight -= 1;
             if request.step == Step::Record && self.settings.deliver.success.contains(&request.status) {
                 continue; // delivered with its header
             }
             let lane = &mut self.lanes[request.lane as usize];
-            if resend && reused && request.status == 0 && !lane.resent {
-                lane.resent = true;
+            // What was pipelined behind another request is not what made the peer close. It goes again as often as it takes: each
+            // such connection has brought an answer before.
+            if resend && reused && request.status == 0 && (place > 0 || !lane.resent) {
+                lane.resent |= place == 0;
                 self.counters.api_resent += 1;
                 lane.doing = Doing::Ready;
                 self.api(conn.api).ready.push_front(request.lane);
@@ -452,7 +460,8 @@ impl Shard {
         let (timeout, idle) = (self.settings.deliver.timeout, self.settings.deliver.idle);
         let due = conn.connection.deadline_ns(timeout.as_nanos() as u64, idle.as_nanos() as u64);
         if now.mono_ns < due {
-            self.timers.set(due, Timer::link(link));
+            // An idle connection may be used meanwhile, and that answer be late before the idle time is over.
+            self.timers.set(due.min(now.mono_ns + timeout.as_nanos() as u64), Timer::link(link));
         } else if conn.connection.in_flight.is_empty() {
             self.lose_connection(now, link, &mut conn, "idle", false);
         } else {

@@ -99,6 +99,13 @@ impl Shard {
         }
     }
 
+    /// Connections that other cores handed over before this one took records.
+    pub(super) fn accept_early(&mut self, now: Now) {
+        for (source, fd, peer) in std::mem::take(&mut self.early) {
+            self.handle_accepted(now, source, fd, peer);
+        }
+    }
+
     /// Recovered records of a source go before its new ones.
     pub(super) fn adopt_lane_for_source(&mut self, name: &str, lane: u32) {
         for index in 0..self.sources.len() {
@@ -209,6 +216,11 @@ impl Shard {
                 self.ops.push_back(Op::HandOver { source: id, fd, peer, core });
                 return;
             }
+        }
+        if self.phase == Phase::Starting {
+            // Handed over by a core that takes records already.
+            self.early.push((id, fd, peer));
+            return;
         }
         if self.phase != Phase::Running {
             let link = self.links.insert(Some(fd), State::Stream(Box::new(Stream::new(id, Some(peer), false))));
@@ -371,7 +383,8 @@ impl Shard {
     fn frame_held(&mut self, now: Now, link: LinkId, stream: &mut Stream, at_ns: u64, bytes: &[u8]) {
         let settings = std::sync::Arc::clone(&self.settings);
         let framing = &settings.sources[stream.source.0 as usize].framing;
-        let reject_full = settings.journal.when_full == WhenFull::Reject;
+        // What was read when intake ends is not read again: it is counted at least.
+        let reject_full = settings.journal.when_full == WhenFull::Reject || self.phase != Phase::Running;
         if !stream.held.is_empty() {
             stream.hold(at_ns, bytes);
             return;
@@ -469,7 +482,8 @@ impl Shard {
         if lane.behind.is_some() {
             return;
         }
-        if !journal.has_window_room() || !lane.has_room(waiting.at.extent, journal.lane_extents_max()) {
+        let fits = journal.has_window_room() && lane.has_room(waiting.at.extent, journal.lane_extents_max());
+        if journal.reads_back() && !fits {
             self.set_behind(lane_index, waiting.number, waiting.at);
             return;
         }
@@ -685,6 +699,9 @@ impl Shard {
             let Some((_, state)) = self.links.take(link) else { continue };
             let state = match state {
                 State::Stream(mut stream) => {
+                    for Held { at_ns, bytes } in std::mem::take(&mut stream.held) {
+                        self.frame_held(now, link, &mut stream, at_ns, &bytes);
+                    }
                     self.finish_stream(now, link, &mut stream, "the gateway is stopping");
                     State::Stream(stream)
                 }

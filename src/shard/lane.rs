@@ -5,7 +5,8 @@ use crate::journal::{Location, OriginRef, Position};
 use crate::shard::JournalId;
 use std::collections::VecDeque;
 
-/// Records of one lane in memory, so that a flood of tiny ones cannot grow the index without bound.
+/// Records of one lane in memory, so that a flood of tiny ones cannot grow the index without bound. At level `memory` there is
+/// no other place for them, and `max_size` is the bound.
 pub(super) const LANE_RECORDS_MAX: usize = 16_384;
 
 /// A record in memory that is to be delivered.

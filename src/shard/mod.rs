@@ -29,7 +29,7 @@ use lane::{Doing, Lane};
 use link::{Links, State};
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use timer::{Timer, Timers};
 
@@ -85,6 +85,8 @@ pub struct Shard {
     /// Lanes of addresses, with `lane = "address"`.
     address_lanes: HashMap<(SourceId, IpAddr), u32>,
     machine_connections: usize,
+    /// Connections that were handed over while the journal was not ready.
+    early: Vec<(SourceId, Fd, SocketAddr)>,
     /// HTTP connections to be looked at when the turn ends.
     dirty_machines: Vec<LinkId>,
     /// Buffers of answers that were sent.
@@ -162,6 +164,7 @@ impl Shard {
             source_index,
             address_lanes: HashMap::new(),
             machine_connections: 0,
+            early: Vec::new(),
             dirty_machines: Vec::new(),
             send_buffers: Vec::new(),
             durable_waiters: Vec::new(),
@@ -413,6 +416,7 @@ impl Shard {
             Phase::Starting if self.journals[0].journal.is_ready() => {
                 self.phase = Phase::Running;
                 self.start_sources(now);
+                self.accept_early(now);
             }
             Phase::Draining if self.terms.pending == 0 && self.machines_are_answered() => self.end_drain(),
             _ => {}
@@ -425,6 +429,7 @@ impl Shard {
             return;
         }
         self.phase = Phase::Draining;
+        self.accept_early(now); // closes them
         self.timers.set(now.mono_ns + self.settings.deliver.drain.as_nanos() as u64, Timer::Drain);
         self.stop_sources(now);
         self.turn(now);

@@ -26,6 +26,8 @@ pub struct Behaviour {
     /// A connection's request of this number (2 or more) is read and remembered, and the connection closed without an
     /// answer; 0 is never.
     pub drop_every: usize,
+    /// Each record step of this number, counted over all connections, is answered 500 and forgotten; 0 is never.
+    pub refuse_every: usize,
 }
 
 #[derive(Default)]
@@ -33,6 +35,8 @@ struct Memory {
     films: Vec<Film>,
     ids: HashMap<String, usize>,
     connections: usize,
+    /// Record steps, the refused ones too.
+    steps: usize,
 }
 
 /// Serves until the test ends, one thread a connection.
@@ -73,12 +77,18 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
     let mut answers = 0;
     while let Some((path, key, body)) = request(&mut stream) {
         std::thread::sleep(behaviour.delay);
+        let mut status = "201 Created";
         let id = {
             let mut memory = memory.lock().expect("no thread panics with it");
             if path == "/films/" {
                 let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
                 let data = value["data"].as_str().expect("data").to_owned();
-                memory.films.push(Film { key, body, data });
+                memory.steps += 1;
+                if behaviour.refuse_every > 0 && memory.steps.is_multiple_of(behaviour.refuse_every) {
+                    status = "500 Internal Server Error";
+                } else {
+                    memory.films.push(Film { key, body, data });
+                }
                 0
             } else {
                 assert_eq!(path, "/seq/");
@@ -90,13 +100,16 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
             return;
         }
         let body = format!("{{\"id\": {id}}}");
-        let answer = format!("HTTP/1.1 201 Created\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         // The gateway may be gone.
         if stream.get_mut().write_all(answer.as_bytes()).is_err() {
             return;
         }
         answers += 1;
         if answers == behaviour.answers_per_connection {
+            // What was pipelined is read and dropped: closed with it, the connection would be reset, and its answers with it.
+            let _ = stream.get_ref().shutdown(std::net::Shutdown::Write);
+            while request(&mut stream).is_some() {}
             return;
         }
     }

@@ -8,6 +8,7 @@ mod crashes;
 mod forbid;
 mod http;
 mod machines;
+mod memory;
 mod outages;
 mod paths;
 mod ports;

@@ -4,6 +4,7 @@ use crate::api::{Api, Behaviour};
 use crate::machines::{HttpMachine, Pty, TcpMachine};
 use crate::process::{Gateway, Receiver, eventually};
 use crate::site::{Site, assert_rows, assert_whole, free_address, numbers, record};
+use std::time::Duration;
 
 const EACH: usize = 200;
 
@@ -131,6 +132,62 @@ fn a_connection_that_the_service_drops_after_the_request_costs_one_resend_under_
     // A double stands right behind its first, with the same key and the same bytes.
     films.dedup();
     assert_eq!(films.len(), EACH);
+    let found = numbers(films.iter().map(|film| film.data.as_str()));
+    assert_eq!(assert_whole("m", &found["m"]), EACH);
+}
+
+#[test]
+fn an_answer_is_late_after_the_timeout_also_where_idle_connections_are_kept_for_longer() {
+    let site = Site::new();
+    let _api = Api::start(site.api, Behaviour { delay: Duration::from_secs(600), ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp).deliver("idle", "\"10m\"");
+    let config = config.deliver("timeout", "\"300ms\"").deliver("drain", "\"0ms\"");
+    let gateway = Gateway::start(&site, &config.write(&site));
+    let mut machine = TcpMachine::connect(tcp);
+    machine.send([record("m", 0)]).expect("sent");
+    eventually("the answer to be late", || (gateway.status().counter("api_failures") > 0).then_some(()));
+}
+
+#[test]
+fn what_was_pipelined_behind_the_last_answer_of_a_connection_is_no_failure() {
+    const MACHINES: usize = 24;
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { answers_per_connection: 3, ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp).deliver("pipeline", "8");
+    let config = config.deliver("connections", "2").deliver("retry", "{ first = \"60s\", max = \"60s\" }");
+    let gateway = Gateway::start(&site, &config.write(&site));
+    let mut machines = (0..MACHINES).map(|_| TcpMachine::connect(tcp)).collect::<Vec<_>>();
+    for (index, machine) in machines.iter_mut().enumerate() {
+        machine.send((0..20).map(|number| record(&format!("m{index}"), number))).expect("sent");
+    }
+    gateway.wait_delivered(20 * MACHINES as u64);
+    let status = gateway.status();
+    assert_eq!(status.counter("api_failures"), 0, "{}", status.0["counters"]);
+    assert!(status.counter("api_resent") > 0, "{}", status.0["counters"]);
+    let films = api.films();
+    let found = numbers(films.iter().map(|film| film.data.as_str()));
+    assert_eq!(found.values().map(|numbers| assert_whole("m", numbers)).sum::<usize>(), 20 * MACHINES);
+}
+
+#[test]
+fn a_service_that_fails_and_works_by_turns_does_not_flood_the_log() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { refuse_every: 3, ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp);
+    let config = config.deliver("retry", "{ first = \"1ms\", max = \"2ms\" }");
+    let gateway = Gateway::start(&site, &config.write(&site));
+    let mut machine = TcpMachine::connect(tcp);
+    machine.send((0..EACH).map(|number| record("m", number))).expect("sent");
+    gateway.wait_delivered(EACH as u64);
+    let failures = gateway.status().counter("api_failures");
+    assert!(failures >= EACH as u64 / 3, "{failures} failures");
+    let log = gateway.process.log();
+    let said = log.lines().filter(|line| line.contains("records wait") || line.contains("delivering again")).count();
+    assert!((1..20).contains(&said), "{said} lines of {failures} failures");
+    let films = api.films();
     let found = numbers(films.iter().map(|film| film.data.as_str()));
     assert_eq!(assert_whole("m", &found["m"]), EACH);
 }
