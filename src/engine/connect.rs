@@ -32,7 +32,10 @@ pub(super) async fn connect(
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {limit:?}"),
         };
-        failures.push(format!("{address}: {reason}"));
+        failures.push(match to.host.parse::<std::net::IpAddr>() {
+            Ok(_) => reason, // the name is the address, which stands before it already
+            Err(_) => format!("{address}: {reason}"),
+        });
     }
     if failures.is_empty() {
         return Err(format!("{}: the name has no address", shown(&to)));
