@@ -23,9 +23,19 @@ fn shard(directory: &Path, now: Now) -> Shard {
     "#;
     let settings = Arc::new(config::parse(text, "test").expect("a valid configuration"));
     let mut storage = FsStorage::open(directory).expect("a directory");
-    let journal = journal::open(&mut storage, &journal::Options::new(&settings.journal, 0, 1)).expect("an empty journal");
+    let journal =
+        journal::open(&mut storage, &journal::Options::new(&settings.journal, 0, 1)).expect("an empty journal");
     let owners = Arc::new(HashMap::new());
-    Shard::new(Setup { settings, core: 0, cores: 1, sources: vec![SourceId(0)], journals: vec![journal], owners, seed: 1, now })
+    Shard::new(Setup {
+        settings,
+        core: 0,
+        cores: 1,
+        sources: vec![SourceId(0)],
+        journals: vec![journal],
+        owners,
+        seed: 1,
+        now,
+    })
 }
 
 fn ops(shard: &mut Shard) -> Vec<Op> {
