@@ -90,6 +90,7 @@ fn what_a_full_journal_held_back_is_counted_when_the_gateway_stops() {
             shard.handle(now, Completion::SegmentPrepared { journal, segment, result: Ok(()) });
         }
     }
+    shard.turn(now);
     let peer = "127.0.0.1:40000".parse().expect("an address");
     shard.handle(now, Completion::Accepted { source: SourceId(0), fd: Fd(99), peer });
     let link = ops(&mut shard).into_iter().find_map(|op| match op {

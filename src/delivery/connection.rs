@@ -44,7 +44,7 @@ pub struct Connection {
     pub answered: u64,
     /// Listed as having room.
     pub listed: bool,
-    /// Since when nothing is in flight.
+    /// When the last answer ended, or the connect: since then nothing is in flight on an idle connection.
     pub idle_ns: u64,
     /// The body of an id step's answer.
     pub body: Vec<u8>,

@@ -26,7 +26,8 @@ pub(super) struct Backlog {
 
 impl Backlog {
     pub fn deadline_ns(&self) -> Option<u64> {
-        self.scan.deadline_ns()
+        // Nobody walks for nobody: a deadline that is never met would keep the loop from sleeping.
+        self.scan.deadline_ns().filter(|_| !self.lanes.is_empty())
     }
 
     pub fn is_reading(&self) -> bool {

@@ -428,8 +428,9 @@ impl Shard {
             let lane = &mut self.lanes[request.lane as usize];
             // What was pipelined behind another request is not what made the peer close. It goes again as often as it takes: each
             // such connection has brought an answer before.
-            if resend && reused && request.status == 0 && (place > 0 || !lane.resent) {
-                lane.resent |= place == 0;
+            let behind = place > 0 || request.sent_ns < conn.connection.idle_ns;
+            if resend && reused && request.status == 0 && (behind || !lane.resent) {
+                lane.resent |= !behind;
                 self.counters.api_resent += 1;
                 lane.doing = Doing::Ready;
                 self.api(conn.api).ready.push_front(request.lane);

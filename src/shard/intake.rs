@@ -133,6 +133,9 @@ impl Shard {
         let Some(older) = older.filter(|older| *older != lane) else { return };
         let mut last = older;
         while let Some(next) = self.lanes[last as usize].successor {
+            if next == lane {
+                return; // it waits already; a ring of lanes would wait for ever
+            }
             last = next;
         }
         self.lanes[last as usize].successor = Some(lane);
