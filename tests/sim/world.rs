@@ -126,6 +126,10 @@ impl World {
                 break;
             }
             let next = [self.cx.queue.next_at(), self.wake_at].into_iter().flatten().min();
+            if next.is_none() && self.cx.now_ns <= self.plan.calm_ns() + S {
+                self.cx.now_ns = self.plan.calm_ns() + S + 1;
+                continue;
+            }
             let Some(next) = next else { return Err(format!("nothing will ever happen again: {}", self.state())) };
             if next > self.plan.calm_ns() + REST_NS || self.cx.stats.turns > TURNS_MAX {
                 return Err(format!("no rest: {}", self.state()));
