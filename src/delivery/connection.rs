@@ -46,6 +46,8 @@ pub struct Connection {
     pub listed: bool,
     /// Since when nothing is in flight.
     pub idle_ns: u64,
+    /// When its timer is set for; 0 is never.
+    pub timer_ns: u64,
     /// The body of an id step's answer.
     pub body: Vec<u8>,
 }
