@@ -305,6 +305,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         content_type: deliver.content_type.clone(),
         body,
         pipeline: deliver.pipeline,
+        timeout_ns: deliver.timeout.as_nanos() as u64,
     };
     (deliver, sequence, contract)
 }

@@ -20,7 +20,12 @@ pub struct Contract {
     pub content_type: String,
     pub body: Body,
     pub pipeline: usize,
+    /// How long the client waits for a whole answer.
+    pub timeout_ns: u64,
 }
+
+/// How much later than it should a client may give up waiting: turns come a little late, and clocks are read once a turn.
+const LATE_NS: u64 = 10 * MS;
 
 #[derive(Debug, Clone)]
 pub struct SequenceContract {
@@ -58,7 +63,8 @@ struct Session {
     /// Host and port that the client connected to.
     host: String,
     input: Vec<u8>,
-    requests: VecDeque<Request>,
+    /// With the time at which each was whole.
+    requests: VecDeque<(Request, u64)>,
     answered: u32,
     closed: bool,
 }
@@ -139,7 +145,7 @@ impl Receiver {
             if session.cuts == self.cuts {
                 check_identity(&mut self.requests, &request, bytes)?;
             }
-            session.requests.push_back(request);
+            session.requests.push_back((request, cx.now_ns));
             if session.requests.len() > self.contract.pipeline {
                 return Err(format!("conn {conn}: {} requests in flight", session.requests.len()));
             }
@@ -170,7 +176,11 @@ impl Receiver {
     /// In words, if the request breaks the contract or the oracle.
     pub fn answer(&mut self, cx: &mut Context, net: &mut Net, oracle: &mut Oracle, conn: ConnId) -> Result<(), String> {
         let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
-        let Some(request) = session.requests.pop_front() else { return Ok(()) };
+        let Some((request, whole_ns)) = session.requests.pop_front() else { return Ok(()) };
+        let waited = cx.now_ns - whole_ns;
+        if waited > self.contract.timeout_ns + LATE_NS && net.conns[conn].shard_open {
+            return Err(format!("conn {conn}: waits for an answer for {} ms", waited / MS));
+        }
         session.answered += 1;
         let late = session.cuts != self.cuts;
         let (status, body) = match self.trouble.status {

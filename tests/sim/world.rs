@@ -382,7 +382,7 @@ impl World {
             }
             self.cx.stats.count("clean stop at the end");
         }
-        self.cx.stats.worlds = 1;
+        (self.cx.stats.worlds, self.cx.stats.sent) = (1, sent);
         if self.terms.received == 0 && self.life == 1 {
             return Err("nothing was received".into());
         }
