@@ -12,7 +12,7 @@ use super::receiver::Receiver;
 use crate::say;
 use ringest::config::SourceKind;
 use ringest::journal;
-use ringest::observe::snapshot::Terms;
+use ringest::observe::snapshot::{RouteSnapshot, Terms};
 use ringest::shard::{ApiId, Shard, SourceId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const REST_NS: u64 = 120 * S;
 /// Most turns of a world; beyond, the shard spins.
 const TURNS_MAX: u64 = 150_000;
+
+/// A snapshot copies all histograms; the identity's terms alone are looked at in every turn.
+const SNAPSHOT_EVERY: u64 = 64;
 
 pub struct World {
     pub plan: Plan,
@@ -229,6 +232,9 @@ impl World {
             self.perform(op)?;
         }
         self.check_short()?;
+        if self.cx.stats.turns.is_multiple_of(SNAPSHOT_EVERY) {
+            self.check_snapshot()?;
+        }
         let Some(shard) = &self.shard else { return Ok(()) };
         self.wake_at = shard.next_deadline().map(|at| at.max(self.cx.now_ns) + US);
         if let Some(at) = &mut self.wake_at {
@@ -324,6 +330,26 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What is shown belongs together.
+    fn check_snapshot(&self) -> Result<(), String> {
+        let Some(shard) = &self.shard else { return Ok(()) };
+        let shown = shard.snapshot(self.now());
+        let received: u64 = shown.sources.iter().map(|source| source.received).sum();
+        let rejected: u64 = shown.sources.iter().map(|source| source.rejected).sum();
+        let deliver = &self.plan.settings.deliver;
+        let busy = |route: &RouteSnapshot| {
+            route.connections > deliver.connections as u64
+                || route.in_flight > (deliver.connections * deliver.pipeline) as u64
+        };
+        let fits = shown.terms == self.terms
+            && (received, rejected) == (self.terms.received, self.terms.rejected)
+            && shown.journal.behind <= self.terms.pending
+            && !shown.routes.iter().any(busy);
+        fits.then_some(()).ok_or_else(|| {
+            format!("a snapshot whose parts do not fit: {:?}", (shown.terms, shown.sources, shown.routes))
+        })
     }
 
     /// With a turn's operations begun: what was handed in and not counted must be held for a reason.
