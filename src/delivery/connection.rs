@@ -46,6 +46,8 @@ pub struct Connection {
     pub listed: bool,
     /// When the last answer ended, or the connect: since then nothing is in flight on an idle connection.
     pub idle_ns: u64,
+    /// When its timer is set for; 0 is never.
+    pub timer_ns: u64,
     /// The body of an id step's answer.
     pub body: Vec<u8>,
 }

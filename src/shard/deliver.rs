@@ -118,6 +118,7 @@ impl Shard {
                     let bytes = std::mem::take(&mut conn.connection.out);
                     self.counters.api_sends += 1;
                     self.ops.push_back(Op::Send { link, fd: fd.expect("an open connection has a file"), bytes });
+                    self.set_api_timer(link, &mut conn.connection);
                 }
                 self.links.put(link, State::Api(conn));
             }
@@ -194,8 +195,8 @@ impl Shard {
                 conn.connection.listed = true;
                 conn.connection.idle_ns = now.mono_ns;
                 self.ops.push_back(Op::Recv { link, fd, kind: Readable::Socket });
-                let wait = self.settings.deliver.idle.min(self.settings.deliver.timeout);
-                self.timers.set(now.mono_ns + wait.as_nanos() as u64, Timer::link(link));
+                conn.connection.timer_ns = now.mono_ns + self.settings.deliver.idle.as_nanos() as u64;
+                self.timers.set(conn.connection.timer_ns, Timer::link(link));
                 let api = self.api(id);
                 api.connecting -= 1;
                 api.failures = 0;
@@ -458,17 +459,32 @@ impl Shard {
     }
 
     pub(super) fn api_timer(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>) -> State {
-        let (timeout, idle) = (self.settings.deliver.timeout, self.settings.deliver.idle);
-        let due = conn.connection.deadline_ns(timeout.as_nanos() as u64, idle.as_nanos() as u64);
-        if now.mono_ns < due {
-            // An idle connection may be used meanwhile, and that answer be late before the idle time is over.
-            self.timers.set(due.min(now.mono_ns + timeout.as_nanos() as u64), Timer::link(link));
+        if now.mono_ns < conn.connection.timer_ns {
+            return State::Api(conn); // an older setting
+        }
+        conn.connection.timer_ns = 0;
+        if now.mono_ns < self.api_deadline_ns(&conn.connection) {
+            self.set_api_timer(link, &mut conn.connection);
         } else if conn.connection.in_flight.is_empty() {
             self.lose_connection(now, link, &mut conn, "idle", false);
         } else {
             self.answer_late(now, link, &mut conn);
         }
         State::Api(conn)
+    }
+
+    fn api_deadline_ns(&self, connection: &Connection) -> u64 {
+        let (timeout, idle) = (self.settings.deliver.timeout, self.settings.deliver.idle);
+        connection.deadline_ns(timeout.as_nanos() as u64, idle.as_nanos() as u64)
+    }
+
+    /// Sets a connection's timer, unless it is set for an earlier time, at which the deadline is looked at again.
+    fn set_api_timer(&mut self, link: LinkId, connection: &mut Connection) {
+        let due = self.api_deadline_ns(connection);
+        if connection.timer_ns == 0 || due < connection.timer_ns {
+            connection.timer_ns = due;
+            self.timers.set(due, Timer::link(link));
+        }
     }
 
     /// The oldest request's whole answer is late: it fails, what was sent behind it is sent again.

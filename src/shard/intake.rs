@@ -161,7 +161,6 @@ impl Shard {
         let source = self.source(id);
         source.link = Some(link);
         source.reopen_ns = None;
-        source.last_byte_ns = now.mono_ns;
         self.ops.push_back(if is_tty {
             Op::OpenPort { link, source: id }
         } else {
@@ -462,7 +461,7 @@ impl Shard {
         let record = NewRecord {
             origin,
             flags,
-            first_byte_wall_ns: now.wall_ns - frame_ns,
+            first_byte_wall_ns: now.wall_ns.saturating_sub(frame_ns),
             frame_us: (frame_ns / 1000) as u32,
             key: &[],
             data: bytes,

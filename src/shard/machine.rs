@@ -96,7 +96,7 @@ impl Shard {
         let record = NewRecord {
             origin,
             flags: 0,
-            first_byte_wall_ns: now.wall_ns - frame_ns,
+            first_byte_wall_ns: now.wall_ns.saturating_sub(frame_ns),
             frame_us: (frame_ns / 1000) as u32,
             key,
             data: request.body,

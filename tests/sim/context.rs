@@ -127,6 +127,8 @@ impl Trace {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Stats {
     pub worlds: u64,
+    /// Records that machines made.
+    pub sent: u64,
     /// Rows at the receiver.
     pub delivered: u64,
     pub turns: u64,
@@ -145,11 +147,26 @@ impl Stats {
 
     pub fn add(&mut self, other: &Self) {
         self.worlds += other.worlds;
+        self.sent += other.sent;
         self.delivered += other.delivered;
         self.turns += other.turns;
         for (name, count) in &other.counts {
             *self.counts.entry(name).or_default() += count;
         }
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { worlds, sent, delivered, turns, counts } = self;
+        writeln!(
+            f,
+            "{worlds} worlds: {sent} records sent, {delivered} delivered, {turns} turns of the shard; of these things:"
+        )?;
+        for (name, count) in counts {
+            writeln!(f, "{count:>9} {name}")?;
+        }
+        Ok(())
     }
 }
 

@@ -58,7 +58,8 @@ pub struct Disk {
     boot: [u8; 16],
     rng: fastrand::Rng,
     segments: BTreeMap<u64, Segment>,
-    spares: Vec<Vec<u8>>,
+    /// Files put aside, and the segments that they were.
+    spares: Vec<(u64, Segment)>,
     epochs: BTreeMap<u64, Vec<u8>>,
     blocks: BTreeMap<String, BlockFile>,
     pub quarantined: Vec<String>,
@@ -278,7 +279,7 @@ impl Disk {
 
     fn put_aside(&mut self, segment: u64) {
         if let Some(file) = self.segments.remove(&segment) {
-            self.spares.push(file.data);
+            self.spares.push((segment, file));
         }
     }
 
@@ -319,7 +320,7 @@ impl Disk {
             Work::Prepare { bytes, header, .. } if whole => self.prepare(segment, bytes, &header, false),
             Work::Prepare { bytes, .. } => match (cx.rng.u8(..3), self.spares.pop()) {
                 (0, _) => {} // not yet there
-                (1, Some(mut stale)) => {
+                (1, Some((_, Segment { data: mut stale, .. }))) => {
                     // Taken from the spares, and zeroed in part: what follows is of an earlier life.
                     let zeroed = cx.rng.usize(..stale.len()) / SECTOR_BYTES * SECTOR_BYTES;
                     stale[..zeroed].fill(0);
@@ -341,6 +342,13 @@ impl Disk {
         self.blocks.clear();
         self.boot = self.rng.u128(..).to_le_bytes();
         self.segments.retain(|_, file| !file.volatile || cx.rng.u8(..4) > 0);
+        for (number, file) in std::mem::take(&mut self.spares) {
+            // That it was put aside may not have reached the disk either.
+            if cx.rng.u8(..3) == 0 && !self.segments.contains_key(&number) {
+                cx.stats.count("freed segment back after a power cut");
+                self.segments.insert(number, file);
+            }
+        }
         for file in self.segments.values_mut() {
             for (offset, before) in std::mem::take(&mut file.undo).into_iter().rev() {
                 for (index, sector) in before.chunks(SECTOR_BYTES).enumerate() {

@@ -11,6 +11,9 @@ use super::payload::{Body, Frame, Framer, HEAD_BYTES, inspect};
 use ringest::config::Framing;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// The name that a record is given whose sender is lost.
+const UNKNOWN: &str = "unknown";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Fresh,
@@ -37,6 +40,8 @@ struct Lane {
     http: bool,
     /// HTTP: its connection has ended.
     ended: bool,
+    /// The power was cut: an acknowledgement still on its way means nothing any more.
+    cut: bool,
     /// Longer records are cut here, and their checksum is wrong then.
     bytes_max: usize,
 }
@@ -84,6 +89,9 @@ pub struct Oracle {
     intakes: BTreeMap<ConnId, (usize, Intake)>,
     fresh: Vec<(usize, usize)>,
     lives: u32,
+    /// The power was cut.
+    pub was_cut: bool,
+    strays: u64,
     pub handed: Handed,
     /// Rows at the receiver.
     pub rows: u64,
@@ -98,6 +106,8 @@ impl Oracle {
             intakes: BTreeMap::new(),
             fresh: Vec::new(),
             lives: 0,
+            was_cut: false,
+            strays: 0,
             handed: Handed::default(),
             rows: 0,
         }
@@ -116,6 +126,7 @@ impl Oracle {
             arrived: BTreeSet::new(),
             http,
             ended: false,
+            cut: false,
             bytes_max,
         });
         self.names.insert(name.to_owned(), self.lanes.len() - 1);
@@ -226,10 +237,27 @@ impl Oracle {
         self.handed = Handed::default();
     }
 
+    /// The power was cut: at level `process` nothing that was not delivered must arrive any more, but may.
+    pub fn power_cut(&mut self) {
+        self.was_cut = true;
+        for lane in &mut self.lanes {
+            lane.cut = lane.http;
+            let done = lane.positions.first().copied().unwrap_or(0);
+            for entry in lane.expected.iter_mut().skip(done).filter(|entry| entry.state != State::Refused) {
+                entry.state = State::Maybe;
+            }
+            for entry in lane.expected.iter_mut().take(done).filter(|entry| entry.state == State::Sure) {
+                if lane.http && !lane.arrived.contains(&entry.shown) {
+                    entry.state = State::Maybe;
+                }
+            }
+        }
+    }
+
     /// All records that may arrive, in all lives.
     pub fn possible(&self) -> u64 {
         let possible = |lane: &Lane| lane.expected.iter().filter(|entry| entry.state != State::Refused).count();
-        self.lanes.iter().map(|lane| possible(lane) as u64).sum()
+        self.strays + self.lanes.iter().map(|lane| possible(lane) as u64).sum::<u64>()
     }
 
     /// An HTTP machine got its 201: the lane's record that looks so must arrive.
@@ -239,6 +267,9 @@ impl Oracle {
     pub fn acknowledged(&mut self, name: &str, record: &[u8]) -> Result<(), String> {
         let shown = self.body.shown(record);
         let lane = self.lane(name, true, usize::MAX);
+        if self.lanes[lane].cut {
+            return Ok(());
+        }
         let entry = self.lanes[lane].expected.iter_mut().rev().find(|entry| entry.shown == shown);
         let entry = entry.ok_or_else(|| format!("{name}: 201 for a record that was not handed over"))?;
         if entry.state == State::Refused {
@@ -272,6 +303,9 @@ impl Oracle {
     /// # Errors
     /// In words, if the row is not what the lane has next.
     pub fn row(&mut self, name: &str, data: &[u8]) -> Result<(), String> {
+        if name == UNKNOWN && self.was_cut {
+            return self.stray(data);
+        }
         let lane = *self.names.get(name).ok_or_else(|| format!("a row of a lane that never was: {name}"))?;
         let lane = &mut self.lanes[lane];
         let whole = inspect(data).is_none_or(|(_, _, whole)| whole);
@@ -289,6 +323,22 @@ impl Oracle {
         if lane.http {
             lane.arrived.insert(data.to_vec());
         }
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// A row out of order, after a power cut. The note of who sent a record may be lost though the record is not: it then
+    /// comes from nobody. And a request that was sent before the cut may land when the shard knows nothing of it any more.
+    /// It must be a record that may arrive.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn stray(&mut self, data: &[u8]) -> Result<(), String> {
+        let mut entries = self.lanes.iter_mut().flat_map(|lane| lane.expected.iter_mut());
+        let entry = entries.find(|entry| entry.state == State::Maybe && entry.shown == data);
+        let entry = entry.ok_or_else(|| format!("a stray row that must not arrive: {}", shorten(data)))?;
+        entry.state = State::Refused; // it must not come again
+        self.strays += 1;
         self.rows += 1;
         Ok(())
     }

@@ -62,6 +62,8 @@ pub enum FaultKind {
     Stall(u32),
     SlowDisk(u64),
     Kill(CrashPoint),
+    /// The machine goes down: its memory is lost, and so is what the disk was not told to make durable.
+    PowerCut,
     CleanRestart,
 }
 
@@ -81,13 +83,14 @@ impl FaultKind {
             Self::Stall(_) => "stall",
             Self::SlowDisk(_) => "slow disk",
             Self::Kill(_) => "kill",
+            Self::PowerCut => "power cut",
             Self::CleanRestart => "clean restart",
         }
     }
 
     /// Whether it is one of those of which every world has three.
     pub fn is_outer(&self) -> bool {
-        !matches!(self, Self::Kill(_) | Self::CleanRestart)
+        !matches!(self, Self::Kill(_) | Self::PowerCut | Self::CleanRestart)
     }
 }
 
@@ -135,7 +138,7 @@ impl Plan {
         let physical = *rng.choice(&[512, 4096]).expect("some");
         let journal = journal(rng, level, block_bytes, physical);
         let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
-        let faults = faults(rng, level, &machines);
+        let faults = faults(rng, level, seed % 8 == 5, &machines);
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
             header_timeout: Duration::from_secs(120),
@@ -304,6 +307,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         content_type: deliver.content_type.clone(),
         body,
         pipeline: deliver.pipeline,
+        timeout_ns: deliver.timeout.as_nanos() as u64,
     };
     (deliver, sequence, contract)
 }
@@ -330,7 +334,7 @@ fn weather(rng: &mut fastrand::Rng) -> Weather {
     }
 }
 
-fn faults(rng: &mut fastrand::Rng, level: Level, machines: &[MachinePlan]) -> Vec<Fault> {
+fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[MachinePlan]) -> Vec<Fault> {
     let ports: Vec<usize> = (0..machines.len()).filter(|&index| machines[index].kind == Kind::Serial).collect();
     let mut kinds = vec![
         FaultKind::Outage { swallows: rng.bool() },
@@ -348,6 +352,9 @@ fn faults(rng: &mut fastrand::Rng, level: Level, machines: &[MachinePlan]) -> Ve
     if level == Level::Process {
         for _ in 0..*rng.choice(&[1, 1, 2, 3]).expect("some") {
             kinds.push(FaultKind::Kill(crash_point(rng)));
+        }
+        if power_cut {
+            kinds.push(FaultKind::PowerCut);
         }
         if rng.u8(..4) == 0 {
             kinds.push(FaultKind::CleanRestart);

@@ -20,7 +20,12 @@ pub struct Contract {
     pub content_type: String,
     pub body: Body,
     pub pipeline: usize,
+    /// How long the client waits for a whole answer.
+    pub timeout_ns: u64,
 }
+
+/// How much later than it should a client may give up waiting: turns come a little late, and clocks are read once a turn.
+const LATE_NS: u64 = 10 * MS;
 
 #[derive(Debug, Clone)]
 pub struct SequenceContract {
@@ -53,10 +58,13 @@ pub struct Trouble {
 
 #[derive(Default)]
 struct Session {
+    /// Power cuts before it was opened.
+    cuts: u32,
     /// Host and port that the client connected to.
     host: String,
     input: Vec<u8>,
-    requests: VecDeque<Request>,
+    /// With the time at which each was whole.
+    requests: VecDeque<(Request, u64)>,
     answered: u32,
     closed: bool,
 }
@@ -68,8 +76,9 @@ pub struct Receiver {
     pub closes_idle: u32,
     pub service_ns: u64,
     sessions: BTreeMap<ConnId, Session>,
-    /// Every request that was ever received, by key.
+    /// Every request that was received since the last power cut, by key.
     requests: BTreeMap<String, Vec<u8>>,
+    cuts: u32,
     rows: BTreeMap<String, u64>,
     /// Records answered 201, those that it had already included.
     pub accepted: u64,
@@ -100,6 +109,7 @@ impl Receiver {
             service_ns: MS,
             sessions: BTreeMap::new(),
             requests: BTreeMap::new(),
+            cuts: 0,
             rows: BTreeMap::new(),
             accepted: 0,
             made_for: BTreeMap::new(),
@@ -109,7 +119,7 @@ impl Receiver {
     }
 
     pub fn accept(&mut self, conn: ConnId, host: String) {
-        self.sessions.insert(conn, Session { host, ..Session::default() });
+        self.sessions.insert(conn, Session { host, cuts: self.cuts, ..Session::default() });
     }
 
     /// Connections that the service still serves, oldest first.
@@ -131,8 +141,11 @@ impl Receiver {
         session.input.extend(&seen.bytes);
         while let Some(request) = http::request(&session.input).map_err(|error| format!("conn {conn}: {error}"))? {
             let bytes: Vec<u8> = session.input.drain(..request.bytes).collect();
-            check(&self.contract, &session.host, &mut self.requests, &request, bytes)?;
-            session.requests.push_back(request);
+            check(&self.contract, &session.host, &request)?;
+            if session.cuts == self.cuts {
+                check_identity(&mut self.requests, &request, bytes)?;
+            }
+            session.requests.push_back((request, cx.now_ns));
             if session.requests.len() > self.contract.pipeline {
                 return Err(format!("conn {conn}: {} requests in flight", session.requests.len()));
             }
@@ -163,12 +176,17 @@ impl Receiver {
     /// In words, if the request breaks the contract or the oracle.
     pub fn answer(&mut self, cx: &mut Context, net: &mut Net, oracle: &mut Oracle, conn: ConnId) -> Result<(), String> {
         let Some(session) = self.sessions.get_mut(&conn) else { return Ok(()) };
-        let Some(request) = session.requests.pop_front() else { return Ok(()) };
+        let Some((request, whole_ns)) = session.requests.pop_front() else { return Ok(()) };
+        let waited = cx.now_ns - whole_ns;
+        if waited > self.contract.timeout_ns + LATE_NS && net.conns[conn].shard_open {
+            return Err(format!("conn {conn}: waits for an answer for {} ms", waited / MS));
+        }
         session.answered += 1;
+        let late = session.cuts != self.cuts;
         let (status, body) = match self.trouble.status {
             Some(status) => (status, "{\"detail\": \"try again\"}".to_owned()),
             None if cx.chance(self.trouble.lost) && cx.rng.bool() => (0, String::new()), // dies before it acts
-            None => self.apply(cx, oracle, &request)?,
+            None => self.apply(cx, oracle, &request, late)?,
         };
         let key = request.header("idempotency-key").unwrap_or("?");
         say!(cx, "receiver: conn {conn} {} {key} -> {status}", request.target);
@@ -202,8 +220,14 @@ impl Receiver {
         Fate::Whole
     }
 
-    /// Does what the request asks for. Status and body.
-    fn apply(&mut self, cx: &mut Context, oracle: &mut Oracle, request: &Request) -> Result<(u16, String), String> {
+    /// Does what the request asks for. `late`: it was sent before a power cut. Status and body.
+    fn apply(
+        &mut self,
+        cx: &mut Context,
+        oracle: &mut Oracle,
+        request: &Request,
+        late: bool,
+    ) -> Result<(u16, String), String> {
         let key = request.header("idempotency-key")?;
         if let Some(sequence) = &self.contract.sequence
             && sequence.target == request.target
@@ -225,7 +249,8 @@ impl Receiver {
         }
         let film = self.contract.body.read(&request.body).map_err(|error| format!("{key}: body: {error}"))?;
         self.check_id(key, &film)?;
-        oracle.row(&film.source, &film.data)?;
+        let row = if late { oracle.stray(&film.data) } else { oracle.row(&film.source, &film.data) };
+        row.map_err(|error| format!("{key}: {error}"))?;
         say!(cx, "receiver: row {} of {}: {}", self.rows.len(), film.source, shorten(&film.data));
         self.rows.insert(key.to_owned(), self.rows.len() as u64);
         cx.stats.delivered += 1;
@@ -286,6 +311,12 @@ impl Receiver {
         }
     }
 
+    /// The shard may have forgotten ids that it had used: requests may now differ from earlier ones of the same key.
+    pub fn power_cut(&mut self) {
+        self.cuts += 1;
+        self.requests.clear();
+    }
+
     /// The service goes down: all its connections go with it.
     pub fn down(&mut self, cx: &mut Context, net: &mut Net) {
         for conn in self.open_conns() {
@@ -298,13 +329,7 @@ impl Receiver {
 }
 
 /// What every request must have, also one that will be refused.
-fn check(
-    contract: &Contract,
-    host: &str,
-    known: &mut BTreeMap<String, Vec<u8>>,
-    request: &Request,
-    bytes: Vec<u8>,
-) -> Result<(), String> {
+fn check(contract: &Contract, host: &str, request: &Request) -> Result<(), String> {
     let key = request.header("idempotency-key")?;
     if key.is_empty() || key.len() > 255 {
         return Err(format!("key {key:?}"));
@@ -329,6 +354,12 @@ fn check(
     if !is_id_step && request.header("content-type")? != contract.content_type {
         return Err(format!("{key}: Content-Type {:?}", request.header("content-type")));
     }
+    Ok(())
+}
+
+/// Every request of a key has the same bytes.
+fn check_identity(known: &mut BTreeMap<String, Vec<u8>>, request: &Request, bytes: Vec<u8>) -> Result<(), String> {
+    let key = request.header("idempotency-key")?;
     match known.get(key) {
         Some(before) if *before != bytes => Err(format!(
             "{key}: sent again with other bytes:\n{}\n{}",

@@ -1,0 +1,131 @@
+//! The faults of a plan, as they begin and end.
+
+use super::context::{MS, US};
+use super::event::{ConnId, End, Event};
+use super::machines::Kind;
+use super::plan::{CrashPoint, FaultKind};
+use super::receiver::Trouble;
+use super::world::World;
+use crate::say;
+
+impl World {
+    pub fn begin_fault(&mut self, index: usize) {
+        let fault = self.plan.faults[index].clone();
+        say!(self.cx, "fault {index} begins: {:?}", fault.kind);
+        let trouble = &mut self.receiver.trouble;
+        match fault.kind {
+            FaultKind::Outage { swallows } => {
+                (trouble.refuses, trouble.swallows) = (true, swallows);
+                self.receiver.down(&mut self.cx, &mut self.net);
+            }
+            FaultKind::Status(status) => trouble.status = Some(status),
+            FaultKind::SlowAnswers(ns) => trouble.slow_ns = ns,
+            FaultKind::LostAnswers(percent) => trouble.lost = percent,
+            FaultKind::GarbledAnswers(percent) => trouble.garbled = percent,
+            FaultKind::HangUp { machine, errno } => self.hang_up(machine, errno),
+            FaultKind::Reset(percent) => self.reset_some(percent),
+            FaultKind::Stall(percent) => self.stall_some(percent, fault.at_ns + fault.lasts_ns),
+            FaultKind::SlowDisk(ns) => {
+                for disk in &mut self.disks {
+                    disk.delay_ns = ns;
+                }
+            }
+            FaultKind::Kill(CrashPoint::Now) => {
+                if self.shard.is_some() {
+                    self.crash_at = Some(CrashPoint::Now);
+                    self.kill();
+                }
+            }
+            FaultKind::Kill(point) => {
+                self.crash_at = Some(point);
+                // Where that operation does not come, the kill does.
+                self.cx.after(300 * MS, Event::FaultOver { index });
+            }
+            FaultKind::PowerCut => {
+                if self.shard.is_some() {
+                    self.crash(true);
+                }
+            }
+            FaultKind::CleanRestart => {
+                if !self.stopping {
+                    self.stop();
+                }
+            }
+        }
+        self.cx.stats.count(fault.kind.name());
+        if fault.lasts_ns > 0 {
+            self.cx.after(fault.lasts_ns, Event::FaultOver { index });
+        }
+    }
+
+    pub fn end_fault(&mut self, index: usize) {
+        let fault = self.plan.faults[index].clone();
+        say!(self.cx, "fault {index} is over: {:?}", fault.kind);
+        let trouble: &mut Trouble = &mut self.receiver.trouble;
+        match fault.kind {
+            FaultKind::Outage { .. } => (trouble.refuses, trouble.swallows) = (false, false),
+            FaultKind::Status(_) => trouble.status = None,
+            FaultKind::SlowAnswers(_) => trouble.slow_ns = 0,
+            FaultKind::LostAnswers(_) => trouble.lost = 0,
+            FaultKind::GarbledAnswers(_) => trouble.garbled = 0,
+            FaultKind::HangUp { machine, .. } => {
+                let delay = self.cx.rng.u64(US..MS);
+                self.cx.after(delay, Event::PortAppeared { source: self.machines[machine].plan.source });
+            }
+            FaultKind::SlowDisk(_) => {
+                for disk in &mut self.disks {
+                    disk.delay_ns = self.plan.disk_delay_ns;
+                }
+            }
+            FaultKind::Kill(point) => {
+                if self.crash_at == Some(point) {
+                    if self.shard.is_some() { self.kill() } else { self.crash_at = None }
+                }
+            }
+            FaultKind::Reset(_) | FaultKind::Stall(_) | FaultKind::PowerCut | FaultKind::CleanRestart => {}
+        }
+    }
+
+    fn hang_up(&mut self, machine: usize, errno: Option<i32>) {
+        let source = self.machines[machine].plan.source;
+        self.doors.ports.entry(source).or_default().present = false;
+        if let Some(conn) = self.machines[machine].conn
+            && self.machines[machine].plan.kind == Kind::Serial
+        {
+            self.cx.stats.count("hang-up of an open port");
+            self.net.hang_up(&mut self.cx, conn, errno);
+            self.machines[machine].lose(&mut self.cx);
+        }
+    }
+
+    /// Open sockets, oldest first.
+    fn open_sockets(&self) -> Vec<ConnId> {
+        let open = |&conn: &ConnId| {
+            let state = &self.net.conns[conn];
+            state.shard_open && state.peer_open && !state.reset && !self.port_of.contains_key(&conn)
+        };
+        (0..self.net.conns.len()).filter(open).collect()
+    }
+
+    fn reset_some(&mut self, percent: u32) {
+        for conn in self.open_sockets() {
+            if self.cx.chance(percent) {
+                say!(self.cx, "conn {conn} is reset");
+                self.net.tear(&mut self.cx, conn);
+            }
+        }
+    }
+
+    fn stall_some(&mut self, percent: u32, until_ns: u64) {
+        let mut conns = self.open_sockets();
+        conns.extend(self.port_of.keys());
+        for conn in conns {
+            for to in [End::Shard, End::Peer] {
+                if self.cx.chance(percent) {
+                    say!(self.cx, "conn {conn} stalls towards the {to:?}");
+                    self.net.stall(conn, to, until_ns);
+                }
+            }
+        }
+    }
+}

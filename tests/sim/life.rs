@@ -1,0 +1,211 @@
+//! How the shard comes and goes: starts, recovery, clean stops, kills and power cuts.
+
+use super::context::MS;
+use super::disk::Disk;
+use super::event::Event;
+use super::net::Peer;
+use super::plan::CrashPoint;
+use super::world::World;
+use crate::say;
+use ringest::journal;
+use ringest::observe::snapshot::Terms;
+use ringest::shard::{Op, Setup, Shard, SourceId};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+impl World {
+    pub fn core_of(&self, directory: usize) -> u32 {
+        directory as u32
+    }
+
+    pub fn restart(&mut self) -> Result<(), String> {
+        self.life += 1;
+        // The first start may be that of another core, whose directory is then adopted.
+        let adopts = self.plan.adopts;
+        let directories: Vec<usize> = match (adopts, self.life) {
+            (false, _) => vec![0],
+            (true, 1) => vec![1],
+            (true, _) => vec![0, 1],
+        };
+        say!(self.cx, "start {} with directories {directories:?}", self.life);
+        let mut journals = Vec::new();
+        let mut recovered = 0;
+        for &directory in &directories {
+            let options = self.plan.options(self.core_of(directory));
+            let disk = &mut self.disks[directory];
+            if self.life > 1 && self.cx.chance(15) {
+                disk.fuse = Some(self.cx.rng.u32(1..12));
+            }
+            let burning = disk.fuse.is_some();
+            match journal::open(disk, &options) {
+                Ok(journal) => {
+                    disk.fuse = None;
+                    say!(self.cx, "journal {directory}: {:?}", journal.report());
+                    recovered += journal.report().recovered;
+                    let excused = |alarm: &&String| self.oracle.was_cut && alarm.starts_with("who sent ");
+                    if let Some(alarm) = journal.report().alarms.iter().find(|alarm| !excused(alarm)) {
+                        return Err(format!("alarm without a reason: {alarm}"));
+                    }
+                    journals.push(journal);
+                }
+                Err(error) if burning => {
+                    say!(self.cx, "killed while opening the journal: {error}");
+                    self.cx.stats.count("kill during recovery");
+                    drop(journals);
+                    for disk in &mut self.disks {
+                        disk.crash(&mut self.cx, false);
+                    }
+                    let delay = self.cx.rng.u64(MS..200 * MS);
+                    self.cx.after(delay, Event::Restart);
+                    return Ok(());
+                }
+                Err(error) => return Err(format!("the journal does not open: {error}")),
+            }
+        }
+        self.check_recovered(recovered)?;
+        self.directories = directories;
+        let setup = Setup {
+            settings: Arc::clone(&self.plan.settings),
+            core: 0,
+            cores: 1,
+            sources: (0..self.plan.settings.sources.len()).map(|index| SourceId(index as u16)).collect(),
+            journals,
+            owners: Arc::new(HashMap::new()),
+            seed: self.cx.rng.u64(..),
+            now: self.now(),
+        };
+        let mut shard = Shard::new(setup);
+        shard.start(self.now());
+        self.terms = Terms { recovered, ..Terms::default() };
+        self.shard = Some(shard);
+        self.doors.up = true;
+        self.end_of_turn()
+    }
+
+    /// What a start finds must be all that was counted and not delivered, and nothing that was counted as delivered.
+    fn check_recovered(&self, recovered: u64) -> Result<(), String> {
+        let (kept, rows, delivered) = (self.kept_before, self.oracle.rows, self.marked_before);
+        let possible = self.oracle.possible();
+        let (least, most) = (kept.saturating_sub(rows), possible - delivered);
+        if recovered < least || recovered > most {
+            return Err(format!(
+                "recovered {recovered}, not between {least} and {most}: {kept} counted, {possible} handed in, {rows} rows, \
+                 {delivered} marked as delivered"
+            ));
+        }
+        Ok(())
+    }
+
+    pub fn crash_now(&mut self, point: CrashPoint) -> bool {
+        let hit = self.shard.is_some() && self.crash_at == Some(point);
+        if hit {
+            self.kill();
+        }
+        hit
+    }
+
+    pub fn crashes_on(&mut self, op: &Op) -> bool {
+        let disk = matches!(
+            op,
+            Op::Commit { .. } | Op::PrepareSegment { .. } | Op::FreeSegment { .. } | Op::SyncSegment { .. }
+        );
+        let api = matches!(op, Op::Send { fd, .. } if self.is_api(*fd));
+        match self.crash_at {
+            Some(CrashPoint::AmongOperations) => self.cx.rng.u8(..3) == 0,
+            Some(CrashPoint::OnDiskOperation) => disk,
+            Some(CrashPoint::OnApiSend) => api,
+            Some(CrashPoint::OnReadBack) => matches!(op, Op::ReadBack { .. }),
+            _ => false,
+        }
+    }
+
+    /// kill -9: the process is gone, with all that the kernel had of it.
+    pub fn kill(&mut self) {
+        self.crash(false);
+    }
+
+    pub fn crash(&mut self, power: bool) {
+        let what = if power { "power cut" } else { "killed" };
+        say!(self.cx, "{what}: {:?}, {:?}", self.crash_at, self.terms);
+        self.cx.stats.count(if power { "power cut while running" } else { "kill -9" });
+        if self.terms.pending >= 100 {
+            self.cx.stats.count("kill -9 with 100 records pending");
+        }
+        self.crash_at = None;
+        self.shard = None;
+        self.gone();
+        for disk in &mut self.disks {
+            disk.crash(&mut self.cx, power);
+        }
+        if power {
+            self.oracle.power_cut();
+            self.receiver.power_cut();
+            (self.kept_before, self.marked_before) = (0, 0);
+        }
+    }
+
+    /// After the end of a process, however it came.
+    fn gone(&mut self) {
+        self.delivered_before += self.terms.delivered;
+        // While the disk holds it up, the journal may have no room for marks; what they settle then goes out again.
+        if self.disks.iter().all(Disk::is_calm) {
+            self.marked_before += self.terms.delivered;
+        }
+        self.kept_before += self.terms.received - self.terms.rejected;
+        self.terms = Terms::default();
+        let [http, streams] = std::mem::take(&mut self.turned_away).map(|count| count > 0);
+        self.turned_away_before = [0; 2];
+        self.short = false;
+        self.oracle.gone(http, streams);
+        self.stopping = false;
+        self.wake_at = None;
+        self.links.clear();
+        self.generations.clear();
+        self.accepted.clear();
+        for conn in 0..self.net.conns.len() {
+            if self.net.conns[conn].shard_open {
+                self.net.close_shard(&mut self.cx, conn);
+            }
+        }
+        for (conn, source) in std::mem::take(&mut self.port_of) {
+            self.doors.ports.entry(source).or_default().open = false;
+            if let Peer::Machine(machine) = self.net.conns[conn].peer
+                && self.machines[machine].conn == Some(conn)
+            {
+                self.machines[machine].lose(&mut self.cx);
+            }
+        }
+        self.doors.up = false;
+        for listener in self.doors.listeners.values_mut() {
+            listener.armed = false;
+            listener.backlog.clear(); // closed above, as all connections
+        }
+        let delay = self.cx.rng.u64(MS..300 * MS);
+        self.cx.after(delay, Event::Restart);
+    }
+
+    pub fn stop(&mut self) {
+        let now = self.now();
+        let Some(shard) = &mut self.shard else { return };
+        say!(self.cx, "asked to stop");
+        self.stopping = true;
+        shard.stop(now);
+        self.wake_at = Some(self.cx.now_ns);
+    }
+
+    /// The shard has stopped: its journals are closed.
+    pub fn stopped(&mut self) -> Result<(), String> {
+        let shard = self.shard.take().expect("it has just stopped");
+        say!(self.cx, "stopped: {:?}", self.terms);
+        for (journal, &directory) in shard.into_journals().into_iter().zip(&self.directories) {
+            journal.close(&mut self.disks[directory]).map_err(|error| error.to_string())?;
+            // A start that is killed between making its block file and naming it in an epoch leaves it behind.
+            if self.disks[directory].block_files() as u64 > self.cx.stats.of("kill during recovery") {
+                return Err("a clean stop leaves its block file behind".into());
+            }
+        }
+        self.cx.stats.count("stopped cleanly");
+        self.gone();
+        Ok(())
+    }
+}
