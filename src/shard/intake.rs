@@ -90,7 +90,7 @@ impl Shard {
         for index in 0..self.sources.len() {
             let id = self.sources[index].id;
             match self.source_kind(id) {
-                SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => self.reopen(now, id),
+                SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => self.reopen(id),
                 SourceKind::TcpListen { .. } | SourceKind::Http { .. } => self.resume_accept(id),
             }
             if let Some(after) = self.settings.sources[id.0 as usize].silence_alarm {
@@ -146,12 +146,12 @@ impl Shard {
 
     pub(super) fn reopen_due(&mut self, now: Now, id: SourceId) {
         if self.source(id).reopen_ns.is_some_and(|at| at <= now.mono_ns) {
-            self.reopen(now, id);
+            self.reopen(id);
         }
     }
 
     /// Opens a port or connects to a device server, unless that is done or under way.
-    pub(super) fn reopen(&mut self, now: Now, id: SourceId) {
+    pub(super) fn reopen(&mut self, id: SourceId) {
         if self.phase != Phase::Running || self.source(id).link.is_some() {
             return;
         }

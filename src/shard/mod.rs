@@ -271,7 +271,7 @@ impl Shard {
             Completion::PortOpened { link, result } => {
                 self.handle_source_opened(now, link, result.map_err(|error| error.to_string()));
             }
-            Completion::PortAppeared { source } => self.reopen(now, source),
+            Completion::PortAppeared { source } => self.reopen(source),
             Completion::Closed { link } => self.links.remove(link),
             Completion::Committed { journal, segment, offset, result } => {
                 self.journals[journal.0 as usize].journal.handle_committed(now, Position { segment, offset }, result);
