@@ -353,15 +353,6 @@ impl Journal {
         self.origins.iter().map(|(index, origin)| (OriginRef(index as u32), origin, origin.unsettled))
     }
 
-    /// Configured sources that have unsettled records here.
-    pub fn unsettled_sources(&self) -> Vec<String> {
-        let mut sources: Vec<String> =
-            self.origins.iter().filter(|(_, o)| o.unsettled > 0).map(|(_, o)| o.source.to_string()).collect();
-        sources.sort();
-        sources.dedup();
-        sources
-    }
-
     /// Entries below this number have reached the configured level.
     pub fn durable_below(&self) -> u64 {
         match self.options.durability {
@@ -415,11 +406,6 @@ impl Journal {
     pub fn close_origin(&mut self, origin: OriginRef) {
         self.origins[origin.0 as usize].open = false;
         self.drop_origin_if_done(origin);
-    }
-
-    /// An origin found at start is appended to again.
-    pub fn reopen_origin(&mut self, origin: OriginRef) {
-        self.origins[origin.0 as usize].open = true;
     }
 
     fn drop_origin_if_done(&mut self, reference: OriginRef) {

@@ -260,14 +260,7 @@ impl Shard {
         State::Api(conn)
     }
 
-    pub(super) fn api_received(
-        &mut self,
-        now: Now,
-        link: LinkId,
-        _fd: Option<Fd>,
-        mut conn: Box<ApiLink>,
-        bytes: &[u8],
-    ) -> State {
+    pub(super) fn api_received(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>, bytes: &[u8]) -> State {
         let mut input = bytes;
         // Moved out so that events may borrow from it while the rest is changed.
         let mut reader = std::mem::take(&mut conn.connection.reader);

@@ -707,7 +707,7 @@ impl Shard {
                     self.finish_stream(now, link, &mut stream, "the gateway is stopping");
                     State::Stream(stream)
                 }
-                State::Http(machine) => self.stop_machine(now, link, machine),
+                State::Http(machine) => self.stop_machine(link, machine),
                 state => state,
             };
             self.links.put(link, state);

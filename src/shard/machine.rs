@@ -117,7 +117,7 @@ impl Shard {
     }
 
     /// What became durable lets answers and deliveries go.
-    pub(super) fn release_durable(&mut self, _now: Now) {
+    pub(super) fn release_durable(&mut self) {
         if self.durable_waiters.is_empty() && self.durable_lanes.is_empty() {
             return;
         }
@@ -226,13 +226,7 @@ impl Shard {
         State::Http(machine)
     }
 
-    pub(super) fn machine_ended(
-        &mut self,
-        _now: Now,
-        link: LinkId,
-        mut machine: Box<HttpMachine>,
-        end: RecvEnd,
-    ) -> State {
+    pub(super) fn machine_ended(&mut self, link: LinkId, mut machine: Box<HttpMachine>, end: RecvEnd) -> State {
         machine.reading = false;
         match end {
             RecvEnd::Paused => {
@@ -300,7 +294,7 @@ impl Shard {
     }
 
     /// Intake ends: what was accepted is still answered, then the connection closes.
-    pub(super) fn stop_machine(&mut self, _now: Now, link: LinkId, mut machine: Box<HttpMachine>) -> State {
+    pub(super) fn stop_machine(&mut self, link: LinkId, mut machine: Box<HttpMachine>) -> State {
         machine.connection.handle_eof();
         self.mark_dirty(link, &mut machine);
         State::Http(machine)

@@ -292,11 +292,11 @@ impl Shard {
     }
 
     fn handle_received(&mut self, now: Now, link: LinkId, bytes: &mut [u8]) {
-        let Some((fd, state)) = self.links.take(link) else { return };
+        let Some((_, state)) = self.links.take(link) else { return };
         let state = match state {
             State::Stream(stream) => self.stream_received(now, link, stream, bytes),
             State::Http(machine) => self.machine_received(now, link, machine, bytes),
-            State::Api(api) => self.api_received(now, link, fd, api, bytes),
+            State::Api(api) => self.api_received(now, link, api, bytes),
             State::Free | State::Closing | State::Taken => unreachable!("never taken out"),
         };
         self.links.put(link, state);
@@ -306,7 +306,7 @@ impl Shard {
         let Some((_, state)) = self.links.take(link) else { return };
         let state = match state {
             State::Stream(stream) => self.stream_ended(now, link, stream, end),
-            State::Http(machine) => self.machine_ended(now, link, machine, end),
+            State::Http(machine) => self.machine_ended(link, machine, end),
             State::Api(api) => self.api_ended(now, link, api, end),
             State::Free | State::Closing | State::Taken => unreachable!("never taken out"),
         };
@@ -350,7 +350,7 @@ impl Shard {
             self.handle_timer(now, timer);
         }
         self.advance_phase(now);
-        self.release_durable(now);
+        self.release_durable();
         self.resume_paused(now);
         self.advance_backlog(now);
         self.dispatch(now);
