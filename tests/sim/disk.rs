@@ -503,6 +503,12 @@ impl Storage for Disk {
         Ok(())
     }
 
+    fn remove_stray_blocks(&mut self, keep: &str) -> io::Result<()> {
+        self.burn()?;
+        self.blocks.retain(|name, _| name == keep);
+        Ok(())
+    }
+
     fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.burn()?;
         self.quarantined.push(format!("{name}, {} B", bytes.len()));

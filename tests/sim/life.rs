@@ -34,7 +34,7 @@ impl World {
             let options = self.plan.options(self.core_of(directory));
             let disk = &mut self.disks[directory];
             if self.life > 1 && self.cx.chance(15) {
-                disk.fuse = Some(self.cx.rng.u32(1..12));
+                disk.fuse = Some(self.cx.rng.u32(1..20));
             }
             let burning = disk.fuse.is_some();
             match journal::open(disk, &options) {
@@ -42,6 +42,9 @@ impl World {
                     disk.fuse = None;
                     say!(self.cx, "journal {directory}: {:?}", journal.report());
                     recovered += journal.report().recovered;
+                    if disk.block_files() != usize::from(self.plan.has_disk()) {
+                        return Err(format!("{} block files after a start", disk.block_files()));
+                    }
                     let excused = |alarm: &&String| self.oracle.was_cut && alarm.starts_with("who sent ");
                     if let Some(alarm) = journal.report().alarms.iter().find(|alarm| !excused(alarm)) {
                         return Err(format!("alarm without a reason: {alarm}"));
@@ -199,8 +202,7 @@ impl World {
         say!(self.cx, "stopped: {:?}", self.terms);
         for (journal, &directory) in shard.into_journals().into_iter().zip(&self.directories) {
             journal.close(&mut self.disks[directory]).map_err(|error| error.to_string())?;
-            // A start that is killed between making its block file and naming it in an epoch leaves it behind.
-            if self.disks[directory].block_files() as u64 > self.cx.stats.of("kill during recovery") {
+            if self.disks[directory].block_files() > 0 {
                 return Err("a clean stop leaves its block file behind".into());
             }
         }
