@@ -375,10 +375,15 @@ impl Shard {
         assert!(lane.generation == generation && lane.doing == Doing::InFlight);
         let first = lane.pop().expect("a record in flight stays in memory");
         let journal = &mut self.journals[lane.journal.0 as usize].journal;
+        let whole_ns = match first.journaled_ns {
+            // Read back, or found at start: only the wall clock knows, and the longest ways must not be left out.
+            0 => now.wall_ns.saturating_sub(journal.record(first.at).payload.first_byte_wall_ns),
+            _ => now.mono_ns - first.first_byte_ns,
+        };
         journal.settle(first.number, first.origin, first.at);
+        self.stages.record(Stage::Whole, whole_ns);
         if first.journaled_ns > 0 {
             self.stages.record(Stage::Answered, now.mono_ns - lane.step_ns.max(first.journaled_ns));
-            self.stages.record(Stage::Whole, now.mono_ns - first.first_byte_ns);
         }
         lane.pending -= 1;
         lane.id = None;
