@@ -334,8 +334,9 @@ impl World {
         }
         let journal = &self.plan.settings.journal;
         for disk in &self.disks {
-            // One beyond the limit is being prepared, and each start takes one of its own, full or not, for marks.
-            if disk.bytes() as u64 > journal.max_bytes + (1 + u64::from(self.life)) * journal.segment_bytes {
+            // One beyond the limit is being prepared, ids and marks may begin a few, and each start takes one of its own.
+            let beyond = 4 + u64::from(self.life);
+            if disk.bytes() as u64 > journal.max_bytes + beyond * journal.segment_bytes {
                 return Err(format!("{} B of segments, of {} B", disk.bytes(), journal.max_bytes));
             }
         }
