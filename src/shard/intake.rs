@@ -391,9 +391,11 @@ impl Shard {
             stream.hold(at_ns, bytes);
             return;
         }
+        // Those that wait go first: the line that one of them has lost may be this one, and then its order is kept.
+        let waits = !reject_full && !self.paused_links.is_empty();
         let mut input = bytes;
         loop {
-            let full = !self.journal().can_append(now, framing.max_bytes);
+            let full = waits || !self.journal().can_append(now, framing.max_bytes);
             if full && !reject_full {
                 stream.hold(at_ns, input);
                 self.pause_stream(link, stream);

@@ -264,7 +264,9 @@ impl Disk {
     }
 
     fn prepare(&mut self, segment: u64, bytes: u64, header: &[u8], sync: bool) {
-        self.spares.pop();
+        if !self.spares.is_empty() {
+            self.spares.remove(0); // its file is used again
+        }
         let mut data = vec![0; bytes as usize];
         data[..header.len()].copy_from_slice(header);
         self.segments.insert(segment, Segment { data, volatile: !sync, ..Segment::default() });
@@ -342,13 +344,15 @@ impl Disk {
         self.blocks.clear();
         self.boot = self.rng.u128(..).to_le_bytes();
         self.segments.retain(|_, file| !file.volatile || cx.rng.u8(..4) > 0);
-        for (number, file) in std::mem::take(&mut self.spares) {
-            // That it was put aside may not have reached the disk either.
-            if cx.rng.u8(..3) == 0 && !self.segments.contains_key(&number) {
-                cx.stats.count("freed segment back after a power cut");
-                self.segments.insert(number, file);
-            }
+        // That a file was put aside may not have reached the disk either; but file systems keep the order of such changes,
+        // so only the last ones are undone.
+        while cx.rng.u8(..3) == 0
+            && let Some((number, file)) = self.spares.pop()
+        {
+            cx.stats.count("freed segment back after a power cut");
+            self.segments.entry(number).or_insert(file);
         }
+        self.spares.clear();
         for file in self.segments.values_mut() {
             for (offset, before) in std::mem::take(&mut file.undo).into_iter().rev() {
                 for (index, sector) in before.chunks(SECTOR_BYTES).enumerate() {

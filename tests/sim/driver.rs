@@ -176,6 +176,12 @@ impl World {
 
     fn close(&mut self, link: LinkId, file: Option<Fd>) -> Result<(), String> {
         say!(self.cx, "op close {} {file:?}", link.index);
+        // The file may have come in the same turn, after the shard had asked for the close.
+        let crossed = match self.links.get(&link.index) {
+            Some(Link { phase: Phase::Open(conn), .. }) if self.opened.contains(conn) => Some(fd(*conn)),
+            _ => None,
+        };
+        let file = file.or(crossed);
         if let Some(file) = file {
             let conn = self.open_conn(link, file)?;
             self.net.close_shard(&mut self.cx, conn);
@@ -327,6 +333,7 @@ impl World {
         self.links.insert(link.index, Link { generation: link.generation, phase });
         let result = conn.map(fd).ok_or_else(|| "api.example:8000: connection refused".to_owned());
         if let Some(conn) = conn {
+            self.opened.insert(conn);
             self.net.conns[conn].link = Some(link);
         } else {
             self.cx.stats.count(if lost { "connect not answered" } else { "connect refused" });
@@ -357,6 +364,7 @@ impl World {
             self.machines[machine].begin(&mut self.cx, conn);
             let settings = &self.plan.settings.sources[usize::from(source.0)];
             self.oracle.open_stream(conn, &settings.name, &settings.framing, true);
+            self.opened.insert(conn);
             self.net.conns[conn].link = Some(link);
             Ok(conn)
         };

@@ -1,7 +1,6 @@
 //! How the shard comes and goes: starts, recovery, clean stops, kills and power cuts.
 
 use super::context::MS;
-use super::disk::Disk;
 use super::event::Event;
 use super::net::Peer;
 use super::plan::CrashPoint;
@@ -150,10 +149,7 @@ impl World {
     /// After the end of a process, however it came.
     fn gone(&mut self) {
         self.delivered_before += self.terms.delivered;
-        // While the disk holds it up, the journal may have no room for marks; what they settle then goes out again.
-        if self.disks.iter().all(Disk::is_calm) {
-            self.marked_before += self.terms.delivered;
-        }
+        self.marked_before += std::mem::take(&mut self.marked);
         self.kept_before += self.terms.received - self.terms.rejected;
         self.terms = Terms::default();
         let [http, streams] = std::mem::take(&mut self.turned_away).map(|count| count > 0);
