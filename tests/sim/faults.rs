@@ -30,16 +30,11 @@ impl World {
                     disk.delay_ns = ns;
                 }
             }
-            FaultKind::Kill(CrashPoint::Now) => {
-                if self.shard.is_some() {
-                    self.crash_at = Some(CrashPoint::Now);
-                    self.kill();
-                }
-            }
             FaultKind::Kill(point) => {
                 self.crash_at = Some(point);
                 // Where that operation does not come, the kill does.
-                self.cx.after(300 * MS, Event::FaultOver { index });
+                let wait = if point == CrashPoint::Now { 0 } else { 300 * MS };
+                self.cx.after(wait, Event::FaultOver { index });
             }
             FaultKind::PowerCut => {
                 if self.shard.is_some() {
@@ -78,8 +73,10 @@ impl World {
                 }
             }
             FaultKind::Kill(point) => {
-                if self.crash_at == Some(point) {
-                    if self.shard.is_some() { self.kill() } else { self.crash_at = None }
+                if self.crash_at == Some(point) && self.shard.is_some() {
+                    self.kill();
+                } else if self.crash_at == Some(point) {
+                    self.cx.after(50 * MS, Event::FaultOver { index }); // it is down already
                 }
             }
             FaultKind::Reset(_) | FaultKind::Stall(_) | FaultKind::PowerCut | FaultKind::CleanRestart => {}

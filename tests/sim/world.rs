@@ -398,6 +398,9 @@ impl World {
         if self.oracle.rows < kept {
             return Err(format!("{} rows, but {kept} were counted", self.oracle.rows));
         }
+        if self.plan.has_disk() && self.cx.stats.of("kill -9") + self.cx.stats.of("power cut while running") == 0 {
+            return Err("a world without a crash".into());
+        }
         if let Some(what) = self.disks.iter().find_map(|disk| disk.quarantined.first()) {
             return Err(format!("quarantined without a reason: {what}"));
         }
