@@ -110,7 +110,7 @@ fn the_printed_example_passes_the_check_which_shows_what_would_run() {
     assert!(output.status.success(), "{shown}");
     for expected in [
         "gauge-1  serial  /dev/serial/by-id/usb-FTDI_FT232R_A10K2-if00-port0 9600 8N1  end \"\\r\", trimmed, cut beyond 4KiB",
-        "process: accepted records survive kill -9, not a loss of power",
+        "power: accepted records survive a loss of power",
         "state        /var/lib/ringest",
         "POST http://127.0.0.1:8000/seq/ (id at \"/id\")",
         "POST http://127.0.0.1:8000/films/ (delivered at 201)",

@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     duration: Duration,
     /// What a kept record survives
-    #[arg(long, value_enum, default_value_t = Durability::Process)]
+    #[arg(long, value_enum, default_value_t = Durability::Power)]
     durability: Durability,
     /// Cores of the gateway
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::simulate::at_least_one)]

@@ -117,15 +117,6 @@ pub(super) fn journal(section: Section<'_, '_>, cores: usize) -> Journal {
         &[("memory", Durability::Memory), ("process", Durability::Process), ("power", Durability::Power)],
         defaults.durability,
     );
-    if durability == Durability::Power {
-        section.refuse(
-            "durability",
-            Refusal::new(
-                "surviving a loss of power is not supported by this version",
-                "\"process\": an accepted record survives kill -9 at any moment, but not a loss of power",
-            ),
-        );
-    }
     let commit_every =
         section.duration("commit_every", defaults.commit_every, Duration::from_micros(100)..=Duration::from_secs(10));
     let segment_bytes = section.size("segment_size", defaults.segment_bytes, 1 << 20..=1 << 30);

@@ -401,7 +401,7 @@ impl Default for Limits {
 impl Default for Journal {
     fn default() -> Self {
         Self {
-            durability: Durability::Process,
+            durability: Durability::Power,
             commit_every: Duration::from_millis(5),
             segment_bytes: 16 << 20,
             max_bytes: 1 << 30,

@@ -100,7 +100,7 @@ impl Default for Options {
             http: 0,
             rate: 20.0,
             duration: Duration::from_secs(10),
-            durability: Durability::Process,
+            durability: Durability::Power,
             cores: 1,
             two_step: true,
             connections: 8,
