@@ -26,7 +26,7 @@ use tracing::{info, warn};
 pub(super) const SPARES_MAX: usize = 4;
 
 /// Where block files live when it can hold them: memory that survives the process, and no disk behind it.
-const SHARED_MEMORY: &str = "/dev/shm";
+pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Before a block file's name.
 const TRACE_PREFIX: &str = "blocks-";
@@ -141,6 +141,17 @@ impl FsStorage {
             boot_id: boot_id()?,
             physical_block: physical_block(directory)?,
             direct: supports_direct(directory)?,
+        })
+    }
+
+    /// An existing directory to be read and not to be changed; nothing is tried out in it.
+    pub(super) fn look_at(directory: &Path, shared_memory: &Path) -> io::Result<Self> {
+        Ok(Self {
+            directory: directory.to_owned(),
+            shared_memory: shared_memory.to_owned(),
+            boot_id: boot_id()?,
+            physical_block: physical_block(directory)?,
+            direct: false,
         })
     }
 

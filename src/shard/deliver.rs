@@ -10,7 +10,6 @@ use crate::delivery::{Connection, InFlight, Step, backoff};
 use crate::http::client::{Event, ResponseError};
 use crate::observe::snapshot::Stage;
 use std::collections::VecDeque;
-use std::fmt::Write;
 
 /// The largest answer of an id step that is looked at.
 const ID_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -154,7 +153,7 @@ impl Shard {
         let record = journal.record(first.at);
         debug_assert_eq!(record.number, first.number);
         self.key.clear();
-        write!(self.key, "{:032x}-{}-{}", record.epoch_id, journal.core(), record.number).expect("a String takes all");
+        record.write_key(journal.core(), &mut self.key);
         match lane.step {
             Step::Id => {
                 let head = self.id_head.as_ref().expect("an id step needs [sequence]");

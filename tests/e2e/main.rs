@@ -13,5 +13,6 @@ mod outages;
 mod paths;
 mod ports;
 mod process;
+mod queue;
 mod site;
 mod stops;
