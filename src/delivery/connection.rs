@@ -44,7 +44,8 @@ pub struct Connection {
     pub answered: u64,
     /// Listed as having room.
     pub listed: bool,
-    /// When the last answer ended, or the connect: since then nothing is in flight on an idle connection.
+    /// When the last answer ended, or the connect: since then nothing is in flight on an idle connection. While it connects,
+    /// when that began.
     pub idle_ns: u64,
     /// When its timer is set for; 0 is never.
     pub timer_ns: u64,

@@ -26,8 +26,10 @@ pub(super) struct Api {
     /// Connections with room for another request; the last one used is used first, so that spare ones go idle.
     available: Vec<LinkId>,
     pub ready: VecDeque<u32>,
-    /// Connects failed in a row.
+    /// Connects failed in a row; those of one turn, which fail together, are one failure.
     failures: u32,
+    /// When that was last counted: a connect that had begun before adds nothing.
+    failed_ns: u64,
     retry_ns: u64,
     pub problem: Option<String>,
     /// The problem was logged, so its end will be.
@@ -47,6 +49,7 @@ impl Api {
             available: Vec::new(),
             ready: VecDeque::new(),
             failures: 0,
+            failed_ns: 0,
             retry_ns: 0,
             problem: None,
             said: false,
@@ -135,8 +138,8 @@ impl Shard {
         let wanted = if api.failures > 0 { 1 } else { api.ready.len().div_ceil(pipeline) };
         let count = wanted.saturating_sub(api.connecting).min(max.saturating_sub(api.connections.len()));
         for _ in 0..count {
-            let link =
-                self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection: Connection::default() })));
+            let connection = Connection { idle_ns: now.mono_ns, ..Connection::default() };
+            let link = self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection })));
             self.counters.api_connects += 1;
             let api = self.api(id);
             api.connections.push(link);
@@ -202,18 +205,21 @@ impl Shard {
                 api.available.push(link);
             }
             Err(problem) => {
+                let begun_ns = conn.connection.idle_ns;
                 found.state = State::Closing;
                 self.links.remove(link);
                 self.counters.api_connect_failures += 1;
-                let failures = self.apis[id.0 as usize].failures + 1;
                 let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
-                let wait = backoff::delay_ns(&mut self.rng, first, max, failures).max(1_000_000);
-                let api = self.api(id);
+                let api = &mut self.apis[id.0 as usize];
                 api.connecting -= 1;
                 api.connections.retain(|other| *other != link);
-                api.failures = failures;
-                api.retry_ns = now.mono_ns + wait;
-                self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
+                if api.failures == 0 || begun_ns > api.failed_ns {
+                    api.failures += 1;
+                    api.failed_ns = now.mono_ns;
+                    let wait = backoff::delay_ns(&mut self.rng, first, max, api.failures).max(1_000_000);
+                    api.retry_ns = now.mono_ns + wait;
+                    self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
+                }
                 self.note_problem(now, id, problem);
             }
         }

@@ -11,6 +11,7 @@ mod lane;
 mod link;
 mod machine;
 mod op;
+mod pressure;
 mod samples;
 mod show;
 mod timer;
