@@ -61,7 +61,7 @@ impl Api {
 }
 
 impl Shard {
-    fn api(&mut self, id: ApiId) -> &mut Api {
+    pub(super) fn api(&mut self, id: ApiId) -> &mut Api {
         &mut self.apis[id.0 as usize]
     }
 
@@ -85,7 +85,6 @@ impl Shard {
             self.durable_lanes.push_back((first.number, index, lane.generation));
             return;
         }
-        lane.doing = Doing::Ready;
         if lane.attempts == 0 && lane.id.is_none() {
             lane.step = if id_step { Step::Id } else { Step::Record };
             lane.step_ns = first.journaled_ns;
@@ -94,8 +93,11 @@ impl Shard {
                 lane.step = Step::Record;
             }
         }
-        let api = if lane.step == Step::Id { self.id_api } else { self.record_api };
-        self.api(api).ready.push_back(index);
+        self.list_ready(index, false);
+    }
+
+    pub(super) fn api_of(&self, step: Step) -> ApiId {
+        if step == Step::Id { self.id_api } else { self.record_api }
     }
 
     /// Renders what is ready onto connections that have room, one send for all of it on each, and opens connections.
@@ -178,9 +180,16 @@ impl Shard {
         }
         lane.doing = Doing::InFlight;
         let (generation, step) = (lane.generation, lane.step);
-        connection.in_flight.push_back(InFlight { lane: index, generation, step, sent_ns: now.mono_ns, status: 0 });
+        connection.in_flight.push_back(InFlight {
+            lane: index,
+            generation,
+            step,
+            sent_ns: now.mono_ns,
+            status: 0,
+            retry_after: None,
+        });
         self.counters.api_requests += 1;
-        let api = if step == Step::Id { self.id_api } else { self.record_api };
+        let api = self.api_of(step);
         self.api(api).in_flight += 1;
     }
 
@@ -225,7 +234,7 @@ impl Shard {
         }
     }
 
-    fn note_problem(&mut self, now: Now, id: ApiId, problem: String) {
+    pub(super) fn note_problem(&mut self, now: Now, id: ApiId, problem: String) {
         let api = self.api(id);
         if api.problem.as_ref() == Some(&problem) && api.said {
             return;
@@ -298,11 +307,12 @@ impl Shard {
         match event {
             Event::Head(head) => {
                 let request = connection.in_flight.front_mut().expect("looked at by the caller");
-                request.status = head.status;
+                (request.status, request.retry_after) = (head.status, head.retry_after);
                 connection.body.clear();
                 let (lane, generation, step) = (request.lane, request.generation, request.step);
                 if step == Step::Record && self.settings.deliver.success.contains(&head.status) {
                     self.delivered(now, lane, generation);
+                    self.route_worked(step);
                 }
                 None
             }
@@ -332,10 +342,7 @@ impl Shard {
                             tracing::info!("API at {}:{}: delivering again", api.authority.host, api.authority.port);
                         }
                     }
-                    Step::Record => {
-                        let problem = format!("answered {} to a record", request.status);
-                        self.failed(now, conn.api, request, problem);
-                    }
+                    Step::Record => self.refused(now, conn.api, request),
                 }
                 (!reusable).then(|| ("it closed the connection".to_owned(), true))
             }
@@ -346,7 +353,7 @@ impl Shard {
         let pointer = self.settings.sequence.as_ref().map_or("", |sequence| &sequence.id_at);
         let id = match request.status {
             200..=299 => id_token(body, pointer).ok_or_else(|| format!("no id at {pointer} of its answer")),
-            status => Err(format!("answered {status} to the id step")),
+            _ => return self.refused(now, api, request),
         };
         let lane = &mut self.lanes[request.lane as usize];
         debug_assert_eq!(lane.generation, request.generation);
@@ -360,6 +367,9 @@ impl Shard {
         });
         match written {
             Ok(id) => {
+                self.route_worked(Step::Id);
+                let lane = &mut self.lanes[request.lane as usize];
+                let first = lane.queue.front().expect("a record in flight stays in memory");
                 if first.journaled_ns > 0 {
                     self.stages.record(Stage::Id, now.mono_ns.saturating_sub(first.journaled_ns));
                 }
@@ -400,20 +410,6 @@ impl Shard {
         self.remove_lane_if_done(index);
     }
 
-    /// An attempt failed: the lane tries again later.
-    fn failed(&mut self, now: Now, api: ApiId, request: InFlight, problem: String) {
-        self.counters.api_failures += 1;
-        self.note_problem(now, api, problem);
-        let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
-        let lane = &mut self.lanes[request.lane as usize];
-        debug_assert_eq!(lane.generation, request.generation);
-        lane.attempts = lane.attempts.saturating_add(1);
-        lane.resent = false;
-        lane.doing = Doing::Backoff;
-        let wait = backoff::delay_ns(&mut self.rng, first, max, lane.attempts).max(1_000_000);
-        self.timers.set(now.mono_ns + wait, Timer::Lane { index: request.lane, generation: request.generation });
-    }
-
     /// A connection is over. What is in flight on it is sent again at once where the peer may just have closed an idle
     /// connection (RFC 9112 section 9.3.1), and fails otherwise; the key tells the receiver what it has already.
     fn lose_connection(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, why: &str, resend: bool) {
@@ -436,8 +432,11 @@ impl Shard {
             if resend && reused && request.status == 0 && (behind || !lane.resent) {
                 lane.resent |= !behind;
                 self.counters.api_resent += 1;
-                lane.doing = Doing::Ready;
-                self.api(conn.api).ready.push_front(request.lane);
+                if self.routes[request.step as usize].0.is_probe(request.sent_ns) {
+                    self.push_ready(request.lane, true);
+                } else {
+                    self.list_ready(request.lane, true);
+                }
             } else {
                 self.failed(now, conn.api, request, why.to_owned());
             }
