@@ -96,8 +96,10 @@ pub struct Shard {
     durable_waiters: Vec<LinkId>,
     /// Lanes whose first record waits for durability, with its number.
     durable_lanes: VecDeque<(u64, u32, u32)>,
-    /// Links that stopped reading since the journal was full.
+    /// Links that wait for room in the journal.
     paused_links: Vec<LinkId>,
+    /// Most that is held of a serial line that nothing holds back, in bytes.
+    held_bytes_max: usize,
     apis: Vec<Api>,
     record_api: ApiId,
     id_api: ApiId,
@@ -148,6 +150,7 @@ impl Shard {
         for (index, source) in sources.iter().enumerate() {
             source_index[source.0 as usize] = Some(index);
         }
+        let held_bytes_max = pressure::held_bytes_max(&settings, &sources);
         let deliver = &settings.deliver;
         let mut shard = Self {
             core,
@@ -171,6 +174,7 @@ impl Shard {
             durable_waiters: Vec::new(),
             durable_lanes: VecDeque::new(),
             paused_links: Vec::new(),
+            held_bytes_max,
             apis,
             record_api,
             id_api,

@@ -138,10 +138,15 @@ impl Gateway {
         Self { process: Process::start("run", &site.path("run.log"), &mut command), admin: site.admin }
     }
 
-    pub fn status(&self) -> Status {
-        let answer = client::get(&self.admin.to_string(), "/api/status", PATIENCE).expect("the gateway answers");
+    /// A document of the admin server.
+    pub fn get(&self, path: &str) -> Value {
+        let answer = client::get(&self.admin.to_string(), path, PATIENCE).expect("the gateway answers");
         assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
-        let status = Status(serde_json::from_slice(&answer.body).expect("JSON"));
+        serde_json::from_slice(&answer.body).expect("JSON")
+    }
+
+    pub fn status(&self) -> Status {
+        let status = Status(self.get("/api/status"));
         assert_eq!(status.0["balanced"], true, "the accounting does not balance: {}", status.0);
         assert!(status.terms().balance(), "the accounting does not balance: {}", status.0["terms"]);
         status
@@ -163,6 +168,18 @@ impl Gateway {
             std::thread::sleep(POLL);
         }
         panic!("not within {PATIENCE:?}: {what}; the terms are {last:?}")
+    }
+
+    /// The terms once they have not changed for half a second.
+    pub fn settled(&self) -> Terms {
+        let mut last = (Instant::now(), self.terms());
+        eventually("the terms to stand still", || {
+            let terms = self.terms();
+            if terms != last.1 {
+                last = (Instant::now(), terms);
+            }
+            (last.0.elapsed() > Duration::from_millis(500)).then_some(last.1)
+        })
     }
 
     /// Waits until `count` records were received or recovered, and all of them delivered.
