@@ -90,6 +90,12 @@ pub enum EngineError {
         /// What the system says.
         error: io::Error,
     },
+    /// It was told to stop before it took records; what a journal holds waits for the next start.
+    #[error("stopped ({reason}) before it took records")]
+    Stopped {
+        /// Who told it.
+        reason: &'static str,
+    },
     /// A thread or the control thread's runtime cannot be started.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
@@ -129,6 +135,9 @@ pub struct Summary {
 ///
 /// # Errors
 /// [`EngineError`], most of them before any source is opened.
+///
+/// A signal is obeyed at once also while another gateway's lock, an address in use or a journal that is being read is waited for:
+/// [`EngineError::Stopped`]. The process should end then, for a thread may still read the journal, which is as safe as a kill.
 pub fn run(settings: Settings, options: Options) -> Result<Summary, EngineError> {
     let started = Instant::now();
     raise_open_files();
@@ -140,19 +149,19 @@ pub fn run(settings: Settings, options: Options) -> Result<Summary, EngineError>
         .build()
         .map_err(EngineError::Thread)?;
     // From here on a signal waits until it can be obeyed.
-    let signals = runtime.block_on(async { Signals::new() }).map_err(EngineError::Thread)?;
+    let mut stop = runtime.block_on(async { Stop::new(options.stop) }).map_err(EngineError::Thread)?;
     let settings = Arc::new(settings);
-    let directory = settings.gateway.state_dir.clone();
-    let unusable = |error| EngineError::StateDirectory { directory: directory.clone(), error };
-    create_private_directory(&directory).map_err(unusable)?;
-    let _lock = StateLock::acquire(&directory)?;
-    let listeners = bind_all(&settings, settings.gateway.cores.len())?;
-    let admin = bind_admin(settings.gateway.admin)?;
-    let ports = open_required_ports(&settings)?;
-    let directories = share_directories(&settings, core_directories(&directory).map_err(unusable)?);
-
-    let (gateway, requests) = Gateway::start(&settings, listeners, directories, features.read_multishot)?;
-    let snapshots = gateway.serve(&runtime, signals, requests, admin, ports, options)?;
+    let Taken { lock, listeners, admin, ports, directories } = take(&runtime, &mut stop, &settings)?;
+    let started_cores = Gateway::start(&settings, listeners, directories, features.read_multishot, &runtime, &mut stop);
+    let (gateway, requests) = match started_cores {
+        Err(stopped @ EngineError::Stopped { .. }) => {
+            // Held to the end of the process: the journals are still being read.
+            std::mem::forget(lock);
+            return Err(stopped);
+        }
+        started => started?,
+    };
+    let snapshots = gateway.serve(&runtime, stop, requests, admin, ports, options.ready_file)?;
     // A close that waits for a dead line's output, or a name server, keeps nobody.
     runtime.shutdown_background();
     let peak = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss() as u64 * 1024);
@@ -161,6 +170,43 @@ pub fn run(settings: Settings, options: Options) -> Result<Summary, EngineError>
         usage: ProcessUsage::now(),
         rss_bytes_max: peak,
         uptime: started.elapsed(),
+    })
+}
+
+/// What a gateway takes before it starts its cores.
+struct Taken {
+    lock: StateLock,
+    listeners: Vec<Listeners>,
+    admin: TcpListener,
+    ports: HashMap<SourceId, OwnedFd>,
+    /// The journal directories of each core.
+    directories: Vec<Vec<u16>>,
+}
+
+/// Takes lock, addresses and ports. Each may wait for a moment, so that is done on a thread of its own while this one listens for
+/// a wish to stop.
+fn take(runtime: &Runtime, stop: &mut Stop, settings: &Arc<Settings>) -> Result<Taken, EngineError> {
+    let (tell, mut hear) = oneshot::channel();
+    let own = Arc::clone(settings);
+    let take = move || {
+        let directory = &own.gateway.state_dir;
+        let unusable = |error| EngineError::StateDirectory { directory: directory.clone(), error };
+        create_private_directory(directory).map_err(unusable)?;
+        let lock = StateLock::acquire(directory)?;
+        let listeners = bind_all(&own, own.gateway.cores.len())?;
+        let admin = bind_admin(own.gateway.admin)?;
+        let ports = open_required_ports(&own)?;
+        let directories = share_directories(&own, core_directories(directory).map_err(unusable)?);
+        Ok(Taken { lock, listeners, admin, ports, directories })
+    };
+    // Nobody who has stopped needs what was taken: it is let go.
+    let run = move || drop(tell.send(take()));
+    std::thread::Builder::new().name("start".to_owned()).spawn(run).map_err(EngineError::Thread)?;
+    runtime.block_on(async {
+        tokio::select! {
+            taken = &mut hear => taken.expect("a start does not panic"),
+            reason = stop.wanted() => Err(EngineError::Stopped { reason: reason.words() }),
+        }
     })
 }
 
@@ -229,20 +275,63 @@ fn assign(settings: &Settings, names: Vec<Vec<String>>) -> Vec<Assignment> {
     sources.into_iter().map(|sources| Assignment { sources, owners: Arc::clone(&owners) }).collect()
 }
 
-/// The signals that the gateway obeys.
-struct Signals {
+/// What ends the gateway: the signals that it obeys, and whoever runs it inside another program.
+struct Stop {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    asked: Option<oneshot::Receiver<()>>,
 }
 
-impl Signals {
-    fn new() -> io::Result<Self> {
+/// Who wants it to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Terminate,
+    Interrupt,
+    Asked,
+}
+
+impl Reason {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "Ctrl-C",
+            Self::Asked => "asked to",
+        }
+    }
+}
+
+impl Stop {
+    fn new(asked: Option<oneshot::Receiver<()>>) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            asked,
         })
+    }
+
+    /// The next wish to stop. Loses none when it is dropped before.
+    async fn wanted(&mut self) -> Reason {
+        loop {
+            let asked = async {
+                match &mut self.asked {
+                    Some(asked) => drop(asked.await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.terminate.recv() => return Reason::Terminate,
+                _ = self.interrupt.recv() => return Reason::Interrupt,
+                _ = self.hang_up.recv() => {
+                    warn!("SIGHUP: the configuration is read at start only; restart to change it");
+                }
+                () = asked => {
+                    self.asked = None;
+                    return Reason::Asked;
+                }
+            }
+        }
     }
 }
 
@@ -263,11 +352,13 @@ impl Gateway {
         listeners: Vec<Listeners>,
         directories: Vec<Vec<u16>>,
         read_multishot: bool,
+        runtime: &Runtime,
+        stop: &mut Stop,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Request>), EngineError> {
         let cores = settings.gateway.cores.len();
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::unbounded_channel()).unzip();
         let (control, requests) = mpsc::unbounded_channel();
-        let (opened, journals) = threads::channel();
+        let (opened, mut journals) = mpsc::unbounded_channel();
         let (end, ended) = mpsc::unbounded_channel::<Ended>();
         let (mut ready, mut assignments) = (Vec::new(), Vec::new());
         let parts = listeners.into_iter().zip(directories).zip(inboxes).enumerate();
@@ -300,7 +391,15 @@ impl Gateway {
         }
         drop(opened);
         let mut gateway = Self { settings: Arc::clone(settings), mailboxes, ready, ended };
-        match gather(journals, cores) {
+        let gathered = runtime.block_on(async {
+            tokio::select! {
+                names = gather(&mut journals, cores) => names,
+                reason = stop.wanted() => Err(EngineError::Stopped { reason: reason.words() }),
+            }
+        });
+        match gathered {
+            // Nobody waits until all journals were read: the next start does that.
+            Err(stopped @ EngineError::Stopped { .. }) => Err(stopped),
             Ok(names) => {
                 for (assignment, give) in assign(settings, names).into_iter().zip(assignments) {
                     // A core that is gone says so at its end.
@@ -321,11 +420,11 @@ impl Gateway {
     fn serve(
         mut self,
         runtime: &Runtime,
-        signals: Signals,
+        stop: Stop,
         requests: mpsc::UnboundedReceiver<Request>,
         admin: TcpListener,
         ports: HashMap<SourceId, OwnedFd>,
-        options: Options,
+        ready_file: Option<PathBuf>,
     ) -> Result<Vec<Snapshot>, EngineError> {
         runtime.block_on(async {
             let address = admin.local_addr().map_err(EngineError::Thread)?;
@@ -338,9 +437,8 @@ impl Gateway {
             }));
             let control = tokio::spawn(control.run(requests));
             let ready = std::mem::take(&mut self.ready);
-            let ready = tokio::spawn(announce(ready, address, options.ready_file, self.settings.gateway.cores.len()));
-            let stop = obey(signals, options.stop, self.mailboxes.clone(), self.settings.deliver.drain);
-            let stop = tokio::spawn(stop);
+            let ready = tokio::spawn(announce(ready, address, ready_file, self.settings.gateway.cores.len()));
+            let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), self.settings.deliver.drain));
             let ended = self.wait(ready).await;
             stop.abort();
             control.abort();
@@ -414,12 +512,13 @@ impl Gateway {
 }
 
 /// The names that each core's journals hold records of, or the first error.
-fn gather(
-    journals: threads::Receiver<(u16, Result<Vec<String>, EngineError>)>,
+async fn gather(
+    journals: &mut mpsc::UnboundedReceiver<(u16, Result<Vec<String>, EngineError>)>,
     cores: usize,
 ) -> Result<Vec<Vec<String>>, EngineError> {
     let mut names = vec![Vec::new(); cores];
-    for (core, found) in journals.iter().take(cores) {
+    for _ in 0..cores {
+        let Some((core, found)) = journals.recv().await else { break };
         names[usize::from(core)] = found?;
     }
     Ok(names)
@@ -459,40 +558,17 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     std::fs::rename(&new, path)
 }
 
-/// Obeys signals: the first that ends the gateway drains it, the second Ctrl-C ends it at once.
-async fn obey(
-    mut signals: Signals,
-    stop: Option<oneshot::Receiver<()>>,
-    mailboxes: Vec<mpsc::UnboundedSender<Message>>,
-    drain: Duration,
-) {
-    let asked = async {
-        match stop {
-            Some(stop) => drop(stop.await),
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(asked);
+/// Obeys wishes to stop: the first drains the gateway, the second Ctrl-C ends it at once.
+async fn obey(mut stop: Stop, mailboxes: Vec<mpsc::UnboundedSender<Message>>, drain: Duration) {
     let mut stopping = false;
     loop {
-        let reason = tokio::select! {
-            _ = signals.terminate.recv() => "SIGTERM",
-            _ = signals.interrupt.recv() => {
-                if stopping {
-                    eprintln!("ringest: ended at once; the journal keeps what was accepted");
-                    std::process::exit(INTERRUPTED);
-                }
-                "Ctrl-C"
-            }
-            _ = signals.hang_up.recv() => {
-                warn!("SIGHUP: the configuration is read at start only; restart to change it");
-                continue;
-            }
-            () = &mut asked, if !stopping => "asked to",
-        };
+        let reason = stop.wanted().await;
         if !stopping {
-            info!("stopping ({reason}): intake has ended, deliveries go on for up to {drain:?}");
+            info!("stopping ({}): intake has ended, deliveries go on for up to {drain:?}", reason.words());
             stop_all(&mailboxes);
+        } else if reason == Reason::Interrupt {
+            eprintln!("ringest: ended at once; the journal keeps what was accepted");
+            std::process::exit(INTERRUPTED);
         }
         stopping = true;
     }

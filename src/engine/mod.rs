@@ -15,6 +15,7 @@ mod gateway;
 mod lines;
 mod listen;
 mod lock;
+mod occupant;
 pub mod probe;
 mod ring;
 mod segments;
@@ -24,7 +25,8 @@ pub use driver::{Core, Driver, DriverOptions, JournalFiles, Message, TURN_COMPLE
 pub use files::{FsStorage, core_directories, core_directory, create_private_directory, random};
 pub use gateway::{EngineError, Options, Summary, run};
 pub use listen::{ListenError, Listeners, bind_all};
-pub use lock::{LockError, StateLock};
+pub use lock::{LockError, StateLock, lock_holder};
+pub use occupant::{Occupants, occupants};
 pub use ring::RingOptions;
 
 /// A runtime for one core thread: tokio-uring with the flags that cost least for a ring that one thread uses.

@@ -147,6 +147,11 @@ impl Links {
         self.links.get_mut(id.index as usize).filter(|link| link.generation == id.generation)
     }
 
+    /// As [`Links::find`], to look at.
+    pub fn get(&self, id: LinkId) -> Option<&Link> {
+        self.links.get(id.index as usize).filter(|link| link.generation == id.generation)
+    }
+
     /// Takes a link's state out, to be put back by [`Links::put`].
     pub fn take(&mut self, id: LinkId) -> Option<(Option<Fd>, State)> {
         let link = self.find(id)?;
