@@ -8,7 +8,7 @@ use super::lines::Lines;
 use super::listen::{ListenError, Listeners, bind_admin, bind_all};
 use super::lock::{LockError, StateLock};
 use super::probe::{self, ProbeError};
-use crate::config::{Durability, OnMissing, Settings, SourceKind};
+use crate::config::{Durability, OnMissing, Settings, Source, SourceKind};
 use crate::journal::OpenError;
 use crate::observe::admin;
 use crate::observe::process::ProcessUsage;
@@ -33,6 +33,11 @@ use tracing::{error, info, warn};
 /// Exit code after a second Ctrl-C: that of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
+/// Descriptors of a core besides connections and listeners, and of the process besides its cores (the admin server's connections
+/// among them).
+const CORE_FILES: usize = 48;
+const PROCESS_FILES: usize = 64;
+
 /// Threads that may wait for serial ports at once.
 const BLOCKING_THREADS: usize = 64;
 
@@ -43,7 +48,7 @@ pub enum EngineError {
     #[error(transparent)]
     Probe(#[from] ProbeError),
     /// The state directory cannot be made or read.
-    #[error("the state directory {}: {error}", directory.display())]
+    #[error("the state directory {}: {error}{}", directory.display(), permission_remedy(error))]
     StateDirectory {
         /// The directory.
         directory: PathBuf,
@@ -109,6 +114,16 @@ pub enum EngineError {
     },
 }
 
+/// What to do where the state directory is forbidden; empty for other errors.
+pub(super) fn permission_remedy(error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let user = nix::unistd::Uid::effective();
+    let user = nix::unistd::User::from_uid(user).ok().flatten().map_or(user.to_string(), |user| user.name);
+    format!(": `chown -R {user}` the directory, StateDirectory= in a unit, or another state_dir")
+}
+
 /// How the gateway is run.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -138,9 +153,10 @@ pub struct Summary {
 ///
 /// A signal is obeyed at once also while another gateway's lock, an address in use or a journal that is being read is waited for:
 /// [`EngineError::Stopped`]. The process should end then, for a thread may still read the journal, which is as safe as a kill.
-pub fn run(settings: Settings, options: Options) -> Result<Summary, EngineError> {
+pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineError> {
     let started = Instant::now();
     raise_open_files();
+    leave_descriptors(&mut settings);
     let features = probe::io_uring()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -217,6 +233,31 @@ fn raise_open_files() {
     if let Err(error) = raised {
         warn!("the limit of open files cannot be raised: {error}");
     }
+}
+
+/// Takes no more machines than leave descriptors for journals, ports and the API: what was accepted could not be delivered else.
+fn leave_descriptors(settings: &mut Settings) {
+    let Ok((_, files)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let allowed = connections_allowed(files, settings);
+    if allowed < settings.limits.connections {
+        warn!(
+            "the limit of open files, {files}, allows {allowed} connections of machines on each core, not {}; more wait: \
+             LimitNOFILE= in the unit, or `ulimit -Hn`, raises it",
+            settings.limits.connections
+        );
+        settings.limits.connections = allowed;
+    }
+}
+
+/// Connections of machines on each core that `files` descriptors allow; at least one.
+fn connections_allowed(files: u64, settings: &Settings) -> usize {
+    let is_serial = |source: &&Source| matches!(source.kind, SourceKind::Serial(_));
+    // A port has a duplicate for its driver's counts. Each core has listeners, rings, segments and what is read back.
+    let ports = 2 * settings.sources.iter().filter(is_serial).count();
+    let core = CORE_FILES + settings.sources.len() + 2 * settings.deliver.connections;
+    let cores = settings.gateway.cores.len().max(1);
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    (files.saturating_sub(PROCESS_FILES + ports) / cores).saturating_sub(core).max(1)
 }
 
 /// Opens the ports without which the gateway is not to start. They stay open, so that no line is dropped and raised again.
@@ -622,6 +663,19 @@ mod tests {
         let assignments = assign(&settings(2), names);
         assert_eq!(sources(&assignments), [vec![1, 2, 3], vec![0, 1]]);
         assert_eq!(assignments[0].owners.get("b@127.0.0.1"), Some(&1));
+    }
+
+    #[test]
+    fn machines_leave_descriptors_for_the_rest() {
+        let mut settings = settings(1);
+        assert!(connections_allowed(1 << 20, &settings) > 1_000_000);
+        let allowed = connections_allowed(1_024, &settings);
+        assert!((800..960).contains(&allowed), "{allowed}");
+        assert_eq!(connections_allowed(20, &settings), 1);
+        leave_descriptors(&mut settings);
+        assert!((1..=16_384).contains(&settings.limits.connections));
+        settings.gateway.cores = vec![0, 1];
+        assert!(connections_allowed(1_024, &settings) < allowed / 2);
     }
 
     #[test]

@@ -33,7 +33,9 @@ pub enum ListenError {
         holder: Option<String>,
     },
     /// Not allowed, such as a port below 1024 without the right to it.
-    #[error("{what}: no permission to listen on {address}: {error}")]
+    #[error(
+        "{what}: no permission to listen on {address}: {error}: a port below 1024 needs CAP_NET_BIND_SERVICE (AmbientCapabilities= in a unit)"
+    )]
     Permission {
         /// The source, or the admin server.
         what: String,

@@ -1,5 +1,6 @@
 //! One gateway a state directory: a lock file with the holder's PID in it.
 
+use super::gateway::permission_remedy;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
@@ -23,7 +24,7 @@ pub enum LockError {
         holder: Option<u32>,
     },
     /// The lock file cannot be used.
-    #[error("the lock file {}: {error}", path.display())]
+    #[error("the lock file {}: {error}{}", path.display(), permission_remedy(error))]
     File {
         /// The lock file.
         path: PathBuf,

@@ -236,9 +236,13 @@ impl Shard {
         self.counters.accepted_connections += 1;
         self.machine_connections += 1;
         let is_http = matches!(self.source_kind(id), SourceKind::Http { .. });
+        // What was accepted before accepting paused can still come.
+        let is_paused = self.machine_connections > self.settings.limits.connections;
         let source = self.source(id);
         source.open += 1;
-        source.problem = None;
+        if !is_paused {
+            source.problem = None;
+        }
         let link = if is_http {
             self.accept_machine(now, id, fd)
         } else {

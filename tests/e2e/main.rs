@@ -5,6 +5,7 @@ mod api;
 mod backlog;
 mod cores;
 mod crashes;
+mod environment;
 mod forbid;
 mod http;
 mod machines;

@@ -131,9 +131,13 @@ impl Gateway {
 
     /// Starts it only.
     pub fn spawn(site: &Site, config: &Path) -> Self {
+        Self::spawn_by(site, config, ringest())
+    }
+
+    /// Starts it only, by a command that takes `run` and its arguments.
+    pub fn spawn_by(site: &Site, config: &Path, mut command: Command) -> Self {
         let ready = site.path("run.ready");
         let _ = std::fs::remove_file(&ready);
-        let mut command = ringest();
         command.arg("run").arg(config).arg("--ready-file").arg(&ready);
         Self { process: Process::start("run", &site.path("run.log"), &mut command), admin: site.admin }
     }
@@ -200,9 +204,14 @@ impl Gateway {
 
 /// Runs a gateway that must end by itself; returns its exit code and what it wrote.
 pub fn refused(site: &Site, config: &Path) -> (Option<i32>, String) {
+    refused_by(site, config, ringest())
+}
+
+/// As [`refused`], by a command that takes `run` and its arguments.
+pub fn refused_by(site: &Site, config: &Path, mut command: Command) -> (Option<i32>, String) {
     let log = site.path("refused.log");
     let _ = std::fs::remove_file(&log);
-    let mut process = Process::start("the refused run", &log, ringest().arg("run").arg(config));
+    let mut process = Process::start("the refused run", &log, command.arg("run").arg(config));
     let status = process.wait();
     (status.code(), process.log())
 }
