@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PACKAGES = {
     "mkfs.ext4": "e2fsprogs", "losetup": "mount", "mount": "mount", "umount": "mount", "unshare": "util-linux",
     "nbdkit": "nbdkit", "nbdfuse": "libnbd-bin", "qemu-storage-daemon": "qemu-system-common", "strace": "strace",
-    "faketime": "faketime",
+    "faketime": "faketime", "e2fsck": "e2fsprogs", "setpriv": "util-linux",
 }
 ALWAYS = ("mount", "umount")
 

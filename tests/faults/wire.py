@@ -1,5 +1,6 @@
 """The network of a case, in one thread: the receiver and the machines. Orders come from the main thread by `do`."""
 
+import functools
 import json
 import queue
 import random
@@ -55,7 +56,7 @@ class Receiver:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             api = ApiConnection(connection)
             self.connections.add(api)
-            self.wire.watch(connection, lambda: self.readable(api))
+            self.wire.watch(connection, functools.partial(self.readable, api))
 
     def readable(self, api):
         try:
@@ -205,7 +206,7 @@ class HttpMachine:
     def __init__(self, wire, lane, port, per_second):
         self.wire, self.lane, self.per_second = wire, lane, per_second
         self.socket, self.is_lost, self.begun, self.data = connect(port), False, time.monotonic(), b""
-        self.asked_at, self.again_at, self.unavailable, self.latencies = None, None, 0, []
+        self.asked_at, self.again_at, self.unavailable, self.date = None, None, 0, None
         self.head = f"POST /v1/records/{lane.name} HTTP/1.1\r\nHost: ringest\r\nContent-Length: ".encode()
         wire.watch(self.socket, self.readable)
 
@@ -232,9 +233,9 @@ class HttpMachine:
         self.data = self.data[end + 4 + length:]
         status = head[9:12]
         now = time.monotonic()
+        self.date = value_of(head, b"date:")
         if status == b"201":
             self.lane.acknowledged = self.lane.sent
-            self.latencies.append(now - self.asked_at)
         elif status == b"503" and b"\r\nretry-after:" in head:
             self.unavailable += 1
             self.again_at = now + 0.1
@@ -281,7 +282,7 @@ class Wire(threading.Thread):
         super().__init__(daemon=True)
         self.ledger, self.selector, self.orders, self.machines = ledger, selectors.DefaultSelector(), queue.SimpleQueue(), []
         self.receiver = Receiver(self, ledger, port, random.Random(seed))
-        self.failed, self.is_over, self.doomed = None, False, []
+        self.failed, self.is_over, self.prefixes = None, False, 0
         self.start()
 
     def run(self):
@@ -366,6 +367,11 @@ class Wire(threading.Thread):
             self.machines.clear()
 
         self.do(end)
+
+    def next_prefix(self):
+        """One that no lane has."""
+        self.prefixes += 1
+        return f"x{self.prefixes}"
 
     def pause_machines(self):
         """Machines send nothing new; what waits for its answer goes on."""
