@@ -33,8 +33,17 @@ class Disk:
         command("mount", "-t", "ext4", "-o", ",".join(("noatime", *options)), self.device, self.at)
         self.disks.mounted.append(self)
 
-    def unmount(self, lazily=False):
-        command("umount", *(["-l"] if lazily else []), self.at)
+    def unmount(self):
+        def is_done():
+            try:
+                return command("umount", self.at) or True
+            except Failure as failure:
+                if "busy" not in str(failure):
+                    raise
+                return False
+
+        # The kernel ends the rings of a killed process a moment after it, and they hold its files.
+        wait_until(f"{self.at} is no longer in use", is_done, 10)
         command("losetup", "-d", self.device)
         self.disks.mounted.remove(self)
         self.device = None
