@@ -62,7 +62,7 @@ def record_run(site, wire):
     wire.start_machines("a", http=1, http_port=gateway.http, rate=100)
     wire.do(lambda: wire.machines.append(watch))
     time.sleep(SECONDS / 3)
-    wire.start_machines("b", tcp=2, tcp_port=gateway.tcp, http=8, http_port=gateway.http, rate=RATE, length=300)
+    wire.start_machines("b", tcp=2, tcp_port=gateway.tcp, http=8, http_port=gateway.http, rate=RATE, length=2000)
     time.sleep(SECONDS / 3)
     # Segments become settled and are freed and reused.
     wire.receive("up")

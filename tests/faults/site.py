@@ -190,6 +190,8 @@ class Site:
 
     def __init__(self, options, directory):
         self.options, self.directory = options, pathlib.Path(directory)
+        # Where block files are; a fresh tmpfs of this program's own.
+        self.shared_memory = pathlib.Path("/dev/shm")
         self.children = Children()
         self.disks = Disks(self)
         self.wires = []
