@@ -93,10 +93,12 @@ impl StateLock {
     }
 }
 
+/// Always of one length and in place, so that a full disk has room for it.
 fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{}", std::process::id())
+    writeln!(file, "{:<10}", std::process::id())?;
+    let end = file.stream_position()?;
+    file.set_len(end)
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {

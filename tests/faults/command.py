@@ -66,7 +66,7 @@ def packages(cases):
 
 def build(options, root, target):
     """The programs: ringest, and the bench's where a case measures."""
-    options.programs = target / "release"
+    options.root, options.programs = root, target / "release"
     if options.ringest is None:
         print("building ringest", flush=True)
         options.ringest = options.programs / "ringest"
