@@ -25,6 +25,10 @@ pub struct InFlight {
     pub sent_ns: u64,
     /// The answer's status once its header is whole, else 0.
     pub status: u16,
+    /// The answer has the media type that it must have.
+    pub typed: bool,
+    /// The record is delivered: the header said so, or the body too.
+    pub delivered: bool,
     /// When the answer says to try again.
     pub retry_after: Option<RetryAfter>,
 }

@@ -186,6 +186,8 @@ impl Shard {
             step,
             sent_ns: now.mono_ns,
             status: 0,
+            typed: false,
+            delivered: false,
             retry_after: None,
         });
         self.counters.api_requests += 1;
@@ -309,32 +311,38 @@ impl Shard {
                 let request = connection.in_flight.front_mut().expect("looked at by the caller");
                 (request.status, request.retry_after) = (head.status, head.retry_after);
                 connection.body.clear();
-                let (lane, generation, step) = (request.lane, request.generation, request.step);
-                if step == Step::Record && self.settings.deliver.success.contains(&head.status) {
+                let deliver = &self.settings.deliver;
+                request.typed = self.answer_type.is_none_or(|wanted| wanted == head.content_type);
+                let good = request.step == Step::Record && deliver.success.contains(&head.status) && request.typed;
+                if good && deliver.answer_id_at.is_none() {
+                    request.delivered = true;
+                    let (lane, generation) = (request.lane, request.generation);
                     self.delivered(now, lane, generation);
-                    self.route_worked(step);
+                    self.route_worked(Step::Record);
                 }
                 None
             }
             Event::Body(bytes) => {
                 let request = connection.in_flight.front().expect("looked at by the caller");
-                if request.step == Step::Id {
+                if request.step == Step::Id || self.settings.deliver.answer_id_at.is_some() {
                     if connection.body.len() + bytes.len() > ID_BODY_BYTES_MAX {
-                        return Some(("the answer to the id step is too long".to_owned(), false));
+                        return Some(("its answer is too long for one with an id".to_owned(), false));
                     }
                     connection.body.extend_from_slice(bytes);
                 }
                 None
             }
             Event::End { reusable } => {
-                let request = connection.in_flight.pop_front().expect("looked at by the caller");
+                let mut request = connection.in_flight.pop_front().expect("looked at by the caller");
                 connection.answered += 1;
                 connection.idle_ns = now.mono_ns;
                 let api = self.api(conn.api);
                 api.in_flight -= 1;
+                let arrived = request.step == Step::Record
+                    && (request.delivered || self.shows_id(now, &mut request, &conn.connection.body));
                 match request.step {
                     Step::Id => self.id_answered(now, conn.api, request, &conn.connection.body),
-                    Step::Record if self.settings.deliver.success.contains(&request.status) => {
+                    Step::Record if arrived => {
                         let api = self.api(conn.api);
                         api.last_success_ns = Some(now.mono_ns);
                         api.problem = None;
@@ -347,6 +355,20 @@ impl Shard {
                 (!reusable).then(|| ("it closed the connection".to_owned(), true))
             }
         }
+    }
+
+    /// Whether the whole answer of a record step shows the record's id, where that is what success means.
+    fn shows_id(&mut self, now: Now, request: &mut InFlight, body: &[u8]) -> bool {
+        let deliver = &self.settings.deliver;
+        let Some(pointer) = &deliver.answer_id_at else { return false };
+        let lane = &self.lanes[request.lane as usize];
+        let good = deliver.success.contains(&request.status) && request.typed;
+        if good && lane.id.is_some() && id_token(body, pointer) == lane.id {
+            request.delivered = true;
+            self.delivered(now, request.lane, request.generation);
+            self.route_worked(Step::Record);
+        }
+        request.delivered
     }
 
     fn id_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) {
@@ -422,7 +444,7 @@ impl Shard {
         let in_flight = std::mem::take(&mut conn.connection.in_flight);
         for (place, request) in in_flight.into_iter().enumerate().rev() {
             self.api(conn.api).in_flight -= 1;
-            if request.step == Step::Record && self.settings.deliver.success.contains(&request.status) {
+            if request.delivered {
                 continue; // delivered with its header
             }
             let lane = &mut self.lanes[request.lane as usize];
@@ -493,7 +515,7 @@ impl Shard {
     fn answer_late(&mut self, now: Now, link: LinkId, conn: &mut ApiLink) {
         let oldest = conn.connection.in_flight.pop_front().expect("looked at by the caller");
         self.api(conn.api).in_flight -= 1;
-        if oldest.status == 0 || oldest.step == Step::Id || !self.settings.deliver.success.contains(&oldest.status) {
+        if !oldest.delivered {
             let timeout = self.settings.deliver.timeout;
             self.failed(now, conn.api, oldest, format!("no whole answer within {timeout:?}"));
         }

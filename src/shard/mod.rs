@@ -22,7 +22,7 @@ pub use op::*;
 use crate::config::{Authority, Settings, SourceKind, Url};
 use crate::delivery::route::Route;
 use crate::delivery::template::Template;
-use crate::http::client::RequestHead;
+use crate::http::client::{MediaType, RequestHead};
 use crate::http::date::HttpDate;
 use crate::journal::{Journal, Position};
 use crate::observe::snapshot::{Counters, StageHistograms, Terms};
@@ -102,6 +102,8 @@ pub struct Shard {
     paused_links: Vec<LinkId>,
     apis: Vec<Api>,
     record_api: ApiId,
+    /// What an answer that counts must be.
+    answer_type: Option<MediaType>,
     /// By [`Step`](crate::delivery::Step): whether requests go out, and the lanes that wait until they do.
     routes: [(Route, VecDeque<u32>); 2],
     id_api: ApiId,
@@ -177,6 +179,7 @@ impl Shard {
             paused_links: Vec::new(),
             apis,
             record_api,
+            answer_type: settings.deliver.answer_type.as_ref().map(|name| MediaType::parse(name.as_bytes())),
             routes: Default::default(),
             id_api,
             template: Template::parse(&deliver.body, settings.sequence.is_some()).expect("settings are checked"),

@@ -75,8 +75,22 @@ impl Shard {
     /// An answer that is no success.
     pub(super) fn refused(&mut self, now: Now, api: ApiId, request: InFlight) {
         let what = if request.step == Step::Id { "the id step" } else { "a record" };
-        let reaction = reaction(request.status, &[]);
-        let advice = if reaction == Reaction::Pause { advice(request.status) } else { "" };
+        let deliver = &self.settings.deliver;
+        let (reaction, advice) = match reaction(request.status, &[]) {
+            // A login page, or the answer of something else that listens there.
+            _ if request.step == Step::Record && deliver.success.contains(&request.status) => {
+                let advice = match &deliver.answer_type {
+                    Some(wanted) if !request.typed => format!(", but its type is not {wanted}: is this the right URL?"),
+                    _ => format!(
+                        ", but its answer does not have the record's id at {}: is this the right URL?",
+                        deliver.answer_id_at.as_deref().unwrap_or_default()
+                    ),
+                };
+                (Reaction::Pause, advice)
+            }
+            Reaction::Pause => (Reaction::Pause, advice(request.status).to_owned()),
+            reaction => (reaction, String::new()),
+        };
         self.attempt_failed(now, api, request, format!("answered {} to {what}{advice}", request.status), reaction);
     }
 

@@ -76,3 +76,28 @@ fn retry_after_is_obeyed_by_all_lanes() {
     assert_all(&api);
     gateway.stop();
 }
+
+#[test]
+fn a_login_page_with_the_right_status_is_no_success() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour::default());
+    let tcp = free_address();
+    let config = site.config().tcp_listen("servers", tcp).deliver("answer_type", "\"application/json\"");
+    let gateway = Gateway::start(&site, &config.deliver("answer_id_at", "\"/id\"").write(&site));
+    let mut machine = TcpMachine::connect(tcp);
+    let problem = |gateway: &Gateway| gateway.status().0["routes"][0]["problem"].as_str().map(str::to_owned);
+    // The media type, then the id, are not those of the film API.
+    for (answer, said) in [
+        ("201 Created\r\nContent-Type: text/html", "its type is not application/json"),
+        ("201 Created\r\nContent-Type: application/json", "does not have the record's id at /id"),
+    ] {
+        api.refuse(Some(answer));
+        machine.send([record("press", 0)]).expect("sent");
+        eventually("it to be said", || problem(&gateway).filter(|problem| problem.contains(said)));
+        assert_eq!(gateway.terms().delivered, 0);
+    }
+    api.refuse(None);
+    gateway.wait_delivered(2);
+    assert_eq!(problem(&gateway), None);
+    gateway.stop();
+}

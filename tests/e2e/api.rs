@@ -89,12 +89,13 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
     let mut answers = 0;
     while let Some((path, key, body)) = request(&mut stream) {
         std::thread::sleep(behaviour.delay);
-        let mut status = "201 Created";
+        let mut status = "201 Created\r\nContent-Type: application/json; charset=utf-8";
         let id = {
             let mut memory = memory.lock().expect("no thread panics with it");
             if path == "/films/" {
                 let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
                 let data = value["data"].as_str().expect("data").to_owned();
+                let mut taken = 0;
                 memory.steps.push(Instant::now());
                 if behaviour.refuse_every > 0 && memory.steps.len().is_multiple_of(behaviour.refuse_every) {
                     status = "500 Internal Server Error";
@@ -102,8 +103,9 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                     status = refusal;
                 } else {
                     memory.films.push(Film { key, body, data });
+                    taken = value["id"].as_u64().unwrap_or(0) as usize;
                 }
-                0
+                taken
             } else {
                 assert_eq!(path, "/seq/");
                 let next = memory.ids.len() + 1;
