@@ -142,7 +142,8 @@ def main(text, root, target):
             print(f"{case.name:16}{case.text}")
         return 0
     if options.packages:
-        print("\n".join(packages(options.chosen)))
+        for package in packages(options.chosen):
+            print(package)
         return 0
     for number in (*SIGNALS, signal.SIGALRM):
         signal.signal(number, end_early)

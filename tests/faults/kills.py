@@ -159,7 +159,8 @@ def kill(site):
     repeated = sum(one.wire.ledger.repeated for one in series)
     seconds = time.monotonic() - begun
     return (f"{cycles} kills, {enough} of them with {PENDING_WANTED} records pending or more, {seconds / cycles:.2f} s each; {sent} records sent, "
-            f"{acknowledged} acknowledged by HTTP, {delivered} delivered, {repeated} of them twice under the same key; 0 lost; "
+            f"{acknowledged} acknowledged by HTTP, {delivered} delivered, {repeated} of them again under the same key, of a "
+            f"lane at most {max(one.wire.ledger.deepest for one in series)} at a time; 0 lost; "
             f"slowest start {max(one.slowest_start_s for one in series):.2f} s")
 
 

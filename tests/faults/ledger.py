@@ -2,7 +2,8 @@
 
 A *lane* here is one connection of one machine. Its records are numbered from 0 and can be built again from lane and number, so that
 nothing but counts is kept of what was sent. Deliveries are judged as they come: acknowledged ⊆ delivered ⊆ sent, bytes equal,
-in order and without holes, a record again only right behind itself and with its own key and id, no key for two records.
+in order and without holes, no key for two records. A record may come again right behind itself, and after a new start of the gateway
+a lane may go back and come again from there, in order; each time with its own key and id.
 """
 
 RECORD_BYTES = 64
@@ -18,14 +19,17 @@ def record(lane, number, length=RECORD_BYTES):
 
 
 class Lane:
-    __slots__ = ("name", "kind", "length", "sent", "acknowledged", "next", "key", "id", "source", "seen")
+    __slots__ = ("name", "kind", "length", "sent", "acknowledged", "next", "at", "start", "known", "source", "seen")
 
     def __init__(self, name, kind, length):
         self.name, self.kind, self.length = name, kind, length
         # Numbers below these were handed to the kernel, answered with 201, delivered.
         self.sent = self.acknowledged = self.next = 0
-        # Of the last delivery.
-        self.key = self.id = self.source = None
+        # The number that is to come now, and the start of the gateway in which the last one came.
+        self.at = self.start = 0
+        # Key and id by number.
+        self.known = []
+        self.source = None
         # With damage: key by number of all deliveries.
         self.seen = None
 
@@ -36,7 +40,10 @@ class Ledger:
     def __init__(self, lenient=False):
         self.lenient = lenient
         self.lanes, self.keys, self.findings = {}, set(), []
-        self.deliveries = self.repeated = 0
+        # `deepest`: how far a lane went back at most.
+        self.deliveries = self.repeated = self.deepest = 0
+        # Starts of the gateway.
+        self.starts = 0
         # For whoever wants to see each: called with (lane, number, key, source).
         self.listener = None
 
@@ -69,24 +76,29 @@ class Ledger:
             self.listener(lane, number, key, source)
         if self.lenient:
             self.deliver_leniently(lane, number, key, where)
-        elif number == lane.next:
-            self.take(lane, number, key, record_id, where)
-        elif number == lane.next - 1:
-            self.repeated += 1
-            if (key, record_id) != (lane.key, lane.id):
-                self.find(f"{where} came again with key {key} and id {record_id}, at first with {lane.key} and {lane.id}")
-        elif number < lane.next:
-            self.find(f"{where} came again behind record {lane.next - 1}")
         else:
-            self.find(f"{where} came, but not record {lane.next}")
-            self.take(lane, number, key, record_id, where)
+            self.deliver_strictly(lane, number, key, record_id, where)
         return None
 
-    def take(self, lane, number, key, record_id, where):
-        if key is None or key in self.keys:
-            self.find(f"{where} bears key {key}, which is missing or another record's")
-        self.keys.add(key)
-        lane.next, lane.key, lane.id = number + 1, key, record_id
+    def deliver_strictly(self, lane, number, key, record_id, where):
+        is_new_start, lane.start = lane.start != self.starts, self.starts
+        if number > lane.at:
+            self.find(f"{where} came, but not record {lane.at}")
+            lane.known += [(None, None)] * (number - lane.next)
+        elif number < lane.at - 1 and not is_new_start:
+            self.find(f"{where} came again behind record {lane.at - 1}")
+        if number >= lane.next:
+            if key is None or key in self.keys:
+                self.find(f"{where} bears key {key}, which is missing or another record's")
+            self.keys.add(key)
+            lane.known.append((key, record_id))
+            lane.next = number + 1
+        else:
+            self.repeated += 1
+            self.deepest = max(self.deepest, lane.at - number)
+            if (key, record_id) != lane.known[number]:
+                self.find(f"{where} came again with key and id {(key, record_id)}, at first with {lane.known[number]}")
+        lane.at = number + 1
 
     def deliver_leniently(self, lane, number, key, where):
         if number in lane.seen:

@@ -84,6 +84,8 @@ class Gateway:
         """Starts it, under the command `before`, and does not wait."""
         assert self.child is None, "it runs"
         self.starts += 1
+        for wire in self.site.wires:
+            wire.ledger.starts += 1
         self.ready = self.directory / f"ready-{self.starts}"
         self.said = self.log.stat().st_size if self.log.exists() else 0
         command = [*before, self.site.options.ringest, "run", self.configure(), "--ready-file", self.ready]
