@@ -40,6 +40,13 @@ pub struct Disk {
     pub lost_power: bool,
 }
 
+impl File {
+    /// Whether its name belonged to another file when the directory was last durable.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.is_some()
+    }
+}
+
 impl Disk {
     pub fn new(physical: u32, seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);

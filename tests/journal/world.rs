@@ -131,6 +131,11 @@ impl World {
     pub fn killed_here(&self) -> Self {
         let mut other = Self::on(self.disk.image(), self.options.clone());
         for pending in &self.pending {
+            if let Op::Rewrite { segment, work, .. } = &pending.op
+                && other.disk.rng.bool()
+            {
+                other.disk.rewrite(*segment, work);
+            }
             let Op::Commit { segment, offset, .. } = pending.op else { continue };
             let part = other.disk.rng.usize(..=pending.data.len() / 512) * 512;
             other.disk.write(segment, offset as usize, &pending.data[..part], false);

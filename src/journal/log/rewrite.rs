@@ -297,7 +297,7 @@ impl Journal {
             return Some(Rewrite::Write { offset, bytes });
         }
         if !all_read {
-            if source.number > run.source.segment {
+            if source.number > run.source.segment || run.source.offset == 0 {
                 run.source = source.first_position();
             }
             let most = source.block_bytes.max(self.options.block_bytes);
