@@ -13,7 +13,7 @@ mod unfinished;
 
 pub use blocks::BlockMemory;
 pub use format::Position;
-pub use log::{Found, Full, Journal, Location, NewRecord, Origin, OriginRef, RecordView, Scan, Step};
+pub use log::{Found, Full, Journal, Location, Moved, NewRecord, Origin, OriginRef, RecordView, Scan, Step};
 pub use recovery::{OpenError, Report, open};
 pub use storage::{BlockFile, Storage};
 
@@ -59,6 +59,12 @@ impl Options {
             window_bytes: window_bytes.min(u32::MAX as usize - BLOCK_BYTES as usize),
             block_bytes: BLOCK_BYTES,
         }
+    }
+
+    /// For a journal that is looked at and not written to.
+    pub fn of_view(core: u32) -> Self {
+        let settings = config::Journal { window_bytes: 32 * BLOCK_BYTES as usize, ..config::Journal::default() };
+        Self::new(&settings, core, 1)
     }
 
     /// Segments at most; the last one, and in need more, is for ids and marks.

@@ -1,16 +1,17 @@
 //! Bytes of ports and TCP connections become records: in the journal at once, and in a lane to be delivered.
 
 use super::lane::{Doing, Lane, Waiting};
-use super::link::{Held, State, Stream};
+use super::link::{State, Stream};
 use super::samples::Samples;
 use super::timer::Timer;
 use super::{Destination, Fd, JournalId, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
-use crate::config::{LaneKey, SourceKind, WhenFull};
+use crate::config::{Flow, LaneKey, SourceKind, WhenFull};
 use crate::delivery::{Step, backoff};
 use crate::framing::{FrameFlags, Framed, Framer};
 use crate::journal::{NewRecord, OriginRef};
 use crate::observe::snapshot::Stage;
 use crate::source::serial::{Mark, Parmrk};
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -155,13 +156,16 @@ impl Shard {
         if self.phase != Phase::Running || self.source(id).link.is_some() {
             return;
         }
-        let is_tty = matches!(self.source_kind(id), SourceKind::Serial(_));
-        let state = State::Stream(Box::new(Stream::new(id, None, is_tty)));
+        let flow = match self.source_kind(id) {
+            SourceKind::Serial(port) => Some(port.flow),
+            _ => None,
+        };
+        let state = State::Stream(Box::new(Stream::new(id, None, flow)));
         let link = self.links.insert(None, state);
         let source = self.source(id);
         source.link = Some(link);
         source.reopen_ns = None;
-        self.ops.push_back(if is_tty {
+        self.ops.push_back(if flow.is_some() {
             Op::OpenPort { link, source: id }
         } else {
             Op::Connect { link, to: Destination::Source(id) }
@@ -225,20 +229,24 @@ impl Shard {
             return;
         }
         if self.phase != Phase::Running {
-            let link = self.links.insert(Some(fd), State::Stream(Box::new(Stream::new(id, Some(peer), false))));
+            let link = self.links.insert(Some(fd), State::Stream(Box::new(Stream::new(id, Some(peer), None))));
             self.close(link);
             return;
         }
         self.counters.accepted_connections += 1;
         self.machine_connections += 1;
         let is_http = matches!(self.source_kind(id), SourceKind::Http { .. });
+        // What was accepted before accepting paused can still come.
+        let is_paused = self.machine_connections > self.settings.limits.connections;
         let source = self.source(id);
         source.open += 1;
-        source.problem = None;
+        if !is_paused {
+            source.problem = None;
+        }
         let link = if is_http {
             self.accept_machine(now, id, fd)
         } else {
-            let mut stream = Stream::new(id, Some(peer), false);
+            let mut stream = Stream::new(id, Some(peer), None);
             stream.reading = true;
             self.links.insert(Some(fd), State::Stream(Box::new(stream)))
         };
@@ -360,12 +368,12 @@ impl Shard {
                 Some(Mark::Break) => {
                     self.counters.line_breaks += 1;
                     self.source(stream.source).line_breaks += 1;
-                    stream.framer.flag(FrameFlags::BREAK);
+                    stream.flag(now.mono_ns, FrameFlags::BREAK);
                 }
                 Some(Mark::Error) => {
                     self.counters.line_errors += 1;
                     self.source(stream.source).line_errors += 1;
-                    stream.framer.flag(FrameFlags::LINE_ERROR);
+                    stream.flag(now.mono_ns, FrameFlags::LINE_ERROR);
                     self.frame(now, link, &mut stream, &decoded[clean..run.len]);
                 }
             }
@@ -382,37 +390,53 @@ impl Shard {
     }
 
     /// As [`Shard::frame`], for bytes that came at `at_ns`.
-    fn frame_held(&mut self, now: Now, link: LinkId, stream: &mut Stream, at_ns: u64, bytes: &[u8]) {
-        let settings = std::sync::Arc::clone(&self.settings);
-        let framing = &settings.sources[stream.source.0 as usize].framing;
+    pub(super) fn frame_held(&mut self, now: Now, link: LinkId, stream: &mut Stream, at_ns: u64, bytes: &[u8]) {
+        let max_bytes = self.settings.sources[stream.source.0 as usize].framing.max_bytes;
         // What was read when intake ends is not read again: it is counted at least.
-        let reject_full = settings.journal.when_full == WhenFull::Reject || self.phase != Phase::Running;
+        let reject_full = self.settings.journal.when_full == WhenFull::Reject || self.phase != Phase::Running;
         if !stream.held.is_empty() {
             stream.hold(at_ns, bytes);
+            self.shed(now, link, stream);
             return;
         }
         // Those that wait go first: the line that one of them has lost may be this one, and then its order is kept.
         let waits = !reject_full && !self.paused_links.is_empty();
         let mut input = bytes;
         loop {
-            let full = waits || !self.journal().can_append(now, framing.max_bytes);
+            let full = waits || !self.journal().can_append(now, max_bytes);
             if full && !reject_full {
                 stream.hold(at_ns, input);
                 self.pause_stream(link, stream);
+                self.shed(now, link, stream);
                 return;
             }
-            // The framer is moved out so that a record may borrow from it while the rest is changed.
-            let mut framer = std::mem::take(&mut stream.framer);
-            let framed = framer.next(framing, at_ns, &mut input);
-            let is_done = framed.is_none();
-            if let Some(framed) = framed {
-                self.handle_framed(now, link, stream, framed, full);
-            }
-            stream.framer = framer;
-            if is_done {
+            if !self.frame_one(now, link, stream, at_ns, &mut input, full) {
                 return;
             }
         }
+    }
+
+    /// Takes the next frame off `input`; false if there is none in it. `full`: the journal has no room for a record.
+    pub(super) fn frame_one(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        stream: &mut Stream,
+        at_ns: u64,
+        input: &mut &[u8],
+        full: bool,
+    ) -> bool {
+        let settings = std::sync::Arc::clone(&self.settings);
+        let framing = &settings.sources[stream.source.0 as usize].framing;
+        // The framer is moved out so that a record may borrow from it while the rest is changed.
+        let mut framer = std::mem::take(&mut stream.framer);
+        let framed = framer.next(framing, at_ns, input);
+        let is_frame = framed.is_some();
+        if let Some(framed) = framed {
+            self.handle_framed(now, link, stream, framed, full);
+        }
+        stream.framer = framer;
+        is_frame
     }
 
     /// One frame of a stream. `full`: the journal has no room for a record.
@@ -432,7 +456,7 @@ impl Shard {
 
     /// Sets the link's timer for an idle gap, unless it is set: one that comes too early sets itself anew, so that a
     /// stream in full flow costs one timer a gap and none a record.
-    fn watch_silence(&mut self, link: LinkId, stream: &mut Stream) {
+    pub(super) fn watch_silence(&mut self, link: LinkId, stream: &mut Stream) {
         let framing = &self.settings.sources[stream.source.0 as usize].framing;
         if framing.idle.is_none() || stream.is_watched || stream.paused {
             return;
@@ -562,55 +586,7 @@ impl Shard {
         (lane, origin)
     }
 
-    // ---- backpressure
-
-    fn pause_stream(&mut self, link: LinkId, stream: &mut Stream) {
-        if !stream.paused {
-            stream.paused = true;
-            if stream.reading {
-                self.ops.push_back(Op::PauseRecv { link });
-            }
-            self.paused_links.push(link);
-        }
-    }
-
-    /// Links that stopped reading go on once the journal takes records again.
-    pub(super) fn resume_paused(&mut self, now: Now) {
-        let largest = self.settings.sources.iter().map(|source| source.framing.max_bytes).max().unwrap_or(0);
-        if self.paused_links.is_empty() || !self.journal().can_append(now, largest) {
-            return;
-        }
-        for link in std::mem::take(&mut self.paused_links) {
-            let Some((fd, state)) = self.links.take(link) else { continue };
-            let State::Stream(mut stream) = state else {
-                self.links.put(link, state);
-                continue;
-            };
-            stream.paused = false;
-            for Held { at_ns, bytes } in std::mem::take(&mut stream.held) {
-                self.frame_held(now, link, &mut stream, at_ns, &bytes);
-            }
-            // Nothing was read meanwhile, so nothing is known of a silence.
-            stream.framer.restart_silence(now.mono_ns);
-            self.watch_silence(link, &mut stream);
-            if !stream.paused {
-                self.resume_stream(now, link, fd, &mut stream);
-            }
-            self.links.put(link, State::Stream(stream));
-        }
-    }
-
-    fn resume_stream(&mut self, now: Now, link: LinkId, fd: Option<Fd>, stream: &mut Stream) {
-        if stream.ended {
-            self.finish_stream(now, link, stream, "the line was lost while the journal was full");
-        } else if !stream.reading
-            && let Some(fd) = fd
-        {
-            stream.reading = true;
-            let kind = if stream.parmrk.is_some() { Readable::Tty } else { Readable::Socket };
-            self.ops.push_back(Op::Recv { link, fd, kind });
-        }
-    }
+    // ---- the end
 
     pub(super) fn stream_ended(&mut self, now: Now, link: LinkId, mut stream: Box<Stream>, end: RecvEnd) -> State {
         stream.reading = false;
@@ -631,19 +607,8 @@ impl Shard {
         State::Stream(stream)
     }
 
-    /// Whether the end of a stream has to wait, since the journal has no room for what the framer may still give.
-    fn must_wait(&mut self, now: Now, link: LinkId, stream: &mut Stream) -> bool {
-        let framing = &self.settings.sources[stream.source.0 as usize].framing;
-        let (may_give, max_bytes) = (framing.idle.is_some() && !stream.framer.is_empty(), framing.max_bytes);
-        let rejects = self.settings.journal.when_full == WhenFull::Reject;
-        if !stream.paused && may_give && !rejects && !self.journal().can_append(now, max_bytes) {
-            self.pause_stream(link, stream);
-        }
-        stream.paused
-    }
-
     /// The stream is over: an unfinished record is rejected (or accepted, by the framing's policy), the file closed, its lane left to empty itself.
-    fn finish_stream(&mut self, now: Now, link: LinkId, stream: &mut Stream, why: &str) {
+    pub(super) fn finish_stream(&mut self, now: Now, link: LinkId, stream: &mut Stream, why: &str) {
         let settings = std::sync::Arc::clone(&self.settings);
         let id = stream.source;
         let framing = &settings.sources[id.0 as usize].framing;
@@ -703,9 +668,7 @@ impl Shard {
             let Some((_, state)) = self.links.take(link) else { continue };
             let state = match state {
                 State::Stream(mut stream) => {
-                    for Held { at_ns, bytes } in std::mem::take(&mut stream.held) {
-                        self.frame_held(now, link, &mut stream, at_ns, &bytes);
-                    }
+                    self.frame_all_held(now, link, &mut stream);
                     self.finish_stream(now, link, &mut stream, "the gateway is stopping");
                     State::Stream(stream)
                 }
@@ -719,26 +682,24 @@ impl Shard {
 }
 
 impl Stream {
-    fn new(source: SourceId, peer: Option<SocketAddr>, is_tty: bool) -> Self {
+    /// `flow`: of a tty.
+    fn new(source: SourceId, peer: Option<SocketAddr>, flow: Option<Flow>) -> Self {
         Self {
             source,
             peer,
             framer: Framer::new(),
-            parmrk: is_tty.then(Parmrk::default),
+            parmrk: flow.map(|_| Parmrk::default()),
             lane: None,
             origin: None,
-            held: Vec::new(),
+            flow,
+            held: VecDeque::new(),
+            held_bytes: 0,
             paused: false,
+            told_to_wait: false,
+            shedding: false,
             reading: false,
             ended: false,
             is_watched: false,
-        }
-    }
-
-    /// Keeps bytes that came at `at_ns` until the journal has room.
-    fn hold(&mut self, at_ns: u64, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.held.push(Held { at_ns, bytes: bytes.to_vec() });
         }
     }
 }

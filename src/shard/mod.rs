@@ -11,6 +11,8 @@ mod lane;
 mod link;
 mod machine;
 mod op;
+mod pressure;
+mod retry;
 mod samples;
 mod show;
 mod timer;
@@ -18,8 +20,9 @@ mod timer;
 pub use op::*;
 
 use crate::config::{Authority, Settings, SourceKind, Url};
+use crate::delivery::route::Route;
 use crate::delivery::template::Template;
-use crate::http::client::RequestHead;
+use crate::http::client::{MediaType, RequestHead};
 use crate::http::date::HttpDate;
 use crate::journal::{Journal, Position};
 use crate::observe::snapshot::{Counters, StageHistograms, Terms};
@@ -95,10 +98,16 @@ pub struct Shard {
     durable_waiters: Vec<LinkId>,
     /// Lanes whose first record waits for durability, with its number.
     durable_lanes: VecDeque<(u64, u32, u32)>,
-    /// Links that stopped reading since the journal was full.
+    /// Links that wait for room in the journal.
     paused_links: Vec<LinkId>,
+    /// Most that is held of a serial line that nothing holds back, in bytes.
+    held_bytes_max: usize,
     apis: Vec<Api>,
     record_api: ApiId,
+    /// What an answer that counts must be.
+    answer_type: Option<MediaType>,
+    /// By [`Step`](crate::delivery::Step): whether requests go out, and the lanes that wait until they do.
+    routes: [(Route, VecDeque<u32>); 2],
     id_api: ApiId,
     template: Template,
     record_head: RequestHead,
@@ -147,6 +156,7 @@ impl Shard {
         for (index, source) in sources.iter().enumerate() {
             source_index[source.0 as usize] = Some(index);
         }
+        let held_bytes_max = pressure::held_bytes_max(&settings, &sources);
         let deliver = &settings.deliver;
         let mut shard = Self {
             core,
@@ -170,8 +180,11 @@ impl Shard {
             durable_waiters: Vec::new(),
             durable_lanes: VecDeque::new(),
             paused_links: Vec::new(),
+            held_bytes_max,
             apis,
             record_api,
+            answer_type: settings.deliver.answer_type.as_ref().map(|name| MediaType::parse(name.as_bytes())),
+            routes: Default::default(),
             id_api,
             template: Template::parse(&deliver.body, settings.sequence.is_some()).expect("settings are checked"),
             record_head: request_head(&deliver.url, &deliver.content_type, &deliver.headers),
@@ -285,6 +298,9 @@ impl Shard {
             Completion::SegmentFreed { journal, segment } => {
                 self.journals[journal.0 as usize].journal.handle_freed(segment);
             }
+            Completion::Rewrite { journal, work, result, .. } => {
+                self.handle_rewrite(now, usize::from(journal.0), work, result);
+            }
             Completion::ReadBack { journal, segment, offset, buffer, result } => {
                 let state = &mut self.journals[journal.0 as usize];
                 let at = Position { segment, offset };
@@ -382,6 +398,7 @@ impl Shard {
             Timer::Silence(source) => self.check_silence(now, SourceId(source)),
             Timer::Accept(source) => self.resume_accept(SourceId(source)),
             Timer::Api(_) => {} // dispatch looks at the time itself
+            Timer::Route(step) => self.probe(now, step),
             Timer::Drain => self.end_drain(),
         }
     }
