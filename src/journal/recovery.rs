@@ -48,7 +48,6 @@ pub enum OpenError {
     },
 }
 
-
 /// What was found at start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
@@ -402,8 +401,8 @@ impl Recovery {
                 continue;
             }
             // Otherwise: settled, or made ready and never used, or a file on its way to a new life.
-            let live =
-                number >= self.oldest_segment && self.read_segment(storage, options, number, left, exists, &mut bytes)?;
+            let live = number >= self.oldest_segment
+                && self.read_segment(storage, options, number, left, exists, &mut bytes)?;
             if !live && exists {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
             }
@@ -462,9 +461,7 @@ impl Recovery {
             let name = format!("segment-{number:016x}-at-{}", range.start);
             doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
         }
-        let mut write = |range: &Range<usize>| {
-            storage.write_segment(number, range.start as u32, &bytes[range.clone()])
-        };
+        let mut write = |range: &Range<usize>| storage.write_segment(number, range.start as u32, &bytes[range.clone()]);
         for range in &repairs.mended {
             doing(format!("mend segment {number}"), write(range))?;
         }
@@ -691,7 +688,10 @@ impl Recovery {
         segment.end = end as u32;
         if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
+            // A dense segment that has its last block is whole: what is missing behind it was so before it was made.
+            let certain = std::mem::replace(&mut repairs.certain, cut_off);
             self.note_damage(segment.end_position(), end..bytes.len(), repairs);
+            repairs.certain = certain;
         }
         self.newer = Some(first);
         if repairs.certain {
