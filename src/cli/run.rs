@@ -38,15 +38,19 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     // Whoever started this may have blocked them, and a blocked signal would not be heard.
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
     signals.thread_unblock()?;
+    // A file beyond RLIMIT_FSIZE is an error to be handled (EFBIG), not a reason to die: setrlimit(2). Threads inherit this.
+    SigSet::from_iter([Signal::SIGXFSZ]).thread_block()?;
     let checked =
         config::check(&arguments.config).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
     for note in &checked.notes {
         warn!("{note}");
     }
     let options = engine::Options { ready_file: arguments.ready_file, stop: None };
-    let summary =
-        engine::run(checked.settings, options).map_err(|error| Failure::new(code(&error), error.to_string()))?;
-    eprint!("{}", text(&summary));
+    match engine::run(checked.settings, options) {
+        Ok(summary) => eprint!("{}", text(&summary)),
+        Err(stopped @ EngineError::Stopped { .. }) => eprintln!("ringest: {stopped}"),
+        Err(error) => return Err(Failure::new(code(&error), error.to_string())),
+    }
     Ok(())
 }
 
@@ -83,6 +87,7 @@ fn code(error: &EngineError) -> u8 {
             PortError::Other(_) => exit::FAILURE,
         },
         EngineError::Journal { .. } | EngineError::JournalDirectory { .. } => exit::JOURNAL,
+        EngineError::Stopped { .. } => 0,
         EngineError::Listen(ListenError::Other { .. })
         | EngineError::Ring { .. }
         | EngineError::Thread(_)

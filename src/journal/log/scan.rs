@@ -226,15 +226,27 @@ impl Journal {
             }
         }
         let Some(epoch_id) = epoch_id else {
-            // Damage: look for the next block one physical block on.
-            tracing::error!(
-                "journal of core {}: no block at {} of segment {}",
-                self.options.core,
-                at.offset,
-                at.segment
-            );
-            self.counters.journal_errors += 1;
-            scan.at.offset = (at.offset + physical).min(segment_end);
+            // Damage, or what a loss of power has left behind a hole: on to the next block.
+            let is_block = |start: &usize| {
+                let here = Position { segment: at.segment, offset: at.offset + *start as u32 };
+                BlockHeader::decode(&buffer[*start..])
+                    .is_some_and(|(found, _)| found.nonce == nonce && found.at == here)
+            };
+            let next = (physical as usize..buffer.len()).step_by(physical as usize).find(is_block);
+            let skipped = next.unwrap_or(buffer.len()).max(physical as usize) as u32;
+            // What the start found it has told.
+            let told = at.segment < self.first_own_segment && self.report.torn + self.report.damaged > 0;
+            if !told {
+                tracing::error!(
+                    "journal of core {}: no block at {} to {} of segment {}",
+                    self.options.core,
+                    at.offset,
+                    at.offset + skipped,
+                    at.segment
+                );
+                self.counters.journal_errors += 1;
+            }
+            scan.at.offset = (at.offset + skipped).min(segment_end);
             return;
         };
         buffer.truncate(end);
