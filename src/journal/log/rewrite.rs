@@ -11,7 +11,8 @@
 //! Memory is bounded by one piece that is read, the blocks that are made of it, and 8 bytes a record kept.
 
 use super::dense::{DenseBlocks, NoRoom};
-use super::{Journal, Location, Scan, describe};
+use super::trouble::{Trouble, describe};
+use super::{Journal, Location, Scan};
 use crate::journal::format::{
     BlockHeader, Entries, Entry, EntryHeader, Kind, OriginPayload, Position, RecordPayload, SegmentHeader, entry_bytes,
     round_up, u32_at, u64_at,
@@ -139,7 +140,7 @@ struct Run {
     /// Bytes were met that hold no block or no entry.
     damaged: bool,
     /// Files to be freed in the end.
-    freed: Vec<u64>,
+    freed: Vec<(u64, bool)>,
     /// A buffer to be used again.
     buffer: Vec<u8>,
 }
@@ -212,7 +213,8 @@ impl Journal {
         let capacity = room.checked_sub(extra as u64)?;
         let (mut start, mut live, mut best) = (0, 0, 0..0);
         for (index, segment) in self.segments.iter().enumerate().take(self.segments.len().saturating_sub(1)) {
-            if segment.unwritten > 0 || self.unsynced.contains(&segment.number) {
+            let needed = self.unsynced.contains(&segment.number) || self.is_kept_for_move(segment.number);
+            if segment.unwritten > 0 || needed || !self.is_file_ready(segment.number) {
                 (start, live) = (index + 1, 0);
                 continue;
             }
@@ -299,6 +301,11 @@ impl Journal {
         if !all_read {
             if source.number > run.source.segment || run.source.offset == 0 {
                 run.source = source.first_position();
+            }
+            if run.source.offset >= source.end {
+                // All of it moved to another segment.
+                run.source = Position { segment: source.number + 1, offset: 0 };
+                return self.next_copy(run);
             }
             let most = source.block_bytes.max(self.options.block_bytes);
             let mut buffer = std::mem::take(&mut run.buffer);
@@ -415,8 +422,7 @@ impl Journal {
             }
             Err(errno) => {
                 // A later sync that succeeds would prove nothing. The old files stay: whatever the next start finds, all is there.
-                self.counters.journal_errors += 1;
-                self.fail(format!("the directory cannot be synced: {}", describe(errno)));
+                self.fail(Trouble::Directory, run.last, errno);
                 self.rewriting.ended = true;
             }
         }
@@ -553,7 +559,7 @@ impl Journal {
         dense.live_bytes = self.segments.range(from..to).map(|s| s.live_bytes).sum();
         debug_assert_eq!(dense.unsettled, self.segments.range(from..to).map(|s| s.unsettled).sum::<u64>());
         self.counters.journal_rewritten += (to - from) as u64;
-        run.freed = self.segments.drain(from..to - 1).map(|s| s.number).collect();
+        run.freed = self.segments.drain(from..to - 1).map(|s| (s.number, !s.failed)).collect();
         self.segments[from] = dense;
         if from == 0 {
             self.rewriting.oldest_kept = Some(run.segments());
@@ -573,8 +579,7 @@ impl Journal {
         let extents = [scan.extent.map(|(extent, _)| extent), scan.left].into_iter().flatten();
         let mut at = scan.at;
         if let Some((extent, offset)) = scan.extent {
-            let place = &self.extents[extent as usize];
-            at = Position { segment: place.segment, offset: place.base + offset };
+            at = self.block_position(extent, offset);
         }
         let released: Vec<u32> = extents.filter(|extent| self.extents[*extent as usize].moved).collect();
         for extent in released {
