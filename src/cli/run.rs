@@ -46,9 +46,11 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
         warn!("{note}");
     }
     let options = engine::Options { ready_file: arguments.ready_file, stop: None };
-    let summary =
-        engine::run(checked.settings, options).map_err(|error| Failure::new(code(&error), error.to_string()))?;
-    eprint!("{}", text(&summary));
+    match engine::run(checked.settings, options) {
+        Ok(summary) => eprint!("{}", text(&summary)),
+        Err(stopped @ EngineError::Stopped { .. }) => eprintln!("ringest: {stopped}"),
+        Err(error) => return Err(Failure::new(code(&error), error.to_string())),
+    }
     Ok(())
 }
 
@@ -85,6 +87,7 @@ fn code(error: &EngineError) -> u8 {
             PortError::Other(_) => exit::FAILURE,
         },
         EngineError::Journal { .. } | EngineError::JournalDirectory { .. } => exit::JOURNAL,
+        EngineError::Stopped { .. } => 0,
         EngineError::Listen(ListenError::Other { .. })
         | EngineError::Ring { .. }
         | EngineError::Thread(_)

@@ -15,6 +15,7 @@ mod gateway;
 mod lines;
 mod listen;
 mod lock;
+mod occupant;
 pub mod probe;
 mod ring;
 mod segments;
@@ -25,7 +26,8 @@ pub use driver::{Core, Driver, DriverOptions, JournalFiles, Message, TURN_COMPLE
 pub use files::{FsStorage, core_directories, core_directory, create_private_directory, random};
 pub use gateway::{EngineError, Options, Summary, run};
 pub use listen::{ListenError, Listeners, bind_all};
-pub use lock::{LockError, StateLock};
+pub use lock::{LockError, StateLock, lock_holder};
+pub use occupant::{Occupants, occupants};
 pub use ring::RingOptions;
 pub use view::{Pending, View, open_views};
 

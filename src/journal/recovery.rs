@@ -6,7 +6,7 @@
 
 use super::epoch::Epoch;
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
+    BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
     round_up, u64_at, u128_at,
 };
 use super::log::BLOCK_FILE_HEADER_BYTES;
@@ -140,6 +140,8 @@ impl Journal {
 #[derive(Default)]
 struct Recovery {
     report: Report,
+    /// Whether there is any epoch file, whole or not.
+    has_epochs: bool,
     /// Oldest first once the walk is done.
     segments: Vec<Segment>,
     settled: SparseBits,
@@ -260,6 +262,7 @@ impl Recovery {
             self.report.alarms.push(format!("epoch file {number} is damaged"));
             doing("quarantine an epoch file", storage.quarantine(&format!("epoch-{number:08x}"), &bytes))?;
         }
+        self.has_epochs = !files.is_empty();
         epochs.sort_by_key(|epoch| epoch.number);
         self.report.clean = readable && epochs.last().is_none_or(|epoch| epoch.closed);
         self.durable.closed = epochs.last().filter(|epoch| readable && epoch.closed).map(|epoch| epoch.id);
@@ -301,6 +304,14 @@ impl Recovery {
         let mut numbers = doing("list the segments", storage.segments())?;
         numbers.sort_unstable_by(|a, b| b.cmp(a));
         self.segment_max = numbers.first().copied().unwrap_or(0);
+        if !self.has_epochs && !numbers.is_empty() {
+            // Nothing says how the last start ended, nor which its block file was: all that is there is to be made durable.
+            self.report.clean = false;
+            self.report.alarms.push(
+                "there are segments but no epoch file: what the last run's block file held and the disk did not is lost"
+                    .to_owned(),
+            );
+        }
         let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
         let mut bytes = Vec::new();
         for number in numbers {
@@ -338,12 +349,13 @@ impl Recovery {
         let Some(life) = life else { return Ok(false) };
         for block in left {
             let start = block.header.at.offset as usize;
-            if block.header.nonce == life.nonce
-                && !is_whole(bytes, start, life.nonce)
-                && let Some(place) = bytes.get_mut(start..start + block.bytes.len())
-            {
-                place.copy_from_slice(&block.bytes);
-                repairs.mended.push(start..start + block.bytes.len());
+            if block.header.nonce != life.nonce || is_whole(bytes, start, life.nonce) {
+                continue;
+            }
+            let block = block.finish(bytes.get(start..).unwrap_or_default(), life.physical);
+            if let Some(place) = bytes.get_mut(start..start + block.len()) {
+                place.copy_from_slice(&block);
+                repairs.mended.push(start..start + block.len());
                 self.report.finished_blocks += 1;
             }
         }
@@ -548,7 +560,7 @@ impl Recovery {
     }
 
     /// Marks at once, records after their segment's marks.
-    fn apply(&mut self, entry: &super::format::Entry<'_>, records: &mut Vec<FoundRecord>) {
+    fn apply(&mut self, entry: &Entry<'_>, records: &mut Vec<FoundRecord>) {
         let (header, payload) = (entry.header, entry.payload);
         self.number_max = self.number_max.max(header.number);
         match header.kind {
@@ -626,10 +638,28 @@ impl Recovery {
     }
 }
 
-/// A block as its process left it in the block file, sealed.
+/// A block as its process left it in the block file: up to the first entry that is not whole.
 struct Left {
     header: BlockHeader,
+    entries: u32,
     bytes: Vec<u8>,
+}
+
+impl Left {
+    /// The block, sealed and padded. `on_disk` begins where it belongs: where a write has landed in part and a byte of the block
+    /// file has gone bad, the disk can have more whole entries.
+    fn finish(&self, on_disk: &[u8], physical: u32) -> Vec<u8> {
+        let mut block = self.bytes.clone();
+        let mut entries = self.entries;
+        while let Some(entry) = Entry::decode(on_disk, block.len(), self.header.nonce, self.header.at.offset) {
+            block.extend_from_slice(&on_disk[entry.offset..(entry.offset + entry.bytes()).min(on_disk.len())]);
+            entries += 1;
+        }
+        let seal = Seal { used: block.len() as u32, entries };
+        block[..BLOCK_HEADER_BYTES].copy_from_slice(&self.header.encode_sealed(seal));
+        block.resize(round_up(seal.used, physical) as usize, 0);
+        block
+    }
 }
 
 /// The blocks of a block file by segment, in order of their offsets.
@@ -650,11 +680,8 @@ fn unwritten_blocks(memory: &super::BlockMemory, epoch: Epoch) -> HashMap<u64, V
             if count == 0 {
                 continue;
             }
-            let seal = Seal { used: entries.offset() as u32, entries: count };
-            let mut block = bytes[offset..offset + seal.used as usize].to_vec();
-            block[..BLOCK_HEADER_BYTES].copy_from_slice(&header.encode_sealed(seal));
-            block.resize(round_up(seal.used, epoch.physical) as usize, 0);
-            found.entry(header.at.segment).or_default().push(Left { header, bytes: block });
+            let block = bytes[offset..offset + entries.offset()].to_vec();
+            found.entry(header.at.segment).or_default().push(Left { header, entries: count, bytes: block });
         }
     }
     for blocks in found.values_mut() {

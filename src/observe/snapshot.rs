@@ -286,6 +286,8 @@ pub struct SourceSnapshot {
     pub bytes: u64,
     /// Bytes outside of all frames.
     pub garbage_bytes: u64,
+    /// Bytes that were read and wait to be framed until the journal has room.
+    pub held_bytes: u64,
     /// The last of what did not become a record, oldest first; at most 8.
     pub samples: Vec<Sample>,
     /// Seconds since the last byte, if there was one.

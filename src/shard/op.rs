@@ -139,6 +139,16 @@ pub enum Op {
         /// A `serial` source.
         source: SourceId,
     },
+    /// Send XOFF (`hold`) or XON on a serial line, so that its machine waits or goes on (tcflow(3): `TCIOFF`, `TCION`). Nothing
+    /// is answered, and a failure is only logged: the tty's own flow control is in force, too.
+    HoldLine {
+        /// The link.
+        link: LinkId,
+        /// Its file.
+        fd: Fd,
+        /// Wait, or go on.
+        hold: bool,
+    },
     /// Write `bytes` of the journal's block memory, from `memory_offset`, to a segment at `offset`. That memory is not
     /// touched until [`Completion::Committed`]. Commits may complete in any order.
     Commit {

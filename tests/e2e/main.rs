@@ -6,6 +6,7 @@ mod api;
 mod backlog;
 mod cores;
 mod crashes;
+mod environment;
 mod forbid;
 mod http;
 mod machines;

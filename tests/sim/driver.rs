@@ -110,6 +110,7 @@ impl World {
                 let delay = self.cx.rng.u64(10 * US..5 * MS);
                 self.cx.after(delay, Event::OpenPort { life: self.life, link, source });
             }
+            Op::HoldLine { .. } => return Err("a line is held that has no XON and XOFF".into()),
             Op::HandOver { .. } => return Err("a connection is handed over, but there is one core".into()),
             Op::Commit { journal, .. }
             | Op::PrepareSegment { journal, .. }

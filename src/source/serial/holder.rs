@@ -10,13 +10,20 @@ use std::path::{Path, PathBuf};
 /// Most holders that are named.
 const NAMED_MAX: usize = 3;
 
-/// A process that has a port open. Shown as `minicom (PID 812)`.
+/// A process that has a port open, or listens on an address. Shown as `minicom (PID 812)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Holder {
     /// Process id.
     pub pid: u32,
     /// The process' name, if it may be read.
     pub name: Option<String>,
+}
+
+impl Holder {
+    /// A process of `proc`, with its name if that may be read.
+    pub fn of(proc: &Path, pid: u32) -> Self {
+        Self { pid, name: name_of(proc, pid) }
+    }
 }
 
 impl fmt::Display for Holder {
@@ -59,7 +66,7 @@ pub(super) fn holders(root: &Path, paths: &[&Path]) -> Vec<Vec<Holder>> {
             {
                 pids = vec![locker];
             }
-            pids.into_iter().map(|pid| Holder { pid, name: name_of(&proc, pid) }).collect()
+            pids.into_iter().map(|pid| Holder::of(&proc, pid)).collect()
         })
         .collect()
 }
