@@ -5,10 +5,12 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 pub mod check;
+mod checks;
 pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod frame;
+mod online;
 pub mod ports;
 pub mod queue;
 pub mod receive;

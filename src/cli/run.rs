@@ -27,7 +27,21 @@ pub struct Arguments {
 
 const HELP: &str = "\
 SIGTERM or Ctrl-C ends intake, delivers what it can within [deliver] drain, keeps the rest for the next start and exits with 0.
-A second Ctrl-C ends at once; what was accepted is kept. RUST_LOG sets what is logged (default: info).";
+A second Ctrl-C ends at once; what was accepted is kept. RUST_LOG sets what is logged (default: info).
+`ringest check --online CONFIG` says beforehand what would go wrong.
+
+Exit codes, each with one line that says what to do:
+  0   stopped as asked
+  1   failed for a reason without a code of its own
+  2   wrong command line
+  3   the configuration cannot be used
+  4   io_uring is forbidden or the kernel is too old
+  5   another gateway holds the state directory (its process is named)
+  6   an address, or a serial port with on_missing = \"fail\", is in use (by whom is named)
+  7   permission denied on the state directory, an address, or a serial port with on_missing = \"fail\"
+  8   a serial port with on_missing = \"fail\" is not there
+  9   the journal cannot be opened or written
+  130 ended at once by a second Ctrl-C";
 
 /// Runs the command.
 ///
