@@ -1,6 +1,6 @@
 //! `ringest run`: the gateway, until SIGTERM or Ctrl-C.
 
-use super::{Failure, exit};
+use super::{Failure, exit, tell};
 use crate::config;
 use crate::engine::{self, EngineError, ListenError, LockError, Summary};
 use crate::observe::snapshot::Stage;
@@ -61,8 +61,8 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     }
     let options = engine::Options { ready_file: arguments.ready_file, stop: None };
     match engine::run(checked.settings, options) {
-        Ok(summary) => eprint!("{}", text(&summary)),
-        Err(stopped @ EngineError::Stopped { .. }) => eprintln!("ringest: {stopped}"),
+        Ok(summary) => tell(&text(&summary)),
+        Err(stopped @ EngineError::Stopped { .. }) => tell(&format!("ringest: {stopped}\n")),
         Err(error) => return Err(Failure::new(code(&error), error.to_string())),
     }
     Ok(())
@@ -72,7 +72,8 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
 fn start_log() {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let log = log.with_ansi(std::io::stderr().is_terminal());
+    // A log that cannot be written, on a full disk or into a pipe that nobody reads, is no reason to panic.
+    let log = log.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
     // A second subscriber, in a program that has one already, is not needed.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         let _ = log.without_time().try_init();

@@ -18,7 +18,7 @@ use crate::shard::{PortError, SourceId};
 use crate::source::serial;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -619,7 +619,8 @@ async fn obey(mut stop: Stop, mailboxes: Vec<mpsc::UnboundedSender<Message>>, dr
             info!("stopping ({}): intake has ended, deliveries go on for up to {drain:?}", reason.words());
             stop_all(&mailboxes);
         } else if reason == Reason::Interrupt {
-            eprintln!("ringest: ended at once; the journal keeps what was accepted");
+            // Nobody may read it.
+            let _ = writeln!(io::stderr(), "ringest: ended at once; the journal keeps what was accepted");
             std::process::exit(INTERRUPTED);
         }
         stopping = true;
