@@ -8,7 +8,7 @@ use super::lines::Lines;
 use super::listen::{ListenError, Listeners, bind_admin, bind_all};
 use super::lock::{LockError, StateLock};
 use super::probe::{self, ProbeError};
-use crate::config::{Durability, OnMissing, Settings, Source, SourceKind};
+use crate::config::{Durability, Limits, OnMissing, Settings, Source, SourceKind};
 use crate::journal::OpenError;
 use crate::observe::admin;
 use crate::observe::process::ProcessUsage;
@@ -18,7 +18,7 @@ use crate::shard::{PortError, SourceId};
 use crate::source::serial;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,9 @@ const INTERRUPTED: i32 = 130;
 /// among them).
 const CORE_FILES: usize = 48;
 const PROCESS_FILES: usize = 64;
+
+/// Connections of machines on a core that are few.
+const CONNECTIONS_FEW: usize = 1_024;
 
 /// Threads that may wait for serial ports at once.
 const BLOCKING_THREADS: usize = 64;
@@ -240,17 +243,25 @@ fn leave_descriptors(settings: &mut Settings) {
     let Ok((_, files)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let allowed = connections_allowed(files, settings);
     if allowed < settings.limits.connections {
-        warn!(
-            "the limit of open files, {files}, allows {allowed} connections of machines on each core, not {}; more wait: \
-             LimitNOFILE= in the unit, or `ulimit -Hn`, raises it",
-            settings.limits.connections
-        );
+        if are_too_few(allowed, settings) {
+            warn!(
+                "the limit of open files, {files}, allows {allowed} connections of machines on each core, not {}; more wait: \
+                 LimitNOFILE= in the unit, or `ulimit -Hn`, raises it",
+                settings.limits.connections
+            );
+        }
         settings.limits.connections = allowed;
     }
 }
 
+/// Whether to say that open files allow no more connections: the default is more than most need.
+pub fn are_too_few(allowed: usize, settings: &Settings) -> bool {
+    let wanted = settings.limits.connections;
+    allowed < wanted && (allowed < CONNECTIONS_FEW || wanted != Limits::default().connections)
+}
+
 /// Connections of machines on each core that `files` descriptors allow; at least one.
-fn connections_allowed(files: u64, settings: &Settings) -> usize {
+pub fn connections_allowed(files: u64, settings: &Settings) -> usize {
     let is_serial = |source: &&Source| matches!(source.kind, SourceKind::Serial(_));
     // A port has a duplicate for its driver's counts. Each core has listeners, rings, segments and what is read back.
     let ports = 2 * settings.sources.iter().filter(is_serial).count();
@@ -608,7 +619,8 @@ async fn obey(mut stop: Stop, mailboxes: Vec<mpsc::UnboundedSender<Message>>, dr
             info!("stopping ({}): intake has ended, deliveries go on for up to {drain:?}", reason.words());
             stop_all(&mailboxes);
         } else if reason == Reason::Interrupt {
-            eprintln!("ringest: ended at once; the journal keeps what was accepted");
+            // Nobody may read it.
+            let _ = writeln!(io::stderr(), "ringest: ended at once; the journal keeps what was accepted");
             std::process::exit(INTERRUPTED);
         }
         stopping = true;

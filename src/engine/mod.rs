@@ -24,7 +24,7 @@ mod view;
 pub use control::{Control, Request};
 pub use driver::{Core, Driver, DriverOptions, JournalFiles, Message, TURN_COMPLETIONS};
 pub use files::{FsStorage, core_directories, core_directory, create_private_directory, random};
-pub use gateway::{EngineError, Options, Summary, run};
+pub use gateway::{EngineError, Options, Summary, are_too_few, connections_allowed, run};
 pub use listen::{ListenError, Listeners, bind_all};
 pub use lock::{LockError, StateLock, lock_holder};
 pub use occupant::{Occupants, occupants};

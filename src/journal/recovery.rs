@@ -686,6 +686,7 @@ impl Recovery {
         }
         let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
         segment.end = end as u32;
+        let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
         if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
             // A dense segment that has its last block is whole: what is missing behind it was so before it was made.
@@ -694,7 +695,7 @@ impl Recovery {
             repairs.certain = certain;
         }
         self.newer = Some(first);
-        if repairs.certain {
+        if dense {
             let mut numbers: Vec<u64> = records.iter().map(|record| record.number).collect();
             numbers.sort_unstable();
             segment.list(numbers);

@@ -11,6 +11,7 @@ mod forbid;
 mod http;
 mod machines;
 mod memory;
+mod online;
 mod outages;
 mod paths;
 mod ports;

@@ -148,7 +148,9 @@ def read_only(site):
     said = wait_refused(gateway, wire, "Read-only file system")
     before, pending = acknowledged(wire), gateway.terms().pending
     wire.receive("up")
-    gateway.wait_for("delivery of all that is kept", lambda: wire.ledger.deliveries >= pending)
+    # A record of an HTTP machine that no disk has is delivered once one has it.
+    waiting = wire.do(lambda: sum(machine.is_waiting() for machine in wire.machines if machine.kind == "http"))
+    gateway.wait_for("delivery of all that is kept", lambda: wire.ledger.deliveries >= pending - waiting)
     if acknowledged(wire) != before:
         raise Failure("acknowledged on a read-only file system")
     gateway.kill()
@@ -159,7 +161,7 @@ def read_only(site):
     gateway.start()
     gateway.wait_settled()
     gateway.stop()
-    return f"refused ({said}), {pending} delivered all the same; after repair 0 of {before} acknowledged lost, {wire.ledger.repeated} repeated"
+    return f"refused ({said}), {pending} pending then, delivered all the same; after repair 0 of {before} acknowledged lost, {wire.ledger.repeated} repeated"
 
 
 @case("permission", "the state directory may no longer be written, as another user than root", tools=("setpriv",))

@@ -14,6 +14,8 @@ from .disks import Disk
 MIB = 64
 RATE = 600
 SECONDS = 6
+# Fewer would be no test.
+FLUSHES_LEAST = 50
 # In a mount namespace of its own: shared memory is empty and the boot another, as after a loss of power.
 REBOOTED = "mount -t tmpfs none /dev/shm && mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\""
 
@@ -115,7 +117,7 @@ def power_cut(site):
     entries = device.entries()
     flushes = [index for index, entry in enumerate(entries) if entry.flags & FLUSH]
     acknowledged = len(positions)
-    if acknowledged < RATE or len(flushes) < 50:
+    if acknowledged < RATE or len(flushes) < FLUSHES_LEAST:
         raise Failure(f"too little happened: {acknowledged} acknowledged, {len(flushes)} flushes")
     count = min(site.options.cuts, len(flushes))
     chosen = sorted(random.sample(flushes[:-1], count - 1)) + flushes[-1:]

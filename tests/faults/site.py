@@ -63,7 +63,7 @@ class Gateway:
         self.directory = site.directory / name
         self.directory.mkdir()
         self.state = self.directory / "state"
-        self.tcp, self.http, self.admin = free_port(), free_port(), free_port()
+        self.tcp, self.http, self.admin = site.port(), site.port(), site.port()
         self.journal = {**JOURNAL, **journal}
         self.cores, self.sequence = "[0]", False
         self.child, self.starts, self.log, self.said = None, 0, self.directory / "ringest.log", 0
@@ -196,11 +196,18 @@ class Site:
         self.shared_memory = pathlib.Path("/dev/shm")
         self.children = Children()
         self.disks = Disks(self)
-        self.wires = []
+        self.wires, self.ports = [], set()
+
+    def port(self):
+        """One that is free now and was not given away before."""
+        while (port := free_port()) in self.ports:
+            pass
+        self.ports.add(port)
+        return port
 
     def receiver(self, lenient=False):
         """A receiver (down for now) with its ledger and machines."""
-        wire = Wire(Ledger(lenient), free_port(), self.options.seed)
+        wire = Wire(Ledger(lenient), self.port(), self.options.seed)
         self.wires.append(wire)
         return wire
 

@@ -164,7 +164,8 @@ def efbig(site):
     gateway.start()
     start_machines(gateway, wire)
     gateway.wait_for("records", lambda: gateway.terms().received > 100)
-    resource.prlimit(gateway.pid(), resource.RLIMIT_FSIZE, (512 << 10, resource.RLIM_INFINITY))
+    # Not even what a segment has already may be written again (nor what it says, to its log).
+    resource.prlimit(gateway.pid(), resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     problem = wait_refused(gateway, wire, "File too large")
     before = acknowledged(wire)
     resource.prlimit(gateway.pid(), resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

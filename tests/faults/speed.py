@@ -1,6 +1,7 @@
 """What level power costs an HTTP machine, against the bare disk; and how long a long journal keeps a start."""
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -93,6 +94,15 @@ def acknowledgements(site, machines, name, *arguments):
 @case("latency", "acknowledgements at power against bare O_DIRECT | O_DSYNC writes, 2,000 records/s, and one that waits for each", needs_bench=True,
       limit_s=200)
 def latency(site):
+    # The machine may have other work; its disk is shared by both sides of each ratio.
+    os.setpriority(os.PRIO_PROCESS, 0, -19)
+    try:
+        return compare(site)
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
+def compare(site):
     print("    in ms:        bare 4 KiB p50   bare p99 | 2,000/s: p50      p99 (limit) | one at a time: p50 (limit)     p99", flush=True)
     rounds = []
     for index in range(ROUNDS):

@@ -116,6 +116,25 @@ def clock_jump(site):
     return f"dates of answers: {', '.join(date.decode() for date in seen)}; {terms.delivered} delivered in order, 0 lost"
 
 
+@case("log-full", "standard error cannot be written: /dev/full")
+def log_full(site):
+    wire = site.receiver()
+    gateway = site.gateway(wire)
+    for _ in range(2):
+        gateway.start("sh", "-c", 'exec "$@" 2>/dev/full', "sh")
+        wire.start_machines(wire.next_prefix(), tcp=2, tcp_port=gateway.tcp, http=4, http_port=gateway.http, rate=RATE)
+        # An outage is worth a line of the log, and so is its end.
+        gateway.wait_for("records", lambda: gateway.terms().pending > 500)
+        wire.receive("up")
+        terms = finish(site, gateway, wire)
+        wire.receive("down")
+    gateway.cores = "[]"
+    gateway.spawn("sh", "-c", 'exec "$@" 2>/dev/full', "sh")
+    if (code := gateway.wait_end()) != 3:
+        raise Failure(f"a configuration that it cannot use ends with {code}, not 3, where nothing can be said of it")
+    return f"{terms.delivered} delivered, stopped with 0 twice, exit code 3 for a bad configuration"
+
+
 @case("cores", "fewer and more cores than last time, with a backlog")
 def cores(site):
     wire = site.receiver()

@@ -155,7 +155,7 @@ class TcpMachine:
 
     def __init__(self, wire, lane, port, per_second):
         self.wire, self.lane, self.per_second = wire, lane, per_second
-        self.socket, self.rest, self.is_lost, self.begun, self.written = connect(port), b"", False, time.monotonic(), 0
+        self.socket, self.rest, self.is_lost, self.begun = connect(port), b"", False, time.monotonic()
         wire.watch(self.socket, self.readable)
 
     def readable(self):
@@ -185,11 +185,10 @@ class TcpMachine:
             self.rest = b"".join(record(lane.name, lane.sent + i, lane.length) + b"\r" for i in range(count))
             lane.sent += count
         try:
-            sent = self.socket.send(self.rest)
-            self.rest = self.rest[sent:]
-            self.written += sent
+            self.rest = self.rest[self.socket.send(self.rest):]
         except BlockingIOError:
-            pass
+            # Nothing is made meanwhile that would all come at once later.
+            self.begun = now - self.lane.sent / self.per_second if self.per_second else now
         except OSError:
             self.lose()
 
@@ -270,6 +269,8 @@ class HttpMachine:
 
 def connect(port):
     connected = socket.create_connection(("127.0.0.1", port), timeout=5)
+    # What waits in the kernel is neither here nor there.
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
     connected.setblocking(False)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connected

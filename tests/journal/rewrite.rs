@@ -5,6 +5,7 @@ use super::recovery::{Story, assert_recovered};
 use super::world::{Kept, World, options, segment_of};
 use ringest::config::Durability;
 use ringest::journal::format::{BlockHeader, Kind, round_up};
+use ringest::journal::{Position, Step};
 use ringest::observe::snapshot::Counters;
 use ringest::shard::{Op, Rewrite};
 use std::collections::BTreeMap;
@@ -152,6 +153,74 @@ fn what_stays_in_every_segment_fills_one_dense_segment_after_the_other() {
         other.settle_all();
         assert!(other.close());
     }
+}
+
+#[test]
+fn marks_of_older_records_outlive_the_segments_that_they_are_in() {
+    for (seed, durability) in [(71, Durability::Process), (72, Durability::Power)] {
+        let mut story = Story::new(World::new(options(durability, SEGMENTS, 32), 512, seed), seed);
+        // The first segment is full of records that wait: too many for a rewrite to be worth it.
+        while story.world.segments() < 2 {
+            assert!(story.append(950));
+            story.world.turn(false);
+            complete_some(&mut story, 3);
+        }
+        let mut old: Vec<u64> = story.waiting.keys().copied().collect();
+        let kept = old.len() - 4;
+        let first = *story.world.disk.segments.keys().next().expect("one");
+        // Most of what comes then is settled at once, and now and then one of the first.
+        let mut step = 0;
+        while seen(&story, "rewritten") < 2 {
+            let room = story.append(500);
+            let newest = *story.waiting.keys().next_back().expect("some");
+            if room && step % 12 > 0 {
+                story.settle(newest);
+            }
+            if step % 12 == 0 {
+                story.forget(|number| !old.contains(&number));
+            }
+            if step % 30 == 0 && old.len() > kept {
+                story.settle(old.remove(5));
+            }
+            story.world.now.mono_ns += 3_000_000;
+            story.world.turn(true);
+            complete_some(&mut story, 3);
+            step += 1;
+            assert!(step < 20_000, "{:?}", story.world.seen);
+        }
+        let dense = dense_blocks(&story.world);
+        assert!(old.len() == kept && !dense.contains_key(&first) && story.world.disk.segments.contains_key(&first));
+        story.world.rest();
+        let expected = story.expected();
+        assert_eq!(expected.iter().filter(|record| old.contains(&record.number)).count(), kept);
+        assert_recovered(&mut story.world.killed_here(), &expected);
+    }
+}
+
+#[test]
+fn a_segment_that_is_being_replaced_is_not_read_until_it_is() {
+    let mut story = story(Durability::Power, 81);
+    let mut step = 0;
+    while step_of(&story.world) != Some("replace") {
+        complete_some(&mut story, 3);
+        flow(&mut story, step, Stalled(47));
+        step += 1;
+        assert!(step < 20_000, "{:?}", story.world.seen);
+    }
+    while let Some(index) = story.world.pending.iter().position(|other| !matches!(other.op, Op::Rewrite { .. })) {
+        story.world.complete(index, Ok(()));
+    }
+    let Op::Rewrite { segment, .. } = story.world.pending[0].op else { panic!("only the rewrite is left") };
+    let mut found = Vec::new();
+    story.world.start_scan(Position { segment, offset: story.world.disk.physical });
+    while story.world.step(&mut found) == Step::Block {}
+    assert_eq!(story.world.pending.len(), 1, "the walk waits for the rewrite and asks for nothing");
+    story.world.complete(0, Ok(()));
+    assert_eq!(story.world.step(&mut found), Step::Wait);
+    let read = |op: &Op| matches!(op, Op::ReadBack { segment: from, .. } if *from == segment);
+    assert!(story.world.pending.iter().any(|pending| read(&pending.op)), "then it reads the new one");
+    story.world.rest();
+    assert_recovered(&mut story.world.killed_here(), &story.expected());
 }
 
 #[test]

@@ -207,6 +207,8 @@ impl World {
             Op::ReadBack { segment, offset, ref buffer, .. } => {
                 let (start, end) = (offset, offset + buffer.len() as u32);
                 assert!(start % 512 == 0 && !buffer.is_empty());
+                let replaces = |op: &Op| matches!(op, Op::Rewrite { work: Rewrite::Replace { .. }, .. });
+                assert!(!self.pending.iter().any(|other| replaces(&other.op) && segment_of(&other.op) == segment));
                 for other in &self.pending {
                     if let Op::Commit { segment: other_segment, offset, bytes, .. } = other.op {
                         let apart = other_segment != segment || offset >= end || offset + bytes <= start;

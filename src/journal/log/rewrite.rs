@@ -15,7 +15,7 @@ use super::trouble::{Trouble, describe};
 use super::{Journal, Location, Scan};
 use crate::journal::format::{
     BlockHeader, Entries, Entry, EntryHeader, Kind, OriginPayload, Position, RecordPayload, SegmentHeader, entry_bytes,
-    round_up, u64_at,
+    round_up, u32_at, u64_at,
 };
 use crate::journal::segment::Segment;
 use crate::shard::{Now, Op, Rewrite};
@@ -474,7 +474,8 @@ impl Journal {
         let Entry { header, payload, .. } = *entry;
         run.last_number = run.last_number.max(header.number);
         match header.kind {
-            Kind::Origin => Ok(()), // written down anew before the first record
+            // After a loss of power a later segment may have records of an origin, and not its definition.
+            Kind::Origin => self.copy_origin(run, u32_at(payload, 0), header.number),
             Kind::Record => {
                 let holder = self.holder(header.number).filter(|holder| holder.number == self.segments[index].number);
                 let again = run.numbers.last().is_some_and(|last| *last >= header.number);
@@ -504,9 +505,14 @@ impl Journal {
         }
     }
 
+    /// Writes down, once, who sent records that wait.
     fn copy_origin(&self, run: &mut Run, id: u32, number: u64) -> Result<(), NoRoom> {
-        let Some(origin) = self.origin_ids.get(&id).filter(|_| run.origins.insert(id)) else { return Ok(()) };
-        let origin = &self.origins[origin.0 as usize];
+        let Some(origin) = self.origin_ids.get(&id).map(|origin| &self.origins[origin.0 as usize]) else {
+            return Ok(());
+        };
+        if origin.unsettled == 0 || !run.origins.insert(id) {
+            return Ok(());
+        }
         let payload = OriginPayload { origin: id, source: &origin.source, name: &origin.name };
         let header = EntryHeader { kind: Kind::Origin, flags: 0, lane: origin.lane, number };
         run.out.push(header, &[&payload.encode_prefix(), origin.source.as_bytes(), origin.name.as_bytes()])

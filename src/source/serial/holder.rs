@@ -36,7 +36,12 @@ impl fmt::Display for Holder {
 /// Names and PIDs of the processes that have the port open, such as `minicom (PID 812)`; the one that locked it if that
 /// can be told. `None` if there is none that this process may see: other users' processes are visible to root only.
 pub fn holder_of(path: &Path) -> Option<String> {
-    words(&holders(Path::new("/"), &[path]).pop().expect("an answer for each path"))
+    words(&holders_of(path))
+}
+
+/// The processes that have the port open, as far as this process may see them; the one that locked it if that can be told.
+pub fn holders_of(path: &Path) -> Vec<Holder> {
+    holders(Path::new("/"), &[path]).pop().expect("an answer for each path")
 }
 
 /// Holders in a row, or `None` for none.

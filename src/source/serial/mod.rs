@@ -23,7 +23,7 @@ mod termios;
 mod watch;
 
 pub use counts::{DriverCounts, LineCounts, driver_counts};
-pub use holder::{Holder, holder_of, words as holder_words};
+pub use holder::{Holder, holder_of, holders_of, words as holder_words};
 pub use parmrk::{Decoded, Mark, Parmrk, Run};
 pub use ports::{LATENCY_TIMER_SLOW_MS, Port, Usb, ports};
 pub use termios::{Termios2, hold_line, read_settings, settings_for};
