@@ -132,11 +132,11 @@ fn carry_out(
             Op::Commit { memory_offset, segment, offset, bytes, .. } => {
                 let at = Position { segment, offset };
                 let result = commit(at);
-                if result.is_ok() {
-                    let from = memory_offset as usize;
-                    let block = journal.memory().bytes(from..from + bytes as usize).to_vec();
-                    disk.write_segment(segment, offset, &block).expect("written");
-                }
+                let from = memory_offset as usize;
+                // A write that failed can have landed in part, and then its header is there.
+                let landed = if result.is_ok() { bytes } else { bytes / 2 / PHYSICAL * PHYSICAL };
+                let block = journal.memory().bytes(from..from + landed as usize).to_vec();
+                disk.write_segment(segment, offset, &block).expect("written");
                 journal.handle_committed(NOW, at, result);
             }
             Op::SyncSegment { segment, .. } => journal.handle_synced(segment, Ok(())),
@@ -186,13 +186,16 @@ fn failed(durability: Durability) -> (Disk, Journal, Vec<(u64, Vec<u8>)>) {
     let origin = journal.open_origin(lane, "source", "name");
     let mut waiting = Vec::new();
     for index in 0..=u8::MAX {
-        let data = vec![index; 300 + usize::from(index) * 3];
+        let data = vec![index; if index < 20 { 100 } else { 300 + usize::from(index) * 3 }];
         let record = NewRecord { origin, flags: 0, first_byte_wall_ns: 1, frame_us: 2, key: b"", data: &data };
         let Ok((number, at)) = journal.append_record(NOW, record) else { break };
         journal.hold(at); // so that every slot stays in use
         waiting.push((number, data));
-        if index == 10 {
-            settle(&mut disk, &mut journal, &mut ops);
+        match index {
+            10 => settle(&mut disk, &mut journal, &mut ops),
+            // Several blocks of one extent are in flight.
+            11..15 => journal.turn(NOW, true, &mut ops),
+            _ => {}
         }
     }
     let mut commits = 0;
