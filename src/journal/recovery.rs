@@ -349,7 +349,7 @@ impl Recovery {
         let Some(life) = life else { return Ok(false) };
         for block in left {
             let start = block.header.at.offset as usize;
-            if block.header.nonce != life.nonce || is_whole(bytes, start, life.nonce) {
+            if block.header.nonce != life.nonce || is_whole(bytes, &block.header) {
                 continue;
             }
             let block = block.finish(bytes.get(start..).unwrap_or_default(), life.physical);
@@ -690,10 +690,12 @@ fn unwritten_blocks(memory: &super::BlockMemory, epoch: Epoch) -> HashMap<u64, V
     found
 }
 
-/// Whether the disk has a block whole.
-fn is_whole(segment: &[u8], offset: usize, nonce: u64) -> bool {
-    let Some(Some((header, Some(seal)))) = segment.get(offset..).map(BlockHeader::decode) else { return false };
-    let Some(block) = segment.get(offset..offset + seal.used as usize) else { return false };
-    let mut entries = Entries::new(block, nonce, header.at.offset);
-    entries.by_ref().count() == seal.entries as usize && entries.offset() == seal.used as usize
+/// Whether the disk has a block whole: that block, and not one that a write brought to the wrong place.
+fn is_whole(segment: &[u8], expected: &BlockHeader) -> bool {
+    let Some(block) = segment.get(expected.at.offset as usize..) else { return false };
+    let Some((header, Some(seal))) = BlockHeader::decode(block) else { return false };
+    let Some(block) = block.get(..seal.used as usize) else { return false };
+    let mut entries = Entries::new(block, header.nonce, header.at.offset);
+    let of_same_life = (header.nonce, header.at) == (expected.nonce, expected.at);
+    of_same_life && entries.by_ref().count() == seal.entries as usize && entries.offset() == seal.used as usize
 }
