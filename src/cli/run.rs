@@ -52,6 +52,8 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     // Whoever started this may have blocked them, and a blocked signal would not be heard.
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
     signals.thread_unblock()?;
+    // A file beyond RLIMIT_FSIZE is an error to be handled (EFBIG), not a reason to die: setrlimit(2). Threads inherit this.
+    SigSet::from_iter([Signal::SIGXFSZ]).thread_block()?;
     let checked =
         config::check(&arguments.config).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
     for note in &checked.notes {

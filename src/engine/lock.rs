@@ -48,26 +48,6 @@ impl StateLock {
         Self::acquire_within(directory, RETRY)
     }
 
-    /// Looks whether anybody holds `directory`, and writes nothing.
-    ///
-    /// # Errors
-    /// [`LockError::Held`] if somebody does, [`LockError::File`] if that cannot be told.
-    pub fn check_free(directory: &Path) -> Result<(), LockError> {
-        let path = directory.join("lock");
-        let failed = |error| LockError::File { path: path.clone(), error };
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            file => file.map_err(failed)?,
-        };
-        match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(_) => Ok(()),
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                Err(LockError::Held { directory: directory.to_owned(), holder: read_pid(&mut file) })
-            }
-            Err((_, error)) => Err(failed(error.into())),
-        }
-    }
-
     fn acquire_within(directory: &Path, limit: Duration) -> Result<Self, LockError> {
         let path = directory.join("lock");
         let failed = |error| LockError::File { path: path.clone(), error };
@@ -112,10 +92,12 @@ pub fn lock_holder(directory: &Path) -> io::Result<Option<Option<u32>>> {
     }
 }
 
+/// Always of one length and in place, so that a full disk has room for it.
 fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{}", std::process::id())
+    writeln!(file, "{:<10}", std::process::id())?;
+    let end = file.stream_position()?;
+    file.set_len(end)
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {

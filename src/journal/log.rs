@@ -5,6 +5,8 @@
 //! window ([`Journal::hold`]); nobody keeps a reference into one beyond a call.
 
 mod append;
+mod dense;
+mod rewrite;
 mod scan;
 mod turn;
 mod window;
@@ -15,6 +17,8 @@ use super::{BlockFile, Options, Report};
 use crate::config::Durability;
 use crate::observe::snapshot::{Counters, JournalSnapshot};
 use crate::shard::JournalId;
+pub use rewrite::Moved;
+use rewrite::Rewriting;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -168,13 +172,15 @@ pub(super) struct Extent {
     /// Sealed blocks not yet written.
     unwritten: u32,
     epoch_id: u128,
+    /// What it mirrored was rewritten densely: its records lie in `segment`, at other places.
+    moved: bool,
     /// Of a copy that took in a block while that was open: where that begins, and its bytes at the time.
     open_copy: Option<(u32, u32)>,
 }
 
 impl Extent {
     fn new(segment: u64, base: u32, epoch_id: u128) -> Self {
-        Self { segment, base, end: 0, heap: None, held: 0, unwritten: 0, epoch_id, open_copy: None }
+        Self { segment, base, end: 0, heap: None, held: 0, unwritten: 0, epoch_id, moved: false, open_copy: None }
     }
 }
 
@@ -261,6 +267,8 @@ pub struct Journal {
     prepared: Option<Prepared>,
     /// Settled segments whose files are still there.
     freeing: VecDeque<u64>,
+    /// Segments that a dense one stands for, durably, and whose files are still there.
+    freeing_replaced: Vec<u64>,
     /// The entry from which on blocks name the oldest segment that is not among them.
     beginning_said: Option<u64>,
     unsynced: VecDeque<u64>,
@@ -268,6 +276,7 @@ pub struct Journal {
     /// What a failed sync left unsafe no later one makes safe: the watermark stands still until the next start.
     sync_failed: bool,
     marks: Vec<u64>,
+    rewriting: Rewriting,
     problem: Option<String>,
     counters: Counters,
     pub(super) report: Report,
@@ -310,11 +319,13 @@ impl Journal {
             retry_commits_ns: None,
             prepared: None,
             freeing: VecDeque::new(),
+            freeing_replaced: Vec::new(),
             beginning_said: None,
             unsynced: VecDeque::new(),
             syncing: false,
             sync_failed: false,
             marks: Vec::new(),
+            rewriting: Rewriting::default(),
             problem: None,
             counters: Counters::default(),
             report: Report::default(),

@@ -6,7 +6,7 @@
 
 use super::epoch::Epoch;
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
+    BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
     round_up, u64_at, u128_at,
 };
 use super::log::BLOCK_FILE_HEADER_BYTES;
@@ -100,6 +100,10 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     head.extend_from_slice(&epoch.file_id.to_le_bytes());
     memory.write(0, &head);
     doing("write the epoch file", storage.write_epoch(epoch.number, &epoch.encode()))?;
+    // Only now, since that made the directory durable, is it certain that the dense segments which stand for these have their names.
+    for segment in recovery.replaced.drain(..) {
+        doing(format!("free segment {segment}"), storage.free_segment(segment))?;
+    }
     // Only now is what the old block file held in segments, durably, and of no more use.
     drop(blocks);
     for old in &earlier {
@@ -140,6 +144,8 @@ impl Journal {
 #[derive(Default)]
 struct Recovery {
     report: Report,
+    /// Whether there is any epoch file, whole or not.
+    has_epochs: bool,
     /// Oldest first once the walk is done.
     segments: Vec<Segment>,
     settled: SparseBits,
@@ -149,6 +155,10 @@ struct Recovery {
     ids: HashMap<u64, Box<str>>,
     durable: Durable,
     oldest_segment: u64,
+    /// The segments for which the dense one that was read last stands.
+    covered: Range<u64>,
+    /// Those of them whose files are still there.
+    replaced: Vec<u64>,
     newer: Option<Neighbour>,
     number_max: u64,
     segment_max: u64,
@@ -172,6 +182,8 @@ struct Repairs {
     mended: Vec<Range<usize>>,
     /// To be kept for an operator.
     damage: Vec<Range<usize>>,
+    /// All of the segment was durable before it was part of the log: what is not whole is damage.
+    certain: bool,
 }
 
 /// What the blocks walked so far say of what was durable. An unclean end leaves traces that later epochs do not make damage, as
@@ -235,6 +247,18 @@ struct FoundRecord {
     number: u64,
     origin: u32,
     lane: u32,
+    /// Of its entry.
+    bytes: usize,
+}
+
+/// What a walk over a block came to.
+struct Walked {
+    /// Bytes, those lost to damage included where the seal tells.
+    used: u32,
+    /// Entries, in the same way.
+    entries: u32,
+    /// Number of the last entry found.
+    last: Option<u64>,
 }
 
 /// Source and name of records whose origin was lost.
@@ -260,6 +284,7 @@ impl Recovery {
             self.report.alarms.push(format!("epoch file {number} is damaged"));
             doing("quarantine an epoch file", storage.quarantine(&format!("epoch-{number:08x}"), &bytes))?;
         }
+        self.has_epochs = !files.is_empty();
         epochs.sort_by_key(|epoch| epoch.number);
         self.report.clean = readable && epochs.last().is_none_or(|epoch| epoch.closed);
         self.durable.closed = epochs.last().filter(|epoch| readable && epoch.closed).map(|epoch| epoch.id);
@@ -301,10 +326,22 @@ impl Recovery {
         let mut numbers = doing("list the segments", storage.segments())?;
         numbers.sort_unstable_by(|a, b| b.cmp(a));
         self.segment_max = numbers.first().copied().unwrap_or(0);
+        if !self.has_epochs && !numbers.is_empty() {
+            // Nothing says how the last start ended, nor which its block file was: all that is there is to be made durable.
+            self.report.clean = false;
+            self.report.alarms.push(
+                "there are segments but no epoch file: what the last run's block file held and the disk did not is lost"
+                    .to_owned(),
+            );
+        }
         let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
         let mut bytes = Vec::new();
         for number in numbers {
             let left = overlay.remove(&number).unwrap_or_default();
+            if self.covered.contains(&number) {
+                self.replaced.push(number);
+                continue;
+            }
             // Otherwise: settled, or made ready and never used, or a file on its way to a new life.
             let live =
                 number >= self.oldest_segment && self.read_segment(storage, options, number, &left, &mut bytes)?;
@@ -338,12 +375,13 @@ impl Recovery {
         let Some(life) = life else { return Ok(false) };
         for block in left {
             let start = block.header.at.offset as usize;
-            if block.header.nonce == life.nonce
-                && !is_whole(bytes, start, life.nonce)
-                && let Some(place) = bytes.get_mut(start..start + block.bytes.len())
-            {
-                place.copy_from_slice(&block.bytes);
-                repairs.mended.push(start..start + block.bytes.len());
+            if block.header.nonce != life.nonce || is_whole(bytes, start, life.nonce) {
+                continue;
+            }
+            let block = block.finish(bytes.get(start..).unwrap_or_default(), life.physical);
+            if let Some(place) = bytes.get_mut(start..start + block.len()) {
+                place.copy_from_slice(&block);
+                repairs.mended.push(start..start + block.len());
                 self.report.finished_blocks += 1;
             }
         }
@@ -397,7 +435,8 @@ impl Recovery {
             let mut blocks = bytes.chunks(physical as usize).filter_map(BlockHeader::decode).map(|(header, _)| header);
             blocks.find(|header| header.at.segment == number)
         };
-        let block = left.first().map(|left| left.header).or_else(on_disk)?;
+        // Blocks in memory may be those of a segment that was rewritten: the file knows.
+        let block = on_disk().or_else(|| left.first().map(|left| left.header))?;
         self.report.damaged += 1;
         self.report.alarms.push(format!("the header of segment {number} is damaged"));
         let header = SegmentHeader {
@@ -421,10 +460,11 @@ impl Recovery {
         let Life { number, nonce, physical } = life;
         self.report.segments += 1;
         self.report.bytes += bytes.len() as u64;
-        self.learn(life, bytes);
+        repairs.certain = self.learn(life, bytes);
         let mut segment: Option<Segment> = None;
         let mut first: Option<Neighbour> = None;
         let mut next: Option<(u128, u64)> = None;
+        let mut cut_off = false;
         let mut records = Vec::new();
         let mut offset = physical as usize;
         let mut end = offset;
@@ -435,13 +475,17 @@ impl Recovery {
                 offset += physical as usize;
                 continue;
             };
-            if next.is_some_and(|(epoch_id, next)| epoch_id == header.epoch_id && next != header.first_number) {
+            let missing = match header.dense {
+                Some(_) => offset > end,
+                None => next.is_some_and(|(epoch, next)| epoch == header.epoch_id && next != header.first_number),
+            };
+            if missing {
                 self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, repairs);
             }
-            let (used, count) = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
+            let Walked { used, entries, last } = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
             if seal.is_none() {
                 self.note_damage(here, offset..offset + physical as usize, repairs);
-                let sealed = header.encode_sealed(Seal { used, entries: count });
+                let sealed = header.encode_sealed(Seal { used, entries });
                 bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
                 repairs.mended.push(offset..offset + physical as usize);
             }
@@ -451,38 +495,57 @@ impl Recovery {
                 epoch_id: header.epoch_id,
                 number: header.first_number,
                 at: here,
-                gap: offset > physical as usize,
+                gap: offset > physical as usize && header.dense.is_none(),
             });
-            next = Some((header.epoch_id, header.first_number + u64::from(count)));
+            // The numbers of a dense segment have gaps, but its last entry has the number of the last one that it stands for.
+            let next_number = match header.dense {
+                Some(_) => last.map_or(header.first_number, |last| last + 1),
+                None => header.first_number + u64::from(entries),
+            };
+            next = Some((header.epoch_id, next_number));
+            cut_off = header.dense.is_some_and(|dense| !dense.last);
             offset += round_up(used, physical) as usize;
             end = offset;
         }
         let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
         segment.end = end as u32;
-        if self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
+        if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
             self.note_damage(segment.end_position(), end..bytes.len(), repairs);
         }
         self.newer = Some(first);
+        if repairs.certain {
+            let mut numbers: Vec<u64> = records.iter().map(|record| record.number).collect();
+            numbers.sort_unstable();
+            segment.list(numbers);
+        }
         self.count_records(&mut segment, records);
         self.segments.push(segment);
         true
     }
 
     /// What the headers of a segment's blocks say, before any of its bytes is judged: what lies behind a place tells whether
-    /// that was durable.
-    fn learn(&mut self, Life { number, nonce, physical }: Life, bytes: &[u8]) {
+    /// that was durable. Whether the segment is dense.
+    fn learn(&mut self, Life { number, nonce, physical }: Life, bytes: &[u8]) -> bool {
+        let mut headers = Vec::new();
         let mut offset = physical as usize;
         while offset + BLOCK_HEADER_BYTES <= bytes.len() {
             let here = Position { segment: number, offset: offset as u32 };
             let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
             let used = found.and_then(|(_, seal)| seal).map_or(physical, |seal| seal.used);
-            if let Some((header, _)) = found {
-                self.durable.learn(&header);
-                self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
-            }
+            headers.extend(found.map(|(header, _)| header));
             offset += round_up(used, physical) as usize;
         }
+        // From the newest to the oldest, as with segments: a dense one can be of several epochs.
+        for header in headers.iter().rev() {
+            self.durable.learn(header);
+            self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
+        }
+        let dense = headers.iter().find_map(|header| header.dense);
+        if let Some(dense) = dense {
+            self.covered = number.saturating_sub(u64::from(dense.covers))..number;
+        }
+        dense.is_some()
     }
 
     /// Applies the whole entries of a block; bytes used and entries, those lost to damage included where the seal tells.
@@ -494,14 +557,15 @@ impl Recovery {
         offset: usize,
         records: &mut Vec<FoundRecord>,
         repairs: &mut Repairs,
-    ) -> (u32, u32) {
+    ) -> Walked {
         let here = Position { segment: life.number, offset: offset as u32 };
         let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
         let mut entries = Entries::new(&bytes[offset..limit], life.nonce, here.offset);
-        let mut count = 0;
+        let (mut count, mut last) = (0, None);
         loop {
             for entry in entries.by_ref() {
                 count += 1;
+                last = Some(entry.header.number);
                 self.apply(&entry, records);
             }
             let cut_short = seal.is_some() && offset + entries.offset() < limit;
@@ -515,18 +579,19 @@ impl Recovery {
                 break;
             }
         }
-        seal.map_or((entries.offset() as u32, count), |seal| (seal.used, seal.entries))
+        let Seal { used, entries } = seal.unwrap_or(Seal { used: entries.offset() as u32, entries: count });
+        Walked { used, entries, last }
     }
 
     /// Records that are not settled yet, once all of their segment's marks are known.
     fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
-        for FoundRecord { number, origin, lane } in records {
+        for FoundRecord { number, origin, lane, bytes } in records {
             if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
             self.report.recovered += 1;
             self.report.parked += u64::from(self.parked.contains(number));
-            segment.add(number);
+            segment.add(number, bytes);
             // Where its definition was lost an older segment may still have it: told once all are read.
             let origin = self.origins.entry(origin).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
             origin.unsettled += 1;
@@ -535,7 +600,7 @@ impl Recovery {
 
     /// Bytes that should hold entries and do not: damage below the watermark, else the traces of an unclean end.
     fn note_damage(&mut self, at: Position, range: Range<usize>, repairs: &mut Repairs) {
-        if at < self.durable.watermark {
+        if repairs.certain || at < self.durable.watermark {
             self.report.damaged += 1;
             self.report.alarms.push(format!(
                 "bytes {} to {} of segment {} are damaged, below what was durable",
@@ -548,7 +613,7 @@ impl Recovery {
     }
 
     /// Marks at once, records after their segment's marks.
-    fn apply(&mut self, entry: &super::format::Entry<'_>, records: &mut Vec<FoundRecord>) {
+    fn apply(&mut self, entry: &Entry<'_>, records: &mut Vec<FoundRecord>) {
         let (header, payload) = (entry.header, entry.payload);
         self.number_max = self.number_max.max(header.number);
         match header.kind {
@@ -567,7 +632,7 @@ impl Recovery {
                 let origin = RecordPayload::decode(payload).origin;
                 self.origin_max = self.origin_max.max(origin);
                 self.lane_max = self.lane_max.max(header.lane);
-                records.push(FoundRecord { number: header.number, origin, lane: header.lane });
+                records.push(FoundRecord { number: header.number, origin, lane: header.lane, bytes: entry.bytes() });
             }
             Kind::Id => {
                 let number = u64_at(payload, 0);
@@ -626,10 +691,28 @@ impl Recovery {
     }
 }
 
-/// A block as its process left it in the block file, sealed.
+/// A block as its process left it in the block file: up to the first entry that is not whole.
 struct Left {
     header: BlockHeader,
+    entries: u32,
     bytes: Vec<u8>,
+}
+
+impl Left {
+    /// The block, sealed and padded. `on_disk` begins where it belongs: where a write has landed in part and a byte of the block
+    /// file has gone bad, the disk can have more whole entries.
+    fn finish(&self, on_disk: &[u8], physical: u32) -> Vec<u8> {
+        let mut block = self.bytes.clone();
+        let mut entries = self.entries;
+        while let Some(entry) = Entry::decode(on_disk, block.len(), self.header.nonce, self.header.at.offset) {
+            block.extend_from_slice(&on_disk[entry.offset..(entry.offset + entry.bytes()).min(on_disk.len())]);
+            entries += 1;
+        }
+        let seal = Seal { used: block.len() as u32, entries };
+        block[..BLOCK_HEADER_BYTES].copy_from_slice(&self.header.encode_sealed(seal));
+        block.resize(round_up(seal.used, physical) as usize, 0);
+        block
+    }
 }
 
 /// The blocks of a block file by segment, in order of their offsets.
@@ -650,11 +733,8 @@ fn unwritten_blocks(memory: &super::BlockMemory, epoch: Epoch) -> HashMap<u64, V
             if count == 0 {
                 continue;
             }
-            let seal = Seal { used: entries.offset() as u32, entries: count };
-            let mut block = bytes[offset..offset + seal.used as usize].to_vec();
-            block[..BLOCK_HEADER_BYTES].copy_from_slice(&header.encode_sealed(seal));
-            block.resize(round_up(seal.used, epoch.physical) as usize, 0);
-            found.entry(header.at.segment).or_default().push(Left { header, bytes: block });
+            let block = bytes[offset..offset + entries.offset()].to_vec();
+            found.entry(header.at.segment).or_default().push(Left { header, entries: count, bytes: block });
         }
     }
     for blocks in found.values_mut() {

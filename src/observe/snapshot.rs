@@ -126,6 +126,8 @@ counters! {
     pub journal_read_backs: u64,
     /// Segments freed.
     pub journal_freed: u64,
+    /// Segments whose unsettled records were rewritten densely into one, so that the others could be freed.
+    pub journal_rewritten: u64,
     /// Errors of journal files.
     pub journal_errors: u64,
     /// Turns of the loop.

@@ -296,6 +296,9 @@ impl Shard {
                 self.journals[journal.0 as usize].journal.handle_synced(segment, result);
             }
             Completion::SegmentFreed { .. } => {}
+            Completion::Rewrite { journal, work, result, .. } => {
+                self.handle_rewrite(now, usize::from(journal.0), work, result);
+            }
             Completion::ReadBack { journal, segment, offset, buffer, result } => {
                 let state = &mut self.journals[journal.0 as usize];
                 let at = Position { segment, offset };

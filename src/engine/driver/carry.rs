@@ -72,6 +72,13 @@ impl<C: Core> Driver<C> {
                     Completion::SegmentFreed { journal, segment }
                 });
             }
+            Op::Rewrite { journal, segment, work } => {
+                self.cold(journal, async move |files: &SegmentFiles| {
+                    let (result, work) = files.rewrite(segment, work).await;
+                    let result = result.map_err(|error| errno(&error));
+                    Completion::Rewrite { journal, segment, work, result }
+                });
+            }
             Op::ReadBack { journal, segment, offset, buffer } => {
                 self.cold(journal, async move |files: &SegmentFiles| {
                     let (result, buffer) = files.read_back(segment, offset, buffer).await;

@@ -7,7 +7,7 @@ use super::{
 use crate::config::Durability;
 use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, EntryHeader, Kind, OriginPayload, Position,
-    RECORD_PREFIX_BYTES, RecordPayload, Seal, entry_bytes, round_up,
+    RECORD_PREFIX_BYTES, RecordPayload, Seal, entry_bytes, round_up, u32_at,
 };
 use crate::journal::segment::Segment;
 use crate::shard::Now;
@@ -50,7 +50,7 @@ impl Journal {
         .encode_prefix();
         let (number, at) = self.write_entry(Kind::Record, record.flags, lane, &[&prefix, record.key, record.data]);
         if let Some(segment) = self.segments.back_mut() {
-            segment.add(number);
+            segment.add(number, bytes);
         }
         Ok((number, at))
     }
@@ -76,10 +76,12 @@ impl Journal {
     pub fn settle(&mut self, number: u64, origin: OriginRef, at: Location) {
         let segment = self.extents[at.extent as usize].segment;
         if self.on_disk() {
+            let bytes = entry_bytes(u32_at(self.extent_memory(at.extent, at.offset as usize), 4) as usize);
             let index = self.segments.partition_point(|s| s.number < segment);
-            let settled = self.segments.get_mut(index).is_some_and(|s| s.number == segment && s.settle(number));
+            let settled = self.segments.get_mut(index).is_some_and(|s| s.number == segment && s.settle(number, bytes));
             assert!(settled, "record {number} of segment {segment} is settled once");
             self.marks.push(number);
+            self.rewriting.note_change();
         }
         if !self.ids.is_empty() {
             self.ids.remove(&number); // only ids of earlier starts: mostly there are none
@@ -160,6 +162,7 @@ impl Journal {
             self.unsynced.push_back(self.current_segment_number());
         }
         let prepared = self.prepared.take().expect("checked above");
+        self.rewriting.note_change();
         self.segments.push_back(Segment::new(prepared.number, prepared.nonce, self.next_number, self.physical));
         Ok((prepared.number, self.physical))
     }
@@ -172,7 +175,8 @@ impl Journal {
             first_number: self.next_number,
             epoch_id: self.epoch_id,
             watermark: self.watermark,
-            oldest_segment: self.segments.front().map_or(0, |segment| segment.number),
+            oldest_segment: self.oldest_segment(),
+            dense: None,
         };
         self.memory.write(self.memory_offset(extent) + start as usize, &header.encode());
         self.open =

@@ -17,7 +17,10 @@ impl Journal {
     /// The block in which a record at `at` lies, as a place to start a scan from.
     pub fn position(&self, at: Location) -> Position {
         let extent = &self.extents[at.extent as usize];
-        Position { segment: extent.segment, offset: extent.base }
+        match extent.moved {
+            true => Position { segment: extent.segment, offset: 0 },
+            false => Position { segment: extent.segment, offset: extent.base },
+        }
     }
 
     /// Starts a walk at the beginning of a block.
@@ -73,7 +76,7 @@ impl Journal {
             // The oldest segments may have been freed under the walk.
             let index = self.segments.partition_point(|s| s.number < scan.at.segment);
             let Some(segment) = self.segments.get(index) else { return Step::Tail };
-            if segment.number > scan.at.segment {
+            if segment.number > scan.at.segment || scan.at.offset == 0 {
                 scan.at = segment.first_position();
             }
             if let Some((extent, offset)) = self.resident(scan.at) {
@@ -99,7 +102,7 @@ impl Journal {
                 scan.at = self.segments[index + 1].first_position();
                 continue;
             }
-            if self.heap_extents() < self.heap_extents_max() {
+            if self.heap_extents() < self.heap_extents_max() && !self.rewriting.is_replacing(scan.at.segment) {
                 scan.reading = true;
                 self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
@@ -137,7 +140,7 @@ impl Journal {
         let found = self.extents.iter().enumerate().find(|(index, extent)| {
             let used = extent.end > 0 || self.current == Some(*index as u32);
             let open_end = extent.base + extent.end + u32::from(self.current == Some(*index as u32));
-            used && extent.segment == at.segment && (extent.base..open_end).contains(&at.offset)
+            used && !extent.moved && extent.segment == at.segment && (extent.base..open_end).contains(&at.offset)
         });
         found.map(|(index, extent)| (index as u32, at.offset - extent.base))
     }
@@ -223,15 +226,27 @@ impl Journal {
             }
         }
         let Some(epoch_id) = epoch_id else {
-            // Damage: look for the next block one physical block on.
-            tracing::error!(
-                "journal of core {}: no block at {} of segment {}",
-                self.options.core,
-                at.offset,
-                at.segment
-            );
-            self.counters.journal_errors += 1;
-            scan.at.offset = (at.offset + physical).min(segment_end);
+            // Damage, or what a loss of power has left behind a hole: on to the next block.
+            let is_block = |start: &usize| {
+                let here = Position { segment: at.segment, offset: at.offset + *start as u32 };
+                BlockHeader::decode(&buffer[*start..])
+                    .is_some_and(|(found, _)| found.nonce == nonce && found.at == here)
+            };
+            let next = (physical as usize..buffer.len()).step_by(physical as usize).find(is_block);
+            let skipped = next.unwrap_or(buffer.len()).max(physical as usize) as u32;
+            // What the start found it has told.
+            let told = at.segment < self.first_own_segment && self.report.torn + self.report.damaged > 0;
+            if !told {
+                tracing::error!(
+                    "journal of core {}: no block at {} to {} of segment {}",
+                    self.options.core,
+                    at.offset,
+                    at.offset + skipped,
+                    at.segment
+                );
+                self.counters.journal_errors += 1;
+            }
+            scan.at.offset = (at.offset + skipped).min(segment_end);
             return;
         };
         buffer.truncate(end);

@@ -17,6 +17,7 @@ impl Journal {
         }
         self.write_marks(now);
         self.free(now, ops);
+        self.rewrite(now, ops);
         if self.is_seal_due(now, waiting) {
             self.seal();
         }
@@ -129,17 +130,20 @@ impl Journal {
     /// Gives up the oldest segments once they are settled. Their marks may lie in one that is given up with them, and files are
     /// put aside in no order: so a block must first say, as safely as the level promises, where the log begins now.
     pub(super) fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
+        let journal = self.id;
+        ops.extend(self.freeing_replaced.drain(..).map(|segment| Op::FreeSegment { journal, segment }));
         let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
             let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
-            if !idle || self.unsynced.contains(&oldest.number) {
+            if !idle || self.unsynced.contains(&oldest.number) || self.rewriting.holds(oldest.number) {
                 break;
             }
             if self.current.is_some_and(|current| self.extents[current as usize].segment == oldest.number) {
                 break;
             }
             let oldest = self.segments.pop_front().expect("checked above");
+            self.rewriting.forget(oldest.number);
             self.counters.journal_freed += 1;
             self.freeing.push_back(oldest.number);
         }
@@ -161,7 +165,6 @@ impl Journal {
             }
         };
         if said < self.durable_below() {
-            let journal = self.id;
             ops.extend(self.freeing.drain(..).map(|segment| Op::FreeSegment { journal, segment }));
         }
     }
@@ -193,7 +196,7 @@ impl Journal {
         let seal =
             self.open.as_ref().filter(|open| open.entries > 0).map(|open| open.opened_ns + self.write_after_ns());
         let prepare = self.prepared.as_ref().and_then(|prepared| prepared.retry_ns);
-        [seal, prepare, self.retry_commits_ns].into_iter().flatten().min()
+        [seal, prepare, self.retry_commits_ns, self.look_for_run_ns()].into_iter().flatten().min()
     }
 
     /// A clean stop: everything that is in memory goes to disk. Done when [`Journal::is_flushed`].
@@ -201,6 +204,7 @@ impl Journal {
         if self.on_disk() {
             self.write_marks(now);
             self.free(now, ops);
+            self.end_rewrite(ops);
             self.seal();
             self.submit_commits(now, ops);
             if !self.marks.is_empty() {
@@ -217,6 +221,7 @@ impl Journal {
                 && self.sealed.is_empty()
                 && self.in_flight.is_empty()
                 && !self.syncing
+                && !self.rewriting.is_under_way()
                 && self.prepared.as_ref().is_none_or(|prepared| prepared.ready || prepared.retry_ns.is_some())
     }
 
