@@ -398,8 +398,19 @@ fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
 }
 
 fn verified_json(view: &View) -> Value {
-    let Report { epoch, clean, segments, bytes, recovered, parked, finished_blocks, damaged, torn, alarms } =
-        view.report();
+    let Report {
+        epoch,
+        clean,
+        segments,
+        bytes,
+        recovered,
+        parked,
+        finished_blocks,
+        unwritten_blocks: _, // of those
+        damaged,
+        torn,
+        alarms,
+    } = view.report();
     json!({
         "directory": view.directory().display().to_string(),
         "epoch": epoch.saturating_sub(1),

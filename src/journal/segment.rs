@@ -20,6 +20,10 @@ pub(super) struct Segment {
     pub unwritten: u32,
     /// Reads under way.
     pub reads: u32,
+    /// Nothing more goes into it, though there is room.
+    pub closed: bool,
+    /// A write or sync of it failed: its file is not used again.
+    pub failed: bool,
     /// Records that are neither delivered nor discarded.
     pub unsettled: u64,
     /// Bytes of their entries.
@@ -41,6 +45,8 @@ impl Segment {
             end: physical,
             unwritten: 0,
             reads: 0,
+            closed: false,
+            failed: false,
             unsettled: 0,
             live_bytes: 0,
             waiting: Bits::default(),

@@ -261,7 +261,8 @@ impl World {
                 self.disk.prepare(segment, bytes, header, sync);
             }
             Op::SyncSegment { segment, .. } => self.disk.sync(segment),
-            Op::FreeSegment { segment, .. } => self.disk.free(segment),
+            Op::FreeSegment { segment, reuse: true, .. } => self.disk.free(segment),
+            Op::FreeSegment { segment, .. } => drop(self.disk.segments.remove(&segment).expect("a file that is there")),
             Op::Rewrite { segment, ref work, .. } => self.disk.rewrite(segment, work),
             _ => {}
         }
@@ -279,6 +280,11 @@ impl World {
             self.carry_out(&pending);
         } else {
             self.count("failed operation");
+            if let Op::Commit { segment, offset, .. } = pending.op {
+                // Nobody knows what of it is there, nor for how long.
+                let part = self.disk.rng.usize(..=pending.data.len() / 512) * 512;
+                self.disk.write(segment, offset as usize, &pending.data[..part], false);
+            }
         }
         self.count(match pending.op {
             Op::Commit { .. } => "committed",
@@ -306,6 +312,7 @@ impl World {
                 });
                 journal.handle_read_back(now, &mut self.scan, Position { segment, offset }, buffer, result);
             }
+            Op::FreeSegment { segment, .. } => journal.handle_freed(segment),
             Op::Rewrite { mut work, .. } => {
                 if let Rewrite::Read { from, offset, buffer } = &mut work {
                     let start = *offset as usize;
@@ -367,7 +374,8 @@ impl World {
 
     pub fn segments(&mut self) -> u64 {
         let mut snapshot = JournalSnapshot::default();
-        self.journal().snapshot(&mut snapshot);
+        let now = self.now;
+        self.journal().snapshot(now, &mut snapshot);
         snapshot.segments
     }
 

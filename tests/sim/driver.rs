@@ -116,6 +116,7 @@ impl World {
             | Op::PrepareSegment { journal, .. }
             | Op::SyncSegment { journal, .. }
             | Op::FreeSegment { journal, .. }
+            | Op::Rewrite { journal, .. }
             | Op::ReadBack { journal, .. } => {
                 let &directory = self.directories.get(usize::from(journal.0)).ok_or("a journal that there is not")?;
                 let Some(shard) = &self.shard else { return Ok(()) };
@@ -431,6 +432,7 @@ impl World {
             }
             Done::Prepared { journal, segment } => Completion::SegmentPrepared { journal, segment, result: Ok(()) },
             Done::Synced { journal, segment } => Completion::SegmentSynced { journal, segment, result: Ok(()) },
+            Done::Rewrite { journal, segment, work, result } => Completion::Rewrite { journal, segment, work, result },
             Done::Freed { journal, segment } => Completion::SegmentFreed { journal, segment },
             Done::ReadBack { journal, segment, offset, buffer, result } => {
                 Completion::ReadBack { journal, segment, offset, buffer, result }

@@ -11,10 +11,11 @@
 //! Memory is bounded by one piece that is read, the blocks that are made of it, and 8 bytes a record kept.
 
 use super::dense::{DenseBlocks, NoRoom};
-use super::{Journal, Location, Scan, describe};
+use super::trouble::{Trouble, describe};
+use super::{Journal, Location, Scan};
 use crate::journal::format::{
     BlockHeader, Entries, Entry, EntryHeader, Kind, OriginPayload, Position, RecordPayload, SegmentHeader, entry_bytes,
-    round_up, u64_at,
+    round_up, u32_at, u64_at,
 };
 use crate::journal::segment::Segment;
 use crate::shard::{Now, Op, Rewrite};
@@ -139,7 +140,7 @@ struct Run {
     /// Bytes were met that hold no block or no entry.
     damaged: bool,
     /// Files to be freed in the end.
-    freed: Vec<u64>,
+    freed: Vec<(u64, bool)>,
     /// A buffer to be used again.
     buffer: Vec<u8>,
 }
@@ -212,7 +213,8 @@ impl Journal {
         let capacity = room.checked_sub(extra as u64)?;
         let (mut start, mut live, mut best) = (0, 0, 0..0);
         for (index, segment) in self.segments.iter().enumerate().take(self.segments.len().saturating_sub(1)) {
-            if segment.unwritten > 0 || self.unsynced.contains(&segment.number) {
+            let needed = self.unsynced.contains(&segment.number) || self.is_kept_for_move(segment.number);
+            if segment.unwritten > 0 || needed || !self.is_file_ready(segment.number) {
                 (start, live) = (index + 1, 0);
                 continue;
             }
@@ -299,6 +301,11 @@ impl Journal {
         if !all_read {
             if source.number > run.source.segment || run.source.offset == 0 {
                 run.source = source.first_position();
+            }
+            if run.source.offset >= source.end {
+                // All of it moved to another segment.
+                run.source = Position { segment: source.number + 1, offset: 0 };
+                return self.next_copy(run);
             }
             let most = source.block_bytes.max(self.options.block_bytes);
             let mut buffer = std::mem::take(&mut run.buffer);
@@ -415,8 +422,7 @@ impl Journal {
             }
             Err(errno) => {
                 // A later sync that succeeds would prove nothing. The old files stay: whatever the next start finds, all is there.
-                self.counters.journal_errors += 1;
-                self.fail(format!("the directory cannot be synced: {}", describe(errno)));
+                self.fail(Trouble::Directory, run.last, errno);
                 self.rewriting.ended = true;
             }
         }
@@ -468,7 +474,8 @@ impl Journal {
         let Entry { header, payload, .. } = *entry;
         run.last_number = run.last_number.max(header.number);
         match header.kind {
-            Kind::Origin => Ok(()), // written down anew before the first record
+            // After a loss of power a later segment may have records of an origin, and not its definition.
+            Kind::Origin => self.copy_origin(run, u32_at(payload, 0), header.number),
             Kind::Record => {
                 let holder = self.holder(header.number).filter(|holder| holder.number == self.segments[index].number);
                 let again = run.numbers.last().is_some_and(|last| *last >= header.number);
@@ -498,9 +505,14 @@ impl Journal {
         }
     }
 
+    /// Writes down, once, who sent records that wait.
     fn copy_origin(&self, run: &mut Run, id: u32, number: u64) -> Result<(), NoRoom> {
-        let Some(origin) = self.origin_ids.get(&id).filter(|_| run.origins.insert(id)) else { return Ok(()) };
-        let origin = &self.origins[origin.0 as usize];
+        let Some(origin) = self.origin_ids.get(&id).map(|origin| &self.origins[origin.0 as usize]) else {
+            return Ok(());
+        };
+        if origin.unsettled == 0 || !run.origins.insert(id) {
+            return Ok(());
+        }
         let payload = OriginPayload { origin: id, source: &origin.source, name: &origin.name };
         let header = EntryHeader { kind: Kind::Origin, flags: 0, lane: origin.lane, number };
         run.out.push(header, &[&payload.encode_prefix(), origin.source.as_bytes(), origin.name.as_bytes()])
@@ -547,7 +559,7 @@ impl Journal {
         dense.live_bytes = self.segments.range(from..to).map(|s| s.live_bytes).sum();
         debug_assert_eq!(dense.unsettled, self.segments.range(from..to).map(|s| s.unsettled).sum::<u64>());
         self.counters.journal_rewritten += (to - from) as u64;
-        run.freed = self.segments.drain(from..to - 1).map(|s| s.number).collect();
+        run.freed = self.segments.drain(from..to - 1).map(|s| (s.number, !s.failed)).collect();
         self.segments[from] = dense;
         if from == 0 {
             self.rewriting.oldest_kept = Some(run.segments());
@@ -567,8 +579,7 @@ impl Journal {
         let extents = [scan.extent.map(|(extent, _)| extent), scan.left].into_iter().flatten();
         let mut at = scan.at;
         if let Some((extent, offset)) = scan.extent {
-            let place = &self.extents[extent as usize];
-            at = Position { segment: place.segment, offset: place.base + offset };
+            at = self.block_position(extent, offset);
         }
         let released: Vec<u32> = extents.filter(|extent| self.extents[*extent as usize].moved).collect();
         for extent in released {
