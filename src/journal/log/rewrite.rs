@@ -172,7 +172,7 @@ impl Journal {
     /// Looks for a run if one is needed, and asks for the next step of a rewrite that is under way.
     pub(super) fn rewrite(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         if self.rewriting.run.is_none() {
-            if !self.look_for_run_ns().is_some_and(|at| at <= now.mono_ns) {
+            if self.look_for_run_ns().is_none_or(|at| at > now.mono_ns) {
                 return;
             }
             self.rewriting.changed = false;
