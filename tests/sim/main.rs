@@ -40,7 +40,7 @@ const SEEDS: u64 = 2_000;
 const WORLD_MAX: Duration = Duration::from_secs(120);
 
 /// What every run of [`SEEDS`] worlds must have seen, or it proves less than it says.
-const MUST_HAPPEN: [&str; 38] = [
+const MUST_HAPPEN: [&str; 40] = [
     "accept failed",
     "acknowledged over HTTP",
     "answer garbled",
@@ -54,6 +54,7 @@ const MUST_HAPPEN: [&str; 38] = [
     "connect not answered",
     "connect refused",
     "connections reset",
+    "crash in a rewrite",
     "freed segment back after a power cut",
     "hang-up of an open port",
     "http machine half-closed",
@@ -73,6 +74,7 @@ const MUST_HAPPEN: [&str; 38] = [
     "refused over HTTP",
     "reset by a machine",
     "row recognised by its key",
+    "run of segments rewritten",
     "segment freed",
     "segment half prepared at a crash",
     "slow answers",
