@@ -63,7 +63,8 @@ pub struct Disk {
     epochs: BTreeMap<u64, Vec<u8>>,
     blocks: BTreeMap<String, BlockFile>,
     pub quarantined: Vec<String>,
-    operations: Vec<Option<Operation>>,
+    operations: BTreeMap<usize, Operation>,
+    begun: usize,
     /// Longest ordinary operation.
     pub delay_ns: u64,
     /// Calls that change something, until the process is killed in the middle of one.
@@ -84,7 +85,8 @@ impl Disk {
             epochs: BTreeMap::new(),
             blocks: BTreeMap::new(),
             quarantined: Vec::new(),
-            operations: Vec::new(),
+            operations: BTreeMap::new(),
+            begun: 0,
             delay_ns: MS,
             fuse: None,
         }
@@ -132,9 +134,10 @@ impl Disk {
             other => return Err(format!("not a disk's operation: {other:?}")),
         };
         say!(cx, "disk: begin {}", operation.describe());
-        self.operations.push(Some(operation));
+        self.begun += 1;
+        self.operations.insert(self.begun, operation);
         let delay = cx.rng.u64(US..=self.delay_ns);
-        cx.after(delay, Event::Disk { directory: self.directory, operation: self.operations.len() - 1 });
+        cx.after(delay, Event::Disk { directory: self.directory, operation: self.begun });
         Ok(())
     }
 
@@ -145,11 +148,11 @@ impl Disk {
     /// Whether nothing is in flight that room for entries could wait for.
     pub fn is_calm(&self) -> bool {
         let holds_up = |work: &Work| matches!(work, Work::Commit { .. } | Work::Prepare { .. });
-        !self.operations.iter().flatten().any(|operation| !operation.orphan && holds_up(&operation.work))
+        !self.operations.values().any(|operation| !operation.orphan && holds_up(&operation.work))
     }
 
     fn in_flight(&self, segment: u64) -> impl Iterator<Item = &Operation> {
-        self.operations.iter().flatten().filter(move |operation| !operation.orphan && operation.segment == segment)
+        self.operations.values().filter(move |operation| !operation.orphan && operation.segment == segment)
     }
 
     /// A block's range must be aligned, inside, and never written before.
@@ -177,7 +180,7 @@ impl Disk {
     }
 
     fn memory_is_free(&self, memory: &BlockFile, from: usize, bytes: usize) -> Result<(), String> {
-        for operation in self.operations.iter().flatten() {
+        for operation in self.operations.values() {
             if let Work::Commit { memory: other, memory_offset, data, .. } = &operation.work
                 && Rc::ptr_eq(memory, other)
                 && *memory_offset < from + bytes
@@ -211,7 +214,7 @@ impl Disk {
     /// # Errors
     /// In words, if the memory under a commit changed.
     pub fn finish(&mut self, cx: &mut Context, operation: usize) -> Result<Option<Done>, String> {
-        let Some(operation) = self.operations[operation].take() else { return Ok(None) };
+        let Some(operation) = self.operations.remove(&operation) else { return Ok(None) };
         say!(cx, "disk: {}{}", if operation.orphan { "late " } else { "" }, operation.describe());
         let Operation { journal, segment, work, orphan } = operation;
         let done = match work {
@@ -288,17 +291,15 @@ impl Disk {
     /// The process is killed; with `power` the machine goes down.
     pub fn crash(&mut self, cx: &mut Context, power: bool) {
         self.fuse = None;
-        for index in 0..self.operations.len() {
-            let Some(operation) = &mut self.operations[index] else { continue };
+        for (index, mut operation) in std::mem::take(&mut self.operations) {
             let late = !power && cx.chance(30) && matches!(operation.work, Work::Commit { .. } | Work::Sync);
             if late {
                 operation.orphan = true; // its event is still due
                 cx.stats.count("write landed after the kill");
+                self.operations.insert(index, operation);
                 continue;
             }
-            if let Some(operation) = self.operations[index].take() {
-                self.abandon(cx, operation);
-            }
+            self.abandon(cx, operation);
         }
         if power {
             self.lose_power(cx);
@@ -541,7 +542,7 @@ mod tests {
         let memory = disk.create_blocks(Some("b"), 8192).unwrap();
         memory.write(0, &[7; 8192]);
         disk.begin(&mut cx, prepare(1), &memory).unwrap();
-        disk.finish(&mut cx, 0).unwrap();
+        disk.finish(&mut cx, 1).unwrap();
         (cx, disk, memory)
     }
 
@@ -570,7 +571,7 @@ mod tests {
             assert!(disk.begin(&mut cx, op, &memory).is_err(), "{bad}");
         }
         memory.write(100, &[8]);
-        assert!(disk.finish(&mut cx, 1).is_err(), "the memory changed");
+        assert!(disk.finish(&mut cx, 2).is_err(), "the memory changed");
     }
 
     #[test]
@@ -581,7 +582,7 @@ mod tests {
             disk.begin(&mut cx, commit(0, 1, 512, 1024), &memory).unwrap();
             disk.crash(&mut cx, false);
             let landed = bytes(&mut disk)[512..1536].iter().filter(|&&byte| byte == 7).count();
-            assert!(disk.finish(&mut cx, 1).unwrap().is_none(), "nobody hears of it");
+            assert!(disk.finish(&mut cx, 2).unwrap().is_none(), "nobody hears of it");
             let later = bytes(&mut disk)[512..1536].iter().filter(|&&byte| byte == 7).count();
             assert!(bytes(&mut disk)[1536..].iter().all(|&byte| byte == 0));
             assert!(disk.open_blocks("b").unwrap().is_some());
@@ -599,7 +600,7 @@ mod tests {
             disk.begin(&mut cx, commit(0, 1, 512, 512), &memory).unwrap();
             disk.begin(&mut cx, Op::SyncSegment { journal: J, segment: 1 }, &memory).unwrap();
             disk.begin(&mut cx, commit(512, 1, 1024, 512), &memory).unwrap();
-            for operation in 1..4 {
+            for operation in 2..5 {
                 disk.finish(&mut cx, operation).unwrap();
             }
             // The third was finished after the sync.

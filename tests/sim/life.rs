@@ -65,6 +65,8 @@ impl World {
             }
         }
         self.check_recovered(recovered)?;
+        // What the last process left was made durable now, at every level that has a disk.
+        (self.safe_ns, self.marked_safe) = (self.cx.now_ns, self.marked_before);
         self.directories = directories;
         let setup = Setup {
             settings: Arc::clone(&self.plan.settings),
@@ -86,13 +88,16 @@ impl World {
 
     /// What a start finds must be all that was counted and not delivered, and nothing that was counted as delivered.
     fn check_recovered(&self, recovered: u64) -> Result<(), String> {
+        if !self.plan.has_disk() {
+            return Ok(());
+        }
         let (kept, rows, delivered) = (self.kept_before, self.oracle.rows, self.marked_before);
-        let possible = self.oracle.possible();
-        let (least, most) = (kept.saturating_sub(rows), possible - delivered);
+        let (possible, due) = (self.oracle.possible(), self.oracle.due());
+        let (least, most) = (kept.saturating_sub(rows).max(due), possible - delivered);
         if recovered < least || recovered > most {
             return Err(format!(
                 "recovered {recovered}, not between {least} and {most}: {kept} counted, {possible} handed in, {rows} rows, \
-                 {delivered} marked as delivered"
+                 {delivered} marked as delivered, {due} due"
             ));
         }
         Ok(())
@@ -140,16 +145,23 @@ impl World {
             disk.crash(&mut self.cx, power);
         }
         if power {
-            self.oracle.power_cut();
-            self.receiver.power_cut();
-            (self.kept_before, self.marked_before) = (0, 0);
+            self.forget();
         }
+    }
+
+    /// What was in memory alone is lost, and the oracle does not ask for it.
+    fn forget(&mut self) {
+        say!(self.cx, "what came after {} ms need not have survived", self.safe_ns / MS);
+        self.oracle.power_cut(self.safe_ns);
+        self.receiver.power_cut(self.safe_ns);
+        (self.kept_before, self.marked_before) = (0, self.marked_before.min(self.marked_safe));
     }
 
     /// After the end of a process, however it came.
     fn gone(&mut self) {
         self.delivered_before += self.terms.delivered;
         self.marked_before += std::mem::take(&mut self.marked);
+        self.marked_at.clear();
         self.kept_before += self.terms.received - self.terms.rejected;
         self.terms = Terms::default();
         let [http, streams] = std::mem::take(&mut self.turned_away).map(|count| count > 0);

@@ -27,6 +27,17 @@ enum State {
 struct Expected {
     shown: Vec<u8>,
     state: State,
+    /// When the counters first accounted for it; `u64::MAX` until then.
+    counted_ns: u64,
+    /// A machine was told that it is safe, at level `power`: it survives whatever comes.
+    promised: bool,
+}
+
+impl Expected {
+    /// Whether a loss of power must leave it, if all that was counted up to `safe_ns` is durable.
+    fn survives(&self, safe_ns: u64) -> bool {
+        self.state == State::Sure && (self.promised || self.counted_ns <= safe_ns)
+    }
 }
 
 struct Lane {
@@ -84,6 +95,8 @@ pub struct Handed {
 
 pub struct Oracle {
     body: Body,
+    /// An acknowledgement means that the record survives a loss of power.
+    power: bool,
     lanes: Vec<Lane>,
     names: BTreeMap<String, usize>,
     intakes: BTreeMap<ConnId, (usize, Intake)>,
@@ -99,9 +112,10 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn new(body: Body) -> Self {
+    pub fn new(body: Body, power: bool) -> Self {
         Self {
             body,
+            power,
             lanes: Vec::new(),
             names: BTreeMap::new(),
             intakes: BTreeMap::new(),
@@ -161,7 +175,9 @@ impl Oracle {
         let mut whole = 0;
         let expected = &mut self.lanes[*lane].expected;
         let before = expected.len();
-        let mut add = |shown| expected.push(Expected { shown, state: State::Fresh });
+        let mut add = |shown| {
+            expected.push(Expected { shown, state: State::Fresh, counted_ns: u64::MAX, promised: false });
+        };
         match intake {
             Intake::Stream(framer, marks) => {
                 let body = self.body;
@@ -212,11 +228,12 @@ impl Oracle {
 
     /// The shard's counters account for all that was handed in; since they last did, it turned some records away: of
     /// HTTP machines, of streams.
-    pub fn counted(&mut self, refused_http: bool, rejected_streams: bool) {
+    pub fn counted(&mut self, now_ns: u64, refused_http: bool, rejected_streams: bool) {
         for (lane, index) in std::mem::take(&mut self.fresh) {
             let lane = &mut self.lanes[lane];
             let unknown = if lane.http { refused_http } else { rejected_streams };
             let entry = &mut lane.expected[index];
+            entry.counted_ns = now_ns;
             if entry.state == State::Fresh {
                 entry.state = if unknown { State::Maybe } else { State::Sure };
             }
@@ -238,21 +255,29 @@ impl Oracle {
         self.handed = Handed::default();
     }
 
-    /// The power was cut: at level `process` nothing that was not delivered must arrive any more, but may.
-    pub fn power_cut(&mut self) {
+    /// The memory of the machine is lost: of what was not delivered, what was not durable need not arrive any more, but may.
+    /// All that was counted up to `safe_ns` was durable.
+    pub fn power_cut(&mut self, safe_ns: u64) {
         self.was_cut = true;
         for lane in &mut self.lanes {
-            lane.cut = lane.http;
+            lane.cut = lane.http && !self.power;
             let done = lane.positions.first().copied().unwrap_or(0);
-            for entry in lane.expected.iter_mut().skip(done).filter(|entry| entry.state != State::Refused) {
-                entry.state = State::Maybe;
-            }
-            for entry in lane.expected.iter_mut().take(done).filter(|entry| entry.state == State::Sure) {
-                if lane.http && !lane.arrived.contains(&entry.shown) {
+            for (index, entry) in lane.expected.iter_mut().enumerate() {
+                let delivered = index < done && (!lane.http || lane.arrived.contains(&entry.shown));
+                if !delivered && entry.state != State::Refused && !entry.survives(safe_ns) {
                     entry.state = State::Maybe;
                 }
             }
         }
+    }
+
+    /// Records that must arrive and have not.
+    pub fn due(&self) -> u64 {
+        let due = |lane: &Lane| {
+            let done = lane.positions.last().copied().unwrap_or(0);
+            lane.expected[done..].iter().filter(|entry| entry.state == State::Sure).count() as u64
+        };
+        self.lanes.iter().map(due).sum()
     }
 
     /// All records that may arrive, in all lives.
@@ -277,6 +302,7 @@ impl Oracle {
             return Err(format!("{name}: 201 after a refusal"));
         }
         entry.state = State::Sure;
+        entry.promised = self.power;
         Ok(())
     }
 
@@ -320,6 +346,34 @@ impl Oracle {
             return Err(lane.mismatch(data));
         }
         lane.positions = next;
+        lane.rows += 1;
+        if lane.http {
+            lane.arrived.insert(data.to_vec());
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// A row of a request that was sent before a power cut and lands after it.
+    ///
+    /// # Errors
+    /// If it must not arrive.
+    pub fn late_row(&mut self, name: &str, data: &[u8]) -> Result<(), String> {
+        let Some(&lane) = self.names.get(name) else { return self.stray(data) };
+        let lane = &mut self.lanes[lane];
+        // The shard knows nothing of this row. If it still has the record, the row is the lane's next; else it is out of order,
+        // and what looks alike may be either.
+        let reachable: BTreeSet<usize> = lane.positions.iter().flat_map(|&from| lane.reachable(from)).collect();
+        let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state == State::Sure && e.shown == data);
+        let next: Vec<usize> = reachable.into_iter().filter(matches).map(|at| at + 1).collect();
+        if next.is_empty() {
+            return self.stray(data);
+        }
+        let unique = inspect(data).is_some();
+        if unique {
+            return self.row(name, data);
+        }
+        lane.positions.extend(next);
         lane.rows += 1;
         if lane.http {
             lane.arrived.insert(data.to_vec());
@@ -425,7 +479,7 @@ mod tests {
     use super::*;
 
     fn oracle(records: &[&str]) -> Oracle {
-        let mut oracle = Oracle::new(Body::Raw);
+        let mut oracle = Oracle::new(Body::Raw, true);
         oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, false);
         hand(&mut oracle, records);
         oracle
@@ -454,7 +508,7 @@ mod tests {
             (&["a", "b", "c", "c"], false),
         ] {
             let mut oracle = oracle(&["a", "b", "c"]);
-            oracle.counted(false, false);
+            oracle.counted(0, false, false);
             assert_eq!(judge(&mut oracle, rows).is_ok(), good, "{rows:?}");
         }
     }
@@ -470,12 +524,12 @@ mod tests {
             (&["a", "b"], false),
         ] {
             let mut oracle = oracle(&["a"]);
-            oracle.counted(false, false);
+            oracle.counted(0, false, false);
             hand(&mut oracle, &["b", "c"]);
             oracle.gone(false, false);
             oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, false);
             hand(&mut oracle, &["x"]);
-            oracle.counted(false, false);
+            oracle.counted(0, false, false);
             assert_eq!(judge(&mut oracle, rows).is_ok(), good, "{rows:?}");
         }
     }
@@ -483,7 +537,7 @@ mod tests {
     #[test]
     fn records_that_look_alike_are_counted() {
         let mut oracle = oracle(&["1", "1"]);
-        oracle.counted(false, false);
+        oracle.counted(0, false, false);
         hand(&mut oracle, &["1", "1"]);
         oracle.gone(false, false);
         assert!(judge(&mut oracle, &["1"]).is_err());
@@ -495,7 +549,7 @@ mod tests {
 
     #[test]
     fn a_refused_record_must_not_arrive() {
-        let mut oracle = Oracle::new(Body::Raw);
+        let mut oracle = Oracle::new(Body::Raw, true);
         oracle.open_http(3, "h-1");
         oracle.http_request(3, 10, b"a");
         oracle.http_request(3, 20, b"b");

@@ -18,6 +18,8 @@ use std::time::Duration;
 pub enum Level {
     Memory,
     Process,
+    /// The default of the configuration.
+    Power,
 }
 
 /// Where in the shard's turn a kill falls.
@@ -130,7 +132,11 @@ impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_b0a7);
         let rng = &mut rng;
-        let level = if seed % 8 == 7 { Level::Memory } else { Level::Process };
+        let level = match seed % 8 {
+            0..=4 => Level::Power,
+            5 | 6 => Level::Process,
+            _ => Level::Memory,
+        };
         let body = *rng.choice(&[Body::Json, Body::Hex, Body::Base64, Body::Raw]).expect("some");
         let (sources, machines) = machines(rng, body);
         let (deliver, sequence, contract) = delivery(rng, body);
@@ -138,7 +144,7 @@ impl Plan {
         let physical = *rng.choice(&[512, 4096]).expect("some");
         let journal = journal(rng, level, block_bytes, physical);
         let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
-        let faults = faults(rng, level, seed % 8 == 5, &machines);
+        let faults = faults(rng, level, matches!(seed % 8, 1 | 3 | 5), &machines);
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
             header_timeout: Duration::from_secs(120),
@@ -162,7 +168,7 @@ impl Plan {
             weather: weather(rng),
             physical,
             block_bytes,
-            adopts: level == Level::Process && rng.u8(..5) == 0,
+            adopts: level != Level::Memory && rng.u8(..5) == 0,
             accept_fails: *rng.choice(&[0, 50]).expect("some"),
             closes_idle: *rng.choice(&[0, 30]).expect("some"),
             service_ns: *rng.choice(&[MS, 5 * MS, 30 * MS]).expect("some"),
@@ -315,7 +321,11 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
 fn journal(rng: &mut fastrand::Rng, level: Level, block_bytes: u32, physical: u32) -> Journal {
     let segment_bytes = u64::from(physical + block_bytes * rng.u32(2..=4));
     Journal {
-        durability: if level == Level::Memory { Durability::Memory } else { Durability::Process },
+        durability: match level {
+            Level::Memory => Durability::Memory,
+            Level::Process => Durability::Process,
+            Level::Power => Durability::Power,
+        },
         commit_every: Duration::from_millis(5),
         segment_bytes: segment_bytes.next_multiple_of(4096),
         // Room for all that the machines send, but for every fourth world.
@@ -349,7 +359,7 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
     ];
     rng.shuffle(&mut kinds);
     kinds.truncate(rng.usize(3..=6));
-    if level == Level::Process {
+    if level != Level::Memory {
         for _ in 0..*rng.choice(&[1, 1, 2, 3]).expect("some") {
             kinds.push(FaultKind::Kill(crash_point(rng)));
         }

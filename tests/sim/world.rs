@@ -7,14 +7,14 @@ use super::event::{ConnId, Event};
 use super::machines::{Doors, Listener, Machine, Port};
 use super::net::{Net, Peer, Read};
 use super::oracle::Oracle;
-use super::plan::{CrashPoint, Plan};
+use super::plan::{CrashPoint, Level, Plan};
 use super::receiver::Receiver;
 use crate::say;
 use ringest::config::SourceKind;
 use ringest::journal;
 use ringest::observe::snapshot::{RouteSnapshot, Terms};
 use ringest::shard::{ApiId, Shard, SourceId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// After the last fault, a world must come to rest within this.
 const REST_NS: u64 = 120 * S;
@@ -64,6 +64,11 @@ pub struct World {
     /// Delivered, with a mark that must have been written: in this life, and in earlier ones.
     pub marked: u64,
     pub marked_before: u64,
+    /// All that entered the journal up to then survives a loss of power; and how many of the marks do.
+    pub safe_ns: u64,
+    pub marked_safe: u64,
+    /// How many marks had been written by when, of those that may not be safe yet.
+    pub marked_at: VecDeque<(u64, u64)>,
 }
 
 impl World {
@@ -96,7 +101,7 @@ impl World {
             machines,
             doors,
             disks,
-            oracle: Oracle::new(plan.body),
+            oracle: Oracle::new(plan.body, plan.level == Level::Power),
             shard: None,
             life: 0,
             directories: Vec::new(),
@@ -118,6 +123,9 @@ impl World {
             kept_before: 0,
             marked: 0,
             marked_before: 0,
+            safe_ns: 0,
+            marked_safe: 0,
+            marked_at: VecDeque::new(),
             cx,
             plan,
         }
@@ -240,7 +248,7 @@ impl World {
         self.check_short()?;
         // While the disk holds it up, the journal may have no room for marks; what they settle goes out again after a kill.
         if self.disks.iter().all(Disk::is_calm) {
-            self.marked = self.terms.delivered;
+            self.now_calm();
         }
         if self.cx.stats.turns.is_multiple_of(SNAPSHOT_EVERY) {
             self.check_snapshot()?;
@@ -254,6 +262,22 @@ impl World {
             self.stopped()?;
         }
         Ok(())
+    }
+
+    /// With nothing in flight that it waits for, all marks are in blocks; and at level `power` a block that was begun
+    /// longer ago than `commit_every` has been written.
+    fn now_calm(&mut self) {
+        if self.terms.delivered > self.marked {
+            self.marked = self.terms.delivered;
+            self.marked_at.push_back((self.cx.now_ns, self.marked_before + self.marked));
+        }
+        if self.plan.level == Level::Power {
+            let written_ns = self.cx.now_ns - self.plan.settings.journal.commit_every.as_nanos() as u64;
+            self.safe_ns = self.safe_ns.max(written_ns);
+            while let Some((_, marked)) = self.marked_at.pop_front_if(|(at_ns, _)| *at_ns <= written_ns) {
+                self.marked_safe = marked;
+            }
+        }
     }
 
     fn event(&mut self, event: Event) -> Result<(), String> {
@@ -329,14 +353,18 @@ impl World {
         self.terms = terms;
         if !self.short && !self.stopping {
             let [http, streams] = [0, 1].map(|kind| self.turned_away[kind] > self.turned_away_before[kind]);
-            self.oracle.counted(http, streams);
+            self.oracle.counted(self.cx.now_ns, http, streams);
             self.turned_away_before = self.turned_away;
         }
         let journal = &self.plan.settings.journal;
+        // One beyond the limit is being prepared, ids and marks may begin a few, and each start takes one of its own. At level
+        // `power` an id or a mark that is written alone takes a whole physical block.
+        let mut beyond = (4 + u64::from(self.life)) * journal.segment_bytes;
+        if self.plan.level == Level::Power {
+            beyond += 2 * u64::from(self.plan.physical) * self.oracle.rows.max(terms.received);
+        }
         for disk in &self.disks {
-            // One beyond the limit is being prepared, ids and marks may begin a few, and each start takes one of its own.
-            let beyond = 4 + u64::from(self.life);
-            if disk.bytes() as u64 > journal.max_bytes + beyond * journal.segment_bytes {
+            if disk.bytes() as u64 > journal.max_bytes + beyond {
                 return Err(format!("{} B of segments, of {} B", disk.bytes(), journal.max_bytes));
             }
         }
@@ -371,8 +399,10 @@ impl World {
         let held = |conn: &super::net::Conn| {
             conn.shard_open && conn.link.is_some() && conn.peer != Peer::Receiver && conn.read != Read::Armed
         };
+        // A refusal is counted with its answer, which may wait for those of requests that came before it.
+        let waiting = self.plan.level == Level::Power && self.machines.iter().any(Machine::waits_for_answers);
         let answering = (0..self.net.conns.len()).any(|conn| self.net.sending(conn));
-        if answering || self.net.conns.iter().any(held) {
+        if answering || waiting || self.net.conns.iter().any(held) {
             return Ok(());
         }
         let handed = &mut self.oracle.handed;
@@ -385,7 +415,7 @@ impl World {
         }
         self.oracle.handed.http_records -= missing;
         let streams = self.turned_away[1] > self.turned_away_before[1];
-        self.oracle.counted(true, streams);
+        self.oracle.counted(self.cx.now_ns, true, streams);
         self.turned_away_before = self.turned_away;
         self.short = false;
         Ok(())
