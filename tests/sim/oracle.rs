@@ -104,9 +104,13 @@ pub struct Oracle {
     lives: u32,
     /// The power was cut.
     pub was_cut: bool,
+    /// Rows of records that no other looks like, by lane.
+    seen: BTreeSet<(usize, Vec<u8>)>,
     /// Rows out of order after a power cut, by what they show.
     strays: BTreeMap<Vec<u8>, usize>,
     pub handed: Handed,
+    /// Some of the fresh records of streams were turned away.
+    pub rejecting: bool,
     /// Rows at the receiver.
     pub rows: u64,
 }
@@ -122,8 +126,10 @@ impl Oracle {
             fresh: Vec::new(),
             lives: 0,
             was_cut: false,
+            seen: BTreeSet::new(),
             strays: BTreeMap::new(),
             handed: Handed::default(),
+            rejecting: false,
             rows: 0,
         }
     }
@@ -333,13 +339,15 @@ impl Oracle {
         if name == UNKNOWN && self.was_cut {
             return self.stray(data);
         }
-        let lane = *self.names.get(name).ok_or_else(|| format!("a row of a lane that never was: {name}"))?;
-        let lane = &mut self.lanes[lane];
+        let index = *self.names.get(name).ok_or_else(|| format!("a row of a lane that never was: {name}"))?;
+        self.once(index, data)?;
+        let rejecting = self.rejecting;
+        let lane = &mut self.lanes[index];
         let whole = inspect(data).is_none_or(|(_, _, whole)| whole);
         if self.body != Body::Json && data.len() < lane.bytes_max && !whole {
             return Err(format!("{name}: a row whose checksum is wrong: {}", shorten(data)));
         }
-        let reachable: BTreeSet<usize> = lane.positions.iter().flat_map(|&from| lane.reachable(from)).collect();
+        let reachable: BTreeSet<usize> = lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
         let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state != State::Refused && e.shown == data);
         let next: BTreeSet<usize> = reachable.iter().copied().filter(matches).map(|at| at + 1).collect();
         if next.is_empty() {
@@ -354,24 +362,28 @@ impl Oracle {
         Ok(())
     }
 
+    /// A record that can be told from all others has one row, whatever its key.
+    fn once(&mut self, lane: usize, data: &[u8]) -> Result<(), String> {
+        let fresh = inspect(data).is_none() || self.seen.insert((lane, data.to_vec()));
+        fresh.then_some(()).ok_or_else(|| format!("{}: a second row of {}", self.lanes[lane].name, shorten(data)))
+    }
+
     /// A row of a request that was sent before a power cut and lands after it.
     ///
     /// # Errors
     /// If it must not arrive.
     pub fn late_row(&mut self, name: &str, data: &[u8]) -> Result<(), String> {
-        let Some(&lane) = self.names.get(name) else { return self.stray(data) };
-        let lane = &mut self.lanes[lane];
-        // The shard knows nothing of this row. If it still has the record, the row is the lane's next; else it is out of order,
-        // and what looks alike may be either.
-        let reachable: BTreeSet<usize> = lane.positions.iter().flat_map(|&from| lane.reachable(from)).collect();
-        let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state == State::Sure && e.shown == data);
+        let Some(&index) = self.names.get(name) else { return self.stray(data) };
+        self.once(index, data)?;
+        let rejecting = self.rejecting;
+        let lane = &mut self.lanes[index];
+        // The shard knows nothing of this row. If it still has the record, the row is the lane's next and nothing stands for it
+        // later; if it has not, the row is out of order.
+        let reachable: BTreeSet<usize> = lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
+        let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state != State::Refused && e.shown == data);
         let next: Vec<usize> = reachable.into_iter().filter(matches).map(|at| at + 1).collect();
         if next.is_empty() {
             return self.stray(data);
-        }
-        let unique = inspect(data).is_some();
-        if unique {
-            return self.row(name, data);
         }
         lane.positions.extend(next);
         lane.rows += 1;
@@ -413,7 +425,7 @@ impl Oracle {
                 return Err(format!("{}: {} did not arrive", lane.name, shorten(&entry.shown)));
             }
             let all = lane.expected.len();
-            let done = lane.positions.iter().any(|&from| lane.reachable(from).contains(&all));
+            let done = lane.positions.iter().any(|&from| lane.reachable(from, false).contains(&all));
             if !done {
                 let from = lane.positions.iter().next_back().copied().unwrap_or(0);
                 let entry = &lane.expected[from];
@@ -433,7 +445,7 @@ impl Oracle {
 impl Lane {
     /// Positions that can be reached from one without a row: past refused records, and past the rest of those that were
     /// fresh at a kill.
-    fn reachable(&self, from: usize) -> Vec<usize> {
+    fn reachable(&self, from: usize, rejecting: bool) -> Vec<usize> {
         let mut reached = vec![from];
         let mut at = from;
         while let Some(entry) = self.expected.get(at) {
@@ -445,7 +457,7 @@ impl Lane {
                     at += self.expected[at..].iter().take_while(|e| same(e)).count();
                 }
                 // It may turn out to have been refused; if not, it is missed at the end.
-                State::Fresh if self.http => at += 1,
+                State::Fresh if self.http || rejecting => at += 1,
                 State::Fresh | State::Sure => break,
             }
             reached.push(at);

@@ -309,12 +309,11 @@ impl Receiver {
         }
     }
 
-    /// The shard may have forgotten ids that it had used: requests may now differ from earlier ones of the same key, but for
-    /// those whose id was durable, since all was that came up to `safe_ns`.
+    /// The shard may have forgotten ids that it had used, and who sent a record: requests may now differ from earlier ones of
+    /// the same key, but for those that first came while all was durable, up to `safe_ns`.
     pub fn power_cut(&mut self, safe_ns: u64) {
         self.cuts += 1;
-        let has_id = |key: &str| self.contract.sequence.is_some() && !key.ends_with("-seq");
-        self.requests.retain(|key, (_, first_ns)| *first_ns <= safe_ns || !has_id(key));
+        self.requests.retain(|key, (_, first_ns)| *first_ns <= safe_ns || key.ends_with("-seq"));
     }
 
     /// The service goes down: all its connections go with it.

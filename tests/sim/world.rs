@@ -323,6 +323,7 @@ impl World {
         let counters = shard.counters_mut();
         self.turned_away = [counters.http_unavailable, counters.rejected_full];
         let [refused, rejected] = self.turned_away;
+        self.oracle.rejecting = rejected > self.turned_away_before[1];
         if !terms.balance() {
             return Err(format!("the identity does not hold: {terms:?}"));
         }
