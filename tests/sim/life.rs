@@ -153,7 +153,7 @@ impl World {
     fn forget(&mut self) {
         say!(self.cx, "what came after {} ms need not have survived", self.safe_ns / MS);
         self.oracle.power_cut(self.safe_ns);
-        self.receiver.power_cut(self.safe_ns);
+        self.receiver.power_cut(self.cx.now_ns, self.safe_ns);
         (self.kept_before, self.marked_before) = (0, self.marked_before.min(self.marked_safe));
     }
 

@@ -79,6 +79,7 @@ pub struct Receiver {
     /// Every request by key, with the time at which it first came; after a power cut those alone that it must not change.
     requests: BTreeMap<String, (Vec<u8>, u64)>,
     cuts: u32,
+    cut_ns: u64,
     rows: BTreeMap<String, u64>,
     /// Records answered 201, those that it had already included.
     pub accepted: u64,
@@ -110,6 +111,7 @@ impl Receiver {
             sessions: BTreeMap::new(),
             requests: BTreeMap::new(),
             cuts: 0,
+            cut_ns: 0,
             rows: BTreeMap::new(),
             accepted: 0,
             made_for: BTreeMap::new(),
@@ -142,7 +144,7 @@ impl Receiver {
         while let Some(request) = http::request(&session.input).map_err(|error| format!("conn {conn}: {error}"))? {
             let bytes: Vec<u8> = session.input.drain(..request.bytes).collect();
             check(&self.contract, &session.host, &request)?;
-            check_identity(&mut self.requests, &request, bytes, session.cuts != self.cuts, cx.now_ns)?;
+            check_identity(&mut self.requests, &request, bytes, (session.cuts != self.cuts).then_some(self.cut_ns), cx.now_ns)?;
             session.requests.push_back((request, cx.now_ns));
             if session.requests.len() > self.contract.pipeline {
                 return Err(format!("conn {conn}: {} requests in flight", session.requests.len()));
@@ -311,8 +313,9 @@ impl Receiver {
 
     /// The shard may have forgotten ids that it had used, and who sent a record: requests may now differ from earlier ones of
     /// the same key, but for those that first came while all was durable, up to `safe_ns`.
-    pub fn power_cut(&mut self, safe_ns: u64) {
+    pub fn power_cut(&mut self, now_ns: u64, safe_ns: u64) {
         self.cuts += 1;
+        self.cut_ns = now_ns;
         self.requests.retain(|key, (_, first_ns)| *first_ns <= safe_ns || key.ends_with("-seq"));
     }
 
@@ -356,23 +359,24 @@ fn check(contract: &Contract, host: &str, request: &Request) -> Result<(), Strin
     Ok(())
 }
 
-/// Every request of a key has the same bytes. `late`: it was sent before a power cut.
+/// Every request of a key has the same bytes. One that was sent before a power cut (`late` is its time) knows nothing of those
+/// that first came after it.
 fn check_identity(
     known: &mut BTreeMap<String, (Vec<u8>, u64)>,
     request: &Request,
     bytes: Vec<u8>,
-    late: bool,
+    late: Option<u64>,
     now_ns: u64,
 ) -> Result<(), String> {
     let key = request.header("idempotency-key")?;
     match known.get(key) {
-        Some((before, _)) if *before != bytes => Err(format!(
+        Some((before, first_ns)) if *before != bytes && late.is_none_or(|cut_ns| *first_ns <= cut_ns) => Err(format!(
             "{key}: sent again with other bytes:\n{}\n{}",
             String::from_utf8_lossy(before),
             String::from_utf8_lossy(&bytes)
         )),
         Some(_) => Ok(()),
-        None if late => Ok(()),
+        None if late.is_some() => Ok(()),
         None => {
             known.insert(key.to_owned(), (bytes, now_ns));
             Ok(())
