@@ -4,6 +4,7 @@
 use super::context::{MS, US};
 use super::disk::Done;
 use super::event::{ConnId, End, Event};
+use super::http;
 use super::machines::Kind;
 use super::net::{Got, Peer, Read};
 use super::world::World;
@@ -92,8 +93,9 @@ impl World {
                 if bytes.is_empty() || self.net.sending(conn) || self.net.is_shut_down(conn) {
                     return Err(format!("send of {} B on conn {conn}, busy, shut down or nothing", bytes.len()));
                 }
-                if self.net.conns[conn].peer == Peer::Receiver {
-                    self.cx.stats.count("send to the api");
+                match self.net.conns[conn].peer {
+                    Peer::Receiver => self.cx.stats.count("send to the api"),
+                    Peer::Machine(_) => self.answered(conn, &bytes)?,
                 }
                 self.net.send(&mut self.cx, conn, bytes);
             }
@@ -125,6 +127,16 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whole answers go to a machine, one for each of its requests.
+    fn answered(&mut self, conn: ConnId, mut bytes: &[u8]) -> Result<(), String> {
+        while let Some(answer) = http::answer(bytes)? {
+            bytes = &bytes[answer.bytes..];
+            let asked = self.asked.get_mut(&conn).filter(|asked| **asked > 0);
+            *asked.ok_or_else(|| format!("conn {conn}: an answer of {} that nobody asked for", answer.status))? -= 1;
+        }
+        if bytes.is_empty() { Ok(()) } else { Err(format!("conn {conn}: an answer in parts")) }
     }
 
     /// The connection of an open link, which an accepted one becomes with its first operation.
@@ -266,6 +278,9 @@ impl World {
                 let records = self.oracle.hand(conn, &bytes, total);
                 if let Peer::Machine(machine) = self.net.conns[conn].peer {
                     self.machines[machine].handed(conn, records);
+                    if self.machines[machine].plan.kind == Kind::Http {
+                        *self.asked.entry(conn).or_default() += records.0;
+                    }
                 }
                 self.tell(Completion::Received { link, bytes: &mut bytes });
             }

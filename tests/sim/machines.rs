@@ -151,11 +151,6 @@ impl Machine {
         self.is_done() && self.out.is_empty() && self.unanswered.is_empty() && self.again.is_empty()
     }
 
-    /// Whether a request of it is not answered.
-    pub fn waits_for_answers(&self) -> bool {
-        !self.unanswered.is_empty()
-    }
-
     /// Records made so far.
     pub fn sent(&self) -> u64 {
         self.sequence

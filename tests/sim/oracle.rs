@@ -251,7 +251,8 @@ impl Oracle {
         self.lives += 1;
         for (lane, index) in std::mem::take(&mut self.fresh) {
             let lane = &mut self.lanes[lane];
-            let unknown = if lane.http { refused_http } else { rejected_streams };
+            // At level `power` a refusal may have waited behind the answers of requests that came before it.
+            let unknown = if lane.http { refused_http || self.power } else { rejected_streams };
             let entry = &mut lane.expected[index];
             if entry.state == State::Fresh {
                 entry.state = if unknown { State::Maybe } else { State::Unsure(self.lives) };

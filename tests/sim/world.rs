@@ -47,6 +47,8 @@ pub struct World {
     pub opened: BTreeSet<ConnId>,
     pub api_of: BTreeMap<ConnId, ApiId>,
     pub port_of: BTreeMap<ConnId, SourceId>,
+    /// Requests of machines that were handed in and not answered.
+    pub asked: BTreeMap<ConnId, u64>,
     /// Completions told in this turn.
     pub told: u32,
     pub wake_at: Option<u64>,
@@ -111,6 +113,7 @@ impl World {
             opened: BTreeSet::new(),
             api_of: BTreeMap::new(),
             port_of: BTreeMap::new(),
+            asked: BTreeMap::new(),
             told: 0,
             wake_at: None,
             crash_at: None,
@@ -401,7 +404,7 @@ impl World {
             conn.shard_open && conn.link.is_some() && conn.peer != Peer::Receiver && conn.read != Read::Armed
         };
         // A refusal is counted with its answer, which may wait for those of requests that came before it.
-        let waiting = self.plan.level == Level::Power && self.machines.iter().any(Machine::waits_for_answers);
+        let waiting = self.asked.iter().any(|(&conn, asked)| *asked > 0 && self.net.conns[conn].shard_open);
         let answering = (0..self.net.conns.len()).any(|conn| self.net.sending(conn));
         if answering || waiting || self.net.conns.iter().any(held) {
             return Ok(());
