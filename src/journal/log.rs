@@ -260,6 +260,8 @@ pub struct Journal {
     /// What a failed sync left unsafe no later one makes safe: the watermark stands still until the next start.
     sync_failed: bool,
     marks: Vec<u64>,
+    /// Origins that must be written down again before a segment is freed: it may be the only one that names them.
+    pub(super) unnamed: Vec<u32>,
     problem: Option<String>,
     counters: Counters,
     pub(super) report: Report,
@@ -307,6 +309,7 @@ impl Journal {
             syncing: false,
             sync_failed: false,
             marks: Vec::new(),
+            unnamed: Vec::new(),
             problem: None,
             counters: Counters::default(),
             report: Report::default(),

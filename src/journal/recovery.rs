@@ -13,7 +13,7 @@ use super::log::BLOCK_FILE_HEADER_BYTES;
 use super::segment::{Segment, SparseBits};
 use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::ops::Range;
 use thiserror::Error;
@@ -146,6 +146,8 @@ struct Recovery {
     parked: SparseBits,
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
+    /// Origins of waiting records that only an older segment names.
+    named_before: BTreeSet<u32>,
     ids: HashMap<u64, Box<str>>,
     durable: Durable,
     oldest_segment: u64,
@@ -501,7 +503,7 @@ impl Recovery {
 
     /// Records that are not settled yet, once all of their segment's marks are known.
     fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
-        for FoundRecord { number, origin, lane } in records {
+        for FoundRecord { number, origin: id, lane } in records {
             if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
@@ -509,8 +511,11 @@ impl Recovery {
             self.report.parked += u64::from(self.parked.contains(number));
             segment.add(number);
             // Where its definition was lost an older segment may still have it: told once all are read.
-            let origin = self.origins.entry(origin).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
+            let origin = self.origins.entry(id).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
             origin.unsettled += 1;
+            if origin.names.is_none() {
+                self.named_before.insert(id);
+            }
         }
     }
 
@@ -598,6 +603,9 @@ impl Recovery {
             }
             let (source, name) = origin.names.unwrap_or_else(|| (UNKNOWN.to_owned(), UNKNOWN.to_owned()));
             let reference = journal.add_origin(id, origin.lane, &source, &name, false);
+            if self.named_before.contains(&id) {
+                journal.unnamed.push(id);
+            }
             for _ in 0..origin.unsettled {
                 journal.add_unsettled(reference);
             }

@@ -41,9 +41,8 @@ impl Backlog {
 impl Shard {
     pub(super) fn advance_backlog(&mut self, now: Now) {
         for index in 0..self.journals.len() {
-            let more = |shard: &mut Self| {
-                !shard.journals[index].backlog.lanes.is_empty() && shard.advance_scan(now, index)
-            };
+            let more =
+                |shard: &mut Self| !shard.journals[index].backlog.lanes.is_empty() && shard.advance_scan(now, index);
             self.journals[index].backlog.unfinished = (0..BLOCKS_PER_TURN).all(|_| more(self));
         }
     }

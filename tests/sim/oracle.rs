@@ -348,7 +348,8 @@ impl Oracle {
         if self.body != Body::Json && data.len() < lane.bytes_max && !whole {
             return Err(format!("{name}: a row whose checksum is wrong: {}", shorten(data)));
         }
-        let reachable: BTreeSet<usize> = lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
+        let reachable: BTreeSet<usize> =
+            lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
         let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state != State::Refused && e.shown == data);
         let next: BTreeSet<usize> = reachable.iter().copied().filter(matches).map(|at| at + 1).collect();
         if next.is_empty() {
@@ -380,7 +381,8 @@ impl Oracle {
         let lane = &mut self.lanes[index];
         // The shard knows nothing of this row. If it still has the record, the row is the lane's next and nothing stands for it
         // later; if it has not, the row is out of order.
-        let reachable: BTreeSet<usize> = lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
+        let reachable: BTreeSet<usize> =
+            lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
         let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state != State::Refused && e.shown == data);
         let next: Vec<usize> = reachable.into_iter().filter(matches).map(|at| at + 1).collect();
         if next.is_empty() {

@@ -144,7 +144,13 @@ impl Receiver {
         while let Some(request) = http::request(&session.input).map_err(|error| format!("conn {conn}: {error}"))? {
             let bytes: Vec<u8> = session.input.drain(..request.bytes).collect();
             check(&self.contract, &session.host, &request)?;
-            check_identity(&mut self.requests, &request, bytes, (session.cuts != self.cuts).then_some(self.cut_ns), cx.now_ns)?;
+            check_identity(
+                &mut self.requests,
+                &request,
+                bytes,
+                (session.cuts != self.cuts).then_some(self.cut_ns),
+                cx.now_ns,
+            )?;
             session.requests.push_back((request, cx.now_ns));
             if session.requests.len() > self.contract.pipeline {
                 return Err(format!("conn {conn}: {} requests in flight", session.requests.len()));

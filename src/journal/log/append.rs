@@ -31,12 +31,7 @@ impl Journal {
         origin.unsettled += 1;
         let (id, lane) = (origin.id, origin.lane);
         if origin.defined_in != Some(segment) {
-            origin.defined_in = Some(segment);
-            let (source, name) = (std::mem::take(&mut origin.source), std::mem::take(&mut origin.name));
-            let prefix = OriginPayload { origin: id, source: &source, name: &name }.encode_prefix();
-            self.write_entry(Kind::Origin, 0, lane, &[&prefix, source.as_bytes(), name.as_bytes()]);
-            let origin = &mut self.origins[record.origin.0 as usize];
-            (origin.source, origin.name) = (source, name);
+            self.write_origin(record.origin);
         }
         let body_hash = if record.key.is_empty() { 0 } else { crc32c::crc32c(record.data) };
         let prefix = RecordPayload {
@@ -53,6 +48,19 @@ impl Journal {
             segment.add(number);
         }
         Ok((number, at))
+    }
+
+    /// Writes down who an origin is, in the current segment, which has room for it.
+    pub(super) fn write_origin(&mut self, reference: OriginRef) {
+        let segment = self.current_segment_number();
+        let origin = &mut self.origins[reference.0 as usize];
+        origin.defined_in = Some(segment);
+        let (id, lane) = (origin.id, origin.lane);
+        let (source, name) = (std::mem::take(&mut origin.source), std::mem::take(&mut origin.name));
+        let prefix = OriginPayload { origin: id, source: &source, name: &name }.encode_prefix();
+        self.write_entry(Kind::Origin, 0, lane, &[&prefix, source.as_bytes(), name.as_bytes()]);
+        let origin = &mut self.origins[reference.0 as usize];
+        (origin.source, origin.name) = (source, name);
     }
 
     /// Writes down the sequence id of a record, before it is used.

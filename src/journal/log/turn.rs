@@ -1,7 +1,8 @@
 //! The end of a turn (marks, seals, commits, segments made and freed), and what the operations came to.
 
 use super::{
-    COMMITS_MAX, Journal, MARKS_PER_ENTRY, PROCESS_WRITE_AFTER_NS, Prepared, Purpose, RETRY_AFTER_NS, Write, describe,
+    COMMITS_MAX, Journal, MARKS_PER_ENTRY, ORIGIN_ENTRY_BYTES_MAX, PROCESS_WRITE_AFTER_NS, Prepared, Purpose,
+    RETRY_AFTER_NS, Write, describe,
 };
 use crate::config::Durability;
 use crate::journal::format::{Kind, Position, SegmentHeader, entry_bytes};
@@ -16,6 +17,7 @@ impl Journal {
             return;
         }
         self.write_marks(now);
+        self.write_unnamed(now);
         self.free(now, ops);
         if self.is_seal_due(now, waiting) {
             self.seal();
@@ -41,6 +43,19 @@ impl Journal {
         }
         self.marks = marks;
         self.marks.drain(..written);
+    }
+
+    /// After a start: origins that no segment names which is as new as their records.
+    fn write_unnamed(&mut self, now: Now) {
+        while let Some(id) = self.unnamed.last() {
+            if let Some(&origin) = self.origin_ids.get(id) {
+                if self.make_room(now, ORIGIN_ENTRY_BYTES_MAX, Purpose::Progress).is_err() {
+                    return;
+                }
+                self.write_origin(origin);
+            }
+            self.unnamed.pop();
+        }
     }
 
     pub(super) fn is_seal_due(&self, now: Now, waiting: bool) -> bool {
@@ -130,7 +145,7 @@ impl Journal {
     /// put aside in no order: so a block must first say, as safely as the level promises, where the log begins now.
     pub(super) fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         let before = self.freeing.len();
-        while self.segments.len() > 1 {
+        while self.segments.len() > 1 && self.unnamed.is_empty() {
             let oldest = &self.segments[0];
             let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
             if !idle || self.unsynced.contains(&oldest.number) {
@@ -200,6 +215,7 @@ impl Journal {
     pub fn flush(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         if self.on_disk() {
             self.write_marks(now);
+            self.write_unnamed(now);
             self.free(now, ops);
             self.seal();
             self.submit_commits(now, ops);
