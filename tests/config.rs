@@ -216,6 +216,8 @@ body = "{{id}};{{source}};{{data}}"
 content_type = "text/csv"
 headers.X-Plant = "3 b"
 success = [200, 409]
+answer_type = "application/json"
+answer_id_at = "/film/id"
 connections = 3
 pipeline = 4
 timeout = "2s"
@@ -308,6 +310,8 @@ fn every_key_reaches_its_setting() {
             content_type: "text/csv".to_owned(),
             headers: vec![("X-Plant".to_owned(), "3 b".to_owned())],
             success: vec![200, 409],
+            answer_type: Some("application/json".to_owned()),
+            answer_id_at: Some("/film/id".to_owned()),
             connections: 3,
             pipeline: 4,
             timeout: Duration::from_secs(2),

@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 use ringest::http::client::{
-    ChunkFault, Event, FramingFault, Head, RequestHead, RequestHeadError, ResponseError, ResponseReader, RetryAfter,
+    ChunkFault, Event, FramingFault, Head, MediaType, RequestHead, RequestHeadError, ResponseError, ResponseReader,
+    RetryAfter,
 };
 
 const GOOD: &str = "HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\ngood";
@@ -99,7 +100,7 @@ fn read_all_ways(bytes: impl AsRef<[u8]>, eof: bool) -> Outcome {
 }
 
 fn head(status: u16) -> Head {
-    Head { status, keep_alive: true, retry_after: None, content_length: None }
+    Head { status, keep_alive: true, retry_after: None, content_length: None, content_type: MediaType::default() }
 }
 
 /// A 201 with a body of three bytes and more header fields.

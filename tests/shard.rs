@@ -9,6 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 fn shard(directory: &Path, now: Now) -> Shard {
+    seeded(directory, now, 1)
+}
+
+fn seeded(directory: &Path, now: Now, seed: u64) -> Shard {
     let text = r#"
         [[source]]
         name = "servers"
@@ -33,7 +37,7 @@ fn shard(directory: &Path, now: Now) -> Shard {
         sources: vec![SourceId(0)],
         journals: vec![journal],
         owners,
-        seed: 1,
+        seed,
         now,
     })
 }
@@ -84,13 +88,7 @@ fn what_a_full_journal_held_back_is_counted_when_the_gateway_stops() {
     let directory = tempfile::tempdir().expect("a directory");
     let now = Now { mono_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 };
     let mut shard = shard(directory.path(), now);
-    shard.start(now);
-    for op in ops(&mut shard) {
-        if let Op::PrepareSegment { journal, segment, .. } = op {
-            shard.handle(now, Completion::SegmentPrepared { journal, segment, result: Ok(()) });
-        }
-    }
-    shard.turn(now);
+    start(&mut shard, now);
     let peer = "127.0.0.1:40000".parse().expect("an address");
     shard.handle(now, Completion::Accepted { source: SourceId(0), fd: Fd(99), peer });
     let link = ops(&mut shard).into_iter().find_map(|op| match op {
@@ -112,4 +110,59 @@ fn what_a_full_journal_held_back_is_counted_when_the_gateway_stops() {
     assert_eq!(terms.received, sent, "{terms:?}");
     assert!(terms.rejected > 0 && terms.rejected < 8, "{terms:?}");
     assert!(terms.balance(), "{terms:?}");
+}
+
+/// Starts a shard; its first segment is ready.
+fn start(shard: &mut Shard, now: Now) {
+    shard.start(now);
+    for op in ops(shard) {
+        if let Op::PrepareSegment { journal, segment, .. } = op {
+            shard.handle(now, Completion::SegmentPrepared { journal, segment, result: Ok(()) });
+        }
+    }
+    shard.turn(now);
+}
+
+#[test]
+fn connects_that_fail_together_are_one_failure_and_the_next_try_comes_soon() {
+    for seed in 0..20 {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut now = Now { mono_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 };
+        let mut shard = seeded(directory.path(), now, seed);
+        start(&mut shard, now);
+        for machine in 1..=8 {
+            let peer = std::net::SocketAddr::from(([127, 0, 0, machine], 40_000));
+            shard.handle(now, Completion::Accepted { source: SourceId(0), fd: Fd(100 + i32::from(machine)), peer });
+        }
+        for op in ops(&mut shard) {
+            if let Op::Recv { link, .. } = op {
+                shard.handle(now, Completion::Received { link, bytes: &mut b"record\r".to_vec() });
+            }
+        }
+        shard.turn(now);
+        let connects = |shard: &mut Shard| {
+            let all = ops(shard).into_iter();
+            all.filter_map(|op| if let Op::Connect { link, .. } = op { Some(link) } else { None }).collect::<Vec<_>>()
+        };
+        let first = connects(&mut shard);
+        assert_eq!(first.len(), 8);
+        for link in first {
+            shard.handle(now, Completion::Connected { link, result: Err("refused".to_owned()) });
+        }
+        // The first delay is at most 500 ms, the second 1 s, the third 2 s.
+        for (attempt, bound_ns) in [(1, 500_000_000), (2, 1_000_000_000), (3, 2_000_000_000)] {
+            let failed_ns = now.mono_ns;
+            let again = loop {
+                shard.turn(now);
+                let again = connects(&mut shard);
+                if !again.is_empty() {
+                    break again;
+                }
+                now.mono_ns = shard.next_deadline().expect("it tries again").max(now.mono_ns + 1);
+            };
+            assert_eq!(again.len(), 1, "one tries for all");
+            assert!(now.mono_ns - failed_ns <= bound_ns, "seed {seed}, attempt {attempt}: {now:?}");
+            shard.handle(now, Completion::Connected { link: again[0], result: Err("refused".to_owned()) });
+        }
+    }
 }

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod doctor;
 pub mod frame;
 pub mod ports;
+pub mod queue;
 pub mod receive;
 pub mod run;
 pub mod simulate;
@@ -34,7 +35,7 @@ pub mod exit {
     pub const MISSING: u8 = 8;
     /// The journal cannot be opened or written.
     pub const JOURNAL: u8 = 9;
-    /// The command ran, and what it checked does not hold (`demo`, `check`, `frame`, `status`).
+    /// The command ran, and what it checked does not hold (`demo`, `check`, `frame`, `queue`, `status`).
     pub const NOT_OK: u8 = 10;
 }
 
@@ -71,7 +72,7 @@ const EXIT_CODES: &str = "Exit codes:
   7   permission denied
   8   a port with on_missing = \"fail\" is not there
   9   the journal cannot be opened or written
-  10  a check did not hold (demo, check, frame, status)";
+  10  a check did not hold (demo, check, frame, queue, status)";
 
 /// From many machines (serial ports, TCP, HTTP) through a durable journal to a REST API, on io_uring.
 #[derive(Debug, Parser)]
@@ -97,6 +98,8 @@ enum Command {
     Frame(Box<frame::Arguments>),
     /// Show what a running gateway does
     Status(status::Arguments),
+    /// What waits to be delivered: list, show or export it; check a journal
+    Queue(queue::Arguments),
     /// Print what this machine offers: kernel, io_uring, limits, file systems, ports
     Doctor(doctor::Arguments),
     /// List serial ports with their stable names, adapters and users, without opening them
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::main(arguments),
         Command::Frame(arguments) => frame::main(*arguments),
         Command::Status(arguments) => status::main(arguments),
+        Command::Queue(arguments) => queue::main(arguments),
         Command::Doctor(arguments) => doctor::main(arguments),
         Command::Ports(arguments) => ports::main(arguments),
         Command::Config(arguments) => config::main(arguments),

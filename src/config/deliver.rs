@@ -46,36 +46,59 @@ pub(super) fn sequence(section: Section<'_, '_>) -> Option<Sequence> {
         return None;
     }
     let url = url(&section, "where ids are fetched, such as \"http://127.0.0.1:8000/seq/\"");
-    let id_at = section.parsed("id_at", "a JSON pointer such as \"/id\"", |text| {
-        let remedy = "a JSON pointer (RFC 6901) into the answer, such as \"/id\" for {\"id\": 1}";
-        if !text.is_empty() && !text.starts_with('/') {
-            return Err(Refusal::new("a JSON pointer begins with /", remedy).with_nearest(Some(&format!("/{text}"))));
-        }
-        let escapes_good = text.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
-        if !escapes_good {
-            return Err(Refusal::new("a ~ in a JSON pointer is written ~0", remedy));
-        }
-        Ok(text.to_owned())
-    });
+    let id_at = section.parsed("id_at", "a JSON pointer such as \"/id\"", json_pointer);
     section.finish();
     Some(Sequence { url: url?, id_at: id_at.unwrap_or_else(|| "/id".to_owned()) })
+}
+
+fn json_pointer(text: &str) -> Result<String, Refusal> {
+    let remedy = "a JSON pointer (RFC 6901) into the answer, such as \"/id\" for {\"id\": 1}";
+    if !text.is_empty() && !text.starts_with('/') {
+        return Err(Refusal::new("a JSON pointer begins with /", remedy).with_nearest(Some(&format!("/{text}"))));
+    }
+    let escapes_good = text.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
+    if !escapes_good {
+        return Err(Refusal::new("a ~ in a JSON pointer is written ~0", remedy));
+    }
+    Ok(text.to_owned())
+}
+
+fn media_type(text: &str) -> Result<String, Refusal> {
+    check_header_value(text)?;
+    if !text.contains('/') {
+        return Err(Refusal::new("this is no media type", "a media type such as \"application/json\""));
+    }
+    Ok(text.to_owned())
 }
 
 /// `has_sequence` is whether the file has the section, good or not.
 pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool) -> Option<Deliver> {
     let ms = Duration::from_millis;
     let url = url(&section, "where records are posted, such as \"http://127.0.0.1:8000/films/\"");
-    let content_type = section.parsed("content_type", "a media type such as \"application/json\"", |text| {
-        check_header_value(text)?;
-        if !text.contains('/') {
-            return Err(Refusal::new("this is no media type", "a media type such as \"application/json\""));
-        }
-        Ok(text.to_owned())
-    });
+    let content_type = section.parsed("content_type", "a media type such as \"application/json\"", media_type);
     let content_type = content_type.unwrap_or_else(|| "application/json".to_owned());
     let body = body(&section, &content_type, has_sequence);
     let headers = headers(section.section("headers"));
     let success = success(&section);
+    let answer_type = section.parsed("answer_type", "a media type such as \"application/json\"", |text| {
+        let name = media_type(text)?;
+        if name.contains(';') {
+            return Err(Refusal::new(
+                "parameters are not compared",
+                "the media type alone, such as \"application/json\"",
+            ));
+        }
+        Ok(name)
+    });
+    let answer_id_at = section.parsed("answer_id_at", "a JSON pointer such as \"/id\"", |text| {
+        if !has_sequence {
+            return Err(Refusal::new(
+                "without [sequence] a record has no id that the answer could show",
+                "leave it out",
+            ));
+        }
+        json_pointer(text)
+    });
     let connections = section.integer("connections", 8, 1..=1_024);
     let pipeline = section.integer("pipeline", 1, 1..=64);
     let timeout = section.duration("timeout", ms(15_000), ms(100)..=ms(600_000));
@@ -99,6 +122,8 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool) -> Option<De
         content_type,
         headers,
         success,
+        answer_type,
+        answer_id_at,
         connections,
         pipeline,
         timeout,

@@ -338,6 +338,10 @@ pub struct Deliver {
     pub headers: Vec<(String, String)>,
     /// Statuses that mean delivered.
     pub success: Vec<u16>,
+    /// Media type that such an answer must have.
+    pub answer_type: Option<String>,
+    /// JSON pointer (RFC 6901) at which such an answer must have the record's id.
+    pub answer_id_at: Option<String>,
     /// Connections per core and authority.
     pub connections: usize,
     /// Requests in flight on one connection.

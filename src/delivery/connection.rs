@@ -1,6 +1,6 @@
 //! One kept-alive connection to the API: the requests in flight on it, in order, and the reader of their answers.
 
-use crate::http::client::ResponseReader;
+use crate::http::client::{ResponseReader, RetryAfter};
 use std::collections::VecDeque;
 
 /// Which of the two steps a request is.
@@ -25,6 +25,12 @@ pub struct InFlight {
     pub sent_ns: u64,
     /// The answer's status once its header is whole, else 0.
     pub status: u16,
+    /// The answer has the media type that it must have.
+    pub typed: bool,
+    /// The record is delivered: the header said so, or the body too.
+    pub delivered: bool,
+    /// When the answer says to try again.
+    pub retry_after: Option<RetryAfter>,
 }
 
 /// A connection to the API.
@@ -44,7 +50,8 @@ pub struct Connection {
     pub answered: u64,
     /// Listed as having room.
     pub listed: bool,
-    /// When the last answer ended, or the connect: since then nothing is in flight on an idle connection.
+    /// When the last answer ended, or the connect: since then nothing is in flight on an idle connection. While it connects,
+    /// when that began.
     pub idle_ns: u64,
     /// When its timer is set for; 0 is never.
     pub timer_ns: u64,

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 mod connection;
+pub mod route;
 pub mod template;
 
 pub use connection::{Connection, InFlight, Step};

@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc as threads;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
@@ -159,9 +160,10 @@ impl CoreThread {
                 );
             }
             let options = journal::Options::new(&self.settings.journal, u32::from(number), cores);
+            let begun = Instant::now();
             let journal = journal::open(&mut storage, &options)
                 .map_err(|error| EngineError::Journal { directory: directory.clone(), error })?;
-            report(&storage, &journal);
+            report(&storage, &journal, begun.elapsed());
             names.extend(journal.origins().filter(|found| found.2 > 0).map(|found| found.1.name.to_string()));
             journals.push(Opened { storage, journal });
         }
@@ -215,7 +217,7 @@ impl CoreThread {
 }
 
 /// Says what a start found.
-fn report(storage: &FsStorage, journal: &Journal) {
+fn report(storage: &FsStorage, journal: &Journal, took: Duration) {
     let (directory, found) = (storage.directory().display(), journal.report());
     for alarm in &found.alarms {
         error!("{directory}: {alarm}");
@@ -230,7 +232,9 @@ fn report(storage: &FsStorage, journal: &Journal) {
             finished_blocks = found.finished_blocks,
             torn = found.torn,
             damaged = found.damaged,
-            "{directory} was read"
+            "{directory} was read: {} MiB in {} ms",
+            found.bytes >> 20,
+            took.as_millis(),
         );
     }
 }

@@ -20,13 +20,17 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// Freed files that are kept for reuse, per directory.
 pub(super) const SPARES_MAX: usize = 4;
 
 /// Where block files live when it can hold them: memory that survives the process, and no disk behind it.
-const SHARED_MEMORY: &str = "/dev/shm";
+pub(super) const SHARED_MEMORY: &str = "/dev/shm";
+
+/// How often a long start says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Before a block file's name.
 const TRACE_PREFIX: &str = "blocks-";
@@ -116,6 +120,29 @@ pub struct FsStorage {
     boot_id: [u8; 16],
     physical_block: u32,
     direct: bool,
+    reading: Reading,
+}
+
+/// How far the start has come, for the person who waits for it.
+#[derive(Debug)]
+struct Reading {
+    segments: usize,
+    read: usize,
+    said: Instant,
+}
+
+impl Reading {
+    fn begin(segments: usize) -> Self {
+        Self { segments, read: 0, said: Instant::now() }
+    }
+
+    fn one_more(&mut self, directory: &Path) {
+        self.read += 1;
+        if self.said.elapsed() >= PROGRESS_EVERY {
+            self.said = Instant::now();
+            info!("{} is being read: {} of {} segments", directory.display(), self.read, self.segments);
+        }
+    }
 }
 
 impl FsStorage {
@@ -141,6 +168,19 @@ impl FsStorage {
             boot_id: boot_id()?,
             physical_block: physical_block(directory)?,
             direct: supports_direct(directory)?,
+            reading: Reading::begin(0),
+        })
+    }
+
+    /// An existing directory to be read and not to be changed; nothing is tried out in it.
+    pub(super) fn look_at(directory: &Path, shared_memory: &Path) -> io::Result<Self> {
+        Ok(Self {
+            directory: directory.to_owned(),
+            shared_memory: shared_memory.to_owned(),
+            boot_id: boot_id()?,
+            physical_block: physical_block(directory)?,
+            direct: false,
+            reading: Reading::begin(0),
         })
     }
 
@@ -185,10 +225,13 @@ impl Storage for FsStorage {
     }
 
     fn segments(&mut self) -> io::Result<Vec<u64>> {
-        numbers(&self.directory, "segment-", 16)
+        let numbers = numbers(&self.directory, "segment-", 16)?;
+        self.reading = Reading::begin(numbers.len());
+        Ok(numbers)
     }
 
     fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+        self.reading.one_more(&self.directory);
         into.clear();
         File::open(segment_path(&self.directory, segment))?.read_to_end(into).map(drop)
     }

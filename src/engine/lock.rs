@@ -47,6 +47,26 @@ impl StateLock {
         Self::acquire_within(directory, RETRY)
     }
 
+    /// Looks whether anybody holds `directory`, and writes nothing.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] if somebody does, [`LockError::File`] if that cannot be told.
+    pub fn check_free(directory: &Path) -> Result<(), LockError> {
+        let path = directory.join("lock");
+        let failed = |error| LockError::File { path: path.clone(), error };
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file.map_err(failed)?,
+        };
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(()),
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                Err(LockError::Held { directory: directory.to_owned(), holder: read_pid(&mut file) })
+            }
+            Err((_, error)) => Err(failed(error.into())),
+        }
+    }
+
     fn acquire_within(directory: &Path, limit: Duration) -> Result<Self, LockError> {
         let path = directory.join("lock");
         let failed = |error| LockError::File { path: path.clone(), error };

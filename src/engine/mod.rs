@@ -18,6 +18,7 @@ mod lock;
 pub mod probe;
 mod ring;
 mod segments;
+mod view;
 
 pub use control::{Control, Request};
 pub use driver::{Core, Driver, DriverOptions, JournalFiles, Message, TURN_COMPLETIONS};
@@ -26,6 +27,7 @@ pub use gateway::{EngineError, Options, Summary, run};
 pub use listen::{ListenError, Listeners, bind_all};
 pub use lock::{LockError, StateLock};
 pub use ring::RingOptions;
+pub use view::{Pending, View, open_views};
 
 /// A runtime for one core thread: tokio-uring with the flags that cost least for a ring that one thread uses.
 ///

@@ -17,6 +17,7 @@ use crate::observe::snapshot::{Counters, JournalSnapshot};
 use crate::shard::JournalId;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Write as _;
 
 /// Blocks written at the same time.
 const COMMITS_MAX: usize = 4;
@@ -93,6 +94,13 @@ pub struct RecordView<'a> {
     pub epoch_id: u128,
     /// The rest.
     pub payload: RecordPayload<'a>,
+}
+
+impl RecordView<'_> {
+    /// Appends its key: the epoch's random id, the core, its number. No other record ever has it.
+    pub fn write_key(&self, core: u32, key: &mut String) {
+        write!(key, "{:032x}-{core}-{}", self.epoch_id, self.number).expect("a String takes all");
+    }
 }
 
 /// The journal takes no more records for now.

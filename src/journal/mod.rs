@@ -60,6 +60,12 @@ impl Options {
         }
     }
 
+    /// For a journal that is looked at and not written to.
+    pub fn of_view(core: u32) -> Self {
+        let settings = config::Journal { window_bytes: 32 * BLOCK_BYTES as usize, ..config::Journal::default() };
+        Self::new(&settings, core, 1)
+    }
+
     /// Segments at most; the last one, and in need more, is for ids and marks.
     pub fn segments_max(&self) -> usize {
         (self.max_bytes / u64::from(self.segment_bytes)).max(3) as usize

@@ -181,6 +181,8 @@ struct Repairs {
 /// the next one began.
 #[derive(Debug, Default)]
 struct Durable {
+    /// The last epoch, if it ended with a clean stop: all of it was durable.
+    closed: Option<u128>,
     epoch_id: Option<u128>,
     /// Everything before it, in this epoch, was durable.
     watermark: Position,
@@ -199,7 +201,8 @@ impl Durable {
             self.first = header.watermark;
         }
         self.epoch_id = Some(header.epoch_id);
-        self.watermark = self.watermark.max(header.watermark);
+        let all = Position { segment: u64::MAX, offset: u32::MAX };
+        self.watermark = if self.closed == self.epoch_id { all } else { self.watermark.max(header.watermark) };
         self.first = self.first.min(header.watermark);
         self.newest = self.newest.max(header.watermark);
     }
@@ -261,6 +264,7 @@ impl Recovery {
         }
         epochs.sort_by_key(|epoch| epoch.number);
         self.report.clean = readable && epochs.last().is_none_or(|epoch| epoch.closed);
+        self.durable.closed = epochs.last().filter(|epoch| readable && epoch.closed).map(|epoch| epoch.id);
         Ok((epochs, files))
     }
 
@@ -419,6 +423,7 @@ impl Recovery {
         let Life { number, nonce, physical } = life;
         self.report.segments += 1;
         self.report.bytes += bytes.len() as u64;
+        self.learn(life, bytes);
         let mut segment: Option<Segment> = None;
         let mut first: Option<Neighbour> = None;
         let mut next: Option<(u128, u64)> = None;
@@ -432,8 +437,6 @@ impl Recovery {
                 offset += physical as usize;
                 continue;
             };
-            self.durable.learn(&header);
-            self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
             if next.is_some_and(|(epoch_id, next)| epoch_id == header.epoch_id && next != header.first_number) {
                 self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, repairs);
             }
@@ -466,6 +469,22 @@ impl Recovery {
         self.count_records(&mut segment, records);
         self.segments.push(segment);
         true
+    }
+
+    /// What the headers of a segment's blocks say, before any of its bytes is judged: what lies behind a place tells whether
+    /// that was durable.
+    fn learn(&mut self, Life { number, nonce, physical }: Life, bytes: &[u8]) {
+        let mut offset = physical as usize;
+        while offset + BLOCK_HEADER_BYTES <= bytes.len() {
+            let here = Position { segment: number, offset: offset as u32 };
+            let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
+            let used = found.and_then(|(_, seal)| seal).map_or(physical, |seal| seal.used);
+            if let Some((header, _)) = found {
+                self.durable.learn(&header);
+                self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
+            }
+            offset += round_up(used, physical) as usize;
+        }
     }
 
     /// Applies the whole entries of a block; bytes used and entries, those lost to damage included where the seal tells.

@@ -110,6 +110,8 @@ counters! {
     pub api_resent: u64,
     /// Answers of the API that were no success, and requests without an answer; each leads to a retry.
     pub api_failures: u64,
+    /// Times that a step was held back: it failed for all, or was told to wait.
+    pub api_holds: u64,
     /// Connections opened to the API.
     pub api_connects: u64,
     /// Connects to the API that failed.

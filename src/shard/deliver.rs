@@ -10,7 +10,6 @@ use crate::delivery::{Connection, InFlight, Step, backoff};
 use crate::http::client::{Event, ResponseError};
 use crate::observe::snapshot::Stage;
 use std::collections::VecDeque;
-use std::fmt::Write;
 
 /// The largest answer of an id step that is looked at.
 const ID_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -27,8 +26,10 @@ pub(super) struct Api {
     /// Connections with room for another request; the last one used is used first, so that spare ones go idle.
     available: Vec<LinkId>,
     pub ready: VecDeque<u32>,
-    /// Connects failed in a row.
+    /// Connects failed in a row; those of one turn, which fail together, are one failure.
     failures: u32,
+    /// When that was last counted: a connect that had begun before adds nothing.
+    failed_ns: u64,
     retry_ns: u64,
     pub problem: Option<String>,
     /// The problem was logged, so its end will be.
@@ -48,6 +49,7 @@ impl Api {
             available: Vec::new(),
             ready: VecDeque::new(),
             failures: 0,
+            failed_ns: 0,
             retry_ns: 0,
             problem: None,
             said: false,
@@ -59,7 +61,7 @@ impl Api {
 }
 
 impl Shard {
-    fn api(&mut self, id: ApiId) -> &mut Api {
+    pub(super) fn api(&mut self, id: ApiId) -> &mut Api {
         &mut self.apis[id.0 as usize]
     }
 
@@ -83,7 +85,6 @@ impl Shard {
             self.durable_lanes.push_back((first.number, index, lane.generation));
             return;
         }
-        lane.doing = Doing::Ready;
         if lane.attempts == 0 && lane.id.is_none() {
             lane.step = if id_step { Step::Id } else { Step::Record };
             lane.step_ns = first.journaled_ns;
@@ -92,8 +93,11 @@ impl Shard {
                 lane.step = Step::Record;
             }
         }
-        let api = if lane.step == Step::Id { self.id_api } else { self.record_api };
-        self.api(api).ready.push_back(index);
+        self.list_ready(index, false);
+    }
+
+    pub(super) fn api_of(&self, step: Step) -> ApiId {
+        if step == Step::Id { self.id_api } else { self.record_api }
     }
 
     /// Renders what is ready onto connections that have room, one send for all of it on each, and opens connections.
@@ -136,8 +140,8 @@ impl Shard {
         let wanted = if api.failures > 0 { 1 } else { api.ready.len().div_ceil(pipeline) };
         let count = wanted.saturating_sub(api.connecting).min(max.saturating_sub(api.connections.len()));
         for _ in 0..count {
-            let link =
-                self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection: Connection::default() })));
+            let connection = Connection { idle_ns: now.mono_ns, ..Connection::default() };
+            let link = self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection })));
             self.counters.api_connects += 1;
             let api = self.api(id);
             api.connections.push(link);
@@ -154,7 +158,7 @@ impl Shard {
         let record = journal.record(first.at);
         debug_assert_eq!(record.number, first.number);
         self.key.clear();
-        write!(self.key, "{:032x}-{}-{}", record.epoch_id, journal.core(), record.number).expect("a String takes all");
+        record.write_key(journal.core(), &mut self.key);
         match lane.step {
             Step::Id => {
                 let head = self.id_head.as_ref().expect("an id step needs [sequence]");
@@ -176,9 +180,18 @@ impl Shard {
         }
         lane.doing = Doing::InFlight;
         let (generation, step) = (lane.generation, lane.step);
-        connection.in_flight.push_back(InFlight { lane: index, generation, step, sent_ns: now.mono_ns, status: 0 });
+        connection.in_flight.push_back(InFlight {
+            lane: index,
+            generation,
+            step,
+            sent_ns: now.mono_ns,
+            status: 0,
+            typed: false,
+            delivered: false,
+            retry_after: None,
+        });
         self.counters.api_requests += 1;
-        let api = if step == Step::Id { self.id_api } else { self.record_api };
+        let api = self.api_of(step);
         self.api(api).in_flight += 1;
     }
 
@@ -203,24 +216,27 @@ impl Shard {
                 api.available.push(link);
             }
             Err(problem) => {
+                let begun_ns = conn.connection.idle_ns;
                 found.state = State::Closing;
                 self.links.remove(link);
                 self.counters.api_connect_failures += 1;
-                let failures = self.apis[id.0 as usize].failures + 1;
                 let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
-                let wait = backoff::delay_ns(&mut self.rng, first, max, failures).max(1_000_000);
-                let api = self.api(id);
+                let api = &mut self.apis[id.0 as usize];
                 api.connecting -= 1;
                 api.connections.retain(|other| *other != link);
-                api.failures = failures;
-                api.retry_ns = now.mono_ns + wait;
-                self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
+                if api.failures == 0 || begun_ns > api.failed_ns {
+                    api.failures += 1;
+                    api.failed_ns = now.mono_ns;
+                    let wait = backoff::delay_ns(&mut self.rng, first, max, api.failures).max(1_000_000);
+                    api.retry_ns = now.mono_ns + wait;
+                    self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
+                }
                 self.note_problem(now, id, problem);
             }
         }
     }
 
-    fn note_problem(&mut self, now: Now, id: ApiId, problem: String) {
+    pub(super) fn note_problem(&mut self, now: Now, id: ApiId, problem: String) {
         let api = self.api(id);
         if api.problem.as_ref() == Some(&problem) && api.said {
             return;
@@ -293,33 +309,40 @@ impl Shard {
         match event {
             Event::Head(head) => {
                 let request = connection.in_flight.front_mut().expect("looked at by the caller");
-                request.status = head.status;
+                (request.status, request.retry_after) = (head.status, head.retry_after);
                 connection.body.clear();
-                let (lane, generation, step) = (request.lane, request.generation, request.step);
-                if step == Step::Record && self.settings.deliver.success.contains(&head.status) {
+                let deliver = &self.settings.deliver;
+                request.typed = self.answer_type.is_none_or(|wanted| wanted == head.content_type);
+                let good = request.step == Step::Record && deliver.success.contains(&head.status) && request.typed;
+                if good && deliver.answer_id_at.is_none() {
+                    request.delivered = true;
+                    let (lane, generation) = (request.lane, request.generation);
                     self.delivered(now, lane, generation);
+                    self.route_worked(Step::Record);
                 }
                 None
             }
             Event::Body(bytes) => {
                 let request = connection.in_flight.front().expect("looked at by the caller");
-                if request.step == Step::Id {
+                if request.step == Step::Id || self.settings.deliver.answer_id_at.is_some() {
                     if connection.body.len() + bytes.len() > ID_BODY_BYTES_MAX {
-                        return Some(("the answer to the id step is too long".to_owned(), false));
+                        return Some(("its answer is too long for one with an id".to_owned(), false));
                     }
                     connection.body.extend_from_slice(bytes);
                 }
                 None
             }
             Event::End { reusable } => {
-                let request = connection.in_flight.pop_front().expect("looked at by the caller");
+                let mut request = connection.in_flight.pop_front().expect("looked at by the caller");
                 connection.answered += 1;
                 connection.idle_ns = now.mono_ns;
                 let api = self.api(conn.api);
                 api.in_flight -= 1;
+                let arrived = request.step == Step::Record
+                    && (request.delivered || self.shows_id(now, &mut request, &conn.connection.body));
                 match request.step {
                     Step::Id => self.id_answered(now, conn.api, request, &conn.connection.body),
-                    Step::Record if self.settings.deliver.success.contains(&request.status) => {
+                    Step::Record if arrived => {
                         let api = self.api(conn.api);
                         api.last_success_ns = Some(now.mono_ns);
                         api.problem = None;
@@ -327,21 +350,32 @@ impl Shard {
                             tracing::info!("API at {}:{}: delivering again", api.authority.host, api.authority.port);
                         }
                     }
-                    Step::Record => {
-                        let problem = format!("answered {} to a record", request.status);
-                        self.failed(now, conn.api, request, problem);
-                    }
+                    Step::Record => self.refused(now, conn.api, request),
                 }
                 (!reusable).then(|| ("it closed the connection".to_owned(), true))
             }
         }
     }
 
+    /// Whether the whole answer of a record step shows the record's id, where that is what success means.
+    fn shows_id(&mut self, now: Now, request: &mut InFlight, body: &[u8]) -> bool {
+        let deliver = &self.settings.deliver;
+        let Some(pointer) = &deliver.answer_id_at else { return false };
+        let lane = &self.lanes[request.lane as usize];
+        let good = deliver.success.contains(&request.status) && request.typed;
+        if good && lane.id.is_some() && id_token(body, pointer) == lane.id {
+            request.delivered = true;
+            self.delivered(now, request.lane, request.generation);
+            self.route_worked(Step::Record);
+        }
+        request.delivered
+    }
+
     fn id_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) {
         let pointer = self.settings.sequence.as_ref().map_or("", |sequence| &sequence.id_at);
         let id = match request.status {
             200..=299 => id_token(body, pointer).ok_or_else(|| format!("no id at {pointer} of its answer")),
-            status => Err(format!("answered {status} to the id step")),
+            _ => return self.refused(now, api, request),
         };
         let lane = &mut self.lanes[request.lane as usize];
         debug_assert_eq!(lane.generation, request.generation);
@@ -355,6 +389,9 @@ impl Shard {
         });
         match written {
             Ok(id) => {
+                self.route_worked(Step::Id);
+                let lane = &mut self.lanes[request.lane as usize];
+                let first = lane.queue.front().expect("a record in flight stays in memory");
                 if first.journaled_ns > 0 {
                     self.stages.record(Stage::Id, now.mono_ns.saturating_sub(first.journaled_ns));
                 }
@@ -395,20 +432,6 @@ impl Shard {
         self.remove_lane_if_done(index);
     }
 
-    /// An attempt failed: the lane tries again later.
-    fn failed(&mut self, now: Now, api: ApiId, request: InFlight, problem: String) {
-        self.counters.api_failures += 1;
-        self.note_problem(now, api, problem);
-        let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
-        let lane = &mut self.lanes[request.lane as usize];
-        debug_assert_eq!(lane.generation, request.generation);
-        lane.attempts = lane.attempts.saturating_add(1);
-        lane.resent = false;
-        lane.doing = Doing::Backoff;
-        let wait = backoff::delay_ns(&mut self.rng, first, max, lane.attempts).max(1_000_000);
-        self.timers.set(now.mono_ns + wait, Timer::Lane { index: request.lane, generation: request.generation });
-    }
-
     /// A connection is over. What is in flight on it is sent again at once where the peer may just have closed an idle
     /// connection (RFC 9112 section 9.3.1), and fails otherwise; the key tells the receiver what it has already.
     fn lose_connection(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, why: &str, resend: bool) {
@@ -421,7 +444,7 @@ impl Shard {
         let in_flight = std::mem::take(&mut conn.connection.in_flight);
         for (place, request) in in_flight.into_iter().enumerate().rev() {
             self.api(conn.api).in_flight -= 1;
-            if request.step == Step::Record && self.settings.deliver.success.contains(&request.status) {
+            if request.delivered {
                 continue; // delivered with its header
             }
             let lane = &mut self.lanes[request.lane as usize];
@@ -431,8 +454,11 @@ impl Shard {
             if resend && reused && request.status == 0 && (behind || !lane.resent) {
                 lane.resent |= !behind;
                 self.counters.api_resent += 1;
-                lane.doing = Doing::Ready;
-                self.api(conn.api).ready.push_front(request.lane);
+                if self.routes[request.step as usize].0.is_probe(request.sent_ns) {
+                    self.push_ready(request.lane, true);
+                } else {
+                    self.list_ready(request.lane, true);
+                }
             } else {
                 self.failed(now, conn.api, request, why.to_owned());
             }
@@ -489,7 +515,7 @@ impl Shard {
     fn answer_late(&mut self, now: Now, link: LinkId, conn: &mut ApiLink) {
         let oldest = conn.connection.in_flight.pop_front().expect("looked at by the caller");
         self.api(conn.api).in_flight -= 1;
-        if oldest.status == 0 || oldest.step == Step::Id || !self.settings.deliver.success.contains(&oldest.status) {
+        if !oldest.delivered {
             let timeout = self.settings.deliver.timeout;
             self.failed(now, conn.api, oldest, format!("no whole answer within {timeout:?}"));
         }

@@ -382,7 +382,7 @@ impl Shard {
     }
 
     /// As [`Shard::frame`], for bytes that came at `at_ns`.
-    fn frame_held(&mut self, now: Now, link: LinkId, stream: &mut Stream, at_ns: u64, bytes: &[u8]) {
+    pub(super) fn frame_held(&mut self, now: Now, link: LinkId, stream: &mut Stream, at_ns: u64, bytes: &[u8]) {
         let settings = std::sync::Arc::clone(&self.settings);
         let framing = &settings.sources[stream.source.0 as usize].framing;
         // What was read when intake ends is not read again: it is counted at least.
@@ -432,7 +432,7 @@ impl Shard {
 
     /// Sets the link's timer for an idle gap, unless it is set: one that comes too early sets itself anew, so that a
     /// stream in full flow costs one timer a gap and none a record.
-    fn watch_silence(&mut self, link: LinkId, stream: &mut Stream) {
+    pub(super) fn watch_silence(&mut self, link: LinkId, stream: &mut Stream) {
         let framing = &self.settings.sources[stream.source.0 as usize].framing;
         if framing.idle.is_none() || stream.is_watched || stream.paused {
             return;
@@ -562,55 +562,7 @@ impl Shard {
         (lane, origin)
     }
 
-    // ---- backpressure
-
-    fn pause_stream(&mut self, link: LinkId, stream: &mut Stream) {
-        if !stream.paused {
-            stream.paused = true;
-            if stream.reading {
-                self.ops.push_back(Op::PauseRecv { link });
-            }
-            self.paused_links.push(link);
-        }
-    }
-
-    /// Links that stopped reading go on once the journal takes records again.
-    pub(super) fn resume_paused(&mut self, now: Now) {
-        let largest = self.settings.sources.iter().map(|source| source.framing.max_bytes).max().unwrap_or(0);
-        if self.paused_links.is_empty() || !self.journal().can_append(now, largest) {
-            return;
-        }
-        for link in std::mem::take(&mut self.paused_links) {
-            let Some((fd, state)) = self.links.take(link) else { continue };
-            let State::Stream(mut stream) = state else {
-                self.links.put(link, state);
-                continue;
-            };
-            stream.paused = false;
-            for Held { at_ns, bytes } in std::mem::take(&mut stream.held) {
-                self.frame_held(now, link, &mut stream, at_ns, &bytes);
-            }
-            // Nothing was read meanwhile, so nothing is known of a silence.
-            stream.framer.restart_silence(now.mono_ns);
-            self.watch_silence(link, &mut stream);
-            if !stream.paused {
-                self.resume_stream(now, link, fd, &mut stream);
-            }
-            self.links.put(link, State::Stream(stream));
-        }
-    }
-
-    fn resume_stream(&mut self, now: Now, link: LinkId, fd: Option<Fd>, stream: &mut Stream) {
-        if stream.ended {
-            self.finish_stream(now, link, stream, "the line was lost while the journal was full");
-        } else if !stream.reading
-            && let Some(fd) = fd
-        {
-            stream.reading = true;
-            let kind = if stream.parmrk.is_some() { Readable::Tty } else { Readable::Socket };
-            self.ops.push_back(Op::Recv { link, fd, kind });
-        }
-    }
+    // ---- the end
 
     pub(super) fn stream_ended(&mut self, now: Now, link: LinkId, mut stream: Box<Stream>, end: RecvEnd) -> State {
         stream.reading = false;
@@ -631,19 +583,8 @@ impl Shard {
         State::Stream(stream)
     }
 
-    /// Whether the end of a stream has to wait, since the journal has no room for what the framer may still give.
-    fn must_wait(&mut self, now: Now, link: LinkId, stream: &mut Stream) -> bool {
-        let framing = &self.settings.sources[stream.source.0 as usize].framing;
-        let (may_give, max_bytes) = (framing.idle.is_some() && !stream.framer.is_empty(), framing.max_bytes);
-        let rejects = self.settings.journal.when_full == WhenFull::Reject;
-        if !stream.paused && may_give && !rejects && !self.journal().can_append(now, max_bytes) {
-            self.pause_stream(link, stream);
-        }
-        stream.paused
-    }
-
     /// The stream is over: an unfinished record is rejected (or accepted, by the framing's policy), the file closed, its lane left to empty itself.
-    fn finish_stream(&mut self, now: Now, link: LinkId, stream: &mut Stream, why: &str) {
+    pub(super) fn finish_stream(&mut self, now: Now, link: LinkId, stream: &mut Stream, why: &str) {
         let settings = std::sync::Arc::clone(&self.settings);
         let id = stream.source;
         let framing = &settings.sources[id.0 as usize].framing;
@@ -732,13 +673,6 @@ impl Stream {
             reading: false,
             ended: false,
             is_watched: false,
-        }
-    }
-
-    /// Keeps bytes that came at `at_ns` until the journal has room.
-    fn hold(&mut self, at_ns: u64, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.held.push(Held { at_ns, bytes: bytes.to_vec() });
         }
     }
 }

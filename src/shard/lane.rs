@@ -31,6 +31,8 @@ pub(super) enum Doing {
     InFlight,
     /// Its first record is tried again later.
     Backoff,
+    /// Its step is held back, for all lanes.
+    Held,
     /// Its first record may not be sent before it is durable.
     AwaitsDurable,
     /// An older lane of the same source goes first.

@@ -11,6 +11,8 @@ mod lane;
 mod link;
 mod machine;
 mod op;
+mod pressure;
+mod retry;
 mod samples;
 mod show;
 mod timer;
@@ -18,8 +20,9 @@ mod timer;
 pub use op::*;
 
 use crate::config::{Authority, Settings, SourceKind, Url};
+use crate::delivery::route::Route;
 use crate::delivery::template::Template;
-use crate::http::client::RequestHead;
+use crate::http::client::{MediaType, RequestHead};
 use crate::http::date::HttpDate;
 use crate::journal::{Journal, Position};
 use crate::observe::snapshot::{Counters, StageHistograms, Terms};
@@ -99,6 +102,10 @@ pub struct Shard {
     paused_links: Vec<LinkId>,
     apis: Vec<Api>,
     record_api: ApiId,
+    /// What an answer that counts must be.
+    answer_type: Option<MediaType>,
+    /// By [`Step`](crate::delivery::Step): whether requests go out, and the lanes that wait until they do.
+    routes: [(Route, VecDeque<u32>); 2],
     id_api: ApiId,
     template: Template,
     record_head: RequestHead,
@@ -172,6 +179,8 @@ impl Shard {
             paused_links: Vec::new(),
             apis,
             record_api,
+            answer_type: settings.deliver.answer_type.as_ref().map(|name| MediaType::parse(name.as_bytes())),
+            routes: Default::default(),
             id_api,
             template: Template::parse(&deliver.body, settings.sequence.is_some()).expect("settings are checked"),
             record_head: request_head(&deliver.url, &deliver.content_type, &deliver.headers),
@@ -380,6 +389,7 @@ impl Shard {
             Timer::Silence(source) => self.check_silence(now, SourceId(source)),
             Timer::Accept(source) => self.resume_accept(SourceId(source)),
             Timer::Api(_) => {} // dispatch looks at the time itself
+            Timer::Route(step) => self.probe(now, step),
             Timer::Drain => self.end_drain(),
         }
     }

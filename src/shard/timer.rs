@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Accept(u16),
     /// The API is tried again.
     Api(u8),
+    /// A step that is held back may send a probe.
+    Route(u8),
     /// The time that a stop may take is over.
     Drain,
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A request of the record step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +35,10 @@ struct Memory {
     films: Vec<Film>,
     ids: HashMap<String, usize>,
     connections: usize,
-    /// Record steps, the refused ones too.
-    steps: usize,
+    /// When each record step came, the refused ones too.
+    steps: Vec<Instant>,
+    /// Status and header fields with which every record step is refused.
+    refusal: Option<&'static str>,
 }
 
 /// Serves until the test ends, one thread a connection.
@@ -64,6 +66,16 @@ impl Api {
         self.memory.lock().expect("no thread panics with it").films.clone()
     }
 
+    /// From now on every record step is answered with this status line and header fields (`401 Unauthorized`), or taken.
+    pub fn refuse(&self, refusal: Option<&'static str>) {
+        self.memory.lock().expect("no thread panics with it").refusal = refusal;
+    }
+
+    /// When the record steps came, the refused ones too.
+    pub fn steps(&self) -> Vec<Instant> {
+        self.memory.lock().expect("no thread panics with it").steps.clone()
+    }
+
     /// Connections accepted.
     pub fn connections(&self) -> usize {
         self.memory.lock().expect("no thread panics with it").connections
@@ -77,19 +89,23 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
     let mut answers = 0;
     while let Some((path, key, body)) = request(&mut stream) {
         std::thread::sleep(behaviour.delay);
-        let mut status = "201 Created";
+        let mut status = "201 Created\r\nContent-Type: application/json; charset=utf-8";
         let id = {
             let mut memory = memory.lock().expect("no thread panics with it");
             if path == "/films/" {
                 let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
                 let data = value["data"].as_str().expect("data").to_owned();
-                memory.steps += 1;
-                if behaviour.refuse_every > 0 && memory.steps.is_multiple_of(behaviour.refuse_every) {
+                let mut taken = 0;
+                memory.steps.push(Instant::now());
+                if behaviour.refuse_every > 0 && memory.steps.len().is_multiple_of(behaviour.refuse_every) {
                     status = "500 Internal Server Error";
+                } else if let Some(refusal) = memory.refusal {
+                    status = refusal;
                 } else {
                     memory.films.push(Film { key, body, data });
+                    taken = value["id"].as_u64().unwrap_or(0) as usize;
                 }
-                0
+                taken
             } else {
                 assert_eq!(path, "/seq/");
                 let next = memory.ids.len() + 1;

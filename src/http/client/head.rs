@@ -6,6 +6,8 @@ use super::response::ResponseError;
 use crate::http::date;
 use crate::http::fields::{Framing, FramingFields, decimal, is_token_byte, is_value_byte, list, trim};
 
+/// Longest media type that can be compared; RFC 6838 section 4.2 allows 127 bytes for each half, and none in use has this many.
+const MEDIA_TYPE_BYTES_MAX: usize = 63;
 /// Header fields of one answer.
 const FIELDS_MAX: usize = 128;
 
@@ -16,6 +18,44 @@ pub enum RetryAfter {
     Seconds(u32),
     /// At this moment, in seconds after 1970.
     Date(u64),
+}
+
+/// A media type without its parameters, in lower case (RFC 9110 section 8.3.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct MediaType {
+    bytes: [u8; MEDIA_TYPE_BYTES_MAX],
+    length: u8,
+}
+
+impl Default for MediaType {
+    fn default() -> Self {
+        Self { bytes: [0; MEDIA_TYPE_BYTES_MAX], length: 0 }
+    }
+}
+
+impl MediaType {
+    /// Of a Content-Type field's value. One that is too long to be compared is cut: it is equal to no shorter one.
+    pub fn parse(value: &[u8]) -> Self {
+        let end = value.iter().position(|byte| *byte == b';').unwrap_or(value.len());
+        let value = trim(&value[..end]);
+        let mut this = Self::default();
+        for (place, byte) in this.bytes.iter_mut().zip(value) {
+            *place = byte.to_ascii_lowercase();
+        }
+        this.length = value.len().min(MEDIA_TYPE_BYTES_MAX) as u8;
+        this
+    }
+
+    /// As text, with escapes for what is no ASCII.
+    pub fn show(&self) -> String {
+        self.bytes[..usize::from(self.length)].escape_ascii().to_string()
+    }
+}
+
+impl std::fmt::Debug for MediaType {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.show())
+    }
 }
 
 /// What an answer's head says.
@@ -30,6 +70,8 @@ pub struct Head {
     pub retry_after: Option<RetryAfter>,
     /// Bytes of the body, where they are told ahead.
     pub content_length: Option<u64>,
+    /// The last Content-Type; empty where there is none.
+    pub content_type: MediaType,
 }
 
 /// A head's status line and the fields that matter.
@@ -40,13 +82,15 @@ pub(super) struct RawHead {
     close: bool,
     keep_alive: bool,
     retry_after: Option<RetryAfter>,
+    content_type: MediaType,
     framing: FramingFields,
 }
 
 impl RawHead {
     fn new(status: u16, http10: bool) -> Self {
         let framing = FramingFields::default();
-        Self { status, http10, close: false, keep_alive: false, retry_after: None, framing }
+        let content_type = MediaType::default();
+        Self { status, http10, close: false, keep_alive: false, retry_after: None, content_type, framing }
     }
 
     #[inline]
@@ -60,6 +104,7 @@ impl RawHead {
                 }
             }
             11 if is(b"retry-after") => self.retry_after = self.retry_after.or_else(|| retry_after(value)),
+            12 if is(b"content-type") => self.content_type = MediaType::parse(value),
             14 if is(b"content-length") => self.framing.content_length(value),
             17 if is(b"transfer-encoding") => self.framing.transfer_encoding(value),
             _ => {}
@@ -84,7 +129,8 @@ impl RawHead {
             _ => framing,
         };
         keep_alive &= framing != Framing::Absent;
-        Ok((Head { status: self.status, keep_alive, retry_after: self.retry_after, content_length }, framing))
+        let Self { status, retry_after, content_type, .. } = *self;
+        Ok((Head { status, keep_alive, retry_after, content_length, content_type }, framing))
     }
 }
 
@@ -233,6 +279,8 @@ mod tests {
                 "TRANSFER-ENCODING: gzip",
                 "Connection: keep-alive",
                 "Connection: x,CLOSE",
+                "Content-Type: Application/JSON; charset=utf-8",
+                "content-type:text/html",
                 "Retry-After: 120",
                 "Retry-After: soon",
                 "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT",
@@ -285,6 +333,16 @@ mod tests {
                 agree(&changed).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn media_types_are_compared_without_case_and_parameters() {
+        let json = MediaType::parse(b"application/json");
+        assert_eq!(MediaType::parse(b" Application/JSON ;charset=utf-8"), json);
+        for other in [&b""[..], b"application/jsonx", b"text/html", &[b'a'; 200]] {
+            assert_ne!(MediaType::parse(other), json);
+        }
+        assert_eq!(MediaType::parse(b"Text/HTML; a=b").show(), "text/html");
     }
 
     #[test]

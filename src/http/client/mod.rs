@@ -9,6 +9,6 @@ mod response;
 
 pub use super::chunked::ChunkFault;
 pub use super::fields::FramingFault;
-pub use head::{Head, RetryAfter};
+pub use head::{Head, MediaType, RetryAfter};
 pub use request::{RequestHead, RequestHeadError};
 pub use response::{Event, ResponseError, ResponseReader};

@@ -1,0 +1,441 @@
+//! `ringest queue`: what waits to be delivered, from the journal's files. Nothing is changed, so the gateway may run or not.
+
+use super::check::print;
+use super::{Failure, exit};
+use crate::config;
+use crate::delivery::template::{rfc3339_micros, write_hex};
+use crate::engine::{LockError, Pending, StateLock, View, open_views};
+use crate::framing::FrameFlags;
+use crate::journal::{OpenError, Report};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, BufWriter, ErrorKind, Write as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a record that a list shows.
+const SHOWN_BYTES_MAX: usize = 40;
+/// Bytes of one line of hexadecimal digits.
+const LINE_BYTES: usize = 16;
+/// A running gateway can free a segment while it is read: then everything is read again, at most so often.
+const ATTEMPTS: usize = 3;
+
+/// Arguments of `ringest queue`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Records that wait to be delivered: how many of each source, and the first of them
+    List {
+        #[command(flatten)]
+        of: Of,
+        /// Records shown
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// One record, whole, as text and in hexadecimal
+    Show {
+        /// The configuration file, or the state directory
+        place: PathBuf,
+        /// The record as the list names it (CORE-NUMBER), or its Idempotency-Key
+        record: String,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// All records that wait to be delivered as JSON, one a line, each machine's in order
+    Export {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Check every byte of a stopped gateway's journal; nothing is changed or repaired
+    Verify {
+        /// The configuration file, or the state directory
+        place: PathBuf,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Of {
+    /// The configuration file, or the state directory
+    place: PathBuf,
+    /// Only records of this source
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+}
+
+impl Of {
+    fn has(&self, record: &Pending<'_>) -> bool {
+        self.source.as_deref().is_none_or(|source| source == record.source || source == record.name)
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`exit::JOURNAL`] if the journal cannot be read, [`exit::LOCKED`] if one to be verified is in use, [`exit::NOT_OK`] if the
+/// record is not there or the journal is damaged.
+pub fn main(arguments: Arguments) -> Result<(), Failure> {
+    match arguments.command {
+        Command::List { of, limit, json } => list(&of, limit, json),
+        Command::Show { place, record, json } => show(&place, &record, json),
+        Command::Export { of } => export(&of),
+        Command::Verify { place, json } => verify(&place, json),
+    }
+}
+
+/// The state directory: named itself, or by a configuration.
+fn state_directory(place: &Path) -> Result<PathBuf, Failure> {
+    let directory = if place.is_dir() {
+        place.to_owned()
+    } else {
+        let settings = config::load(place).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
+        settings.gateway.state_dir
+    };
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    Err(Failure::new(
+        exit::JOURNAL,
+        format!("there is no state directory {}: this gateway has not run yet", directory.display()),
+    ))
+}
+
+fn unreadable(directory: &Path, error: &OpenError) -> Failure {
+    let denied = matches!(error, OpenError::Io { error, .. } if error.kind() == ErrorKind::PermissionDenied);
+    if denied {
+        let message = format!("{error}\n    run this as the user of the gateway, or as root");
+        return Failure::new(exit::PERMISSION, message);
+    }
+    Failure::new(exit::JOURNAL, format!("{}: {error}", directory.display()))
+}
+
+/// Visits all records that wait; `begin` is told when they are read from the start, once or again.
+fn visit(
+    directory: &Path,
+    mut begin: impl FnMut(),
+    mut each: impl FnMut(&Pending<'_>) -> ControlFlow<()>,
+) -> Result<(), Failure> {
+    'attempts: for _ in 0..ATTEMPTS {
+        begin();
+        for mut view in open_views(directory).map_err(|error| unreadable(directory, &error))? {
+            let mut broke = false;
+            match view.each(|record| {
+                let flow = each(record);
+                broke = flow.is_break();
+                flow
+            }) {
+                Ok(()) if broke => return Ok(()),
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => continue 'attempts,
+                Err(error) => {
+                    return Err(Failure::new(exit::JOURNAL, format!("{}: {error}", view.directory().display())));
+                }
+            }
+        }
+        return Ok(());
+    }
+    let message = format!("the gateway frees segments of {} while they are read: try again", directory.display());
+    Err(Failure::new(exit::JOURNAL, message))
+}
+
+/// How a list names a record: unique in its state directory.
+fn short_name(record: &Pending<'_>) -> String {
+    let number = record.key.rsplit('-').next().unwrap_or_default();
+    format!("{}-{number}", record.core)
+}
+
+fn time(wall_ns: u64) -> String {
+    String::from_utf8_lossy(&rfc3339_micros(wall_ns)).into_owned()
+}
+
+fn flags(record: &Pending<'_>) -> Vec<&'static str> {
+    let flags = FrameFlags(record.flags);
+    let words = [
+        (FrameFlags::CUT, "cut"),
+        (FrameFlags::UNENDED, "unended"),
+        (FrameFlags::LINE_ERROR, "line error"),
+        (FrameFlags::BREAK, "break"),
+    ];
+    words.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, word)| word).collect()
+}
+
+/// A record as JSON shows it; text only where it is UTF-8, so that nothing is told that was not sent.
+fn json_of(record: &Pending<'_>) -> Value {
+    let mut hex = Vec::new();
+    write_hex(record.data, &mut hex);
+    json!({
+        "record": short_name(record),
+        "key": record.key,
+        "source": record.source,
+        "name": record.name,
+        "lane": record.lane,
+        "id": record.id,
+        "received_at": time(record.received_wall_ns),
+        "flags": flags(record),
+        "machine_key": (!record.machine_key.is_empty()).then(|| String::from_utf8_lossy(record.machine_key)),
+        "bytes": record.data.len(),
+        "text": std::str::from_utf8(record.data).ok(),
+        "hex": String::from_utf8_lossy(&hex),
+    })
+}
+
+#[derive(Debug, Default)]
+struct Total {
+    records: u64,
+    bytes: u64,
+    oldest_wall_ns: u64,
+}
+
+fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
+    let directory = state_directory(&of.place)?;
+    let mut totals: BTreeMap<String, Total> = BTreeMap::new();
+    let mut first = Vec::new();
+    // Both are filled by one walk and emptied where that has to begin again.
+    let filled = std::cell::RefCell::new((&mut totals, &mut first));
+    visit(
+        &directory,
+        || {
+            let mut filled = filled.borrow_mut();
+            filled.0.clear();
+            filled.1.clear();
+        },
+        |record| {
+            if of.has(record) {
+                let (totals, first) = &mut *filled.borrow_mut();
+                let total = totals
+                    .entry(record.source.to_owned())
+                    .or_insert_with(|| Total { oldest_wall_ns: u64::MAX, ..Total::default() });
+                total.records += 1;
+                total.bytes += record.data.len() as u64;
+                total.oldest_wall_ns = total.oldest_wall_ns.min(record.received_wall_ns);
+                if first.len() < limit {
+                    first.push((json_of(record), row(record)));
+                }
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
+    let records: u64 = totals.values().map(|total| total.records).sum();
+    if as_json {
+        let sources: Vec<Value> = totals
+            .iter()
+            .map(|(source, total)| {
+                let Total { records, bytes, oldest_wall_ns } = total;
+                json!({ "source": source, "records": records, "bytes": bytes, "oldest_at": time(*oldest_wall_ns) })
+            })
+            .collect();
+        let first: Vec<&Value> = first.iter().map(|(json, _)| json).collect();
+        return print(&format!("{}\n", json!({ "records": records, "sources": sources, "first": first })));
+    }
+    let mut out = format!("{}: {records} records wait to be delivered\n", directory.display());
+    if records > 0 {
+        let width = totals.keys().map(String::len).max().unwrap_or(0).max(6);
+        let _ = writeln!(out, "\n  {:<width$}  {:>9}  {:>12}  oldest", "source", "records", "bytes");
+        for (source, total) in &totals {
+            let Total { records, bytes, oldest_wall_ns } = total;
+            let _ = writeln!(out, "  {source:<width$}  {records:>9}  {bytes:>12}  {}", time(*oldest_wall_ns));
+        }
+        let _ = writeln!(out, "\n  {:<14}  {:<27}  {:>6}  from and data", "record", "received", "bytes");
+        first.iter().for_each(|(_, row)| out.push_str(row));
+        let more = records - first.len() as u64;
+        if more > 0 {
+            let _ = writeln!(out, "  … and {more} more (--limit N, or `ringest queue export`)");
+        }
+    }
+    print(&out)
+}
+
+fn row(record: &Pending<'_>) -> String {
+    let shown = &record.data[..record.data.len().min(SHOWN_BYTES_MAX)];
+    format!(
+        "  {:<14}  {}  {:>6}  {} \"{}\"{}\n",
+        short_name(record),
+        time(record.received_wall_ns),
+        record.data.len(),
+        record.name,
+        shown.escape_ascii(),
+        if shown.len() < record.data.len() { "…" } else { "" },
+    )
+}
+
+fn show(place: &Path, wanted: &str, as_json: bool) -> Result<(), Failure> {
+    let directory = state_directory(place)?;
+    let mut shown = None;
+    visit(
+        &directory,
+        || {},
+        |record| {
+            if record.key != wanted && short_name(record) != wanted {
+                return ControlFlow::Continue(());
+            }
+            shown = Some(if as_json { format!("{}\n", json_of(record)) } else { whole(record) });
+            ControlFlow::Break(())
+        },
+    )?;
+    match shown {
+        Some(text) => print(&text),
+        None => Err(Failure::new(
+            exit::NOT_OK,
+            format!("no record {wanted} waits in {}: it is delivered, or it never was there", directory.display()),
+        )),
+    }
+}
+
+fn whole(record: &Pending<'_>) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| writeln!(out, "{name:<13}{value}").expect("a String takes all");
+    line("record", &short_name(record));
+    line("key", record.key);
+    line("source", record.source);
+    line("from", record.name);
+    line("lane", &record.lane.to_string());
+    line("id", record.id.unwrap_or("not yet given, or given by the run that goes on"));
+    line("received", &time(record.received_wall_ns));
+    if !record.machine_key.is_empty() {
+        line("machine key", &record.machine_key.escape_ascii().to_string());
+    }
+    let flags = flags(record);
+    if !flags.is_empty() {
+        line("flags", &flags.join(", "));
+    }
+    line("bytes", &record.data.len().to_string());
+    for (index, bytes) in record.data.chunks(LINE_BYTES).enumerate() {
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text: String =
+            bytes.iter().map(|&byte| if (0x20..0x7f).contains(&byte) { char::from(byte) } else { '.' }).collect();
+        let width = 3 * LINE_BYTES - 1;
+        writeln!(out, "{:08x}  {:<width$}  {text}", index * LINE_BYTES, hex.join(" ")).expect("a String takes all");
+    }
+    out
+}
+
+fn export(of: &Of) -> Result<(), Failure> {
+    let directory = state_directory(&of.place)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut written: io::Result<()> = Ok(());
+    let mut attempts = 0;
+    visit(
+        &directory,
+        || attempts += 1,
+        |record| {
+            if !of.has(record) {
+                return ControlFlow::Continue(());
+            }
+            written = writeln!(out, "{}", json_of(record));
+            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        },
+    )?;
+    if attempts > 1 {
+        eprintln!(
+            "ringest: the gateway freed segments meanwhile: what was read again stands there twice, with equal keys"
+        );
+    }
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
+    let directory = state_directory(place)?;
+    let free = || match StateLock::check_free(&directory) {
+        Err(error @ LockError::Held { .. }) => Err(Failure::new(
+            exit::LOCKED,
+            format!("{error}: what it is writing would look like damage; stop it first"),
+        )),
+        result => result.map_err(Failure::from),
+    };
+    free()?;
+    let mut views = open_views(&directory).map_err(|error| unreadable(&directory, &error))?;
+    // Recovery has read all entries; the walk over what waits must find as many records as it counted.
+    let mut missing = 0;
+    for view in &mut views {
+        let mut count = 0;
+        let walked = view.each(|_| {
+            count += 1;
+            ControlFlow::Continue(())
+        });
+        walked.map_err(|error| Failure::new(exit::JOURNAL, format!("{}: {error}", view.directory().display())))?;
+        missing += view.report().recovered.abs_diff(count);
+    }
+    free()?; // it may have been started meanwhile
+    let damaged = missing > 0 || views.iter().any(|view| view.report().damaged > 0 || !view.report().alarms.is_empty());
+    let text = if as_json {
+        let journals: Vec<Value> = views.iter().map(verified_json).collect();
+        format!("{}\n", json!({ "ok": !damaged, "journals": journals }))
+    } else {
+        let mut text = String::new();
+        views.iter().for_each(|view| text.push_str(&verified_text(view)));
+        if views.is_empty() { format!("{} holds no journal\n", directory.display()) } else { text }
+    };
+    print(&text)?;
+    if missing > 0 {
+        return Err(Failure::new(exit::NOT_OK, format!("{missing} records are counted and cannot be read back")));
+    }
+    if damaged {
+        return Err(Failure::new(
+            exit::NOT_OK,
+            "the journal is damaged: at its next start the gateway delivers all that is whole and keeps the damaged bytes \
+             in quarantine/",
+        ));
+    }
+    Ok(())
+}
+
+fn verified_json(view: &View) -> Value {
+    let Report { epoch, clean, segments, bytes, recovered, parked, finished_blocks, damaged, torn, alarms } =
+        view.report();
+    json!({
+        "directory": view.directory().display().to_string(),
+        "epoch": epoch.saturating_sub(1),
+        "clean": clean,
+        "segments": segments,
+        "bytes": bytes,
+        "waiting": recovered,
+        "parked": parked,
+        "unfinished_blocks": finished_blocks,
+        "damaged": damaged,
+        "torn": torn,
+        "alarms": alarms,
+    })
+}
+
+fn verified_text(view: &View) -> String {
+    let report = view.report();
+    let end = if report.clean { "ended in order" } else { "was killed or lost its power" };
+    let mut out = format!(
+        "{}: run {} {end}; {} segments, {} bytes; {} records wait",
+        view.directory().display(),
+        report.epoch.saturating_sub(1),
+        report.segments,
+        report.bytes,
+        report.recovered,
+    );
+    for (count, what) in [
+        (report.parked, "of them parked"),
+        (report.finished_blocks, "blocks in the block file alone"),
+        (report.torn, "places behind what was durable are not whole"),
+        (report.damaged, "places are damaged"),
+    ] {
+        if count > 0 {
+            let _ = write!(out, "; {count} {what}");
+        }
+    }
+    out.push('\n');
+    for alarm in &report.alarms {
+        let _ = writeln!(out, "  {alarm}");
+    }
+    out
+}

@@ -1,0 +1,209 @@
+//! One step's way to the API, as its answers show it: open, or held back while it fails, with one request at a time as a probe.
+
+use std::time::Duration;
+
+use super::backoff;
+
+/// Failed answers in a row, with none that worked in between, after which a step is held back.
+const FAILURES_MAX: u32 = 8;
+/// Longest that an answer's Retry-After is obeyed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+
+/// What a status leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    /// The record has arrived, or the id is there.
+    Done,
+    /// The record is tried again later; when everything fails, all wait and one probes.
+    Retry,
+    /// The API or its configuration is at fault, and every record would be refused alike: all wait and one probes.
+    Pause,
+}
+
+/// What a status leads to. `success`: those that mean delivered. At the id step every 2xx does, if it brings an id.
+pub fn reaction(status: u16, success: &[u16]) -> Reaction {
+    match status {
+        _ if success.contains(&status) => Reaction::Done,
+        // A redirect is never followed (the next address might not be the plant's); the others are about who asks, where
+        // and how, and no other record would fare better.
+        300..=399 | 401..=407 | 410 | 426 | 451 | 501 | 505 | 511 if status != 406 => Reaction::Pause,
+        _ => Reaction::Retry,
+    }
+}
+
+/// Whether requests of a step go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    #[default]
+    Open,
+    /// None before this time, in monotonic nanoseconds; then one.
+    Held { until_ns: u64 },
+    /// One is on its way.
+    Probing { sent_ns: u64 },
+}
+
+/// A step's breaker.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Route {
+    state: State,
+    /// Failed answers since the last one that worked.
+    failures: u32,
+    /// Times that it was held back since then.
+    holds: u32,
+}
+
+/// What a failed request changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing: the record alone is tried again.
+    No,
+    /// The step was held back before; its record waits with the others.
+    Already,
+    /// From now on, until this time in monotonic nanoseconds.
+    Until(u64),
+}
+
+impl Route {
+    /// Whether requests go out freely.
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Whether one request may go out as a probe now. It is on its way then.
+    pub fn take_probe(&mut self, now_ns: u64) -> bool {
+        match self.state {
+            State::Held { until_ns } if now_ns >= until_ns => {
+                self.state = State::Probing { sent_ns: now_ns };
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a request that was sent at `sent_ns` is the probe.
+    pub fn is_probe(&self, sent_ns: u64) -> bool {
+        matches!(self.state, State::Probing { sent_ns: probe_ns } if sent_ns >= probe_ns)
+    }
+
+    /// An answer shows that the API works; whether requests were held back until now.
+    pub fn worked(&mut self) -> bool {
+        let held = !self.is_open();
+        *self = Self::default();
+        held
+    }
+
+    /// A request that was sent at `sent_ns` failed. `told`: the answer's Retry-After.
+    pub fn failed(
+        &mut self,
+        now_ns: u64,
+        sent_ns: u64,
+        rng: &mut fastrand::Rng,
+        (first, max): (Duration, Duration),
+        reaction: Reaction,
+        told: Option<Duration>,
+    ) -> Hold {
+        let probe = self.is_probe(sent_ns);
+        match self.state {
+            State::Open => {}
+            _ if probe => {}
+            // On its way since before: it tells nothing new, but may say for how long.
+            State::Held { until_ns } => {
+                let longer = told.map(|told| now_ns + told.min(RETRY_AFTER_MAX).as_nanos() as u64);
+                return match longer.filter(|longer| *longer > until_ns) {
+                    Some(until_ns) => {
+                        self.state = State::Held { until_ns };
+                        Hold::Until(until_ns)
+                    }
+                    None => Hold::Already,
+                };
+            }
+            State::Probing { .. } => return Hold::Already,
+        }
+        self.failures = self.failures.saturating_add(1);
+        if !probe && told.is_none() && reaction == Reaction::Retry && self.failures < FAILURES_MAX {
+            return Hold::No;
+        }
+        self.holds = self.holds.saturating_add(1);
+        let wait_ns = match told {
+            // A little later than told, so that not all gateways of a plant come at the same moment.
+            Some(told) => told.min(RETRY_AFTER_MAX).as_nanos() as u64 + rng.u64(0..=first.as_nanos() as u64),
+            None => backoff::delay_ns(rng, first, max, self.holds).max(1_000_000),
+        };
+        self.state = State::Held { until_ns: now_ns + wait_ns };
+        Hold::Until(now_ns + wait_ns)
+    }
+
+    /// When a probe may go, if requests are held back.
+    pub fn held_until_ns(&self) -> Option<u64> {
+        match self.state {
+            State::Held { until_ns } => Some(until_ns),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+    fn fail(route: &mut Route, now_ns: u64, told: Option<u64>) -> Hold {
+        let mut rng = fastrand::Rng::with_seed(now_ns);
+        route.failed(now_ns, now_ns, &mut rng, RETRY, Reaction::Retry, told.map(Duration::from_secs))
+    }
+
+    #[test]
+    fn one_record_that_fails_again_and_again_holds_nothing_back_while_others_arrive() {
+        let mut route = Route::default();
+        for turn in 0..100 {
+            assert_eq!(fail(&mut route, turn, None), Hold::No);
+            assert!(!route.worked());
+        }
+    }
+
+    #[test]
+    fn after_a_run_of_failures_one_probe_at_a_time_goes_out_until_one_works() {
+        let mut route = Route::default();
+        for turn in 0..FAILURES_MAX as u64 - 1 {
+            assert_eq!(fail(&mut route, turn, None), Hold::No);
+        }
+        let Hold::Until(mut until_ns) = fail(&mut route, 100, None) else { panic!("it is held") };
+        assert_eq!(fail(&mut route, 101, None), Hold::Already, "one that was on its way");
+        for _ in 0..20 {
+            assert!(!route.is_open() && !route.take_probe(until_ns - 1));
+            assert!(route.take_probe(until_ns));
+            assert!(!route.take_probe(until_ns + 60 * SECOND), "one at a time");
+            let Hold::Until(next_ns) = fail(&mut route, until_ns + 1, None) else { panic!("it is held again") };
+            assert!(next_ns <= until_ns + 1 + 60 * SECOND);
+            until_ns = next_ns;
+        }
+        assert!(route.take_probe(until_ns) && route.worked() && route.is_open());
+        assert_eq!(fail(&mut route, until_ns, None), Hold::No, "a new count");
+    }
+
+    #[test]
+    fn retry_after_holds_at_once_for_as_long_as_told_and_at_most_an_hour() {
+        for (told, waits) in [(7, 7), (u64::from(u32::MAX), 3_600)] {
+            let mut route = Route::default();
+            let Hold::Until(until_ns) = fail(&mut route, SECOND, Some(told)) else { panic!("it is held") };
+            assert!((SECOND * (1 + waits)..=SECOND * (1 + waits) + SECOND / 2).contains(&until_ns), "{until_ns}");
+        }
+        let mut route = Route::default();
+        fail(&mut route, SECOND, Some(7));
+        assert_eq!(fail(&mut route, SECOND, Some(60)), Hold::Until(61 * SECOND), "the longest counts");
+        assert_eq!(fail(&mut route, SECOND, Some(1)), Hold::Already);
+    }
+
+    #[test]
+    fn statuses_about_the_api_pause_and_those_about_the_moment_do_not() {
+        for status in [301, 302, 307, 401, 403, 404, 405, 410] {
+            assert_eq!(reaction(status, &[201]), Reaction::Pause, "{status}");
+        }
+        for status in [200, 202, 204, 400, 406, 408, 413, 429, 500, 502, 503, 504] {
+            assert_eq!(reaction(status, &[201]), Reaction::Retry, "{status}");
+        }
+        assert_eq!(reaction(302, &[201, 302]), Reaction::Done);
+    }
+}

@@ -1,0 +1,232 @@
+//! A journal directory that is looked at and never changed, whether its gateway runs or not: what recovery would repair is
+//! repaired in memory alone.
+
+use super::files::{FsStorage, SHARED_MEMORY, core_directories, core_directory};
+use crate::journal::{self, BlockFile, BlockMemory, Journal, OpenError, Options, Scan, Step, Storage};
+use crate::shard::{Now, Op};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// A record that waits to be delivered.
+#[derive(Debug, Clone, Copy)]
+pub struct Pending<'a> {
+    /// The Idempotency-Key under which it is sent.
+    pub key: &'a str,
+    /// The core in whose directory it lies.
+    pub core: u32,
+    /// What keeps its order, a number in that directory.
+    pub lane: u32,
+    /// The configured source.
+    pub source: &'a str,
+    /// What `{{source}}` shows.
+    pub name: &'a str,
+    /// Its sequence id, if it has been given one by an earlier start.
+    pub id: Option<&'a str>,
+    /// Frame flags.
+    pub flags: u8,
+    /// When its first byte was read, in nanoseconds since 1970.
+    pub received_wall_ns: u64,
+    /// The machine's own Idempotency-Key, or nothing.
+    pub machine_key: &'a [u8],
+    /// The record.
+    pub data: &'a [u8],
+}
+
+/// The journals under a state directory, by core.
+///
+/// # Errors
+/// [`OpenError`] where a file cannot be read.
+pub fn open_views(state_directory: &Path) -> Result<Vec<View>, OpenError> {
+    let failed = |error| OpenError::Io { action: format!("list {}", state_directory.display()), error };
+    let cores = core_directories(state_directory).map_err(failed)?;
+    cores.into_iter().map(|core| View::open(&core_directory(state_directory, core), u32::from(core))).collect()
+}
+
+/// A journal as it is on disk and, after a kill or while its gateway runs, in its block file.
+pub struct View {
+    directory: PathBuf,
+    storage: ViewStorage,
+    journal: Journal,
+}
+
+impl View {
+    fn open(directory: &Path, core: u32) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Io { action: format!("look at {}", directory.display()), error };
+        let mut storage = ViewStorage {
+            files: FsStorage::look_at(directory, Path::new(SHARED_MEMORY)).map_err(failed)?,
+            repairs: HashMap::new(),
+            last: None,
+        };
+        let options = Options::of_view(core);
+        let journal = journal::open(&mut storage, &options)?;
+        Ok(Self { directory: directory.to_owned(), storage, journal })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What recovery would find.
+    pub fn report(&self) -> &journal::Report {
+        self.journal.report()
+    }
+
+    /// Hands over all records that wait to be delivered, lane by lane in their order, until `visit` breaks.
+    ///
+    /// # Errors
+    /// Those of reading a segment; `NotFound` where a running gateway freed it in the meantime.
+    pub fn each(&mut self, mut visit: impl FnMut(&Pending<'_>) -> ControlFlow<()>) -> io::Result<()> {
+        let now = Now::default(); // nothing here waits for a time
+        let (mut scan, mut found, mut ops) = (Scan::default(), Vec::new(), VecDeque::new());
+        let oldest = self.journal.oldest();
+        self.journal.start_scan(&mut scan, oldest);
+        let mut key = String::new();
+        loop {
+            let step = self.journal.scan(now, &mut scan, &mut found, &mut ops);
+            for record in found.drain(..) {
+                self.journal.hold(record.at);
+                let (view, origin) = (self.journal.record(record.at), self.journal.origin(record.origin));
+                key.clear();
+                view.write_key(self.journal.core(), &mut key);
+                let flow = visit(&Pending {
+                    key: &key,
+                    core: self.journal.core(),
+                    lane: origin.lane,
+                    source: &origin.source,
+                    name: &origin.name,
+                    id: self.journal.recovered_id(record.number),
+                    flags: view.flags,
+                    received_wall_ns: view.payload.first_byte_wall_ns,
+                    machine_key: view.payload.key,
+                    data: view.payload.data,
+                });
+                self.journal.release(record.at);
+                if flow.is_break() {
+                    return Ok(());
+                }
+            }
+            match step {
+                Step::Block => {}
+                Step::Tail => return Ok(()),
+                Step::Wait => {
+                    let Some(Op::ReadBack { segment, offset, mut buffer, .. }) = ops.pop_front() else {
+                        unreachable!("a walk over what is on disk waits for nothing but reads");
+                    };
+                    let bytes = self.storage.read_back(segment, offset, &mut buffer)?;
+                    let at = journal::Position { segment, offset };
+                    self.journal.handle_read_back(now, &mut scan, at, buffer, Ok(bytes));
+                }
+            }
+        }
+    }
+}
+
+/// Reads from files, writes to memory.
+struct ViewStorage {
+    files: FsStorage,
+    /// What recovery wrote, by segment.
+    repairs: HashMap<u64, Vec<(u32, Vec<u8>)>>,
+    /// The segment that was read last.
+    last: Option<(u64, Vec<u8>)>,
+}
+
+impl ViewStorage {
+    fn read_back(&mut self, segment: u64, offset: u32, into: &mut [u8]) -> io::Result<usize> {
+        let bytes = match self.last.take() {
+            Some((number, bytes)) if number == segment => bytes,
+            before => {
+                let mut bytes = before.map(|(_, bytes)| bytes).unwrap_or_default();
+                self.files.read_segment(segment, &mut bytes)?;
+                for (at, repair) in self.repairs.get(&segment).into_iter().flatten() {
+                    let end = *at as usize + repair.len();
+                    bytes.resize(bytes.len().max(end), 0);
+                    bytes[*at as usize..end].copy_from_slice(repair);
+                }
+                bytes
+            }
+        };
+        let from = bytes.get(offset as usize..).unwrap_or_default();
+        let count = from.len().min(into.len());
+        into[..count].copy_from_slice(&from[..count]);
+        self.last = Some((segment, bytes));
+        Ok(count)
+    }
+}
+
+impl Storage for ViewStorage {
+    fn boot_id(&self) -> [u8; 16] {
+        self.files.boot_id()
+    }
+
+    fn random(&mut self) -> u128 {
+        self.files.random()
+    }
+
+    fn physical_block(&self) -> u32 {
+        self.files.physical_block()
+    }
+
+    fn segments(&mut self) -> io::Result<Vec<u64>> {
+        self.files.segments()
+    }
+
+    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+        match self.files.read_segment(segment, into) {
+            // A running gateway has freed it since it was listed: there is nothing left to deliver in it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                into.clear();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        self.repairs.entry(segment).or_default().push((offset, bytes.to_owned()));
+        Ok(())
+    }
+
+    fn sync_segment(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn free_segment(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
+        self.files.epochs()
+    }
+
+    fn write_epoch(&mut self, _: u64, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove_epoch(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// A copy: a running gateway writes on.
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>> {
+        let Some(found) = self.files.open_blocks(name)? else { return Ok(None) };
+        let copy = BlockMemory::heap(found.len());
+        copy.write(0, found.bytes(0..found.len()));
+        Ok(Some(Rc::new(copy)))
+    }
+
+    fn create_blocks(&mut self, _: Option<&str>, bytes: usize) -> io::Result<BlockFile> {
+        Ok(Rc::new(BlockMemory::heap(bytes)))
+    }
+
+    fn remove_blocks(&mut self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn quarantine(&mut self, _: &str, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}

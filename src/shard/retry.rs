@@ -1,0 +1,136 @@
+//! What a failed request leads to: its lane tries again later, or its step is held back for all lanes and one probes.
+
+use super::lane::Doing;
+use super::timer::Timer;
+use super::{ApiId, Now, Shard};
+use crate::delivery::route::{Hold, Reaction, reaction};
+use crate::delivery::{InFlight, Step, backoff};
+use crate::http::client::RetryAfter;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+impl Shard {
+    /// Lists a lane to be sent, in front or behind, unless its step is held back.
+    pub(super) fn list_ready(&mut self, index: u32, front: bool) {
+        let lane = &mut self.lanes[index as usize];
+        let step = lane.step;
+        let (route, held) = &mut self.routes[step as usize];
+        if !route.is_open() {
+            lane.doing = Doing::Held;
+            held.push_back(index);
+            if let (1, Some(until_ns)) = (held.len(), route.held_until_ns()) {
+                self.timers.set(until_ns, Timer::Route(step as u8));
+            }
+            return;
+        }
+        self.push_ready(index, front);
+    }
+
+    pub(super) fn push_ready(&mut self, index: u32, front: bool) {
+        let lane = &mut self.lanes[index as usize];
+        lane.doing = Doing::Ready;
+        let step = lane.step;
+        let api = self.api_of(step);
+        let ready = &mut self.api(api).ready;
+        if front { ready.push_front(index) } else { ready.push_back(index) }
+    }
+
+    /// A step that is held back sends one request, if its time has come and a lane waits.
+    pub(super) fn probe(&mut self, now: Now, step: u8) {
+        let (route, held) = &mut self.routes[usize::from(step)];
+        if !held.is_empty() && route.take_probe(now.mono_ns) {
+            let lane = held.pop_front().expect("looked at above");
+            self.push_ready(lane, false);
+        }
+    }
+
+    /// An answer has shown that a step works: whoever waits for that goes on.
+    pub(super) fn route_worked(&mut self, step: Step) {
+        let (route, held) = &mut self.routes[step as usize];
+        if route.worked() {
+            for lane in std::mem::take(held) {
+                self.list_ready(lane, false);
+            }
+        }
+    }
+
+    /// Takes back what is listed to be sent in a step that is held back from now on.
+    fn hold_back(&mut self, step: Step, until_ns: u64) {
+        let api = self.api_of(step);
+        let ready = std::mem::take(&mut self.api(api).ready);
+        let (of_step, others) = ready.into_iter().partition(|lane| self.lanes[*lane as usize].step == step);
+        self.api(api).ready = others;
+        let of_step: VecDeque<u32> = of_step;
+        for lane in of_step {
+            self.list_ready(lane, false);
+        }
+        self.timers.set(until_ns, Timer::Route(step as u8));
+    }
+
+    /// An attempt failed without an answer, or with one that cannot be used: the lane tries again later.
+    pub(super) fn failed(&mut self, now: Now, api: ApiId, request: InFlight, problem: String) {
+        self.attempt_failed(now, api, request, problem, Reaction::Retry);
+    }
+
+    /// An answer that is no success.
+    pub(super) fn refused(&mut self, now: Now, api: ApiId, request: InFlight) {
+        let what = if request.step == Step::Id { "the id step" } else { "a record" };
+        let deliver = &self.settings.deliver;
+        let (reaction, advice) = match reaction(request.status, &[]) {
+            // A login page, or the answer of something else that listens there.
+            _ if request.step == Step::Record && deliver.success.contains(&request.status) => {
+                let advice = match &deliver.answer_type {
+                    Some(wanted) if !request.typed => format!(", but its type is not {wanted}: is this the right URL?"),
+                    _ => format!(
+                        ", but its answer does not have the record's id at {}: is this the right URL?",
+                        deliver.answer_id_at.as_deref().unwrap_or_default()
+                    ),
+                };
+                (Reaction::Pause, advice)
+            }
+            Reaction::Pause => (Reaction::Pause, advice(request.status).to_owned()),
+            reaction => (reaction, String::new()),
+        };
+        self.attempt_failed(now, api, request, format!("answered {} to {what}{advice}", request.status), reaction);
+    }
+
+    fn attempt_failed(&mut self, now: Now, api: ApiId, request: InFlight, problem: String, reaction: Reaction) {
+        self.counters.api_failures += 1;
+        self.note_problem(now, api, problem);
+        let retry = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
+        let told = request.retry_after.map(|after| match after {
+            RetryAfter::Seconds(seconds) => Duration::from_secs(seconds.into()),
+            RetryAfter::Date(second) => Duration::from_secs(second.saturating_sub(now.wall_ns / 1_000_000_000)),
+        });
+        let (route, _) = &mut self.routes[request.step as usize];
+        let hold = route.failed(now.mono_ns, request.sent_ns, &mut self.rng, retry, reaction, told);
+        let lane = &mut self.lanes[request.lane as usize];
+        debug_assert_eq!(lane.generation, request.generation);
+        lane.attempts = lane.attempts.saturating_add(1);
+        lane.resent = false;
+        match hold {
+            Hold::No => {
+                lane.doing = Doing::Backoff;
+                let wait = backoff::delay_ns(&mut self.rng, retry.0, retry.1, lane.attempts).max(1_000_000);
+                let lane = Timer::Lane { index: request.lane, generation: request.generation };
+                self.timers.set(now.mono_ns + wait, lane);
+            }
+            Hold::Already => self.list_ready(request.lane, false),
+            Hold::Until(until_ns) => {
+                self.counters.api_holds += 1;
+                self.hold_back(request.step, until_ns);
+                self.list_ready(request.lane, false);
+            }
+        }
+    }
+}
+
+/// What an operator can do about an answer that no record will get past.
+fn advice(status: u16) -> &'static str {
+    match status {
+        300..=399 => ": a redirect is never followed; put the new address into the configuration",
+        401 | 403 | 407 => ": see to the credentials in [deliver.headers]",
+        404 | 405 | 410 => ": is this the right URL?",
+        _ => ": see to the API's configuration",
+    }
+}

@@ -1,0 +1,103 @@
+//! What the API's answers lead to.
+
+use crate::api::{Api, Behaviour};
+use crate::machines::TcpMachine;
+use crate::process::{Gateway, eventually};
+use crate::site::{Site, assert_whole, free_address, numbers, record};
+use std::time::{Duration, Instant};
+
+const MACHINES: usize = 60;
+
+fn start(site: &Site) -> (Gateway, Vec<TcpMachine>) {
+    let tcp = free_address();
+    let gateway = Gateway::start(site, &site.config().tcp_listen("servers", tcp).write(site));
+    let machines = (0..MACHINES).map(|index| {
+        let mut machine = TcpMachine::connect(tcp);
+        machine.send((0..2).map(|number| record(&format!("m{index}"), number))).expect("sent");
+        machine
+    });
+    let machines = machines.collect();
+    gateway.wait_terms("all to be received", |terms| terms.received == 2 * MACHINES as u64);
+    (gateway, machines)
+}
+
+fn assert_all(api: &Api) {
+    let films = api.films();
+    let found = numbers(films.iter().map(|film| film.data.as_str()));
+    assert_eq!(found.len(), MACHINES);
+    let each: Vec<usize> = found.iter().map(|(machine, numbers)| assert_whole(machine, numbers)).collect();
+    assert_eq!(each, [2; MACHINES]);
+}
+
+#[test]
+fn an_api_that_refuses_everybody_is_asked_by_one_request_at_a_time_until_it_takes_one() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour::default());
+    for refusal in ["401 Unauthorized", "302 Found\r\nLocation: http://127.0.0.1:1/", "404 Not Found"] {
+        api.refuse(Some(refusal));
+        let (taken, asked) = (api.films().len(), api.steps().len());
+        let (gateway, _machines) = start(&site);
+        let begun = Instant::now();
+        // Each of 60 lanes alone would ask about ten times a second.
+        while begun.elapsed() < Duration::from_secs(1) {
+            let terms = gateway.terms();
+            assert_eq!((terms.delivered, terms.rejected, terms.parked), (0, 0, 0));
+        }
+        let asked = api.steps().len() - asked;
+        assert!((4..=120).contains(&asked), "{asked} requests answered with {refusal}");
+        let problem = gateway.status().0["routes"][0]["problem"].as_str().map(str::to_owned).expect("it is said");
+        assert!(problem.contains(&refusal[..3]) && problem.contains(": "), "{problem}");
+        api.refuse(None);
+        gateway.wait_delivered(2 * MACHINES as u64);
+        assert_eq!(gateway.status().0["routes"][0]["problem"], serde_json::Value::Null);
+        assert_eq!(api.films().len() - taken, 2 * MACHINES);
+        gateway.stop();
+        if taken == 0 {
+            assert_all(&api);
+        }
+    }
+}
+
+#[test]
+fn retry_after_is_obeyed_by_all_lanes() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour::default());
+    api.refuse(Some("503 Service Unavailable\r\nRetry-After: 2"));
+    let (gateway, _machines) = start(&site);
+    eventually("the first request", || (!api.steps().is_empty()).then_some(()));
+    eventually("it to be held against the API", || (gateway.status().counter("api_holds") > 0).then_some(()));
+    api.refuse(None);
+    gateway.wait_delivered(2 * MACHINES as u64);
+    let steps = api.steps();
+    let pause = steps.windows(2).map(|pair| pair[1] - pair[0]).max().expect("more than one");
+    assert!(pause >= Duration::from_millis(1_900), "{pause:?}");
+    // Eight connections had one each on its way.
+    assert!(steps.len() <= 2 * MACHINES + 9, "{} requests", steps.len());
+    assert_all(&api);
+    gateway.stop();
+}
+
+#[test]
+fn a_login_page_with_the_right_status_is_no_success() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour::default());
+    let tcp = free_address();
+    let config = site.config().tcp_listen("servers", tcp).deliver("answer_type", "\"application/json\"");
+    let gateway = Gateway::start(&site, &config.deliver("answer_id_at", "\"/id\"").write(&site));
+    let mut machine = TcpMachine::connect(tcp);
+    let problem = |gateway: &Gateway| gateway.status().0["routes"][0]["problem"].as_str().map(str::to_owned);
+    // The media type, then the id, are not those of the film API.
+    for (answer, said) in [
+        ("201 Created\r\nContent-Type: text/html", "its type is not application/json"),
+        ("201 Created\r\nContent-Type: application/json", "does not have the record's id at /id"),
+    ] {
+        api.refuse(Some(answer));
+        machine.send([record("press", 0)]).expect("sent");
+        eventually("it to be said", || problem(&gateway).filter(|problem| problem.contains(said)));
+        assert_eq!(gateway.terms().delivered, 0);
+    }
+    api.refuse(None);
+    gateway.wait_delivered(2);
+    assert_eq!(problem(&gateway), None);
+    gateway.stop();
+}
