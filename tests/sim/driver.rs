@@ -439,12 +439,18 @@ impl World {
     /// In words, if the shard changed memory that is being written.
     pub fn on_disk(&mut self, directory: usize, operation: usize) -> Result<(), String> {
         let Some(done) = self.disks[directory].finish(&mut self.cx, operation)? else { return Ok(()) };
-        self.tell(match done {
-            Done::Committed { journal, segment, offset } => {
-                Completion::Committed { journal, segment, offset, result: Ok(()) }
+        self.ailing |= match &done {
+            Done::Committed { result, .. } | Done::Prepared { result, .. } | Done::Synced { result, .. } => {
+                result.is_err()
             }
-            Done::Prepared { journal, segment } => Completion::SegmentPrepared { journal, segment, result: Ok(()) },
-            Done::Synced { journal, segment } => Completion::SegmentSynced { journal, segment, result: Ok(()) },
+            Done::Freed { .. } | Done::ReadBack { .. } => false,
+        };
+        self.tell(match done {
+            Done::Committed { journal, segment, offset, result } => {
+                Completion::Committed { journal, segment, offset, result }
+            }
+            Done::Prepared { journal, segment, result } => Completion::SegmentPrepared { journal, segment, result },
+            Done::Synced { journal, segment, result } => Completion::SegmentSynced { journal, segment, result },
             Done::Freed { journal, segment } => Completion::SegmentFreed { journal, segment },
             Done::ReadBack { journal, segment, offset, buffer, result } => {
                 Completion::ReadBack { journal, segment, offset, buffer, result }

@@ -1,10 +1,11 @@
 //! How the shard comes and goes: starts, recovery, clean stops, kills and power cuts.
 
 use super::context::MS;
+use super::disk::Disk;
 use super::event::Event;
 use super::net::Peer;
-use super::plan::CrashPoint;
-use super::world::World;
+use super::plan::{CrashPoint, Tampering};
+use super::world::{Tampered, World};
 use crate::say;
 use ringest::journal;
 use ringest::observe::snapshot::Terms;
@@ -44,7 +45,14 @@ impl World {
                     if disk.block_files() != usize::from(self.plan.has_disk()) {
                         return Err(format!("{} block files after a start", disk.block_files()));
                     }
-                    let excused = |alarm: &&String| self.oracle.was_cut && alarm.starts_with("who sent ");
+                    let told = journal.report().damaged > 0 || journal.report().finished_blocks > 0;
+                    if self.tampered.told && self.tampered.directory == Some(directory) && !told {
+                        return Err(format!("damage below what was durable is not told: {:?}", journal.report()));
+                    }
+                    let excused = |alarm: &&String| {
+                        let sender = self.oracle.was_cut && alarm.starts_with("who sent ");
+                        sender || self.tampered.perhaps || self.tampered.ever
+                    };
                     if let Some(alarm) = journal.report().alarms.iter().find(|alarm| !excused(alarm)) {
                         return Err(format!("alarm without a reason: {alarm}"));
                     }
@@ -61,12 +69,25 @@ impl World {
                     self.cx.after(delay, Event::Restart);
                     return Ok(());
                 }
+                Err(error) if self.disks[directory].call_failed => {
+                    say!(self.cx, "the journal does not open: {error}");
+                    self.cx.stats.count("start failed: disk");
+                    for disk in &mut self.disks {
+                        disk.call_failed = false;
+                    }
+                    let delay = self.cx.rng.u64(MS..500 * MS);
+                    self.cx.after(delay, Event::Restart);
+                    return Ok(());
+                }
                 Err(error) => return Err(format!("the journal does not open: {error}")),
             }
         }
         self.check_recovered(recovered)?;
         // What the last process left was made durable now, at every level that has a disk.
-        (self.safe_ns, self.marked_safe) = (self.cx.now_ns, self.marked_before);
+        if self.plan.has_disk() && !self.disks.iter().any(Disk::has_doomed) {
+            (self.safe_ns, self.marked_safe) = (self.cx.now_ns, self.marked_before);
+        }
+        self.tampered = Tampered { ever: self.tampered.ever, aside: self.tampered.aside, ..Tampered::default() };
         self.directories = directories;
         let setup = Setup {
             settings: Arc::clone(&self.plan.settings),
@@ -144,7 +165,7 @@ impl World {
         for disk in &mut self.disks {
             disk.crash(&mut self.cx, power);
         }
-        if power {
+        if power || !self.plan.has_disk() {
             self.forget();
         }
     }
@@ -155,6 +176,49 @@ impl World {
         self.oracle.power_cut(self.safe_ns);
         self.receiver.power_cut(self.cx.now_ns, self.safe_ns);
         (self.kept_before, self.marked_before) = (0, self.marked_before.min(self.marked_safe));
+    }
+
+    /// With the shard down, files change by themselves.
+    pub fn tamper(&mut self, tampering: &Tampering) {
+        let directory = *self.cx.rng.choice(&self.directories).expect("one at least");
+        let core = self.core_of(directory);
+        let disk = &mut self.disks[directory];
+        match *tampering {
+            Tampering::FlipSegments(count) => {
+                for _ in 0..count {
+                    let Some(cost) = disk.flip_segment(&mut self.cx, core) else { continue };
+                    self.cx.stats.count(if cost.records.is_empty() {
+                        "bit flipped"
+                    } else {
+                        "bit of a record flipped"
+                    });
+                    (self.tampered.ever, self.tampered.aside) = (true, true);
+                    self.tampered.told |= cost.told;
+                    self.tampered.directory = Some(directory);
+                    cost.records.iter().for_each(|(name, record)| self.oracle.damaged(name, record));
+                    self.receiver.excuse(&cost.keys);
+                    self.marked_before = self.marked_before.saturating_sub(cost.marks);
+                    self.marked_safe = self.marked_safe.saturating_sub(cost.marks);
+                    self.kept_before = 0;
+                }
+            }
+            Tampering::FlipEpoch { both } => {
+                self.cx.stats.count(if both { "epoch file lost" } else { "bit of an epoch file flipped" });
+                disk.flip_epoch(&mut self.cx, both);
+                (self.tampered.perhaps, self.tampered.aside) = (true, true);
+                if both {
+                    self.forget();
+                }
+            }
+            Tampering::LoseBlockFile => {
+                say!(self.cx, "the block file is gone");
+                if disk.lose_block_file() {
+                    self.cx.stats.count("block file lost");
+                    self.tampered.perhaps = true;
+                    self.forget();
+                }
+            }
+        }
     }
 
     /// After the end of a process, however it came.
@@ -209,7 +273,15 @@ impl World {
         let shard = self.shard.take().expect("it has just stopped");
         say!(self.cx, "stopped: {:?}", self.terms);
         for (journal, &directory) in shard.into_journals().into_iter().zip(&self.directories) {
-            journal.close(&mut self.disks[directory]).map_err(|error| error.to_string())?;
+            if let Err(error) = journal.close(&mut self.disks[directory]) {
+                if !self.disks[directory].call_failed {
+                    return Err(format!("the journal does not close: {error}"));
+                }
+                say!(self.cx, "the journal does not close: {error}");
+                self.cx.stats.count("stop failed: disk");
+                self.disks[directory].call_failed = false;
+                continue;
+            }
             if self.disks[directory].block_files() > 0 {
                 return Err("a clean stop leaves its block file behind".into());
             }

@@ -9,6 +9,7 @@
 //! are what is around the shard; `oracle` knows what must be true.
 
 mod context;
+mod damage;
 mod disk;
 mod driver;
 mod event;
@@ -21,6 +22,7 @@ mod oracle;
 mod payload;
 mod plan;
 mod receiver;
+mod storage;
 mod world;
 
 use context::{Stats, Trace};

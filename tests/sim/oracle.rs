@@ -102,7 +102,7 @@ pub struct Oracle {
     intakes: BTreeMap<ConnId, (usize, Intake)>,
     fresh: Vec<(usize, usize)>,
     lives: u32,
-    /// The power was cut.
+    /// The power was cut, or bytes were damaged.
     pub was_cut: bool,
     /// Rows of records that no other looks like, by lane.
     seen: BTreeSet<(usize, Vec<u8>)>,
@@ -272,6 +272,22 @@ impl Oracle {
             for (index, entry) in lane.expected.iter_mut().enumerate() {
                 let delivered = index < done && (!lane.http || lane.arrived.contains(&entry.shown));
                 if !delivered && entry.state != State::Refused && !entry.survives(safe_ns) {
+                    entry.state = State::Maybe;
+                }
+            }
+        }
+    }
+
+    /// A record's bytes on the disk changed: it may be lost, or come from nobody.
+    pub fn damaged(&mut self, name: &str, record: &[u8]) {
+        self.was_cut = true;
+        let shown = self.body.shown(record);
+        // Without its name it can be anybody's.
+        let lanes = self.lanes.iter_mut().filter(|lane| lane.name == name || name.is_empty());
+        for lane in lanes {
+            let done = lane.positions.first().copied().unwrap_or(0);
+            for entry in lane.expected[done..].iter_mut().filter(|entry| entry.shown == shown) {
+                if entry.state != State::Refused {
                     entry.state = State::Maybe;
                 }
             }

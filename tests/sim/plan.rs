@@ -1,6 +1,7 @@
 //! What a seed stands for: the configuration, the machines, the weather and the faults of one world.
 
 use super::context::{MS, S, US};
+use super::disk::{DiskTrouble, DiskWork};
 use super::machines::{Kind, MachinePlan};
 use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body};
@@ -63,6 +64,16 @@ pub enum FaultKind {
     /// So often, in a hundred, a direction of an open connection stands still.
     Stall(u32),
     SlowDisk(u64),
+    /// Operations of the disk fail.
+    Disk(DiskTrouble),
+    /// No segment can be made; on a file system that writes elsewhere, no block can be written either.
+    DiskFull {
+        commits: bool,
+    },
+    /// The disk does nothing for a while.
+    HungDisk,
+    /// The process is killed, and what it left changes.
+    Tamper(Tampering),
     Kill(CrashPoint),
     /// The machine goes down: its memory is lost, and so is what the disk was not told to make durable.
     PowerCut,
@@ -84,6 +95,20 @@ impl FaultKind {
             Self::Reset(_) => "connections reset",
             Self::Stall(_) => "stall",
             Self::SlowDisk(_) => "slow disk",
+            Self::Disk(DiskTrouble { work, .. }) => match work {
+                DiskWork::Commit => "commits fail",
+                DiskWork::Prepare => "preparing segments fails",
+                DiskWork::Sync => "syncs fail",
+                DiskWork::Free => "freeing segments fails",
+                DiskWork::ReadBack => "reading back fails",
+                DiskWork::Call => "calls at start and stop fail",
+            },
+            Self::DiskFull { commits: false } => "disk full",
+            Self::DiskFull { commits: true } => "disk full, also for blocks",
+            Self::HungDisk => "disk hangs",
+            Self::Tamper(Tampering::FlipSegments(_)) => "bits of segments flip",
+            Self::Tamper(Tampering::FlipEpoch { .. }) => "epoch file damaged",
+            Self::Tamper(Tampering::LoseBlockFile) => "block file removed",
             Self::Kill(_) => "kill",
             Self::PowerCut => "power cut",
             Self::CleanRestart => "clean restart",
@@ -92,8 +117,20 @@ impl FaultKind {
 
     /// Whether it is one of those of which every world has three.
     pub fn is_outer(&self) -> bool {
-        !matches!(self, Self::Kill(_) | Self::PowerCut | Self::CleanRestart)
+        !matches!(self, Self::Kill(_) | Self::Tamper(_) | Self::PowerCut | Self::CleanRestart)
     }
+}
+
+/// What happens to files while nobody uses them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tampering {
+    /// So many bits of segments flip.
+    FlipSegments(u32),
+    /// A bit of the epoch file, or one in both of its copies.
+    FlipEpoch {
+        both: bool,
+    },
+    LoseBlockFile,
 }
 
 #[derive(Debug, Clone)]
@@ -357,11 +394,22 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
         FaultKind::HangUp { machine: *rng.choice(&ports).expect("one at least"), errno: rng.bool().then_some(EIO) },
         FaultKind::Reset(rng.u32(20..100)),
         FaultKind::Stall(rng.u32(20..100)),
-        FaultKind::SlowDisk(rng.u64(50 * MS..S)),
     ];
-    rng.shuffle(&mut kinds);
-    kinds.truncate(rng.usize(3..=6));
     if level != Level::Memory {
+        kinds.extend(disk_faults(rng));
+    }
+    rng.shuffle(&mut kinds);
+    kinds.truncate(rng.usize(3..=7));
+    if level == Level::Memory {
+        kinds.push(FaultKind::Kill(CrashPoint::Now));
+    } else {
+        if rng.u8(..4) == 0 {
+            kinds.push(FaultKind::Tamper(match rng.u8(..5) {
+                0..=2 => Tampering::FlipSegments(rng.u32(1..=3)),
+                3 => Tampering::FlipEpoch { both: rng.u8(..4) == 0 },
+                _ => Tampering::LoseBlockFile,
+            }));
+        }
         for _ in 0..*rng.choice(&[1, 1, 2, 3]).expect("some") {
             kinds.push(FaultKind::Kill(crash_point(rng)));
         }
@@ -372,11 +420,32 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
             kinds.push(FaultKind::CleanRestart);
         }
     }
-    let at = |rng: &mut fastrand::Rng| S + rng.u64(50 * MS..1500 * MS);
+    let at = |rng: &mut fastrand::Rng, kind: &FaultKind| match kind {
+        // From the first start on.
+        FaultKind::Disk(_) | FaultKind::DiskFull { .. } if rng.u8(..5) == 0 => S,
+        _ => S + rng.u64(50 * MS..1500 * MS),
+    };
     kinds
         .into_iter()
-        .map(|kind| Fault { at_ns: at(rng), lasts_ns: if kind.is_outer() { rng.u64(50 * MS..2 * S) } else { 0 }, kind })
+        .map(|kind| Fault {
+            at_ns: at(rng, &kind),
+            lasts_ns: if kind.is_outer() { rng.u64(50 * MS..2 * S) } else { 0 },
+            kind,
+        })
         .collect()
+}
+
+fn disk_faults(rng: &mut fastrand::Rng) -> Vec<FaultKind> {
+    let mut kinds = vec![FaultKind::SlowDisk(rng.u64(50 * MS..S)), FaultKind::HungDisk];
+    for _ in 0..2 {
+        use DiskWork::*;
+        let work = *rng.choice(&[Prepare, Sync, Free, ReadBack, Call]).expect("some");
+        // One error, a burst, or errors for as long as it lasts.
+        let (percent, left) = *rng.choice(&[(100, 1), (100, 4), (30, u32::MAX), (100, u32::MAX)]).expect("some");
+        kinds.push(FaultKind::Disk(DiskTrouble { work, errno: EIO, percent, left }));
+    }
+    kinds.push(FaultKind::DiskFull { commits: false });
+    kinds
 }
 
 fn crash_point(rng: &mut fastrand::Rng) -> CrashPoint {

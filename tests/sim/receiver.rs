@@ -317,6 +317,13 @@ impl Receiver {
         }
     }
 
+    /// The id or the sender of these records may be lost: their requests may change.
+    pub fn excuse(&mut self, keys: &[String]) {
+        for key in keys {
+            self.requests.remove(key);
+        }
+    }
+
     /// The shard may have forgotten ids that it had used, and who sent a record: requests may now differ from earlier ones of
     /// the same key, but for those that first came while all was durable, up to `safe_ns`.
     pub fn power_cut(&mut self, now_ns: u64, safe_ns: u64) {
