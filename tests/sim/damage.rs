@@ -33,8 +33,17 @@ struct Block {
 }
 
 impl Block {
-    fn entries<'a>(&self, data: &'a [u8]) -> impl Iterator<Item = Entry<'a>> + use<'a> {
-        Entries::new(&data[self.offset..self.offset + self.used], self.header.nonce, self.offset as u32)
+    /// Its whole entries, those behind damaged ones too.
+    fn entries<'a>(&self, data: &'a [u8]) -> Vec<Entry<'a>> {
+        let bytes = &data[self.offset..self.offset + self.used];
+        let mut entries = Entries::new(bytes, self.header.nonce, self.offset as u32);
+        let mut all = Vec::new();
+        loop {
+            all.extend(entries.by_ref());
+            if entries.offset() >= bytes.len() || entries.resynchronise().is_none() {
+                return all;
+            }
+        }
     }
 }
 
