@@ -168,15 +168,15 @@ impl SegmentFiles {
         duplicate.sync_data().await
     }
 
-    /// Puts a segment's file aside for reuse, or removes it.
+    /// Puts a segment's file aside for reuse, or removes it: where there are enough, and if it is not fit for `reuse`.
     ///
     /// # Errors
     /// Those of rename(2) and unlink(2).
-    pub(super) async fn free(&self, segment: u64) -> io::Result<()> {
+    pub(super) async fn free(&self, segment: u64, reuse: bool) -> io::Result<()> {
         self.open.borrow_mut().retain(|(number, _)| *number != segment);
         self.reading.borrow_mut().take_if(|(number, _)| *number == segment);
         let path = segment_path(&self.directory, segment);
-        if self.spares.borrow().len() < SPARES_MAX {
+        if reuse && self.spares.borrow().len() < SPARES_MAX {
             rename(&path, spare_path(&self.directory, segment)).await?;
             self.spares.borrow_mut().push(segment);
             Ok(())

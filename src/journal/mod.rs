@@ -9,6 +9,7 @@ mod log;
 mod recovery;
 mod segment;
 mod storage;
+mod unfinished;
 
 pub use blocks::BlockMemory;
 pub use format::Position;

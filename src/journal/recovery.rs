@@ -3,17 +3,21 @@
 //!
 //! An unfinished block is written at its own place: the bytes are those that the dead process submitted or was about to submit,
 //! so a late write of it changes nothing, and positions keep the order of numbers. New entries always go to new segments.
+//! Where that cannot be done (the segment's file was never made, or the disk refuses), the blocks are taken over into the new
+//! block file, and the running log writes them as it writes its own.
 
 use super::epoch::Epoch;
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
-    round_up, u64_at, u128_at,
+    round_up, u64_at,
 };
-use super::log::BLOCK_FILE_HEADER_BYTES;
 use super::segment::{Segment, SparseBits};
+use super::unfinished::{
+    BLOCK_FILE_HEADER_BYTES, EPOCHS_MAX, Left, head, is_block_file, is_whole, pack, unwritten_blocks,
+};
 use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
 use thiserror::Error;
@@ -31,6 +35,16 @@ pub enum OpenError {
         action: String,
         /// Why it failed.
         error: io::Error,
+    },
+    /// Unfinished blocks cannot be written nor taken over.
+    #[error("{blocks} blocks of the last runs cannot be written ({error}), nor kept for later: {reason}")]
+    Unfinished {
+        /// How many.
+        blocks: usize,
+        /// Why they cannot be written.
+        error: String,
+        /// Why they cannot be kept.
+        reason: &'static str,
     },
 }
 
@@ -51,6 +65,8 @@ pub struct Report {
     pub parked: u64,
     /// Blocks finished from the block file.
     pub finished_blocks: u64,
+    /// Of those, blocks that are still to be written: the disk refused them, or has no file for them yet.
+    pub unwritten_blocks: u64,
     /// Places where bytes below the watermark were not whole.
     pub damaged: u64,
     /// Blocks above the watermark that were not whole.
@@ -58,8 +74,6 @@ pub struct Report {
     /// What an operator must know, in words.
     pub alarms: Vec<String>,
 }
-
-const BLOCK_FILE_MAGIC: [u8; 8] = *b"RINGBLK1";
 
 fn doing<T>(action: impl Into<String>, result: io::Result<T>) -> Result<T, OpenError> {
     result.map_err(|error| OpenError::Io { action: action.into(), error })
@@ -70,11 +84,11 @@ fn doing<T>(action: impl Into<String>, result: io::Result<T>) -> Result<T, OpenE
 /// # Errors
 /// [`OpenError`] where a file cannot be read, written or made durable; nothing is lost then.
 pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, OpenError> {
-    let bytes =
-        BLOCK_FILE_HEADER_BYTES + options.window_bytes / options.block_bytes as usize * options.block_bytes as usize;
+    let slots = options.window_bytes / options.block_bytes as usize;
+    let file_bytes = |slots: usize| BLOCK_FILE_HEADER_BYTES + slots * options.block_bytes as usize;
     let seed = storage.random() as u64;
     if options.durability == Durability::Memory {
-        let memory = doing("reserve memory for the window", storage.create_blocks(None, bytes))?;
+        let memory = doing("reserve memory for the window", storage.create_blocks(None, file_bytes(slots)))?;
         let epoch_id = storage.random();
         return Ok(Journal::new(options.clone(), memory, storage.physical_block(), epoch_id, seed));
     }
@@ -95,12 +109,21 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
         closed: false,
     };
     let name = epoch.block_name();
-    let memory = doing("make the block file", storage.create_blocks(Some(&name), bytes))?;
-    let mut head = BLOCK_FILE_MAGIC.to_vec();
-    head.extend_from_slice(&epoch.file_id.to_le_bytes());
-    memory.write(0, &head);
+    let unwritten = recovery.take_unwritten(options, epoch.physical, last)?;
+    let epochs = unwritten.epochs();
+    // What is taken over may not use up the room for what is to come.
+    let slots = slots.max(unwritten.slots.len() + slots / 4 + 4);
+    let memory = doing("make the block file", storage.create_blocks(Some(&name), file_bytes(slots)))?;
+    memory.write(0, &head(epoch.file_id, &epochs));
+    let mut journal = Journal::new(options.clone(), memory, epoch.physical, epoch.id, seed);
+    journal.block_name = Some(name.clone());
+    journal.epoch = epoch.number;
+    journal.epoch_record = epoch.encode();
+    recovery.report.epoch = epoch.number;
+    recovery.finish(&mut journal);
+    journal.take_over(unwritten);
     doing("write the epoch file", storage.write_epoch(epoch.number, &epoch.encode()))?;
-    // Only now is what the old block file held in segments, durably, and of no more use.
+    // Only now is what the old block file held in segments, durably, or in the new one, and of no more use.
     drop(blocks);
     for old in &earlier {
         doing("remove the old block file", storage.remove_blocks(&old.block_name()))?;
@@ -109,13 +132,26 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     for old in files {
         doing("remove an old epoch file", storage.remove_epoch(old))?;
     }
-    let mut journal = Journal::new(options.clone(), memory, epoch.physical, epoch.id, seed);
-    journal.block_name = Some(name);
-    journal.epoch = epoch.number;
-    journal.epoch_record = epoch.encode();
-    recovery.report.epoch = epoch.number;
-    recovery.finish(&mut journal);
     Ok(journal)
+}
+
+/// Blocks that are still to be written, as they are put into slots.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    /// In the order of the log.
+    pub slots: Vec<Vec<Left>>,
+    /// Segments whose files are still to be made, with their nonces.
+    pub missing: Vec<(u64, u64)>,
+    /// The segment that could not be written, and the errno.
+    pub refused: Option<(u64, i32)>,
+}
+
+impl Unwritten {
+    /// The epochs of the blocks.
+    fn epochs(&self) -> Vec<u128> {
+        let all: HashSet<u128> = self.slots.iter().map(|slot| slot[0].header.epoch_id).collect();
+        all.into_iter().collect()
+    }
 }
 
 impl Journal {
@@ -127,7 +163,11 @@ impl Journal {
         let Some(name) = &self.block_name else { return Ok(()) };
         // Those of earlier starts too: below level `power` nobody may have synced them.
         for segment in &self.segments {
-            storage.sync_segment(segment.number)?;
+            match storage.sync_segment(segment.number) {
+                // What could be saved of it was, and the rest was told when it failed.
+                Err(_) if segment.failed => {}
+                result => result?,
+            }
         }
         let (mut epoch, _) = Epoch::decode(&self.epoch_record).expect("encoded at start");
         epoch.closed = true;
@@ -146,12 +186,20 @@ struct Recovery {
     parked: SparseBits,
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
-    /// Origins of waiting records that only an older segment names.
-    named_before: BTreeSet<u32>,
     ids: HashMap<u64, Box<str>>,
+    /// Origins that are defined in an older segment than a record of theirs: a kill came between a move and their definition.
+    defined_before: HashSet<u32>,
     durable: Durable,
     oldest_segment: u64,
     newer: Option<Neighbour>,
+    /// The block file's blocks of the segments that were read so far, newest segment first.
+    tail: Vec<Left>,
+    /// From here on blocks are still to be written.
+    unwritten_from: Option<Position>,
+    missing: Vec<(u64, u64)>,
+    refused: Option<(u64, io::Error)>,
+    /// A segment could not be synced.
+    unsynced: bool,
     number_max: u64,
     segment_max: u64,
     origin_max: u32,
@@ -283,10 +331,7 @@ impl Recovery {
             }
             return Ok(None);
         };
-        let id_matches = file.len() > BLOCK_FILE_HEADER_BYTES
-            && file.bytes(0..8) == BLOCK_FILE_MAGIC
-            && u128_at(file.bytes(8..24), 0) == epoch.file_id;
-        if same_boot && id_matches {
+        if same_boot && is_block_file(&file, epoch.file_id) {
             return Ok(Some(file));
         }
         self.report.alarms.push(format!("the block file {name} is not of this boot or not of this journal: set aside"));
@@ -300,17 +345,27 @@ impl Recovery {
         options: &Options,
         blocks: Option<(&super::BlockMemory, Epoch)>,
     ) -> Result<(), OpenError> {
-        let mut numbers = doing("list the segments", storage.segments())?;
+        let files: HashSet<u64> = doing("list the segments", storage.segments())?.into_iter().collect();
+        let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
+        // Of segments that were freed blocks may still be in memory: later ones say where the log begins.
+        let oldest = overlay.values().flatten().map(|left| left.header.oldest_segment).max().unwrap_or(0);
+        self.oldest_segment = oldest;
+        let mut numbers: Vec<u64> = files.union(&overlay.keys().copied().collect()).copied().collect();
         numbers.sort_unstable_by(|a, b| b.cmp(a));
         self.segment_max = numbers.first().copied().unwrap_or(0);
-        let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
         let mut bytes = Vec::new();
         for number in numbers {
-            let left = overlay.remove(&number).unwrap_or_default();
+            let mut left = overlay.remove(&number).unwrap_or_default();
+            // What moved to a newer segment is there.
+            left.retain(|block| !self.is_superseded(&block.header));
+            let exists = files.contains(&number);
+            if !exists && (left.is_empty() || number < self.oldest_segment) {
+                continue;
+            }
             // Otherwise: settled, or made ready and never used, or a file on its way to a new life.
-            let live =
-                number >= self.oldest_segment && self.read_segment(storage, options, number, &left, &mut bytes)?;
-            if !live {
+            let live = number >= self.oldest_segment
+                && self.read_segment(storage, options, number, left, exists, &mut bytes)?;
+            if !live && exists {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
             }
         }
@@ -328,29 +383,47 @@ impl Recovery {
         storage: &mut impl Storage,
         options: &Options,
         number: u64,
-        left: &[Left],
+        mut left: Vec<Left>,
+        exists: bool,
         bytes: &mut Vec<u8>,
     ) -> Result<bool, OpenError> {
-        doing(format!("read segment {number}"), storage.read_segment(number, bytes))?;
+        bytes.clear();
+        if exists {
+            doing(format!("read segment {number}"), storage.read_segment(number, bytes))?;
+        }
         let file_bytes = bytes.len();
         let mut repairs = Repairs::default();
-        let life = self
-            .identify(number, bytes)
-            .or_else(|| self.rebuild_header(number, storage.physical_block(), options, left, bytes, &mut repairs));
+        let life = match (exists, left.first()) {
+            (false, Some(first)) => {
+                bytes.resize(options.segment_bytes as usize, 0);
+                self.missing.push((number, first.header.nonce));
+                Some(Life { number, nonce: first.header.nonce, physical: storage.physical_block() })
+            }
+            _ => self
+                .identify(number, bytes)
+                .or_else(|| self.rebuild_header(number, storage.physical_block(), options, &left, bytes, &mut repairs)),
+        };
         let Some(life) = life else { return Ok(false) };
-        for block in left {
+        left.retain(|block| block.header.nonce == life.nonce);
+        let mut unfinished = Vec::new();
+        for block in &left {
             let start = block.header.at.offset as usize;
-            if block.header.nonce == life.nonce
-                && !is_whole(bytes, start, life.nonce)
+            if !is_whole(bytes, start, life.nonce)
                 && let Some(place) = bytes.get_mut(start..start + block.bytes.len())
             {
                 place.copy_from_slice(&block.bytes);
-                repairs.mended.push(start..start + block.bytes.len());
+                unfinished.push(start..start + block.bytes.len());
                 self.report.finished_blocks += 1;
             }
         }
+        let from = unfinished.first().map(|range| Position { segment: number, offset: range.start as u32 });
+        self.tail.extend(left.into_iter().filter(|block| from.is_none_or(|from| block.header.at >= from)));
         if !self.walk(life, bytes, &mut repairs) {
             return Ok(false);
+        }
+        if !exists {
+            self.unwritten_from = from.or(self.unwritten_from);
+            return Ok(true);
         }
         let end = self.segments.last().expect("walked").end as usize;
         if end > file_bytes {
@@ -361,17 +434,76 @@ impl Recovery {
             let name = format!("segment-{number:016x}-at-{}", range.start);
             doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
         }
-        for range in &repairs.mended {
-            doing(
-                format!("finish a block of segment {number}"),
-                storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
-            )?;
+        let mended = repairs.mended.iter();
+        let mut write = |range: &Range<usize>| storage.write_segment(number, range.start as u32, &bytes[range.clone()]);
+        for range in mended {
+            doing(format!("mend segment {number}"), write(range))?;
         }
+        let mut written = unfinished.iter().try_for_each(&mut write);
         // After a kill writes have landed that nobody synced: they must be durable before the block file goes.
-        if !repairs.mended.is_empty() || !self.report.clean {
-            doing(format!("sync segment {number}"), storage.sync_segment(number))?;
+        if written.is_ok() && (!repairs.mended.is_empty() || !unfinished.is_empty() || !self.report.clean) {
+            written = storage.sync_segment(number);
+        }
+        if let Err(error) = written {
+            self.refuse(number, from, error)?;
         }
         Ok(true)
+    }
+
+    /// A segment's blocks could not be written or synced: those that are in memory are written later, elsewhere.
+    fn refuse(&mut self, number: u64, from: Option<Position>, error: io::Error) -> Result<(), OpenError> {
+        if error.raw_os_error().is_none() && error.kind() != io::ErrorKind::WriteZero {
+            return doing(format!("finish the blocks of segment {number}"), Err(error));
+        }
+        let segment = self.segments.last_mut().expect("walked");
+        (segment.failed, self.unsynced) = (true, true);
+        if from.is_none() {
+            self.report.alarms.push(format!(
+                "segment {number} cannot be synced: {error}. What it holds can be read; a loss of power may take it"
+            ));
+            return Ok(());
+        }
+        self.unwritten_from = from;
+        self.refused.get_or_insert((number, error));
+        Ok(())
+    }
+
+    /// Whether a block's entries moved to a newer segment, since its own had failed; what is on disk of it is of no more use.
+    fn is_superseded(&self, header: &BlockHeader) -> bool {
+        self.newer.is_some_and(|newer| header.first_number >= newer.number)
+    }
+
+    /// What is still to be written: from the first block that could not be, all that lies behind it.
+    fn take_unwritten(
+        &mut self,
+        options: &Options,
+        physical: u32,
+        last: Option<Epoch>,
+    ) -> Result<Unwritten, OpenError> {
+        let Some(from) = self.unwritten_from else { return Ok(Unwritten::default()) };
+        let mut blocks: Vec<Left> = std::mem::take(&mut self.tail);
+        blocks.retain(|block| block.header.at >= from);
+        blocks.sort_by_key(|block| block.header.at);
+        self.report.unwritten_blocks = blocks.len() as u64;
+        let count = blocks.len();
+        let refused = self.refused.take();
+        let error = refused.as_ref().map_or("a segment is missing".to_owned(), |(_, error)| error.to_string());
+        let failed = |reason| Err(OpenError::Unfinished { blocks: count, error: error.clone(), reason });
+        if last.is_some_and(|epoch| epoch.physical != physical) {
+            return failed("the disk has another physical block than before");
+        }
+        if blocks.iter().any(|block| block.bytes.len() > options.block_bytes as usize) {
+            return failed("blocks were larger then");
+        }
+        let unwritten = Unwritten {
+            slots: pack(blocks, options.block_bytes),
+            missing: std::mem::take(&mut self.missing),
+            refused: refused.map(|(number, error)| (number, error.raw_os_error().unwrap_or(libc::EIO))),
+        };
+        if unwritten.epochs().len() > EPOCHS_MAX {
+            return failed("they are of too many runs");
+        }
+        Ok(unwritten)
     }
 
     /// What a segment's header says of its life. A file that was cut short gets its size back, in memory.
@@ -430,6 +562,7 @@ impl Recovery {
         let mut records = Vec::new();
         let mut offset = physical as usize;
         let mut end = offset;
+        let mut superseded = false;
         while offset + BLOCK_HEADER_BYTES <= bytes.len() {
             let here = Position { segment: number, offset: offset as u32 };
             let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
@@ -437,6 +570,11 @@ impl Recovery {
                 offset += physical as usize;
                 continue;
             };
+            if self.is_superseded(&header) {
+                superseded = true;
+                offset += self.walk_superseded(life, seal, &bytes[offset..], header.at.offset);
+                continue;
+            }
             if next.is_some_and(|(epoch_id, next)| epoch_id == header.epoch_id && next != header.first_number) {
                 self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, repairs);
             }
@@ -459,7 +597,13 @@ impl Recovery {
             offset += round_up(used, physical) as usize;
             end = offset;
         }
-        let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
+        let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else {
+            // Marks in it are of use as long as what they settle is there.
+            if superseded {
+                self.segments.push(Segment::new(number, nonce, self.newer.map_or(0, |newer| newer.number), physical));
+            }
+            return superseded;
+        };
         segment.end = end as u32;
         if self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
@@ -485,6 +629,16 @@ impl Recovery {
             }
             offset += round_up(used, physical) as usize;
         }
+    }
+
+    /// The block of a failed segment, whose entries moved. Whole ones may say what is settled; records are in the newer place.
+    fn walk_superseded(&mut self, life: Life, seal: Option<Seal>, block: &[u8], base: u32) -> usize {
+        let Some(seal) = seal.filter(|seal| seal.used as usize <= block.len()) else { return life.physical as usize };
+        let mut records = Vec::new();
+        for entry in Entries::new(&block[..seal.used as usize], life.nonce, base) {
+            self.apply(&entry, &mut records);
+        }
+        round_up(seal.used, life.physical) as usize
     }
 
     /// Applies the whole entries of a block; bytes used and entries, those lost to damage included where the seal tells.
@@ -533,7 +687,7 @@ impl Recovery {
             let origin = self.origins.entry(id).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
             origin.unsettled += 1;
             if origin.names.is_none() {
-                self.named_before.insert(id);
+                self.defined_before.insert(id);
             }
         }
     }
@@ -606,7 +760,9 @@ impl Recovery {
         journal.next_lane = self.lane_max.wrapping_add(1);
         // Every segment was synced, now or by a clean stop. Where something is missing it must not pass for damage later.
         journal.watermark = match self.segments.last() {
-            Some(last) if self.report.torn == 0 => last.end_position(),
+            Some(last) if self.report.torn == 0 && self.unwritten_from.is_none() && !self.unsynced => {
+                last.end_position()
+            }
             _ => self.durable.newest,
         };
         let waiting = |number: u64| self.segments.iter().any(|segment| segment.is_waiting(number));
@@ -622,59 +778,12 @@ impl Recovery {
             }
             let (source, name) = origin.names.unwrap_or_else(|| (UNKNOWN.to_owned(), UNKNOWN.to_owned()));
             let reference = journal.add_origin(id, origin.lane, &source, &name, false);
-            if self.named_before.contains(&id) {
-                journal.unnamed.push(id);
-            }
             for _ in 0..origin.unsettled {
                 journal.add_unsettled(reference);
             }
         }
         journal.segments = self.segments.into();
+        journal.define_again(self.defined_before);
         journal.report = self.report;
     }
-}
-
-/// A block as its process left it in the block file, sealed.
-struct Left {
-    header: BlockHeader,
-    bytes: Vec<u8>,
-}
-
-/// The blocks of a block file by segment, in order of their offsets.
-fn unwritten_blocks(memory: &super::BlockMemory, epoch: Epoch) -> HashMap<u64, Vec<Left>> {
-    let mut found: HashMap<u64, Vec<Left>> = HashMap::new();
-    let slots = (memory.len() - BLOCK_FILE_HEADER_BYTES) / epoch.block_bytes as usize;
-    for slot in 0..slots {
-        let start = BLOCK_FILE_HEADER_BYTES + slot * epoch.block_bytes as usize;
-        let bytes = memory.bytes(start..start + epoch.block_bytes as usize);
-        for offset in (0..bytes.len()).step_by(epoch.physical as usize) {
-            let Some((header, seal)) = BlockHeader::decode(&bytes[offset..]) else { continue };
-            if header.epoch_id != epoch.id {
-                continue;
-            }
-            let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
-            let mut entries = Entries::new(&bytes[offset..limit], header.nonce, header.at.offset);
-            let count = entries.by_ref().count() as u32;
-            if count == 0 {
-                continue;
-            }
-            let seal = Seal { used: entries.offset() as u32, entries: count };
-            let mut block = bytes[offset..offset + seal.used as usize].to_vec();
-            block[..BLOCK_HEADER_BYTES].copy_from_slice(&header.encode_sealed(seal));
-            block.resize(round_up(seal.used, epoch.physical) as usize, 0);
-            found.entry(header.at.segment).or_default().push(Left { header, bytes: block });
-        }
-    }
-    for blocks in found.values_mut() {
-        blocks.sort_by_key(|block| block.header.at.offset);
-    }
-    found
-}
-
-/// Whether the disk has a block whole.
-fn is_whole(segment: &[u8], offset: usize, nonce: u64) -> bool {
-    let Some(Some((header, Some(seal)))) = segment.get(offset..).map(BlockHeader::decode) else { return false };
-    let Some(block) = segment.get(offset..offset + seal.used as usize) else { return false };
-    let mut entries = Entries::new(block, nonce, header.at.offset);
-    entries.by_ref().count() == seal.entries as usize && entries.offset() == seal.used as usize
 }

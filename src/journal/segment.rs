@@ -20,6 +20,12 @@ pub(super) struct Segment {
     pub unwritten: u32,
     /// Reads under way.
     pub reads: u32,
+    /// Nothing more goes into it, though there is room.
+    pub closed: bool,
+    /// A write or sync of it failed: its file is not used again.
+    pub failed: bool,
+    /// A block of it is on disk, and all before it.
+    pub committed: bool,
     /// Records that are neither delivered nor discarded.
     pub unsettled: u64,
     /// A bit for each entry number from `first_number`: records still to be delivered.
@@ -37,6 +43,9 @@ impl Segment {
             end: physical,
             unwritten: 0,
             reads: 0,
+            closed: false,
+            failed: false,
+            committed: false,
             unsettled: 0,
             waiting: Bits::default(),
         }
@@ -61,6 +70,20 @@ impl Segment {
     /// Whether a record is still to be delivered.
     pub fn is_waiting(&self, number: u64) -> bool {
         number >= self.first_number && self.waiting.contains(number - self.first_number)
+    }
+
+    /// The records that are still to be delivered, in order.
+    pub fn waiting(&self) -> impl Iterator<Item = u64> {
+        self.waiting.iter().map(|index| self.first_number + index)
+    }
+
+    /// Counts the records from a number on out, since another segment takes them.
+    pub fn take_waiting_from(&mut self, number: u64) -> Vec<u64> {
+        let taken: Vec<u64> = self.waiting().filter(|waiting| *waiting >= number).collect();
+        for number in &taken {
+            self.settle(*number);
+        }
+        taken
     }
 
     /// Where its first block begins.
@@ -95,6 +118,13 @@ impl Bits {
 
     fn contains(&self, index: u64) -> bool {
         self.0.get((index / 64) as usize).is_some_and(|word| word & 1 << (index % 64) != 0)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        let words = self.0.iter().enumerate().filter(|(_, word)| **word != 0);
+        words.flat_map(|(place, word)| {
+            (0..64).filter(move |bit| word & 1 << bit != 0).map(move |bit| place as u64 * 64 + bit)
+        })
     }
 }
 

@@ -291,7 +291,9 @@ impl Shard {
             Completion::SegmentSynced { journal, segment, result } => {
                 self.journals[journal.0 as usize].journal.handle_synced(segment, result);
             }
-            Completion::SegmentFreed { .. } => {}
+            Completion::SegmentFreed { journal, segment } => {
+                self.journals[journal.0 as usize].journal.handle_freed(segment);
+            }
             Completion::ReadBack { journal, segment, offset, buffer, result } => {
                 let state = &mut self.journals[journal.0 as usize];
                 let at = Position { segment, offset };

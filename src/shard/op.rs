@@ -175,12 +175,14 @@ pub enum Op {
         /// The segment.
         segment: u64,
     },
-    /// All records of a segment are settled: its file may be reused.
+    /// Nothing in a segment is needed any more: its file may be used for another one, or is to be removed.
     FreeSegment {
         /// The journal.
         journal: JournalId,
         /// The segment.
         segment: u64,
+        /// Whether the file is fit to be used again; after an error it is not.
+        reuse: bool,
     },
     /// Read from a segment into `buffer` (its whole length).
     ReadBack {

@@ -18,7 +18,7 @@ impl Shard {
     pub fn snapshot(&self, now: Now) -> Snapshot {
         let mut journal = JournalSnapshot::default();
         for state in &self.journals {
-            state.journal.snapshot(&mut journal);
+            state.journal.snapshot(now, &mut journal);
         }
         let in_memory: u64 = self.lanes.iter().map(|(_, lane)| lane.queue.len() as u64).sum();
         journal.behind = self.terms.pending - in_memory;

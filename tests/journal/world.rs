@@ -217,7 +217,8 @@ impl World {
                 self.disk.prepare(segment, bytes, header, sync);
             }
             Op::SyncSegment { segment, .. } => self.disk.sync(segment),
-            Op::FreeSegment { segment, .. } => self.disk.free(segment),
+            Op::FreeSegment { segment, reuse: true, .. } => self.disk.free(segment),
+            Op::FreeSegment { segment, .. } => drop(self.disk.segments.remove(&segment).expect("a file that is there")),
             _ => {}
         }
     }
@@ -257,6 +258,7 @@ impl World {
                 });
                 journal.handle_read_back(now, &mut self.scan, Position { segment, offset }, buffer, result);
             }
+            Op::FreeSegment { segment, .. } => journal.handle_freed(segment),
             _ => {}
         }
     }
@@ -310,7 +312,8 @@ impl World {
 
     pub fn segments(&mut self) -> u64 {
         let mut snapshot = JournalSnapshot::default();
-        self.journal().snapshot(&mut snapshot);
+        let now = self.now;
+        self.journal().snapshot(now, &mut snapshot);
         snapshot.segments
     }
 

@@ -584,7 +584,7 @@ mod tests {
             ("beyond the end", commit(2048, 1, 8192, 512)),
             ("no such segment", commit(2048, 2, 2048, 512)),
             ("prepared twice", prepare(1)),
-            ("freed while written", Op::FreeSegment { journal: J, segment: 1 }),
+            ("freed while written", Op::FreeSegment { journal: J, segment: 1, reuse: true }),
             ("read while written", Op::ReadBack { journal: J, segment: 1, offset: 1024, buffer: vec![0; 512] }),
         ] {
             assert!(disk.begin(&mut cx, op, &memory).is_err(), "{bad}");

@@ -439,12 +439,12 @@ fn disk_faults(rng: &mut fastrand::Rng) -> Vec<FaultKind> {
     let mut kinds = vec![FaultKind::SlowDisk(rng.u64(50 * MS..S)), FaultKind::HungDisk];
     for _ in 0..2 {
         use DiskWork::*;
-        let work = *rng.choice(&[Prepare, Sync, Free, ReadBack, Call]).expect("some");
+        let work = *rng.choice(&[Commit, Commit, Prepare, Sync, Free, ReadBack, Call]).expect("some");
         // One error, a burst, or errors for as long as it lasts.
         let (percent, left) = *rng.choice(&[(100, 1), (100, 4), (30, u32::MAX), (100, u32::MAX)]).expect("some");
         kinds.push(FaultKind::Disk(DiskTrouble { work, errno: EIO, percent, left }));
     }
-    kinds.push(FaultKind::DiskFull { commits: false });
+    kinds.push(FaultKind::DiskFull { commits: rng.u8(..3) == 0 });
     kinds
 }
 

@@ -62,9 +62,9 @@ impl<C: Core> Driver<C> {
                     Completion::SegmentSynced { journal, segment, result }
                 });
             }
-            Op::FreeSegment { journal, segment } => {
+            Op::FreeSegment { journal, segment, reuse } => {
                 self.cold(journal, async move |files: &SegmentFiles| {
-                    if let Err(error) = files.free(segment).await {
+                    if let Err(error) = files.free(segment, reuse).await {
                         warn!(segment, "a settled segment's file could not be put aside: {error}");
                     }
                     Completion::SegmentFreed { journal, segment }

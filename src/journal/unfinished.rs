@@ -1,0 +1,121 @@
+//! What a block file holds of an earlier start: blocks that may not be whole on disk, and the epochs that they are of.
+//!
+//! ```text
+//! block file   0 magic "RINGBLK1"   8 file id u128   24 earlier epochs u32   28 zero u32   32 epoch id u128 …
+//!              4096 slots …
+//! ```
+//!
+//! The file is zero when it is made, and its slots hold blocks of its own epoch; and of earlier ones, where a start could not
+//! finish their writes and took them over. Those epochs are named in front.
+
+use super::BlockMemory;
+use super::epoch::Epoch;
+use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Entries, Position, Seal, round_up, u32_at, u128_at};
+use std::collections::{BTreeMap, HashMap};
+
+/// Bytes before the first slot of a block file.
+pub(super) const BLOCK_FILE_HEADER_BYTES: usize = 4096;
+const BLOCK_FILE_MAGIC: [u8; 8] = *b"RINGBLK1";
+const EPOCHS_AT: usize = 32;
+/// Earlier epochs of which a block file can hold blocks.
+pub(super) const EPOCHS_MAX: usize = (BLOCK_FILE_HEADER_BYTES - EPOCHS_AT) / 16;
+
+/// The front of a block file.
+pub(super) fn head(file_id: u128, epochs: &[u128]) -> Vec<u8> {
+    assert!(epochs.len() <= EPOCHS_MAX, "looked at by the caller");
+    let mut head = BLOCK_FILE_MAGIC.to_vec();
+    head.extend_from_slice(&file_id.to_le_bytes());
+    head.extend_from_slice(&(epochs.len() as u32).to_le_bytes());
+    head.extend_from_slice(&[0; 4]);
+    for epoch in epochs {
+        head.extend_from_slice(&epoch.to_le_bytes());
+    }
+    head
+}
+
+/// Whether a file is the block file of this id.
+pub(super) fn is_block_file(file: &BlockMemory, file_id: u128) -> bool {
+    file.len() > BLOCK_FILE_HEADER_BYTES
+        && file.bytes(0..8) == BLOCK_FILE_MAGIC
+        && u128_at(file.bytes(8..24), 0) == file_id
+}
+
+/// A block as its process left it in the block file, sealed.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub header: BlockHeader,
+    pub seal: Seal,
+    /// With its padding.
+    pub bytes: Vec<u8>,
+}
+
+/// The blocks of a block file by segment, in order of their offsets.
+pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<u64, Vec<Left>> {
+    let head = memory.bytes(0..BLOCK_FILE_HEADER_BYTES);
+    let count = (u32_at(head, 24) as usize).min(EPOCHS_MAX);
+    let mut epochs: Vec<u128> = (0..count).map(|index| u128_at(head, EPOCHS_AT + index * 16)).collect();
+    epochs.push(epoch.id);
+    // A block that moved to another slot can be found in both: it is the same.
+    let mut found: HashMap<Position, Left> = HashMap::new();
+    let slots = (memory.len() - BLOCK_FILE_HEADER_BYTES) / epoch.block_bytes as usize;
+    for slot in 0..slots {
+        let start = BLOCK_FILE_HEADER_BYTES + slot * epoch.block_bytes as usize;
+        let bytes = memory.bytes(start..start + epoch.block_bytes as usize);
+        for offset in (0..bytes.len()).step_by(epoch.physical as usize) {
+            let Some((header, seal)) = BlockHeader::decode(&bytes[offset..]) else { continue };
+            if !epochs.contains(&header.epoch_id) {
+                continue;
+            }
+            let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
+            let mut entries = Entries::new(&bytes[offset..limit], header.nonce, header.at.offset);
+            let count = entries.by_ref().count() as u32;
+            if count == 0 {
+                continue;
+            }
+            let seal = Seal { used: entries.offset() as u32, entries: count };
+            if found.get(&header.at).is_some_and(|other| other.seal.entries >= count) {
+                continue;
+            }
+            let mut block = bytes[offset..offset + seal.used as usize].to_vec();
+            block[..BLOCK_HEADER_BYTES].copy_from_slice(&header.encode_sealed(seal));
+            block.resize(round_up(seal.used, epoch.physical) as usize, 0);
+            found.insert(header.at, Left { header, seal, bytes: block });
+        }
+    }
+    let mut by_segment: BTreeMap<u64, Vec<Left>> = BTreeMap::new();
+    for (at, left) in found {
+        by_segment.entry(at.segment).or_default().push(left);
+    }
+    for blocks in by_segment.values_mut() {
+        blocks.sort_by_key(|block| block.header.at.offset);
+    }
+    by_segment
+}
+
+/// Whether the disk has a block whole.
+pub(super) fn is_whole(segment: &[u8], offset: usize, nonce: u64) -> bool {
+    let Some(Some((header, Some(seal)))) = segment.get(offset..).map(BlockHeader::decode) else { return false };
+    let Some(block) = segment.get(offset..offset + seal.used as usize) else { return false };
+    let mut entries = Entries::new(block, nonce, header.at.offset);
+    entries.by_ref().count() == seal.entries as usize && entries.offset() == seal.used as usize
+}
+
+/// Blocks as they fit into slots: consecutive ones of one segment and epoch, at most `slot_bytes` together.
+pub(super) fn pack(blocks: Vec<Left>, slot_bytes: u32) -> Vec<Vec<Left>> {
+    let mut packed: Vec<Vec<Left>> = Vec::new();
+    for block in blocks {
+        let fits = packed.last().is_some_and(|slot| {
+            let (first, last) = (&slot[0], slot.last().expect("never empty"));
+            let end = last.header.at.offset + last.bytes.len() as u32;
+            let next = Position { segment: first.header.at.segment, offset: end };
+            block.header.at == next
+                && block.header.epoch_id == first.header.epoch_id
+                && end - first.header.at.offset + block.bytes.len() as u32 <= slot_bytes
+        });
+        match packed.last_mut() {
+            Some(slot) if fits => slot.push(block),
+            _ => packed.push(vec![block]),
+        }
+    }
+    packed
+}
