@@ -428,14 +428,14 @@ impl Disk {
                 self.operations.insert(index, operation);
                 continue;
             }
-            self.abandon(cx, operation);
+            self.abandon(cx, operation, power);
         }
         if power {
             self.lose_power(cx);
         }
     }
 
-    fn abandon(&mut self, cx: &mut Context, operation: Operation) {
+    fn abandon(&mut self, cx: &mut Context, operation: Operation, power: bool) {
         let segment = operation.segment;
         let whole = cx.rng.bool();
         say!(cx, "disk: {} {}", operation.describe(), if whole { "lands" } else { "is lost, all or in part" });
@@ -450,6 +450,8 @@ impl Disk {
                 self.write(segment, offset as usize, &data[..kept], false);
             }
             Work::Prepare { bytes, header, .. } if whole => self.prepare(segment, bytes, &header, false),
+            // A file gets its name once its header is written; but without a sync, the name may be durable before that.
+            Work::Prepare { sync, .. } if sync || !power => {}
             Work::Prepare { bytes, .. } => match (cx.rng.u8(..3), self.spares.pop()) {
                 (0, _) => {} // not yet there
                 (1, Some((_, Segment { data: mut stale, .. }))) => {

@@ -29,7 +29,7 @@ impl World {
         };
         say!(self.cx, "start {} with directories {directories:?}", self.life);
         let mut journals = Vec::new();
-        let mut recovered = 0;
+        let (mut recovered, mut unwritten) = (0, 0);
         for &directory in &directories {
             let options = self.plan.options(self.core_of(directory));
             let disk = &mut self.disks[directory];
@@ -42,6 +42,7 @@ impl World {
                     disk.fuse = None;
                     say!(self.cx, "journal {directory}: {:?}", journal.report());
                     recovered += journal.report().recovered;
+                    unwritten += journal.report().unwritten_blocks;
                     if disk.block_files() != usize::from(self.plan.has_disk()) {
                         return Err(format!("{} block files after a start", disk.block_files()));
                     }
@@ -83,8 +84,9 @@ impl World {
             }
         }
         self.check_recovered(recovered)?;
-        // What the last process left was made durable now, at every level that has a disk.
-        if self.plan.has_disk() && !self.disks.iter().any(Disk::has_doomed) {
+        // What the last process left was made durable now, at every level that has a disk; where the disk refuses, later.
+        self.ailing = unwritten > 0;
+        if self.plan.has_disk() && unwritten == 0 && !self.disks.iter().any(Disk::has_doomed) {
             (self.safe_ns, self.marked_safe) = (self.cx.now_ns, self.marked_before);
         }
         self.tampered = Tampered { ever: self.tampered.ever, aside: self.tampered.aside, ..Tampered::default() };
