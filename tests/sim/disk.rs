@@ -430,6 +430,11 @@ impl Disk {
             }
             self.abandon(cx, operation, power);
         }
+        // The next process knows nothing of what failed, and finishes what this one left.
+        for file in self.segments.values_mut() {
+            file.failed = false;
+            file.written.clear();
+        }
         if power {
             self.lose_power(cx);
         }

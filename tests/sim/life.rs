@@ -62,6 +62,7 @@ impl World {
                 Err(error) if burning => {
                     say!(self.cx, "killed while opening the journal: {error}");
                     self.cx.stats.count("kill during recovery");
+                    self.tampered.told = false; // it may have mended what it found
                     drop(journals);
                     for disk in &mut self.disks {
                         disk.crash(&mut self.cx, false);
@@ -73,6 +74,7 @@ impl World {
                 Err(error) if self.disks[directory].call_failed => {
                     say!(self.cx, "the journal does not open: {error}");
                     self.cx.stats.count("start failed: disk");
+                    self.tampered.told = false;
                     for disk in &mut self.disks {
                         disk.call_failed = false;
                     }
@@ -182,7 +184,7 @@ impl World {
 
     /// With the shard down, files change by themselves.
     pub fn tamper(&mut self, tampering: &Tampering) {
-        let directory = *self.cx.rng.choice(&self.directories).expect("one at least");
+        let directory = self.cx.rng.choice(&self.directories).copied().unwrap_or(0);
         let core = self.core_of(directory);
         let disk = &mut self.disks[directory];
         match *tampering {

@@ -462,7 +462,7 @@ impl World {
             return Err(format!("quarantined without a reason: {what}"));
         }
         let sent: u64 = self.machines.iter().map(Machine::sent).sum();
-        if sent < 200 || (self.plan.has_disk() && self.oracle.rows < 50) {
+        if sent < 200 || (self.plan.has_disk() && self.oracle.rows < 20) {
             return Err(format!("a world of {sent} records and {} rows proves little", self.oracle.rows));
         }
         if self.plan.has_disk() && self.cx.rng.bool() {
