@@ -149,7 +149,7 @@ pub(super) struct Unwritten {
 impl Unwritten {
     /// The epochs of the blocks.
     fn epochs(&self) -> Vec<u128> {
-        let all: HashSet<u128> = self.slots.iter().map(|slot| slot[0].header.epoch_id).collect();
+        let all: std::collections::BTreeSet<u128> = self.slots.iter().map(|slot| slot[0].header.epoch_id).collect();
         all.into_iter().collect()
     }
 }
@@ -198,8 +198,8 @@ struct Recovery {
     unwritten_from: Option<Position>,
     missing: Vec<(u64, u64)>,
     refused: Option<(u64, io::Error)>,
-    /// A segment could not be synced.
-    unsynced: bool,
+    /// From here on writes that were found may not be durable: a sync failed.
+    unsynced_from: Option<Position>,
     number_max: u64,
     segment_max: u64,
     origin_max: u32,
@@ -417,7 +417,7 @@ impl Recovery {
             }
         }
         let from = unfinished.first().map(|range| Position { segment: number, offset: range.start as u32 });
-        self.tail.extend(left.into_iter().filter(|block| from.is_none_or(|from| block.header.at >= from)));
+        self.tail.extend(left);
         if !self.walk(life, bytes, &mut repairs) {
             return Ok(false);
         }
@@ -456,14 +456,14 @@ impl Recovery {
             return doing(format!("finish the blocks of segment {number}"), Err(error));
         }
         let segment = self.segments.last_mut().expect("walked");
-        (segment.failed, self.unsynced) = (true, true);
+        segment.failed = true;
         if from.is_none() {
             self.report.alarms.push(format!(
                 "segment {number} cannot be synced: {error}. What it holds can be read; a loss of power may take it"
             ));
-            return Ok(());
         }
-        self.unwritten_from = from;
+        self.unsynced_from = Some(Position { segment: number, offset: 0 });
+        self.unwritten_from = from.or(self.unwritten_from);
         self.refused.get_or_insert((number, error));
         Ok(())
     }
@@ -473,22 +473,42 @@ impl Recovery {
         self.newer.is_some_and(|newer| header.first_number >= newer.number)
     }
 
-    /// What is still to be written: from the first block that could not be, all that lies behind it.
+    /// What is still to be written: from the first block that could not be, all that lies behind it. Where a sync failed, also what
+    /// was written before, as far back as all of it is in memory.
     fn take_unwritten(
         &mut self,
         options: &Options,
         physical: u32,
         last: Option<Epoch>,
     ) -> Result<Unwritten, OpenError> {
-        let Some(from) = self.unwritten_from else { return Ok(Unwritten::default()) };
         let mut blocks: Vec<Left> = std::mem::take(&mut self.tail);
-        blocks.retain(|block| block.header.at >= from);
         blocks.sort_by_key(|block| block.header.at);
+        let follows = |a: &Left, b: &Left| {
+            let (end, next) = (a.end_position(), b.header.at);
+            let between = |segment: &&Segment| (end.segment..next.segment).contains(&segment.number);
+            let mut rest = self.segments.iter().filter(between).map(Segment::end_position);
+            let ends = rest.all(|last| last <= end || last.offset <= physical);
+            end == next || end.segment < next.segment && next.offset == physical && ends
+        };
+        let unbroken = blocks.chunk_by(follows).last().map_or(0, <[Left]>::len);
+        let unbroken_from = blocks.len() - unbroken;
+        let index = |from: Position| blocks.partition_point(|block| block.header.at < from);
+        let from = self.unwritten_from.map(index);
+        let unsynced = self.unsynced_from.map(|from| index(from).max(unbroken_from));
+        let Some(first) = [from, unsynced].into_iter().flatten().min().filter(|first| *first < blocks.len()) else {
+            return Ok(Unwritten::default());
+        };
+        let is_broken = first < unbroken_from;
+        blocks.drain(..first);
+        self.unwritten_from = Some(blocks[0].header.at);
         self.report.unwritten_blocks = blocks.len() as u64;
         let count = blocks.len();
         let refused = self.refused.take();
         let error = refused.as_ref().map_or("a segment is missing".to_owned(), |(_, error)| error.to_string());
         let failed = |reason| Err(OpenError::Unfinished { blocks: count, error: error.clone(), reason });
+        if is_broken {
+            return failed("some of them are damaged");
+        }
         if last.is_some_and(|epoch| epoch.physical != physical) {
             return failed("the disk has another physical block than before");
         }
@@ -760,7 +780,7 @@ impl Recovery {
         journal.next_lane = self.lane_max.wrapping_add(1);
         // Every segment was synced, now or by a clean stop. Where something is missing it must not pass for damage later.
         journal.watermark = match self.segments.last() {
-            Some(last) if self.report.torn == 0 && self.unwritten_from.is_none() && !self.unsynced => {
+            Some(last) if self.report.torn == 0 && self.unwritten_from.is_none() && self.unsynced_from.is_none() => {
                 last.end_position()
             }
             _ => self.durable.newest,

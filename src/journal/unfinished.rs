@@ -11,7 +11,7 @@
 use super::BlockMemory;
 use super::epoch::Epoch;
 use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Entries, Position, Seal, round_up, u32_at, u128_at};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Bytes before the first slot of a block file.
 pub(super) const BLOCK_FILE_HEADER_BYTES: usize = 4096;
@@ -49,6 +49,13 @@ pub(super) struct Left {
     pub bytes: Vec<u8>,
 }
 
+impl Left {
+    /// Behind it.
+    pub fn end_position(&self) -> Position {
+        Position { offset: self.header.at.offset + self.bytes.len() as u32, ..self.header.at }
+    }
+}
+
 /// The blocks of a block file by segment, in order of their offsets.
 pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<u64, Vec<Left>> {
     let head = memory.bytes(0..BLOCK_FILE_HEADER_BYTES);
@@ -56,7 +63,7 @@ pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<u
     let mut epochs: Vec<u128> = (0..count).map(|index| u128_at(head, EPOCHS_AT + index * 16)).collect();
     epochs.push(epoch.id);
     // A block that moved to another slot can be found in both: it is the same.
-    let mut found: HashMap<Position, Left> = HashMap::new();
+    let mut found: BTreeMap<Position, Left> = BTreeMap::new();
     let slots = (memory.len() - BLOCK_FILE_HEADER_BYTES) / epoch.block_bytes as usize;
     for slot in 0..slots {
         let start = BLOCK_FILE_HEADER_BYTES + slot * epoch.block_bytes as usize;
@@ -106,11 +113,9 @@ pub(super) fn pack(blocks: Vec<Left>, slot_bytes: u32) -> Vec<Vec<Left>> {
     for block in blocks {
         let fits = packed.last().is_some_and(|slot| {
             let (first, last) = (&slot[0], slot.last().expect("never empty"));
-            let end = last.header.at.offset + last.bytes.len() as u32;
-            let next = Position { segment: first.header.at.segment, offset: end };
-            block.header.at == next
+            block.header.at == last.end_position()
                 && block.header.epoch_id == first.header.epoch_id
-                && end - first.header.at.offset + block.bytes.len() as u32 <= slot_bytes
+                && block.end_position().offset - first.header.at.offset <= slot_bytes
         });
         match packed.last_mut() {
             Some(slot) if fits => slot.push(block),

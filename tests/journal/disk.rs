@@ -33,7 +33,11 @@ pub struct Disk {
     pub fuse: Option<u32>,
     pub calls: u32,
     pub lost_power: bool,
+    /// Segments can be read, and that is all.
+    pub refuses_writes: bool,
 }
+
+const EIO: i32 = 5;
 
 impl Disk {
     pub fn new(physical: u32, seed: u64) -> Self {
@@ -50,6 +54,7 @@ impl Disk {
             fuse: None,
             calls: 0,
             lost_power: false,
+            refuses_writes: false,
         }
     }
 
@@ -72,6 +77,7 @@ impl Disk {
             fuse: None,
             calls: 0,
             lost_power: self.lost_power,
+            refuses_writes: self.refuses_writes,
         }
     }
 
@@ -174,6 +180,11 @@ impl Storage for Disk {
 
     fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let whole = self.call()?;
+        if self.refuses_writes {
+            let torn = self.rng.usize(..=bytes.len() / SECTOR_BYTES) * SECTOR_BYTES;
+            self.write(segment, offset as usize, &bytes[..torn], false);
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         let part = if whole { bytes } else { &bytes[..bytes.len() / 2] };
         self.write(segment, offset as usize, part, false);
         if whole { Ok(()) } else { Err(io::Error::other("half a write")) }
@@ -181,6 +192,9 @@ impl Storage for Disk {
 
     fn sync_segment(&mut self, segment: u64) -> io::Result<()> {
         self.whole_call()?;
+        if self.refuses_writes {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         self.sync(segment);
         Ok(())
     }

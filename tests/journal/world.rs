@@ -235,6 +235,11 @@ impl World {
             self.carry_out(&pending);
         } else {
             self.count("failed operation");
+            if let Op::Commit { segment, offset, .. } = pending.op {
+                // Nobody knows what of it is there, nor for how long.
+                let part = self.disk.rng.usize(..=pending.data.len() / 512) * 512;
+                self.disk.write(segment, offset as usize, &pending.data[..part], false);
+            }
         }
         self.count(match pending.op {
             Op::Commit { .. } => "committed",
