@@ -70,7 +70,18 @@ impl Disk {
         }
         let oldest = blocks.iter().map(|block| block.header.oldest_segment).max().unwrap_or(0);
         blocks.retain(|block| block.segment >= oldest);
-        blocks
+        // What a failed segment has of blocks that moved to a later one is not part of the log.
+        let mut firsts: BTreeMap<u128, u64> = BTreeMap::new();
+        let mut live: Vec<Block> = Vec::new();
+        for block in blocks.into_iter().rev() {
+            let first = firsts.entry(block.header.epoch_id).or_insert(u64::MAX);
+            if block.header.first_number < *first {
+                *first = block.header.first_number;
+                live.push(block);
+            }
+        }
+        live.reverse();
+        live
     }
 
     /// Flips one bit of a block, whichever. `None` where there is no block.

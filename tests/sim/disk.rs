@@ -104,6 +104,8 @@ pub struct Disk {
     pub troubles: BTreeMap<usize, DiskTrouble>,
     /// A call at start or stop has failed since the last crash.
     pub call_failed: bool,
+    /// A loss of power has taken what a failed sync had left in the page cache: later processes took it for durable.
+    pub lost_doomed: bool,
     /// Nothing ends before then.
     pub hung_until_ns: u64,
     /// Operations that failed and were told.
@@ -132,6 +134,7 @@ impl Disk {
             fuse: None,
             troubles: BTreeMap::new(),
             call_failed: false,
+            lost_doomed: false,
             hung_until_ns: 0,
             errors: 0,
             half_made: BTreeSet::new(),
@@ -491,6 +494,7 @@ impl Disk {
         }
         self.spares.clear();
         for file in self.segments.values_mut() {
+            self.lost_doomed |= !file.doomed.is_empty();
             let lost = std::mem::take(&mut file.doomed).into_iter().chain(std::mem::take(&mut file.undo));
             for (offset, before) in lost.collect::<Vec<_>>().into_iter().rev() {
                 for (index, sector) in before.chunks(SECTOR_BYTES).enumerate() {

@@ -52,7 +52,8 @@ impl World {
                     }
                     let excused = |alarm: &&String| {
                         let sender = self.oracle.was_cut && alarm.starts_with("who sent ");
-                        sender || self.tampered.perhaps || self.tampered.ever
+                        let refused = self.disks[directory].errors > 0 && alarm.contains(" cannot be ");
+                        sender || refused || self.tampered.perhaps || self.tampered.ever
                     };
                     if let Some(alarm) = journal.report().alarms.iter().find(|alarm| !excused(alarm)) {
                         return Err(format!("alarm without a reason: {alarm}"));
@@ -168,6 +169,9 @@ impl World {
         self.gone();
         for disk in &mut self.disks {
             disk.crash(&mut self.cx, power);
+        }
+        if self.disks.iter().any(|disk| disk.lost_doomed) {
+            (self.tampered.ever, self.tampered.aside) = (true, true);
         }
         if power || !self.plan.has_disk() {
             self.forget();
