@@ -96,11 +96,13 @@ impl Disk {
         let at = block.offset + cx.rng.usize(..bytes);
         let names = self.names();
         let data = &self.segments[&block.segment].data;
+        // Two in one block may cost all of it: the second one that of what tells where it ends.
+        let twice = self.damaged.contains(&(block.segment, block.offset));
         let mut hit: Vec<Entry<'_>> = Vec::new();
         for entry in block.entries(data) {
             let range: Range<usize> = block.offset + entry.offset..block.offset + entry.offset + entry.bytes();
             // Without its header none of a block's entries is found; without its seal alone all are.
-            if range.contains(&at) || at < block.offset + 84 {
+            if twice || range.contains(&at) || at < block.offset + 84 {
                 hit.push(entry);
             }
         }
@@ -141,7 +143,7 @@ impl Disk {
                 }
             }
         }
-        let (segment, bit) = (block.segment, cx.rng.u8(..8));
+        let (segment, offset, bit) = (block.segment, block.offset, cx.rng.u8(..8));
         say!(
             cx,
             "bit {bit} of byte {at} of segment {segment} flips: {} records, {} marks, {} keys, {}",
@@ -150,6 +152,7 @@ impl Disk {
             cost.keys.len(),
             if cost.told { "to be told" } else { "perhaps untold" }
         );
+        self.damaged.insert((segment, offset));
         self.segments.get_mut(&segment).expect("listed").data[at] ^= 1 << bit;
         Some(cost)
     }

@@ -104,6 +104,8 @@ pub struct Disk {
     pub troubles: BTreeMap<usize, DiskTrouble>,
     /// A call at start or stop has failed since the last crash.
     pub call_failed: bool,
+    /// Blocks with a flipped bit.
+    pub(super) damaged: BTreeSet<(u64, usize)>,
     /// A loss of power has taken what a failed sync had left in the page cache: later processes took it for durable.
     pub lost_doomed: bool,
     /// Nothing ends before then.
@@ -134,6 +136,7 @@ impl Disk {
             fuse: None,
             troubles: BTreeMap::new(),
             call_failed: false,
+            damaged: BTreeSet::new(),
             lost_doomed: false,
             hung_until_ns: 0,
             errors: 0,

@@ -31,6 +31,8 @@ struct Expected {
     counted_ns: u64,
     /// A machine was told that it is safe, at level `power`: it survives whatever comes.
     promised: bool,
+    /// Its bytes on the disk changed: nobody can keep what was promised.
+    damaged: bool,
 }
 
 impl Expected {
@@ -182,7 +184,13 @@ impl Oracle {
         let expected = &mut self.lanes[*lane].expected;
         let before = expected.len();
         let mut add = |shown| {
-            expected.push(Expected { shown, state: State::Fresh, counted_ns: u64::MAX, promised: false });
+            expected.push(Expected {
+                shown,
+                state: State::Fresh,
+                counted_ns: u64::MAX,
+                promised: false,
+                damaged: false,
+            });
         };
         match intake {
             Intake::Stream(framer, marks) => {
@@ -289,6 +297,7 @@ impl Oracle {
             for entry in lane.expected[done..].iter_mut().filter(|entry| entry.shown == shown) {
                 if entry.state != State::Refused {
                     entry.state = State::Maybe;
+                    entry.damaged = true;
                 }
             }
         }
@@ -323,6 +332,9 @@ impl Oracle {
         let entry = entry.ok_or_else(|| format!("{name}: 201 for a record that was not handed over"))?;
         if entry.state == State::Refused {
             return Err(format!("{name}: 201 after a refusal"));
+        }
+        if entry.damaged {
+            return Ok(());
         }
         entry.state = State::Sure;
         entry.promised = self.power;
