@@ -9,6 +9,7 @@ use super::context::{Context, MS, US};
 use super::event::Event;
 use crate::say;
 use ringest::journal::BlockFile;
+use ringest::journal::format::{BlockHeader, Entries, Kind};
 use ringest::shard::{JournalId, Op};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -69,7 +70,7 @@ enum Work {
     Commit { memory: BlockFile, memory_offset: usize, offset: u32, data: Vec<u8>, sync: bool },
     Prepare { bytes: u64, header: Vec<u8>, sync: bool },
     Sync,
-    Free,
+    Free { reuse: bool },
     ReadBack { offset: u32, buffer: Vec<u8> },
 }
 
@@ -104,6 +105,8 @@ pub struct Disk {
     pub troubles: BTreeMap<usize, DiskTrouble>,
     /// A call at start or stop has failed since the last crash.
     pub call_failed: bool,
+    /// Epoch and number of the records that were written and synced.
+    pub durable: BTreeSet<(u128, u64)>,
     /// Blocks with a flipped bit.
     pub(super) damaged: BTreeSet<(u64, usize)>,
     /// A loss of power has taken what a failed sync had left in the page cache: later processes took it for durable.
@@ -136,6 +139,7 @@ impl Disk {
             fuse: None,
             troubles: BTreeMap::new(),
             call_failed: false,
+            durable: BTreeSet::new(),
             damaged: BTreeSet::new(),
             lost_doomed: false,
             hung_until_ns: 0,
@@ -172,13 +176,13 @@ impl Disk {
                 self.exists(segment)?;
                 Operation { journal, segment, work: Work::Sync, orphan: false }
             }
-            Op::FreeSegment { journal, segment, .. } => {
+            Op::FreeSegment { journal, segment, reuse } => {
                 self.exists(segment)?;
                 // A walk may be reading it back in vain.
                 if self.in_flight(segment).any(|other| !matches!(other.work, Work::ReadBack { .. })) {
                     return Err(format!("segment {segment} is freed with operations in flight"));
                 }
-                Operation { journal, segment, work: Work::Free, orphan: false }
+                Operation { journal, segment, work: Work::Free { reuse }, orphan: false }
             }
             Op::ReadBack { journal, segment, offset, buffer } => {
                 self.read_range(segment, offset, buffer.len())?;
@@ -310,6 +314,9 @@ impl Disk {
         match work {
             Work::Commit { offset, data, sync, .. } => {
                 self.write(segment, offset as usize, &data, sync);
+                if sync {
+                    self.note_records(offset, &data);
+                }
                 Done::Committed { journal, segment, offset, result: Ok(()) }
             }
             Work::Prepare { bytes, header, sync } => {
@@ -320,8 +327,11 @@ impl Disk {
                 self.synced(segment);
                 Done::Synced { journal, segment, result: Ok(()) }
             }
-            Work::Free => {
+            Work::Free { reuse } => {
                 self.put_aside(segment);
+                if !reuse {
+                    self.spares.pop(); // removed
+                }
                 cx.stats.count("segment freed");
                 Done::Freed { journal, segment }
             }
@@ -341,6 +351,14 @@ impl Disk {
                 Done::ReadBack { journal, segment, offset, buffer, result }
             }
         }
+    }
+
+    /// The records of a block that is on disk now.
+    fn note_records(&mut self, offset: u32, block: &[u8]) {
+        let Some((header, Some(seal))) = BlockHeader::decode(block) else { return };
+        let entries = Entries::new(&block[..seal.used as usize], header.nonce, offset);
+        let records = entries.filter(|entry| entry.header.kind == Kind::Record);
+        self.durable.extend(records.map(|entry| (header.epoch_id, entry.header.number)));
     }
 
     /// The operation fails, and leaves something behind or not.
@@ -381,7 +399,7 @@ impl Disk {
                 }
                 Done::Synced { journal, segment, result: Err(errno) }
             }
-            Work::Free => {
+            Work::Free { .. } => {
                 cx.stats.count("segment not freed");
                 Done::Freed { journal, segment }
             }
@@ -402,10 +420,12 @@ impl Disk {
     }
 
     fn prepare(&mut self, segment: u64, bytes: u64, header: &[u8], sync: bool) {
-        if !self.spares.is_empty() {
-            self.spares.remove(0); // its file is used again
-        }
-        let mut data = vec![0; bytes as usize];
+        // A spare file is used again as it is: behind the new header there is still what an earlier life has left.
+        let spare = self.spares.iter().position(|(_, file)| file.data.len() == bytes as usize);
+        let mut data = match spare {
+            Some(index) => self.spares.remove(index).1.data,
+            None => vec![0; bytes as usize],
+        };
         data[..header.len()].copy_from_slice(header);
         self.segments.insert(segment, Segment { data, volatile: !sync, ..Segment::default() });
     }
@@ -478,8 +498,8 @@ impl Disk {
                     self.segments.insert(segment, Segment { data, volatile: true, ..Segment::default() });
                 }
             },
-            Work::Free if whole => self.put_aside(segment),
-            Work::Sync | Work::Free | Work::ReadBack { .. } => {}
+            Work::Free { .. } if whole => self.put_aside(segment),
+            Work::Sync | Work::Free { .. } | Work::ReadBack { .. } => {}
         }
     }
 
@@ -533,7 +553,7 @@ impl Work {
             Self::Commit { .. } => DiskWork::Commit,
             Self::Prepare { .. } => DiskWork::Prepare,
             Self::Sync => DiskWork::Sync,
-            Self::Free => DiskWork::Free,
+            Self::Free { .. } => DiskWork::Free,
             Self::ReadBack { .. } => DiskWork::ReadBack,
         }
     }
@@ -546,7 +566,7 @@ impl Operation {
             Work::Commit { offset, data, .. } => ("commit", *offset, data.len()),
             Work::Prepare { bytes, .. } => ("prepare", 0, *bytes as usize),
             Work::Sync => ("sync", 0, 0),
-            Work::Free => ("free", 0, 0),
+            Work::Free { .. } => ("free", 0, 0),
             Work::ReadBack { offset, buffer } => ("read back", *offset, buffer.len()),
         };
         format!("{what} j{journal} segment {segment} at {from}, {bytes} B")

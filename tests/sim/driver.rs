@@ -7,6 +7,7 @@ use super::event::{ConnId, End, Event};
 use super::http;
 use super::machines::Kind;
 use super::net::{Got, Peer, Read};
+use super::plan::Level;
 use super::world::World;
 use crate::say;
 use ringest::config::{LaneKey, SourceKind};
@@ -94,7 +95,10 @@ impl World {
                     return Err(format!("send of {} B on conn {conn}, busy, shut down or nothing", bytes.len()));
                 }
                 match self.net.conns[conn].peer {
-                    Peer::Receiver => self.cx.stats.count("send to the api"),
+                    Peer::Receiver => {
+                        self.cx.stats.count("send to the api");
+                        self.may_be_sent(&bytes)?;
+                    }
                     Peer::Machine(_) => self.answered(conn, &bytes)?,
                 }
                 self.net.send(&mut self.cx, conn, bytes);
@@ -124,6 +128,28 @@ impl World {
                     return Err(format!("a disk operation at level memory: {op:?}"));
                 }
                 self.disks[directory].begin(&mut self.cx, op, shard.block_memory(journal))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// At level `power` the record of an HTTP machine goes to the API once the machine may be told that it is safe: else it would
+    /// come again after a loss of power, under another key.
+    fn may_be_sent(&self, mut bytes: &[u8]) -> Result<(), String> {
+        while self.plan.level == Level::Power
+            && let Some(request) = http::request(bytes)?
+        {
+            bytes = &bytes[request.bytes..];
+            let key = request.header("idempotency-key")?;
+            let mut parts = key.split('-');
+            let epoch = parts.next().and_then(|part| u128::from_str_radix(part, 16).ok());
+            let number = parts.nth(1).and_then(|part| part.parse::<u64>().ok());
+            let (Some(epoch), Some(number), None) = (epoch, number, parts.next()) else { continue };
+            // What an earlier start left was made durable by this one, but where the disk refuses.
+            let known = self.disks.iter().any(|disk| disk.durable.contains(&(epoch, number)));
+            let new = self.disks.iter().any(|disk| disk.epoch_id() == Some(epoch));
+            if !known && new && self.plan.body.read(&request.body)?.source.starts_with("h-") {
+                return Err(format!("{key}: sent to the API before it was durable"));
             }
         }
         Ok(())

@@ -399,7 +399,17 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
         kinds.extend(disk_faults(rng));
     }
     rng.shuffle(&mut kinds);
-    kinds.truncate(rng.usize(3..=7));
+    kinds.truncate(rng.usize(4..=7));
+    // A settled segment is given up without a word where nothing can be written: if its file stays as well, all in it is
+    // delivered again.
+    let refuses = |kind: &FaultKind| match kind {
+        FaultKind::DiskFull { commits } => *commits,
+        FaultKind::Disk(trouble) => trouble.work == DiskWork::Commit,
+        _ => false,
+    };
+    if kinds.iter().any(refuses) {
+        kinds.retain(|kind| !matches!(kind, FaultKind::Disk(DiskTrouble { work: DiskWork::Free, .. })));
+    }
     if level == Level::Memory {
         kinds.push(FaultKind::Kill(CrashPoint::Now));
     } else {
