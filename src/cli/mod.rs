@@ -4,10 +4,12 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 pub mod check;
+mod checks;
 pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod frame;
+mod online;
 pub mod ports;
 pub mod queue;
 pub mod receive;

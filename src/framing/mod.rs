@@ -244,6 +244,11 @@ impl Framer {
         self.tail.len() == self.spent_bytes as usize && self.state == State::Between
     }
 
+    /// Memory held beyond its own size, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.tail.capacity()
+    }
+
     /// Flags the unfinished frame, or the one that the next byte begins: a line error was seen in it.
     pub fn flag(&mut self, flags: FrameFlags) {
         self.flags |= flags;

@@ -11,7 +11,9 @@
 
 mod append;
 mod coming;
+mod dense;
 mod moving;
+mod rewrite;
 mod scan;
 mod trouble;
 mod turn;
@@ -25,7 +27,9 @@ use crate::config::Durability;
 use crate::observe::snapshot::{Counters, JournalSnapshot};
 use crate::shard::{JournalId, Now};
 use coming::Coming;
-use moving::Moved;
+use moving::AfterMove;
+pub use rewrite::Moved;
+use rewrite::Rewriting;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -192,13 +196,15 @@ pub(super) struct Extent {
     /// Sealed blocks not yet written, or not all before them.
     unwritten: u32,
     epoch_id: u128,
+    /// What it mirrored was rewritten densely: its records lie in `segment`, at other places.
+    moved: bool,
     /// Of a copy that took in a block while that was open: where that begins, and its bytes at the time.
     open_copy: Option<(u32, u32)>,
 }
 
 impl Extent {
     fn new(segment: u64, base: u32, epoch_id: u128, memory: Memory) -> Self {
-        Self { segment, base, start: 0, end: 0, memory, held: 0, unwritten: 0, epoch_id, open_copy: None }
+        Self { segment, base, start: 0, end: 0, memory, held: 0, unwritten: 0, epoch_id, moved: false, open_copy: None }
     }
 
     /// Where an offset in memory, at `start` or behind it, belongs.
@@ -294,11 +300,13 @@ pub struct Journal {
     /// A segment failed: what it did not take moves to another one once no write is in flight.
     must_move: bool,
     /// What the last move left to be looked after.
-    moved: Option<Moved>,
+    after_move: Option<AfterMove>,
     /// Segments whose files are not ready, begun or not, and those ready and not begun; in order.
     coming: VecDeque<Coming>,
     /// Settled segments whose files are still there, and whether those are fit to be used again.
     freeing: VecDeque<(u64, bool)>,
+    /// Segments that a dense one stands for, durably, and whose files are still there; as above.
+    freeing_replaced: Vec<(u64, bool)>,
     /// The entry from which on blocks name the oldest segment that is not among them.
     beginning_said: Option<u64>,
     /// Segments that hold nothing, and whether their files are fit to be used again: freed at once, wherever they stand.
@@ -307,9 +315,8 @@ pub struct Journal {
     freed_alone: Option<u64>,
     unsynced: VecDeque<u64>,
     syncing: Option<u64>,
-    /// Waiting records below were counted as unsafe already.
-    unsafe_below: u64,
     marks: Vec<u64>,
+    rewriting: Rewriting,
     troubles: Troubles,
     counters: Counters,
     pub(super) report: Report,
@@ -351,16 +358,17 @@ impl Journal {
             in_flight: VecDeque::new(),
             retry_commits_ns: None,
             must_move: false,
-            moved: None,
+            after_move: None,
             coming: VecDeque::new(),
             freeing: VecDeque::new(),
+            freeing_replaced: Vec::new(),
             beginning_said: None,
             dropped: Vec::new(),
             freed_alone: None,
             unsynced: VecDeque::new(),
             syncing: None,
-            unsafe_below: 0,
             marks: Vec::new(),
+            rewriting: Rewriting::default(),
             troubles: Troubles::default(),
             counters: Counters::default(),
             report: Report::default(),

@@ -13,7 +13,7 @@ use super::format::{
 };
 use super::segment::{Segment, SparseBits};
 use super::unfinished::{
-    BLOCK_FILE_HEADER_BYTES, EPOCHS_MAX, Left, head, is_block_file, is_whole, pack, unwritten_blocks,
+    BLOCK_FILE_HEADER_BYTES, EPOCHS_MAX, Left, Sealed, head, is_block_file, is_whole, pack, unwritten_blocks,
 };
 use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
@@ -120,9 +120,14 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     journal.epoch = epoch.number;
     journal.epoch_record = epoch.encode();
     recovery.report.epoch = epoch.number;
+    let replaced = std::mem::take(&mut recovery.replaced);
     recovery.finish(&mut journal);
     journal.take_over(unwritten);
     doing("write the epoch file", storage.write_epoch(epoch.number, &epoch.encode()))?;
+    // Only now, since that made the directory durable, is it certain that the dense segments which stand for these have their names.
+    for segment in replaced {
+        doing(format!("free segment {segment}"), storage.free_segment(segment))?;
+    }
     // Only now is what the old block file held in segments, durably, or in the new one, and of no more use.
     drop(blocks);
     for old in &earlier {
@@ -139,7 +144,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
 #[derive(Debug, Default)]
 pub(super) struct Unwritten {
     /// In the order of the log.
-    pub slots: Vec<Vec<Left>>,
+    pub slots: Vec<Vec<Sealed>>,
     /// Segments whose files are still to be made, with their nonces.
     pub missing: Vec<(u64, u64)>,
     /// The segment that could not be written, and the errno.
@@ -180,6 +185,8 @@ impl Journal {
 #[derive(Default)]
 struct Recovery {
     report: Report,
+    /// Whether there is any epoch file, whole or not.
+    has_epochs: bool,
     /// Oldest first once the walk is done.
     segments: Vec<Segment>,
     settled: SparseBits,
@@ -191,9 +198,13 @@ struct Recovery {
     defined_before: HashSet<u32>,
     durable: Durable,
     oldest_segment: u64,
+    /// The segments for which the dense one that was read last stands.
+    covered: Range<u64>,
+    /// Those of them whose files are still there.
+    replaced: Vec<u64>,
     newer: Option<Neighbour>,
     /// The block file's blocks of the segments that were read so far, newest segment first.
-    tail: Vec<Left>,
+    tail: Vec<Sealed>,
     /// From here on blocks are still to be written.
     unwritten_from: Option<Position>,
     missing: Vec<(u64, u64)>,
@@ -222,6 +233,8 @@ struct Repairs {
     mended: Vec<Range<usize>>,
     /// To be kept for an operator.
     damage: Vec<Range<usize>>,
+    /// All of the segment was durable before it was part of the log: what is not whole is damage.
+    certain: bool,
 }
 
 /// What the blocks walked so far say of what was durable. An unclean end leaves traces that later epochs do not make damage, as
@@ -285,6 +298,18 @@ struct FoundRecord {
     number: u64,
     origin: u32,
     lane: u32,
+    /// Of its entry.
+    bytes: usize,
+}
+
+/// What a walk over a block came to.
+struct Walked {
+    /// Bytes, those lost to damage included where the seal tells.
+    used: u32,
+    /// Entries, in the same way.
+    entries: u32,
+    /// Number of the last entry found.
+    last: Option<u64>,
 }
 
 /// Source and name of records whose origin was lost.
@@ -310,6 +335,7 @@ impl Recovery {
             self.report.alarms.push(format!("epoch file {number} is damaged"));
             doing("quarantine an epoch file", storage.quarantine(&format!("epoch-{number:08x}"), &bytes))?;
         }
+        self.has_epochs = !files.is_empty();
         epochs.sort_by_key(|epoch| epoch.number);
         self.report.clean = readable && epochs.last().is_none_or(|epoch| epoch.closed);
         self.durable.closed = epochs.last().filter(|epoch| readable && epoch.closed).map(|epoch| epoch.id);
@@ -346,10 +372,18 @@ impl Recovery {
         blocks: Option<(&super::BlockMemory, Epoch)>,
     ) -> Result<(), OpenError> {
         let files: HashSet<u64> = doing("list the segments", storage.segments())?.into_iter().collect();
+        if !self.has_epochs && !files.is_empty() {
+            // Nothing says how the last start ended, nor which its block file was: all that is there is to be made durable.
+            self.report.clean = false;
+            self.report.alarms.push(
+                "there are segments but no epoch file: what the last run's block file held and the disk did not is lost"
+                    .to_owned(),
+            );
+        }
         let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
         // Of segments that were freed blocks may still be in memory: later ones say where the log begins.
-        let oldest = overlay.values().flatten().map(|left| left.header.oldest_segment).max().unwrap_or(0);
-        self.oldest_segment = oldest;
+        let headers = overlay.values().flatten().map(|left| left.header);
+        self.oldest_segment = headers.map(|header| header.oldest_segment).max().unwrap_or(0);
         let mut numbers: Vec<u64> = files.union(&overlay.keys().copied().collect()).copied().collect();
         numbers.sort_unstable_by(|a, b| b.cmp(a));
         self.segment_max = numbers.first().copied().unwrap_or(0);
@@ -359,6 +393,10 @@ impl Recovery {
             // What moved to a newer segment is there.
             left.retain(|block| !self.is_superseded(&block.header));
             let exists = files.contains(&number);
+            if self.covered.contains(&number) {
+                self.replaced.extend(exists.then_some(number));
+                continue;
+            }
             if !exists && (left.is_empty() || number < self.oldest_segment) {
                 continue;
             }
@@ -369,6 +407,7 @@ impl Recovery {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
             }
         }
+        self.drop_missing();
         self.segments.reverse();
         if let Some(oldest) = self.newer.filter(|oldest| oldest.gap) {
             let start = Position { offset: 0, ..oldest.at };
@@ -383,7 +422,7 @@ impl Recovery {
         storage: &mut impl Storage,
         options: &Options,
         number: u64,
-        mut left: Vec<Left>,
+        left: Vec<Left>,
         exists: bool,
         bytes: &mut Vec<u8>,
     ) -> Result<bool, OpenError> {
@@ -404,20 +443,8 @@ impl Recovery {
                 .or_else(|| self.rebuild_header(number, storage.physical_block(), options, &left, bytes, &mut repairs)),
         };
         let Some(life) = life else { return Ok(false) };
-        left.retain(|block| block.header.nonce == life.nonce);
-        let mut unfinished = Vec::new();
-        for block in &left {
-            let start = block.header.at.offset as usize;
-            if !is_whole(bytes, start, life.nonce)
-                && let Some(place) = bytes.get_mut(start..start + block.bytes.len())
-            {
-                place.copy_from_slice(&block.bytes);
-                unfinished.push(start..start + block.bytes.len());
-                self.report.finished_blocks += 1;
-            }
-        }
+        let unfinished = self.overlay(life, left, bytes);
         let from = unfinished.first().map(|range| Position { segment: number, offset: range.start as u32 });
-        self.tail.extend(left);
         if !self.walk(life, bytes, &mut repairs) {
             return Ok(false);
         }
@@ -434,9 +461,8 @@ impl Recovery {
             let name = format!("segment-{number:016x}-at-{}", range.start);
             doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
         }
-        let mended = repairs.mended.iter();
         let mut write = |range: &Range<usize>| storage.write_segment(number, range.start as u32, &bytes[range.clone()]);
-        for range in mended {
+        for range in &repairs.mended {
             doing(format!("mend segment {number}"), write(range))?;
         }
         let mut written = unfinished.iter().try_for_each(&mut write);
@@ -448,6 +474,34 @@ impl Recovery {
             self.refuse(number, from, error)?;
         }
         Ok(true)
+    }
+
+    /// Puts the block file's blocks where they belong in a segment; the ranges of those that the disk lacks.
+    fn overlay(&mut self, life: Life, left: Vec<Left>, bytes: &mut [u8]) -> Vec<Range<usize>> {
+        let mut unfinished = Vec::new();
+        for block in left.into_iter().filter(|block| block.header.nonce == life.nonce) {
+            let start = block.header.at.offset as usize;
+            if !is_whole(bytes, start, life.nonce) {
+                let block = block.finish(bytes.get(start..).unwrap_or_default(), life.physical);
+                let Some(place) = bytes.get_mut(start..start + block.len()) else { continue };
+                place.copy_from_slice(&block);
+                unfinished.push(start..start + block.len());
+                self.report.finished_blocks += 1;
+            }
+            self.tail.extend(Sealed::at(&bytes[start..], life.physical));
+        }
+        unfinished
+    }
+
+    /// The oldest segments whose files are not there, and of which nothing waits, were freed.
+    fn drop_missing(&mut self) {
+        while let Some(oldest) = self.segments.last().filter(|oldest| oldest.unsettled == 0) {
+            let Some(index) = self.missing.iter().position(|(number, _)| *number == oldest.number) else { return };
+            let number = oldest.number;
+            self.missing.remove(index);
+            self.segments.pop();
+            self.tail.retain(|block| block.header.at.segment != number);
+        }
     }
 
     /// A segment's blocks could not be written or synced: those that are in memory are written later, elsewhere.
@@ -481,16 +535,16 @@ impl Recovery {
         physical: u32,
         last: Option<Epoch>,
     ) -> Result<Unwritten, OpenError> {
-        let mut blocks: Vec<Left> = std::mem::take(&mut self.tail);
+        let mut blocks: Vec<Sealed> = std::mem::take(&mut self.tail);
         blocks.sort_by_key(|block| block.header.at);
-        let follows = |a: &Left, b: &Left| {
+        let follows = |a: &Sealed, b: &Sealed| {
             let (end, next) = (a.end_position(), b.header.at);
             let between = |segment: &&Segment| (end.segment..next.segment).contains(&segment.number);
             let mut rest = self.segments.iter().filter(between).map(Segment::end_position);
             let ends = rest.all(|last| last <= end || last.offset <= physical);
             end == next || end.segment < next.segment && next.offset == physical && ends
         };
-        let unbroken = blocks.chunk_by(follows).last().map_or(0, <[Left]>::len);
+        let unbroken = blocks.chunk_by(follows).last().map_or(0, <[Sealed]>::len);
         let unbroken_from = blocks.len() - unbroken;
         let index = |from: Position| blocks.partition_point(|block| block.header.at < from);
         let from = self.unwritten_from.map(index);
@@ -551,9 +605,13 @@ impl Recovery {
             let mut blocks = bytes.chunks(physical as usize).filter_map(BlockHeader::decode).map(|(header, _)| header);
             blocks.find(|header| header.at.segment == number)
         };
-        let block = left.first().map(|left| left.header).or_else(on_disk)?;
-        self.report.damaged += 1;
-        self.report.alarms.push(format!("the header of segment {number} is damaged"));
+        // Blocks in memory may be those of a segment that was rewritten: the file knows.
+        let found = on_disk();
+        let block = found.or_else(|| left.first().map(|left| left.header))?;
+        if found.is_some() {
+            self.report.damaged += 1;
+            self.report.alarms.push(format!("the header of segment {number} is damaged"));
+        } // else the kill came while the file was being made, and its blocks are all in memory
         let header = SegmentHeader {
             core: options.core,
             segment: number,
@@ -575,14 +633,14 @@ impl Recovery {
         let Life { number, nonce, physical } = life;
         self.report.segments += 1;
         self.report.bytes += bytes.len() as u64;
-        self.learn(life, bytes);
+        repairs.certain = self.learn(life, bytes);
         let mut segment: Option<Segment> = None;
         let mut first: Option<Neighbour> = None;
         let mut next: Option<(u128, u64)> = None;
+        let mut cut_off = false;
         let mut records = Vec::new();
         let mut offset = physical as usize;
         let mut end = offset;
-        let mut superseded = false;
         while offset + BLOCK_HEADER_BYTES <= bytes.len() {
             let here = Position { segment: number, offset: offset as u32 };
             let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
@@ -591,17 +649,20 @@ impl Recovery {
                 continue;
             };
             if self.is_superseded(&header) {
-                superseded = true;
-                offset += self.walk_superseded(life, seal, &bytes[offset..], header.at.offset);
+                offset += seal.map_or(physical, |seal| round_up(seal.used, physical)) as usize;
                 continue;
             }
-            if next.is_some_and(|(epoch_id, next)| epoch_id == header.epoch_id && next != header.first_number) {
+            let missing = match header.dense {
+                Some(_) => offset > end,
+                None => next.is_some_and(|(epoch, next)| epoch == header.epoch_id && next != header.first_number),
+            };
+            if missing {
                 self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, repairs);
             }
-            let (used, count) = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
+            let Walked { used, entries, last } = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
             if seal.is_none() {
                 self.note_damage(here, offset..offset + physical as usize, repairs);
-                let sealed = header.encode_sealed(Seal { used, entries: count });
+                let sealed = header.encode_sealed(Seal { used, entries });
                 bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
                 repairs.mended.push(offset..offset + physical as usize);
             }
@@ -611,54 +672,58 @@ impl Recovery {
                 epoch_id: header.epoch_id,
                 number: header.first_number,
                 at: here,
-                gap: offset > physical as usize,
+                gap: offset > physical as usize && header.dense.is_none(),
             });
-            next = Some((header.epoch_id, header.first_number + u64::from(count)));
+            // The numbers of a dense segment have gaps, but its last entry has the number of the last one that it stands for.
+            let next_number = match header.dense {
+                Some(_) => last.map_or(header.first_number, |last| last + 1),
+                None => header.first_number + u64::from(entries),
+            };
+            next = Some((header.epoch_id, next_number));
+            cut_off = header.dense.is_some_and(|dense| !dense.last);
             offset += round_up(used, physical) as usize;
             end = offset;
         }
-        let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else {
-            // Marks in it are of use as long as what they settle is there.
-            if superseded {
-                self.segments.push(Segment::new(number, nonce, self.newer.map_or(0, |newer| newer.number), physical));
-            }
-            return superseded;
-        };
+        let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
         segment.end = end as u32;
-        if self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
+        let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
+        if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
             self.note_damage(segment.end_position(), end..bytes.len(), repairs);
         }
         self.newer = Some(first);
+        if dense {
+            let mut numbers: Vec<u64> = records.iter().map(|record| record.number).collect();
+            numbers.sort_unstable();
+            segment.list(numbers);
+        }
         self.count_records(&mut segment, records);
         self.segments.push(segment);
         true
     }
 
     /// What the headers of a segment's blocks say, before any of its bytes is judged: what lies behind a place tells whether
-    /// that was durable.
-    fn learn(&mut self, Life { number, nonce, physical }: Life, bytes: &[u8]) {
+    /// that was durable. Whether the segment is dense.
+    fn learn(&mut self, Life { number, nonce, physical }: Life, bytes: &[u8]) -> bool {
+        let mut headers = Vec::new();
         let mut offset = physical as usize;
         while offset + BLOCK_HEADER_BYTES <= bytes.len() {
             let here = Position { segment: number, offset: offset as u32 };
             let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
             let used = found.and_then(|(_, seal)| seal).map_or(physical, |seal| seal.used);
-            if let Some((header, _)) = found {
-                self.durable.learn(&header);
-                self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
-            }
+            headers.extend(found.map(|(header, _)| header));
             offset += round_up(used, physical) as usize;
         }
-    }
-
-    /// The block of a failed segment, whose entries moved. Whole ones may say what is settled; records are in the newer place.
-    fn walk_superseded(&mut self, life: Life, seal: Option<Seal>, block: &[u8], base: u32) -> usize {
-        let Some(seal) = seal.filter(|seal| seal.used as usize <= block.len()) else { return life.physical as usize };
-        let mut records = Vec::new();
-        for entry in Entries::new(&block[..seal.used as usize], life.nonce, base) {
-            self.apply(&entry, &mut records);
+        // From the newest to the oldest, as with segments: a dense one can be of several epochs.
+        for header in headers.iter().rev() {
+            self.durable.learn(header);
+            self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
         }
-        round_up(seal.used, life.physical) as usize
+        let dense = headers.iter().find_map(|header| header.dense);
+        if let Some(dense) = dense {
+            self.covered = number.saturating_sub(u64::from(dense.covers))..number;
+        }
+        dense.is_some()
     }
 
     /// Applies the whole entries of a block; bytes used and entries, those lost to damage included where the seal tells.
@@ -670,14 +735,15 @@ impl Recovery {
         offset: usize,
         records: &mut Vec<FoundRecord>,
         repairs: &mut Repairs,
-    ) -> (u32, u32) {
+    ) -> Walked {
         let here = Position { segment: life.number, offset: offset as u32 };
         let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
         let mut entries = Entries::new(&bytes[offset..limit], life.nonce, here.offset);
-        let mut count = 0;
+        let (mut count, mut last) = (0, None);
         loop {
             for entry in entries.by_ref() {
                 count += 1;
+                last = Some(entry.header.number);
                 self.apply(&entry, records);
             }
             let cut_short = seal.is_some() && offset + entries.offset() < limit;
@@ -691,18 +757,19 @@ impl Recovery {
                 break;
             }
         }
-        seal.map_or((entries.offset() as u32, count), |seal| (seal.used, seal.entries))
+        let Seal { used, entries } = seal.unwrap_or(Seal { used: entries.offset() as u32, entries: count });
+        Walked { used, entries, last }
     }
 
     /// Records that are not settled yet, once all of their segment's marks are known.
     fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
-        for FoundRecord { number, origin: id, lane } in records {
+        for FoundRecord { number, origin: id, lane, bytes } in records {
             if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
             self.report.recovered += 1;
             self.report.parked += u64::from(self.parked.contains(number));
-            segment.add(number);
+            segment.add(number, bytes);
             // Where its definition was lost an older segment may still have it: told once all are read.
             let origin = self.origins.entry(id).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
             origin.unsettled += 1;
@@ -714,7 +781,7 @@ impl Recovery {
 
     /// Bytes that should hold entries and do not: damage below the watermark, else the traces of an unclean end.
     fn note_damage(&mut self, at: Position, range: Range<usize>, repairs: &mut Repairs) {
-        if at < self.durable.watermark {
+        if repairs.certain || at < self.durable.watermark {
             self.report.damaged += 1;
             self.report.alarms.push(format!(
                 "bytes {} to {} of segment {} are damaged, below what was durable",
@@ -746,7 +813,7 @@ impl Recovery {
                 let origin = RecordPayload::decode(payload).origin;
                 self.origin_max = self.origin_max.max(origin);
                 self.lane_max = self.lane_max.max(header.lane);
-                records.push(FoundRecord { number: header.number, origin, lane: header.lane });
+                records.push(FoundRecord { number: header.number, origin, lane: header.lane, bytes: entry.bytes() });
             }
             Kind::Id => {
                 let number = u64_at(payload, 0);
@@ -783,6 +850,7 @@ impl Recovery {
             Some(last) if self.report.torn == 0 && self.unwritten_from.is_none() && self.unsynced_from.is_none() => {
                 last.end_position()
             }
+
             _ => self.durable.newest,
         };
         let waiting = |number: u64| self.segments.iter().any(|segment| segment.is_waiting(number));

@@ -10,7 +10,7 @@
 
 use super::BlockMemory;
 use super::epoch::Epoch;
-use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Entries, Position, Seal, round_up, u32_at, u128_at};
+use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Position, Seal, round_up, u32_at, u128_at};
 use std::collections::BTreeMap;
 
 /// Bytes before the first slot of a block file.
@@ -40,16 +40,49 @@ pub(super) fn is_block_file(file: &BlockMemory, file_id: u128) -> bool {
         && u128_at(file.bytes(8..24), 0) == file_id
 }
 
-/// A block as its process left it in the block file, sealed.
+/// A block as its process left it in the block file: up to the first entry that is not whole.
 #[derive(Debug)]
 pub(super) struct Left {
+    pub header: BlockHeader,
+    entries: u32,
+    bytes: Vec<u8>,
+}
+
+impl Left {
+    /// The block, sealed and padded. `on_disk` begins where it belongs: where a write has landed in part and a byte of the block
+    /// file has gone bad, the disk can have more whole entries.
+    pub fn finish(&self, on_disk: &[u8], physical: u32) -> Vec<u8> {
+        let mut block = self.bytes.clone();
+        let mut entries = self.entries;
+        while let Some(entry) = Entry::decode(on_disk, block.len(), self.header.nonce, self.header.at.offset) {
+            block.extend_from_slice(&on_disk[entry.offset..(entry.offset + entry.bytes()).min(on_disk.len())]);
+            entries += 1;
+        }
+        let seal = Seal { used: block.len() as u32, entries };
+        block[..BLOCK_HEADER_BYTES].copy_from_slice(&self.header.encode_sealed(seal));
+        block.resize(round_up(seal.used, physical) as usize, 0);
+        block
+    }
+}
+
+/// A whole block.
+#[derive(Debug)]
+pub(super) struct Sealed {
     pub header: BlockHeader,
     pub seal: Seal,
     /// With its padding.
     pub bytes: Vec<u8>,
 }
 
-impl Left {
+impl Sealed {
+    /// The block at the front of a segment's bytes.
+    pub fn at(bytes: &[u8], physical: u32) -> Option<Self> {
+        let (header, seal) = BlockHeader::decode(bytes)?;
+        let seal = seal?;
+        let bytes = bytes.get(..round_up(seal.used, physical) as usize)?.to_vec();
+        Some(Self { header, seal, bytes })
+    }
+
     /// Behind it.
     pub fn end_position(&self) -> Position {
         Position { offset: self.header.at.offset + self.bytes.len() as u32, ..self.header.at }
@@ -79,14 +112,10 @@ pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<u
             if count == 0 {
                 continue;
             }
-            let seal = Seal { used: entries.offset() as u32, entries: count };
-            if found.get(&header.at).is_some_and(|other| other.seal.entries >= count) {
-                continue;
+            if found.get(&header.at).is_none_or(|other| other.entries < count) {
+                let block = bytes[offset..offset + entries.offset()].to_vec();
+                found.insert(header.at, Left { header, entries: count, bytes: block });
             }
-            let mut block = bytes[offset..offset + seal.used as usize].to_vec();
-            block[..BLOCK_HEADER_BYTES].copy_from_slice(&header.encode_sealed(seal));
-            block.resize(round_up(seal.used, epoch.physical) as usize, 0);
-            found.insert(header.at, Left { header, seal, bytes: block });
         }
     }
     let mut by_segment: BTreeMap<u64, Vec<Left>> = BTreeMap::new();
@@ -108,8 +137,8 @@ pub(super) fn is_whole(segment: &[u8], offset: usize, nonce: u64) -> bool {
 }
 
 /// Blocks as they fit into slots: consecutive ones of one segment and epoch, at most `slot_bytes` together.
-pub(super) fn pack(blocks: Vec<Left>, slot_bytes: u32) -> Vec<Vec<Left>> {
-    let mut packed: Vec<Vec<Left>> = Vec::new();
+pub(super) fn pack(blocks: Vec<Sealed>, slot_bytes: u32) -> Vec<Vec<Sealed>> {
+    let mut packed: Vec<Vec<Sealed>> = Vec::new();
     for block in blocks {
         let fits = packed.last().is_some_and(|slot| {
             let (first, last) = (&slot[0], slot.last().expect("never empty"));

@@ -126,6 +126,8 @@ counters! {
     pub journal_read_backs: u64,
     /// Segments freed.
     pub journal_freed: u64,
+    /// Segments whose unsettled records were rewritten densely into one, so that the others could be freed.
+    pub journal_rewritten: u64,
     /// Errors of journal files.
     pub journal_errors: u64,
     /// Segments that were sealed for good after an error of a write or sync.
@@ -290,6 +292,8 @@ pub struct SourceSnapshot {
     pub bytes: u64,
     /// Bytes outside of all frames.
     pub garbage_bytes: u64,
+    /// Bytes that were read and wait to be framed until the journal has room.
+    pub held_bytes: u64,
     /// The last of what did not become a record, oldest first; at most 8.
     pub samples: Vec<Sample>,
     /// Seconds since the last byte, if there was one.

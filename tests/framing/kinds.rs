@@ -1,6 +1,6 @@
 //! All kinds of framing, with checksums, idle gaps and garbage.
 
-use crate::reference::{Frame, chunked, frames, frames_at, framing, record, reference, reference_at, sum};
+use crate::reference::{Frame, chunked, encode, frames, frames_at, framing, record, reference, reference_at};
 use proptest::prelude::*;
 use ringest::config::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
 use ringest::framing::{FrameFlags, Framed, Framer, RejectReason};
@@ -13,38 +13,6 @@ const GAP_NS: u64 = 1_000;
 
 fn idle(policy: OnIdle) -> Option<Idle> {
     Some(Idle { gap: Duration::from_nanos(GAP_NS), policy })
-}
-
-/// A message as a machine sends it.
-fn encode(framing: &Framing, payload: &[u8]) -> Vec<u8> {
-    let sum_bytes = framing.checksum.bytes();
-    let mut covered = Vec::new();
-    match &framing.kind {
-        FramingKind::Delimiter { .. } | FramingKind::IdleGap => covered.extend(payload),
-        FramingKind::Fixed { bytes } => {
-            covered.extend(payload);
-            covered.resize(*bytes, b'.');
-        }
-        FramingKind::Length(field) => {
-            let before = field.offset - framing.start.len();
-            let header_bytes = before + field.bytes;
-            let number = payload.len()
-                + match field.counts {
-                    LengthCounts::Payload => 0,
-                    LengthCounts::Rest => sum_bytes,
-                    LengthCounts::Message => framing.start.len() + header_bytes + sum_bytes,
-                };
-            let mut number = number.to_be_bytes()[8 - field.bytes..].to_vec();
-            if field.endian == Endian::Little {
-                number.reverse();
-            }
-            covered.resize(before, b'h');
-            covered.extend(number);
-            covered.extend(payload);
-        }
-    }
-    let end: &[u8] = if let FramingKind::Delimiter { end } = &framing.kind { end } else { &[] };
-    [&framing.start[..], &covered, end, &sum(framing.checksum, &covered)].concat()
 }
 
 fn length(offset: usize, bytes: usize, endian: Endian, counts: LengthCounts, keep_header: bool) -> FramingKind {

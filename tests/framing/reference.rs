@@ -106,6 +106,38 @@ pub fn sum(checksum: Checksum, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
+/// A message as a machine sends it.
+pub fn encode(framing: &Framing, payload: &[u8]) -> Vec<u8> {
+    let sum_bytes = framing.checksum.bytes();
+    let mut covered = Vec::new();
+    match &framing.kind {
+        FramingKind::Delimiter { .. } | FramingKind::IdleGap => covered.extend(payload),
+        FramingKind::Fixed { bytes } => {
+            covered.extend(payload);
+            covered.resize(*bytes, b'.');
+        }
+        FramingKind::Length(field) => {
+            let before = field.offset - framing.start.len();
+            let header_bytes = before + field.bytes;
+            let number = payload.len()
+                + match field.counts {
+                    LengthCounts::Payload => 0,
+                    LengthCounts::Rest => sum_bytes,
+                    LengthCounts::Message => framing.start.len() + header_bytes + sum_bytes,
+                };
+            let mut number = number.to_be_bytes()[8 - field.bytes..].to_vec();
+            if field.endian == Endian::Little {
+                number.reverse();
+            }
+            covered.resize(before, b'h');
+            covered.extend(number);
+            covered.extend(payload);
+        }
+    }
+    let end: &[u8] = if let FramingKind::Delimiter { end } = &framing.kind { end } else { &[] };
+    [&framing.start[..], &covered, end, &sum(framing.checksum, &covered)].concat()
+}
+
 fn position(stream: &[u8], needle: &[u8]) -> Option<usize> {
     (0..stream.len()).find(|&at| stream[at..].starts_with(needle))
 }

@@ -6,6 +6,7 @@ use super::world::{Kept, World, options};
 use ringest::config::Durability;
 use ringest::journal::format::{BlockHeader, Entries, Kind, SegmentHeader, round_up};
 use ringest::journal::{Options, Position, Step, Storage};
+use ringest::shard::Op;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -241,6 +242,41 @@ fn a_flipped_byte_of_the_block_file_costs_only_what_the_disk_lacks() {
 }
 
 #[test]
+fn a_flipped_byte_of_the_block_file_costs_nothing_that_a_torn_write_brought_to_the_disk() {
+    let mut story = story(Durability::Power, 41);
+    for size in 0..8 {
+        assert!(story.append(100 + size));
+    }
+    story.world.turn(true);
+    let written = written(&mut story);
+    let commits = story.world.pending.iter().filter_map(|pending| match pending.op {
+        Op::Commit { segment, offset, memory_offset, .. } => {
+            Some((segment, offset, memory_offset as usize, &pending.data))
+        }
+        _ => None,
+    });
+    let largest = commits.max_by_key(|(.., data)| data.len());
+    let (segment, offset, memory_offset, data) = largest.expect("a write is under way");
+    let (header, seal) = BlockHeader::decode(data).expect("a block");
+    let used = seal.expect("sealed").used as usize;
+    let mut brought = 0;
+    for cut in (512..used).step_by(512) {
+        let whole = Entries::new(&data[..cut], header.nonce, offset);
+        let whole: Vec<u64> = whole.filter(|e| e.header.kind == Kind::Record).map(|e| e.header.number).collect();
+        brought += whole.len();
+        for at in (0..used).step_by(13) {
+            let mut disk = story.world.disk.image();
+            disk.write(segment, offset as usize, &data[..cut], false);
+            disk.blocks.values().next().expect("one").write(memory_offset + at, &[data[at] ^ 0x10]);
+            let what = format!("{cut} bytes written, byte {at} of the copy flipped");
+            let (_, found) = recover(disk, &story.world.options, &written, &what);
+            assert!(whole.iter().all(|number| found.contains(number)), "{what}: {whole:?}, found {found:?}");
+        }
+    }
+    assert!(brought > 0);
+}
+
+#[test]
 fn a_flipped_byte_of_an_epoch_file_costs_nothing() {
     for clean in [true, false] {
         let mut story = story(Durability::Process, 36);
@@ -277,6 +313,22 @@ fn an_epoch_file_that_cannot_be_read_at_all_is_never_overwritten_by_the_new_one(
     world.kill();
     world.open_whole();
     assert!(world.journal().report().alarms.is_empty(), "{:?}", world.journal().report());
+    assert_eq!(world.scan_all(), expected);
+}
+
+#[test]
+fn a_missing_epoch_file_is_told_and_what_is_found_is_made_durable() {
+    let story = story(Durability::Process, 40);
+    let expected = story.expected();
+    let mut disk = story.world.disk.image();
+    disk.epochs.clear();
+    let mut world = World::on(disk, story.world.options.clone());
+    world.open_whole();
+    assert_eq!(world.scan_all(), expected, "all of it was in segments, though not synced");
+    assert!(!world.journal().report().clean && !world.journal().report().alarms.is_empty());
+    world.kill();
+    world.disk.lose_power();
+    world.open_whole();
     assert_eq!(world.scan_all(), expected);
 }
 

@@ -6,7 +6,7 @@ use proptest::test_runner::RngSeed;
 use ringest::config::Durability;
 use ringest::journal::{Location, OriginRef, Position, Step};
 use ringest::observe::snapshot::{Counters, JournalSnapshot};
-use ringest::shard::Op;
+use ringest::shard::{Op, Rewrite};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -237,15 +237,16 @@ impl Model {
 
     fn complete(&mut self, index: usize, fails: bool) {
         let op = &self.world.pending[index].op;
+        let directory = matches!(op, Op::Rewrite { work: Rewrite::SyncDirectory, .. });
         let fails = match op {
             Op::FreeSegment { .. } => false,
             Op::Commit { .. } => fails || self.refused.commits,
             Op::PrepareSegment { .. } => fails || self.refused.segments,
             Op::SyncSegment { .. } => fails || self.refused.syncs,
-            _ => fails,
+            _ => fails || directory && self.world.disk.rng.u8(..8) == 0,
         };
         if !fails {
-            if let Op::SyncSegment { segment, .. } = *op {
+            if let Op::SyncSegment { segment, .. } | Op::Rewrite { segment, work: Rewrite::SyncDirectory, .. } = *op {
                 self.synced.insert(segment);
             }
             let op = &self.world.pending[index].op;
@@ -263,6 +264,13 @@ impl Model {
             }
         }
         self.world.complete(index, if fails { Err(5) } else { Ok(()) });
+        for moved in std::mem::take(&mut self.world.moved) {
+            for record in self.waiting.values_mut() {
+                record.segment = moved.position(Position { segment: record.segment, offset: 1 }).segment;
+            }
+            // The walk may begin again where the run does now.
+            self.walk = self.walk.map(|_| 0);
+        }
     }
 
     // ---- walking
@@ -561,14 +569,18 @@ fn the_journal_does_what_the_model_says() {
         "brought back",
         "clean stop",
         "committed",
+        "directory not synced",
         "failed operation",
         "freed",
         "full",
         "kill",
+        "killed in a rewrite",
         "loss of power",
         "prepared",
         "read back",
         "reused",
+        "rewrite given up",
+        "rewritten",
         "sealed",
         "synced",
         "tail",

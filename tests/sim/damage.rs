@@ -69,7 +69,10 @@ impl Disk {
             }
         }
         let oldest = blocks.iter().map(|block| block.header.oldest_segment).max().unwrap_or(0);
-        blocks.retain(|block| block.segment >= oldest);
+        // A dense segment stands for a run of others, which may still be there.
+        let dense = blocks.iter().filter_map(|block| Some((block.segment, u64::from(block.header.dense?.covers))));
+        let covered: Vec<Range<u64>> = dense.map(|(segment, covers)| segment.saturating_sub(covers)..segment).collect();
+        blocks.retain(|block| block.segment >= oldest && !covered.iter().any(|run| run.contains(&block.segment)));
         // What a failed segment has of blocks that moved to a later one is not part of the log.
         let mut firsts: BTreeMap<u128, u64> = BTreeMap::new();
         let mut live: Vec<Block> = Vec::new();

@@ -10,7 +10,7 @@ use super::event::Event;
 use crate::say;
 use ringest::journal::BlockFile;
 use ringest::journal::format::{BlockHeader, Entries, Kind};
-use ringest::shard::{JournalId, Op};
+use ringest::shard::{JournalId, Op, Rewrite};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -29,9 +29,11 @@ pub struct Segment {
     /// The file itself would not be there after a loss of power.
     pub volatile: bool,
     /// A write or sync of it has failed: nobody may trust it with more.
-    failed: bool,
+    pub failed: bool,
     /// What a failed sync has lost, though the process sees it: no later sync brings it to the disk.
     pub doomed: Vec<(usize, Vec<u8>)>,
+    /// What had its name before, and may have it again after a loss of power.
+    pub replaced: Option<Box<Segment>>,
 }
 
 /// What a fault of the disk makes fail.
@@ -42,6 +44,7 @@ pub enum DiskWork {
     Sync,
     Free,
     ReadBack,
+    Rewrite,
     /// A call at start or at a clean stop.
     Call,
 }
@@ -72,6 +75,7 @@ enum Work {
     Sync,
     Free { reuse: bool },
     ReadBack { offset: u32, buffer: Vec<u8> },
+    Rewrite(Rewrite),
 }
 
 /// What the shard is to hear.
@@ -82,6 +86,7 @@ pub enum Done {
     Synced { journal: JournalId, segment: u64, result: Result<(), i32> },
     Freed { journal: JournalId, segment: u64 },
     ReadBack { journal: JournalId, segment: u64, offset: u32, buffer: Vec<u8>, result: Result<usize, i32> },
+    Rewrite { journal: JournalId, segment: u64, work: Rewrite, result: Result<(), i32> },
 }
 
 pub struct Disk {
@@ -91,7 +96,9 @@ pub struct Disk {
     pub(super) rng: fastrand::Rng,
     pub(super) segments: BTreeMap<u64, Segment>,
     /// Files put aside, and the segments that they were.
-    spares: Vec<(u64, Segment)>,
+    pub(super) spares: Vec<(u64, Segment)>,
+    /// The file of a rewrite.
+    pub(super) dense: Option<Segment>,
     pub(super) epochs: BTreeMap<u64, Vec<u8>>,
     pub(super) blocks: BTreeMap<String, BlockFile>,
     pub quarantined: Vec<String>,
@@ -130,6 +137,7 @@ impl Disk {
             rng,
             segments: BTreeMap::new(),
             spares: Vec::new(),
+            dense: None,
             epochs: BTreeMap::new(),
             blocks: BTreeMap::new(),
             quarantined: Vec::new(),
@@ -179,7 +187,8 @@ impl Disk {
             Op::FreeSegment { journal, segment, reuse } => {
                 self.exists(segment)?;
                 // A walk may be reading it back in vain.
-                if self.in_flight(segment).any(|other| !matches!(other.work, Work::ReadBack { .. })) {
+                let harmless = |work: &Work| matches!(work, Work::ReadBack { .. } | Work::Rewrite(_));
+                if self.in_flight(segment).any(|other| !harmless(&other.work)) || self.is_replaced_or_copied(segment) {
                     return Err(format!("segment {segment} is freed with operations in flight"));
                 }
                 Operation { journal, segment, work: Work::Free { reuse }, orphan: false }
@@ -187,6 +196,10 @@ impl Disk {
             Op::ReadBack { journal, segment, offset, buffer } => {
                 self.read_range(segment, offset, buffer.len())?;
                 Operation { journal, segment, work: Work::ReadBack { offset, buffer }, orphan: false }
+            }
+            Op::Rewrite { journal, segment, work } => {
+                self.check_rewrite(segment, &work)?;
+                Operation { journal, segment, work: Work::Rewrite(work), orphan: false }
             }
             other => return Err(format!("not a disk's operation: {other:?}")),
         };
@@ -198,7 +211,28 @@ impl Disk {
         Ok(())
     }
 
-    fn exists(&self, segment: u64) -> Result<&Segment, String> {
+    pub(super) fn rewrites_in_flight(&self) -> impl Iterator<Item = (u64, &Rewrite)> {
+        let alive = self.operations.values().filter(|operation| !operation.orphan);
+        alive.filter_map(|operation| match &operation.work {
+            Work::Rewrite(work) => Some((operation.segment, work)),
+            _ => None,
+        })
+    }
+
+    /// Whether an operation is in flight on a segment's file.
+    pub(super) fn is_used(&self, segment: u64) -> bool {
+        self.in_flight(segment).next().is_some()
+    }
+
+    fn is_replaced_or_copied(&self, segment: u64) -> bool {
+        self.rewrites_in_flight().any(|(place, work)| match work {
+            Rewrite::Read { from, .. } => *from == segment,
+            Rewrite::Replace { .. } => place == segment,
+            _ => false,
+        })
+    }
+
+    pub(super) fn exists(&self, segment: u64) -> Result<&Segment, String> {
         self.segments.get(&segment).ok_or_else(|| format!("segment {segment} is not there"))
     }
 
@@ -252,9 +286,12 @@ impl Disk {
         Ok(())
     }
 
-    fn read_range(&self, segment: u64, offset: u32, bytes: usize) -> Result<(), String> {
+    pub(super) fn read_range(&self, segment: u64, offset: u32, bytes: usize) -> Result<(), String> {
         let file = self.exists(segment)?;
         let (from, to) = (offset as usize, offset as usize + bytes);
+        if self.rewrites_in_flight().any(|(place, work)| place == segment && matches!(work, Rewrite::Replace { .. })) {
+            return Err(format!("read back of {segment}, whose file is being replaced"));
+        }
         if bytes == 0 || to > file.data.len() || from % self.physical as usize != 0 {
             return Err(format!("read back of {segment} at {from}..{to} of {} B", file.data.len()));
         }
@@ -350,6 +387,10 @@ impl Disk {
                 };
                 Done::ReadBack { journal, segment, offset, buffer, result }
             }
+            Work::Rewrite(mut work) => {
+                self.rewrite(cx, segment, &mut work);
+                Done::Rewrite { journal, segment, work, result: Ok(()) }
+            }
         }
     }
 
@@ -406,6 +447,10 @@ impl Disk {
             Work::ReadBack { offset, buffer } => {
                 cx.stats.count("read back failed");
                 Done::ReadBack { journal, segment, offset, buffer, result: Err(errno) }
+            }
+            Work::Rewrite(work) => {
+                cx.stats.count("rewrite failed");
+                Done::Rewrite { journal, segment, work, result: Err(errno) }
             }
         }
     }
@@ -499,6 +544,12 @@ impl Disk {
                 }
             },
             Work::Free { .. } if whole => self.put_aside(segment),
+            Work::Rewrite(mut work) => {
+                cx.stats.count("crash in a rewrite");
+                if whole {
+                    self.rewrite(cx, segment, &mut work);
+                }
+            }
             Work::Sync | Work::Free { .. } | Work::ReadBack { .. } => {}
         }
     }
@@ -507,6 +558,7 @@ impl Disk {
         self.blocks.clear();
         self.boot = self.rng.u128(..).to_le_bytes();
         self.segments.retain(|_, file| !file.volatile || cx.rng.u8(..4) > 0);
+        self.undo_replaced(cx);
         // That a file was put aside may not have reached the disk either; but file systems keep the order of such changes,
         // so only the last ones are undone.
         while cx.rng.u8(..3) == 0
@@ -538,7 +590,7 @@ impl Disk {
 
     /// Bytes of all segments.
     pub fn bytes(&self) -> usize {
-        self.segments.values().map(|file| file.data.len()).sum()
+        self.segments.values().chain(&self.dense).map(|file| file.data.len()).sum()
     }
 
     /// Block files that exist.
@@ -555,6 +607,7 @@ impl Work {
             Self::Sync => DiskWork::Sync,
             Self::Free { .. } => DiskWork::Free,
             Self::ReadBack { .. } => DiskWork::ReadBack,
+            Self::Rewrite(_) => DiskWork::Rewrite,
         }
     }
 }
@@ -568,6 +621,12 @@ impl Operation {
             Work::Sync => ("sync", 0, 0),
             Work::Free { .. } => ("free", 0, 0),
             Work::ReadBack { offset, buffer } => ("read back", *offset, buffer.len()),
+            Work::Rewrite(Rewrite::Begin { bytes }) => ("rewrite: begin", 0, *bytes as usize),
+            Work::Rewrite(Rewrite::Read { offset, buffer, .. }) => ("rewrite: read", *offset, buffer.len()),
+            Work::Rewrite(Rewrite::Write { offset, bytes }) => ("rewrite: write", *offset, bytes.len()),
+            Work::Rewrite(Rewrite::Replace { .. }) => ("rewrite: replace", 0, 0),
+            Work::Rewrite(Rewrite::SyncDirectory) => ("rewrite: sync directory", 0, 0),
+            Work::Rewrite(Rewrite::GiveUp) => ("rewrite: give up", 0, 0),
         };
         format!("{what} j{journal} segment {segment} at {from}, {bytes} B")
     }

@@ -116,11 +116,13 @@ impl World {
                 let delay = self.cx.rng.u64(10 * US..5 * MS);
                 self.cx.after(delay, Event::OpenPort { life: self.life, link, source });
             }
+            Op::HoldLine { .. } => return Err("a line is held that has no XON and XOFF".into()),
             Op::HandOver { .. } => return Err("a connection is handed over, but there is one core".into()),
             Op::Commit { journal, .. }
             | Op::PrepareSegment { journal, .. }
             | Op::SyncSegment { journal, .. }
             | Op::FreeSegment { journal, .. }
+            | Op::Rewrite { journal, .. }
             | Op::ReadBack { journal, .. } => {
                 let &directory = self.directories.get(usize::from(journal.0)).ok_or("a journal that there is not")?;
                 let Some(shard) = &self.shard else { return Ok(()) };
@@ -469,6 +471,7 @@ impl World {
             Done::Committed { result, .. } | Done::Prepared { result, .. } | Done::Synced { result, .. } => {
                 result.is_err()
             }
+            Done::Rewrite { result, .. } => result.is_err(),
             Done::Freed { .. } | Done::ReadBack { .. } => false,
         };
         self.tell(match done {
@@ -477,6 +480,7 @@ impl World {
             }
             Done::Prepared { journal, segment, result } => Completion::SegmentPrepared { journal, segment, result },
             Done::Synced { journal, segment, result } => Completion::SegmentSynced { journal, segment, result },
+            Done::Rewrite { journal, segment, work, result } => Completion::Rewrite { journal, segment, work, result },
             Done::Freed { journal, segment } => Completion::SegmentFreed { journal, segment },
             Done::ReadBack { journal, segment, offset, buffer, result } => {
                 Completion::ReadBack { journal, segment, offset, buffer, result }

@@ -11,6 +11,7 @@
 
 mod context;
 mod damage;
+mod dense;
 mod disk;
 mod driver;
 mod event;

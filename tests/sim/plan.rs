@@ -42,6 +42,8 @@ pub enum CrashPoint {
     OnApiSend,
     /// As a segment is read back.
     OnReadBack,
+    /// As a step of a rewrite is asked for.
+    OnRewrite,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +103,7 @@ impl FaultKind {
                 DiskWork::Sync => "syncs fail",
                 DiskWork::Free => "freeing segments fails",
                 DiskWork::ReadBack => "reading back fails",
+                DiskWork::Rewrite => "rewrites fail",
                 DiskWork::Call => "calls at start and stop fail",
             },
             Self::DiskFull { commits: false } => "disk full",
@@ -449,7 +452,7 @@ fn disk_faults(rng: &mut fastrand::Rng) -> Vec<FaultKind> {
     let mut kinds = vec![FaultKind::SlowDisk(rng.u64(50 * MS..S)), FaultKind::HungDisk];
     for _ in 0..2 {
         use DiskWork::*;
-        let work = *rng.choice(&[Commit, Commit, Prepare, Sync, Free, ReadBack, Call]).expect("some");
+        let work = *rng.choice(&[Commit, Commit, Prepare, Sync, Free, ReadBack, Rewrite, Call]).expect("some");
         // One error, a burst, or errors for as long as it lasts.
         let (percent, left) = *rng.choice(&[(100, 1), (100, 4), (30, u32::MAX), (100, u32::MAX)]).expect("some");
         kinds.push(FaultKind::Disk(DiskTrouble { work, errno: EIO, percent, left }));
@@ -469,6 +472,7 @@ fn crash_point(rng: &mut fastrand::Rng) -> CrashPoint {
         OnDiskOperation,
         OnApiSend,
         OnReadBack,
+        OnRewrite,
     ])
     .expect("some")
 }

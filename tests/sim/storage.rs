@@ -55,6 +55,7 @@ impl Storage for Disk {
 
     fn segments(&mut self) -> io::Result<Vec<u64>> {
         self.alive()?;
+        self.dense = None; // a start removes it
         let mut numbers: Vec<u64> = self.segments.keys().copied().collect();
         self.rng.shuffle(&mut numbers);
         Ok(numbers)
@@ -109,6 +110,9 @@ impl Storage for Disk {
         let result = self.burn();
         if result.is_ok() || (self.fuse == Some(0) && self.rng.bool()) {
             self.epochs.insert(epoch, bytes.to_vec());
+        }
+        if result.is_ok() {
+            self.sync_directory();
         }
         result
     }

@@ -377,6 +377,11 @@ impl World {
             return Err(format!("{} delivered, but {} were answered 201", terms.delivered, self.receiver.accepted));
         }
         self.terms = terms;
+        // A line without flow control is read on, and its oldest records may be turned away while younger ones are held.
+        if self.short && self.turned_away[1] > self.turned_away_before[1] {
+            self.oracle.doubted();
+            self.turned_away_before[1] = self.turned_away[1];
+        }
         if !self.short && !self.stopping {
             let [http, streams] = [0, 1].map(|kind| self.turned_away[kind] > self.turned_away_before[kind]);
             self.oracle.counted(self.cx.now_ns, http, streams);
@@ -428,7 +433,13 @@ impl World {
         // A refusal is counted with its answer, which may wait for those of requests that came before it.
         let waiting = self.asked.iter().any(|(&conn, asked)| *asked > 0 && self.net.conns[conn].shard_open);
         let answering = (0..self.net.conns.len()).any(|conn| self.net.sending(conn));
-        if answering || waiting || self.net.conns.iter().any(held) {
+        // A port without flow control is read on.
+        let held_back = || self.shard.as_ref().map(|shard| shard.snapshot(self.now()).sources);
+        if answering
+            || waiting
+            || self.net.conns.iter().any(held)
+            || held_back().is_some_and(|sources| sources.iter().any(|source| source.held_bytes > 0))
+        {
             return Ok(());
         }
         let handed = &mut self.oracle.handed;

@@ -176,6 +176,11 @@ impl ResponseReader {
         matches!(self.state, State::Head(_)) && self.buffer.is_empty() && self.interim == 0
     }
 
+    /// Memory held beyond its own size, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     fn fail(&mut self, error: ResponseError) {
         self.buffer = Vec::new();
         self.state = State::Failed(error);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, EntryHeader, Kind, OriginPayload, RECORD_PREFIX_BYTES,
-    RecordPayload, Seal, entry_bytes, round_up,
+    RecordPayload, Seal, entry_bytes, round_up, u32_at,
 };
 use crate::journal::unfinished::BLOCK_FILE_HEADER_BYTES;
 use crate::shard::Now;
@@ -44,7 +44,7 @@ impl Journal {
         .encode_prefix();
         let (number, at) = self.write_entry(Kind::Record, record.flags, lane, &[&prefix, record.key, record.data]);
         if let Some(segment) = self.segments.back_mut() {
-            segment.add(number);
+            segment.add(number, bytes);
         }
         Ok((number, at))
     }
@@ -83,12 +83,14 @@ impl Journal {
     pub fn settle(&mut self, number: u64, origin: OriginRef, at: Location) {
         let segment = self.extents[at.extent as usize].segment;
         if self.on_disk() {
+            let bytes = entry_bytes(u32_at(self.extent_memory(at.extent, at.offset as usize), 4) as usize);
             let index = self.segments.partition_point(|s| s.number < segment);
             // A record that is read from a copy may have moved on since, or may have stayed where its extent began.
-            let settled = self.segments.iter_mut().skip(index).any(|s| s.settle(number))
-                || self.segments.iter_mut().take(index).rev().any(|s| s.settle(number));
+            let settled = self.segments.iter_mut().skip(index).any(|s| s.settle(number, bytes))
+                || self.segments.iter_mut().take(index).rev().any(|s| s.settle(number, bytes));
             assert!(settled, "record {number} of segment {segment} is settled once");
             self.marks.push(number);
+            self.rewriting.note_change();
         }
         if !self.ids.is_empty() {
             self.ids.remove(&number); // only ids of earlier starts: mostly there are none
@@ -190,7 +192,8 @@ impl Journal {
             first_number: self.next_number,
             epoch_id: self.epoch_id,
             watermark: self.watermark,
-            oldest_segment: self.segments.front().map_or(0, |segment| segment.number),
+            oldest_segment: self.oldest_segment(),
+            dense: None,
         };
         self.memory.write(self.extent_offset(extent) + start as usize, &header.encode());
         self.open =

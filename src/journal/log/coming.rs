@@ -81,6 +81,7 @@ impl Journal {
         next.begun = true;
         let (number, nonce) = (next.number, next.nonce);
         self.coming.retain(|coming| !coming.begun || coming.file != File::Ready);
+        self.rewriting.note_change();
         self.segments.push_back(Segment::new(number, nonce, first_number, self.physical));
         number
     }

@@ -18,14 +18,14 @@ use crate::journal::format::{
 };
 use crate::journal::recovery::Unwritten;
 use crate::journal::segment::Segment;
-use crate::journal::unfinished::Left;
+use crate::journal::unfinished::Sealed;
 use crate::shard::Now;
 use std::collections::HashSet;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// What a move leaves to be looked after.
 #[derive(Debug, Default)]
-pub(super) struct Moved {
+pub(super) struct AfterMove {
     /// Segments from this one on are not freed ...
     segment: u64,
     /// ... until all entries below this number are on disk ...
@@ -70,18 +70,19 @@ impl Journal {
         let blocks = self.blocks_from(from);
         let Some(first) = blocks.first() else {
             // A sync failed, and nothing of it is in memory. What comes goes to another segment all the same.
+            self.close_segments(u64::MAX, from, &[]);
             return self.close_current();
         };
         let old_segment = first.header.at.segment;
-        let waiting = self.close_segments(old_segment, from, &blocks);
+        let (waiting, undefined) = self.take_records(old_segment, &blocks);
+        self.close_segments(old_segment, from, &blocks);
         self.in_flight.clear();
         self.sealed.clear();
         let pieces: Vec<&[InSlot]> = blocks.chunk_by(|a, b| a.extent == b.extent).collect();
         let places: Vec<Position> = pieces.iter().map(|piece| self.place(piece)).collect();
-        for number in waiting {
-            let holds = |segment: &&mut Segment| segment.number > old_segment && segment.first_number <= number;
-            let segment = self.segments.iter_mut().rev().find(|s| !s.closed && holds(s));
-            segment.expect("what waits in memory has a new place").add(number);
+        for (number, bytes) in waiting {
+            let segment = self.segments.iter_mut().rev().find(|s| s.first_number <= number);
+            segment.expect("begun for it").add(number, bytes);
         }
         for (piece, at) in pieces.iter().zip(&places).rev() {
             self.copy(piece, *at);
@@ -93,10 +94,14 @@ impl Journal {
             self.leave_current(); // nothing of it moved, and its segment is closed
         }
         self.drop_empty_segments(old_segment);
-        let origins = self.undefined_origins(&blocks);
         let until = blocks.last().expect("there is a first").end_number();
-        let segment = self.moved.take().map_or(old_segment, |moved| moved.segment.min(old_segment));
-        self.moved = Some(Moved { segment, until, origins });
+        let mut after = self.after_move.take().unwrap_or(AfterMove { segment: old_segment, ..AfterMove::default() });
+        after.segment = after.segment.min(old_segment);
+        after.until = until;
+        after.origins.extend(undefined);
+        after.origins.sort_unstable();
+        after.origins.dedup();
+        self.after_move = Some(after);
     }
 
     /// The first entry that is not known to be on disk and can be moved.
@@ -117,20 +122,6 @@ impl Journal {
             }
             from = block.header.first_number;
         }
-        let at_risk = self.segments.iter().filter(|segment| unsynced(segment.end_position()));
-        let lost = at_risk
-            .flat_map(|segment| segment.waiting())
-            .filter(|number| (self.unsafe_below..from).contains(number))
-            .count();
-        self.unsafe_below = self.unsafe_below.max(from);
-        if lost > 0 {
-            self.counters.journal_unsafe_records += lost as u64;
-            tracing::error!(
-                "journal of core {}: {lost} records that wait to be delivered are no longer in memory as a whole, and a loss of \
-                 power may take them",
-                self.options.core
-            );
-        }
         from
     }
 
@@ -138,7 +129,7 @@ impl Journal {
     fn blocks_from(&self, number: u64) -> Vec<InSlot> {
         let mut found = Vec::new();
         for (index, extent) in self.extents.iter().enumerate() {
-            if extent.slot().is_none() {
+            if extent.slot().is_none() || extent.moved {
                 continue;
             }
             let mut offset = extent.start;
@@ -156,18 +147,60 @@ impl Journal {
         found
     }
 
-    /// Ends the segments from one on; the records in them that move.
-    fn close_segments(&mut self, from_segment: u64, from: u64, blocks: &[InSlot]) -> Vec<u64> {
+    /// Counts the waiting records of moved blocks out of their segments: number and bytes of their entries. And the origins of
+    /// which no moved block says who they are.
+    fn take_records(&mut self, from_segment: u64, blocks: &[InSlot]) -> (Vec<(u64, usize)>, Vec<u32>) {
         let mut waiting = Vec::new();
-        for segment in self.segments.iter_mut().filter(|segment| segment.number >= from_segment) {
-            waiting.extend(segment.take_waiting_from(from));
-            segment.closed = true;
+        let (mut used, mut defined) = (HashSet::new(), HashSet::new());
+        for block in blocks {
+            let bytes = self.extent_memory(block.extent, block.offset as usize)[..block.seal.used as usize].to_vec();
+            for entry in Entries::new(&bytes, block.header.nonce, block.header.at.offset) {
+                match entry.header.kind {
+                    Kind::Record => {
+                        let (number, bytes) = (entry.header.number, entry.bytes());
+                        let mut old = self.segments.iter_mut().filter(|segment| segment.number >= from_segment);
+                        if old.any(|segment| segment.settle(number, bytes)) {
+                            waiting.push((number, bytes));
+                            used.insert(RecordPayload::decode(entry.payload).origin);
+                        }
+                    }
+                    Kind::Origin if OriginPayload::decode(entry.payload).is_some() => {
+                        defined.insert(u32_at(entry.payload, 0));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        (waiting, used.difference(&defined).copied().collect())
+    }
+
+    /// Ends the segments from one on, whose blocks from entry `from` on move.
+    fn close_segments(&mut self, from_segment: u64, from: u64, blocks: &[InSlot]) {
+        let unsafe_from =
+            if self.options.durability == Durability::Process { self.first_own_segment } else { u64::MAX };
+        let mut lost = 0;
+        for segment in self.segments.iter_mut().filter(|s| s.number >= from_segment || s.failed) {
+            let is_unsafe = segment.number >= unsafe_from && segment.end_position() > self.watermark;
+            if !std::mem::replace(&mut segment.closed, true) && is_unsafe {
+                lost += segment.unsettled; // what waits in it and does not move
+            }
+            if segment.number < from_segment {
+                continue;
+            }
             segment.unwritten = 0;
+            segment.first_number = segment.first_number.min(from);
             let moved = blocks.iter().map(|block| block.header.at).filter(|at| at.segment == segment.number);
             segment.end = moved.map(|at| at.offset).min().unwrap_or(segment.end);
         }
         self.unsynced.retain(|segment| *segment < from_segment);
-        waiting
+        if lost > 0 {
+            self.counters.journal_unsafe_records += lost;
+            tracing::error!(
+                "journal of core {}: {lost} records that wait to be delivered are no longer in memory as a whole, and a loss of \
+                 power may take them",
+                self.options.core
+            );
+        }
     }
 
     /// Where an extent's moved blocks go. The one that is being filled keeps the room that it has in memory.
@@ -223,8 +256,8 @@ impl Journal {
             bytes[entry.offset..entry.offset + ENTRY_HEADER_BYTES].copy_from_slice(&head);
         }
         assert_eq!(entries.offset(), block.seal.used as usize, "a block in memory is whole");
-        let oldest_segment = self.segments.front().map_or(0, |segment| segment.number);
-        let header = BlockHeader { nonce, at, watermark: self.watermark, oldest_segment, ..block.header };
+        let (watermark, oldest_segment) = (self.watermark, self.oldest_segment());
+        let header = BlockHeader { nonce, at, watermark, oldest_segment, ..block.header };
         bytes[..BLOCK_HEADER_BYTES].copy_from_slice(&header.encode_sealed(block.seal));
         bytes
     }
@@ -266,7 +299,7 @@ impl Journal {
         let empty = |segment: &Segment| {
             segment.closed
                 && segment.number >= from.max(own)
-                && !segment.committed
+                && segment.end_position() == segment.first_position()
                 && segment.unsettled == 0
                 && segment.reads == 0
         };
@@ -278,40 +311,16 @@ impl Journal {
         }
     }
 
-    /// The origins of moved records that are defined in no moved block.
-    fn undefined_origins(&self, blocks: &[InSlot]) -> Vec<u32> {
-        let (mut used, mut defined) = (HashSet::new(), HashSet::new());
-        for block in blocks {
-            let at = self.extents[block.extent as usize].position(block.offset);
-            let nonce = self.segments.iter().find(|s| s.number == at.segment).expect("moved there").nonce;
-            let bytes = &self.extent_memory(block.extent, block.offset as usize)[..block.seal.used as usize];
-            for entry in Entries::new(bytes, nonce, at.offset) {
-                match entry.header.kind {
-                    Kind::Record => drop(used.insert(RecordPayload::decode(entry.payload).origin)),
-                    Kind::Origin if OriginPayload::decode(entry.payload).is_some() => {
-                        defined.insert(u32_at(entry.payload, 0));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        let before = self.moved.iter().flat_map(|moved| moved.origins.iter().copied());
-        let mut missing: Vec<u32> = used.difference(&defined).copied().chain(before).collect();
-        missing.sort_unstable();
-        missing.dedup();
-        missing
-    }
-
     /// After a start: origins whose definitions are in older segments than their records.
     pub(in crate::journal) fn define_again(&mut self, origins: HashSet<u32>) {
         if !origins.is_empty() {
-            self.moved = Some(Moved { segment: 0, until: 0, origins: origins.into_iter().collect() });
+            self.after_move = Some(AfterMove { segment: 0, until: 0, origins: origins.into_iter().collect() });
         }
     }
 
     /// Defines the origins of moved records again, as far as there is room.
     pub(super) fn define_moved_origins(&mut self, now: Now) {
-        let Some(mut moved) = self.moved.take() else { return };
+        let Some(mut moved) = self.after_move.take() else { return };
         while let Some(id) = moved.origins.last() {
             if let Some(&origin) = self.origin_ids.get(id) {
                 if self.make_room(now, ORIGIN_ENTRY_BYTES_MAX, Purpose::Progress).is_err() {
@@ -323,12 +332,12 @@ impl Journal {
             moved.until = moved.until.max(self.next_number);
         }
         let done = moved.origins.is_empty() && moved.until <= self.committed;
-        self.moved = (!done).then_some(moved);
+        self.after_move = (!done).then_some(moved);
     }
 
     /// Whether a segment must stay though nothing in it waits: what was moved from it is not on disk yet.
     pub(super) fn is_kept_for_move(&self, segment: u64) -> bool {
-        self.moved.as_ref().is_some_and(|moved| segment >= moved.segment)
+        self.after_move.as_ref().is_some_and(|moved| segment >= moved.segment)
     }
 
     /// Takes over what recovery could not write, at its own place; where the disk has refused that, it moves at the first turn.
@@ -339,7 +348,7 @@ impl Journal {
             let extent = self.add_extent(Extent::new(at.segment, at.offset, epoch_id, Memory::Slot(slot)));
             let segment = self.segments.iter_mut().find(|s| s.number == at.segment).expect("it was read");
             segment.unwritten += blocks.len() as u32;
-            for Left { header, seal, bytes } in blocks {
+            for Sealed { header, seal, bytes } in blocks {
                 let offset = header.at.offset - at.offset;
                 let memory_offset = self.memory_offset(slot) as u32 + offset;
                 self.memory.write(memory_offset as usize, bytes);

@@ -18,7 +18,11 @@ impl Journal {
     /// The block in which a record at `at` lies or one before it, as a place to start a scan from.
     pub fn position(&self, at: Location) -> Position {
         let extent = &self.extents[at.extent as usize];
-        if at.offset >= extent.start { extent.position(extent.start) } else { self.block_position(at.extent, 0) }
+        match extent.moved {
+            true => Position { segment: extent.segment, offset: 0 },
+            false if at.offset >= extent.start => extent.position(extent.start),
+            false => self.block_position(at.extent, 0),
+        }
     }
 
     /// Where the block at an offset of an extent belongs; that may be the next block, which is not begun.
@@ -28,7 +32,9 @@ impl Journal {
             return place.position(offset);
         }
         let (header, _) = BlockHeader::decode(self.extent_memory(extent, offset as usize)).expect("a whole block");
-        header.at
+        // What stayed in a failed segment may have been rewritten since: then it is looked for from its beginning.
+        let is_there = self.segments.iter().any(|s| s.number == header.at.segment && s.nonce == header.nonce);
+        if is_there { header.at } else { Position { offset: 0, ..header.at } }
     }
 
     /// Starts a walk at the beginning of a block.
@@ -83,7 +89,7 @@ impl Journal {
             // The oldest segments may have been freed under the walk.
             let index = self.segments.partition_point(|s| s.number < scan.at.segment);
             let Some(segment) = self.segments.get(index) else { return Step::Tail };
-            if segment.number > scan.at.segment {
+            if segment.number > scan.at.segment || scan.at.offset == 0 {
                 scan.at = segment.first_position();
             }
             if let Some((extent, offset)) = self.resident(scan.at) {
@@ -109,7 +115,7 @@ impl Journal {
                 scan.at = self.segments[index + 1].first_position();
                 continue;
             }
-            if self.heap_extents < self.heap_extents_max() {
+            if self.heap_extents < self.heap_extents_max() && !self.rewriting.is_replacing(scan.at.segment) {
                 scan.reading = true;
                 self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
@@ -147,6 +153,7 @@ impl Journal {
             let open = u32::from(self.current == Some(*index as u32));
             let open_end = extent.base + (extent.end - extent.start) + open;
             extent.memory != Memory::None
+                && !extent.moved
                 && extent.segment == at.segment
                 && (extent.base..open_end).contains(&at.offset)
         });
@@ -222,15 +229,27 @@ impl Journal {
             }
         }
         let Some(epoch_id) = epoch_id else {
-            // Damage: look for the next block one physical block on.
-            tracing::error!(
-                "journal of core {}: no block at {} of segment {}",
-                self.options.core,
-                at.offset,
-                at.segment
-            );
-            self.counters.journal_errors += 1;
-            scan.at.offset = (at.offset + physical).min(segment_end);
+            // Damage, or what a loss of power has left behind a hole: on to the next block.
+            let is_block = |start: &usize| {
+                let here = Position { segment: at.segment, offset: at.offset + *start as u32 };
+                BlockHeader::decode(&buffer[*start..])
+                    .is_some_and(|(found, _)| found.nonce == nonce && found.at == here)
+            };
+            let next = (physical as usize..buffer.len()).step_by(physical as usize).find(is_block);
+            let skipped = next.unwrap_or(buffer.len()).max(physical as usize) as u32;
+            // What the start found it has told.
+            let told = at.segment < self.first_own_segment && self.report.torn + self.report.damaged > 0;
+            if !told {
+                tracing::error!(
+                    "journal of core {}: no block at {} to {} of segment {}",
+                    self.options.core,
+                    at.offset,
+                    at.offset + skipped,
+                    at.segment
+                );
+                self.counters.journal_errors += 1;
+            }
+            scan.at.offset = (at.offset + skipped).min(segment_end);
             return;
         };
         buffer.truncate(end);

@@ -13,15 +13,17 @@ pub(super) enum Trouble {
     Sync,
     /// What lies behind the window cannot be read.
     Read,
+    /// The directory cannot be synced after a rewrite.
+    Directory,
 }
 
 /// The troubles there are: the segment and the errno that each last had.
 #[derive(Debug, Default)]
-pub(super) struct Troubles([Option<(u64, i32)>; 4]);
+pub(super) struct Troubles([Option<(u64, i32)>; 5]);
 
 impl Trouble {
     fn words(self, segment: u64, errno: i32) -> String {
-        let error = std::io::Error::from_raw_os_error(errno);
+        let error = describe(errno);
         match self {
             Self::Write => format!(
                 "segment {segment} cannot be written: {error}. It is sealed, and what it did not take goes to another one; until \
@@ -32,6 +34,10 @@ impl Trouble {
             ),
             Self::Sync => format!(
                 "segment {segment} cannot be synced: {error}. It is sealed, and what is in memory of it goes to another one"
+            ),
+            Self::Directory => format!(
+                "the directory cannot be synced: {error}. No more segments are rewritten until the next start, so that the journal \
+                 may become full earlier"
             ),
             Self::Read => {
                 format!("segment {segment} cannot be read: {error}. The records in it wait, and it is tried again")
@@ -45,6 +51,7 @@ impl Trouble {
             Self::Make => "segments can be made again",
             Self::Sync => "segments are synced again",
             Self::Read => "segments can be read again",
+            Self::Directory => "the directory is synced again",
         }
     }
 }
@@ -62,12 +69,17 @@ impl Troubles {
 
     /// The worst, in words.
     pub(super) fn describe(&self) -> Option<String> {
-        let all = [Trouble::Write, Trouble::Make, Trouble::Sync, Trouble::Read];
+        let all = [Trouble::Write, Trouble::Make, Trouble::Sync, Trouble::Read, Trouble::Directory];
         all.into_iter().find_map(|trouble| {
             let (segment, errno) = self.0[trouble as usize]?;
             Some(trouble.words(segment, errno))
         })
     }
+}
+
+/// An errno in words.
+pub(super) fn describe(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
 }
 
 impl Journal {

@@ -19,6 +19,7 @@ impl Journal {
         self.define_moved_origins(now);
         self.write_marks(now);
         self.free(now, ops);
+        self.rewrite(now, ops);
         if self.is_seal_due(now, waiting) {
             self.seal();
         }
@@ -101,14 +102,15 @@ impl Journal {
     pub(super) fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         let journal = self.id;
         let free = |(segment, reuse)| Op::FreeSegment { journal, segment, reuse };
-        ops.extend(self.dropped.drain(..).map(free));
+        ops.extend(self.dropped.drain(..).chain(self.freeing_replaced.drain(..)).map(free));
         let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
             let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
             let needed = self.unsynced.contains(&oldest.number)
                 || self.syncing == Some(oldest.number)
-                || self.is_kept_for_move(oldest.number);
+                || self.is_kept_for_move(oldest.number)
+                || self.rewriting.holds(oldest.number);
             if !idle || needed || !self.is_file_ready(oldest.number) {
                 break;
             }
@@ -116,6 +118,7 @@ impl Journal {
                 break;
             }
             let oldest = self.segments.pop_front().expect("checked above");
+            self.rewriting.forget(oldest.number);
             self.counters.journal_freed += 1;
             self.freeing.push_back((oldest.number, !oldest.failed));
         }
@@ -192,7 +195,8 @@ impl Journal {
             return None; // blocks go nowhere, so none is ever due
         }
         let seal = self.seal_deadline_ns();
-        [seal, self.prepare_deadline_ns(), self.retry_commits_ns].into_iter().flatten().min()
+        let (prepare, look) = (self.prepare_deadline_ns(), self.look_for_run_ns());
+        [seal, prepare, look, self.retry_commits_ns].into_iter().flatten().min()
     }
 
     /// A clean stop: everything that is in memory goes to disk. Done when [`Journal::is_flushed`].
@@ -201,6 +205,7 @@ impl Journal {
             self.define_moved_origins(now);
             self.write_marks(now);
             self.free(now, ops);
+            self.end_rewrite(ops);
             self.seal();
             self.submit_commits(now, ops);
             self.prepare(now, false, ops);
@@ -216,6 +221,7 @@ impl Journal {
                 && self.in_flight.is_empty()
                 && self.syncing.is_none()
                 && !self.must_move
+                && !self.rewriting.is_under_way()
                 && !self.is_preparing()
     }
 
@@ -239,7 +245,6 @@ impl Journal {
             let place = self.segments.iter_mut().find(|s| s.number == block.at.segment);
             let segment = place.expect("unwritten segments stay");
             segment.unwritten -= 1;
-            segment.committed = true;
             // Not before all blocks in front of it are on disk: should one of them have to move, this one moves, too.
             self.extents[block.extent as usize].unwritten -= 1;
             self.free_if_unused(block.extent);

@@ -1,0 +1,162 @@
+//! A slow reader of HTTP/1.1 messages on the whole stream, as strict as RFC 9112 allows: what this one cannot frame, no parser
+//! may accept, and what both frame must end at the same byte. Limits are not its business.
+
+/// One message.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// Its first line, without CRLF.
+    pub line: &'a [u8],
+    /// Names as they came, values without white space around them.
+    pub fields: Vec<Field<'a>>,
+    pub body: Vec<u8>,
+    /// Where the next message begins.
+    pub end: usize,
+    /// The body runs to the end of the stream.
+    pub until_close: bool,
+}
+
+impl Message<'_> {
+    /// The values of a field.
+    pub fn all(&self, name: &str) -> Vec<&[u8]> {
+        let named = self.fields.iter().filter(|(it, _)| it.eq_ignore_ascii_case(name.as_bytes()));
+        named.map(|(_, value)| *value).collect()
+    }
+
+    pub fn http10(&self) -> bool {
+        self.line.ends_with(b"HTTP/1.0") || self.line.starts_with(b"HTTP/1.0")
+    }
+}
+
+/// A name and a value.
+type Field<'a> = (&'a [u8], &'a [u8]);
+
+/// Which side's messages a stream holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Requests,
+    Answers,
+}
+
+fn is_token(bytes: &[u8]) -> bool {
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !bytes.is_empty() && bytes.iter().all(token)
+}
+
+/// Visible characters, space, tab, and what is above ASCII.
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == b'\t' || *byte >= b' ' && *byte != 0x7F)
+}
+
+fn trimmed(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// The line at `at`, which must end in CRLF and hold no other control character than tabs; it, and where the next begins.
+fn line(stream: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let rest = stream.get(at..)?;
+    let end = (0..rest.len()).find(|&end| rest[end..].starts_with(b"\r\n"))?;
+    is_text(&rest[..end]).then_some((&rest[..end], at + end + 2))
+}
+
+/// Fields up to the empty line, and where that ends.
+fn fields(stream: &[u8], mut at: usize) -> Option<(Vec<Field<'_>>, usize)> {
+    let mut fields = Vec::new();
+    loop {
+        let (line, next) = line(stream, at)?;
+        at = next;
+        if line.is_empty() {
+            return Some((fields, at));
+        }
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        if !is_token(&line[..colon]) {
+            return None;
+        }
+        fields.push((&line[..colon], trimmed(&line[colon + 1..])));
+    }
+}
+
+/// A chunked body, and where it ends.
+fn chunked(stream: &[u8], mut at: usize) -> Option<(Vec<u8>, usize)> {
+    let mut body = Vec::new();
+    loop {
+        let (size, next) = line(stream, at)?;
+        let digits = size.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let extensions = &size[digits..];
+        if digits > 16 || !extensions.is_empty() && !trimmed(extensions).starts_with(b";") {
+            return None;
+        }
+        let size = u64::from_str_radix(std::str::from_utf8(&size[..digits]).ok()?, 16).ok()?;
+        if size == 0 {
+            let (_, end) = fields(stream, next)?;
+            return Some((body, end));
+        }
+        let data = stream.get(next..)?.get(..usize::try_from(size).ok()?)?;
+        body.extend(data);
+        at = next + data.len();
+        if !stream[at..].starts_with(b"\r\n") {
+            return None;
+        }
+        at += 2;
+    }
+}
+
+/// The message at `at`; `None` where none is whole, or where it can be read in two ways.
+pub fn message(stream: &[u8], at: usize, side: Side) -> Option<Message<'_>> {
+    // A server ignores one empty line.
+    let blank = side == Side::Requests && stream[at..].starts_with(b"\r\n");
+    let (first, next) = line(stream, if blank { at + 2 } else { at })?;
+    let (fields, at) = fields(stream, next)?;
+    let mut message = Message { line: first, fields, body: Vec::new(), end: at, until_close: false };
+    let (is_sound, no_body) = match side {
+        Side::Requests => {
+            let parts: Vec<&[u8]> = first.split(|byte| *byte == b' ').collect();
+            let [method, target, version] = parts[..] else { return None };
+            let is_sound = is_token(method) && !target.is_empty() && is_version(version);
+            (is_sound, false)
+        }
+        Side::Answers => {
+            let status = first.get(9..12)?;
+            let space = first.get(12).is_none_or(|byte| *byte == b' ');
+            let is_sound =
+                is_version(&first[..8]) && first[8] == b' ' && status.iter().all(u8::is_ascii_digit) && space;
+            (is_sound, status[0] == b'1' || status == b"204" || status == b"304")
+        }
+    };
+    if !is_sound {
+        return None;
+    }
+    let lengths = message.all("content-length");
+    let codings = message.all("transfer-encoding").join(&b","[..]);
+    let coded = !message.all("transfer-encoding").is_empty();
+    let length = match lengths[..] {
+        [] => None,
+        [length] if !length.is_empty() && length.iter().all(u8::is_ascii_digit) && !coded => {
+            Some(std::str::from_utf8(length).ok()?.parse::<u64>().ok()?)
+        }
+        _ => return None,
+    };
+    if coded && (!trimmed(&codings).eq_ignore_ascii_case(b"chunked") || message.http10()) {
+        return None;
+    }
+    if no_body {
+        return Some(message);
+    }
+    if coded {
+        (message.body, message.end) = chunked(stream, at)?;
+    } else if let Some(length) = length {
+        message.body = stream.get(at..)?.get(..usize::try_from(length).ok()?)?.to_vec();
+        message.end += message.body.len();
+    } else if side == Side::Answers {
+        message.body = stream[at..].to_vec();
+        message.end = stream.len();
+        message.until_close = true;
+    }
+    Some(message)
+}
+
+fn is_version(version: &[u8]) -> bool {
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] if minor.is_ascii_digit())
+}

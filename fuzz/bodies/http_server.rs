@@ -1,0 +1,239 @@
+//! Any bytes as what a machine sends over HTTP: any pieces give the same requests and answers as the whole, no more is held
+//! than the limits allow, every request that is taken ends where a strict reader says it ends, and written anew it is the same.
+
+use super::http_reference::{Message, Side, message};
+use super::input::{Input, Seen, pieces};
+use ringest::config::Limits;
+use ringest::http::client::{Event, ResponseReader};
+use ringest::http::date::HttpDate;
+use ringest::http::server::{Output, Request, ServerConnection, Verdict};
+
+/// A waiting answer and a declined request need a little memory beside the limits.
+const HELD_BYTES_BESIDE: usize = 256;
+/// Streams up to here are also read byte by byte.
+const BYTEWISE_BYTES_MAX: usize = 20_000;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+const CLOSE: &[u8] = b"\r\nConnection: close";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Taken {
+    source: String,
+    body: Vec<u8>,
+    content_type: Option<Vec<u8>>,
+    key: Option<Vec<u8>>,
+}
+
+impl Taken {
+    fn new(request: &Request<'_>) -> Self {
+        Self {
+            source: request.source.to_owned(),
+            body: request.body.to_vec(),
+            content_type: request.content_type.map(<[u8]>::to_vec),
+            key: request.idempotency_key.map(<[u8]>::to_vec),
+        }
+    }
+
+    /// The same request in its plainest form.
+    fn encode(&self) -> Vec<u8> {
+        let mut out = format!("POST /v1/records/{} HTTP/1.1\r\nHost: a\r\n", self.source).into_bytes();
+        for (name, value) in [("Content-Type", &self.content_type), ("Idempotency-Key", &self.key)] {
+            if let Some(value) = value {
+                out.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+            }
+        }
+        out.extend(format!("Content-Length: {}\r\n\r\n", self.body.len()).into_bytes());
+        out.extend(&self.body);
+        out
+    }
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    taken: Vec<Taken>,
+    sent: Vec<u8>,
+    closed: bool,
+    tls: bool,
+    accepted: u32,
+    refused: u32,
+    unavailable: u32,
+}
+
+/// Answers that a connection can give beside 201.
+const STATUSES: [&str; 13] =
+    ["204", "400", "404", "405", "411", "413", "414", "415", "417", "431", "501", "503", "505"];
+
+/// How the owner of a connection behaves.
+#[derive(Debug, Clone, Copy)]
+struct Owner<'a> {
+    limits: &'a Limits,
+    /// Two bits a request, again and again.
+    verdicts: u8,
+    /// Nothing is durable before the end.
+    late: bool,
+}
+
+/// Gives the pieces to a connection, then the end of the stream. Beside the outcome: where each request that was taken ended.
+fn read<'a>(owner: Owner<'_>, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Outcome, Vec<usize>) {
+    let limits = owner.limits;
+    let mut connection = ServerConnection::new(0);
+    let mut outcome = Outcome::default();
+    let (mut ends, mut before, mut numbers) = (Vec::new(), 0, 0);
+    for piece in pieces {
+        let mut input = piece;
+        while let Some(request) = connection.next_request(limits, 0, &mut input) {
+            assert!(!request.body.is_empty() && request.body.len() <= limits.body_bytes);
+            ends.push(before + piece.len() - input.len());
+            outcome.taken.push(Taken::new(&request));
+            connection.respond(match owner.verdicts >> (outcome.taken.len() % 4 * 2) & 3 {
+                0 | 1 => Verdict::Accepted { last_number: numbers, records: 1 },
+                2 => Verdict::UnknownSource,
+                _ => Verdict::Unavailable { retry_after_s: 7 },
+            });
+            numbers += 1;
+        }
+        assert!(input.is_empty(), "all is taken");
+        before += piece.len();
+        if !owner.late {
+            flush(&mut connection, numbers, &mut outcome);
+            let bound = limits.header_bytes + limits.body_bytes + HELD_BYTES_BESIDE;
+            assert!(connection.held_bytes() <= bound, "{} of {bound} bytes held", connection.held_bytes());
+        }
+    }
+    outcome.tls = connection.saw_tls_hello();
+    flush(&mut connection, numbers, &mut outcome);
+    outcome.closed = connection.is_finished();
+    connection.handle_eof();
+    assert!(connection.is_finished() && connection.held_bytes() == 0, "nothing stays behind the end");
+    assert!(flush(&mut connection, numbers, &mut outcome).close);
+    (outcome, ends)
+}
+
+fn flush(connection: &mut ServerConnection, durable_below: u64, outcome: &mut Outcome) -> Output {
+    connection.release(durable_below);
+    let output = connection.take_output(0, HttpDate::new().at(0), &mut outcome.sent);
+    assert!(!connection.has_output());
+    outcome.accepted += output.accepted;
+    outcome.refused += output.refused;
+    outcome.unavailable += output.unavailable;
+    output
+}
+
+/// What was sent, without what depends on when it was sent.
+fn timeless(sent: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < sent.len() {
+        if let Some(skipped) = [CONTINUE, CLOSE].iter().find(|skipped| sent[at..].starts_with(skipped)) {
+            at += skipped.len();
+        } else {
+            out.push(sent[at]);
+            at += 1;
+        }
+    }
+    out
+}
+
+/// SOURCE of a message's target.
+fn source_of<'a>(message: &Message<'a>) -> Option<&'a [u8]> {
+    let target = message.line.strip_prefix(b"POST ")?.split(|byte| *byte == b' ').next()?;
+    let path = match target.iter().position(|byte| *byte == b':') {
+        Some(colon) if target[0] != b'/' => {
+            let authority = target[colon..].strip_prefix(b"://")?;
+            &authority[authority.iter().position(|byte| *byte == b'/')?..]
+        }
+        _ => target,
+    };
+    path.split(|byte| *byte == b'?').next()?.strip_prefix(b"/v1/records/")
+}
+
+/// No smuggling: each request ends where the strict reader says that one ends, and is that one.
+fn check_boundaries(stream: &[u8], taken: &[Taken], ends: &[usize]) {
+    let mut at = 0;
+    for (taken, end) in taken.iter().zip(ends) {
+        let message = loop {
+            let message = message(stream, at, Side::Requests).expect("only what has one reading is taken");
+            at = message.end;
+            if at >= *end {
+                break message;
+            }
+        };
+        assert_eq!((message.end, &message.body), (*end, &taken.body));
+        assert_eq!(source_of(&message), Some(taken.source.as_bytes()));
+        assert_eq!(message.all("content-type"), taken.content_type.iter().collect::<Vec<_>>());
+        assert_eq!(message.all("idempotency-key"), taken.key.iter().collect::<Vec<_>>());
+        assert!(message.all("host").len() == 1 || message.all("host").is_empty() && message.http10());
+    }
+}
+
+/// The delivery client understands all answers.
+fn check_answers(outcome: &Outcome) {
+    let mut reader = ResponseReader::new();
+    let mut input = &outcome.sent[..];
+    let (mut answers, mut ended) = (0, 0);
+    while let Some(event) = reader.next(&mut input).expect("an answer is well-formed") {
+        match event {
+            Event::Head(_) => answers += 1,
+            Event::Body(_) => {}
+            Event::End { reusable } => {
+                ended += 1;
+                assert!(reusable || outcome.closed && input.is_empty(), "only the last answer ends the connection");
+            }
+        }
+    }
+    assert!(input.is_empty());
+    assert_eq!((answers, ended), (outcome.accepted + outcome.refused + outcome.unavailable, answers));
+}
+
+/// Bits (0 expand, 1 small limits, 2 late), verdicts, cuts, the stream.
+pub fn run(data: &[u8], seen: &mut Seen) {
+    let mut input = Input::new(data);
+    let (bits, verdicts) = (input.byte(), input.byte());
+    let cuts = input.cuts();
+    let stream = input.stream(bits & 1 != 0);
+    let small = Limits { header_bytes: 200, header_fields: 5, target_bytes: 30, body_bytes: 20, ..Limits::default() };
+    let limits = if bits & 2 != 0 { small } else { Limits::default() };
+    let owner = Owner { limits: &limits, verdicts, late: bits & 4 != 0 };
+
+    let (whole, ends) = read(owner, [&stream[..]]);
+    // A body that is held back is asked for or declined by what has come at that moment.
+    let lowered = stream.to_ascii_lowercase();
+    let has = |needle: &[u8]| lowered.windows(needle.len()).any(|window| window == needle);
+    let expects = has(b"expect");
+    let mut ways = vec![pieces(&stream, cuts)];
+    if stream.len() <= BYTEWISE_BYTES_MAX {
+        ways.push(stream.chunks(1).collect());
+    }
+    for way in ways {
+        let (other, _) = read(owner, way);
+        if expects {
+            assert!(whole.taken.starts_with(&other.taken), "{other:?}, but whole: {whole:?}");
+            assert!(timeless(&whole.sent).starts_with(&timeless(&other.sent)), "{other:?}, but whole: {whole:?}");
+        } else {
+            let sent = timeless(&other.sent);
+            assert_eq!(sent.escape_ascii().to_string(), timeless(&whole.sent).escape_ascii().to_string());
+            assert_eq!(Outcome { sent: whole.sent.clone(), ..other }, whole);
+        }
+    }
+    check_boundaries(&stream, &whole.taken, &ends);
+    if !has(b"head ") {
+        check_answers(&whole);
+    }
+
+    // Written anew, the same requests are taken.
+    let plain: Vec<u8> = whole.taken.iter().flat_map(Taken::encode).collect();
+    let wide = Limits { header_bytes: 2 * limits.header_bytes, ..limits.clone() };
+    let (again, _) = read(Owner { limits: &Limits { target_bytes: 100, ..wide }, ..owner }, [&plain[..]]);
+    assert_eq!(again.taken, whole.taken);
+    assert!(!again.closed);
+
+    seen.count("taken", whole.taken.len());
+    seen.count("refused", (whole.refused + whole.unavailable) as usize);
+    seen.count("closed", whole.closed.into());
+    seen.count("tls", whole.tls.into());
+    seen.count("chunked", (!whole.taken.is_empty() && has(b"chunked")).into());
+    seen.count("expects", expects.into());
+    for status in STATUSES {
+        let line = format!("HTTP/1.1 {status} ").into_bytes();
+        seen.count(status, whole.sent.windows(line.len()).any(|window| window == line).into());
+    }
+}
