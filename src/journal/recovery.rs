@@ -689,7 +689,10 @@ impl Recovery {
         let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
         if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
+            // A dense segment that has its last block is whole: what is missing behind it was so before it was made.
+            let certain = std::mem::replace(&mut repairs.certain, cut_off);
             self.note_damage(segment.end_position(), end..bytes.len(), repairs);
+            repairs.certain = certain;
         }
         self.newer = Some(first);
         if dense {
