@@ -140,7 +140,13 @@ impl ViewStorage {
             Some((number, bytes)) if number == segment => bytes,
             before => {
                 let mut bytes = before.map(|(_, bytes)| bytes).unwrap_or_default();
-                self.files.read_segment(segment, &mut bytes)?;
+                match self.files.read_segment(segment, &mut bytes) {
+                    // All of it is a repair: its file is gone.
+                    Err(error) if error.kind() == ErrorKind::NotFound && self.repairs.contains_key(&segment) => {
+                        bytes.clear()
+                    }
+                    result => result?,
+                }
                 for (at, repair) in self.repairs.get(&segment).into_iter().flatten() {
                     let end = *at as usize + repair.len();
                     bytes.resize(bytes.len().max(end), 0);
