@@ -109,6 +109,7 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
         received,
         rejected: 1,
         bytes: 20 * received,
+        held_bytes: 0,
         garbage_bytes: 0,
         samples: vec![Sample { at_wall_ns: 1_000_000_000, reason: Refused::Checksum, bytes: b"a\x02".to_vec() }; 5],
         silent_s: Some(0.25),

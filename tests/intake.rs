@@ -63,7 +63,7 @@ impl Storage for NoDisk {
     }
 }
 
-/// A shard with one TCP machine, and an API that answers when it is told to.
+/// A shard with one machine, and an API that answers when it is told to.
 struct World {
     shard: Shard,
     now_ns: u64,
@@ -74,12 +74,32 @@ struct World {
     /// The records that the API was sent, in order.
     delivered: Vec<String>,
     paused: bool,
+    /// XOFF (true) and XON, as they were sent.
+    holds: Vec<bool>,
 }
 
 impl World {
+    /// The machine is on TCP.
     fn new(framing: &str, max_bytes: u64) -> Self {
+        let mut world = Self::with("kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"", framing, max_bytes);
+        let (peer, fd) = ("127.0.0.1:9".parse().unwrap(), Fd(9));
+        world.shard.handle(world.now(), Completion::Accepted { source: SourceId(0), fd, peer });
+        world.settle();
+        assert!(world.machine.is_some(), "the machine's bytes are read");
+        world
+    }
+
+    /// The machine is on a serial line; records end at a carriage return.
+    fn serial(flow: &str, max_bytes: u64) -> Self {
+        let source = format!("kind = \"serial\"\npath = \"/dev/ttyS0\"\nline = \"9600 8N1\"\nflow = \"{flow}\"");
+        let world = Self::with(&source, "end = \"\\r\"", max_bytes);
+        assert!(world.machine.is_some(), "the port is read");
+        world
+    }
+
+    fn with(source: &str, framing: &str, max_bytes: u64) -> Self {
         let text = format!(
-            "[framing.f]\n{framing}\n[[source]]\nname = \"m\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\nframing = \"f\"\n\
+            "[framing.f]\n{framing}\n[[source]]\nname = \"m\"\n{source}\nframing = \"f\"\n\
              [deliver]\nurl = \"http://127.0.0.1:8000/\"\nbody = \"<{{{{data}}}}>\"\n\
              content_type = \"text/plain\"\n"
         );
@@ -105,13 +125,10 @@ impl World {
             answers: true,
             delivered: Vec::new(),
             paused: false,
+            holds: Vec::new(),
         };
         world.shard.start(world.now());
         world.settle();
-        let (peer, fd) = ("127.0.0.1:9".parse().unwrap(), Fd(9));
-        world.shard.handle(world.now(), Completion::Accepted { source: SourceId(0), fd, peer });
-        world.settle();
-        assert!(world.machine.is_some(), "the machine's bytes are read");
         world
     }
 
@@ -150,6 +167,10 @@ impl World {
             Op::Accept { .. } | Op::PauseAccept { .. } => {}
             Op::Recv { link, fd: Fd(9), .. } => (self.machine, self.paused) = (Some(link), false),
             Op::Recv { .. } => {}
+            Op::OpenPort { link, .. } => {
+                self.shard.handle(now, Completion::PortOpened { link, result: Ok(Fd(9)) });
+            }
+            Op::HoldLine { fd: Fd(9), hold, .. } => self.holds.push(hold),
             Op::Connect { link, to: Destination::Api(_) } => {
                 self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(10)) });
             }
@@ -327,4 +348,112 @@ fn while_the_journal_is_full_silences_are_told_by_when_bytes_came_and_nothing_is
     assert_eq!(world.delivered.last().unwrap(), "last words");
     let (_, counters) = world.show();
     assert_eq!((&counters["unended_records"], &counters["rejected_full"]), (&2.into(), &0.into()));
+}
+
+/// Sends records of 1,000 bytes until the API, which does not answer, has left no room. How many that were.
+fn fill(world: &mut World) -> usize {
+    world.answers = false;
+    let full = |world: &World| world.shard.snapshot(world.now()).journal.problem.is_some();
+    let mut sent = 0;
+    while !full(world) {
+        world.receive(format!("{}\r", numbered(sent)).as_bytes());
+        sent += 1;
+        assert!(sent < 100_000, "the journal is never full");
+    }
+    sent
+}
+
+fn numbered(number: usize) -> String {
+    format!("{number:06}{}", "x".repeat(993))
+}
+
+fn numbers(delivered: &[String]) -> Vec<usize> {
+    delivered.iter().map(|record| record[..6].parse().unwrap()).collect()
+}
+
+#[test]
+fn a_line_that_nothing_holds_back_is_read_on_and_what_has_no_room_is_counted_with_a_sample() {
+    let mut world = World::serial("none", 4 << 20);
+    let filled = fill(&mut world);
+    // Less than its share of 64 KiB: nothing is lost yet.
+    for number in filled..filled + 60 {
+        world.receive(format!("{}\r", numbered(number)).as_bytes());
+    }
+    let (source, counters) = world.show();
+    assert_eq!((&counters["rejected_full"], &source["problem"]), (&0.into(), &Value::Null));
+    // Ten times as much, the last record unfinished.
+    let sent = filled + 700;
+    for number in filled + 60..sent {
+        world.receive(format!("{}\r", numbered(number)).as_bytes());
+    }
+    world.receive(b"half a record");
+    assert!(!world.paused && world.holds.is_empty(), "it is read on");
+    let (source, counters) = world.show();
+    let rejected = counters["rejected_full"].as_u64().unwrap();
+    assert!((630..=640).contains(&rejected), "{rejected} of 700 in more than 64 KiB");
+    assert!(source["problem"].as_str().unwrap().contains("no flow control"), "{source}");
+    let samples = source["samples"].as_array().unwrap();
+    assert_eq!((samples.len(), &samples[0]["reason"]), (8, &"full".into()));
+    let last: usize = samples[7]["text"].as_str().unwrap()[..6].parse().unwrap();
+    assert!((sent - 70..sent).contains(&last), "the youngest of the rejected is kept: {last} of {sent}");
+
+    world.answers = true;
+    world.settle();
+    world.receive(b" and its end\r");
+    assert_eq!(world.delivered.pop().unwrap(), "half a record and its end");
+    // A gap in the middle, nothing twice, nothing out of order.
+    let rejected = rejected as usize;
+    let first = numbers(&world.delivered).iter().zip(0..).take_while(|(found, number)| **found == *number).count();
+    assert!(first >= filled - 1, "{first} of {filled}");
+    let expected: Vec<usize> = (0..first).chain(first + rejected..sent).collect();
+    assert_eq!(numbers(&world.delivered), expected);
+    let (source, counters) = world.show();
+    assert_eq!((&counters["rejected_full"], &source["problem"]), (&rejected.into(), &Value::Null));
+}
+
+#[test]
+fn a_line_with_xon_and_xoff_is_held_and_let_go_and_loses_nothing() {
+    let mut world = World::serial("xonxoff", 4 << 20);
+    let sent = fill(&mut world);
+    // The last one found no room.
+    world.receive(format!("{}\r", numbered(sent)).as_bytes());
+    assert!(world.paused, "reading stops");
+    assert_eq!(world.holds, [true], "XOFF, once");
+    world.receive(format!("{}\r", numbered(sent + 1)).as_bytes()); // was under way
+    assert_eq!(world.holds, [true]);
+    world.answers = true;
+    world.settle();
+    assert!(!world.paused);
+    let in_turn: Vec<bool> = (0..world.holds.len()).map(|index| index % 2 == 0).collect();
+    assert!(world.holds == in_turn && world.holds.ends_with(&[false]), "{:?}", world.holds);
+    assert_eq!(numbers(&world.delivered), (0..sent + 2).collect::<Vec<_>>());
+    assert_eq!(world.show().1["rejected_full"], 0);
+}
+
+#[test]
+fn a_line_with_rts_and_cts_is_held_by_not_being_read() {
+    let mut world = World::serial("rtscts", 4 << 20);
+    let sent = fill(&mut world);
+    world.receive(format!("{}\r", numbered(sent)).as_bytes());
+    assert!(world.paused && world.holds.is_empty(), "the tty itself drops RTS");
+    world.answers = true;
+    world.settle();
+    assert!(!world.paused);
+    assert_eq!(numbers(&world.delivered), (0..=sent).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_line_that_is_lost_while_it_is_held_keeps_what_was_read() {
+    for flow in ["none", "xonxoff"] {
+        let mut world = World::serial(flow, 4 << 20);
+        let sent = fill(&mut world);
+        for number in sent..sent + 10 {
+            world.receive(format!("{}\r", numbered(number)).as_bytes());
+        }
+        world.hang_up();
+        world.answers = true;
+        world.settle();
+        assert_eq!(numbers(&world.delivered), (0..sent + 10).collect::<Vec<_>>());
+        assert_eq!(world.holds.iter().filter(|hold| !**hold).count(), 0, "a line that is gone is not let go");
+    }
 }

@@ -7,6 +7,7 @@ mod journal {
     mod disk;
     mod model;
     mod recovery;
+    mod rewrite;
     mod speed;
     mod world;
 }

@@ -1,6 +1,7 @@
-//! `ringest check`: every problem of a configuration, or what it would run. Opens no port and no address.
+//! `ringest check`: every problem of a configuration, or what it would run. Opens no port and no address; with `--online` it looks at them.
 
-use super::{Failure, exit};
+use super::checks::{Check, render, verdict};
+use super::{Failure, exit, online};
 use crate::config::{
     self, Checked, Durability, Flow, LaneKey, Problems, Settings, Source, SourceKind, Url, WhenFull, show_duration,
     show_framing, show_line, show_size,
@@ -8,27 +9,50 @@ use crate::config::{
 use crate::delivery::template::{Fields, Template};
 use serde_json::json;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `ringest check`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub struct Arguments {
     /// The configuration file
     config: PathBuf,
+    /// Look at this machine, too: io_uring, state directory, lock, addresses, ports, API. Disturbs nothing: no port is opened, no
+    /// address listened on, the API is connected to and asked nothing
+    #[arg(long)]
+    online: bool,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
+const HELP: &str = "\
+Exit codes: 0, the configuration can be used; 3, it cannot. With --online, if there is a problem, the code that `ringest run` would \
+end with: 4 io_uring, 6 in use, 7 permission, 8 missing, 1 anything else. With warnings only it runs, and the code is 0: a port or an \
+API that is not there is waited for, and another gateway on the state directory is taken for the one to be replaced.";
+
 /// Runs the command.
 ///
 /// # Errors
-/// [`exit::CONFIG`] if the file has problems.
+/// [`exit::CONFIG`] if the file has problems; with `--online`, the code of the first problem found.
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
     match config::check(&arguments.config) {
-        Ok(checked) if arguments.json => print(&format!("{}\n", good_json(&arguments.config, &checked))),
-        Ok(checked) => print(&good_text(&arguments.config, &checked)),
+        Ok(checked) => {
+            let checks = arguments.online.then(|| online::checks(&checked.settings));
+            print(&if arguments.json {
+                format!("{}\n", good_json(&arguments.config, &checked, checks.as_deref()))
+            } else {
+                good_text(&arguments.config, &checked) + &online_text(checks.as_deref())
+            })?;
+            match checks.as_deref().and_then(online::first_problem) {
+                None => Ok(()),
+                Some(Check { what, found, remedy, exit_code, .. }) => {
+                    let remedy = remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
+                    Err(Failure::new(*exit_code, format!("{what}: {found}{remedy}")))
+                }
+            }
+        }
         Err(problems) => {
             if arguments.json {
                 print(&format!("{}\n", bad_json(&problems)))?;
@@ -53,7 +77,14 @@ fn bad_json(problems: &Problems) -> serde_json::Value {
     json!({ "ok": false, "file": problems.file, "problems": problems.list })
 }
 
-fn good_json(file: &Path, checked: &Checked) -> serde_json::Value {
+/// The table of `--online`, below the settings.
+fn online_text(checks: Option<&[Check]>) -> String {
+    let Some(checks) = checks else { return String::new() };
+    let (can, cannot) = ("ringest run would start", "ringest run would not start");
+    format!("\n{}\n{}", render(checks, std::io::stdout().is_terminal()), verdict(checks, can, cannot))
+}
+
+fn good_json(file: &Path, checked: &Checked, checks: Option<&[Check]>) -> serde_json::Value {
     let Settings { gateway, journal, sources, sequence, deliver, limits: _ } = &checked.settings;
     let sources: Vec<_> = sources
         .iter()
@@ -62,8 +93,9 @@ fn good_json(file: &Path, checked: &Checked) -> serde_json::Value {
             json!({ "name": source.name, "kind": kind, "from": from, "records": records(source) })
         })
         .collect();
-    json!({
-        "ok": true,
+    let exit_code = checks.and_then(online::first_problem).map_or(0, |problem| problem.exit_code);
+    let mut report = json!({
+        "ok": exit_code == 0,
         "file": file.display().to_string(),
         "name": gateway.name,
         "cores": gateway.cores,
@@ -77,7 +109,11 @@ fn good_json(file: &Path, checked: &Checked) -> serde_json::Value {
         "success": deliver.success,
         "example_body": example_body(&checked.settings),
         "notes": checked.notes,
-    })
+    });
+    if let Some(checks) = checks {
+        report["online"] = json!({ "exit_code": exit_code, "checks": checks });
+    }
+    report
 }
 
 /// The settings as a short table, and the notes below it.

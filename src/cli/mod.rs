@@ -1,13 +1,16 @@
 //! The command line: one file a command. Commands print for people on standard error and results on standard output.
 
 use clap::{Parser, Subcommand};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 pub mod check;
+mod checks;
 pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod frame;
+mod online;
 pub mod ports;
 pub mod queue;
 pub mod receive;
@@ -127,8 +130,13 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("ringest: {}", failure.message);
+            tell(&format!("ringest: {}\n", failure.message));
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Writes to standard error as far as that can be: `eprint!` panics where it cannot.
+fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }

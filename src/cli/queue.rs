@@ -4,7 +4,7 @@ use super::check::print;
 use super::{Failure, exit};
 use crate::config;
 use crate::delivery::template::{rfc3339_micros, write_hex};
-use crate::engine::{LockError, Pending, StateLock, View, open_views};
+use crate::engine::{LockError, Pending, View, lock_holder, open_views};
 use crate::framing::FrameFlags;
 use crate::journal::{OpenError, Report};
 use serde_json::{Value, json};
@@ -350,12 +350,15 @@ fn export(of: &Of) -> Result<(), Failure> {
 
 fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
     let directory = state_directory(place)?;
-    let free = || match StateLock::check_free(&directory) {
-        Err(error @ LockError::Held { .. }) => Err(Failure::new(
-            exit::LOCKED,
-            format!("{error}: what it is writing would look like damage; stop it first"),
-        )),
-        result => result.map_err(Failure::from),
+    let free = || match lock_holder(&directory)? {
+        None => Ok(()),
+        Some(holder) => {
+            let error = LockError::Held { directory: directory.clone(), holder };
+            Err(Failure::new(
+                exit::LOCKED,
+                format!("{error}: what it is writing would look like damage; stop it first"),
+            ))
+        }
     };
     free()?;
     let mut views = open_views(&directory).map_err(|error| unreadable(&directory, &error))?;
@@ -395,8 +398,19 @@ fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
 }
 
 fn verified_json(view: &View) -> Value {
-    let Report { epoch, clean, segments, bytes, recovered, parked, finished_blocks, damaged, torn, alarms } =
-        view.report();
+    let Report {
+        epoch,
+        clean,
+        segments,
+        bytes,
+        recovered,
+        parked,
+        finished_blocks,
+        unwritten_blocks: _, // of those
+        damaged,
+        torn,
+        alarms,
+    } = view.report();
     json!({
         "directory": view.directory().display().to_string(),
         "epoch": epoch.saturating_sub(1),

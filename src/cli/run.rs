@@ -1,6 +1,6 @@
 //! `ringest run`: the gateway, until SIGTERM or Ctrl-C.
 
-use super::{Failure, exit};
+use super::{Failure, exit, tell};
 use crate::config;
 use crate::engine::{self, EngineError, ListenError, LockError, Summary};
 use crate::observe::snapshot::Stage;
@@ -27,7 +27,21 @@ pub struct Arguments {
 
 const HELP: &str = "\
 SIGTERM or Ctrl-C ends intake, delivers what it can within [deliver] drain, keeps the rest for the next start and exits with 0.
-A second Ctrl-C ends at once; what was accepted is kept. RUST_LOG sets what is logged (default: info).";
+A second Ctrl-C ends at once; what was accepted is kept. RUST_LOG sets what is logged (default: info).
+`ringest check --online CONFIG` says beforehand what would go wrong.
+
+Exit codes, each with one line that says what to do:
+  0   stopped as asked
+  1   failed for a reason without a code of its own
+  2   wrong command line
+  3   the configuration cannot be used
+  4   io_uring is forbidden or the kernel is too old
+  5   another gateway holds the state directory (its process is named)
+  6   an address, or a serial port with on_missing = \"fail\", is in use (by whom is named)
+  7   permission denied on the state directory, an address, or a serial port with on_missing = \"fail\"
+  8   a serial port with on_missing = \"fail\" is not there
+  9   the journal cannot be opened or written
+  130 ended at once by a second Ctrl-C";
 
 /// Runs the command.
 ///
@@ -38,15 +52,19 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     // Whoever started this may have blocked them, and a blocked signal would not be heard.
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
     signals.thread_unblock()?;
+    // A file beyond RLIMIT_FSIZE is an error to be handled (EFBIG), not a reason to die: setrlimit(2). Threads inherit this.
+    SigSet::from_iter([Signal::SIGXFSZ]).thread_block()?;
     let checked =
         config::check(&arguments.config).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
     for note in &checked.notes {
         warn!("{note}");
     }
     let options = engine::Options { ready_file: arguments.ready_file, stop: None };
-    let summary =
-        engine::run(checked.settings, options).map_err(|error| Failure::new(code(&error), error.to_string()))?;
-    eprint!("{}", text(&summary));
+    match engine::run(checked.settings, options) {
+        Ok(summary) => tell(&text(&summary)),
+        Err(stopped @ EngineError::Stopped { .. }) => tell(&format!("ringest: {stopped}\n")),
+        Err(error) => return Err(Failure::new(code(&error), error.to_string())),
+    }
     Ok(())
 }
 
@@ -54,7 +72,8 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
 fn start_log() {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let log = log.with_ansi(std::io::stderr().is_terminal());
+    // A log that cannot be written, on a full disk or into a pipe that nobody reads, is no reason to panic.
+    let log = log.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
     // A second subscriber, in a program that has one already, is not needed.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         let _ = log.without_time().try_init();
@@ -83,6 +102,7 @@ fn code(error: &EngineError) -> u8 {
             PortError::Other(_) => exit::FAILURE,
         },
         EngineError::Journal { .. } | EngineError::JournalDirectory { .. } => exit::JOURNAL,
+        EngineError::Stopped { .. } => 0,
         EngineError::Listen(ListenError::Other { .. })
         | EngineError::Ring { .. }
         | EngineError::Thread(_)

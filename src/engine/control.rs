@@ -42,6 +42,13 @@ pub enum Request {
         /// The `serial` source.
         source: SourceId,
     },
+    /// Send XOFF (`hold`) or XON on a serial line.
+    HoldLine {
+        /// A duplicate of the port's descriptor. Requests are served in turn, so it is closed before the port is.
+        port: OwnedFd,
+        /// XOFF, else XON.
+        hold: bool,
+    },
     /// Close a serial port, which can wait for its output; answered by [`Message::PortClosed`].
     ClosePort {
         /// The core that asks.
@@ -139,6 +146,11 @@ impl Control {
                 match self.opened.remove(&source) {
                     Some(port) => self.done(Done::Opened { ask, result: Ok(port) }),
                     None => self.open(ask),
+                }
+            }
+            Request::HoldLine { port, hold } => {
+                if let Err(errno) = serial::hold_line(port.as_fd(), hold) {
+                    warn!("{} cannot be sent on a serial line: {}", if hold { "XOFF" } else { "XON" }, errno.desc());
                 }
             }
             Request::ClosePort { core, link, fd } => {

@@ -80,7 +80,7 @@ pub(super) struct CoreThread {
     pub(super) control: mpsc::UnboundedSender<Request>,
     pub(super) mailbox: mpsc::UnboundedReceiver<Message>,
     /// Told the names of origins with unsettled records once the journals are open.
-    pub(super) opened: threads::Sender<(u16, Result<Vec<String>, EngineError>)>,
+    pub(super) opened: mpsc::UnboundedSender<(u16, Result<Vec<String>, EngineError>)>,
     /// What this core runs; closed without an answer when another core could not open its journals.
     pub(super) assigned: threads::Receiver<Assignment>,
     pub(super) ready: oneshot::Sender<()>,

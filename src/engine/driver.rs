@@ -35,6 +35,9 @@ use tokio::time::{Instant, Sleep};
 /// Completions handled before the core's turn ends and the runtime has its chance.
 pub const TURN_COMPLETIONS: usize = 1024;
 
+/// Longest sleep while cold operations are under way.
+const SUBMIT_AGAIN_NS: u64 = 50_000_000;
+
 /// Turns without a sleep, however small, before the runtime has its chance.
 const TURNS_MAX: usize = 16;
 
@@ -309,7 +312,7 @@ impl<C: Core> Driver<C> {
             if !self.ring.prepare_sleep() {
                 continue;
             }
-            timer.set(now, deadline);
+            timer.set(now, self.wake_by(now, deadline));
             message = self.sleep(&eventfd, &mut timer).await?;
             (handled, turns) = (0, 0);
             self.ring.woken();
@@ -318,6 +321,13 @@ impl<C: Core> Driver<C> {
             }
             self.core.counters_mut().wakes += 1;
         }
+    }
+
+    /// When to wake at the latest. tokio-uring submits whenever the runtime parks and does not look whether the kernel took it
+    /// (EINTR, EAGAIN): what it did not take has to see another park.
+    fn wake_by(&self, now: Now, deadline: Option<u64>) -> Option<u64> {
+        let again = (self.events.cold.get() > 0).then(|| now.mono_ns + SUBMIT_AGAIN_NS);
+        deadline.into_iter().chain(again).min()
     }
 
     /// One turn; how many completions it handled.

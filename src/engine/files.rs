@@ -5,6 +5,7 @@
 //! spare-%016x          a freed segment's file, whole, to be reused
 //! *.new                a file being made; left over only by a crash, and removed at start
 //! epoch-%08x           an epoch
+//! epoch.reserve        room for the next one, should the disk be full then
 //! blocks-NAME          empty; says that a block file NAME was made, which lives elsewhere and must not outlive its use
 //! quarantine/NAME      bytes that could not be used
 //! ```
@@ -31,6 +32,9 @@ pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 
 /// How often a long start says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// A file of an epoch's size, written ahead: a start needs it where the disk has become full.
+const EPOCH_RESERVE: &str = "epoch.reserve";
 
 /// Before a block file's name.
 const TRACE_PREFIX: &str = "blocks-";
@@ -261,12 +265,25 @@ impl Storage for FsStorage {
 
     fn write_epoch(&mut self, epoch: u64, bytes: &[u8]) -> io::Result<()> {
         let path = epoch_path(&self.directory, epoch);
+        let reserve = self.directory.join(EPOCH_RESERVE);
         let new = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        sync_directory(&self.directory)
+        match write_synced(&new, bytes) {
+            Err(error) if is_full(&error) && reserve.exists() => {
+                fs::remove_file(&new)?;
+                overwrite_synced(&reserve, bytes)?;
+                fs::rename(&reserve, &path)?;
+            }
+            written => {
+                written?;
+                fs::rename(&new, &path)?;
+            }
+        }
+        sync_directory(&self.directory)?;
+        // For the next start; where there is no room for it now there may be at the next one.
+        if !reserve.exists() && write_synced(&reserve, &vec![0; bytes.len()]).is_err() {
+            let _ = fs::remove_file(&reserve);
+        }
+        Ok(())
     }
 
     fn remove_epoch(&mut self, epoch: u64) -> io::Result<()> {
@@ -358,6 +375,24 @@ impl Storage for FsStorage {
         }
         Err(io::Error::other(format!("{} holds a thousand copies of {name}", directory.display())))
     }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Writes over the bytes that the file has, which needs no room.
+fn overwrite_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Makes a block file, allocated in full: a write into a mapped hole of a full file system would be a SIGBUS.

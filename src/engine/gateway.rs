@@ -8,7 +8,7 @@ use super::lines::Lines;
 use super::listen::{ListenError, Listeners, bind_admin, bind_all};
 use super::lock::{LockError, StateLock};
 use super::probe::{self, ProbeError};
-use crate::config::{Durability, OnMissing, Settings, SourceKind};
+use crate::config::{Durability, Limits, OnMissing, Settings, Source, SourceKind};
 use crate::journal::OpenError;
 use crate::observe::admin;
 use crate::observe::process::ProcessUsage;
@@ -18,7 +18,7 @@ use crate::shard::{PortError, SourceId};
 use crate::source::serial;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,14 @@ use tracing::{error, info, warn};
 /// Exit code after a second Ctrl-C: that of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
+/// Descriptors of a core besides connections and listeners, and of the process besides its cores (the admin server's connections
+/// among them).
+const CORE_FILES: usize = 48;
+const PROCESS_FILES: usize = 64;
+
+/// Connections of machines on a core that are few.
+const CONNECTIONS_FEW: usize = 1_024;
+
 /// Threads that may wait for serial ports at once.
 const BLOCKING_THREADS: usize = 64;
 
@@ -43,7 +51,7 @@ pub enum EngineError {
     #[error(transparent)]
     Probe(#[from] ProbeError),
     /// The state directory cannot be made or read.
-    #[error("the state directory {}: {error}", directory.display())]
+    #[error("the state directory {}: {error}{}", directory.display(), permission_remedy(error))]
     StateDirectory {
         /// The directory.
         directory: PathBuf,
@@ -90,6 +98,12 @@ pub enum EngineError {
         /// What the system says.
         error: io::Error,
     },
+    /// It was told to stop before it took records; what a journal holds waits for the next start.
+    #[error("stopped ({reason}) before it took records")]
+    Stopped {
+        /// Who told it.
+        reason: &'static str,
+    },
     /// A thread or the control thread's runtime cannot be started.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
@@ -101,6 +115,16 @@ pub enum EngineError {
         /// What the system says.
         error: io::Error,
     },
+}
+
+/// What to do where the state directory is forbidden; empty for other errors.
+pub(super) fn permission_remedy(error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let user = nix::unistd::Uid::effective();
+    let user = nix::unistd::User::from_uid(user).ok().flatten().map_or(user.to_string(), |user| user.name);
+    format!(": `chown -R {user}` the directory, StateDirectory= in a unit, or another state_dir")
 }
 
 /// How the gateway is run.
@@ -129,9 +153,13 @@ pub struct Summary {
 ///
 /// # Errors
 /// [`EngineError`], most of them before any source is opened.
-pub fn run(settings: Settings, options: Options) -> Result<Summary, EngineError> {
+///
+/// A signal is obeyed at once also while another gateway's lock, an address in use or a journal that is being read is waited for:
+/// [`EngineError::Stopped`]. The process should end then, for a thread may still read the journal, which is as safe as a kill.
+pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineError> {
     let started = Instant::now();
     raise_open_files();
+    leave_descriptors(&mut settings);
     let features = probe::io_uring()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -140,19 +168,19 @@ pub fn run(settings: Settings, options: Options) -> Result<Summary, EngineError>
         .build()
         .map_err(EngineError::Thread)?;
     // From here on a signal waits until it can be obeyed.
-    let signals = runtime.block_on(async { Signals::new() }).map_err(EngineError::Thread)?;
+    let mut stop = runtime.block_on(async { Stop::new(options.stop) }).map_err(EngineError::Thread)?;
     let settings = Arc::new(settings);
-    let directory = settings.gateway.state_dir.clone();
-    let unusable = |error| EngineError::StateDirectory { directory: directory.clone(), error };
-    create_private_directory(&directory).map_err(unusable)?;
-    let _lock = StateLock::acquire(&directory)?;
-    let listeners = bind_all(&settings, settings.gateway.cores.len())?;
-    let admin = bind_admin(settings.gateway.admin)?;
-    let ports = open_required_ports(&settings)?;
-    let directories = share_directories(&settings, core_directories(&directory).map_err(unusable)?);
-
-    let (gateway, requests) = Gateway::start(&settings, listeners, directories, features.read_multishot)?;
-    let snapshots = gateway.serve(&runtime, signals, requests, admin, ports, options)?;
+    let Taken { lock, listeners, admin, ports, directories } = take(&runtime, &mut stop, &settings)?;
+    let started_cores = Gateway::start(&settings, listeners, directories, features.read_multishot, &runtime, &mut stop);
+    let (gateway, requests) = match started_cores {
+        Err(stopped @ EngineError::Stopped { .. }) => {
+            // Held to the end of the process: the journals are still being read.
+            std::mem::forget(lock);
+            return Err(stopped);
+        }
+        started => started?,
+    };
+    let snapshots = gateway.serve(&runtime, stop, requests, admin, ports, options.ready_file)?;
     // A close that waits for a dead line's output, or a name server, keeps nobody.
     runtime.shutdown_background();
     let peak = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss() as u64 * 1024);
@@ -164,6 +192,43 @@ pub fn run(settings: Settings, options: Options) -> Result<Summary, EngineError>
     })
 }
 
+/// What a gateway takes before it starts its cores.
+struct Taken {
+    lock: StateLock,
+    listeners: Vec<Listeners>,
+    admin: TcpListener,
+    ports: HashMap<SourceId, OwnedFd>,
+    /// The journal directories of each core.
+    directories: Vec<Vec<u16>>,
+}
+
+/// Takes lock, addresses and ports. Each may wait for a moment, so that is done on a thread of its own while this one listens for
+/// a wish to stop.
+fn take(runtime: &Runtime, stop: &mut Stop, settings: &Arc<Settings>) -> Result<Taken, EngineError> {
+    let (tell, mut hear) = oneshot::channel();
+    let own = Arc::clone(settings);
+    let take = move || {
+        let directory = &own.gateway.state_dir;
+        let unusable = |error| EngineError::StateDirectory { directory: directory.clone(), error };
+        create_private_directory(directory).map_err(unusable)?;
+        let lock = StateLock::acquire(directory)?;
+        let listeners = bind_all(&own, own.gateway.cores.len())?;
+        let admin = bind_admin(own.gateway.admin)?;
+        let ports = open_required_ports(&own)?;
+        let directories = share_directories(&own, core_directories(directory).map_err(unusable)?);
+        Ok(Taken { lock, listeners, admin, ports, directories })
+    };
+    // Nobody who has stopped needs what was taken: it is let go.
+    let run = move || drop(tell.send(take()));
+    std::thread::Builder::new().name("start".to_owned()).spawn(run).map_err(EngineError::Thread)?;
+    runtime.block_on(async {
+        tokio::select! {
+            taken = &mut hear => taken.expect("a start does not panic"),
+            reason = stop.wanted() => Err(EngineError::Stopped { reason: reason.words() }),
+        }
+    })
+}
+
 /// Each connection is a descriptor, and the soft limit is often 1,024.
 fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
@@ -171,6 +236,39 @@ fn raise_open_files() {
     if let Err(error) = raised {
         warn!("the limit of open files cannot be raised: {error}");
     }
+}
+
+/// Takes no more machines than leave descriptors for journals, ports and the API: what was accepted could not be delivered else.
+fn leave_descriptors(settings: &mut Settings) {
+    let Ok((_, files)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let allowed = connections_allowed(files, settings);
+    if allowed < settings.limits.connections {
+        if are_too_few(allowed, settings) {
+            warn!(
+                "the limit of open files, {files}, allows {allowed} connections of machines on each core, not {}; more wait: \
+                 LimitNOFILE= in the unit, or `ulimit -Hn`, raises it",
+                settings.limits.connections
+            );
+        }
+        settings.limits.connections = allowed;
+    }
+}
+
+/// Whether to say that open files allow no more connections: the default is more than most need.
+pub fn are_too_few(allowed: usize, settings: &Settings) -> bool {
+    let wanted = settings.limits.connections;
+    allowed < wanted && (allowed < CONNECTIONS_FEW || wanted != Limits::default().connections)
+}
+
+/// Connections of machines on each core that `files` descriptors allow; at least one.
+pub fn connections_allowed(files: u64, settings: &Settings) -> usize {
+    let is_serial = |source: &&Source| matches!(source.kind, SourceKind::Serial(_));
+    // A port has a duplicate for its driver's counts. Each core has listeners, rings, segments and what is read back.
+    let ports = 2 * settings.sources.iter().filter(is_serial).count();
+    let core = CORE_FILES + settings.sources.len() + 2 * settings.deliver.connections;
+    let cores = settings.gateway.cores.len().max(1);
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    (files.saturating_sub(PROCESS_FILES + ports) / cores).saturating_sub(core).max(1)
 }
 
 /// Opens the ports without which the gateway is not to start. They stay open, so that no line is dropped and raised again.
@@ -229,20 +327,63 @@ fn assign(settings: &Settings, names: Vec<Vec<String>>) -> Vec<Assignment> {
     sources.into_iter().map(|sources| Assignment { sources, owners: Arc::clone(&owners) }).collect()
 }
 
-/// The signals that the gateway obeys.
-struct Signals {
+/// What ends the gateway: the signals that it obeys, and whoever runs it inside another program.
+struct Stop {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    asked: Option<oneshot::Receiver<()>>,
 }
 
-impl Signals {
-    fn new() -> io::Result<Self> {
+/// Who wants it to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Terminate,
+    Interrupt,
+    Asked,
+}
+
+impl Reason {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "Ctrl-C",
+            Self::Asked => "asked to",
+        }
+    }
+}
+
+impl Stop {
+    fn new(asked: Option<oneshot::Receiver<()>>) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            asked,
         })
+    }
+
+    /// The next wish to stop. Loses none when it is dropped before.
+    async fn wanted(&mut self) -> Reason {
+        loop {
+            let asked = async {
+                match &mut self.asked {
+                    Some(asked) => drop(asked.await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.terminate.recv() => return Reason::Terminate,
+                _ = self.interrupt.recv() => return Reason::Interrupt,
+                _ = self.hang_up.recv() => {
+                    warn!("SIGHUP: the configuration is read at start only; restart to change it");
+                }
+                () = asked => {
+                    self.asked = None;
+                    return Reason::Asked;
+                }
+            }
+        }
     }
 }
 
@@ -263,11 +404,13 @@ impl Gateway {
         listeners: Vec<Listeners>,
         directories: Vec<Vec<u16>>,
         read_multishot: bool,
+        runtime: &Runtime,
+        stop: &mut Stop,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Request>), EngineError> {
         let cores = settings.gateway.cores.len();
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::unbounded_channel()).unzip();
         let (control, requests) = mpsc::unbounded_channel();
-        let (opened, journals) = threads::channel();
+        let (opened, mut journals) = mpsc::unbounded_channel();
         let (end, ended) = mpsc::unbounded_channel::<Ended>();
         let (mut ready, mut assignments) = (Vec::new(), Vec::new());
         let parts = listeners.into_iter().zip(directories).zip(inboxes).enumerate();
@@ -300,7 +443,15 @@ impl Gateway {
         }
         drop(opened);
         let mut gateway = Self { settings: Arc::clone(settings), mailboxes, ready, ended };
-        match gather(journals, cores) {
+        let gathered = runtime.block_on(async {
+            tokio::select! {
+                names = gather(&mut journals, cores) => names,
+                reason = stop.wanted() => Err(EngineError::Stopped { reason: reason.words() }),
+            }
+        });
+        match gathered {
+            // Nobody waits until all journals were read: the next start does that.
+            Err(stopped @ EngineError::Stopped { .. }) => Err(stopped),
             Ok(names) => {
                 for (assignment, give) in assign(settings, names).into_iter().zip(assignments) {
                     // A core that is gone says so at its end.
@@ -321,11 +472,11 @@ impl Gateway {
     fn serve(
         mut self,
         runtime: &Runtime,
-        signals: Signals,
+        stop: Stop,
         requests: mpsc::UnboundedReceiver<Request>,
         admin: TcpListener,
         ports: HashMap<SourceId, OwnedFd>,
-        options: Options,
+        ready_file: Option<PathBuf>,
     ) -> Result<Vec<Snapshot>, EngineError> {
         runtime.block_on(async {
             let address = admin.local_addr().map_err(EngineError::Thread)?;
@@ -338,9 +489,8 @@ impl Gateway {
             }));
             let control = tokio::spawn(control.run(requests));
             let ready = std::mem::take(&mut self.ready);
-            let ready = tokio::spawn(announce(ready, address, options.ready_file, self.settings.gateway.cores.len()));
-            let stop = obey(signals, options.stop, self.mailboxes.clone(), self.settings.deliver.drain);
-            let stop = tokio::spawn(stop);
+            let ready = tokio::spawn(announce(ready, address, ready_file, self.settings.gateway.cores.len()));
+            let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), self.settings.deliver.drain));
             let ended = self.wait(ready).await;
             stop.abort();
             control.abort();
@@ -414,12 +564,13 @@ impl Gateway {
 }
 
 /// The names that each core's journals hold records of, or the first error.
-fn gather(
-    journals: threads::Receiver<(u16, Result<Vec<String>, EngineError>)>,
+async fn gather(
+    journals: &mut mpsc::UnboundedReceiver<(u16, Result<Vec<String>, EngineError>)>,
     cores: usize,
 ) -> Result<Vec<Vec<String>>, EngineError> {
     let mut names = vec![Vec::new(); cores];
-    for (core, found) in journals.iter().take(cores) {
+    for _ in 0..cores {
+        let Some((core, found)) = journals.recv().await else { break };
         names[usize::from(core)] = found?;
     }
     Ok(names)
@@ -459,40 +610,18 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     std::fs::rename(&new, path)
 }
 
-/// Obeys signals: the first that ends the gateway drains it, the second Ctrl-C ends it at once.
-async fn obey(
-    mut signals: Signals,
-    stop: Option<oneshot::Receiver<()>>,
-    mailboxes: Vec<mpsc::UnboundedSender<Message>>,
-    drain: Duration,
-) {
-    let asked = async {
-        match stop {
-            Some(stop) => drop(stop.await),
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(asked);
+/// Obeys wishes to stop: the first drains the gateway, the second Ctrl-C ends it at once.
+async fn obey(mut stop: Stop, mailboxes: Vec<mpsc::UnboundedSender<Message>>, drain: Duration) {
     let mut stopping = false;
     loop {
-        let reason = tokio::select! {
-            _ = signals.terminate.recv() => "SIGTERM",
-            _ = signals.interrupt.recv() => {
-                if stopping {
-                    eprintln!("ringest: ended at once; the journal keeps what was accepted");
-                    std::process::exit(INTERRUPTED);
-                }
-                "Ctrl-C"
-            }
-            _ = signals.hang_up.recv() => {
-                warn!("SIGHUP: the configuration is read at start only; restart to change it");
-                continue;
-            }
-            () = &mut asked, if !stopping => "asked to",
-        };
+        let reason = stop.wanted().await;
         if !stopping {
-            info!("stopping ({reason}): intake has ended, deliveries go on for up to {drain:?}");
+            info!("stopping ({}): intake has ended, deliveries go on for up to {drain:?}", reason.words());
             stop_all(&mailboxes);
+        } else if reason == Reason::Interrupt {
+            // Nobody may read it.
+            let _ = writeln!(io::stderr(), "ringest: ended at once; the journal keeps what was accepted");
+            std::process::exit(INTERRUPTED);
         }
         stopping = true;
     }
@@ -546,6 +675,19 @@ mod tests {
         let assignments = assign(&settings(2), names);
         assert_eq!(sources(&assignments), [vec![1, 2, 3], vec![0, 1]]);
         assert_eq!(assignments[0].owners.get("b@127.0.0.1"), Some(&1));
+    }
+
+    #[test]
+    fn machines_leave_descriptors_for_the_rest() {
+        let mut settings = settings(1);
+        assert!(connections_allowed(1 << 20, &settings) > 1_000_000);
+        let allowed = connections_allowed(1_024, &settings);
+        assert!((800..960).contains(&allowed), "{allowed}");
+        assert_eq!(connections_allowed(20, &settings), 1);
+        leave_descriptors(&mut settings);
+        assert!((1..=16_384).contains(&settings.limits.connections));
+        settings.gateway.cores = vec![0, 1];
+        assert!(connections_allowed(1_024, &settings) < allowed / 2);
     }
 
     #[test]

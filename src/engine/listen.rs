@@ -1,7 +1,9 @@
 //! Listeners: one socket a core for each listening source.
 
+use super::occupant::occupants;
 use crate::config::{LaneKey, Settings, SourceKind};
 use crate::shard::SourceId;
+use crate::source::serial::holder_words;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -21,15 +23,19 @@ const PEER_GONE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another process has it.
-    #[error("{what}: {address} is already in use")]
+    #[error("{what}: {address} is already in use{}", holder.as_ref().map(|h| format!(" by {h}")).unwrap_or_default())]
     Busy {
         /// The source, or the admin server.
         what: String,
         /// Its address.
         address: SocketAddr,
+        /// Names and PIDs of those who listen there, where they can be seen.
+        holder: Option<String>,
     },
     /// Not allowed, such as a port below 1024 without the right to it.
-    #[error("{what}: no permission to listen on {address}: {error}")]
+    #[error(
+        "{what}: no permission to listen on {address}: {error}: a port below 1024 needs CAP_NET_BIND_SERVICE (AmbientCapabilities= in a unit)"
+    )]
     Permission {
         /// The source, or the admin server.
         what: String,
@@ -53,7 +59,7 @@ pub enum ListenError {
 impl ListenError {
     fn new(what: String, address: SocketAddr, error: io::Error) -> Self {
         match error.kind() {
-            ErrorKind::AddrInUse => Self::Busy { what, address },
+            ErrorKind::AddrInUse => Self::Busy { what, address, holder: holder_words(&occupants(address).holders) },
             ErrorKind::PermissionDenied => Self::Permission { what, address, error },
             _ => Self::Other { what, address, error },
         }

@@ -1,5 +1,6 @@
 //! One gateway a state directory: a lock file with the holder's PID in it.
 
+use super::gateway::permission_remedy;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
@@ -23,7 +24,7 @@ pub enum LockError {
         holder: Option<u32>,
     },
     /// The lock file cannot be used.
-    #[error("the lock file {}: {error}", path.display())]
+    #[error("the lock file {}: {error}{}", path.display(), permission_remedy(error))]
     File {
         /// The lock file.
         path: PathBuf,
@@ -45,26 +46,6 @@ impl StateLock {
     /// [`LockError`].
     pub fn acquire(directory: &Path) -> Result<Self, LockError> {
         Self::acquire_within(directory, RETRY)
-    }
-
-    /// Looks whether anybody holds `directory`, and writes nothing.
-    ///
-    /// # Errors
-    /// [`LockError::Held`] if somebody does, [`LockError::File`] if that cannot be told.
-    pub fn check_free(directory: &Path) -> Result<(), LockError> {
-        let path = directory.join("lock");
-        let failed = |error| LockError::File { path: path.clone(), error };
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            file => file.map_err(failed)?,
-        };
-        match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(_) => Ok(()),
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                Err(LockError::Held { directory: directory.to_owned(), holder: read_pid(&mut file) })
-            }
-            Err((_, error)) => Err(failed(error.into())),
-        }
     }
 
     fn acquire_within(directory: &Path, limit: Duration) -> Result<Self, LockError> {
@@ -93,10 +74,30 @@ impl StateLock {
     }
 }
 
+/// Who has locked a state directory, without taking the lock: the PID that the holder wrote, if it wrote one; `None` if it is free.
+/// Nothing is made or changed.
+///
+/// # Errors
+/// Those of open(2) and flock(2); a missing directory or lock file is free.
+pub fn lock_holder(directory: &Path) -> io::Result<Option<Option<u32>>> {
+    let file = match File::open(directory.join("lock")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    // A shared lock that is let go at once: a gateway that starts at this very moment tries again.
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => Ok(None),
+        Err((mut file, Errno::EWOULDBLOCK)) => Ok(Some(read_pid(&mut file))),
+        Err((_, error)) => Err(error.into()),
+    }
+}
+
+/// Always of one length and in place, so that a full disk has room for it.
 fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{}", std::process::id())
+    writeln!(file, "{:<10}", std::process::id())?;
+    let end = file.stream_position()?;
+    file.set_len(end)
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {
@@ -118,8 +119,11 @@ mod tests {
         let own = std::process::id();
         assert!(matches!(&refused, LockError::Held { holder: Some(pid), .. } if *pid == own), "{refused:?}");
         assert!(refused.to_string().ends_with(&format!("another gateway, process {own}")), "{refused}");
+        assert_eq!(lock_holder(directory.path()).expect("readable"), Some(Some(own)));
         drop(first);
+        assert_eq!(lock_holder(directory.path()).expect("readable"), None);
         StateLock::acquire_within(directory.path(), Duration::ZERO).expect("is free again");
+        assert_eq!(lock_holder(&directory.path().join("missing")).expect("is no error"), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! waits for none of it. The table of open files also serves the commits, which the data ring writes by descriptor.
 
 use super::files::{SPARES_MAX, segment_path, spare_path, spares};
+use crate::shard::Rewrite;
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -36,6 +37,8 @@ pub(super) struct SegmentFiles {
     spares: RefCell<Vec<u64>>,
     /// The file that was read last.
     reading: RefCell<Option<(u64, Rc<File>)>>,
+    /// The file of a rewrite under way.
+    dense: RefCell<Option<Rc<File>>>,
 }
 
 impl SegmentFiles {
@@ -45,7 +48,14 @@ impl SegmentFiles {
     /// Those of reading the directory.
     pub(super) fn new(directory: PathBuf, direct: bool) -> io::Result<Self> {
         let spares = RefCell::new(spares(&directory)?);
-        Ok(Self { directory, direct, open: RefCell::default(), spares, reading: RefCell::default() })
+        Ok(Self {
+            directory,
+            direct,
+            open: RefCell::default(),
+            spares,
+            reading: RefCell::default(),
+            dense: RefCell::default(),
+        })
     }
 
     /// The file to commit to. It is open since it was prepared, but for one that gave way to many others: that one is opened
@@ -102,13 +112,13 @@ impl SegmentFiles {
             }
         };
         let named = async {
-            write_aligned(&file, header).await?;
+            write_aligned(&file, &header, 0).await?;
             if sync {
                 file.sync_all().await?;
             }
             rename(&source, &path).await?;
             if sync {
-                File::open(&self.directory).await?.sync_all().await?;
+                self.sync_directory().await?;
             }
             Ok(())
         };
@@ -168,21 +178,90 @@ impl SegmentFiles {
         duplicate.sync_data().await
     }
 
-    /// Puts a segment's file aside for reuse, or removes it.
+    /// Puts a segment's file aside for reuse, or removes it: where there are enough, and if it is not fit for `reuse`.
     ///
     /// # Errors
     /// Those of rename(2) and unlink(2).
-    pub(super) async fn free(&self, segment: u64) -> io::Result<()> {
+    pub(super) async fn free(&self, segment: u64, reuse: bool) -> io::Result<()> {
         self.open.borrow_mut().retain(|(number, _)| *number != segment);
         self.reading.borrow_mut().take_if(|(number, _)| *number == segment);
         let path = segment_path(&self.directory, segment);
-        if self.spares.borrow().len() < SPARES_MAX {
+        if reuse && self.spares.borrow().len() < SPARES_MAX {
             rename(&path, spare_path(&self.directory, segment)).await?;
             self.spares.borrow_mut().push(segment);
             Ok(())
         } else {
             remove_file(&path).await
         }
+    }
+
+    /// A step of rewriting a run of segments; `segment` is the one whose place the new file takes. Its buffer comes back.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) async fn rewrite(&self, segment: u64, work: Rewrite) -> (io::Result<()>, Rewrite) {
+        match work {
+            Rewrite::Begin { bytes } => (self.begin_dense(segment, bytes).await, Rewrite::Begin { bytes }),
+            Rewrite::Read { from, offset, buffer } => {
+                let (result, buffer) = self.read_back(from, offset, buffer).await;
+                let whole = result.and_then(|bytes| whole(bytes == buffer.len()));
+                (whole, Rewrite::Read { from, offset, buffer })
+            }
+            Rewrite::Write { offset, bytes } => {
+                let result = match self.dense_file() {
+                    Ok(file) => write_aligned(&file, &bytes, u64::from(offset)).await,
+                    Err(error) => Err(error),
+                };
+                (result, Rewrite::Write { offset, bytes })
+            }
+            Rewrite::Replace { header } => (self.replace(segment, &header).await, Rewrite::Replace { header }),
+            Rewrite::SyncDirectory => (self.sync_directory().await, Rewrite::SyncDirectory),
+            Rewrite::GiveUp => {
+                self.dense.borrow_mut().take();
+                // What stays is removed at the next start.
+                let _ = remove_file(self.dense_path(segment)).await;
+                (Ok(()), Rewrite::GiveUp)
+            }
+        }
+    }
+
+    /// A name that ends in `.new`: a start removes such files.
+    fn dense_path(&self, segment: u64) -> PathBuf {
+        segment_path(&self.directory, segment).with_extension("dense.new")
+    }
+
+    fn dense_file(&self) -> io::Result<Rc<File>> {
+        self.dense.borrow().clone().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+
+    async fn begin_dense(&self, segment: u64, bytes: u64) -> io::Result<()> {
+        let path = self.dense_path(segment);
+        let file = match self.reuse(bytes).await {
+            Some((file, spare)) => {
+                rename(&spare, &path).await?;
+                file
+            }
+            None => self.create(&path, bytes).await?,
+        };
+        *self.dense.borrow_mut() = Some(Rc::new(file));
+        Ok(())
+    }
+
+    async fn replace(&self, segment: u64, header: &[u8]) -> io::Result<()> {
+        let file = self.dense_file()?;
+        write_aligned(&file, header, 0).await?;
+        file.sync_all().await?;
+        // Nobody may go on with the old file, and none of its descriptors should be the last of it: that would free its
+        // space here instead of in the kernel's worker.
+        self.open.borrow_mut().retain(|(number, _)| *number != segment);
+        self.reading.borrow_mut().take_if(|(number, _)| *number == segment);
+        rename(&self.dense_path(segment), &segment_path(&self.directory, segment)).await?;
+        self.dense.borrow_mut().take();
+        Ok(())
+    }
+
+    async fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.directory).await?.sync_all().await
     }
 
     /// Reads `buffer.len()` bytes, fewer at the end of the file.
@@ -221,14 +300,18 @@ fn tokio_uring_flags(options: &mut OpenOptions, direct: bool) {
     options.mode(0o600).custom_flags(if direct { libc::O_DIRECT } else { 0 });
 }
 
-/// Writes `bytes` at the start of the file from memory that is aligned for O_DIRECT.
-async fn write_aligned(file: &File, bytes: Vec<u8>) -> io::Result<()> {
+/// Writes `bytes` from memory that is aligned for O_DIRECT.
+async fn write_aligned(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     const ALIGNMENT: usize = 4096;
     let mut padded: Vec<u8> = Vec::with_capacity(bytes.len() + ALIGNMENT);
     let start = padded.as_ptr().align_offset(ALIGNMENT);
     padded.resize(start, 0);
-    padded.extend_from_slice(&bytes);
-    file.write_all_at(padded.slice(start..), 0).await.0
+    padded.extend_from_slice(bytes);
+    file.write_all_at(padded.slice(start..), offset).await.0
+}
+
+fn whole(whole: bool) -> io::Result<()> {
+    if whole { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
 }
 
 /// The descriptor, for the data ring; the caller keeps the file open until its operation was submitted.

@@ -8,8 +8,8 @@
 //!                 48 epoch u64         56 epoch id u128    72 nonce u64 again  80 crc u32
 //!
 //! block            0 magic u32           4 zero u32          8 nonce u64         16 segment u64
-//!                 24 offset u32         28 zero u32         32 first number u64  40 epoch id u128
-//!                 56 watermark segment u64   64 watermark offset u32   68 zero u32
+//!                 24 offset u32         28 flags u32        32 first number u64  40 epoch id u128
+//!                 56 watermark segment u64   64 watermark offset u32   68 covers u32
 //!                 72 oldest segment u64 80 open crc u32     84 used u32 (header included)
 //!                 88 entries u32        92 seal crc u32     96 entries …, padded to the physical block
 //!
@@ -27,6 +27,10 @@
 //!
 //! A block begins at a multiple of the physical block. The part before *open crc* is written when the block is opened, the rest when
 //! it is sealed: a process killed in between leaves an open block, whose entries are walked until the first that is not whole.
+//! A segment that was rewritten *densely* holds what still waited in a run of segments and has the number of the last of them. Flag 1
+//! is set in all of its blocks, flag 2 in the last one; *covers* counts the segment numbers below its own that it stands for. Its
+//! entries keep their numbers, so these have gaps; the last entry has the number of the run's last one.
+//!
 //! The nonce of a segment's life and the offset seed every CRC-32C, so that an entry of an earlier life, or a payload that
 //! looks like an entry, is never taken for real.
 
@@ -141,7 +145,7 @@ impl SegmentHeader {
 }
 
 /// A place in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
     /// The segment's number.
     pub segment: u64,
@@ -164,6 +168,22 @@ pub struct BlockHeader {
     pub watermark: Position,
     /// Segments with lower numbers are not part of the log any more.
     pub oldest_segment: u64,
+    /// In a segment that was rewritten densely.
+    pub dense: Option<Dense>,
+}
+
+/// What the blocks of a densely rewritten segment say of it. All of such a segment was durable before it became part of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dense {
+    /// So many segment numbers directly below its own are not part of the log any more: it stands for them.
+    pub covers: u32,
+    /// No block of the segment follows.
+    pub last: bool,
+}
+
+impl Dense {
+    const FLAG: u32 = 1;
+    const FLAG_LAST: u32 = 2;
 }
 
 /// The part of a block's header that is written when it is sealed.
@@ -183,6 +203,11 @@ impl BlockHeader {
         out[8..16].copy_from_slice(&self.nonce.to_le_bytes());
         out[16..24].copy_from_slice(&self.at.segment.to_le_bytes());
         out[24..28].copy_from_slice(&self.at.offset.to_le_bytes());
+        if let Some(Dense { covers, last }) = self.dense {
+            let flags = if last { Dense::FLAG | Dense::FLAG_LAST } else { Dense::FLAG };
+            out[28..32].copy_from_slice(&flags.to_le_bytes());
+            out[68..72].copy_from_slice(&covers.to_le_bytes());
+        }
         out[32..40].copy_from_slice(&self.first_number.to_le_bytes());
         out[40..56].copy_from_slice(&self.epoch_id.to_le_bytes());
         out[56..64].copy_from_slice(&self.watermark.segment.to_le_bytes());
@@ -215,6 +240,8 @@ impl BlockHeader {
         if u32_at(head, 80) != crc32c::crc32c_append(seed, &head[..80]) {
             return None;
         }
+        let flags = u32_at(head, 28);
+        let dense = Dense { covers: u32_at(head, 68), last: flags & Dense::FLAG_LAST != 0 };
         let header = Self {
             nonce,
             at: Position { segment: u64_at(head, 16), offset },
@@ -222,6 +249,7 @@ impl BlockHeader {
             epoch_id: u128_at(head, 40),
             watermark: Position { segment: u64_at(head, 56), offset: u32_at(head, 64) },
             oldest_segment: u64_at(head, 72),
+            dense: (flags & Dense::FLAG != 0).then_some(dense),
         };
         let sealed = u32_at(head, 92) == crc32c::crc32c_append(seed, &head[..92]);
         let seal = Seal { used: u32_at(head, 84), entries: u32_at(head, 88) };

@@ -2,22 +2,38 @@
 //!
 //! Memory is a fixed number of *extents*, each a slot of the block file that mirrors a piece of a segment, plus a few on the
 //! heap for what is read back. An extent stays while a block of it is unwritten or a record of it is held by the
-//! window ([`Journal::hold`]); nobody keeps a reference into one beyond a call.
+//! window ([`Journal::hold`]); nobody keeps a reference into one beyond a call. Its slot can change: what a failed segment
+//! did not take is copied for another one, see `moving`.
+//!
+//! A segment can be begun before its file is there (`coming`): ids and marks go on while the disk is full, and their commits
+//! wait; records are taken only into a segment that is ready. What is wrong with the disk, and what that means, is said by
+//! `trouble`.
 
 mod append;
+mod coming;
+mod dense;
+mod moving;
+mod rewrite;
 mod scan;
+mod trouble;
 mod turn;
 mod window;
 
 use super::format::{BlockHeader, Position, RecordPayload, entry_bytes};
 use super::segment::Segment;
+use super::unfinished::BLOCK_FILE_HEADER_BYTES;
 use super::{BlockFile, Options, Report};
 use crate::config::Durability;
 use crate::observe::snapshot::{Counters, JournalSnapshot};
-use crate::shard::JournalId;
+use crate::shard::{JournalId, Now};
+use coming::Coming;
+use moving::AfterMove;
+pub use rewrite::Moved;
+use rewrite::Rewriting;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
+use trouble::Troubles;
 
 /// Blocks written at the same time.
 const COMMITS_MAX: usize = 4;
@@ -31,8 +47,6 @@ const ORIGIN_ENTRY_BYTES_MAX: usize = entry_bytes(8 + 2 * ORIGIN_NAME_BYTES_MAX)
 const ORIGIN_NAME_BYTES_MAX: usize = 256;
 /// A failed operation on a file is tried again after this.
 const RETRY_AFTER_NS: u64 = 1_000_000_000;
-/// Bytes before the first slot of a block file.
-pub(super) const BLOCK_FILE_HEADER_BYTES: usize = 4096;
 
 /// Where a record lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +140,8 @@ pub struct Scan {
     extent: Option<(u32, u32)>,
     /// The extent of the last step, where the walk has left it: held until the next one, so that the caller can hold its records.
     left: Option<u32>,
+    /// Lower numbers were passed. Blocks that move while a walk is among them do not bring it back.
+    seen_below: u64,
     reading: bool,
     /// A failed read is tried again after this.
     retry_ns: Option<u64>,
@@ -154,27 +170,54 @@ pub enum Step {
     Tail,
 }
 
+/// Where an extent's bytes are.
+#[derive(Debug, PartialEq, Eq)]
+enum Memory {
+    /// The extent is free.
+    None,
+    /// A slot of the block file.
+    Slot(u32),
+    /// What was read back, or a copy.
+    Heap(Vec<u8>),
+}
+
 #[derive(Debug)]
 pub(super) struct Extent {
     segment: u64,
-    /// Offset of its first byte in the segment.
+    /// Offset in the segment of the byte at `start`.
     base: u32,
-    /// Bytes of whole blocks in it.
+    /// Offset in memory from which on it mirrors the segment. Blocks before it lie in a segment that failed after them.
+    start: u32,
+    /// Behind its last whole block, in memory.
     end: u32,
-    /// `None`: the slot of the same index. Else memory of its own.
-    heap: Option<Vec<u8>>,
+    memory: Memory,
     /// Records held by the window, and the scan.
     held: u32,
-    /// Sealed blocks not yet written.
+    /// Sealed blocks not yet written, or not all before them.
     unwritten: u32,
     epoch_id: u128,
+    /// What it mirrored was rewritten densely: its records lie in `segment`, at other places.
+    moved: bool,
     /// Of a copy that took in a block while that was open: where that begins, and its bytes at the time.
     open_copy: Option<(u32, u32)>,
 }
 
 impl Extent {
-    fn new(segment: u64, base: u32, epoch_id: u128) -> Self {
-        Self { segment, base, end: 0, heap: None, held: 0, unwritten: 0, epoch_id, open_copy: None }
+    fn new(segment: u64, base: u32, epoch_id: u128, memory: Memory) -> Self {
+        Self { segment, base, start: 0, end: 0, memory, held: 0, unwritten: 0, epoch_id, moved: false, open_copy: None }
+    }
+
+    /// Where an offset in memory, at `start` or behind it, belongs.
+    fn position(&self, offset: u32) -> Position {
+        Position { segment: self.segment, offset: self.base + (offset - self.start) }
+    }
+
+    /// The slot, if it has one.
+    fn slot(&self) -> Option<u32> {
+        match self.memory {
+            Memory::Slot(slot) => Some(slot),
+            _ => None,
+        }
     }
 }
 
@@ -195,8 +238,11 @@ struct Block {
     extent: u32,
     memory_offset: u32,
     bytes: u32,
+    first_number: u64,
     /// Entries below this number are in this block or before it.
     end_number: u64,
+    /// When its first entry came.
+    opened_ns: u64,
     state: Write,
 }
 
@@ -205,15 +251,6 @@ enum Write {
     Waiting,
     Done,
     Failed,
-}
-
-#[derive(Debug)]
-struct Prepared {
-    number: u64,
-    nonce: u64,
-    ready: bool,
-    /// Asked for; a failed one is asked for again after this time.
-    retry_ns: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,25 +287,37 @@ pub struct Journal {
     /// Entries below are written.
     pub(super) committed: u64,
     extents: Vec<Extent>,
+    free_extents: Vec<u32>,
     slots: u32,
     free_slots: Vec<u32>,
-    free_heap: Vec<u32>,
+    heap_extents: usize,
     current: Option<u32>,
     open: Option<OpenBlock>,
     sealed: VecDeque<Block>,
     in_flight: VecDeque<Block>,
+    /// Commits wait until then: the last ones failed.
     retry_commits_ns: Option<u64>,
-    prepared: Option<Prepared>,
-    /// Settled segments whose files are still there.
-    freeing: VecDeque<u64>,
+    /// A segment failed: what it did not take moves to another one once no write is in flight.
+    must_move: bool,
+    /// What the last move left to be looked after.
+    after_move: Option<AfterMove>,
+    /// Segments whose files are not ready, begun or not, and those ready and not begun; in order.
+    coming: VecDeque<Coming>,
+    /// Settled segments whose files are still there, and whether those are fit to be used again.
+    freeing: VecDeque<(u64, bool)>,
+    /// Segments that a dense one stands for, durably, and whose files are still there; as above.
+    freeing_replaced: Vec<(u64, bool)>,
     /// The entry from which on blocks name the oldest segment that is not among them.
     beginning_said: Option<u64>,
+    /// Segments that hold nothing, and whether their files are fit to be used again: freed at once, wherever they stand.
+    dropped: Vec<(u64, bool)>,
+    /// A segment that is being freed while nothing can be written down: the next one waits for it.
+    freed_alone: Option<u64>,
     unsynced: VecDeque<u64>,
-    syncing: bool,
-    /// What a failed sync left unsafe no later one makes safe: the watermark stands still until the next start.
-    sync_failed: bool,
+    syncing: Option<u64>,
     marks: Vec<u64>,
-    problem: Option<String>,
+    rewriting: Rewriting,
+    troubles: Troubles,
     counters: Counters,
     pub(super) report: Report,
 }
@@ -278,7 +327,6 @@ impl Journal {
     pub(super) fn new(options: Options, memory: BlockFile, physical: u32, epoch_id: u128, seed: u64) -> Self {
         let slots = ((memory.len() - BLOCK_FILE_HEADER_BYTES) / options.block_bytes as usize) as u32;
         assert!(slots >= 4, "options are checked");
-        let extent = |_| Extent::new(0, 0, epoch_id);
         Self {
             id: JournalId(0),
             physical,
@@ -299,23 +347,29 @@ impl Journal {
             watermark: Position::default(),
             rng: fastrand::Rng::with_seed(seed),
             committed: 1,
-            extents: (0..slots).map(extent).collect(),
+            extents: Vec::new(),
+            free_extents: Vec::new(),
             slots,
             free_slots: (0..slots).rev().collect(),
-            free_heap: Vec::new(),
+            heap_extents: 0,
             current: None,
             open: None,
             sealed: VecDeque::new(),
             in_flight: VecDeque::new(),
             retry_commits_ns: None,
-            prepared: None,
+            must_move: false,
+            after_move: None,
+            coming: VecDeque::new(),
             freeing: VecDeque::new(),
+            freeing_replaced: Vec::new(),
             beginning_said: None,
+            dropped: Vec::new(),
+            freed_alone: None,
             unsynced: VecDeque::new(),
-            syncing: false,
-            sync_failed: false,
+            syncing: None,
             marks: Vec::new(),
-            problem: None,
+            rewriting: Rewriting::default(),
+            troubles: Troubles::default(),
             counters: Counters::default(),
             report: Report::default(),
             options,
@@ -369,18 +423,15 @@ impl Journal {
         }
     }
 
-    /// Whether the first segment is ready, so that records can be taken.
+    /// Whether intake may begin: the first segment is ready, or it is known that it cannot be made for now, and records are
+    /// refused until it can.
     pub fn is_ready(&self) -> bool {
-        !self.on_disk() || !self.segments.is_empty() && self.current_segment_open() || self.is_prepared()
+        !self.on_disk() || self.is_first_ready() || self.troubles.stop_intake()
     }
 
-    fn is_prepared(&self) -> bool {
-        self.prepared.as_ref().is_some_and(|prepared| prepared.ready)
-    }
-
-    /// Whether the last segment belongs to this epoch, so that blocks may go there.
+    /// Whether the last segment belongs to this epoch and is not closed, so that blocks may go there.
     fn current_segment_open(&self) -> bool {
-        self.segments.back().is_some_and(|segment| segment.number >= self.first_own_segment)
+        self.segments.back().is_some_and(|segment| segment.number >= self.first_own_segment && !segment.closed)
     }
 
     /// A new lane's number.
@@ -435,17 +486,22 @@ impl Journal {
     }
 
     /// Adds what it is now.
-    pub fn snapshot(&self, into: &mut JournalSnapshot) {
+    pub fn snapshot(&self, now: Now, into: &mut JournalSnapshot) {
         into.segments += self.segments.len() as u64;
         into.bytes += self.segments.len() as u64 * u64::from(self.options.segment_bytes);
-        let used = self.slots as usize - self.free_slots.len() + self.heap_extents();
+        let used = self.slots as usize - self.free_slots.len() + self.heap_extents;
         into.window_bytes += used as u64 * u64::from(self.options.block_bytes);
+        if let Some(since_ns) = self.uncommitted_since_ns() {
+            into.commit_age_s = into.commit_age_s.max(now.mono_ns.saturating_sub(since_ns) as f64 / 1e9);
+        }
         if into.problem.is_none() {
-            into.problem.clone_from(&self.problem);
+            into.problem = self.troubles.describe();
         }
     }
-}
 
-fn describe(errno: i32) -> String {
-    std::io::Error::from_raw_os_error(errno).to_string()
+    /// When the oldest block was begun that is not on disk yet.
+    fn uncommitted_since_ns(&self) -> Option<u64> {
+        let open = self.open.as_ref().filter(|open| open.entries > 0 && self.on_disk()).map(|open| open.opened_ns);
+        self.in_flight.front().or(self.sealed.front()).map(|block| block.opened_ns).or(open)
+    }
 }

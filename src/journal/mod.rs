@@ -9,10 +9,11 @@ mod log;
 mod recovery;
 mod segment;
 mod storage;
+mod unfinished;
 
 pub use blocks::BlockMemory;
 pub use format::Position;
-pub use log::{Found, Full, Journal, Location, NewRecord, Origin, OriginRef, RecordView, Scan, Step};
+pub use log::{Found, Full, Journal, Location, Moved, NewRecord, Origin, OriginRef, RecordView, Scan, Step};
 pub use recovery::{OpenError, Report, open};
 pub use storage::{BlockFile, Storage};
 

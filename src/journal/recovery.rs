@@ -3,17 +3,21 @@
 //!
 //! An unfinished block is written at its own place: the bytes are those that the dead process submitted or was about to submit,
 //! so a late write of it changes nothing, and positions keep the order of numbers. New entries always go to new segments.
+//! Where that cannot be done (the segment's file was never made, or the disk refuses), the blocks are taken over into the new
+//! block file, and the running log writes them as it writes its own.
 
 use super::epoch::Epoch;
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
-    round_up, u64_at, u128_at,
+    BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
+    round_up, u64_at,
 };
-use super::log::BLOCK_FILE_HEADER_BYTES;
 use super::segment::{Segment, SparseBits};
+use super::unfinished::{
+    BLOCK_FILE_HEADER_BYTES, EPOCHS_MAX, Left, Sealed, head, is_block_file, is_whole, pack, unwritten_blocks,
+};
 use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
 use thiserror::Error;
@@ -31,6 +35,16 @@ pub enum OpenError {
         action: String,
         /// Why it failed.
         error: io::Error,
+    },
+    /// Unfinished blocks cannot be written nor taken over.
+    #[error("{blocks} blocks of the last runs cannot be written ({error}), nor kept for later: {reason}")]
+    Unfinished {
+        /// How many.
+        blocks: usize,
+        /// Why they cannot be written.
+        error: String,
+        /// Why they cannot be kept.
+        reason: &'static str,
     },
 }
 
@@ -51,6 +65,8 @@ pub struct Report {
     pub parked: u64,
     /// Blocks finished from the block file.
     pub finished_blocks: u64,
+    /// Of those, blocks that are still to be written: the disk refused them, or has no file for them yet.
+    pub unwritten_blocks: u64,
     /// Places where bytes below the watermark were not whole.
     pub damaged: u64,
     /// Blocks above the watermark that were not whole.
@@ -58,8 +74,6 @@ pub struct Report {
     /// What an operator must know, in words.
     pub alarms: Vec<String>,
 }
-
-const BLOCK_FILE_MAGIC: [u8; 8] = *b"RINGBLK1";
 
 fn doing<T>(action: impl Into<String>, result: io::Result<T>) -> Result<T, OpenError> {
     result.map_err(|error| OpenError::Io { action: action.into(), error })
@@ -70,11 +84,11 @@ fn doing<T>(action: impl Into<String>, result: io::Result<T>) -> Result<T, OpenE
 /// # Errors
 /// [`OpenError`] where a file cannot be read, written or made durable; nothing is lost then.
 pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, OpenError> {
-    let bytes =
-        BLOCK_FILE_HEADER_BYTES + options.window_bytes / options.block_bytes as usize * options.block_bytes as usize;
+    let slots = options.window_bytes / options.block_bytes as usize;
+    let file_bytes = |slots: usize| BLOCK_FILE_HEADER_BYTES + slots * options.block_bytes as usize;
     let seed = storage.random() as u64;
     if options.durability == Durability::Memory {
-        let memory = doing("reserve memory for the window", storage.create_blocks(None, bytes))?;
+        let memory = doing("reserve memory for the window", storage.create_blocks(None, file_bytes(slots)))?;
         let epoch_id = storage.random();
         return Ok(Journal::new(options.clone(), memory, storage.physical_block(), epoch_id, seed));
     }
@@ -95,12 +109,26 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
         closed: false,
     };
     let name = epoch.block_name();
-    let memory = doing("make the block file", storage.create_blocks(Some(&name), bytes))?;
-    let mut head = BLOCK_FILE_MAGIC.to_vec();
-    head.extend_from_slice(&epoch.file_id.to_le_bytes());
-    memory.write(0, &head);
+    let unwritten = recovery.take_unwritten(options, epoch.physical, last)?;
+    let epochs = unwritten.epochs();
+    // What is taken over may not use up the room for what is to come.
+    let slots = slots.max(unwritten.slots.len() + slots / 4 + 4);
+    let memory = doing("make the block file", storage.create_blocks(Some(&name), file_bytes(slots)))?;
+    memory.write(0, &head(epoch.file_id, &epochs));
+    let mut journal = Journal::new(options.clone(), memory, epoch.physical, epoch.id, seed);
+    journal.block_name = Some(name.clone());
+    journal.epoch = epoch.number;
+    journal.epoch_record = epoch.encode();
+    recovery.report.epoch = epoch.number;
+    let replaced = std::mem::take(&mut recovery.replaced);
+    recovery.finish(&mut journal);
+    journal.take_over(unwritten);
     doing("write the epoch file", storage.write_epoch(epoch.number, &epoch.encode()))?;
-    // Only now is what the old block file held in segments, durably, and of no more use.
+    // Only now, since that made the directory durable, is it certain that the dense segments which stand for these have their names.
+    for segment in replaced {
+        doing(format!("free segment {segment}"), storage.free_segment(segment))?;
+    }
+    // Only now is what the old block file held in segments, durably, or in the new one, and of no more use.
     drop(blocks);
     for old in &earlier {
         doing("remove the old block file", storage.remove_blocks(&old.block_name()))?;
@@ -109,13 +137,26 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     for old in files {
         doing("remove an old epoch file", storage.remove_epoch(old))?;
     }
-    let mut journal = Journal::new(options.clone(), memory, epoch.physical, epoch.id, seed);
-    journal.block_name = Some(name);
-    journal.epoch = epoch.number;
-    journal.epoch_record = epoch.encode();
-    recovery.report.epoch = epoch.number;
-    recovery.finish(&mut journal);
     Ok(journal)
+}
+
+/// Blocks that are still to be written, as they are put into slots.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    /// In the order of the log.
+    pub slots: Vec<Vec<Sealed>>,
+    /// Segments whose files are still to be made, with their nonces.
+    pub missing: Vec<(u64, u64)>,
+    /// The segment that could not be written, and the errno.
+    pub refused: Option<(u64, i32)>,
+}
+
+impl Unwritten {
+    /// The epochs of the blocks.
+    fn epochs(&self) -> Vec<u128> {
+        let all: std::collections::BTreeSet<u128> = self.slots.iter().map(|slot| slot[0].header.epoch_id).collect();
+        all.into_iter().collect()
+    }
 }
 
 impl Journal {
@@ -127,7 +168,11 @@ impl Journal {
         let Some(name) = &self.block_name else { return Ok(()) };
         // Those of earlier starts too: below level `power` nobody may have synced them.
         for segment in &self.segments {
-            storage.sync_segment(segment.number)?;
+            match storage.sync_segment(segment.number) {
+                // What could be saved of it was, and the rest was told when it failed.
+                Err(_) if segment.failed => {}
+                result => result?,
+            }
         }
         let (mut epoch, _) = Epoch::decode(&self.epoch_record).expect("encoded at start");
         epoch.closed = true;
@@ -149,9 +194,23 @@ struct Recovery {
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
     ids: HashMap<u64, Box<str>>,
+    /// Origins that are defined in an older segment than a record of theirs: a kill came between a move and their definition.
+    defined_before: HashSet<u32>,
     durable: Durable,
     oldest_segment: u64,
+    /// The segments for which the dense one that was read last stands.
+    covered: Range<u64>,
+    /// Those of them whose files are still there.
+    replaced: Vec<u64>,
     newer: Option<Neighbour>,
+    /// The block file's blocks of the segments that were read so far, newest segment first.
+    tail: Vec<Sealed>,
+    /// From here on blocks are still to be written.
+    unwritten_from: Option<Position>,
+    missing: Vec<(u64, u64)>,
+    refused: Option<(u64, io::Error)>,
+    /// From here on writes that were found may not be durable: a sync failed.
+    unsynced_from: Option<Position>,
     number_max: u64,
     segment_max: u64,
     origin_max: u32,
@@ -174,6 +233,8 @@ struct Repairs {
     mended: Vec<Range<usize>>,
     /// To be kept for an operator.
     damage: Vec<Range<usize>>,
+    /// All of the segment was durable before it was part of the log: what is not whole is damage.
+    certain: bool,
 }
 
 /// What the blocks walked so far say of what was durable. An unclean end leaves traces that later epochs do not make damage, as
@@ -237,6 +298,18 @@ struct FoundRecord {
     number: u64,
     origin: u32,
     lane: u32,
+    /// Of its entry.
+    bytes: usize,
+}
+
+/// What a walk over a block came to.
+struct Walked {
+    /// Bytes, those lost to damage included where the seal tells.
+    used: u32,
+    /// Entries, in the same way.
+    entries: u32,
+    /// Number of the last entry found.
+    last: Option<u64>,
 }
 
 /// Source and name of records whose origin was lost.
@@ -284,10 +357,7 @@ impl Recovery {
             }
             return Ok(None);
         };
-        let id_matches = file.len() > BLOCK_FILE_HEADER_BYTES
-            && file.bytes(0..8) == BLOCK_FILE_MAGIC
-            && u128_at(file.bytes(8..24), 0) == epoch.file_id;
-        if same_boot && id_matches {
+        if same_boot && is_block_file(&file, epoch.file_id) {
             return Ok(Some(file));
         }
         self.report.alarms.push(format!("the block file {name} is not of this boot or not of this journal: set aside"));
@@ -301,10 +371,8 @@ impl Recovery {
         options: &Options,
         blocks: Option<(&super::BlockMemory, Epoch)>,
     ) -> Result<(), OpenError> {
-        let mut numbers = doing("list the segments", storage.segments())?;
-        numbers.sort_unstable_by(|a, b| b.cmp(a));
-        self.segment_max = numbers.first().copied().unwrap_or(0);
-        if !self.has_epochs && !numbers.is_empty() {
+        let files: HashSet<u64> = doing("list the segments", storage.segments())?.into_iter().collect();
+        if !self.has_epochs && !files.is_empty() {
             // Nothing says how the last start ended, nor which its block file was: all that is there is to be made durable.
             self.report.clean = false;
             self.report.alarms.push(
@@ -313,16 +381,33 @@ impl Recovery {
             );
         }
         let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
+        // Of segments that were freed blocks may still be in memory: later ones say where the log begins.
+        let headers = overlay.values().flatten().map(|left| left.header);
+        self.oldest_segment = headers.map(|header| header.oldest_segment).max().unwrap_or(0);
+        let mut numbers: Vec<u64> = files.union(&overlay.keys().copied().collect()).copied().collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        self.segment_max = numbers.first().copied().unwrap_or(0);
         let mut bytes = Vec::new();
         for number in numbers {
-            let left = overlay.remove(&number).unwrap_or_default();
+            let mut left = overlay.remove(&number).unwrap_or_default();
+            // What moved to a newer segment is there.
+            left.retain(|block| !self.is_superseded(&block.header));
+            let exists = files.contains(&number);
+            if self.covered.contains(&number) {
+                self.replaced.extend(exists.then_some(number));
+                continue;
+            }
+            if !exists && (left.is_empty() || number < self.oldest_segment) {
+                continue;
+            }
             // Otherwise: settled, or made ready and never used, or a file on its way to a new life.
-            let live =
-                number >= self.oldest_segment && self.read_segment(storage, options, number, &left, &mut bytes)?;
-            if !live {
+            let live = number >= self.oldest_segment
+                && self.read_segment(storage, options, number, left, exists, &mut bytes)?;
+            if !live && exists {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
             }
         }
+        self.drop_missing();
         self.segments.reverse();
         if let Some(oldest) = self.newer.filter(|oldest| oldest.gap) {
             let start = Position { offset: 0, ..oldest.at };
@@ -337,30 +422,35 @@ impl Recovery {
         storage: &mut impl Storage,
         options: &Options,
         number: u64,
-        left: &[Left],
+        left: Vec<Left>,
+        exists: bool,
         bytes: &mut Vec<u8>,
     ) -> Result<bool, OpenError> {
-        doing(format!("read segment {number}"), storage.read_segment(number, bytes))?;
+        bytes.clear();
+        if exists {
+            doing(format!("read segment {number}"), storage.read_segment(number, bytes))?;
+        }
         let file_bytes = bytes.len();
         let mut repairs = Repairs::default();
-        let life = self
-            .identify(number, bytes)
-            .or_else(|| self.rebuild_header(number, storage.physical_block(), options, left, bytes, &mut repairs));
+        let life = match (exists, left.first()) {
+            (false, Some(first)) => {
+                bytes.resize(options.segment_bytes as usize, 0);
+                self.missing.push((number, first.header.nonce));
+                Some(Life { number, nonce: first.header.nonce, physical: storage.physical_block() })
+            }
+            _ => self
+                .identify(number, bytes)
+                .or_else(|| self.rebuild_header(number, storage.physical_block(), options, &left, bytes, &mut repairs)),
+        };
         let Some(life) = life else { return Ok(false) };
-        for block in left {
-            let start = block.header.at.offset as usize;
-            if block.header.nonce != life.nonce || is_whole(bytes, &block.header) {
-                continue;
-            }
-            let block = block.finish(bytes.get(start..).unwrap_or_default(), life.physical);
-            if let Some(place) = bytes.get_mut(start..start + block.len()) {
-                place.copy_from_slice(&block);
-                repairs.mended.push(start..start + block.len());
-                self.report.finished_blocks += 1;
-            }
-        }
+        let unfinished = self.overlay(life, left, bytes);
+        let from = unfinished.first().map(|range| Position { segment: number, offset: range.start as u32 });
         if !self.walk(life, bytes, &mut repairs) {
             return Ok(false);
+        }
+        if !exists {
+            self.unwritten_from = from.or(self.unwritten_from);
+            return Ok(true);
         }
         let end = self.segments.last().expect("walked").end as usize;
         if end > file_bytes {
@@ -371,17 +461,123 @@ impl Recovery {
             let name = format!("segment-{number:016x}-at-{}", range.start);
             doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
         }
+        let mut write = |range: &Range<usize>| storage.write_segment(number, range.start as u32, &bytes[range.clone()]);
         for range in &repairs.mended {
-            doing(
-                format!("finish a block of segment {number}"),
-                storage.write_segment(number, range.start as u32, &bytes[range.clone()]),
-            )?;
+            doing(format!("mend segment {number}"), write(range))?;
         }
+        let mut written = unfinished.iter().try_for_each(&mut write);
         // After a kill writes have landed that nobody synced: they must be durable before the block file goes.
-        if !repairs.mended.is_empty() || !self.report.clean {
-            doing(format!("sync segment {number}"), storage.sync_segment(number))?;
+        if written.is_ok() && (!repairs.mended.is_empty() || !unfinished.is_empty() || !self.report.clean) {
+            written = storage.sync_segment(number);
+        }
+        if let Err(error) = written {
+            self.refuse(number, from, error)?;
         }
         Ok(true)
+    }
+
+    /// Puts the block file's blocks where they belong in a segment; the ranges of those that the disk lacks.
+    fn overlay(&mut self, life: Life, left: Vec<Left>, bytes: &mut [u8]) -> Vec<Range<usize>> {
+        let mut unfinished = Vec::new();
+        for block in left.into_iter().filter(|block| block.header.nonce == life.nonce) {
+            let start = block.header.at.offset as usize;
+            if !is_whole(bytes, &block.header) {
+                let block = block.finish(bytes.get(start..).unwrap_or_default(), life.physical);
+                let Some(place) = bytes.get_mut(start..start + block.len()) else { continue };
+                place.copy_from_slice(&block);
+                unfinished.push(start..start + block.len());
+                self.report.finished_blocks += 1;
+            }
+            self.tail.extend(Sealed::at(&bytes[start..], life.physical));
+        }
+        unfinished
+    }
+
+    /// The oldest segments whose files are not there, and of which nothing waits, were freed.
+    fn drop_missing(&mut self) {
+        while let Some(oldest) = self.segments.last().filter(|oldest| oldest.unsettled == 0) {
+            let Some(index) = self.missing.iter().position(|(number, _)| *number == oldest.number) else { return };
+            let number = oldest.number;
+            self.missing.remove(index);
+            self.segments.pop();
+            self.tail.retain(|block| block.header.at.segment != number);
+        }
+    }
+
+    /// A segment's blocks could not be written or synced: those that are in memory are written later, elsewhere.
+    fn refuse(&mut self, number: u64, from: Option<Position>, error: io::Error) -> Result<(), OpenError> {
+        if error.raw_os_error().is_none() && error.kind() != io::ErrorKind::WriteZero {
+            return doing(format!("finish the blocks of segment {number}"), Err(error));
+        }
+        let segment = self.segments.last_mut().expect("walked");
+        segment.failed = true;
+        if from.is_none() {
+            self.report.alarms.push(format!(
+                "segment {number} cannot be synced: {error}. What it holds can be read; a loss of power may take it"
+            ));
+        }
+        self.unsynced_from = Some(Position { segment: number, offset: 0 });
+        self.unwritten_from = from.or(self.unwritten_from);
+        self.refused.get_or_insert((number, error));
+        Ok(())
+    }
+
+    /// Whether a block's entries moved to a newer segment, since its own had failed; what is on disk of it is of no more use.
+    fn is_superseded(&self, header: &BlockHeader) -> bool {
+        self.newer.is_some_and(|newer| header.first_number >= newer.number)
+    }
+
+    /// What is still to be written: from the first block that could not be, all that lies behind it. Where a sync failed, also what
+    /// was written before, as far back as all of it is in memory.
+    fn take_unwritten(
+        &mut self,
+        options: &Options,
+        physical: u32,
+        last: Option<Epoch>,
+    ) -> Result<Unwritten, OpenError> {
+        let mut blocks: Vec<Sealed> = std::mem::take(&mut self.tail);
+        blocks.sort_by_key(|block| block.header.at);
+        let follows = |a: &Sealed, b: &Sealed| {
+            let (end, next) = (a.end_position(), b.header.at);
+            let between = |segment: &&Segment| (end.segment..next.segment).contains(&segment.number);
+            let mut rest = self.segments.iter().filter(between).map(Segment::end_position);
+            let ends = rest.all(|last| last <= end || last.offset <= physical);
+            end == next || end.segment < next.segment && next.offset == physical && ends
+        };
+        let unbroken = blocks.chunk_by(follows).last().map_or(0, <[Sealed]>::len);
+        let unbroken_from = blocks.len() - unbroken;
+        let index = |from: Position| blocks.partition_point(|block| block.header.at < from);
+        let from = self.unwritten_from.map(index);
+        let unsynced = self.unsynced_from.map(|from| index(from).max(unbroken_from));
+        let Some(first) = [from, unsynced].into_iter().flatten().min().filter(|first| *first < blocks.len()) else {
+            return Ok(Unwritten::default());
+        };
+        let is_broken = first < unbroken_from;
+        blocks.drain(..first);
+        self.unwritten_from = Some(blocks[0].header.at);
+        self.report.unwritten_blocks = blocks.len() as u64;
+        let count = blocks.len();
+        let refused = self.refused.take();
+        let error = refused.as_ref().map_or("a segment is missing".to_owned(), |(_, error)| error.to_string());
+        let failed = |reason| Err(OpenError::Unfinished { blocks: count, error: error.clone(), reason });
+        if is_broken {
+            return failed("some of them are damaged");
+        }
+        if last.is_some_and(|epoch| epoch.physical != physical) {
+            return failed("the disk has another physical block than before");
+        }
+        if blocks.iter().any(|block| block.bytes.len() > options.block_bytes as usize) {
+            return failed("blocks were larger then");
+        }
+        let unwritten = Unwritten {
+            slots: pack(blocks, options.block_bytes),
+            missing: std::mem::take(&mut self.missing),
+            refused: refused.map(|(number, error)| (number, error.raw_os_error().unwrap_or(libc::EIO))),
+        };
+        if unwritten.epochs().len() > EPOCHS_MAX {
+            return failed("they are of too many runs");
+        }
+        Ok(unwritten)
     }
 
     /// What a segment's header says of its life. A file that was cut short gets its size back, in memory.
@@ -409,9 +605,13 @@ impl Recovery {
             let mut blocks = bytes.chunks(physical as usize).filter_map(BlockHeader::decode).map(|(header, _)| header);
             blocks.find(|header| header.at.segment == number)
         };
-        let block = left.first().map(|left| left.header).or_else(on_disk)?;
-        self.report.damaged += 1;
-        self.report.alarms.push(format!("the header of segment {number} is damaged"));
+        // Blocks in memory may be those of a segment that was rewritten: the file knows.
+        let found = on_disk();
+        let block = found.or_else(|| left.first().map(|left| left.header))?;
+        if found.is_some() {
+            self.report.damaged += 1;
+            self.report.alarms.push(format!("the header of segment {number} is damaged"));
+        } // else the kill came while the file was being made, and its blocks are all in memory
         let header = SegmentHeader {
             core: options.core,
             segment: number,
@@ -433,10 +633,11 @@ impl Recovery {
         let Life { number, nonce, physical } = life;
         self.report.segments += 1;
         self.report.bytes += bytes.len() as u64;
-        self.learn(life, bytes);
+        repairs.certain = self.learn(life, bytes);
         let mut segment: Option<Segment> = None;
         let mut first: Option<Neighbour> = None;
         let mut next: Option<(u128, u64)> = None;
+        let mut cut_off = false;
         let mut records = Vec::new();
         let mut offset = physical as usize;
         let mut end = offset;
@@ -447,13 +648,21 @@ impl Recovery {
                 offset += physical as usize;
                 continue;
             };
-            if next.is_some_and(|(epoch_id, next)| epoch_id == header.epoch_id && next != header.first_number) {
+            if self.is_superseded(&header) {
+                offset += seal.map_or(physical, |seal| round_up(seal.used, physical)) as usize;
+                continue;
+            }
+            let missing = match header.dense {
+                Some(_) => offset > end,
+                None => next.is_some_and(|(epoch, next)| epoch == header.epoch_id && next != header.first_number),
+            };
+            if missing {
                 self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, repairs);
             }
-            let (used, count) = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
+            let Walked { used, entries, last } = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
             if seal.is_none() {
                 self.note_damage(here, offset..offset + physical as usize, repairs);
-                let sealed = header.encode_sealed(Seal { used, entries: count });
+                let sealed = header.encode_sealed(Seal { used, entries });
                 bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
                 repairs.mended.push(offset..offset + physical as usize);
             }
@@ -463,38 +672,58 @@ impl Recovery {
                 epoch_id: header.epoch_id,
                 number: header.first_number,
                 at: here,
-                gap: offset > physical as usize,
+                gap: offset > physical as usize && header.dense.is_none(),
             });
-            next = Some((header.epoch_id, header.first_number + u64::from(count)));
+            // The numbers of a dense segment have gaps, but its last entry has the number of the last one that it stands for.
+            let next_number = match header.dense {
+                Some(_) => last.map_or(header.first_number, |last| last + 1),
+                None => header.first_number + u64::from(entries),
+            };
+            next = Some((header.epoch_id, next_number));
+            cut_off = header.dense.is_some_and(|dense| !dense.last);
             offset += round_up(used, physical) as usize;
             end = offset;
         }
         let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
         segment.end = end as u32;
-        if self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
+        let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
+        if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
             self.note_damage(segment.end_position(), end..bytes.len(), repairs);
         }
         self.newer = Some(first);
+        if dense {
+            let mut numbers: Vec<u64> = records.iter().map(|record| record.number).collect();
+            numbers.sort_unstable();
+            segment.list(numbers);
+        }
         self.count_records(&mut segment, records);
         self.segments.push(segment);
         true
     }
 
     /// What the headers of a segment's blocks say, before any of its bytes is judged: what lies behind a place tells whether
-    /// that was durable.
-    fn learn(&mut self, Life { number, nonce, physical }: Life, bytes: &[u8]) {
+    /// that was durable. Whether the segment is dense.
+    fn learn(&mut self, Life { number, nonce, physical }: Life, bytes: &[u8]) -> bool {
+        let mut headers = Vec::new();
         let mut offset = physical as usize;
         while offset + BLOCK_HEADER_BYTES <= bytes.len() {
             let here = Position { segment: number, offset: offset as u32 };
             let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
             let used = found.and_then(|(_, seal)| seal).map_or(physical, |seal| seal.used);
-            if let Some((header, _)) = found {
-                self.durable.learn(&header);
-                self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
-            }
+            headers.extend(found.map(|(header, _)| header));
             offset += round_up(used, physical) as usize;
         }
+        // From the newest to the oldest, as with segments: a dense one can be of several epochs.
+        for header in headers.iter().rev() {
+            self.durable.learn(header);
+            self.oldest_segment = self.oldest_segment.max(header.oldest_segment);
+        }
+        let dense = headers.iter().find_map(|header| header.dense);
+        if let Some(dense) = dense {
+            self.covered = number.saturating_sub(u64::from(dense.covers))..number;
+        }
+        dense.is_some()
     }
 
     /// Applies the whole entries of a block; bytes used and entries, those lost to damage included where the seal tells.
@@ -506,14 +735,15 @@ impl Recovery {
         offset: usize,
         records: &mut Vec<FoundRecord>,
         repairs: &mut Repairs,
-    ) -> (u32, u32) {
+    ) -> Walked {
         let here = Position { segment: life.number, offset: offset as u32 };
         let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
         let mut entries = Entries::new(&bytes[offset..limit], life.nonce, here.offset);
-        let mut count = 0;
+        let (mut count, mut last) = (0, None);
         loop {
             for entry in entries.by_ref() {
                 count += 1;
+                last = Some(entry.header.number);
                 self.apply(&entry, records);
             }
             let cut_short = seal.is_some() && offset + entries.offset() < limit;
@@ -527,27 +757,32 @@ impl Recovery {
                 break;
             }
         }
-        seal.map_or((entries.offset() as u32, count), |seal| (seal.used, seal.entries))
+        let Seal { used, entries } = seal.unwrap_or(Seal { used: entries.offset() as u32, entries: count });
+        Walked { used, entries, last }
     }
 
     /// Records that are not settled yet, once all of their segment's marks are known.
     fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
-        for FoundRecord { number, origin, lane } in records {
+        for FoundRecord { number, origin, lane, bytes } in records {
             if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
             self.report.recovered += 1;
             self.report.parked += u64::from(self.parked.contains(number));
-            segment.add(number);
+            segment.add(number, bytes);
             // Where its definition was lost an older segment may still have it: told once all are read.
-            let origin = self.origins.entry(origin).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
+            let id = origin;
+            let origin = self.origins.entry(id).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
             origin.unsettled += 1;
+            if origin.names.is_none() {
+                self.defined_before.insert(id);
+            }
         }
     }
 
     /// Bytes that should hold entries and do not: damage below the watermark, else the traces of an unclean end.
     fn note_damage(&mut self, at: Position, range: Range<usize>, repairs: &mut Repairs) {
-        if at < self.durable.watermark {
+        if repairs.certain || at < self.durable.watermark {
             self.report.damaged += 1;
             self.report.alarms.push(format!(
                 "bytes {} to {} of segment {} are damaged, below what was durable",
@@ -560,7 +795,7 @@ impl Recovery {
     }
 
     /// Marks at once, records after their segment's marks.
-    fn apply(&mut self, entry: &Entry<'_>, records: &mut Vec<FoundRecord>) {
+    fn apply(&mut self, entry: &super::format::Entry<'_>, records: &mut Vec<FoundRecord>) {
         let (header, payload) = (entry.header, entry.payload);
         self.number_max = self.number_max.max(header.number);
         match header.kind {
@@ -579,7 +814,7 @@ impl Recovery {
                 let origin = RecordPayload::decode(payload).origin;
                 self.origin_max = self.origin_max.max(origin);
                 self.lane_max = self.lane_max.max(header.lane);
-                records.push(FoundRecord { number: header.number, origin, lane: header.lane });
+                records.push(FoundRecord { number: header.number, origin, lane: header.lane, bytes: entry.bytes() });
             }
             Kind::Id => {
                 let number = u64_at(payload, 0);
@@ -613,7 +848,10 @@ impl Recovery {
         journal.next_lane = self.lane_max.wrapping_add(1);
         // Every segment was synced, now or by a clean stop. Where something is missing it must not pass for damage later.
         journal.watermark = match self.segments.last() {
-            Some(last) if self.report.torn == 0 => last.end_position(),
+            Some(last) if self.report.torn == 0 && self.unwritten_from.is_none() && self.unsynced_from.is_none() => {
+                last.end_position()
+            }
+
             _ => self.durable.newest,
         };
         let waiting = |number: u64| self.segments.iter().any(|segment| segment.is_waiting(number));
@@ -634,68 +872,7 @@ impl Recovery {
             }
         }
         journal.segments = self.segments.into();
+        journal.define_again(self.defined_before);
         journal.report = self.report;
     }
-}
-
-/// A block as its process left it in the block file: up to the first entry that is not whole.
-struct Left {
-    header: BlockHeader,
-    entries: u32,
-    bytes: Vec<u8>,
-}
-
-impl Left {
-    /// The block, sealed and padded. `on_disk` begins where it belongs: where a write has landed in part and a byte of the block
-    /// file has gone bad, the disk can have more whole entries.
-    fn finish(&self, on_disk: &[u8], physical: u32) -> Vec<u8> {
-        let mut block = self.bytes.clone();
-        let mut entries = self.entries;
-        while let Some(entry) = Entry::decode(on_disk, block.len(), self.header.nonce, self.header.at.offset) {
-            block.extend_from_slice(&on_disk[entry.offset..(entry.offset + entry.bytes()).min(on_disk.len())]);
-            entries += 1;
-        }
-        let seal = Seal { used: block.len() as u32, entries };
-        block[..BLOCK_HEADER_BYTES].copy_from_slice(&self.header.encode_sealed(seal));
-        block.resize(round_up(seal.used, physical) as usize, 0);
-        block
-    }
-}
-
-/// The blocks of a block file by segment, in order of their offsets.
-fn unwritten_blocks(memory: &super::BlockMemory, epoch: Epoch) -> HashMap<u64, Vec<Left>> {
-    let mut found: HashMap<u64, Vec<Left>> = HashMap::new();
-    let slots = (memory.len() - BLOCK_FILE_HEADER_BYTES) / epoch.block_bytes as usize;
-    for slot in 0..slots {
-        let start = BLOCK_FILE_HEADER_BYTES + slot * epoch.block_bytes as usize;
-        let bytes = memory.bytes(start..start + epoch.block_bytes as usize);
-        for offset in (0..bytes.len()).step_by(epoch.physical as usize) {
-            let Some((header, seal)) = BlockHeader::decode(&bytes[offset..]) else { continue };
-            if header.epoch_id != epoch.id {
-                continue;
-            }
-            let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
-            let mut entries = Entries::new(&bytes[offset..limit], header.nonce, header.at.offset);
-            let count = entries.by_ref().count() as u32;
-            if count == 0 {
-                continue;
-            }
-            let block = bytes[offset..offset + entries.offset()].to_vec();
-            found.entry(header.at.segment).or_default().push(Left { header, entries: count, bytes: block });
-        }
-    }
-    for blocks in found.values_mut() {
-        blocks.sort_by_key(|block| block.header.at.offset);
-    }
-    found
-}
-
-/// Whether the disk has a block whole: that block, and not one that a write brought to the wrong place.
-fn is_whole(segment: &[u8], expected: &BlockHeader) -> bool {
-    let Some(block) = segment.get(expected.at.offset as usize..) else { return false };
-    let Some((header, Some(seal))) = BlockHeader::decode(block) else { return false };
-    let Some(block) = block.get(..seal.used as usize) else { return false };
-    let mut entries = Entries::new(block, header.nonce, header.at.offset);
-    let of_same_life = (header.nonce, header.at) == (expected.nonce, expected.at);
-    of_same_life && entries.by_ref().count() == seal.entries as usize && entries.offset() == seal.used as usize
 }

@@ -20,10 +20,18 @@ pub(super) struct Segment {
     pub unwritten: u32,
     /// Reads under way.
     pub reads: u32,
+    /// Nothing more goes into it, though there is room.
+    pub closed: bool,
+    /// A write or sync of it failed: its file is not used again.
+    pub failed: bool,
     /// Records that are neither delivered nor discarded.
     pub unsettled: u64,
-    /// A bit for each entry number from `first_number`: records still to be delivered.
+    /// Bytes of their entries.
+    pub live_bytes: u64,
+    /// Records still to be delivered: a bit for each entry number from `first_number`, or for each of `listed`.
     waiting: Bits,
+    /// Of a densely rewritten segment: the numbers of all of its records, in order. They are few and far between.
+    listed: Option<Box<[u64]>>,
 }
 
 impl Segment {
@@ -37,30 +45,54 @@ impl Segment {
             end: physical,
             unwritten: 0,
             reads: 0,
+            closed: false,
+            failed: false,
             unsettled: 0,
+            live_bytes: 0,
             waiting: Bits::default(),
+            listed: None,
         }
     }
 
-    /// Counts a record in.
-    pub fn add(&mut self, number: u64) {
-        self.waiting.set(number - self.first_number);
+    /// Makes it one whose records have these numbers, in order; none is counted in yet.
+    pub fn list(&mut self, numbers: Vec<u64>) {
+        debug_assert!(self.unsettled == 0 && numbers.is_sorted());
+        self.listed = Some(numbers.into());
+    }
+
+    /// The bit of a number; `None` where it is certain that no record here has it.
+    fn bit(&self, number: u64) -> Option<u64> {
+        match &self.listed {
+            Some(numbers) => numbers.binary_search(&number).ok().map(|index| index as u64),
+            None => number.checked_sub(self.first_number),
+        }
+    }
+
+    /// Counts a record in, whose entry takes so many bytes.
+    pub fn add(&mut self, number: u64, bytes: usize) {
+        let bit = self.bit(number).expect("a record's number is in the segment's range");
+        self.waiting.set(bit);
         self.unsettled += 1;
+        self.live_bytes += bytes as u64;
     }
 
     /// Counts a record out. `false` where it was not in.
-    pub fn settle(&mut self, number: u64) -> bool {
-        let was = self.is_waiting(number);
-        if was {
-            self.waiting.clear(number - self.first_number);
-            self.unsettled -= 1;
-        }
-        was
+    pub fn settle(&mut self, number: u64, bytes: usize) -> bool {
+        let Some(bit) = self.bit(number).filter(|bit| self.waiting.contains(*bit)) else { return false };
+        self.waiting.clear(bit);
+        self.unsettled -= 1;
+        self.live_bytes -= bytes as u64;
+        true
     }
 
     /// Whether a record is still to be delivered.
     pub fn is_waiting(&self, number: u64) -> bool {
-        number >= self.first_number && self.waiting.contains(number - self.first_number)
+        self.bit(number).is_some_and(|bit| self.waiting.contains(bit))
+    }
+
+    /// Whether a record of this number may lie here, settled or not, if it lies in no later segment.
+    pub fn may_hold(&self, number: u64) -> bool {
+        self.bit(number).is_some()
     }
 
     /// Where its first block begins.
@@ -126,14 +158,27 @@ mod tests {
     #[test]
     fn a_segment_counts_each_record_out_once() {
         let mut segment = Segment::new(3, 7, 1000, 4096);
-        segment.add(1000);
-        segment.add(1500);
-        assert_eq!(segment.unsettled, 2);
+        segment.add(1000, 40);
+        segment.add(1500, 56);
+        assert_eq!((segment.unsettled, segment.live_bytes), (2, 96));
         assert!(segment.is_waiting(1500) && !segment.is_waiting(1499) && !segment.is_waiting(2));
-        assert!(segment.settle(1500));
-        assert!(!segment.settle(1500));
-        assert!(!segment.settle(99_999));
-        assert_eq!(segment.unsettled, 1);
+        assert!(segment.settle(1500, 56));
+        assert!(!segment.settle(1500, 56));
+        assert!(!segment.settle(99_999, 56));
+        assert_eq!((segment.unsettled, segment.live_bytes), (1, 40));
+        assert!(segment.may_hold(1500) && segment.may_hold(1200) && !segment.may_hold(999));
+    }
+
+    #[test]
+    fn a_dense_segment_knows_only_the_records_that_it_was_made_of() {
+        let mut segment = Segment::new(3, 7, 1000, 4096);
+        segment.list(vec![1001, 5000, 1 << 40]);
+        segment.add(1001, 40);
+        segment.add(1 << 40, 40);
+        assert!(segment.is_waiting(1001) && segment.is_waiting(1 << 40) && !segment.is_waiting(5000));
+        assert!(segment.may_hold(5000) && !segment.may_hold(5001) && !segment.may_hold(1000));
+        assert!(segment.settle(1 << 40, 40) && !segment.settle(1 << 40, 40) && !segment.settle(5001, 40));
+        assert_eq!((segment.unsettled, segment.live_bytes), (1, 40));
     }
 
     #[test]

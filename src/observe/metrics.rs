@@ -188,12 +188,15 @@ impl Page {
 
     fn shards(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         type Column = (&'static str, &'static str, fn(&Snapshot) -> f64);
-        let columns: [Column; 6] = [
+        let columns: [Column; 7] = [
             ("lanes", "Open lanes of a core.", |s| s.lanes as f64),
             ("journal_segments", "Segment files in use.", |s| s.journal.segments as f64),
             ("journal_segment_bytes", "Bytes of the segment files in use.", |s| s.journal.bytes as f64),
             ("journal_window_bytes", "Bytes of records in memory.", |s| s.journal.window_bytes as f64),
             ("journal_behind", "Records behind the window, to be read back from disk.", |s| s.journal.behind as f64),
+            ("journal_commit_age_seconds", "How long the oldest block has waited to be on disk.", |s| {
+                s.journal.commit_age_s
+            }),
             ("journal_problem", "1 while the journal takes no records: full or failed.", |s| {
                 f64::from(u8::from(s.journal.problem.is_some()))
             }),

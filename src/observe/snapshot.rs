@@ -126,8 +126,14 @@ counters! {
     pub journal_read_backs: u64,
     /// Segments freed.
     pub journal_freed: u64,
+    /// Segments whose unsettled records were rewritten densely into one, so that the others could be freed.
+    pub journal_rewritten: u64,
     /// Errors of journal files.
     pub journal_errors: u64,
+    /// Segments that were sealed for good after an error of a write or sync.
+    pub journal_sealed: u64,
+    /// Waiting records that a loss of power may take, since their segment could not be synced and they had left memory.
+    pub journal_unsafe_records: u64,
     /// Turns of the loop.
     pub turns: u64,
     /// Turns that began with a wake from sleep.
@@ -286,6 +292,8 @@ pub struct SourceSnapshot {
     pub bytes: u64,
     /// Bytes outside of all frames.
     pub garbage_bytes: u64,
+    /// Bytes that were read and wait to be framed until the journal has room.
+    pub held_bytes: u64,
     /// The last of what did not become a record, oldest first; at most 8.
     pub samples: Vec<Sample>,
     /// Seconds since the last byte, if there was one.
@@ -323,6 +331,8 @@ pub struct JournalSnapshot {
     pub window_bytes: u64,
     /// Records that lie behind the window, to be read back.
     pub behind: u64,
+    /// How long the oldest block has waited to be on disk, in seconds; 0 where none waits.
+    pub commit_age_s: f64,
     /// Whether intake pauses because the journal is full or failed, in words.
     pub problem: Option<String>,
 }

@@ -5,7 +5,7 @@
 //! tail, the lanes that it never passed over are no longer behind.
 
 use super::lane::{Doing, Waiting};
-use super::{Now, Shard};
+use super::{Now, Rewrite, Shard};
 use crate::journal::{Found, Scan, Step};
 
 /// Blocks looked at in one turn, so that reading back does not hold up the rest.
@@ -145,6 +145,17 @@ impl Shard {
             lane.skipped = true;
             while let Some(waiting) = lane.pop() {
                 state.journal.release(waiting.at);
+            }
+        }
+    }
+
+    /// A step of a journal's rewrite is over. Where a run of segments has moved, its lanes are behind from the new place on.
+    pub(super) fn handle_rewrite(&mut self, now: Now, index: usize, work: Rewrite, result: Result<(), i32>) {
+        let state = &mut self.journals[index];
+        let Some(moved) = state.journal.handle_rewrite(now, &mut state.backlog.scan, work, result) else { return };
+        for lane in &state.backlog.lanes {
+            if let Some((_, at)) = &mut self.lanes[*lane as usize].behind {
+                *at = moved.position(*at);
             }
         }
     }

@@ -1,16 +1,17 @@
 //! Bytes of ports and TCP connections become records: in the journal at once, and in a lane to be delivered.
 
 use super::lane::{Doing, Lane, Waiting};
-use super::link::{Held, State, Stream};
+use super::link::{State, Stream};
 use super::samples::Samples;
 use super::timer::Timer;
 use super::{Destination, Fd, JournalId, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
-use crate::config::{LaneKey, SourceKind, WhenFull};
+use crate::config::{Flow, LaneKey, SourceKind, WhenFull};
 use crate::delivery::{Step, backoff};
 use crate::framing::{FrameFlags, Framed, Framer};
 use crate::journal::{NewRecord, OriginRef};
 use crate::observe::snapshot::Stage;
 use crate::source::serial::{Mark, Parmrk};
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -155,13 +156,16 @@ impl Shard {
         if self.phase != Phase::Running || self.source(id).link.is_some() {
             return;
         }
-        let is_tty = matches!(self.source_kind(id), SourceKind::Serial(_));
-        let state = State::Stream(Box::new(Stream::new(id, None, is_tty)));
+        let flow = match self.source_kind(id) {
+            SourceKind::Serial(port) => Some(port.flow),
+            _ => None,
+        };
+        let state = State::Stream(Box::new(Stream::new(id, None, flow)));
         let link = self.links.insert(None, state);
         let source = self.source(id);
         source.link = Some(link);
         source.reopen_ns = None;
-        self.ops.push_back(if is_tty {
+        self.ops.push_back(if flow.is_some() {
             Op::OpenPort { link, source: id }
         } else {
             Op::Connect { link, to: Destination::Source(id) }
@@ -225,20 +229,24 @@ impl Shard {
             return;
         }
         if self.phase != Phase::Running {
-            let link = self.links.insert(Some(fd), State::Stream(Box::new(Stream::new(id, Some(peer), false))));
+            let link = self.links.insert(Some(fd), State::Stream(Box::new(Stream::new(id, Some(peer), None))));
             self.close(link);
             return;
         }
         self.counters.accepted_connections += 1;
         self.machine_connections += 1;
         let is_http = matches!(self.source_kind(id), SourceKind::Http { .. });
+        // What was accepted before accepting paused can still come.
+        let is_paused = self.machine_connections > self.settings.limits.connections;
         let source = self.source(id);
         source.open += 1;
-        source.problem = None;
+        if !is_paused {
+            source.problem = None;
+        }
         let link = if is_http {
             self.accept_machine(now, id, fd)
         } else {
-            let mut stream = Stream::new(id, Some(peer), false);
+            let mut stream = Stream::new(id, Some(peer), None);
             stream.reading = true;
             self.links.insert(Some(fd), State::Stream(Box::new(stream)))
         };
@@ -360,12 +368,12 @@ impl Shard {
                 Some(Mark::Break) => {
                     self.counters.line_breaks += 1;
                     self.source(stream.source).line_breaks += 1;
-                    stream.framer.flag(FrameFlags::BREAK);
+                    stream.flag(now.mono_ns, FrameFlags::BREAK);
                 }
                 Some(Mark::Error) => {
                     self.counters.line_errors += 1;
                     self.source(stream.source).line_errors += 1;
-                    stream.framer.flag(FrameFlags::LINE_ERROR);
+                    stream.flag(now.mono_ns, FrameFlags::LINE_ERROR);
                     self.frame(now, link, &mut stream, &decoded[clean..run.len]);
                 }
             }
@@ -383,36 +391,52 @@ impl Shard {
 
     /// As [`Shard::frame`], for bytes that came at `at_ns`.
     pub(super) fn frame_held(&mut self, now: Now, link: LinkId, stream: &mut Stream, at_ns: u64, bytes: &[u8]) {
-        let settings = std::sync::Arc::clone(&self.settings);
-        let framing = &settings.sources[stream.source.0 as usize].framing;
+        let max_bytes = self.settings.sources[stream.source.0 as usize].framing.max_bytes;
         // What was read when intake ends is not read again: it is counted at least.
-        let reject_full = settings.journal.when_full == WhenFull::Reject || self.phase != Phase::Running;
+        let reject_full = self.settings.journal.when_full == WhenFull::Reject || self.phase != Phase::Running;
         if !stream.held.is_empty() {
             stream.hold(at_ns, bytes);
+            self.shed(now, link, stream);
             return;
         }
         // Those that wait go first: the line that one of them has lost may be this one, and then its order is kept.
         let waits = !reject_full && !self.paused_links.is_empty();
         let mut input = bytes;
         loop {
-            let full = waits || !self.journal().can_append(now, framing.max_bytes);
+            let full = waits || !self.journal().can_append(now, max_bytes);
             if full && !reject_full {
                 stream.hold(at_ns, input);
                 self.pause_stream(link, stream);
+                self.shed(now, link, stream);
                 return;
             }
-            // The framer is moved out so that a record may borrow from it while the rest is changed.
-            let mut framer = std::mem::take(&mut stream.framer);
-            let framed = framer.next(framing, at_ns, &mut input);
-            let is_done = framed.is_none();
-            if let Some(framed) = framed {
-                self.handle_framed(now, link, stream, framed, full);
-            }
-            stream.framer = framer;
-            if is_done {
+            if !self.frame_one(now, link, stream, at_ns, &mut input, full) {
                 return;
             }
         }
+    }
+
+    /// Takes the next frame off `input`; false if there is none in it. `full`: the journal has no room for a record.
+    pub(super) fn frame_one(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        stream: &mut Stream,
+        at_ns: u64,
+        input: &mut &[u8],
+        full: bool,
+    ) -> bool {
+        let settings = std::sync::Arc::clone(&self.settings);
+        let framing = &settings.sources[stream.source.0 as usize].framing;
+        // The framer is moved out so that a record may borrow from it while the rest is changed.
+        let mut framer = std::mem::take(&mut stream.framer);
+        let framed = framer.next(framing, at_ns, input);
+        let is_frame = framed.is_some();
+        if let Some(framed) = framed {
+            self.handle_framed(now, link, stream, framed, full);
+        }
+        stream.framer = framer;
+        is_frame
     }
 
     /// One frame of a stream. `full`: the journal has no room for a record.
@@ -644,9 +668,7 @@ impl Shard {
             let Some((_, state)) = self.links.take(link) else { continue };
             let state = match state {
                 State::Stream(mut stream) => {
-                    for Held { at_ns, bytes } in std::mem::take(&mut stream.held) {
-                        self.frame_held(now, link, &mut stream, at_ns, &bytes);
-                    }
+                    self.frame_all_held(now, link, &mut stream);
                     self.finish_stream(now, link, &mut stream, "the gateway is stopping");
                     State::Stream(stream)
                 }
@@ -660,16 +682,21 @@ impl Shard {
 }
 
 impl Stream {
-    fn new(source: SourceId, peer: Option<SocketAddr>, is_tty: bool) -> Self {
+    /// `flow`: of a tty.
+    fn new(source: SourceId, peer: Option<SocketAddr>, flow: Option<Flow>) -> Self {
         Self {
             source,
             peer,
             framer: Framer::new(),
-            parmrk: is_tty.then(Parmrk::default),
+            parmrk: flow.map(|_| Parmrk::default()),
             lane: None,
             origin: None,
-            held: Vec::new(),
+            flow,
+            held: VecDeque::new(),
+            held_bytes: 0,
             paused: false,
+            told_to_wait: false,
+            shedding: false,
             reading: false,
             ended: false,
             is_watched: false,

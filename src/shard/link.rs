@@ -1,11 +1,13 @@
 //! The connections and ports of a shard.
 
 use super::{ApiId, Fd, LinkId, SourceId};
+use crate::config::Flow;
 use crate::delivery::Connection;
-use crate::framing::Framer;
+use crate::framing::{FrameFlags, Framer};
 use crate::http::server::ServerConnection;
 use crate::journal::OriginRef;
 use crate::source::serial::Parmrk;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 /// One connection or port.
@@ -43,10 +45,18 @@ pub(super) struct Stream {
     pub parmrk: Option<Parmrk>,
     pub lane: Option<u32>,
     pub origin: Option<OriginRef>,
-    /// What was read but not framed, since the journal was full.
-    pub held: Vec<Held>,
-    /// Reading was stopped, or is being stopped.
+    /// Of a tty: what makes its machine wait.
+    pub flow: Option<Flow>,
+    /// What was read but not framed, since the journal was full; oldest first.
+    pub held: VecDeque<Held>,
+    /// What `held` costs; see [`Held::cost`].
+    pub held_bytes: usize,
+    /// It waits for room in the journal. Reading was stopped, or is being stopped, unless nothing holds the line back.
     pub paused: bool,
+    /// XOFF was sent, and no XON since.
+    pub told_to_wait: bool,
+    /// More came than may be held: records of it were rejected.
+    pub shedding: bool,
     /// A read is armed.
     pub reading: bool,
     /// The stream ended while `held` was not empty.
@@ -55,11 +65,19 @@ pub(super) struct Stream {
     pub is_watched: bool,
 }
 
-/// Bytes that wait to be framed. An idle gap before them is told by when they came.
+/// Bytes that wait to be framed, behind marks of the line. An idle gap before them is told by when they came.
 #[derive(Debug)]
 pub(super) struct Held {
     pub at_ns: u64,
+    pub flags: FrameFlags,
     pub bytes: Vec<u8>,
+}
+
+impl Held {
+    /// Memory that it takes, about, in bytes: a line may send single bytes.
+    pub fn cost(&self) -> usize {
+        self.bytes.len() + size_of::<Self>()
+    }
 }
 
 /// An HTTP machine.
@@ -127,6 +145,11 @@ impl Links {
     /// The link of an id that is not stale.
     pub fn find(&mut self, id: LinkId) -> Option<&mut Link> {
         self.links.get_mut(id.index as usize).filter(|link| link.generation == id.generation)
+    }
+
+    /// As [`Links::find`], to look at.
+    pub fn get(&self, id: LinkId) -> Option<&Link> {
+        self.links.get(id.index as usize).filter(|link| link.generation == id.generation)
     }
 
     /// Takes a link's state out, to be put back by [`Links::put`].

@@ -98,8 +98,10 @@ pub struct Shard {
     durable_waiters: Vec<LinkId>,
     /// Lanes whose first record waits for durability, with its number.
     durable_lanes: VecDeque<(u64, u32, u32)>,
-    /// Links that stopped reading since the journal was full.
+    /// Links that wait for room in the journal.
     paused_links: Vec<LinkId>,
+    /// Most that is held of a serial line that nothing holds back, in bytes.
+    held_bytes_max: usize,
     apis: Vec<Api>,
     record_api: ApiId,
     /// What an answer that counts must be.
@@ -154,6 +156,7 @@ impl Shard {
         for (index, source) in sources.iter().enumerate() {
             source_index[source.0 as usize] = Some(index);
         }
+        let held_bytes_max = pressure::held_bytes_max(&settings, &sources);
         let deliver = &settings.deliver;
         let mut shard = Self {
             core,
@@ -177,6 +180,7 @@ impl Shard {
             durable_waiters: Vec::new(),
             durable_lanes: VecDeque::new(),
             paused_links: Vec::new(),
+            held_bytes_max,
             apis,
             record_api,
             answer_type: settings.deliver.answer_type.as_ref().map(|name| MediaType::parse(name.as_bytes())),
@@ -291,7 +295,12 @@ impl Shard {
             Completion::SegmentSynced { journal, segment, result } => {
                 self.journals[journal.0 as usize].journal.handle_synced(segment, result);
             }
-            Completion::SegmentFreed { .. } => {}
+            Completion::SegmentFreed { journal, segment } => {
+                self.journals[journal.0 as usize].journal.handle_freed(segment);
+            }
+            Completion::Rewrite { journal, work, result, .. } => {
+                self.handle_rewrite(now, usize::from(journal.0), work, result);
+            }
             Completion::ReadBack { journal, segment, offset, buffer, result } => {
                 let state = &mut self.journals[journal.0 as usize];
                 let at = Position { segment, offset };

@@ -139,6 +139,16 @@ pub enum Op {
         /// A `serial` source.
         source: SourceId,
     },
+    /// Send XOFF (`hold`) or XON on a serial line, so that its machine waits or goes on (tcflow(3): `TCIOFF`, `TCION`). Nothing
+    /// is answered, and a failure is only logged: the tty's own flow control is in force, too.
+    HoldLine {
+        /// The link.
+        link: LinkId,
+        /// Its file.
+        fd: Fd,
+        /// Wait, or go on.
+        hold: bool,
+    },
     /// Write `bytes` of the journal's block memory, from `memory_offset`, to a segment at `offset`. That memory is not
     /// touched until [`Completion::Committed`]. Commits may complete in any order.
     Commit {
@@ -175,12 +185,23 @@ pub enum Op {
         /// The segment.
         segment: u64,
     },
-    /// All records of a segment are settled: its file may be reused.
+    /// Nothing in a segment is needed any more: its file may be used for another one, or is to be removed.
     FreeSegment {
         /// The journal.
         journal: JournalId,
         /// The segment.
         segment: u64,
+        /// Whether the file is fit to be used again; after an error it is not.
+        reuse: bool,
+    },
+    /// A step of rewriting a run of segments densely; answered by [`Completion::Rewrite`]. A journal has one in flight at a time.
+    Rewrite {
+        /// The journal.
+        journal: JournalId,
+        /// The segment whose place the new one is to take: the last of the run.
+        segment: u64,
+        /// What to do.
+        work: Rewrite,
     },
     /// Read from a segment into `buffer` (its whole length).
     ReadBack {
@@ -193,6 +214,43 @@ pub enum Op {
         /// Comes back in [`Completion::ReadBack`].
         buffer: Vec<u8>,
     },
+}
+
+/// A step of rewriting a run of segments densely. The new segment's file lies beside the others under a name that no start takes for
+/// a segment's, until it is complete.
+#[derive(Debug)]
+pub enum Rewrite {
+    /// Make the new file: sized and allocated in full.
+    Begin {
+        /// Its size.
+        bytes: u64,
+    },
+    /// Read from a segment of the run into `buffer`, its whole length or EIO.
+    Read {
+        /// The segment.
+        from: u64,
+        /// Where to start.
+        offset: u32,
+        /// Comes back in the completion.
+        buffer: Vec<u8>,
+    },
+    /// Write to the new file.
+    Write {
+        /// A multiple of the physical block.
+        offset: u32,
+        /// A multiple of the physical block; the buffer comes back in the completion.
+        bytes: Vec<u8>,
+    },
+    /// Write the new file's first physical block, make all of the file durable, then give it the segment's name in place of the old
+    /// file, which is gone then. After an error the old file is still there.
+    Replace {
+        /// The first physical block.
+        header: Vec<u8>,
+    },
+    /// Make the directory durable, and the new name with it.
+    SyncDirectory,
+    /// Remove the new file, if there is one.
+    GiveUp,
 }
 
 /// Why a read ended for good.
@@ -330,6 +388,17 @@ pub enum Completion<'a> {
         journal: JournalId,
         /// Its number.
         segment: u64,
+    },
+    /// A step of a rewrite is over.
+    Rewrite {
+        /// The journal.
+        journal: JournalId,
+        /// The segment of [`Op::Rewrite`].
+        segment: u64,
+        /// The step, with its buffer.
+        work: Rewrite,
+        /// Or an errno; a short read or write is EIO.
+        result: Result<(), i32>,
     },
     /// A read from a segment is over.
     ReadBack {

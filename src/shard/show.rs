@@ -1,5 +1,6 @@
 //! What a shard shows of itself.
 
+use super::link::State;
 use super::{Now, Shard, SourceId};
 use crate::config::SourceKind;
 use crate::observe::snapshot::{JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, Terms};
@@ -18,19 +19,32 @@ impl Shard {
     pub fn snapshot(&self, now: Now) -> Snapshot {
         let mut journal = JournalSnapshot::default();
         for state in &self.journals {
-            state.journal.snapshot(&mut journal);
+            state.journal.snapshot(now, &mut journal);
         }
         let in_memory: u64 = self.lanes.iter().map(|(_, lane)| lane.queue.len() as u64).sum();
         journal.behind = self.terms.pending - in_memory;
         if journal.problem.is_none() && !self.paused_links.is_empty() {
             journal.problem = Some("the journal is full: reading pauses until records are delivered".to_owned());
         }
+        let mut held = vec![0; self.sources.len()];
+        for link in self.paused_links.iter().filter_map(|id| self.links.get(*id)) {
+            if let State::Stream(stream) = &link.state
+                && let Some(index) = self.source_index[stream.source.0 as usize]
+            {
+                held[index] += stream.held.iter().map(|held| held.bytes.len() as u64).sum::<u64>();
+            }
+        }
         Snapshot {
             core: self.core,
             terms: self.terms,
             counters: self.counters,
             stages: self.stages.clone(),
-            sources: self.sources.iter().map(|source| self.show_source(now, source.id)).collect(),
+            sources: self
+                .sources
+                .iter()
+                .zip(held)
+                .map(|(source, held)| self.show_source(now, source.id, held))
+                .collect(),
             routes: self
                 .apis
                 .iter()
@@ -47,7 +61,7 @@ impl Shard {
         }
     }
 
-    fn show_source(&self, now: Now, id: SourceId) -> SourceSnapshot {
+    fn show_source(&self, now: Now, id: SourceId, held_bytes: u64) -> SourceSnapshot {
         let configured = &self.settings.sources[id.0 as usize];
         let source = &self.sources[self.source_index[id.0 as usize].expect("a source of this core")];
         let silent_s = source.any_byte.then(|| seconds_since(now, source.last_byte_ns));
@@ -65,6 +79,7 @@ impl Shard {
             rejected: source.rejected,
             bytes: source.bytes,
             garbage_bytes: source.garbage_bytes,
+            held_bytes,
             samples: source.samples.list(),
             silent_s,
             problem: source.problem.clone().or(silence),

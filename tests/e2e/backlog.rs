@@ -1,7 +1,7 @@
 //! Much more than memory and journal hold, while nobody takes it.
 
 use crate::machines::{HttpMachine, TcpMachine};
-use crate::process::{Gateway, Receiver, Terms, eventually, within};
+use crate::process::{Gateway, Receiver, eventually, within};
 use crate::site::{Site, assert_rows, free_address, record};
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ fn a_backlog_larger_than_the_journal_is_held_back_and_arrives_whole() {
     });
     assert!(problem.contains("full"), "{problem}");
     // Nothing moves any more: the machines wait.
-    let full = settled(&gateway);
+    let full = gateway.settled();
     assert!(full.received > 10_000 && full.received < TOTAL, "{full:?}");
     assert_eq!((full.delivered, full.rejected), (0, 0));
     let mut machine = HttpMachine::connect(http);
@@ -75,18 +75,6 @@ fn a_backlog_larger_than_the_journal_is_held_back_and_arrives_whole() {
     let mut counts = names.iter().map(|name| (name.as_str(), EACH)).collect::<Vec<_>>();
     counts.push(("http", 1));
     assert_rows(&rows, &counts);
-}
-
-/// The terms once they have not changed for half a second.
-fn settled(gateway: &Gateway) -> Terms {
-    let mut last = (Instant::now(), gateway.terms());
-    eventually("the terms to stand still", || {
-        let terms = gateway.terms();
-        if terms != last.1 {
-            last = (Instant::now(), terms);
-        }
-        (last.0.elapsed() > Duration::from_millis(500)).then_some(last.1)
-    })
 }
 
 #[test]

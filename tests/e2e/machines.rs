@@ -2,12 +2,14 @@
 
 use crate::process::PATIENCE;
 use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// A pty whose slave has a stable name, as a USB adapter has below `/dev/serial/by-id`.
@@ -43,6 +45,14 @@ impl Pty {
 
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         self.master.write_all(bytes).expect("the line takes it");
+    }
+
+    /// What the gateway sends to the machine, XON and XOFF; waits for it.
+    pub fn read(&mut self, bytes: &mut [u8]) -> usize {
+        let mut ready = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+        let patience = PollTimeout::try_from(PATIENCE).expect("a short time");
+        assert_eq!(poll(&mut ready, patience), Ok(1), "nothing was said to the machine");
+        self.master.read(bytes).expect("the line")
     }
 }
 

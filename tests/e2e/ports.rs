@@ -1,8 +1,8 @@
 //! Serial ports that go, come, are missing or belong to somebody else.
 
-use crate::machines::Pty;
+use crate::machines::{Pty, TcpMachine};
 use crate::process::{Gateway, Receiver, eventually, refused};
-use crate::site::{Site, assert_rows, record};
+use crate::site::{Site, assert_rows, free_address, numbers, record};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 
@@ -123,4 +123,98 @@ fn one_broken_port_does_not_disturb_the_others() {
     });
     assert!(status.source("odd")["problem"].as_str().is_some_and(|words| words.contains("not a tty")));
     assert_rows(&site.rows(), &[("m", 20)]);
+}
+
+/// A gateway with one port and a journal that other machines have filled, since nobody takes the records. The port, and how many
+/// records the others sent.
+fn full_journal(site: &Site, flow: &str) -> (Gateway, Pty, std::thread::JoinHandle<usize>) {
+    let link = site.path("press");
+    let pty = Pty::create(&link);
+    let tcp = free_address();
+    let keys = format!("path = \"{}\"\nline = \"115200 8N1\"\nflow = \"{flow}\"", link.display());
+    let config = site.config().one_step().source("press", "serial", &keys).tcp_listen("others", tcp);
+    let config =
+        config.journal("segment_size", "\"1MiB\"").journal("max_size", "\"4MiB\"").journal("window", "\"1MiB\"");
+    let gateway = Gateway::start(site, &config.deliver("connections", "8").write(site));
+    wait_open(&gateway);
+    let others = std::thread::spawn(move || {
+        let mut machine = TcpMachine::connect(tcp);
+        const COUNT: usize = 2_000;
+        for first in (0..COUNT).step_by(20) {
+            // 4 KiB each: twice what the journal holds.
+            let part = (first..first + 20).map(|number| format!("other{} {number:06}", "x".repeat(4_000)));
+            machine.send(part).expect("the gateway takes it in the end");
+        }
+        COUNT
+    });
+    eventually("the journal to be full", || {
+        gateway.status().0["shards"][0]["journal"]["problem"].as_str().map(str::to_owned)
+    });
+    // It can be full for a moment, until a block is on disk.
+    gateway.settled();
+    (gateway, pty, others)
+}
+
+#[test]
+fn a_line_with_xon_and_xoff_is_told_to_wait_while_the_journal_is_full_and_loses_nothing() {
+    const COUNT: usize = 300;
+    let site = Site::new();
+    let (gateway, mut pty, others) = full_journal(&site, "xonxoff");
+    let mut byte = [0];
+    assert_eq!(
+        (pty.read(&mut byte), byte),
+        (1, [0x11]),
+        "XON at the open: whoever was there before may have said XOFF"
+    );
+    pty.send([record("m", 0)]);
+    assert_eq!((pty.read(&mut byte), byte), (1, [0x13]), "XOFF");
+    // A deaf machine goes on: the tty holds it.
+    pty.send((1..10).map(|number| record("m", number)));
+    let receiver = Receiver::start(&site);
+    assert_eq!((pty.read(&mut byte), byte), (1, [0x11]), "XON");
+    pty.send((10..COUNT).map(|number| record("m", number)));
+    let sent = others.join().expect("it was held back only") + COUNT;
+    let terms = gateway.wait_delivered(sent as u64);
+    assert_eq!((terms.delivered, terms.rejected), (sent as u64, 0));
+    assert_eq!(gateway.status().source("press")["rejected"], 0);
+    let rows = site.rows();
+    let found = numbers(rows.iter().map(|row| row.data.as_str()));
+    assert_eq!(found["m"], (0..COUNT).collect::<Vec<_>>());
+    gateway.stop();
+    receiver.stop();
+}
+
+#[test]
+fn a_line_without_flow_control_is_read_on_while_the_journal_is_full_and_what_is_lost_is_counted() {
+    const COUNT: usize = 20_000;
+    let site = Site::new();
+    let (gateway, mut pty, others) = full_journal(&site, "none");
+    // Three times what is held of one line.
+    pty.send((0..COUNT).map(|number| record("m", number)));
+    let bytes = COUNT * (record("m", 0).len() + 1);
+    let status = eventually("the line to be read to its end", || {
+        let status = gateway.status();
+        (status.source("press")["bytes"] == bytes).then_some(status)
+    });
+    let rejected = status.counter("rejected_full");
+    assert!(rejected as usize * (record("m", 0).len() + 1) > bytes - (80 << 10), "{rejected} of {COUNT}");
+    let press = status.source("press");
+    assert_eq!(press["rejected"], rejected);
+    let sources = gateway.get("/api/sources");
+    let sources = sources["sources"].as_array().expect("a list");
+    let samples = &sources.iter().find(|source| source["name"] == "press").expect("the line")["samples"];
+    assert_eq!((samples.as_array().map(Vec::len), &samples[0]["reason"]), (Some(8), &"full".into()), "{samples}");
+    assert!(samples[0]["text"].as_str().is_some_and(|text| text.starts_with("m ")), "{samples}");
+    assert!(press["problem"].as_str().is_some_and(|words| words.contains("flow control")), "{press}");
+
+    let _receiver = Receiver::start(&site);
+    let sent = others.join().expect("it was held back only") + COUNT;
+    let terms = gateway.wait_delivered(sent as u64);
+    assert_eq!((terms.delivered, terms.rejected), (sent as u64 - rejected, rejected));
+    assert_eq!(problem(&gateway), None);
+    let rows = site.rows();
+    let found = &numbers(rows.iter().map(|row| row.data.as_str()))["m"];
+    // Those that are there are in order, once; the youngest are.
+    assert!(found.is_sorted_by(|earlier, later| earlier < later));
+    assert_eq!((found.len() as u64, found.last()), (COUNT as u64 - rejected, Some(&(COUNT - 1))));
 }

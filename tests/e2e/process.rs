@@ -131,17 +131,26 @@ impl Gateway {
 
     /// Starts it only.
     pub fn spawn(site: &Site, config: &Path) -> Self {
+        Self::spawn_by(site, config, ringest())
+    }
+
+    /// Starts it only, by a command that takes `run` and its arguments.
+    pub fn spawn_by(site: &Site, config: &Path, mut command: Command) -> Self {
         let ready = site.path("run.ready");
         let _ = std::fs::remove_file(&ready);
-        let mut command = ringest();
         command.arg("run").arg(config).arg("--ready-file").arg(&ready);
         Self { process: Process::start("run", &site.path("run.log"), &mut command), admin: site.admin }
     }
 
-    pub fn status(&self) -> Status {
-        let answer = client::get(&self.admin.to_string(), "/api/status", PATIENCE).expect("the gateway answers");
+    /// A document of the admin server.
+    pub fn get(&self, path: &str) -> Value {
+        let answer = client::get(&self.admin.to_string(), path, PATIENCE).expect("the gateway answers");
         assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
-        let status = Status(serde_json::from_slice(&answer.body).expect("JSON"));
+        serde_json::from_slice(&answer.body).expect("JSON")
+    }
+
+    pub fn status(&self) -> Status {
+        let status = Status(self.get("/api/status"));
         assert_eq!(status.0["balanced"], true, "the accounting does not balance: {}", status.0);
         assert!(status.terms().balance(), "the accounting does not balance: {}", status.0["terms"]);
         status
@@ -165,6 +174,18 @@ impl Gateway {
         panic!("not within {PATIENCE:?}: {what}; the terms are {last:?}")
     }
 
+    /// The terms once they have not changed for half a second.
+    pub fn settled(&self) -> Terms {
+        let mut last = (Instant::now(), self.terms());
+        eventually("the terms to stand still", || {
+            let terms = self.terms();
+            if terms != last.1 {
+                last = (Instant::now(), terms);
+            }
+            (last.0.elapsed() > Duration::from_millis(500)).then_some(last.1)
+        })
+    }
+
     /// Waits until `count` records were received or recovered, and all of them delivered.
     pub fn wait_delivered(&self, count: u64) -> Terms {
         self.wait_terms(&format!("{count} records received and delivered"), |terms| {
@@ -183,9 +204,14 @@ impl Gateway {
 
 /// Runs a gateway that must end by itself; returns its exit code and what it wrote.
 pub fn refused(site: &Site, config: &Path) -> (Option<i32>, String) {
+    refused_by(site, config, ringest())
+}
+
+/// As [`refused`], by a command that takes `run` and its arguments.
+pub fn refused_by(site: &Site, config: &Path, mut command: Command) -> (Option<i32>, String) {
     let log = site.path("refused.log");
     let _ = std::fs::remove_file(&log);
-    let mut process = Process::start("the refused run", &log, ringest().arg("run").arg(config));
+    let mut process = Process::start("the refused run", &log, command.arg("run").arg(config));
     let status = process.wait();
     (status.code(), process.log())
 }

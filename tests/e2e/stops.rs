@@ -111,6 +111,7 @@ fn an_address_in_use_is_refused_with_code_6() {
         let (code, words) = refused(&site, &config.cores("[0]").write(&site));
         assert_eq!(code, Some(6), "{words}");
         assert!(words.contains(&address.to_string()), "{words}");
+        assert!(words.contains(&format!("(PID {})", std::process::id())), "the holder is named: {words}");
     }
     let admin = TcpListener::bind(site.admin).expect("a port");
     let (code, words) = refused(&site, &site.config().tcp_listen("servers", free_address()).write(&site));
@@ -150,5 +151,81 @@ fn a_kernel_that_forbids_io_uring_is_one_clear_line_and_code_4() {
         assert_eq!(code, Some(4), "{words}");
         assert_eq!(words.trim_end().lines().count(), 1, "{words}");
         assert!(words.contains(word), "{words}");
+    }
+}
+
+/// A signal while the gateway waits for something: it ends at once, with 0.
+fn obeys_while_it_waits(mut gateway: Gateway, signal: Signal) {
+    let begun = Instant::now();
+    gateway.process.signal(signal);
+    let status = gateway.process.wait();
+    assert_eq!(status.code(), Some(0), "{}", gateway.process.log());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let log = gateway.process.log();
+    let reason = if signal == Signal::SIGINT { "Ctrl-C" } else { "SIGTERM" };
+    assert_eq!(log.lines().last(), Some(&*format!("ringest: stopped ({reason}) before it took records")), "{log}");
+}
+
+/// Waits until it has a file open whose path ends so.
+fn wait_for_file(gateway: &Gateway, name: &str) {
+    eventually(&format!("the file {name} to be open"), || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", gateway.process.pid())).ok()?;
+        files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok()).find(|path| path.ends_with(name))
+    });
+}
+
+#[test]
+fn signals_are_obeyed_while_another_gateways_lock_is_waited_for() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let site = Site::new();
+        let config = site.config().tcp_listen("servers", free_address()).write(&site);
+        let first = Gateway::start(&site, &config);
+        let second = Gateway::spawn(&site, &config);
+        wait_for_file(&second, "state/lock");
+        obeys_while_it_waits(second, signal);
+        first.stop();
+    }
+}
+
+#[test]
+fn signals_are_obeyed_while_a_busy_address_is_waited_for() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let site = Site::new();
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let config = site.config().tcp_listen("servers", taken.local_addr().expect("bound")).write(&site);
+        let gateway = Gateway::spawn(&site, &config);
+        // The lock comes before the address.
+        eventually("the lock to be taken", || {
+            let pid = std::fs::read_to_string(site.path("state/lock")).ok()?;
+            (pid.trim() == gateway.process.pid().to_string()).then_some(())
+        });
+        obeys_while_it_waits(gateway, signal);
+    }
+}
+
+#[test]
+fn signals_are_obeyed_while_a_journal_is_read() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let site = Site::new();
+        let _receiver = Receiver::start(&site);
+        let tcp = free_address();
+        let config = site.config().tcp_listen("servers", tcp).write(&site);
+        Gateway::start(&site, &config).stop();
+        // Who opens a FIFO to read it waits for a writer: a very slow disk.
+        let slow = site.path("state/core-0/epoch-000000ff");
+        nix::unistd::mkfifo(&slow, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        let gateway = Gateway::spawn(&site, &config);
+        eventually("the journal to be opened", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.process.pid())).ok()?;
+            let mut names = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+            names.any(|name| name.trim() == "core-0").then_some(())
+        });
+        obeys_while_it_waits(gateway, signal);
+        // Nothing was harmed.
+        std::fs::remove_file(&slow).expect("a file");
+        let gateway = Gateway::start(&site, &config);
+        TcpMachine::connect(tcp).send([record("m", 0)]).expect("sent");
+        gateway.wait_delivered(1);
+        gateway.stop();
     }
 }

@@ -61,7 +61,7 @@ fn segments_are_prepared_committed_to_synced_read_back_and_reused() {
     remote.ask(Op::ReadBack { journal: JOURNAL, segment: 99, offset: 0, buffer: vec![7; 20] });
     assert_eq!(remote.next(), format!("read back Err({})", libc::ENOENT));
 
-    remote.ask(Op::FreeSegment { journal: JOURNAL, segment: 1 });
+    remote.ask(Op::FreeSegment { journal: JOURNAL, segment: 1, reuse: true });
     assert_eq!(remote.next(), "SegmentFreed { journal: JournalId(0), segment: 1 }");
     assert!(path("spare-0000000000000001").exists() && !path("segment-0000000000000001").exists());
     // The spare is taken, with its old bytes behind the new header; one of another size is not.
@@ -69,7 +69,7 @@ fn segments_are_prepared_committed_to_synced_read_back_and_reused() {
     assert_eq!(remote.next(), prepared(2));
     let file = std::fs::read(path("segment-0000000000000002")).expect("is there");
     assert_eq!((file[0], file[8192], path("spare-0000000000000001").exists()), (2, 1 ^ 0x5a, false));
-    remote.ask(Op::FreeSegment { journal: JOURNAL, segment: 2 });
+    remote.ask(Op::FreeSegment { journal: JOURNAL, segment: 2, reuse: true });
     remote.next();
     remote.ask(prepare(3, 1 << 20));
     assert_eq!(remote.next(), prepared(3));

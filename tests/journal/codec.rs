@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use ringest::journal::Position;
 use ringest::journal::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, EntryHeader, Kind, OriginPayload,
+    BLOCK_HEADER_BYTES, BlockHeader, Dense, ENTRY_HEADER_BYTES, Entries, Entry, EntryHeader, Kind, OriginPayload,
     RecordPayload, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entry_bytes, round_up,
 };
 
@@ -24,14 +24,17 @@ fn segment_header() -> impl Strategy<Value = SegmentHeader> {
 }
 
 fn block_header() -> impl Strategy<Value = BlockHeader> {
-    any::<(u64, u64, u32, u64, u128, (u64, u32, u64))>().prop_map(
-        |(nonce, segment, offset, first_number, epoch_id, (watermark, watermark_offset, oldest_segment))| BlockHeader {
-            nonce,
-            at: Position { segment, offset },
-            first_number,
-            epoch_id,
-            watermark: Position { segment: watermark, offset: watermark_offset },
-            oldest_segment,
+    any::<(u64, u64, u32, u64, u128, (u64, u32, u64), Option<(u32, bool)>)>().prop_map(
+        |(nonce, segment, offset, first_number, epoch_id, (watermark, watermark_offset, oldest_segment), dense)| {
+            BlockHeader {
+                nonce,
+                at: Position { segment, offset },
+                first_number,
+                epoch_id,
+                watermark: Position { segment: watermark, offset: watermark_offset },
+                oldest_segment,
+                dense: dense.map(|(covers, last)| Dense { covers, last }),
+            }
         },
     )
 }

@@ -1,6 +1,7 @@
 //! A disk in memory: segment files with their stale contents, epochs, block files that outlive the process and not the boot.
 
 use ringest::journal::{BlockFile, BlockMemory, Storage};
+use ringest::shard::Rewrite;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
@@ -17,6 +18,8 @@ pub struct File {
     undo: Vec<(usize, Vec<u8>)>,
     /// Would not be there after a loss of power.
     volatile: bool,
+    /// What had the name before, and would have it again after a loss of power.
+    replaced: Option<Box<File>>,
 }
 
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub struct Disk {
     pub rng: fastrand::Rng,
     pub segments: BTreeMap<u64, File>,
     pub spares: Vec<Vec<u8>>,
+    /// The file of a rewrite.
+    pub dense: Option<File>,
     pub epochs: BTreeMap<u64, Vec<u8>>,
     pub blocks: BTreeMap<String, BlockFile>,
     pub quarantined: Vec<(String, Vec<u8>)>,
@@ -33,6 +38,17 @@ pub struct Disk {
     pub fuse: Option<u32>,
     pub calls: u32,
     pub lost_power: bool,
+    /// Segments can be read, and that is all.
+    pub refuses_writes: bool,
+}
+
+const EIO: i32 = 5;
+
+impl File {
+    /// Whether its name belonged to another file when the directory was last durable.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.is_some()
+    }
 }
 
 impl Disk {
@@ -44,12 +60,14 @@ impl Disk {
             rng,
             segments: BTreeMap::new(),
             spares: Vec::new(),
+            dense: None,
             epochs: BTreeMap::new(),
             blocks: BTreeMap::new(),
             quarantined: Vec::new(),
             fuse: None,
             calls: 0,
             lost_power: false,
+            refuses_writes: false,
         }
     }
 
@@ -66,12 +84,14 @@ impl Disk {
             rng: self.rng.clone(),
             segments: self.segments.clone(),
             spares: self.spares.clone(),
+            dense: self.dense.clone(),
             epochs: self.epochs.clone(),
             blocks: self.blocks.iter().map(|(name, file)| (name.clone(), copy(file))).collect(),
             quarantined: self.quarantined.clone(),
             fuse: None,
             calls: 0,
             lost_power: self.lost_power,
+            refuses_writes: self.refuses_writes,
         }
     }
 
@@ -107,11 +127,47 @@ impl Disk {
         self.spares.push(file.data);
     }
 
+    /// A step of a rewrite; a read is none here.
+    pub fn rewrite(&mut self, segment: u64, work: &Rewrite) {
+        match work {
+            Rewrite::Begin { bytes } => {
+                let mut data = self.spares.pop().unwrap_or_default();
+                data.resize(*bytes as usize, 0);
+                self.dense = Some(File { data, ..File::default() });
+            }
+            Rewrite::Write { offset, bytes } => {
+                let file = self.dense.as_mut().expect("it was begun");
+                file.data[*offset as usize..*offset as usize + bytes.len()].copy_from_slice(bytes);
+            }
+            Rewrite::Replace { header } => {
+                let mut file = self.dense.take().expect("it was begun");
+                file.data[..header.len()].copy_from_slice(header);
+                let old = self.segments.get_mut(&segment).expect("a file that is there");
+                file.replaced = Some(Box::new(std::mem::take(old)));
+                *old = file;
+            }
+            Rewrite::SyncDirectory => self.sync_directory(),
+            Rewrite::GiveUp => self.dense = None,
+            Rewrite::Read { .. } => {}
+        }
+    }
+
+    fn sync_directory(&mut self) {
+        self.segments.values_mut().for_each(|file| file.replaced = None);
+    }
+
     /// Writes that are not durable land whole, in part or not at all; files may be gone; block files are.
     pub fn lose_power(&mut self) {
         self.lost_power = true;
         let rng = &mut self.rng;
         self.segments.retain(|_, file| !file.volatile || rng.u8(..4) > 0);
+        for file in self.segments.values_mut() {
+            if let Some(old) = file.replaced.take()
+                && rng.bool()
+            {
+                *file = *old;
+            }
+        }
         for file in self.segments.values_mut() {
             for (offset, before) in std::mem::take(&mut file.undo).into_iter().rev() {
                 let fate = rng.u8(..3);
@@ -174,6 +230,11 @@ impl Storage for Disk {
 
     fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let whole = self.call()?;
+        if self.refuses_writes {
+            let torn = self.rng.usize(..=bytes.len() / SECTOR_BYTES) * SECTOR_BYTES;
+            self.write(segment, offset as usize, &bytes[..torn], false);
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         let part = if whole { bytes } else { &bytes[..bytes.len() / 2] };
         self.write(segment, offset as usize, part, false);
         if whole { Ok(()) } else { Err(io::Error::other("half a write")) }
@@ -181,6 +242,9 @@ impl Storage for Disk {
 
     fn sync_segment(&mut self, segment: u64) -> io::Result<()> {
         self.whole_call()?;
+        if self.refuses_writes {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         self.sync(segment);
         Ok(())
     }
@@ -201,6 +265,7 @@ impl Storage for Disk {
     fn write_epoch(&mut self, epoch: u64, bytes: &[u8]) -> io::Result<()> {
         self.whole_call()?;
         self.epochs.insert(epoch, bytes.to_vec());
+        self.sync_directory();
         Ok(())
     }
 

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use ringest::config::Durability;
 use ringest::journal::{Location, OriginRef, Position, Step};
-use ringest::observe::snapshot::JournalSnapshot;
-use ringest::shard::Op;
+use ringest::observe::snapshot::{Counters, JournalSnapshot};
+use ringest::shard::{Op, Rewrite};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -25,6 +25,8 @@ enum Action {
     Pass { ms: u64 },
     Walk { steps: u8 },
     Forget { lane: usize },
+    Refuse { commits: bool, segments: bool, syncs: bool, at_start: bool },
+    Mend,
     Kill,
     PowerCut,
     Close,
@@ -42,7 +44,11 @@ fn action() -> impl Strategy<Value = Action> {
         20 => (1u64..1500).prop_map(|ms| Action::Pass { ms }),
         36 => (1u8..20).prop_map(|steps| Action::Walk { steps }),
         1 => lane.prop_map(|lane| Action::Forget { lane }),
-        1 => Just(Action::Kill),
+        1 => any::<[bool; 4]>().prop_map(|[commits, segments, syncs, at_start]| {
+            Action::Refuse { commits, segments, syncs, at_start }
+        }),
+        2 => Just(Action::Mend),
+        2 => Just(Action::Kill),
         1 => Just(Action::PowerCut),
         1 => Just(Action::Close),
     ]
@@ -57,12 +63,23 @@ struct Waiting {
     segment: u64,
 }
 
+/// What the disk does not do for now.
+#[derive(Default)]
+struct Refused {
+    commits: bool,
+    segments: bool,
+    syncs: bool,
+}
+
 struct Model {
     world: World,
+    refused: Refused,
     lanes: Vec<Lane>,
     waiting: BTreeMap<u64, Waiting>,
     /// Settled records, in the order in which they were.
     settled: Vec<Kept>,
+    /// Settled before, or lost by a loss of power.
+    past: BTreeMap<u64, Kept>,
     /// A walk is under way; the number that it has come to.
     walk: Option<u64>,
     seen: BTreeSet<u64>,
@@ -82,9 +99,11 @@ impl Model {
     fn new(durability: Durability, segments: u64, physical: u32, seed: u64) -> Self {
         let mut model = Self {
             world: World::new(options(durability, segments, 8), physical, seed),
+            refused: Refused::default(),
             lanes: Vec::new(),
             waiting: BTreeMap::new(),
             settled: Vec::new(),
+            past: BTreeMap::new(),
             walk: None,
             seen: BTreeSet::new(),
             synced: BTreeSet::new(),
@@ -127,6 +146,11 @@ impl Model {
             Action::Pass { ms } => self.world.now.mono_ns += ms * 1_000_000,
             Action::Walk { steps } => (0..steps).for_each(|_| self.walk_on()),
             Action::Forget { lane } => self.forget(lane),
+            Action::Refuse { commits, segments, syncs, at_start } => {
+                self.refused = Refused { commits, segments, syncs };
+                self.world.disk.refuses_writes = at_start;
+            }
+            Action::Mend => self.mend(),
             Action::Kill => self.kill(),
             Action::PowerCut => self.lose_power(),
             Action::Close => self.close(),
@@ -198,6 +222,13 @@ impl Model {
             return;
         }
         self.world.turn(waiting);
+        let mut counters = Counters::default();
+        self.world.journal().take_counters(&mut counters);
+        for (count, what) in [(counters.journal_sealed, "sealed"), (counters.journal_unsafe_records, "unsafe")] {
+            if count > 0 {
+                self.world.count(what);
+            }
+        }
         let (segments, max) = (self.world.segments(), self.world.options.segments_max() as u64);
         // Ids and marks may go beyond the limit, intake may not (see `append`). A turn writes marks of a few records here.
         assert!(segments <= max.max(self.found) + 4, "{segments} segments, of {max}, {} at start", self.found);
@@ -206,17 +237,40 @@ impl Model {
 
     fn complete(&mut self, index: usize, fails: bool) {
         let op = &self.world.pending[index].op;
-        let fails = fails && !matches!(op, Op::FreeSegment { .. });
+        let directory = matches!(op, Op::Rewrite { work: Rewrite::SyncDirectory, .. });
+        let fails = match op {
+            Op::FreeSegment { .. } => false,
+            Op::Commit { .. } => fails || self.refused.commits,
+            Op::PrepareSegment { .. } => fails || self.refused.segments,
+            Op::SyncSegment { .. } => fails || self.refused.syncs,
+            _ => fails || directory && self.world.disk.rng.u8(..8) == 0,
+        };
         if !fails {
-            if let Op::SyncSegment { segment, .. } = *op {
+            if let Op::SyncSegment { segment, .. } | Op::Rewrite { segment, work: Rewrite::SyncDirectory, .. } = *op {
                 self.synced.insert(segment);
             }
+            let op = &self.world.pending[index].op;
             if let Op::FreeSegment { .. } = *op {
-                let live = self.waiting.values().find(|record| record.segment == segment_of(op));
-                assert!(live.is_none(), "a segment with a waiting record is freed");
+                let freed = segment_of(op);
+                let live: Vec<u64> =
+                    self.waiting.values().filter(|r| r.segment == freed).map(|r| r.kept.number).collect();
+                if !live.is_empty() {
+                    // They may have moved, since a write or sync of it failed: then they are found elsewhere.
+                    let mut other = self.world.killed_here();
+                    let found: BTreeSet<u64> = other.scan_all().iter().map(|kept| kept.number).collect();
+                    assert!(live.iter().all(|number| found.contains(number)), "{freed} is freed: {live:?} wait in it");
+                    self.world.count("freed after its records had moved");
+                }
             }
         }
         self.world.complete(index, if fails { Err(5) } else { Ok(()) });
+        for moved in std::mem::take(&mut self.world.moved) {
+            for record in self.waiting.values_mut() {
+                record.segment = moved.position(Position { segment: record.segment, offset: 1 }).segment;
+            }
+            // The walk may begin again where the run does now.
+            self.walk = self.walk.map(|_| 0);
+        }
     }
 
     // ---- walking
@@ -273,6 +327,11 @@ impl Model {
                 self.world.journal().release(at);
             }
         }
+    }
+
+    fn mend(&mut self) {
+        self.refused = Refused::default();
+        self.world.disk.refuses_writes = false;
     }
 
     /// Whatever is held says what it always said.
@@ -345,6 +404,7 @@ impl Model {
         if !self.on_disk() {
             return;
         }
+        self.mend();
         self.end_walk();
         if !self.world.close() {
             // A full journal may have no room for the last marks; nothing else can keep it from its end.
@@ -375,14 +435,25 @@ impl Model {
     fn start_again(&mut self, all_ids: bool) -> BTreeSet<u64> {
         let report = self.world.journal().report().clone();
         // After a loss of power below level `power` a block can be there without the one that names its origins.
-        let alarms = report.alarms.iter().filter(|alarm| !alarm.starts_with("who sent")).count();
+        let refuses = self.world.disk.refuses_writes;
+        let known = |alarm: &&String| alarm.starts_with("who sent") || refuses && alarm.contains("cannot be synced");
+        let alarms = report.alarms.iter().filter(|alarm| !known(alarm)).count();
         assert_eq!((report.damaged, alarms), (0, 0), "{report:?}");
+        if report.unwritten_blocks > 0 {
+            self.world.count("taken over");
+        }
         (self.walk, self.found) = (None, self.world.segments());
         let found = self.world.scan_all();
         assert_eq!(report.recovered, found.len() as u64);
         let mut before = std::mem::take(&mut self.waiting);
         for kept in found {
-            let mut known = before.remove(&kept.number).unwrap_or_else(|| panic!("{kept:?} is invented"));
+            // Below level `power` segments can come back that were freed, without the marks in later ones.
+            let unsafe_level = self.world.options.durability == Durability::Process && self.world.disk.lost_power;
+            let mut known = before.remove(&kept.number).unwrap_or_else(|| {
+                let past = self.past.remove(&kept.number).filter(|_| unsafe_level);
+                let kept = past.unwrap_or_else(|| panic!("{kept:?} is invented"));
+                Waiting { kept, origin: OriginRef(0), held: None, segment: 0 }
+            });
             if kept.source == "unknown" && self.world.disk.lost_power {
                 (known.kept.source, known.kept.name) = (kept.source.clone(), kept.name.clone());
             }
@@ -397,7 +468,9 @@ impl Model {
         }
         self.open_lanes();
         self.synced.clear();
-        before.into_keys().collect()
+        let missing = before.keys().copied().collect();
+        self.past.extend(before.into_iter().map(|(number, record)| (number, record.kept)));
+        missing
     }
 
     /// However much is held: once the disk is done there is memory for ids and marks.
@@ -409,13 +482,14 @@ impl Model {
         let (now, number) = (self.world.now, self.waiting.keys().next().copied().unwrap_or(0));
         if self.world.segments() < self.world.options.segments_max() as u64 {
             let mut snapshot = JournalSnapshot::default();
-            self.world.journal().snapshot(&mut snapshot);
+            self.world.journal().snapshot(now, &mut snapshot);
             assert!(self.world.journal().append_id(now, number, "an id").is_ok(), "{snapshot:?}");
         }
     }
 
     /// Everything can be delivered in the end, and then nothing is left.
     fn drain(&mut self) {
+        self.mend();
         self.assert_progress();
         for _ in 0..20_000 {
             if self.waiting.is_empty() {
@@ -447,8 +521,8 @@ impl Model {
             assert!(self.world.segments() <= 1);
         }
         // No memory is left behind but for the block that is being filled.
-        let mut snapshot = JournalSnapshot::default();
-        self.world.journal().snapshot(&mut snapshot);
+        let (now, mut snapshot) = (self.world.now, JournalSnapshot::default());
+        self.world.journal().snapshot(now, &mut snapshot);
         assert!(snapshot.window_bytes <= u64::from(BLOCK_BYTES), "{snapshot:?}");
         let before = self.waiting.len();
         self.append(0, BLOCK_BYTES as usize / 2);
@@ -495,16 +569,23 @@ fn the_journal_does_what_the_model_says() {
         "brought back",
         "clean stop",
         "committed",
+        "directory not synced",
         "failed operation",
         "freed",
         "full",
         "kill",
+        "killed in a rewrite",
         "loss of power",
         "prepared",
         "read back",
         "reused",
+        "rewrite given up",
+        "rewritten",
+        "sealed",
         "synced",
         "tail",
+        "taken over",
+        "unsafe",
     ] {
         assert!(seen.get(what).is_some_and(|count| *count >= 10), "{what} hardly ever happened: {seen:?}");
     }

@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, HashSet};
 pub struct Story {
     pub world: World,
     pub waiting: BTreeMap<u64, (Kept, OriginRef, Location)>,
+    /// Of those that are in memory no more.
+    forgotten: HashSet<u64>,
     pub settled: BTreeMap<u64, Kept>,
     origins: Vec<OriginRef>,
     rng: fastrand::Rng,
@@ -21,6 +23,7 @@ impl Story {
         let mut story = Self {
             world,
             waiting: BTreeMap::new(),
+            forgotten: HashSet::new(),
             settled: BTreeMap::new(),
             origins: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
@@ -56,6 +59,15 @@ impl Story {
         let (kept, origin, at) = self.waiting.remove(&number).expect("it waits");
         self.settled.insert(number, kept);
         self.world.journal().settle(number, origin, at);
+    }
+
+    /// Records give their memory back; they are not to be settled any more.
+    pub fn forget(&mut self, which: impl Fn(u64) -> bool) {
+        for (number, (.., at)) in &self.waiting {
+            if which(*number) && self.forgotten.insert(*number) {
+                self.world.journal().release(*at);
+            }
+        }
     }
 
     pub fn append_id(&mut self) {
@@ -101,7 +113,7 @@ impl Story {
     }
 }
 
-fn assert_recovered(world: &mut World, expected: &[Kept]) {
+pub fn assert_recovered(world: &mut World, expected: &[Kept]) {
     let found = world.scan_all();
     assert_eq!(found.len(), expected.len(), "{:?}", world.journal().report());
     for (found, expected) in found.iter().zip(expected) {

@@ -2,9 +2,9 @@
 
 use super::disk::Disk;
 use ringest::config::Durability;
-use ringest::journal::{self, Found, Journal, Location, NewRecord, Options, OriginRef, Position, Scan, Step};
+use ringest::journal::{self, Found, Journal, Location, Moved, NewRecord, Options, OriginRef, Position, Scan, Step};
 use ringest::observe::snapshot::JournalSnapshot;
-use ringest::shard::{Now, Op};
+use ringest::shard::{Now, Op, Rewrite};
 use std::collections::{BTreeMap, VecDeque};
 
 pub const SEGMENT_BYTES: u32 = 64 * 1024;
@@ -60,6 +60,8 @@ pub struct World {
     pub pending: Vec<Pending>,
     pub scan: Scan,
     pub now: Now,
+    /// Runs that were rewritten since somebody looked.
+    pub moved: Vec<Moved>,
     /// How often things happened.
     pub seen: BTreeMap<&'static str, u64>,
 }
@@ -78,6 +80,7 @@ impl World {
             pending: Vec::new(),
             scan: Scan::default(),
             now: Now { mono_ns: 1_000_000_000, wall_ns: 5 },
+            moved: Vec::new(),
             seen: BTreeMap::new(),
         }
     }
@@ -92,6 +95,7 @@ impl World {
 
     pub fn open(&mut self) -> Result<(), journal::OpenError> {
         self.scan = Scan::default();
+        self.disk.dense = None; // a start removes it first
         self.journal = Some(journal::open(&mut self.disk, &self.options)?);
         Ok(())
     }
@@ -103,6 +107,9 @@ impl World {
     /// The process is gone. Writes in flight land whole, in part, not at all, or are handed back to land later.
     pub fn kill(&mut self) -> Vec<Pending> {
         self.journal = None;
+        if self.disk.dense.is_some() || self.pending.iter().any(|pending| matches!(pending.op, Op::Rewrite { .. })) {
+            self.count("killed in a rewrite");
+        }
         let mut late = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
             if let Op::Commit { segment, offset, .. } = pending.op {
@@ -124,6 +131,11 @@ impl World {
     pub fn killed_here(&self) -> Self {
         let mut other = Self::on(self.disk.image(), self.options.clone());
         for pending in &self.pending {
+            if let Op::Rewrite { segment, work, .. } = &pending.op
+                && other.disk.rng.bool()
+            {
+                other.disk.rewrite(*segment, work);
+            }
             let Op::Commit { segment, offset, .. } = pending.op else { continue };
             let part = other.disk.rng.usize(..=pending.data.len() / 512) * 512;
             other.disk.write(segment, offset as usize, &pending.data[..part], false);
@@ -195,6 +207,8 @@ impl World {
             Op::ReadBack { segment, offset, ref buffer, .. } => {
                 let (start, end) = (offset, offset + buffer.len() as u32);
                 assert!(start % 512 == 0 && !buffer.is_empty());
+                let replaces = |op: &Op| matches!(op, Op::Rewrite { work: Rewrite::Replace { .. }, .. });
+                assert!(!self.pending.iter().any(|other| replaces(&other.op) && segment_of(&other.op) == segment));
                 for other in &self.pending {
                     if let Op::Commit { segment: other_segment, offset, bytes, .. } = other.op {
                         let apart = other_segment != segment || offset >= end || offset + bytes <= start;
@@ -203,7 +217,39 @@ impl World {
                 }
                 Vec::new()
             }
+            Op::Rewrite { segment, ref work, .. } => {
+                self.check_rewrite(segment, work);
+                Vec::new()
+            }
             ref other => panic!("not a journal's operation: {other:?}"),
+        }
+    }
+
+    fn check_rewrite(&self, segment: u64, work: &Rewrite) {
+        let others = || self.pending.iter().map(|pending| &pending.op);
+        assert!(!others().any(|op| matches!(op, Op::Rewrite { .. })), "one step at a time");
+        assert!(self.disk.segments.contains_key(&segment));
+        match work {
+            Rewrite::Begin { bytes } => {
+                assert!(self.disk.dense.is_none() && *bytes == u64::from(self.options.segment_bytes));
+            }
+            Rewrite::Read { from, offset, buffer } => {
+                assert!(self.disk.segments.contains_key(from) && offset % 512 == 0 && !buffer.is_empty());
+                assert!(buffer.len() <= BLOCK_BYTES as usize, "a piece, not a segment");
+                assert!(!others().any(|op| matches!(op, Op::Commit { segment, .. } if segment == from)));
+            }
+            Rewrite::Write { offset, bytes } => {
+                let (unit, offset) = (self.disk.physical as usize, *offset as usize);
+                assert!(offset % unit == 0 && bytes.len() % unit == 0 && offset >= unit && !bytes.is_empty());
+                assert!(bytes.len() <= 4 * BLOCK_BYTES as usize, "a few blocks at a time");
+                let file = self.disk.dense.as_ref().expect("it was begun");
+                assert!(offset + bytes.len() <= file.data.len());
+            }
+            Rewrite::Replace { header } => {
+                assert_eq!(header.len(), self.disk.physical as usize);
+                assert!(!others().any(|op| segment_of(op) == segment), "replaced while in use");
+            }
+            Rewrite::SyncDirectory | Rewrite::GiveUp => {}
         }
     }
 
@@ -217,7 +263,9 @@ impl World {
                 self.disk.prepare(segment, bytes, header, sync);
             }
             Op::SyncSegment { segment, .. } => self.disk.sync(segment),
-            Op::FreeSegment { segment, .. } => self.disk.free(segment),
+            Op::FreeSegment { segment, reuse: true, .. } => self.disk.free(segment),
+            Op::FreeSegment { segment, .. } => drop(self.disk.segments.remove(&segment).expect("a file that is there")),
+            Op::Rewrite { segment, ref work, .. } => self.disk.rewrite(segment, work),
             _ => {}
         }
     }
@@ -234,12 +282,21 @@ impl World {
             self.carry_out(&pending);
         } else {
             self.count("failed operation");
+            if let Op::Commit { segment, offset, .. } = pending.op {
+                // Nobody knows what of it is there, nor for how long.
+                let part = self.disk.rng.usize(..=pending.data.len() / 512) * 512;
+                self.disk.write(segment, offset as usize, &pending.data[..part], false);
+            }
         }
         self.count(match pending.op {
             Op::Commit { .. } => "committed",
             Op::PrepareSegment { .. } => "prepared",
             Op::SyncSegment { .. } => "synced",
             Op::FreeSegment { .. } => "freed",
+            Op::Rewrite { work: Rewrite::Replace { .. }, .. } if result.is_ok() => "rewritten",
+            Op::Rewrite { work: Rewrite::GiveUp, .. } => "rewrite given up",
+            Op::Rewrite { work: Rewrite::SyncDirectory, .. } if result.is_err() => "directory not synced",
+            Op::Rewrite { .. } => "step of a rewrite",
             _ => "read back",
         });
         let journal = self.journal.as_mut().expect("open");
@@ -256,6 +313,15 @@ impl World {
                     bytes
                 });
                 journal.handle_read_back(now, &mut self.scan, Position { segment, offset }, buffer, result);
+            }
+            Op::FreeSegment { segment, .. } => journal.handle_freed(segment),
+            Op::Rewrite { mut work, .. } => {
+                if let Rewrite::Read { from, offset, buffer } = &mut work {
+                    let start = *offset as usize;
+                    let data = &self.disk.segments[from].data[start..start + buffer.len()];
+                    buffer.copy_from_slice(data);
+                }
+                self.moved.extend(journal.handle_rewrite(now, &mut self.scan, work, result));
             }
             _ => {}
         }
@@ -310,7 +376,8 @@ impl World {
 
     pub fn segments(&mut self) -> u64 {
         let mut snapshot = JournalSnapshot::default();
-        self.journal().snapshot(&mut snapshot);
+        let now = self.now;
+        self.journal().snapshot(now, &mut snapshot);
         snapshot.segments
     }
 
@@ -424,7 +491,10 @@ pub fn segment_of(op: &Op) -> u64 {
         | Op::PrepareSegment { segment, .. }
         | Op::SyncSegment { segment, .. }
         | Op::FreeSegment { segment, .. }
-        | Op::ReadBack { segment, .. } => segment,
+        | Op::ReadBack { segment, .. }
+        | Op::Rewrite { segment, work: Rewrite::Replace { .. }, .. }
+        | Op::Rewrite { work: Rewrite::Read { from: segment, .. }, .. } => segment,
+        Op::Rewrite { .. } => u64::MAX, // its own file, or none
         ref other => panic!("not a journal's operation: {other:?}"),
     }
 }

@@ -5,7 +5,7 @@ use super::context::{Context, MS, US};
 use super::event::Event;
 use crate::say;
 use ringest::journal::{BlockFile, BlockMemory, Storage};
-use ringest::shard::{JournalId, Op};
+use ringest::shard::{JournalId, Op, Rewrite};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
@@ -15,14 +15,16 @@ const ENOENT: i32 = 2;
 const SECTOR_BYTES: usize = 512;
 
 #[derive(Default)]
-struct Segment {
-    data: Vec<u8>,
+pub struct Segment {
+    pub data: Vec<u8>,
     /// Ranges that blocks were written to, or are being.
-    written: Vec<(u32, u32)>,
+    pub written: Vec<(u32, u32)>,
     /// What was there before each write that is not durable.
-    undo: Vec<(usize, Vec<u8>)>,
+    pub undo: Vec<(usize, Vec<u8>)>,
     /// The file itself would not be there after a loss of power.
-    volatile: bool,
+    pub volatile: bool,
+    /// What had its name before, and may have it again after a loss of power.
+    pub replaced: Option<Box<Segment>>,
 }
 
 /// An operation in flight.
@@ -40,6 +42,7 @@ enum Work {
     Sync,
     Free,
     ReadBack { offset: u32, buffer: Vec<u8> },
+    Rewrite(Rewrite),
 }
 
 /// What the shard is to hear.
@@ -50,16 +53,19 @@ pub enum Done {
     Synced { journal: JournalId, segment: u64 },
     Freed { journal: JournalId, segment: u64 },
     ReadBack { journal: JournalId, segment: u64, offset: u32, buffer: Vec<u8>, result: Result<usize, i32> },
+    Rewrite { journal: JournalId, segment: u64, work: Rewrite, result: Result<(), i32> },
 }
 
 pub struct Disk {
     directory: usize,
-    physical: u32,
+    pub(super) physical: u32,
     boot: [u8; 16],
     rng: fastrand::Rng,
-    segments: BTreeMap<u64, Segment>,
+    pub(super) segments: BTreeMap<u64, Segment>,
     /// Files put aside, and the segments that they were.
-    spares: Vec<(u64, Segment)>,
+    pub(super) spares: Vec<(u64, Segment)>,
+    /// The file of a rewrite.
+    pub(super) dense: Option<Segment>,
     epochs: BTreeMap<u64, Vec<u8>>,
     blocks: BTreeMap<String, BlockFile>,
     pub quarantined: Vec<String>,
@@ -81,6 +87,7 @@ impl Disk {
             rng,
             segments: BTreeMap::new(),
             spares: Vec::new(),
+            dense: None,
             epochs: BTreeMap::new(),
             blocks: BTreeMap::new(),
             quarantined: Vec::new(),
@@ -117,10 +124,11 @@ impl Disk {
                 self.exists(segment)?;
                 Operation { journal, segment, work: Work::Sync, orphan: false }
             }
-            Op::FreeSegment { journal, segment } => {
+            Op::FreeSegment { journal, segment, .. } => {
                 self.exists(segment)?;
                 // A walk may be reading it back in vain.
-                if self.in_flight(segment).any(|other| !matches!(other.work, Work::ReadBack { .. })) {
+                let harmless = |work: &Work| matches!(work, Work::ReadBack { .. } | Work::Rewrite(_));
+                if self.in_flight(segment).any(|other| !harmless(&other.work)) || self.is_replaced_or_copied(segment) {
                     return Err(format!("segment {segment} is freed with operations in flight"));
                 }
                 Operation { journal, segment, work: Work::Free, orphan: false }
@@ -128,6 +136,10 @@ impl Disk {
             Op::ReadBack { journal, segment, offset, buffer } => {
                 self.read_range(segment, offset, buffer.len())?;
                 Operation { journal, segment, work: Work::ReadBack { offset, buffer }, orphan: false }
+            }
+            Op::Rewrite { journal, segment, work } => {
+                self.check_rewrite(segment, &work)?;
+                Operation { journal, segment, work: Work::Rewrite(work), orphan: false }
             }
             other => return Err(format!("not a disk's operation: {other:?}")),
         };
@@ -138,7 +150,28 @@ impl Disk {
         Ok(())
     }
 
-    fn exists(&self, segment: u64) -> Result<&Segment, String> {
+    pub(super) fn rewrites_in_flight(&self) -> impl Iterator<Item = (u64, &Rewrite)> {
+        let alive = self.operations.iter().flatten().filter(|operation| !operation.orphan);
+        alive.filter_map(|operation| match &operation.work {
+            Work::Rewrite(work) => Some((operation.segment, work)),
+            _ => None,
+        })
+    }
+
+    /// Whether an operation is in flight on a segment's file.
+    pub(super) fn is_used(&self, segment: u64) -> bool {
+        self.in_flight(segment).next().is_some()
+    }
+
+    fn is_replaced_or_copied(&self, segment: u64) -> bool {
+        self.rewrites_in_flight().any(|(place, work)| match work {
+            Rewrite::Read { from, .. } => *from == segment,
+            Rewrite::Replace { .. } => place == segment,
+            _ => false,
+        })
+    }
+
+    pub(super) fn exists(&self, segment: u64) -> Result<&Segment, String> {
         self.segments.get(&segment).ok_or_else(|| format!("segment {segment} is not there"))
     }
 
@@ -189,9 +222,12 @@ impl Disk {
         Ok(())
     }
 
-    fn read_range(&self, segment: u64, offset: u32, bytes: usize) -> Result<(), String> {
+    pub(super) fn read_range(&self, segment: u64, offset: u32, bytes: usize) -> Result<(), String> {
         let file = self.exists(segment)?;
         let (from, to) = (offset as usize, offset as usize + bytes);
+        if self.rewrites_in_flight().any(|(place, work)| place == segment && matches!(work, Rewrite::Replace { .. })) {
+            return Err(format!("read back of {segment}, whose file is being replaced"));
+        }
         if bytes == 0 || to > file.data.len() || from % self.physical as usize != 0 {
             return Err(format!("read back of {segment} at {from}..{to} of {} B", file.data.len()));
         }
@@ -249,6 +285,10 @@ impl Disk {
                     }
                 };
                 Done::ReadBack { journal, segment, offset, buffer, result }
+            }
+            Work::Rewrite(mut work) => {
+                self.rewrite(cx, segment, &mut work);
+                Done::Rewrite { journal, segment, work, result: Ok(()) }
             }
         };
         Ok((!orphan).then_some(done))
@@ -336,6 +376,12 @@ impl Disk {
                 }
             },
             Work::Free if whole => self.put_aside(segment),
+            Work::Rewrite(mut work) => {
+                cx.stats.count("crash in a rewrite");
+                if whole {
+                    self.rewrite(cx, segment, &mut work);
+                }
+            }
             Work::Sync | Work::Free | Work::ReadBack { .. } => {}
         }
     }
@@ -344,6 +390,7 @@ impl Disk {
         self.blocks.clear();
         self.boot = self.rng.u128(..).to_le_bytes();
         self.segments.retain(|_, file| !file.volatile || cx.rng.u8(..4) > 0);
+        self.undo_replaced(cx);
         // That a file was put aside may not have reached the disk either; but file systems keep the order of such changes,
         // so only the last ones are undone.
         while cx.rng.u8(..3) == 0
@@ -368,7 +415,7 @@ impl Disk {
 
     /// Bytes of all segments.
     pub fn bytes(&self) -> usize {
-        self.segments.values().map(|file| file.data.len()).sum()
+        self.segments.values().chain(&self.dense).map(|file| file.data.len()).sum()
     }
 
     /// Block files that exist.
@@ -402,6 +449,12 @@ impl Operation {
             Work::Sync => ("sync", 0, 0),
             Work::Free => ("free", 0, 0),
             Work::ReadBack { offset, buffer } => ("read back", *offset, buffer.len()),
+            Work::Rewrite(Rewrite::Begin { bytes }) => ("rewrite: begin", 0, *bytes as usize),
+            Work::Rewrite(Rewrite::Read { offset, buffer, .. }) => ("rewrite: read", *offset, buffer.len()),
+            Work::Rewrite(Rewrite::Write { offset, bytes }) => ("rewrite: write", *offset, bytes.len()),
+            Work::Rewrite(Rewrite::Replace { .. }) => ("rewrite: replace", 0, 0),
+            Work::Rewrite(Rewrite::SyncDirectory) => ("rewrite: sync directory", 0, 0),
+            Work::Rewrite(Rewrite::GiveUp) => ("rewrite: give up", 0, 0),
         };
         format!("{what} j{journal} segment {segment} at {from}, {bytes} B")
     }
@@ -422,6 +475,7 @@ impl Storage for Disk {
 
     fn segments(&mut self) -> io::Result<Vec<u64>> {
         self.alive()?;
+        self.dense = None; // a start removes it
         let mut numbers: Vec<u64> = self.segments.keys().copied().collect();
         self.rng.shuffle(&mut numbers);
         Ok(numbers)
@@ -474,6 +528,9 @@ impl Storage for Disk {
         let result = self.burn();
         if result.is_ok() || (self.fuse == Some(0) && self.rng.bool()) {
             self.epochs.insert(epoch, bytes.to_vec());
+        }
+        if result.is_ok() {
+            self.sync_directory();
         }
         result
     }
@@ -564,7 +621,7 @@ mod tests {
             ("beyond the end", commit(2048, 1, 8192, 512)),
             ("no such segment", commit(2048, 2, 2048, 512)),
             ("prepared twice", prepare(1)),
-            ("freed while written", Op::FreeSegment { journal: J, segment: 1 }),
+            ("freed while written", Op::FreeSegment { journal: J, segment: 1, reuse: true }),
             ("read while written", Op::ReadBack { journal: J, segment: 1, offset: 1024, buffer: vec![0; 512] }),
         ] {
             assert!(disk.begin(&mut cx, op, &memory).is_err(), "{bad}");

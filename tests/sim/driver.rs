@@ -110,11 +110,13 @@ impl World {
                 let delay = self.cx.rng.u64(10 * US..5 * MS);
                 self.cx.after(delay, Event::OpenPort { life: self.life, link, source });
             }
+            Op::HoldLine { .. } => return Err("a line is held that has no XON and XOFF".into()),
             Op::HandOver { .. } => return Err("a connection is handed over, but there is one core".into()),
             Op::Commit { journal, .. }
             | Op::PrepareSegment { journal, .. }
             | Op::SyncSegment { journal, .. }
             | Op::FreeSegment { journal, .. }
+            | Op::Rewrite { journal, .. }
             | Op::ReadBack { journal, .. } => {
                 let &directory = self.directories.get(usize::from(journal.0)).ok_or("a journal that there is not")?;
                 let Some(shard) = &self.shard else { return Ok(()) };
@@ -430,6 +432,7 @@ impl World {
             }
             Done::Prepared { journal, segment } => Completion::SegmentPrepared { journal, segment, result: Ok(()) },
             Done::Synced { journal, segment } => Completion::SegmentSynced { journal, segment, result: Ok(()) },
+            Done::Rewrite { journal, segment, work, result } => Completion::Rewrite { journal, segment, work, result },
             Done::Freed { journal, segment } => Completion::SegmentFreed { journal, segment },
             Done::ReadBack { journal, segment, offset, buffer, result } => {
                 Completion::ReadBack { journal, segment, offset, buffer, result }

@@ -116,6 +116,7 @@ impl World {
             Some(CrashPoint::AmongOperations) => self.cx.rng.u8(..3) == 0,
             Some(CrashPoint::OnDiskOperation) => disk,
             Some(CrashPoint::OnApiSend) => api,
+            Some(CrashPoint::OnRewrite) => matches!(op, Op::Rewrite { .. }),
             Some(CrashPoint::OnReadBack) => matches!(op, Op::ReadBack { .. }),
             _ => false,
         }

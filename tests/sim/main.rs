@@ -9,6 +9,7 @@
 //! are what is around the shard; `oracle` knows what must be true.
 
 mod context;
+mod dense;
 mod disk;
 mod driver;
 mod event;

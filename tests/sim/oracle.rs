@@ -223,6 +223,16 @@ impl Oracle {
         }
     }
 
+    /// Of the streams' records that are not accounted for, the shard turned some away: which is not known.
+    pub fn doubted(&mut self) {
+        for &(lane, index) in &self.fresh {
+            let lane = &mut self.lanes[lane];
+            if !lane.http && lane.expected[index].state == State::Fresh {
+                lane.expected[index].state = State::Maybe;
+            }
+        }
+    }
+
     /// The shard is gone, killed or stopped, perhaps after it turned some records away.
     pub fn gone(&mut self, refused_http: bool, rejected_streams: bool) {
         self.lives += 1;

@@ -39,6 +39,8 @@ pub enum CrashPoint {
     OnApiSend,
     /// As a segment is read back.
     OnReadBack,
+    /// As a step of a rewrite is asked for.
+    OnRewrite,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -380,6 +382,7 @@ fn crash_point(rng: &mut fastrand::Rng) -> CrashPoint {
         OnDiskOperation,
         OnApiSend,
         OnReadBack,
+        OnRewrite,
     ])
     .expect("some")
 }

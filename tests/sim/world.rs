@@ -327,6 +327,11 @@ impl World {
             return Err(format!("{} delivered, but {} were answered 201", terms.delivered, self.receiver.accepted));
         }
         self.terms = terms;
+        // A line without flow control is read on, and its oldest records may be turned away while younger ones are held.
+        if self.short && self.turned_away[1] > self.turned_away_before[1] {
+            self.oracle.doubted();
+            self.turned_away_before[1] = self.turned_away[1];
+        }
         if !self.short && !self.stopping {
             let [http, streams] = [0, 1].map(|kind| self.turned_away[kind] > self.turned_away_before[kind]);
             self.oracle.counted(http, streams);
@@ -372,7 +377,12 @@ impl World {
             conn.shard_open && conn.link.is_some() && conn.peer != Peer::Receiver && conn.read != Read::Armed
         };
         let answering = (0..self.net.conns.len()).any(|conn| self.net.sending(conn));
-        if answering || self.net.conns.iter().any(held) {
+        // A port without flow control is read on.
+        let held_back = || self.shard.as_ref().map(|shard| shard.snapshot(self.now()).sources);
+        if answering
+            || self.net.conns.iter().any(held)
+            || held_back().is_some_and(|sources| sources.iter().any(|source| source.held_bytes > 0))
+        {
             return Ok(());
         }
         let handed = &mut self.oracle.handed;

@@ -13,6 +13,7 @@ use crate::shard::{Completion, Destination, Fd, JournalId, LinkId, Op, Readable,
 use io_uring::{opcode, squeue, types};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use tracing::warn;
 
@@ -47,6 +48,7 @@ impl<C: Core> Driver<C> {
                 }
             }
             Op::OpenPort { link, source } => self.open_port(link, source),
+            Op::HoldLine { link, fd, hold } => self.hold_line(link, fd, hold),
             Op::Commit { journal, memory_offset, segment, offset, bytes, sync } => {
                 self.commit(journal, memory_offset, segment, offset, bytes, sync);
             }
@@ -62,12 +64,19 @@ impl<C: Core> Driver<C> {
                     Completion::SegmentSynced { journal, segment, result }
                 });
             }
-            Op::FreeSegment { journal, segment } => {
+            Op::FreeSegment { journal, segment, reuse } => {
                 self.cold(journal, async move |files: &SegmentFiles| {
-                    if let Err(error) = files.free(segment).await {
+                    if let Err(error) = files.free(segment, reuse).await {
                         warn!(segment, "a settled segment's file could not be put aside: {error}");
                     }
                     Completion::SegmentFreed { journal, segment }
+                });
+            }
+            Op::Rewrite { journal, segment, work } => {
+                self.cold(journal, async move |files: &SegmentFiles| {
+                    let (result, work) = files.rewrite(segment, work).await;
+                    let result = result.map_err(|error| errno(&error));
+                    Completion::Rewrite { journal, segment, work, result }
                 });
             }
             Op::ReadBack { journal, segment, offset, buffer } => {
@@ -317,6 +326,20 @@ impl<C: Core> Driver<C> {
         self.link_at(id.index).begin(id, Phase::OpeningPort, -1, true);
         // Without a control thread the core is stopping, and the port stays closed.
         let _ = self.control.send(Request::OpenPort { core: self.index, link: id, source });
+    }
+
+    /// Has the control thread send XOFF or XON, through a duplicate: by then this core may have let the port go.
+    fn hold_line(&mut self, id: LinkId, fd: Fd, hold: bool) {
+        let link = &self.links[id.index as usize];
+        assert!(link.is(id) && link.is_open() && link.tty, "an operation on a line that is not open: {id:?}");
+        link.check(fd);
+        // SAFETY: the link's file is open, and stays so until the call is over.
+        let port = unsafe { BorrowedFd::borrow_raw(fd.0) };
+        match port.try_clone_to_owned() {
+            // Without a control thread the core is stopping.
+            Ok(port) => drop(self.control.send(Request::HoldLine { port, hold })),
+            Err(error) => warn!("a line's flow control: {error}"),
+        }
     }
 
     fn commit(&mut self, journal: JournalId, memory_offset: u32, segment: u64, offset: u32, bytes: u32, sync: bool) {

@@ -1,15 +1,14 @@
 //! Entries go into the open block of the current extent.
 
 use super::{
-    BLOCK_FILE_HEADER_BYTES, Block, Extent, Full, Journal, Location, NewRecord, ORIGIN_ENTRY_BYTES_MAX, OpenBlock,
-    OriginRef, Purpose, Write,
+    Block, Extent, Full, Journal, Location, Memory, NewRecord, ORIGIN_ENTRY_BYTES_MAX, OpenBlock, OriginRef, Purpose,
+    Write,
 };
-use crate::config::Durability;
 use crate::journal::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, EntryHeader, Kind, OriginPayload, Position,
-    RECORD_PREFIX_BYTES, RecordPayload, Seal, entry_bytes, round_up,
+    BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, EntryHeader, Kind, OriginPayload, RECORD_PREFIX_BYTES,
+    RecordPayload, Seal, entry_bytes, round_up, u32_at,
 };
-use crate::journal::segment::Segment;
+use crate::journal::unfinished::BLOCK_FILE_HEADER_BYTES;
 use crate::shard::Now;
 
 impl Journal {
@@ -31,12 +30,7 @@ impl Journal {
         origin.unsettled += 1;
         let (id, lane) = (origin.id, origin.lane);
         if origin.defined_in != Some(segment) {
-            origin.defined_in = Some(segment);
-            let (source, name) = (std::mem::take(&mut origin.source), std::mem::take(&mut origin.name));
-            let prefix = OriginPayload { origin: id, source: &source, name: &name }.encode_prefix();
-            self.write_entry(Kind::Origin, 0, lane, &[&prefix, source.as_bytes(), name.as_bytes()]);
-            let origin = &mut self.origins[record.origin.0 as usize];
-            (origin.source, origin.name) = (source, name);
+            self.define_origin(record.origin);
         }
         let body_hash = if record.key.is_empty() { 0 } else { crc32c::crc32c(record.data) };
         let prefix = RecordPayload {
@@ -50,9 +44,22 @@ impl Journal {
         .encode_prefix();
         let (number, at) = self.write_entry(Kind::Record, record.flags, lane, &[&prefix, record.key, record.data]);
         if let Some(segment) = self.segments.back_mut() {
-            segment.add(number);
+            segment.add(number, bytes);
         }
         Ok((number, at))
+    }
+
+    /// Writes down who an origin is, in the segment that is being filled. Room was made.
+    pub(super) fn define_origin(&mut self, reference: OriginRef) {
+        let segment = self.current_segment_number();
+        let origin = &mut self.origins[reference.0 as usize];
+        origin.defined_in = Some(segment);
+        let (id, lane) = (origin.id, origin.lane);
+        let (source, name) = (std::mem::take(&mut origin.source), std::mem::take(&mut origin.name));
+        let prefix = OriginPayload { origin: id, source: &source, name: &name }.encode_prefix();
+        self.write_entry(Kind::Origin, 0, lane, &[&prefix, source.as_bytes(), name.as_bytes()]);
+        let origin = &mut self.origins[reference.0 as usize];
+        (origin.source, origin.name) = (source, name);
     }
 
     /// Writes down the sequence id of a record, before it is used.
@@ -76,10 +83,14 @@ impl Journal {
     pub fn settle(&mut self, number: u64, origin: OriginRef, at: Location) {
         let segment = self.extents[at.extent as usize].segment;
         if self.on_disk() {
+            let bytes = entry_bytes(u32_at(self.extent_memory(at.extent, at.offset as usize), 4) as usize);
             let index = self.segments.partition_point(|s| s.number < segment);
-            let settled = self.segments.get_mut(index).is_some_and(|s| s.number == segment && s.settle(number));
+            // A record that is read from a copy may have moved on since, or may have stayed where its extent began.
+            let settled = self.segments.iter_mut().skip(index).any(|s| s.settle(number, bytes))
+                || self.segments.iter_mut().take(index).rev().any(|s| s.settle(number, bytes));
             assert!(settled, "record {number} of segment {segment} is settled once");
             self.marks.push(number);
+            self.rewriting.note_change();
         }
         if !self.ids.is_empty() {
             self.ids.remove(&number); // only ids of earlier starts: mostly there are none
@@ -103,7 +114,7 @@ impl Journal {
     pub(super) fn make_room(&mut self, now: Now, bytes: usize, purpose: Purpose) -> Result<(), Full> {
         let block_bytes = self.options.block_bytes;
         assert!(BLOCK_HEADER_BYTES + bytes <= block_bytes as usize, "limits keep entries below a block");
-        if purpose == Purpose::Intake && self.on_disk() && self.segments.len() >= self.options.segments_max() {
+        if purpose == Purpose::Intake && self.on_disk() && !self.takes_records() {
             return Err(Full);
         }
         if let Some(open) = &self.open {
@@ -128,53 +139,63 @@ impl Journal {
 
     /// Takes a free slot for the next piece of the log.
     pub(super) fn next_extent(&mut self, purpose: Purpose) -> Result<u32, Full> {
-        let kept_back = usize::from(purpose == Purpose::Intake);
+        // One is for ids and marks, and one for moving what a failed segment did not take.
+        let kept_back = usize::from(purpose == Purpose::Intake) + usize::from(self.on_disk());
         if self.free_slots.len() <= kept_back {
             return Err(Full);
         }
         let (segment, base) = if self.on_disk() { self.next_place(purpose)? } else { (0, 0) };
         let slot = self.free_slots.pop().expect("checked above");
-        let extent = &mut self.extents[slot as usize];
-        assert!(extent.held == 0 && extent.unwritten == 0);
-        *extent = Extent::new(segment, base, self.epoch_id);
-        self.current = Some(slot);
-        Ok(slot)
+        let extent = self.add_extent(Extent::new(segment, base, self.epoch_id, Memory::Slot(slot)));
+        self.current = Some(extent);
+        Ok(extent)
     }
 
-    /// Segment and offset of the next extent; moves on to the prepared segment where the last one is full.
+    pub(super) fn add_extent(&mut self, extent: Extent) -> u32 {
+        self.heap_extents += usize::from(extent.slot().is_none());
+        if let Some(index) = self.free_extents.pop() {
+            self.extents[index as usize] = extent;
+            return index;
+        }
+        self.extents.push(extent);
+        (self.extents.len() - 1) as u32
+    }
+
+    /// Segment and offset of the next extent; moves on to the segment that comes next where the last one is full.
     pub(super) fn next_place(&mut self, purpose: Purpose) -> Result<(u64, u32), Full> {
         let block_bytes = self.options.block_bytes;
         if self.current_segment_open() {
             let segment = self.segments.back().expect("open");
             if segment.end + block_bytes <= self.options.segment_bytes {
+                // Records do not take the second half of a segment before the next one is ready: should that turn out to be
+                // impossible, there is room for the ids and marks that make old segments free.
+                let second_half = segment.end > self.options.segment_bytes / 2;
+                if purpose == Purpose::Intake && second_half && !self.is_next_ready() {
+                    return Err(Full);
+                }
                 return Ok((segment.number, segment.end));
             }
         }
         // Ids and marks are never refused for want of segments: without them nothing would be delivered and become free
         // again. They are few and short, but the segments that they begin may go beyond the limit for a while.
-        let full = purpose == Purpose::Intake && self.segments.len() + 1 >= self.options.segments_max();
-        if !self.is_prepared() || full {
+        let full = self.segments.len() + 1 >= self.options.segments_max() || !self.is_next_ready();
+        if purpose == Purpose::Intake && full {
             return Err(Full);
         }
-        if self.current_segment_open() && self.options.durability == Durability::Process {
-            self.unsynced.push_back(self.current_segment_number());
-        }
-        let prepared = self.prepared.take().expect("checked above");
-        self.segments.push_back(Segment::new(prepared.number, prepared.nonce, self.next_number, self.physical));
-        Ok((prepared.number, self.physical))
+        Ok((self.begin_segment(self.next_number), self.physical))
     }
 
     pub(super) fn open_block(&mut self, now: Now, extent: u32, start: u32) {
-        let place = &self.extents[extent as usize];
         let header = BlockHeader {
             nonce: self.segments.back().map_or(0, |segment| segment.nonce),
-            at: Position { segment: place.segment, offset: place.base + start },
+            at: self.extents[extent as usize].position(start),
             first_number: self.next_number,
             epoch_id: self.epoch_id,
             watermark: self.watermark,
-            oldest_segment: self.segments.front().map_or(0, |segment| segment.number),
+            oldest_segment: self.oldest_segment(),
+            dense: None,
         };
-        self.memory.write(self.memory_offset(extent) + start as usize, &header.encode());
+        self.memory.write(self.extent_offset(extent) + start as usize, &header.encode());
         self.open =
             Some(OpenBlock { header, start, used: BLOCK_HEADER_BYTES as u32, entries: 0, opened_ns: now.mono_ns });
     }
@@ -184,10 +205,15 @@ impl Journal {
         BLOCK_FILE_HEADER_BYTES + slot as usize * self.options.block_bytes as usize
     }
 
+    /// Where the slot of an extent begins.
+    pub(super) fn extent_offset(&self, extent: u32) -> usize {
+        self.memory_offset(self.extents[extent as usize].slot().expect("blocks are built in slots"))
+    }
+
     /// Appends an entry to the open block, which has room for it.
     pub(super) fn write_entry(&mut self, kind: Kind, flags: u8, lane: u32, parts: &[&[u8]]) -> (u64, Location) {
         let extent = self.current.expect("room was made");
-        let base = self.memory_offset(extent);
+        let base = self.extent_offset(extent);
         let open = self.open.as_mut().expect("room was made");
         let number = self.next_number;
         let header = EntryHeader { kind, flags, lane, number };
@@ -211,7 +237,7 @@ impl Journal {
     pub(super) fn seal(&mut self) {
         let Some(open) = self.open.take() else { return };
         let extent = self.current.expect("an open block lies in the current extent");
-        let memory_offset = self.memory_offset(extent) + open.start as usize;
+        let memory_offset = self.extent_offset(extent) + open.start as usize;
         if open.entries == 0 {
             return; // the header is overwritten by the next block at this place
         }
@@ -236,7 +262,9 @@ impl Journal {
                 extent,
                 memory_offset: memory_offset as u32,
                 bytes,
+                first_number: open.header.first_number,
                 end_number: self.next_number,
+                opened_ns: open.opened_ns,
                 state: Write::Waiting,
             });
         }

@@ -1,6 +1,7 @@
 //! Reading back what lies behind the window.
 
-use super::{Extent, Found, Journal, Location, RETRY_AFTER_NS, Scan, Step, describe};
+use super::trouble::Trouble;
+use super::{Extent, Found, Journal, Location, Memory, RETRY_AFTER_NS, Scan, Step};
 use crate::journal::format::{
     BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, Kind, Position, RecordPayload, round_up,
 };
@@ -14,10 +15,26 @@ impl Journal {
         self.segments.front().map_or(Position::default(), Segment::first_position)
     }
 
-    /// The block in which a record at `at` lies, as a place to start a scan from.
+    /// The block in which a record at `at` lies or one before it, as a place to start a scan from.
     pub fn position(&self, at: Location) -> Position {
         let extent = &self.extents[at.extent as usize];
-        Position { segment: extent.segment, offset: extent.base }
+        match extent.moved {
+            true => Position { segment: extent.segment, offset: 0 },
+            false if at.offset >= extent.start => extent.position(extent.start),
+            false => self.block_position(at.extent, 0),
+        }
+    }
+
+    /// Where the block at an offset of an extent belongs; that may be the next block, which is not begun.
+    pub(super) fn block_position(&self, extent: u32, offset: u32) -> Position {
+        let place = &self.extents[extent as usize];
+        if offset >= place.start {
+            return place.position(offset);
+        }
+        let (header, _) = BlockHeader::decode(self.extent_memory(extent, offset as usize)).expect("a whole block");
+        // What stayed in a failed segment may have been rewritten since: then it is looked for from its beginning.
+        let is_there = self.segments.iter().any(|s| s.number == header.at.segment && s.nonce == header.nonce);
+        if is_there { header.at } else { Position { offset: 0, ..header.at } }
     }
 
     /// Starts a walk at the beginning of a block.
@@ -26,13 +43,12 @@ impl Journal {
         self.release_left(scan);
         self.leave(scan);
         self.release_left(scan);
-        scan.at = at;
+        (scan.at, scan.seen_below) = (at, 0);
     }
 
     pub(super) fn leave(&mut self, scan: &mut Scan) {
         if let Some((extent, offset)) = scan.extent.take() {
-            let place = &self.extents[extent as usize];
-            scan.at = Position { segment: place.segment, offset: place.base + offset };
+            scan.at = self.block_position(extent, offset);
             let before = scan.left.replace(extent);
             debug_assert!(before.is_none(), "a step releases what the one before left");
         }
@@ -54,12 +70,12 @@ impl Journal {
         loop {
             if let Some((extent, offset)) = scan.extent {
                 if let Some(bytes) = self.open_bytes(extent, offset) {
-                    self.collect(extent, offset, bytes, found);
+                    self.collect(scan, extent, offset, bytes, found);
                     self.leave(scan);
                     return Step::Tail;
                 }
                 if offset < self.extents[extent as usize].end {
-                    let bytes = self.collect_block(extent, offset, found);
+                    let bytes = self.collect_block(scan, extent, offset, found);
                     scan.extent = Some((extent, offset + bytes));
                     return Step::Block;
                 }
@@ -73,13 +89,13 @@ impl Journal {
             // The oldest segments may have been freed under the walk.
             let index = self.segments.partition_point(|s| s.number < scan.at.segment);
             let Some(segment) = self.segments.get(index) else { return Step::Tail };
-            if segment.number > scan.at.segment {
+            if segment.number > scan.at.segment || scan.at.offset == 0 {
                 scan.at = segment.first_position();
             }
             if let Some((extent, offset)) = self.resident(scan.at) {
                 // What is found may be held for long. The slots that are kept back must not be, not even the one that is being
                 // filled: without them there would be no room for the ids and marks that end the holding.
-                let place = if extent >= self.slots || self.has_window_room() {
+                let place = if self.extents[extent as usize].slot().is_none() || self.has_window_room() {
                     Some((extent, offset))
                 } else if self.is_nothing_behind(extent, offset) {
                     return Step::Tail;
@@ -99,7 +115,7 @@ impl Journal {
                 scan.at = self.segments[index + 1].first_position();
                 continue;
             }
-            if self.heap_extents() < self.heap_extents_max() {
+            if self.heap_extents < self.heap_extents_max() && !self.rewriting.is_replacing(scan.at.segment) {
                 scan.reading = true;
                 self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
@@ -121,9 +137,8 @@ impl Journal {
         if self.current == Some(extent) {
             return (open.start == offset).then_some(open.used);
         }
-        let Extent { segment, base, open_copy, .. } = self.extents[extent as usize];
-        let at = Position { segment, offset: base + offset };
-        (open_copy == Some((offset, open.used)) && open.header.at == at).then_some(open.used)
+        let place = &self.extents[extent as usize];
+        (place.open_copy == Some((offset, open.used)) && open.header.at == place.position(offset)).then_some(open.used)
     }
 
     /// Whether a place in a slot is the very end of the log.
@@ -135,52 +150,41 @@ impl Journal {
     /// The extent in memory that holds a position at which a block begins or will begin.
     pub(super) fn resident(&self, at: Position) -> Option<(u32, u32)> {
         let found = self.extents.iter().enumerate().find(|(index, extent)| {
-            let used = extent.end > 0 || self.current == Some(*index as u32);
-            let open_end = extent.base + extent.end + u32::from(self.current == Some(*index as u32));
-            used && extent.segment == at.segment && (extent.base..open_end).contains(&at.offset)
+            let open = u32::from(self.current == Some(*index as u32));
+            let open_end = extent.base + (extent.end - extent.start) + open;
+            extent.memory != Memory::None
+                && !extent.moved
+                && extent.segment == at.segment
+                && (extent.base..open_end).contains(&at.offset)
         });
-        found.map(|(index, extent)| (index as u32, at.offset - extent.base))
+        found.map(|(index, extent)| (index as u32, extent.start + at.offset - extent.base))
     }
 
     /// Bytes from a place in a segment to its end, or to the next block that is still to be written: of that one a read
     /// would get a part.
     pub(super) fn written_behind(&self, at: Position, segment_end: u32) -> u32 {
-        let unwritten =
-            self.extents[..self.slots as usize].iter().filter(|e| e.unwritten > 0 && e.segment == at.segment);
+        let unwritten = self.extents.iter().filter(|e| e.unwritten > 0 && e.segment == at.segment);
         let next = unwritten.map(|extent| extent.base).filter(|base| *base > at.offset).min();
         next.unwrap_or(segment_end) - at.offset
-    }
-
-    pub(super) fn heap_extents(&self) -> usize {
-        self.extents.len() - self.slots as usize - self.free_heap.len()
     }
 
     pub(super) fn heap_extents_max(&self) -> usize {
         (self.slots as usize / 4).max(2)
     }
 
-    pub(super) fn add_heap_extent(&mut self, extent: Extent) -> u32 {
-        if let Some(index) = self.free_heap.pop() {
-            self.extents[index as usize] = extent;
-            return index;
-        }
-        self.extents.push(extent);
-        (self.extents.len() - 1) as u32
-    }
-
     /// Copies a slot's blocks from an offset on, the open one too; the copy and the offset in it.
     pub(super) fn copy_to_heap(&mut self, index: u32, from: u32) -> Option<(u32, u32)> {
-        if self.heap_extents() >= self.heap_extents_max() {
+        if self.heap_extents >= self.heap_extents_max() {
             return None;
         }
-        let Extent { segment, base, end, epoch_id, .. } = self.extents[index as usize];
+        let Extent { end, epoch_id, .. } = self.extents[index as usize];
+        let Position { segment, offset: base } = self.extents[index as usize].position(from);
         let open = self.open.as_ref().filter(|_| self.current == Some(index));
         let open_copy = open.map(|open| (open.start - from, open.used));
         let copied_end = open.map_or(end, |open| open.start + open.used);
         let heap = self.extent_memory(index, 0)[from as usize..copied_end as usize].to_vec();
-        let copy =
-            Extent { end: end - from, heap: Some(heap), open_copy, ..Extent::new(segment, base + from, epoch_id) };
-        Some((self.add_heap_extent(copy), 0))
+        let copy = Extent { end: end - from, open_copy, ..Extent::new(segment, base, epoch_id, Memory::Heap(heap)) };
+        Some((self.add_extent(copy), 0))
     }
 
     /// A read is over: the walk goes on in what was read.
@@ -201,10 +205,12 @@ impl Journal {
             Err(errno) => {
                 self.counters.journal_errors += 1;
                 scan.retry_ns = Some(now.mono_ns + RETRY_AFTER_NS);
-                self.fail(format!("segment {} cannot be read: {}", at.segment, describe(errno)));
+                self.fail(Trouble::Read, at.segment, errno);
                 return;
             }
         };
+        self.heal(Trouble::Read);
+        let segment = self.segments.iter_mut().find(|s| s.number == at.segment).expect("found above");
         let (nonce, segment_end, physical) = (segment.nonce, segment.end, segment.physical);
         buffer.truncate(bytes);
         let mut end = 0;
@@ -223,54 +229,70 @@ impl Journal {
             }
         }
         let Some(epoch_id) = epoch_id else {
-            // Damage: look for the next block one physical block on.
-            tracing::error!(
-                "journal of core {}: no block at {} of segment {}",
-                self.options.core,
-                at.offset,
-                at.segment
-            );
-            self.counters.journal_errors += 1;
-            scan.at.offset = (at.offset + physical).min(segment_end);
+            // Damage, or what a loss of power has left behind a hole: on to the next block.
+            let is_block = |start: &usize| {
+                let here = Position { segment: at.segment, offset: at.offset + *start as u32 };
+                BlockHeader::decode(&buffer[*start..])
+                    .is_some_and(|(found, _)| found.nonce == nonce && found.at == here)
+            };
+            let next = (physical as usize..buffer.len()).step_by(physical as usize).find(is_block);
+            let skipped = next.unwrap_or(buffer.len()).max(physical as usize) as u32;
+            // What the start found it has told.
+            let told = at.segment < self.first_own_segment && self.report.torn + self.report.damaged > 0;
+            if !told {
+                tracing::error!(
+                    "journal of core {}: no block at {} to {} of segment {}",
+                    self.options.core,
+                    at.offset,
+                    at.offset + skipped,
+                    at.segment
+                );
+                self.counters.journal_errors += 1;
+            }
+            scan.at.offset = (at.offset + skipped).min(segment_end);
             return;
         };
         buffer.truncate(end);
         buffer.shrink_to_fit();
         let held = 1; // by the walk
-        let place = Extent::new(at.segment, at.offset, epoch_id);
-        let extent = Extent { end: end as u32, heap: Some(buffer), held, ..place };
-        scan.extent = Some((self.add_heap_extent(extent), 0));
+        let place = Extent::new(at.segment, at.offset, epoch_id, Memory::Heap(buffer));
+        let extent = Extent { end: end as u32, held, ..place };
+        scan.extent = Some((self.add_extent(extent), 0));
     }
 
     /// Bytes to the next block, too.
-    pub(super) fn collect_block(&self, extent: u32, offset: u32, found: &mut Vec<Found>) -> u32 {
+    pub(super) fn collect_block(&self, scan: &mut Scan, extent: u32, offset: u32, found: &mut Vec<Found>) -> u32 {
         let bytes = self.extent_memory(extent, offset as usize);
         let (header, seal) = BlockHeader::decode(bytes).expect("an extent holds whole blocks");
         let used = seal.expect("a block below the extent's end is sealed").used;
-        self.collect(extent, offset, used, found);
+        self.collect(scan, extent, offset, used, found);
         match self.segments.iter().find(|s| s.number == header.at.segment) {
             Some(segment) => round_up(used, segment.physical),
+            // It failed after this block, and is gone; what follows is of another one.
+            None if self.extents[extent as usize].start > offset => round_up(used, self.physical),
             // It was freed under the walk: nothing of it waits any more.
             None => self.extents[extent as usize].end - offset,
         }
     }
 
-    pub(super) fn collect(&self, extent: u32, offset: u32, bytes: u32, found: &mut Vec<Found>) {
-        let place = &self.extents[extent as usize];
-        let Some(segment) = self.segments.iter().find(|s| s.number == place.segment) else { return };
+    pub(super) fn collect(&self, scan: &mut Scan, extent: u32, offset: u32, bytes: u32, found: &mut Vec<Found>) {
         let block = &self.extent_memory(extent, offset as usize)[..bytes as usize];
-        let base = place.base + offset;
-        let mut entries = Entries::new(block, segment.nonce, base);
+        let (block_header, _) = BlockHeader::decode(block).expect("a block begins with its header");
+        let BlockHeader { at, nonce, .. } = block_header;
+        let Some(segment) = self.segments.iter().find(|s| s.number == at.segment && s.nonce == nonce) else { return };
+        let mut entries = Entries::new(block, nonce, at.offset);
         loop {
             for entry in entries.by_ref() {
                 let Entry { header, payload, .. } = entry;
-                if header.kind != Kind::Record || !segment.is_waiting(header.number) {
+                let waits = header.kind == Kind::Record && segment.is_waiting(header.number);
+                if !waits || header.number < scan.seen_below {
                     continue;
                 }
                 let id = RecordPayload::decode(payload).origin;
                 if let Some(&origin) = self.origin_ids.get(&id) {
                     let at = Location { extent, offset: offset + entry.offset as u32 };
                     found.push(Found { number: header.number, origin, at });
+                    scan.seen_below = header.number + 1;
                 }
             }
             if entries.offset() + ENTRY_HEADER_BYTES > block.len() || entries.resynchronise().is_none() {

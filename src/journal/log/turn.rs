@@ -1,10 +1,10 @@
 //! The end of a turn (marks, seals, commits, segments made and freed), and what the operations came to.
 
-use super::{
-    COMMITS_MAX, Journal, MARKS_PER_ENTRY, PROCESS_WRITE_AFTER_NS, Prepared, Purpose, RETRY_AFTER_NS, Write, describe,
-};
+use super::trouble::Trouble;
+use super::{COMMITS_MAX, Journal, MARKS_PER_ENTRY, PROCESS_WRITE_AFTER_NS, Purpose, Write};
 use crate::config::Durability;
-use crate::journal::format::{Kind, Position, SegmentHeader, entry_bytes};
+use crate::journal::format::{Kind, Position, entry_bytes};
+use crate::journal::segment::Segment;
 use crate::shard::{Now, Op};
 use std::collections::VecDeque;
 
@@ -15,13 +15,16 @@ impl Journal {
         if !self.on_disk() {
             return;
         }
+        self.age_taken_over(now);
+        self.define_moved_origins(now);
         self.write_marks(now);
         self.free(now, ops);
+        self.rewrite(now, ops);
         if self.is_seal_due(now, waiting) {
             self.seal();
         }
         self.submit_commits(now, ops);
-        self.prepare(now, ops);
+        self.prepare(now, true, ops);
         self.sync(ops);
     }
 
@@ -44,30 +47,37 @@ impl Journal {
     }
 
     pub(super) fn is_seal_due(&self, now: Now, waiting: bool) -> bool {
-        let Some(open) = self.open.as_ref().filter(|open| open.entries > 0) else { return false };
+        let Some(due) = self.seal_deadline_ns() else { return false };
         let waits = waiting && self.options.durability == Durability::Power && self.in_flight.len() < COMMITS_MAX;
-        waits || now.mono_ns >= open.opened_ns + self.write_after_ns()
+        waits || now.mono_ns >= due
+    }
+
+    /// When the open block is to be written though it is not full.
+    fn seal_deadline_ns(&self) -> Option<u64> {
+        let open = self.open.as_ref().filter(|open| open.entries > 0)?;
+        // It could not be written yet: what still comes goes into the same block.
+        let can_write =
+            !self.must_move && self.retry_commits_ns.is_none() && self.is_file_ready(open.header.at.segment);
+        can_write.then(|| open.opened_ns + self.write_after_ns())
     }
 
     pub(super) fn write_after_ns(&self) -> u64 {
         match self.options.durability {
-            Durability::Power => self.options.commit_every_ns,
+            // Without intake nobody waits for the disk, and the room that is left may have to last.
+            Durability::Power if !self.troubles.stop_intake() => self.options.commit_every_ns,
             _ => self.options.commit_every_ns.max(PROCESS_WRITE_AFTER_NS),
         }
     }
 
     pub(super) fn submit_commits(&mut self, now: Now, ops: &mut VecDeque<Op>) {
-        if self.retry_commits_ns.is_some_and(|at| now.mono_ns >= at) {
-            self.retry_commits_ns = None;
-            for index in 0..self.in_flight.len() {
-                if self.in_flight[index].state == Write::Failed {
-                    self.in_flight[index].state = Write::Waiting;
-                    ops.push_back(self.commit(index));
-                }
-            }
+        self.move_if_due(now);
+        if self.must_move || self.retry_commits_ns.is_some_and(|at| now.mono_ns < at) {
+            return;
         }
-        while self.retry_commits_ns.is_none() && self.in_flight.len() < COMMITS_MAX {
-            let Some(block) = self.sealed.pop_front() else { break };
+        self.retry_commits_ns = None;
+        while self.in_flight.len() < COMMITS_MAX {
+            let ready = self.sealed.front().is_some_and(|block| self.is_file_ready(block.at.segment));
+            let Some(block) = self.sealed.pop_front_if(|_| ready) else { break };
             self.in_flight.push_back(block);
             ops.push_back(self.commit(self.in_flight.len() - 1));
         }
@@ -87,66 +97,45 @@ impl Journal {
         }
     }
 
-    pub(super) fn prepare(&mut self, now: Now, ops: &mut VecDeque<Op>) {
-        if let Some(prepared) = &mut self.prepared {
-            if prepared.retry_ns.is_none_or(|at| now.mono_ns < at) {
-                return;
-            }
-            prepared.retry_ns = None;
-        } else {
-            let half_full = match self.segments.back() {
-                Some(segment) if segment.number >= self.first_own_segment => {
-                    segment.end > self.options.segment_bytes / 2
-                }
-                _ => true,
-            };
-            if !half_full {
-                return;
-            }
-            let number = self.next_segment;
-            self.next_segment += 1;
-            self.prepared = Some(Prepared { number, nonce: self.rng.u64(..), ready: false, retry_ns: None });
-        }
-        let prepared = self.prepared.as_ref().expect("set above");
-        let header = SegmentHeader {
-            core: self.options.core,
-            segment: prepared.number,
-            nonce: prepared.nonce,
-            bytes: u64::from(self.options.segment_bytes),
-            physical: self.physical,
-            epoch: self.epoch,
-            epoch_id: self.epoch_id,
-        };
-        ops.push_back(Op::PrepareSegment {
-            journal: self.id,
-            segment: prepared.number,
-            bytes: header.bytes,
-            header: header.encode(),
-            sync: self.options.durability == Durability::Power,
-        });
-    }
-
     /// Gives up the oldest segments once they are settled. Their marks may lie in one that is given up with them, and files are
     /// put aside in no order: so a block must first say, as safely as the level promises, where the log begins now.
     pub(super) fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
+        let journal = self.id;
+        let free = |(segment, reuse)| Op::FreeSegment { journal, segment, reuse };
+        ops.extend(self.dropped.drain(..).chain(self.freeing_replaced.drain(..)).map(free));
         let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
             let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
-            if !idle || self.unsynced.contains(&oldest.number) {
+            let needed = self.unsynced.contains(&oldest.number)
+                || self.syncing == Some(oldest.number)
+                || self.is_kept_for_move(oldest.number)
+                || self.rewriting.holds(oldest.number);
+            if !idle || needed || !self.is_file_ready(oldest.number) {
                 break;
             }
             if self.current.is_some_and(|current| self.extents[current as usize].segment == oldest.number) {
                 break;
             }
             let oldest = self.segments.pop_front().expect("checked above");
+            self.rewriting.forget(oldest.number);
             self.counters.journal_freed += 1;
-            self.freeing.push_back(oldest.number);
+            self.freeing.push_back((oldest.number, !oldest.failed));
         }
         if self.freeing.len() > before {
             self.beginning_said = None;
         }
         if self.freeing.is_empty() {
+            return;
+        }
+        if self.troubles.stop_intake() && self.options.durability == Durability::Power {
+            // Nothing can be said before there is room again, and this is what makes room. One after the other, so that marks are
+            // not given up before what they settle.
+            if self.freed_alone.is_none() {
+                let oldest = self.freeing.pop_front();
+                self.freed_alone = oldest.map(|(segment, _)| segment);
+                ops.extend(oldest.map(free));
+            }
             return;
         }
         let said = match self.beginning_said {
@@ -161,14 +150,13 @@ impl Journal {
             }
         };
         if said < self.durable_below() {
-            let journal = self.id;
-            ops.extend(self.freeing.drain(..).map(|segment| Op::FreeSegment { journal, segment }));
+            ops.extend(self.freeing.drain(..).map(free));
         }
     }
 
     /// At level `process` the watermark moves only with a sync, and a full segment is a good moment for one.
     pub(super) fn sync(&mut self, ops: &mut VecDeque<Op>) {
-        if self.syncing {
+        if self.syncing.is_some() {
             return;
         }
         while let Some(&segment) = self.unsynced.front() {
@@ -179,7 +167,7 @@ impl Journal {
             if place.unwritten > 0 {
                 return;
             }
-            self.syncing = true;
+            self.syncing = Some(segment);
             ops.push_back(Op::SyncSegment { journal: self.id, segment });
             return;
         }
@@ -190,22 +178,21 @@ impl Journal {
         if !self.on_disk() {
             return None; // blocks go nowhere, so none is ever due
         }
-        let seal =
-            self.open.as_ref().filter(|open| open.entries > 0).map(|open| open.opened_ns + self.write_after_ns());
-        let prepare = self.prepared.as_ref().and_then(|prepared| prepared.retry_ns);
-        [seal, prepare, self.retry_commits_ns].into_iter().flatten().min()
+        let seal = self.seal_deadline_ns();
+        let (prepare, look) = (self.prepare_deadline_ns(), self.look_for_run_ns());
+        [seal, prepare, look, self.retry_commits_ns].into_iter().flatten().min()
     }
 
     /// A clean stop: everything that is in memory goes to disk. Done when [`Journal::is_flushed`].
     pub fn flush(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         if self.on_disk() {
+            self.define_moved_origins(now);
             self.write_marks(now);
             self.free(now, ops);
+            self.end_rewrite(ops);
             self.seal();
             self.submit_commits(now, ops);
-            if !self.marks.is_empty() {
-                self.prepare(now, ops); // the last marks need a segment of their own
-            }
+            self.prepare(now, false, ops);
         }
     }
 
@@ -216,8 +203,10 @@ impl Journal {
                 && self.open.as_ref().is_none_or(|open| open.entries == 0)
                 && self.sealed.is_empty()
                 && self.in_flight.is_empty()
-                && !self.syncing
-                && self.prepared.as_ref().is_none_or(|prepared| prepared.ready || prepared.retry_ns.is_some())
+                && self.syncing.is_none()
+                && !self.must_move
+                && !self.rewriting.is_under_way()
+                && !self.is_preparing()
     }
 
     /// A block was written, or not.
@@ -226,71 +215,48 @@ impl Journal {
         assert_eq!(block.state, Write::Waiting);
         if let Err(errno) = result {
             block.state = Write::Failed;
-            self.counters.journal_errors += 1;
-            self.fail(format!("segment {} cannot be written: {}", at.segment, describe(errno)));
-            self.retry_commits_ns = Some(now.mono_ns + RETRY_AFTER_NS);
+            self.handle_failed_commit(now, at.segment, errno);
             return;
         }
         block.state = Write::Done;
-        let extent = block.extent;
-        self.extents[extent as usize].unwritten -= 1;
-        let segment = self.segments.iter_mut().find(|s| s.number == at.segment).expect("unwritten segments stay");
-        segment.unwritten -= 1;
-        while self.in_flight.front().is_some_and(|block| block.state == Write::Done) {
-            let Some(block) = self.in_flight.pop_front() else { break };
+        let mut popped = false;
+        while let Some(block) = self.in_flight.pop_front_if(|block| block.state == Write::Done) {
+            popped = true;
             self.committed = block.end_number;
             if self.options.durability == Durability::Power {
                 self.watermark = Position { segment: block.at.segment, offset: block.at.offset + block.bytes };
             }
+            let place = self.segments.iter_mut().find(|s| s.number == block.at.segment);
+            let segment = place.expect("unwritten segments stay");
+            segment.unwritten -= 1;
+            // Not before all blocks in front of it are on disk: should one of them have to move, this one moves, too.
+            self.extents[block.extent as usize].unwritten -= 1;
+            self.free_if_unused(block.extent);
         }
-        if self.retry_commits_ns.is_none() && self.prepared.as_ref().is_none_or(|p| p.retry_ns.is_none()) {
-            self.problem = None;
-        }
-        self.free_if_unused(extent);
-    }
-
-    /// A segment is ready, or not.
-    pub fn handle_prepared(&mut self, now: Now, segment: u64, result: Result<(), i32>) {
-        let Some(prepared) = self.prepared.as_mut().filter(|prepared| prepared.number == segment) else { return };
-        match result {
-            Ok(()) => {
-                prepared.ready = true;
-                if self.retry_commits_ns.is_none() {
-                    self.problem = None;
-                }
-            }
-            Err(errno) => {
-                prepared.retry_ns = Some(now.mono_ns + RETRY_AFTER_NS);
-                self.counters.journal_errors += 1;
-                self.fail(format!("segment {segment} cannot be made: {}", describe(errno)));
-            }
+        if popped && !self.must_move {
+            self.heal(Trouble::Write);
         }
     }
 
     /// A segment's writes are durable, or not.
     pub fn handle_synced(&mut self, segment: u64, result: Result<(), i32>) {
-        self.syncing = false;
-        self.unsynced.retain(|&other| other != segment);
-        match result {
-            Ok(()) => {
-                if let Some(place) = self.segments.iter().find(|s| s.number == segment)
-                    && !self.sync_failed
-                {
-                    self.watermark = self.watermark.max(place.end_position());
-                }
-            }
-            Err(errno) => {
-                self.sync_failed = true;
-                self.counters.journal_errors += 1;
-                self.fail(format!("segment {segment} cannot be synced: {}", describe(errno)));
-            }
+        self.syncing = None;
+        if let Err(errno) = result {
+            return self.handle_failed_sync(segment, errno);
         }
+        self.unsynced.retain(|&other| other != segment);
+        // What a failed segment may have lost no later sync makes safe.
+        let is_unsafe = |other: &Segment| other.number <= segment && (other.closed || other.failed);
+        if let Some(place) = self.segments.iter().find(|s| s.number == segment)
+            && !self.segments.iter().any(is_unsafe)
+        {
+            self.watermark = self.watermark.max(place.end_position());
+        }
+        self.heal(Trouble::Sync);
     }
 
-    pub(super) fn fail(&mut self, problem: String) {
-        if self.problem.as_ref() != Some(&problem) {
-            tracing::error!("journal of core {}: {problem}", self.options.core);
-            self.problem = Some(problem);
-        }
+    /// A segment's file was put aside.
+    pub fn handle_freed(&mut self, segment: u64) {
+        self.freed_alone.take_if(|freed| *freed == segment);
     }
 }

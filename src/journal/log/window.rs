@@ -1,6 +1,6 @@
 //! Records that stay in memory until they are delivered.
 
-use super::{Journal, Location, RecordView};
+use super::{Journal, Location, Memory, RecordView};
 use crate::journal::format::{ENTRY_HEADER_BYTES, RecordPayload, u32_at, u64_at};
 
 impl Journal {
@@ -16,12 +16,12 @@ impl Journal {
 
     /// Whether reading back waits for memory.
     pub fn is_window_tight(&self) -> bool {
-        self.heap_extents() >= self.heap_extents_max()
+        self.heap_extents >= self.heap_extents_max()
     }
 
-    /// Slots that are never pinned by waiting records, so that intake and marks go on.
+    /// Slots that are never pinned by waiting records, so that intake and marks go on: a quarter, and the one that a move needs.
     pub(super) fn slots_kept_back(&self) -> usize {
-        (self.slots as usize / 4).max(2)
+        (self.slots as usize / 4).max(2) + 1
     }
 
     /// Extents that one lane may pin, so that a stalled one cannot fill the window.
@@ -48,21 +48,13 @@ impl Journal {
         if extent.held > 0 || extent.unwritten > 0 || self.current == Some(index) {
             return;
         }
-        if index < self.slots {
-            // An extent can be looked at twice, once for its last record and once for its last write.
-            if extent.end > 0 || extent.segment > 0 {
-                extent.end = 0;
-                extent.segment = 0;
-                self.free_slots.push(index);
-            } else if !self.on_disk() && !self.free_slots.contains(&index) {
-                self.free_slots.push(index);
-            }
-        } else if extent.heap.take().is_some() {
-            // Nothing may take it for a piece of the log any more.
-            extent.end = 0;
-            extent.segment = 0;
-            self.free_heap.push(index);
+        // An extent can be looked at twice, once for its last record and once for its last write.
+        match std::mem::replace(&mut extent.memory, Memory::None) {
+            Memory::None => return,
+            Memory::Slot(slot) => self.free_slots.push(slot),
+            Memory::Heap(_) => self.heap_extents -= 1,
         }
+        self.free_extents.push(index);
     }
 
     /// A held record.
@@ -81,12 +73,16 @@ impl Journal {
 
     /// An extent's bytes from an offset to its end.
     pub(super) fn extent_memory(&self, index: u32, from: usize) -> &[u8] {
-        match &self.extents[index as usize].heap {
-            Some(bytes) => &bytes[from..],
-            None => {
-                let start = self.memory_offset(index);
-                self.memory.bytes(start + from..start + self.options.block_bytes as usize)
-            }
+        match &self.extents[index as usize].memory {
+            Memory::Heap(bytes) => &bytes[from..],
+            Memory::Slot(slot) => self.slot_memory(*slot, from),
+            Memory::None => unreachable!("a free extent is not read"),
         }
+    }
+
+    /// A slot's bytes from an offset to its end.
+    pub(super) fn slot_memory(&self, slot: u32, from: usize) -> &[u8] {
+        let start = self.memory_offset(slot);
+        self.memory.bytes(start + from..start + self.options.block_bytes as usize)
     }
 }

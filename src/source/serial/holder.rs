@@ -10,13 +10,20 @@ use std::path::{Path, PathBuf};
 /// Most holders that are named.
 const NAMED_MAX: usize = 3;
 
-/// A process that has a port open. Shown as `minicom (PID 812)`.
+/// A process that has a port open, or listens on an address. Shown as `minicom (PID 812)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Holder {
     /// Process id.
     pub pid: u32,
     /// The process' name, if it may be read.
     pub name: Option<String>,
+}
+
+impl Holder {
+    /// A process of `proc`, with its name if that may be read.
+    pub fn of(proc: &Path, pid: u32) -> Self {
+        Self { pid, name: name_of(proc, pid) }
+    }
 }
 
 impl fmt::Display for Holder {
@@ -29,7 +36,12 @@ impl fmt::Display for Holder {
 /// Names and PIDs of the processes that have the port open, such as `minicom (PID 812)`; the one that locked it if that
 /// can be told. `None` if there is none that this process may see: other users' processes are visible to root only.
 pub fn holder_of(path: &Path) -> Option<String> {
-    words(&holders(Path::new("/"), &[path]).pop().expect("an answer for each path"))
+    words(&holders_of(path))
+}
+
+/// The processes that have the port open, as far as this process may see them; the one that locked it if that can be told.
+pub fn holders_of(path: &Path) -> Vec<Holder> {
+    holders(Path::new("/"), &[path]).pop().expect("an answer for each path")
 }
 
 /// Holders in a row, or `None` for none.
@@ -59,7 +71,7 @@ pub(super) fn holders(root: &Path, paths: &[&Path]) -> Vec<Vec<Holder>> {
             {
                 pids = vec![locker];
             }
-            pids.into_iter().map(|pid| Holder { pid, name: name_of(&proc, pid) }).collect()
+            pids.into_iter().map(|pid| Holder::of(&proc, pid)).collect()
         })
         .collect()
 }

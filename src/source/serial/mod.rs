@@ -3,7 +3,7 @@
 //! A port belongs to one gateway: it is locked before any of its settings is touched. Its path is resolved at every open,
 //! so a port that comes back under another name is found again through its stable link.
 
-use crate::config::Serial;
+use crate::config::{Flow, Serial};
 use crate::shard::PortError;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -23,10 +23,10 @@ mod termios;
 mod watch;
 
 pub use counts::{DriverCounts, LineCounts, driver_counts};
-pub use holder::{Holder, holder_of, words as holder_words};
+pub use holder::{Holder, holder_of, holders_of, words as holder_words};
 pub use parmrk::{Decoded, Mark, Parmrk, Run};
 pub use ports::{LATENCY_TIMER_SLOW_MS, Port, Usb, ports};
-pub use termios::{Termios2, read_settings, settings_for};
+pub use termios::{Termios2, hold_line, read_settings, settings_for};
 pub use watch::Watch;
 
 /// How long a busy port is tried again: a process that was just killed holds it for a moment.
@@ -67,6 +67,10 @@ pub fn open(settings: &Serial) -> Result<OwnedFd, PortError> {
             let port = settings.path.display();
             tracing::warn!(%port, "{bytes} bytes came before the line was set, and were discarded");
         }
+    }
+    if settings.flow == Flow::XonXoff {
+        // Whoever had the port before may have ended while its machine was told to wait.
+        hold_line(port.as_fd(), false).map_err(set_error)?;
     }
     for note in termios::refused(&asked, &got) {
         tracing::warn!(port = %settings.path.display(), "{note} by the device");

@@ -5,7 +5,7 @@
 
 use crate::config::{Flow, Line, Parity};
 use nix::errno::Errno;
-use nix::sys::termios::{ControlFlags, FlushArg, InputFlags, LocalFlags, tcflush};
+use nix::sys::termios::{ControlFlags, FlowArg, FlushArg, InputFlags, LocalFlags, tcflow, tcflush};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// `struct termios2`: flags as in termios(3), rates as numbers.
@@ -115,6 +115,15 @@ pub fn discard_input(port: BorrowedFd<'_>) -> Result<usize, Errno> {
     unsafe { fionread(port.as_raw_fd(), &mut bytes) }?;
     tcflush(port, FlushArg::TCIFLUSH)?;
     Ok(bytes as usize)
+}
+
+/// Sends XOFF (`hold`) or XON at once, past all output that waits (tcflow(3): `TCIOFF`, `TCION`). Does not wait: the driver has
+/// a place of its own for that byte, or takes it as output.
+///
+/// # Errors
+/// EIO after a hang-up.
+pub fn hold_line(port: BorrowedFd<'_>, hold: bool) -> Result<(), Errno> {
+    tcflow(port, if hold { FlowArg::TCIOFF } else { FlowArg::TCION })
 }
 
 /// The port's settings (`TCGETS2`).

@@ -1,0 +1,250 @@
+//! What is looked at before a start: the checks that `ringest doctor` and `ringest check --online` share, and how they are shown.
+
+use super::exit;
+use crate::engine::probe::{self, ProbeError, SharedMemory, StateDirectory};
+use crate::source::serial::{self, Holder};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    Ok,
+    Warning,
+    Problem,
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    pub(super) level: Level,
+    pub(super) what: String,
+    pub(super) found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) remedy: Option<String>,
+    /// The exit code of a problem; 0 otherwise.
+    pub(super) exit_code: u8,
+}
+
+pub(super) fn ok(what: &str, found: impl Into<String>) -> Check {
+    Check { level: Level::Ok, what: what.to_owned(), found: found.into(), remedy: None, exit_code: 0 }
+}
+
+pub(super) fn warning(what: &str, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    Check { level: Level::Warning, remedy: Some(remedy.into()), ..ok(what, found) }
+}
+
+pub(super) fn problem(what: &str, found: impl Into<String>, exit_code: u8) -> Check {
+    Check { level: Level::Problem, exit_code, ..ok(what, found) }
+}
+
+pub(super) fn io_uring_check(found: &Result<probe::Features, ProbeError>) -> Check {
+    let basis = "deferred task work (so buffer rings, multishot accept and recv)";
+    match found {
+        Ok(probe::Features { read_multishot: true }) => ok("io_uring", format!("{basis}, READ_MULTISHOT")),
+        Ok(probe::Features { read_multishot: false }) => warning(
+            "io_uring",
+            format!("{basis}, no READ_MULTISHOT"),
+            "serial ports are read by single reads, at some cost; Linux 6.7 has it",
+        ),
+        Err(error) => problem("io_uring", error.to_string(), exit::NO_IO_URING),
+    }
+}
+
+pub(super) fn state_directory_checks(found: &StateDirectory, given: bool, journal_bytes: u64) -> Vec<Check> {
+    let what = "state directory";
+    let path = found.path.display();
+    let examined = found.examined.display();
+    let remedy =
+        "make it and give it to the user of the service (StateDirectory=ringest in a unit), or name another one";
+    let mut checks = Vec::new();
+    match &found.write_problem {
+        Some(error) if found.exists || given => {
+            let text = format!("{examined} cannot be written ({error})");
+            checks.push(Check { remedy: Some(remedy.to_owned()), ..problem(what, text, exit::PERMISSION) });
+            return checks;
+        }
+        Some(error) => {
+            checks.push(warning(
+                what,
+                format!("{path} is not there, and {examined} cannot be written ({error})"),
+                remedy,
+            ));
+            return checks;
+        }
+        None => {}
+    }
+    let mut text = if found.exists { path.to_string() } else { format!("{path} is not there yet; {examined}") };
+    let _ = write!(text, " is on {}", found.file_system.as_deref().unwrap_or("an unknown file system"));
+    let free = found.free_bytes.unwrap_or(0);
+    let _ = write!(text, ", {} free", size(free));
+    checks.push(if free >= journal_bytes {
+        ok(what, text)
+    } else {
+        warning(what, text, format!("the journal may need {} more, unless max_size is less", size(journal_bytes)))
+    });
+    checks.push(direct_io_check(found));
+    checks
+}
+
+pub(super) fn direct_io_check(found: &StateDirectory) -> Check {
+    if let Some(error) = &found.direct_io_problem {
+        let remedy =
+            "blocks are written through the page cache and synced, which takes longer; ext4 and xfs have O_DIRECT";
+        return warning("direct I/O", format!("refused ({error})"), remedy);
+    }
+    let mut text = "O_DIRECT works".to_owned();
+    if let (Some(offset), Some(memory)) = (found.offset_align_bytes, found.memory_align_bytes) {
+        let _ = write!(text, ", offsets by {offset} B, memory by {memory} B");
+    }
+    match (found.physical_block_bytes, found.logical_block_bytes) {
+        (Some(physical), Some(logical)) => {
+            let _ = write!(text, "; blocks of {physical} B (logical {logical} B)");
+        }
+        _ => text.push_str("; the device does not tell its blocks"),
+    }
+    ok("direct I/O", text)
+}
+
+pub(super) fn shared_memory_check(found: Option<&SharedMemory>, window_bytes: u64, cores: u64) -> Check {
+    let what = "/dev/shm";
+    let elsewhere = "blocks go to the state directory instead, and are written back more often";
+    let Some(found) = found else { return warning(what, "not there", elsewhere) };
+    if let Some(error) = &found.write_problem {
+        return warning(what, format!("cannot be written ({error})"), elsewhere);
+    }
+    let free = found.free_bytes.unwrap_or(0);
+    let system = found.file_system.as_deref().unwrap_or("an unknown file system");
+    let text = format!("{system}, {} free", size(free));
+    if system != "tmpfs" {
+        return warning(what, text, "this is no memory: mount a tmpfs there");
+    }
+    let wanted = window_bytes * cores;
+    if free < wanted {
+        let remedy = format!(
+            "{} for each of {cores} cores: `--shm-size` for a container, or a smaller window",
+            size(window_bytes)
+        );
+        return warning(what, text, remedy);
+    }
+    ok(what, text)
+}
+
+/// What can be seen of a serial port without opening it: an open raises DTR and RTS, which resets some machines.
+pub(super) enum PortFound {
+    Missing,
+    /// Not a character device.
+    NoPort,
+    /// With what to do about it.
+    Forbidden(String),
+    Held(Vec<Holder>),
+    Free,
+}
+
+pub(super) fn look_at_port(path: &Path) -> PortFound {
+    match fs::metadata(path) {
+        Ok(meta) if !meta.file_type().is_char_device() => return PortFound::NoPort,
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return PortFound::Forbidden(serial::permission_remedy(path));
+        }
+        Err(_) => return PortFound::Missing,
+    }
+    if faccessat(AT_FDCWD, path, AccessFlags::R_OK | AccessFlags::W_OK, AtFlags::AT_EACCESS).is_err() {
+        return PortFound::Forbidden(serial::permission_remedy(path));
+    }
+    match serial::holders_of(path) {
+        holders if holders.is_empty() => PortFound::Free,
+        holders => PortFound::Held(holders),
+    }
+}
+
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{} KiB", bytes >> 10),
+        0x10_0000..0x4000_0000 => format!("{} MiB", bytes >> 20),
+        _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+    }
+}
+
+/// The report for people: a mark, what, what was found; remedies on lines of their own.
+pub(super) fn render(checks: &[Check], colour: bool) -> String {
+    let width = checks.iter().map(|check| check.what.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for check in checks {
+        let (mark, code) = match check.level {
+            Level::Ok => ("ok", "32"),
+            Level::Warning => ("warning", "33"),
+            Level::Problem => ("problem", "31;1"),
+        };
+        let mark = if colour { format!("\x1b[{code}m{mark:<7}\x1b[0m") } else { format!("{mark:<7}") };
+        let _ = writeln!(text, "{mark}  {:<width$}  {}", check.what, check.found);
+        if let Some(remedy) = &check.remedy {
+            let _ = writeln!(text, "{:7}  {:width$}  -> {remedy}", "", "");
+        }
+    }
+    text
+}
+
+/// The last line: `can` or `cannot`, and how many problems and warnings there are.
+pub(super) fn verdict(checks: &[Check], can: &str, cannot: &str) -> String {
+    let count = |level| checks.iter().filter(|check| check.level == level).count();
+    let plural = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    let verdict = match count(Level::Problem) {
+        0 => can.to_owned(),
+        problems => format!("{cannot}: {}", plural(problems, "problem")),
+    };
+    let warnings = match count(Level::Warning) {
+        0 => String::new(),
+        warnings => format!("; {}", plural(warnings, "warning")),
+    };
+    format!("{verdict}{warnings}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_is_aligned_and_coloured_for_terminals_only() {
+        let checks = [
+            ok("kernel", "Linux 6.18"),
+            warning("/dev/ttyUSB0", "permission denied", "join dialout"),
+            problem("io_uring", "forbidden", exit::NO_IO_URING),
+        ];
+        let plain = render(&checks, false);
+        assert_eq!(
+            plain,
+            format!(
+                "ok       kernel        Linux 6.18\n\
+                 warning  /dev/ttyUSB0  permission denied\n\
+                 {:23}-> join dialout\n\
+                 problem  io_uring      forbidden\n",
+                ""
+            )
+        );
+        assert_eq!(verdict(&checks, "can", "cannot"), "cannot: 1 problem; 1 warning\n");
+        assert_eq!(verdict(&checks[..2], "can", "cannot"), "can; 1 warning\n");
+        assert!(!plain.contains('\x1b'));
+        assert!(render(&checks, true).contains("\x1b[31;1mproblem\x1b[0m"));
+    }
+
+    #[test]
+    fn a_small_or_missing_dev_shm_is_a_warning() {
+        let shm = |file_system: &str, free_bytes| SharedMemory {
+            file_system: Some(file_system.to_owned()),
+            write_problem: None,
+            free_bytes: Some(free_bytes),
+        };
+        assert_eq!(shared_memory_check(Some(&shm("tmpfs", 64 << 20)), 32 << 20, 2).level, Level::Ok);
+        assert_eq!(shared_memory_check(Some(&shm("tmpfs", 63 << 20)), 32 << 20, 2).level, Level::Warning);
+        assert_eq!(shared_memory_check(Some(&shm("ext4", 1 << 40)), 32 << 20, 2).level, Level::Warning);
+        assert_eq!(shared_memory_check(None, 32 << 20, 2).level, Level::Warning);
+    }
+}

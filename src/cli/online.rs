@@ -1,0 +1,251 @@
+//! `ringest check --online`: whether this machine and its surroundings are as the configuration needs them.
+//!
+//! Nothing is disturbed: no port is opened (that would raise DTR and RTS, which resets some machines), no address is listened on, no
+//! device server is called (many take one connection only), and the API is connected to but asked nothing. A *problem* is what `run` would
+//! end with, and has its exit code; with a *warning* it runs, and something does not work or will not last.
+
+use super::checks::{
+    Check, Level, PortFound, io_uring_check, look_at_port, ok, problem, shared_memory_check, size,
+    state_directory_checks, warning,
+};
+use super::exit;
+use crate::config::{Authority, Durability, OnMissing, Serial, Settings, SourceKind};
+use crate::engine::probe::{self, StateDirectory};
+use crate::engine::{self, are_too_few, connections_allowed, core_directories, core_directory};
+use crate::source::serial::{self, Holder};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::time::Duration;
+
+/// All checks, in the order in which a start would meet them.
+pub(super) fn checks(settings: &Settings) -> Vec<Check> {
+    let report = probe::report(&settings.gateway.state_dir);
+    let gateway = engine::lock_holder(&settings.gateway.state_dir);
+    let running = gateway.as_ref().ok().copied().flatten().flatten();
+    let mut checks = vec![io_uring_check(&report.io_uring), open_files_check(settings, report.open_files.hard)];
+    checks.extend(state_checks(settings, &report.state_directory));
+    checks.push(lock_check(&settings.gateway.state_dir, gateway));
+    if settings.journal.durability != Durability::Memory {
+        let (window, cores) = (settings.journal.window_bytes as u64, settings.gateway.cores.len() as u64);
+        checks.push(shared_memory_check(report.shared_memory.as_ref(), window, cores));
+    }
+    checks.push(address_check("admin server", settings.gateway.admin, running));
+    for source in &settings.sources {
+        let what = format!("source {}", source.name);
+        checks.push(match &source.kind {
+            SourceKind::Serial(port) => port_check(&what, port, running),
+            SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen, .. } => {
+                address_check(&what, *listen, running)
+            }
+            SourceKind::TcpConnect { connect } => device_server_check(&what, connect),
+        });
+    }
+    checks.extend(api_checks(settings));
+    checks
+}
+
+fn open_files_check(settings: &Settings, hard: u64) -> Check {
+    let (allowed, wanted) = (connections_allowed(hard, settings), settings.limits.connections);
+    let found = format!("at most {hard}");
+    if !are_too_few(allowed, settings) {
+        let connections = allowed.min(wanted);
+        return ok("open files", format!("{found}: {connections} connections of machines on each core"));
+    }
+    let found =
+        format!("{found}, which allows {allowed} connections of machines on each core, not {wanted}; more wait");
+    warning("open files", found, "LimitNOFILE= in the unit, or `ulimit -Hn`")
+}
+
+/// The state directory and its disk. At level `memory` only the lock is kept there.
+fn state_checks(settings: &Settings, found: &StateDirectory) -> Vec<Check> {
+    let journal = &settings.journal;
+    let on_disk = journal.durability != Durability::Memory;
+    let needed = if on_disk { journal.max_bytes.saturating_sub(journal_bytes(&settings.gateway.state_dir)) } else { 0 };
+    let mut checks = state_directory_checks(found, true, needed);
+    checks.retain(|check| on_disk || check.what != "direct I/O");
+    checks
+}
+
+/// Bytes of the journals that are there.
+fn journal_bytes(state: &Path) -> u64 {
+    let cores = core_directories(state).unwrap_or_default();
+    let files = cores.into_iter().filter_map(|core| std::fs::read_dir(core_directory(state, core)).ok()).flatten();
+    files.flatten().filter_map(|file| file.metadata().ok()).filter(|meta| meta.is_file()).map(|meta| meta.len()).sum()
+}
+
+/// `found`: `None` if nobody has locked it, else the PID in it.
+fn lock_check(state: &Path, found: io::Result<Option<Option<u32>>>) -> Check {
+    let what = "lock";
+    match found {
+        Ok(None) => ok(what, "free"),
+        Ok(Some(pid)) => {
+            let who = pid.map_or("a process".to_owned(), |pid| Holder::of(Path::new("/proc"), pid).to_string());
+            let found = format!("{} is in use by {who}", state.display());
+            warning(what, found, "`run` ends with code 5 until that gateway has ended; what is in use by it is ok here")
+        }
+        Err(error) => {
+            let check = problem(what, format!("the lock file cannot be used ({error})"), exit::PERMISSION);
+            Check { remedy: Some("it must belong to the user who runs the gateway".to_owned()), ..check }
+        }
+    }
+}
+
+fn address_check(what: &str, address: SocketAddr, running: Option<u32>) -> Check {
+    let occupants = engine::occupants(address);
+    if occupants.holders.iter().any(|holder| Some(holder.pid) == running) {
+        return ok(what, format!("{address} is in use by the gateway that runs"));
+    }
+    let fails = |found: String, remedy: &str, code| Check {
+        remedy: Some(remedy.to_owned()),
+        ..problem(what, format!("{address} {found}"), code)
+    };
+    let busy = || {
+        let who = serial::holder_words(&occupants.holders);
+        let who = who.map(|who| format!(" by {who}")).unwrap_or_default();
+        fails(format!("is already in use{who}"), "end that process, or choose another address", exit::BUSY)
+    };
+    if occupants.is_taken {
+        return busy();
+    }
+    match bind(address) {
+        Ok(()) => ok(what, format!("{address} is free")),
+        Err(error) => match error.kind() {
+            io::ErrorKind::AddrInUse => busy(),
+            io::ErrorKind::PermissionDenied => fails(
+                format!("may not be listened on ({error})"),
+                "a port below 1024 needs CAP_NET_BIND_SERVICE (AmbientCapabilities= in a unit)",
+                exit::PERMISSION,
+            ),
+            io::ErrorKind::AddrNotAvailable => fails(
+                "is no address of this machine".to_owned(),
+                "use one of `ip address`, or 0.0.0.0 for all of them",
+                exit::FAILURE,
+            ),
+            _ => fails(format!("cannot be listened on ({error})"), "choose another address", exit::FAILURE),
+        },
+    }
+}
+
+/// Binds, and lets go; without listen(2) nobody can connect meanwhile.
+fn bind(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
+fn port_check(what: &str, port: &Serial, running: Option<u32>) -> Check {
+    let path = port.path.display();
+    let fails = port.on_missing == OnMissing::Fail;
+    let bad = |found: String, remedy: String, code| {
+        if fails {
+            return Check { remedy: Some(remedy), ..problem(what, format!("{path}: {found}"), code) };
+        }
+        warning(what, format!("{path}: {found}; it is waited for"), remedy)
+    };
+    match look_at_port(&port.path) {
+        PortFound::Free => ok(what, format!("{path} may be opened; it was not, so line and machine are not tried")),
+        PortFound::Held(holders) if holders.iter().any(|holder| Some(holder.pid) == running) => {
+            ok(what, format!("{path} is in use by the gateway that runs"))
+        }
+        PortFound::Held(holders) => {
+            let who = serial::holder_words(&holders).expect("there are some");
+            bad(format!("in use by {who}"), "end that process".to_owned(), exit::BUSY)
+        }
+        PortFound::Missing => bad(
+            "no such port".to_owned(),
+            "plug it in, or take one of the names that `ringest ports` shows".to_owned(),
+            exit::MISSING,
+        ),
+        PortFound::NoPort => bad(
+            "not a serial port".to_owned(),
+            "name a tty, such as one of /dev/serial/by-id".to_owned(),
+            exit::FAILURE,
+        ),
+        PortFound::Forbidden(remedy) => bad("permission denied".to_owned(), remedy, exit::PERMISSION),
+    }
+}
+
+fn device_server_check(what: &str, to: &Authority) -> Check {
+    match resolve(to) {
+        Ok(addresses) => ok(
+            what,
+            format!(
+                "{} is {}; it was not called, since many device servers take one connection only",
+                shown(to),
+                list(&addresses)
+            ),
+        ),
+        Err(error) => warning(
+            what,
+            format!("{}: the name cannot be resolved ({error}); it is tried again and again", shown(to)),
+            "correct the name, or the name server in /etc/resolv.conf",
+        ),
+    }
+}
+
+/// The record step and the id step, once where both are at one place.
+fn api_checks(settings: &Settings) -> Vec<Check> {
+    let record = &settings.deliver.url.authority;
+    let mut steps = vec![("record step", record)];
+    if let Some(sequence) = settings.sequence.as_ref() {
+        if sequence.url.authority == *record {
+            steps = vec![("both steps", record)];
+        } else {
+            steps.insert(0, ("id step", &sequence.url.authority));
+        }
+    }
+    steps.into_iter().map(|(what, to)| api_check(what, to, settings)).collect()
+}
+
+fn api_check(what: &str, to: &Authority, settings: &Settings) -> Check {
+    let limit = settings.deliver.connect_timeout;
+    let name = shown(to);
+    let kept = format!("records wait, {} of them at most", size(settings.journal.max_bytes));
+    let addresses = match resolve(to) {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            let found = format!("{name}: the name cannot be resolved ({error}); {kept}");
+            return warning(what, found, "correct the name, or the name server in /etc/resolv.conf");
+        }
+    };
+    let mut failures = Vec::new();
+    for address in addresses {
+        match connect(address, limit) {
+            Ok(()) if address.to_string() == name => {
+                return ok(what, format!("{name} takes connections; nothing was asked"));
+            }
+            Ok(()) => return ok(what, format!("{name} takes connections at {address}; nothing was asked")),
+            Err(error) => failures.push(format!("{address}: {error}")),
+        }
+    }
+    let found = format!("cannot connect to {}; {kept}", failures.join(", "));
+    warning(what, found, "start the service, correct the URL, or open the firewall")
+}
+
+fn connect(address: SocketAddr, limit: Duration) -> io::Result<()> {
+    TcpStream::connect_timeout(&address, limit).map(drop)
+}
+
+fn resolve(to: &Authority) -> io::Result<Vec<SocketAddr>> {
+    let addresses: Vec<SocketAddr> = (to.host.as_str(), to.port).to_socket_addrs()?.collect();
+    if addresses.is_empty() { Err(io::Error::other("it has no address")) } else { Ok(addresses) }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// As in a URL: an IPv6 address is in brackets.
+fn shown(to: &Authority) -> String {
+    if to.host.contains(':') { format!("[{}]:{}", to.host, to.port) } else { format!("{}:{}", to.host, to.port) }
+}
+
+/// The first problem, whose exit code `run` would end with.
+pub(super) fn first_problem(checks: &[Check]) -> Option<&Check> {
+    checks.iter().find(|check| check.level == Level::Problem)
+}

@@ -1,0 +1,102 @@
+//! What is wrong with the disk, and what that means for records: said once when it begins, changes and ends.
+
+use super::Journal;
+
+/// What cannot be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// A block cannot be written.
+    Write,
+    /// A segment's file cannot be made.
+    Make,
+    /// Writes cannot be made durable (level `process`).
+    Sync,
+    /// What lies behind the window cannot be read.
+    Read,
+    /// The directory cannot be synced after a rewrite.
+    Directory,
+}
+
+/// The troubles there are: the segment and the errno that each last had.
+#[derive(Debug, Default)]
+pub(super) struct Troubles([Option<(u64, i32)>; 5]);
+
+impl Trouble {
+    fn words(self, segment: u64, errno: i32) -> String {
+        let error = describe(errno);
+        match self {
+            Self::Write => format!(
+                "segment {segment} cannot be written: {error}. It is sealed, and what it did not take goes to another one; until \
+                 that is written no record is taken, and deliveries go on"
+            ),
+            Self::Make => format!(
+                "segment {segment} cannot be made: {error}. Until it can no record is taken, and deliveries go on"
+            ),
+            Self::Sync => format!(
+                "segment {segment} cannot be synced: {error}. It is sealed, and what is in memory of it goes to another one"
+            ),
+            Self::Directory => format!(
+                "the directory cannot be synced: {error}. No more segments are rewritten until the next start, so that the journal \
+                 may become full earlier"
+            ),
+            Self::Read => {
+                format!("segment {segment} cannot be read: {error}. The records in it wait, and it is tried again")
+            }
+        }
+    }
+
+    fn healed(self) -> &'static str {
+        match self {
+            Self::Write => "blocks are written again",
+            Self::Make => "segments can be made again",
+            Self::Sync => "segments are synced again",
+            Self::Read => "segments can be read again",
+            Self::Directory => "the directory is synced again",
+        }
+    }
+}
+
+impl Troubles {
+    /// Whether there is one of this kind.
+    pub(super) fn has(&self, trouble: Trouble) -> bool {
+        self.0[trouble as usize].is_some()
+    }
+
+    /// Whether no record may be taken.
+    pub(super) fn stop_intake(&self) -> bool {
+        self.has(Trouble::Write) || self.has(Trouble::Make)
+    }
+
+    /// The worst, in words.
+    pub(super) fn describe(&self) -> Option<String> {
+        let all = [Trouble::Write, Trouble::Make, Trouble::Sync, Trouble::Read, Trouble::Directory];
+        all.into_iter().find_map(|trouble| {
+            let (segment, errno) = self.0[trouble as usize]?;
+            Some(trouble.words(segment, errno))
+        })
+    }
+}
+
+/// An errno in words.
+pub(super) fn describe(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
+}
+
+impl Journal {
+    /// An operation failed. It is logged unless the last one failed in the same way.
+    pub(super) fn fail(&mut self, trouble: Trouble, segment: u64, errno: i32) {
+        self.counters.journal_errors += 1;
+        let before = self.troubles.0[trouble as usize].replace((segment, errno));
+        if before.is_none_or(|(_, other)| other != errno) {
+            tracing::error!("journal of core {}: {}", self.options.core, trouble.words(segment, errno));
+        }
+    }
+
+    /// An operation succeeded.
+    pub(super) fn heal(&mut self, trouble: Trouble) {
+        if self.troubles.0[trouble as usize].take().is_some() {
+            let taken = if self.troubles.stop_intake() { "" } else { "; records are taken" };
+            tracing::info!("journal of core {}: {}{taken}", self.options.core, trouble.healed());
+        }
+    }
+}

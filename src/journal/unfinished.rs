@@ -1,0 +1,157 @@
+//! What a block file holds of an earlier start: blocks that may not be whole on disk, and the epochs that they are of.
+//!
+//! ```text
+//! block file   0 magic "RINGBLK1"   8 file id u128   24 earlier epochs u32   28 zero u32   32 epoch id u128 …
+//!              4096 slots …
+//! ```
+//!
+//! The file is zero when it is made, and its slots hold blocks of its own epoch; and of earlier ones, where a start could not
+//! finish their writes and took them over. Those epochs are named in front.
+
+use super::BlockMemory;
+use super::epoch::Epoch;
+use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Position, Seal, round_up, u32_at, u128_at};
+use std::collections::BTreeMap;
+
+/// Bytes before the first slot of a block file.
+pub(super) const BLOCK_FILE_HEADER_BYTES: usize = 4096;
+const BLOCK_FILE_MAGIC: [u8; 8] = *b"RINGBLK1";
+const EPOCHS_AT: usize = 32;
+/// Earlier epochs of which a block file can hold blocks.
+pub(super) const EPOCHS_MAX: usize = (BLOCK_FILE_HEADER_BYTES - EPOCHS_AT) / 16;
+
+/// The front of a block file.
+pub(super) fn head(file_id: u128, epochs: &[u128]) -> Vec<u8> {
+    assert!(epochs.len() <= EPOCHS_MAX, "looked at by the caller");
+    let mut head = BLOCK_FILE_MAGIC.to_vec();
+    head.extend_from_slice(&file_id.to_le_bytes());
+    head.extend_from_slice(&(epochs.len() as u32).to_le_bytes());
+    head.extend_from_slice(&[0; 4]);
+    for epoch in epochs {
+        head.extend_from_slice(&epoch.to_le_bytes());
+    }
+    head
+}
+
+/// Whether a file is the block file of this id.
+pub(super) fn is_block_file(file: &BlockMemory, file_id: u128) -> bool {
+    file.len() > BLOCK_FILE_HEADER_BYTES
+        && file.bytes(0..8) == BLOCK_FILE_MAGIC
+        && u128_at(file.bytes(8..24), 0) == file_id
+}
+
+/// A block as its process left it in the block file: up to the first entry that is not whole.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub header: BlockHeader,
+    entries: u32,
+    bytes: Vec<u8>,
+}
+
+impl Left {
+    /// The block, sealed and padded. `on_disk` begins where it belongs: where a write has landed in part and a byte of the block
+    /// file has gone bad, the disk can have more whole entries.
+    pub fn finish(&self, on_disk: &[u8], physical: u32) -> Vec<u8> {
+        let mut block = self.bytes.clone();
+        let mut entries = self.entries;
+        while let Some(entry) = Entry::decode(on_disk, block.len(), self.header.nonce, self.header.at.offset) {
+            block.extend_from_slice(&on_disk[entry.offset..(entry.offset + entry.bytes()).min(on_disk.len())]);
+            entries += 1;
+        }
+        let seal = Seal { used: block.len() as u32, entries };
+        block[..BLOCK_HEADER_BYTES].copy_from_slice(&self.header.encode_sealed(seal));
+        block.resize(round_up(seal.used, physical) as usize, 0);
+        block
+    }
+}
+
+/// A whole block.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub header: BlockHeader,
+    pub seal: Seal,
+    /// With its padding.
+    pub bytes: Vec<u8>,
+}
+
+impl Sealed {
+    /// The block at the front of a segment's bytes.
+    pub fn at(bytes: &[u8], physical: u32) -> Option<Self> {
+        let (header, seal) = BlockHeader::decode(bytes)?;
+        let seal = seal?;
+        let bytes = bytes.get(..round_up(seal.used, physical) as usize)?.to_vec();
+        Some(Self { header, seal, bytes })
+    }
+
+    /// Behind it.
+    pub fn end_position(&self) -> Position {
+        Position { offset: self.header.at.offset + self.bytes.len() as u32, ..self.header.at }
+    }
+}
+
+/// The blocks of a block file by segment, in order of their offsets.
+pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<u64, Vec<Left>> {
+    let head = memory.bytes(0..BLOCK_FILE_HEADER_BYTES);
+    let count = (u32_at(head, 24) as usize).min(EPOCHS_MAX);
+    let mut epochs: Vec<u128> = (0..count).map(|index| u128_at(head, EPOCHS_AT + index * 16)).collect();
+    epochs.push(epoch.id);
+    // A block that moved to another slot can be found in both: it is the same.
+    let mut found: BTreeMap<Position, Left> = BTreeMap::new();
+    let slots = (memory.len() - BLOCK_FILE_HEADER_BYTES) / epoch.block_bytes as usize;
+    for slot in 0..slots {
+        let start = BLOCK_FILE_HEADER_BYTES + slot * epoch.block_bytes as usize;
+        let bytes = memory.bytes(start..start + epoch.block_bytes as usize);
+        for offset in (0..bytes.len()).step_by(epoch.physical as usize) {
+            let Some((header, seal)) = BlockHeader::decode(&bytes[offset..]) else { continue };
+            if !epochs.contains(&header.epoch_id) {
+                continue;
+            }
+            let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
+            let mut entries = Entries::new(&bytes[offset..limit], header.nonce, header.at.offset);
+            let count = entries.by_ref().count() as u32;
+            if count == 0 {
+                continue;
+            }
+            if found.get(&header.at).is_none_or(|other| other.entries < count) {
+                let block = bytes[offset..offset + entries.offset()].to_vec();
+                found.insert(header.at, Left { header, entries: count, bytes: block });
+            }
+        }
+    }
+    let mut by_segment: BTreeMap<u64, Vec<Left>> = BTreeMap::new();
+    for (at, left) in found {
+        by_segment.entry(at.segment).or_default().push(left);
+    }
+    for blocks in by_segment.values_mut() {
+        blocks.sort_by_key(|block| block.header.at.offset);
+    }
+    by_segment
+}
+
+/// Whether the disk has a block whole: that block, and not one that a write brought to the wrong place.
+pub(super) fn is_whole(segment: &[u8], expected: &BlockHeader) -> bool {
+    let Some(block) = segment.get(expected.at.offset as usize..) else { return false };
+    let Some((header, Some(seal))) = BlockHeader::decode(block) else { return false };
+    let Some(block) = block.get(..seal.used as usize) else { return false };
+    let mut entries = Entries::new(block, header.nonce, header.at.offset);
+    let of_same_life = (header.nonce, header.at) == (expected.nonce, expected.at);
+    of_same_life && entries.by_ref().count() == seal.entries as usize && entries.offset() == seal.used as usize
+}
+
+/// Blocks as they fit into slots: consecutive ones of one segment and epoch, at most `slot_bytes` together.
+pub(super) fn pack(blocks: Vec<Sealed>, slot_bytes: u32) -> Vec<Vec<Sealed>> {
+    let mut packed: Vec<Vec<Sealed>> = Vec::new();
+    for block in blocks {
+        let fits = packed.last().is_some_and(|slot| {
+            let (first, last) = (&slot[0], slot.last().expect("never empty"));
+            block.header.at == last.end_position()
+                && block.header.epoch_id == first.header.epoch_id
+                && block.end_position().offset - first.header.at.offset <= slot_bytes
+        });
+        match packed.last_mut() {
+            Some(slot) if fits => slot.push(block),
+            _ => packed.push(vec![block]),
+        }
+    }
+    packed
+}
