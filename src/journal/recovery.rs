@@ -763,7 +763,7 @@ impl Recovery {
 
     /// Records that are not settled yet, once all of their segment's marks are known.
     fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
-        for FoundRecord { number, origin, lane, bytes } in records {
+        for FoundRecord { number, origin: id, lane, bytes } in records {
             if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
@@ -771,7 +771,6 @@ impl Recovery {
             self.report.parked += u64::from(self.parked.contains(number));
             segment.add(number, bytes);
             // Where its definition was lost an older segment may still have it: told once all are read.
-            let id = origin;
             let origin = self.origins.entry(id).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
             origin.unsettled += 1;
             if origin.names.is_none() {

@@ -5,7 +5,7 @@ use super::recovery::Story;
 use super::world::{Kept, World, options};
 use ringest::config::Durability;
 use ringest::journal::format::{BlockHeader, Entries, Kind, SegmentHeader, round_up};
-use ringest::journal::{Options, Storage};
+use ringest::journal::{Options, Position, Step, Storage};
 use ringest::shard::Op;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -373,4 +373,54 @@ fn a_missing_segment_in_the_middle_is_told() {
     let expected: Vec<u64> = story.waiting.keys().copied().filter(|n| places[n].segment != middle).collect();
     assert_eq!(found, expected);
     assert!(!story.world.journal().report().alarms.is_empty());
+}
+
+#[test]
+fn who_sent_a_record_is_known_as_long_as_it_waits_though_only_a_freed_segment_named_it() {
+    let mut story = Story::new(World::new(small(Durability::Power), PHYSICAL, 40), 40);
+    while story.world.segments() < 3 {
+        assert!(story.append(300));
+        story.world.quiesce();
+    }
+    assert!(story.world.close());
+    let places = layout(&story.world.disk);
+    let first = *story.world.disk.segments.keys().next().expect("three");
+    for (_, file) in story.world.disk.segments.iter_mut().filter(|(number, _)| **number != first) {
+        let mut offset = PHYSICAL as usize;
+        while let Some((block, Some(seal))) = BlockHeader::decode(&file.data[offset..]) {
+            let entries = Entries::new(&file.data[offset..offset + seal.used as usize], block.nonce, offset as u32);
+            let origins = entries.filter(|entry| entry.header.kind == Kind::Origin);
+            let damaged: Vec<usize> = origins.map(|entry| offset + entry.offset + 20).collect();
+            damaged.into_iter().for_each(|at| file.data[at] ^= 1);
+            offset += round_up(seal.used, PHYSICAL) as usize;
+        }
+    }
+    let world = &mut story.world;
+    world.open_whole();
+    assert!(world.journal().report().damaged > 0);
+    let (oldest, mut settled) = (world.journal().oldest(), 0);
+    world.start_scan(oldest);
+    loop {
+        let mut found = Vec::new();
+        let step = world.step(&mut found);
+        for record in found.into_iter().filter(|record| places[&record.number].segment == first) {
+            world.journal().hold(record.at);
+            world.journal().settle(record.number, record.origin, record.at);
+            settled += 1;
+        }
+        if step == Step::Tail {
+            break;
+        }
+        while step == Step::Wait && !world.pending.is_empty() {
+            world.complete(0, Ok(()));
+        }
+    }
+    world.start_scan(Position::default());
+    world.rest();
+    assert!(!world.disk.segments.contains_key(&first), "it is freed");
+    world.kill();
+    world.open_whole();
+    let found = world.scan_all();
+    assert_eq!(found.len(), story.waiting.len() - settled);
+    assert!(found.iter().all(|kept| kept == &story.waiting[&kept.number].0), "{:?}", found.first());
 }
