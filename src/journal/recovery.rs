@@ -550,10 +550,11 @@ impl Recovery {
         blocks.sort_by_key(|block| block.header.at);
         let follows = |a: &Sealed, b: &Sealed| {
             let (end, next) = (a.end_position(), b.header.at);
+            let is_first = self.segments.iter().any(|segment| segment.first_position() == next);
             let between = |segment: &&Segment| (end.segment..next.segment).contains(&segment.number);
-            let mut rest = self.segments.iter().filter(between).map(Segment::end_position);
-            let ends = rest.all(|last| last <= end || last.offset <= physical);
-            end == next || end.segment < next.segment && next.offset == physical && ends
+            let mut rest = self.segments.iter().filter(between);
+            let is_last = rest.all(|segment| segment.end_position() <= end.max(segment.first_position()));
+            end == next || end.segment < next.segment && is_first && is_last
         };
         let unbroken = blocks.chunk_by(follows).last().map_or(0, <[Sealed]>::len);
         let unbroken_from = blocks.len() - unbroken;
@@ -697,7 +698,7 @@ impl Recovery {
             end = offset;
         }
         let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
-        segment.end = end as u32;
+        (segment.start, segment.end) = (first.at.offset, end as u32);
         let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
         if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
