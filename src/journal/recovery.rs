@@ -48,7 +48,6 @@ pub enum OpenError {
     },
 }
 
-
 /// What was found at start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
@@ -402,8 +401,8 @@ impl Recovery {
                 continue;
             }
             // Otherwise: settled, or made ready and never used, or a file on its way to a new life.
-            let live =
-                number >= self.oldest_segment && self.read_segment(storage, options, number, left, exists, &mut bytes)?;
+            let live = number >= self.oldest_segment
+                && self.read_segment(storage, options, number, left, exists, &mut bytes)?;
             if !live && exists {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
             }
@@ -462,9 +461,7 @@ impl Recovery {
             let name = format!("segment-{number:016x}-at-{}", range.start);
             doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
         }
-        let mut write = |range: &Range<usize>| {
-            storage.write_segment(number, range.start as u32, &bytes[range.clone()])
-        };
+        let mut write = |range: &Range<usize>| storage.write_segment(number, range.start as u32, &bytes[range.clone()]);
         for range in &repairs.mended {
             doing(format!("mend segment {number}"), write(range))?;
         }

@@ -1,8 +1,8 @@
 //! Entries go into the open block of the current extent.
 
 use super::{
-    Block, Extent, Full, Journal, Location, Memory, NewRecord, ORIGIN_ENTRY_BYTES_MAX,
-    OpenBlock, OriginRef, Purpose, Write,
+    Block, Extent, Full, Journal, Location, Memory, NewRecord, ORIGIN_ENTRY_BYTES_MAX, OpenBlock, OriginRef, Purpose,
+    Write,
 };
 use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, EntryHeader, Kind, OriginPayload, RECORD_PREFIX_BYTES,

@@ -23,7 +23,9 @@ pub(super) struct Coming {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum File {
     /// To be asked for, not before this time.
-    Wanted { not_before_ns: u64 },
+    Wanted {
+        not_before_ns: u64,
+    },
     /// Asked for.
     Asked,
     /// Asked for, and no longer of any use.

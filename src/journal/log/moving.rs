@@ -176,7 +176,8 @@ impl Journal {
 
     /// Ends the segments from one on, whose blocks from entry `from` on move.
     fn close_segments(&mut self, from_segment: u64, from: u64, blocks: &[InSlot]) {
-        let unsafe_from = if self.options.durability == Durability::Process { self.first_own_segment } else { u64::MAX };
+        let unsafe_from =
+            if self.options.durability == Durability::Process { self.first_own_segment } else { u64::MAX };
         let mut lost = 0;
         for segment in self.segments.iter_mut().filter(|s| s.number >= from_segment || s.failed) {
             let is_unsafe = segment.number >= unsafe_from && segment.end_position() > self.watermark;

@@ -183,8 +183,7 @@ impl Journal {
         let open_copy = open.map(|open| (open.start - from, open.used));
         let copied_end = open.map_or(end, |open| open.start + open.used);
         let heap = self.extent_memory(index, 0)[from as usize..copied_end as usize].to_vec();
-        let copy =
-            Extent { end: end - from, open_copy, ..Extent::new(segment, base, epoch_id, Memory::Heap(heap)) };
+        let copy = Extent { end: end - from, open_copy, ..Extent::new(segment, base, epoch_id, Memory::Heap(heap)) };
         Some((self.add_extent(copy), 0))
     }
 

@@ -39,7 +39,9 @@ impl Trouble {
                 "the directory cannot be synced: {error}. No more segments are rewritten until the next start, so that the journal \
                  may become full earlier"
             ),
-            Self::Read => format!("segment {segment} cannot be read: {error}. The records in it wait, and it is tried again"),
+            Self::Read => {
+                format!("segment {segment} cannot be read: {error}. The records in it wait, and it is tried again")
+            }
         }
     }
 

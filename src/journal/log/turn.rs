@@ -56,7 +56,8 @@ impl Journal {
     fn seal_deadline_ns(&self) -> Option<u64> {
         let open = self.open.as_ref().filter(|open| open.entries > 0)?;
         // It could not be written yet: what still comes goes into the same block.
-        let can_write = !self.must_move && self.retry_commits_ns.is_none() && self.is_file_ready(open.header.at.segment);
+        let can_write =
+            !self.must_move && self.retry_commits_ns.is_none() && self.is_file_ready(open.header.at.segment);
         can_write.then(|| open.opened_ns + self.write_after_ns())
     }
 
