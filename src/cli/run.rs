@@ -27,7 +27,7 @@ pub struct Arguments {
 
 const HELP: &str = "\
 SIGTERM or Ctrl-C ends intake, delivers what it can within [deliver] drain, keeps the rest for the next start and exits with 0.
-A second Ctrl-C ends at once; what was accepted is kept. RUST_LOG sets what is logged (default: info).
+A second signal ends at once; what was accepted is kept. RUST_LOG sets what is logged (default: info).
 `ringest check --online CONFIG` says beforehand what would go wrong.
 
 Exit codes, each with one line that says what to do:
@@ -40,8 +40,8 @@ Exit codes, each with one line that says what to do:
   6   an address, or a serial port with on_missing = \"fail\", is in use (by whom is named)
   7   permission denied on the state directory, an address, or a serial port with on_missing = \"fail\"
   8   a serial port with on_missing = \"fail\" is not there
-  9   the journal cannot be opened or written
-  130 ended at once by a second Ctrl-C";
+  9   the journal cannot be opened, or could not be written to its end: the next start takes the rest from its block file
+  130 ended at once by a second Ctrl-C, 143 by a second SIGTERM";
 
 /// Runs the command.
 ///
@@ -61,7 +61,12 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     }
     let options = engine::Options { ready_file: arguments.ready_file, stop: None };
     match engine::run(checked.settings, options) {
-        Ok(summary) => tell(&text(&summary)),
+        Ok(summary) => {
+            tell(&text(&summary));
+            if !summary.unwritten.is_empty() {
+                return Err(Failure::new(exit::JOURNAL, summary.unwritten.join("\n")));
+            }
+        }
         Err(stopped @ EngineError::Stopped { .. }) => tell(&format!("ringest: {stopped}\n")),
         Err(error) => return Err(Failure::new(code(&error), error.to_string())),
     }

@@ -46,6 +46,9 @@ impl Core for Shard {
     fn is_stopped(&self) -> bool {
         Self::is_stopped(self)
     }
+    fn has_given_up(&self) -> bool {
+        Self::has_given_up(self)
+    }
     fn snapshot(&self, now: Now) -> Snapshot {
         Self::snapshot(self, now)
     }
@@ -86,6 +89,13 @@ pub(super) struct CoreThread {
     pub(super) ready: oneshot::Sender<()>,
 }
 
+/// What a core leaves to be told.
+pub(super) struct Last {
+    pub(super) snapshot: Snapshot,
+    /// Of each journal that could not be written to its end, what that means.
+    pub(super) unwritten: Vec<String>,
+}
+
 /// A journal and the directory that it lives in.
 struct Opened {
     storage: FsStorage,
@@ -105,8 +115,8 @@ impl Drop for EndOnPanic {
 }
 
 impl CoreThread {
-    /// The thread's whole life; the last snapshot.
-    pub(super) fn run(self) -> Result<Option<Snapshot>, EngineError> {
+    /// The thread's whole life.
+    pub(super) fn run(self) -> Result<Option<Last>, EngineError> {
         let _guard = EndOnPanic;
         self.settle();
         let (journals, names) = match self.open() {
@@ -170,7 +180,7 @@ impl CoreThread {
         Ok((journals, names))
     }
 
-    fn drive(self, assignment: Assignment, opened: Vec<Opened>) -> Result<Snapshot, EngineError> {
+    fn drive(self, assignment: Assignment, opened: Vec<Opened>) -> Result<Last, EngineError> {
         let (core, cores) = (self.core, self.settings.gateway.cores.len());
         let failed = |error| EngineError::Ring { core, error };
         let runtime = super::runtime().map_err(failed)?;
@@ -209,10 +219,14 @@ impl CoreThread {
             now: clock::now(),
         });
         let shard = runtime.block_on(async { Driver::new(shard, options)?.run().await }).map_err(failed)?;
+        if shard.has_given_up() {
+            // It would wait for what does not end.
+            std::mem::forget(runtime);
+        }
         let snapshot = shard.snapshot(clock::now());
         let journals = storages.into_iter().zip(shard.into_journals());
-        close(core, cores, journals.map(|(storage, journal)| Opened { storage, journal }).collect())?;
-        Ok(snapshot)
+        let journals = journals.map(|(storage, journal)| Opened { storage, journal }).collect();
+        Ok(Last { snapshot, unwritten: close(core, cores, journals)? })
     }
 }
 
@@ -239,18 +253,29 @@ fn report(storage: &FsStorage, journal: &Journal, took: Duration) {
     }
 }
 
-/// Closes the journals. An adopted directory that has nothing left to deliver is removed.
-fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<(), EngineError> {
+/// Closes the journals. An adopted directory that has nothing left to deliver is removed. One that could not be written to its end
+/// stays as a kill would leave it, for the next start; what that means, in words.
+fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<Vec<String>, EngineError> {
+    let mut unwritten = Vec::new();
     for Opened { mut storage, journal } in journals {
         let directory = storage.directory().to_owned();
         let adopted = journal.core() as usize >= cores;
         let empty = journal.durability() != Durability::Memory && journal.unsettled() == 0;
         let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
+        if !journal.is_flushed() {
+            let why = journal.trouble().unwrap_or_else(|| "the disk does not answer".to_owned());
+            unwritten.push(format!(
+                "the journal {} could not be written to its end: {why}. What is not on disk is kept in its block file, and the next \
+                 start takes it from there, unless the machine is restarted before",
+                directory.display()
+            ));
+            continue;
+        }
         journal.close(&mut storage).map_err(failed)?;
         if adopted && empty {
             info!(core, "{} has nothing left to deliver and is removed", directory.display());
             storage.remove().map_err(failed)?;
         }
     }
-    Ok(())
+    Ok(unwritten)
 }

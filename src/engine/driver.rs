@@ -59,6 +59,10 @@ pub trait Core {
     fn is_ready(&self) -> bool;
     /// Whether nothing is left to do.
     fn is_stopped(&self) -> bool;
+    /// Whether it has stopped though the disk has not answered: what is in flight is left to the kernel.
+    fn has_given_up(&self) -> bool {
+        false
+    }
     /// What the core shows of itself.
     fn snapshot(&self, now: Now) -> Snapshot;
     /// For the driver's own counts.
@@ -272,8 +276,13 @@ impl<C: Core> Driver<C> {
     /// Those of io_uring_enter(2) that no later call can mend.
     pub async fn run(mut self) -> io::Result<C> {
         let result = self.run_loop().await;
-        // Ends what is in flight, before the files are closed and the memory is freed.
-        drop(self.ring);
+        if self.core.has_given_up() {
+            // The kernel may write from that memory for as long as the device takes.
+            std::mem::forget((self.ring, self.commits));
+        } else {
+            // Ends what is in flight, before the files are closed and the memory is freed.
+            drop(self.ring);
+        }
         for link in self.links {
             link.close_now();
         }
@@ -401,10 +410,7 @@ impl<C: Core> Driver<C> {
     }
 
     fn is_finished(&self) -> bool {
-        self.stopping
-            && self.core.is_stopped()
-            && self.commits.is_empty()
-            && self.events.cold.get() == 0
-            && self.events.queue.borrow().is_empty()
+        let idle = self.commits.is_empty() && self.events.cold.get() == 0 && self.events.queue.borrow().is_empty();
+        self.stopping && self.core.is_stopped() && (idle || self.core.has_given_up())
     }
 }

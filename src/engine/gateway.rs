@@ -1,7 +1,7 @@
 //! The whole gateway: what is checked and taken at start, the core threads, the control thread, the end.
 
 use super::control::{Control, Request, locked};
-use super::core::{Assignment, CoreThread};
+use super::core::{Assignment, CoreThread, Last};
 use super::driver::Message;
 use super::files::{core_directories, create_private_directory};
 use super::lines::Lines;
@@ -13,7 +13,6 @@ use crate::journal::OpenError;
 use crate::observe::admin;
 use crate::observe::process::ProcessUsage;
 use crate::observe::report::Report;
-use crate::observe::snapshot::Snapshot;
 use crate::shard::{PortError, SourceId};
 use crate::source::serial;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
@@ -32,6 +31,8 @@ use tracing::{error, info, warn};
 
 /// Exit code after a second Ctrl-C: that of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
+/// The same for SIGTERM.
+const TERMINATED: i32 = 143;
 
 /// Descriptors of a core besides connections and listeners, and of the process besides its cores (the admin server's connections
 /// among them).
@@ -141,6 +142,8 @@ pub struct Options {
 pub struct Summary {
     /// All cores' last snapshots.
     pub report: Report,
+    /// Of each journal that could not be written to its end, what that means, in a sentence; the block file keeps what is missing.
+    pub unwritten: Vec<String>,
     /// CPU time and memory.
     pub usage: ProcessUsage,
     /// Most memory that was resident, in bytes.
@@ -180,12 +183,19 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
         }
         started => started?,
     };
-    let snapshots = gateway.serve(&runtime, stop, requests, admin, ports, options.ready_file)?;
+    let last = gateway.serve(&runtime, stop, requests, admin, ports, options.ready_file)?;
     // A close that waits for a dead line's output, or a name server, keeps nobody.
     runtime.shutdown_background();
     let peak = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss() as u64 * 1024);
+    let (snapshots, unwritten): (Vec<_>, Vec<_>) = last.into_iter().map(|core| (core.snapshot, core.unwritten)).unzip();
+    let unwritten = unwritten.concat();
+    if !unwritten.is_empty() {
+        // Held to the end of the process: writes may still be under way.
+        std::mem::forget(lock);
+    }
     Ok(Summary {
         report: Report::merge(snapshots, &[]),
+        unwritten,
         usage: ProcessUsage::now(),
         rss_bytes_max: peak,
         uptime: started.elapsed(),
@@ -351,6 +361,15 @@ impl Reason {
             Self::Asked => "asked to",
         }
     }
+
+    /// Of a process that is ended by a second one.
+    fn exit_code(self) -> Option<i32> {
+        match self {
+            Self::Terminate => Some(TERMINATED),
+            Self::Interrupt => Some(INTERRUPTED),
+            Self::Asked => None,
+        }
+    }
 }
 
 impl Stop {
@@ -387,7 +406,7 @@ impl Stop {
     }
 }
 
-type Ended = (u16, Result<Option<Snapshot>, EngineError>);
+type Ended = (u16, Result<Option<Last>, EngineError>);
 
 /// The running core threads, seen from the control thread.
 struct Gateway {
@@ -477,7 +496,7 @@ impl Gateway {
         admin: TcpListener,
         ports: HashMap<SourceId, OwnedFd>,
         ready_file: Option<PathBuf>,
-    ) -> Result<Vec<Snapshot>, EngineError> {
+    ) -> Result<Vec<Last>, EngineError> {
         runtime.block_on(async {
             let address = admin.local_addr().map_err(EngineError::Thread)?;
             let admin = tokio::net::TcpListener::from_std(admin).map_err(EngineError::Thread)?;
@@ -537,8 +556,8 @@ impl Gateway {
     async fn wait(
         &mut self,
         mut ready: tokio::task::JoinHandle<Result<(), EngineError>>,
-    ) -> Result<Vec<Snapshot>, EngineError> {
-        let mut snapshots = Vec::new();
+    ) -> Result<Vec<Last>, EngineError> {
+        let mut last = Vec::new();
         let mut failed = None;
         let mut announced = false;
         let mut running = self.mailboxes.len();
@@ -546,7 +565,7 @@ impl Gateway {
             let result = tokio::select! {
                 ended = self.ended.recv() => {
                     running -= 1;
-                    ended.expect("a thread says its end").1.map(|snapshot| snapshots.extend(snapshot))
+                    ended.expect("a thread says its end").1.map(|ended| last.extend(ended))
                 }
                 result = &mut ready, if !announced => {
                     announced = true;
@@ -559,7 +578,7 @@ impl Gateway {
                 stop_all(&self.mailboxes);
             }
         }
-        failed.map_or(Ok(snapshots), Err)
+        failed.map_or(Ok(last), Err)
     }
 }
 
@@ -610,7 +629,7 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     std::fs::rename(&new, path)
 }
 
-/// Obeys wishes to stop: the first drains the gateway, the second Ctrl-C ends it at once.
+/// Obeys wishes to stop: the first drains the gateway, a second signal ends it at once.
 async fn obey(mut stop: Stop, mailboxes: Vec<mpsc::UnboundedSender<Message>>, drain: Duration) {
     let mut stopping = false;
     loop {
@@ -618,10 +637,10 @@ async fn obey(mut stop: Stop, mailboxes: Vec<mpsc::UnboundedSender<Message>>, dr
         if !stopping {
             info!("stopping ({}): intake has ended, deliveries go on for up to {drain:?}", reason.words());
             stop_all(&mailboxes);
-        } else if reason == Reason::Interrupt {
+        } else if let Some(code) = reason.exit_code() {
             // Nobody may read it.
             let _ = writeln!(io::stderr(), "ringest: ended at once; the journal keeps what was accepted");
-            std::process::exit(INTERRUPTED);
+            std::process::exit(code);
         }
         stopping = true;
     }

@@ -159,9 +159,17 @@ impl ViewStorage {
             Some((number, bytes)) if number == segment => bytes,
             before => {
                 let mut bytes = before.map(|(_, bytes)| bytes).unwrap_or_default();
-                self.files.read_segment(segment, &mut bytes)?;
-                if self.headers.get(&segment).is_some_and(|header| !bytes.starts_with(header)) {
-                    return Err(ErrorKind::NotFound.into());
+                match self.files.read_segment(segment, &mut bytes) {
+                    // All of it is a repair: its file is gone.
+                    Err(error) if error.kind() == ErrorKind::NotFound && self.repairs.contains_key(&segment) => {
+                        bytes.clear();
+                    }
+                    result => {
+                        result?;
+                        if self.headers.get(&segment).is_some_and(|header| !bytes.starts_with(header)) {
+                            return Err(ErrorKind::NotFound.into());
+                        }
+                    }
                 }
                 for (at, repair) in self.repairs.get(&segment).into_iter().flatten() {
                     let end = *at as usize + repair.len();

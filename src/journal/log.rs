@@ -45,6 +45,8 @@ const PROCESS_WRITE_AFTER_NS: u64 = 1_000_000_000;
 const ORIGIN_ENTRY_BYTES_MAX: usize = entry_bytes(8 + 2 * ORIGIN_NAME_BYTES_MAX);
 /// Longest source or name of an origin.
 const ORIGIN_NAME_BYTES_MAX: usize = 256;
+/// A disk that takes longer for a block is said to be slow, if that keeps records out.
+const SLOW_DISK_NS: u64 = 2_000_000_000;
 /// A failed operation on a file is tried again after this.
 const RETRY_AFTER_NS: u64 = 1_000_000_000;
 
@@ -434,6 +436,16 @@ impl Journal {
         self.segments.back().is_some_and(|segment| segment.number >= self.first_own_segment && !segment.closed)
     }
 
+    /// Whether the disk refuses what records need.
+    pub fn is_in_trouble(&self) -> bool {
+        self.troubles.stop_intake()
+    }
+
+    /// What is wrong with the disk, in words.
+    pub fn trouble(&self) -> Option<String> {
+        self.troubles.describe()
+    }
+
     /// A new lane's number.
     pub fn new_lane(&mut self) -> u32 {
         let lane = self.next_lane;
@@ -496,6 +508,21 @@ impl Journal {
         }
         if into.problem.is_none() {
             into.problem = self.troubles.describe();
+        }
+    }
+
+    /// Why records are not taken though the disk does not refuse, in words; `None` where that is a matter of a moment.
+    pub fn why_paused(&self, now: Now) -> Option<String> {
+        let waited_ns = self.uncommitted_since_ns().map_or(0, |since_ns| now.mono_ns.saturating_sub(since_ns));
+        if !self.on_disk() || self.segments.len() + 1 >= self.options.segments_max() {
+            Some("the journal is full: reading pauses until records are delivered".to_owned())
+        } else if waited_ns >= SLOW_DISK_NS {
+            let seconds = waited_ns / 1_000_000_000;
+            Some(format!(
+                "the disk is slow: a block has waited {seconds} s to be written, and reading pauses until it is"
+            ))
+        } else {
+            None
         }
     }
 

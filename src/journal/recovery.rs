@@ -6,6 +6,9 @@
 //! Where that cannot be done (the segment's file was never made, or the disk refuses), the blocks are taken over into the new
 //! block file, and the running log writes them as it writes its own.
 
+mod gone;
+
+use self::gone::{is_whole_from_its_start, lost_between};
 use super::epoch::Epoch;
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
@@ -208,6 +211,8 @@ struct Recovery {
     /// From here on blocks are still to be written.
     unwritten_from: Option<Position>,
     missing: Vec<(u64, u64)>,
+    /// A segment that was read has a file: older ones had one, too.
+    follows_file: bool,
     refused: Option<(u64, io::Error)>,
     /// From here on writes that were found may not be durable: a sync failed.
     unsynced_from: Option<Position>,
@@ -411,7 +416,8 @@ impl Recovery {
         self.segments.reverse();
         if let Some(oldest) = self.newer.filter(|oldest| oldest.gap) {
             let start = Position { offset: 0, ..oldest.at };
-            self.note_damage(start, 0..oldest.at.offset as usize, &mut Repairs::default());
+            // Where it began nobody knows any more: some of these may have been there, and not been settled.
+            self.note_damage(start, 0..oldest.at.offset as usize, 1..oldest.number, &mut Repairs::default());
         }
         Ok(())
     }
@@ -432,6 +438,7 @@ impl Recovery {
         }
         let file_bytes = bytes.len();
         let mut repairs = Repairs::default();
+        let gone = !exists && (self.follows_file || !is_whole_from_its_start(&left, storage.physical_block()));
         let life = match (exists, left.first()) {
             (false, Some(first)) => {
                 bytes.resize(options.segment_bytes as usize, 0);
@@ -448,10 +455,14 @@ impl Recovery {
         if !self.walk(life, bytes, &mut repairs) {
             return Ok(false);
         }
+        if gone {
+            return self.restore(storage, options, life, bytes);
+        }
         if !exists {
             self.unwritten_from = from.or(self.unwritten_from);
             return Ok(true);
         }
+        self.follows_file = true;
         let end = self.segments.last().expect("walked").end as usize;
         if end > file_bytes {
             // A file cut short: as far as there are blocks it is made whole, so that they can be read back.
@@ -657,11 +668,12 @@ impl Recovery {
                 None => next.is_some_and(|(epoch, next)| epoch == header.epoch_id && next != header.first_number),
             };
             if missing {
-                self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, repairs);
+                let lost = next.map_or(0..0, |(_, next)| next..header.first_number);
+                self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, lost, repairs);
             }
             let Walked { used, entries, last } = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
             if seal.is_none() {
-                self.note_damage(here, offset..offset + physical as usize, repairs);
+                self.note_damage(here, offset..offset + physical as usize, 0..0, repairs);
                 let sealed = header.encode_sealed(Seal { used, entries });
                 bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
                 repairs.mended.push(offset..offset + physical as usize);
@@ -689,7 +701,8 @@ impl Recovery {
         let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
         if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
-            self.note_damage(segment.end_position(), end..bytes.len(), repairs);
+            let lost = lost_between(next, self.newer);
+            self.note_damage(segment.end_position(), end..bytes.len(), lost, repairs);
         }
         self.newer = Some(first);
         if dense {
@@ -752,7 +765,7 @@ impl Recovery {
             }
             let lost = entries.resynchronise();
             let range = lost.clone().unwrap_or(entries.offset()..limit - offset);
-            self.note_damage(here, offset + range.start..offset + range.end, repairs);
+            self.note_damage(here, offset + range.start..offset + range.end, 0..0, repairs);
             if lost.is_none() {
                 break;
             }
@@ -779,12 +792,17 @@ impl Recovery {
         }
     }
 
-    /// Bytes that should hold entries and do not: damage below the watermark, else the traces of an unclean end.
-    fn note_damage(&mut self, at: Position, range: Range<usize>, repairs: &mut Repairs) {
+    /// Bytes that should hold entries (`lost`, by their numbers, where those are known) and do not: damage below the watermark, else
+    /// the traces of an unclean end.
+    fn note_damage(&mut self, at: Position, range: Range<usize>, lost: Range<u64>, repairs: &mut Repairs) {
         if repairs.certain || at < self.durable.watermark {
             self.report.damaged += 1;
+            let lost = match lost.end.checked_sub(1).filter(|last| *last >= lost.start) {
+                Some(last) => format!(": entries {} to {last} are lost", lost.start),
+                None => String::new(),
+            };
             self.report.alarms.push(format!(
-                "bytes {} to {} of segment {} are damaged, below what was durable",
+                "bytes {} to {} of segment {} are damaged, below what was durable{lost}",
                 range.start, range.end, at.segment
             ));
             repairs.damage.push(range);

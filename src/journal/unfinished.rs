@@ -49,6 +49,11 @@ pub(super) struct Left {
 }
 
 impl Left {
+    /// Bytes up to the end of its last whole entry.
+    pub fn used(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
     /// The block, sealed and padded. `on_disk` begins where it belongs: where a write has landed in part and a byte of the block
     /// file has gone bad, the disk can have more whole entries.
     pub fn finish(&self, on_disk: &[u8], physical: u32) -> Vec<u8> {

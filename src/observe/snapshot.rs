@@ -104,6 +104,8 @@ counters! {
     pub http_refused: u64,
     /// HTTP requests answered with 503.
     pub http_unavailable: u64,
+    /// HTTP connections closed without an answer, since their records were not on disk after 30 s; they are delivered once they are.
+    pub http_unanswered: u64,
     /// Requests sent to the API.
     pub api_requests: u64,
     /// Requests to the API that were sent again on a new connection because a kept-alive one was stale.

@@ -94,6 +94,8 @@ pub(super) struct HttpMachine {
     pub dirty: bool,
     /// Listed to be looked at when something became durable.
     pub waiting: bool,
+    /// Since when it waits so.
+    pub waiting_since_ns: u64,
     pub closing: Closing,
     /// Reading was stopped, or is being stopped, since too many answers wait.
     pub paused: bool,

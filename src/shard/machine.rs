@@ -14,6 +14,9 @@ const LINGER_NS: u64 = 2_000_000_000;
 const SEND_BUFFERS_MAX: usize = 256;
 /// What a machine is told to wait when the journal is full.
 const RETRY_AFTER_S: u32 = 1;
+/// How long a machine waits for its records to be on disk. Then the connection is closed without an answer, since neither would
+/// be true: a 201 for what a loss of power may take, nor a 503 for what will be delivered.
+const COMMIT_WAIT_NS: u64 = 30_000_000_000;
 
 impl Shard {
     pub(super) fn accept_machine(&mut self, now: Now, source: SourceId, fd: Fd) -> LinkId {
@@ -26,6 +29,7 @@ impl Shard {
             sending: false,
             dirty: false,
             waiting: false,
+            waiting_since_ns: 0,
             closing: Closing::No,
             paused: false,
             reading: true,
@@ -117,7 +121,7 @@ impl Shard {
     }
 
     /// What became durable lets answers and deliveries go.
-    pub(super) fn release_durable(&mut self) {
+    pub(super) fn release_durable(&mut self, now: Now) {
         if self.durable_waiters.is_empty() && self.durable_lanes.is_empty() {
             return;
         }
@@ -125,6 +129,9 @@ impl Shard {
         for link in std::mem::take(&mut self.durable_waiters) {
             let Some((_, State::Http(mut machine))) = self.links.take(link) else { continue };
             machine.waiting = machine.durable_needed > durable_below;
+            if machine.connection.has_released(durable_below) {
+                machine.waiting_since_ns = now.mono_ns;
+            }
             if machine.waiting {
                 // The oldest of its answers may go all the same.
                 self.durable_waiters.push(link);
@@ -177,6 +184,7 @@ impl Shard {
         }
         if machine.durable_needed > durable_below && !machine.waiting {
             machine.waiting = true;
+            machine.waiting_since_ns = now.mono_ns;
             self.durable_waiters.push(link);
         }
         if machine.paused && machine.connection.wants_read() {
@@ -260,7 +268,9 @@ impl Shard {
         if machine.closing != Closing::No {
             return;
         }
-        if let Some(due) = machine.connection.deadline_ns(&self.settings.limits)
+        let unwritten = machine.waiting.then_some(machine.waiting_since_ns + COMMIT_WAIT_NS);
+        let deadlines = [machine.connection.deadline_ns(&self.settings.limits), unwritten];
+        if let Some(due) = deadlines.into_iter().flatten().min()
             && due < machine.timer_ns
         {
             machine.timer_ns = due;
@@ -276,6 +286,10 @@ impl Shard {
         match machine.closing {
             Closing::Lingering => self.end_machine(link, &mut machine),
             Closing::AfterSend => {}
+            Closing::No if machine.waiting && now.mono_ns >= machine.waiting_since_ns + COMMIT_WAIT_NS => {
+                self.counters.http_unanswered += 1;
+                self.end_machine(link, &mut machine);
+            }
             Closing::No => {
                 machine.connection.handle_deadline(now.mono_ns, &self.settings.limits);
                 self.mark_dirty(link, &mut machine);

@@ -36,6 +36,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use timer::{Timer, Timers};
 
+/// How long a stop waits for the disk: when it works, ...
+const FLUSH_MAX_NS: u64 = 20_000_000_000;
+/// ... and when it refuses.
+const FLUSH_IN_TROUBLE_MAX_NS: u64 = 3_000_000_000;
+const FLUSH_LOOK_NS: u64 = 250_000_000;
+
 /// What a shard is made of.
 pub struct Setup {
     /// The configuration.
@@ -76,6 +82,9 @@ pub struct Shard {
     owners: Arc<HashMap<String, u16>>,
     rng: fastrand::Rng,
     phase: Phase,
+    /// Since when it only writes what is to be written.
+    flush_since_ns: u64,
+    flush_given_up: bool,
     ops: VecDeque<Op>,
     timers: Timers,
     links: Links,
@@ -164,6 +173,8 @@ impl Shard {
             owners,
             rng: fastrand::Rng::with_seed(seed),
             phase: Phase::Starting,
+            flush_since_ns: 0,
+            flush_given_up: false,
             ops: VecDeque::new(),
             timers: Timers::default(),
             links: Links::default(),
@@ -368,7 +379,7 @@ impl Shard {
             self.handle_timer(now, timer);
         }
         self.advance_phase(now);
-        self.release_durable();
+        self.release_durable(now);
         self.resume_paused(now);
         self.advance_backlog(now);
         self.dispatch(now);
@@ -399,7 +410,8 @@ impl Shard {
             Timer::Accept(source) => self.resume_accept(SourceId(source)),
             Timer::Api(_) => {} // dispatch looks at the time itself
             Timer::Route(step) => self.probe(now, step),
-            Timer::Drain => self.end_drain(),
+            Timer::Drain => self.end_drain(now),
+            Timer::Flush => self.check_flush(now),
         }
     }
 
@@ -437,7 +449,7 @@ impl Shard {
                 self.start_sources(now);
                 self.accept_early(now);
             }
-            Phase::Draining if self.terms.pending == 0 && self.machines_are_answered() => self.end_drain(),
+            Phase::Draining if self.terms.pending == 0 && self.machines_are_answered() => self.end_drain(now),
             _ => {}
         }
     }
@@ -454,22 +466,42 @@ impl Shard {
         self.turn(now);
     }
 
-    fn end_drain(&mut self) {
+    fn end_drain(&mut self, now: Now) {
         if self.phase != Phase::Draining {
             return;
         }
         self.phase = Phase::Stopping;
+        self.flush_since_ns = now.mono_ns;
+        self.check_flush(now);
         let links: Vec<LinkId> = self.links.iter().map(|(id, _)| id).collect();
         for link in links {
             self.close(link);
         }
     }
 
-    /// Whether everything is closed and on disk: the journals may be closed.
+    /// Whether everything is closed, and on disk as far as it can be: those journals that are flushed may be closed.
     pub fn is_stopped(&self) -> bool {
-        self.phase == Phase::Stopping
-            && self.links.len() == 0
-            && self.journals.iter().all(|state| state.journal.is_flushed() && !state.backlog.is_reading())
+        self.phase == Phase::Stopping && self.links.len() == 0 && (self.flush_given_up || self.is_flushed())
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.journals.iter().all(|state| state.journal.is_flushed() && !state.backlog.is_reading())
+    }
+
+    /// Whether it has stopped though operations of a journal have not ended, and nobody waits for them any more.
+    pub fn has_given_up(&self) -> bool {
+        self.flush_given_up
+    }
+
+    /// A disk that refuses or hangs does not keep the gateway from its end: the block files keep what is not written.
+    fn check_flush(&mut self, now: Now) {
+        let waited_ns = now.mono_ns - self.flush_since_ns;
+        let refuses = self.journals.iter().any(|state| state.journal.is_in_trouble());
+        if waited_ns >= FLUSH_MAX_NS || waited_ns >= FLUSH_IN_TROUBLE_MAX_NS && refuses {
+            self.flush_given_up = !self.is_flushed();
+        } else {
+            self.timers.set(now.mono_ns + FLUSH_LOOK_NS, Timer::Flush);
+        }
     }
 
     fn source_kind(&self, source: SourceId) -> &SourceKind {

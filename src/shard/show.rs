@@ -24,7 +24,7 @@ impl Shard {
         let in_memory: u64 = self.lanes.iter().map(|(_, lane)| lane.queue.len() as u64).sum();
         journal.behind = self.terms.pending - in_memory;
         if journal.problem.is_none() && !self.paused_links.is_empty() {
-            journal.problem = Some("the journal is full: reading pauses until records are delivered".to_owned());
+            journal.problem = self.journals[0].journal.why_paused(now);
         }
         let mut held = vec![0; self.sources.len()];
         for link in self.paused_links.iter().filter_map(|id| self.links.get(*id)) {

@@ -23,6 +23,8 @@ pub(super) enum Timer {
     Route(u8),
     /// The time that a stop may take is over.
     Drain,
+    /// Whether what is to be written at the end can still be.
+    Flush,
 }
 
 impl Timer {

@@ -42,7 +42,7 @@ fn give_state(site: &Site) {
     chown(&site.path("state"), Some(Uid::from_raw(NOBODY)), None).expect("root runs the tests");
 }
 
-fn run(program: &str, arguments: &[&OsStr]) {
+pub fn run(program: &str, arguments: &[&OsStr]) {
     let status = Command::new(program).args(arguments).status();
     let status = status.unwrap_or_else(|error| panic!("{program} is needed: {error}"));
     assert!(status.success(), "{program} {arguments:?}: {status}");
@@ -53,7 +53,7 @@ fn mount(kind: &str, at: &Path) {
 }
 
 /// Runs a test in a mount namespace of its own, which the thread's children share.
-fn with_own_mounts(test: impl FnOnce() + Send + 'static) {
+pub fn with_own_mounts(test: impl FnOnce() + Send + 'static) {
     let alone = move || {
         unshare(CloneFlags::CLONE_NEWNS).expect("root runs the tests");
         run("mount", &["--make-rprivate".as_ref(), "/".as_ref()]);

@@ -8,6 +8,7 @@ mod cores;
 mod crashes;
 mod environment;
 mod forbid;
+mod full;
 mod http;
 mod machines;
 mod memory;

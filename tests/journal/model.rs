@@ -79,7 +79,7 @@ struct Model {
     /// Settled records, in the order in which they were.
     settled: Vec<Kept>,
     /// Settled before, or lost by a loss of power.
-    past: BTreeMap<u64, Kept>,
+    past: BTreeMap<(u128, u64), Kept>,
     /// A walk is under way; the number that it has come to.
     walk: Option<u64>,
     seen: BTreeSet<u64>,
@@ -239,7 +239,7 @@ impl Model {
         let op = &self.world.pending[index].op;
         let directory = matches!(op, Op::Rewrite { work: Rewrite::SyncDirectory, .. });
         let fails = match op {
-            Op::FreeSegment { .. } => false,
+            Op::FreeSegment { .. } | Op::Rewrite { work: Rewrite::GiveUp, .. } => false,
             Op::Commit { .. } => fails || self.refused.commits,
             Op::PrepareSegment { .. } => fails || self.refused.segments,
             Op::SyncSegment { .. } => fails || self.refused.syncs,
@@ -390,6 +390,11 @@ impl Model {
             .collect();
         // Settled records may come back: their marks were not durable.
         for kept in std::mem::take(&mut self.settled) {
+            // An empty journal begins its numbers anew, in another epoch.
+            if self.waiting.get(&kept.number).is_some_and(|newer| newer.kept.epoch_id != kept.epoch_id) {
+                self.past.insert((kept.epoch_id, kept.number), kept);
+                continue;
+            }
             self.waiting.insert(kept.number, Waiting { kept, origin: OriginRef(0), held: None, segment: 0 });
         }
         self.world.kill();
@@ -449,8 +454,10 @@ impl Model {
         for kept in found {
             // Below level `power` segments can come back that were freed, without the marks in later ones.
             let unsafe_level = self.world.options.durability == Durability::Process && self.world.disk.lost_power;
-            let mut known = before.remove(&kept.number).unwrap_or_else(|| {
-                let past = self.past.remove(&kept.number).filter(|_| unsafe_level);
+            // Where the last numbers were lost they are given again, in another epoch.
+            let same = before.get(&kept.number).is_some_and(|known| known.kept.epoch_id == kept.epoch_id);
+            let mut known = before.remove(&kept.number).filter(|_| same || !unsafe_level).unwrap_or_else(|| {
+                let past = self.past.remove(&(kept.epoch_id, kept.number)).filter(|_| unsafe_level);
                 let kept = past.unwrap_or_else(|| panic!("{kept:?} is invented"));
                 Waiting { kept, origin: OriginRef(0), held: None, segment: 0 }
             });
@@ -469,7 +476,8 @@ impl Model {
         self.open_lanes();
         self.synced.clear();
         let missing = before.keys().copied().collect();
-        self.past.extend(before.into_iter().map(|(number, record)| (number, record.kept)));
+        let lost = before.into_values().map(|record| ((record.kept.epoch_id, record.kept.number), record.kept));
+        self.past.extend(lost);
         missing
     }
 

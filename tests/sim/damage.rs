@@ -21,6 +21,7 @@ pub struct Cost {
     pub marks: u64,
     /// It is below what the journal says is durable: it must be told.
     pub told: bool,
+    pub segment: u64,
 }
 
 /// A block of a segment, as its header has it.
@@ -109,8 +110,10 @@ impl Disk {
                 hit.push(entry);
             }
         }
+        let alone = blocks.iter().filter(|other| other.segment == block.segment).count() == 1;
         let mut cost = Cost {
-            told: !hit.is_empty() && Position { segment: block.segment, offset: block.offset as u32 } < said,
+            segment: block.segment,
+            told: !hit.is_empty() && !alone && Position { segment: block.segment, offset: block.offset as u32 } < said,
             ..Cost::default()
         };
         let key = |number: u64, epoch_id: u128| format!("{epoch_id:032x}-{core}-{number}");

@@ -43,8 +43,7 @@ impl Disk {
         match work {
             Rewrite::Begin { bytes } => {
                 // A file put aside is used again, with what was in it.
-                let mut data = if self.spares.is_empty() { Vec::new() } else { self.spares.remove(0).1.data };
-                data.resize(*bytes as usize, 0);
+                let data = self.take_spare(*bytes as usize).unwrap_or_else(|| vec![0; *bytes as usize]);
                 self.dense = Some(Segment { data, ..Segment::default() });
             }
             Rewrite::Read { from, offset, buffer } => {

@@ -28,6 +28,8 @@ pub struct Segment {
     pub undo: Vec<(usize, Vec<u8>)>,
     /// The file itself would not be there after a loss of power.
     pub volatile: bool,
+    /// It is not there any more, but for what a loss of power may undo.
+    pub removed: bool,
     /// A write or sync of it has failed: nobody may trust it with more.
     pub failed: bool,
     /// What a failed sync has lost, though the process sees it: no later sync brings it to the disk.
@@ -366,8 +368,8 @@ impl Disk {
             }
             Work::Free { reuse } => {
                 self.put_aside(segment);
-                if !reuse {
-                    self.spares.pop(); // removed
+                if let Some((_, file)) = self.spares.last_mut() {
+                    file.removed = !reuse;
                 }
                 cx.stats.count("segment freed");
                 Done::Freed { journal, segment }
@@ -450,6 +452,9 @@ impl Disk {
             }
             Work::Rewrite(work) => {
                 cx.stats.count("rewrite failed");
+                if matches!(work, Rewrite::GiveUp) {
+                    self.dense = None; // the next one begins its file anew
+                }
                 Done::Rewrite { journal, segment, work, result: Err(errno) }
             }
         }
@@ -466,13 +471,16 @@ impl Disk {
 
     fn prepare(&mut self, segment: u64, bytes: u64, header: &[u8], sync: bool) {
         // A spare file is used again as it is: behind the new header there is still what an earlier life has left.
-        let spare = self.spares.iter().position(|(_, file)| file.data.len() == bytes as usize);
-        let mut data = match spare {
-            Some(index) => self.spares.remove(index).1.data,
-            None => vec![0; bytes as usize],
-        };
+        let mut data = self.take_spare(bytes as usize).unwrap_or_else(|| vec![0; bytes as usize]);
         data[..header.len()].copy_from_slice(header);
         self.segments.insert(segment, Segment { data, volatile: !sync, ..Segment::default() });
+    }
+
+    /// A file of this size that was put aside, with what it holds.
+    pub(super) fn take_spare(&mut self, bytes: usize) -> Option<Vec<u8>> {
+        let fits = |(_, file): &(u64, Segment)| file.data.len() == bytes && !file.removed;
+        let index = self.spares.iter().position(fits)?;
+        Some(self.spares.remove(index).1.data)
     }
 
     pub(super) fn synced(&mut self, segment: u64) {
@@ -565,7 +573,7 @@ impl Disk {
             && let Some((number, file)) = self.spares.pop()
         {
             cx.stats.count("freed segment back after a power cut");
-            self.segments.entry(number).or_insert(file);
+            self.segments.entry(number).or_insert(Segment { removed: false, ..file });
         }
         self.spares.clear();
         for file in self.segments.values_mut() {

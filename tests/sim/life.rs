@@ -92,7 +92,7 @@ impl World {
         if self.plan.has_disk() && unwritten == 0 && !self.disks.iter().any(Disk::has_doomed) {
             (self.safe_ns, self.marked_safe) = (self.cx.now_ns, self.marked_before);
         }
-        self.tampered = Tampered { ever: self.tampered.ever, aside: self.tampered.aside, ..Tampered::default() };
+        self.tampered = Tampered { told: false, perhaps: false, directory: None, ..std::mem::take(&mut self.tampered) };
         self.directories = directories;
         let setup = Setup {
             settings: Arc::clone(&self.plan.settings),
@@ -202,7 +202,9 @@ impl World {
                         "bit of a record flipped"
                     });
                     (self.tampered.ever, self.tampered.aside) = (true, true);
-                    self.tampered.told |= cost.told;
+                    // Where no block of a segment is whole it passes for one that was never used.
+                    let fresh = self.tampered.flipped.insert((directory, cost.segment));
+                    self.tampered.told = fresh && (self.tampered.told || cost.told);
                     self.tampered.directory = Some(directory);
                     cost.records.iter().for_each(|(name, record)| self.oracle.damaged(name, record));
                     self.receiver.excuse(&cost.keys);

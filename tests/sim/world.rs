@@ -30,6 +30,8 @@ pub struct Tampered {
     /// Something in this directory that the next start must tell.
     pub told: bool,
     pub directory: Option<usize>,
+    /// Segments with a flipped bit.
+    pub flipped: BTreeSet<(usize, u64)>,
     /// Something that it may tell.
     pub perhaps: bool,
     /// Bits of segments: what they cost shows for long.

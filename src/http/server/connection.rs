@@ -208,6 +208,11 @@ impl ServerConnection {
         self.durable_below = self.durable_below.max(durable_below);
     }
 
+    /// Whether an answer goes that waits now, once records below `durable_below` are durable.
+    pub fn has_released(&self, durable_below: u64) -> bool {
+        !self.has_output() && self.first.is_some_and(|answer| answer.may_go(durable_below))
+    }
+
     /// Whether an answer may be sent now.
     pub fn has_output(&self) -> bool {
         self.first.is_some_and(|answer| answer.may_go(self.durable_below))

@@ -102,7 +102,10 @@ impl Journal {
     pub(super) fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         let journal = self.id;
         let free = |(segment, reuse)| Op::FreeSegment { journal, segment, reuse };
-        ops.extend(self.dropped.drain(..).chain(self.freeing_replaced.drain(..)).map(free));
+        // A sync that was asked for before is waited for.
+        let syncing = self.syncing;
+        let dropped = self.dropped.extract_if(.., |(segment, _)| Some(*segment) != syncing);
+        ops.extend(dropped.chain(self.freeing_replaced.drain(..)).map(free));
         let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
