@@ -1,4 +1,5 @@
 //! The kept inputs of all fuzz targets, and many small changes of each, pass the same bodies as under libFuzzer (`fuzz/README.md`).
+//! `RINGEST_FUZZ_CHANGED=200000 RINGEST_FUZZ_SEED=8` makes more changes, and others.
 
 #[path = "../fuzz/bodies/lib.rs"]
 mod bodies;
@@ -9,8 +10,8 @@ use std::path::PathBuf;
 /// A corpus stays small.
 const FILES_MAX: usize = 200;
 const BYTES_MAX: usize = 200_000;
-/// Changed inputs a target.
-const CHANGED: usize = 5_000;
+/// Changed inputs a target, unless the environment says otherwise.
+const CHANGED: u64 = 5_000;
 /// Longest input that is changed; expanded ones take too long for many rounds.
 const CHANGED_BYTES_MAX: usize = 1_000;
 
@@ -55,15 +56,17 @@ fn run(target: &str, body: Body, expected: &[&'static str]) {
     assert!(missing.is_empty(), "no file leads to {missing:?}, but {:?}", seen.0);
 
     let small: Vec<_> = files.iter().filter(|(_, bytes)| bytes.len() <= CHANGED_BYTES_MAX).collect();
-    let mut rng = fastrand::Rng::with_seed(7);
-    for round in 0..CHANGED {
+    let number = |name: &str, default| std::env::var(name).map_or(default, |it| it.parse().expect("a number"));
+    let changes = number("RINGEST_FUZZ_CHANGED", CHANGED);
+    let mut rng = fastrand::Rng::with_seed(number("RINGEST_FUZZ_SEED", 7));
+    for round in 0..changes as usize {
         let (name, bytes) = small[round % small.len()];
         let (_, other) = small[rng.usize(..small.len())];
         let changed = change(&mut rng, bytes, other);
         let _running = Running(name, &changed);
         body(&changed, &mut seen);
     }
-    println!("{target}: {} files, {CHANGED} changed ones, {:?}", files.len(), seen.0);
+    println!("{target}: {} files, {changes} changed ones, {:?}", files.len(), seen.0);
 }
 
 /// One to four small changes; parts of `other` among them.

@@ -398,6 +398,7 @@ fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
 }
 
 fn verified_json(view: &View) -> Value {
+    // Blocks that could not be written are a matter of a start.
     let Report {
         epoch,
         clean,

@@ -241,7 +241,8 @@ impl Storage for FsStorage {
     }
 
     fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(segment_path(&self.directory, segment))?;
+        let path = segment_path(&self.directory, segment);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         file.write_all_at(bytes, u64::from(offset))
     }
 

@@ -2,6 +2,7 @@
 //! repaired in memory alone.
 
 use super::files::{FsStorage, SHARED_MEMORY, core_directories, core_directory};
+use crate::journal::format::SEGMENT_HEADER_BYTES;
 use crate::journal::{self, BlockFile, BlockMemory, Journal, OpenError, Options, Scan, Step, Storage};
 use crate::shard::{Now, Op};
 use std::collections::{HashMap, VecDeque};
@@ -9,6 +10,9 @@ use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+/// How often a journal is read again whose gateway frees segments at that moment.
+const OPENS_MAX: u32 = 5;
 
 /// A record that waits to be delivered.
 #[derive(Debug, Clone, Copy)]
@@ -55,13 +59,24 @@ pub struct View {
 impl View {
     fn open(directory: &Path, core: u32) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io { action: format!("look at {}", directory.display()), error };
-        let mut storage = ViewStorage {
-            files: FsStorage::look_at(directory, Path::new(SHARED_MEMORY)).map_err(failed)?,
-            repairs: HashMap::new(),
-            last: None,
-        };
         let options = Options::of_view(core);
-        let journal = journal::open(&mut storage, &options)?;
+        let mut attempt = 1;
+        let (storage, journal) = loop {
+            let mut storage = ViewStorage {
+                files: FsStorage::look_at(directory, Path::new(SHARED_MEMORY)).map_err(failed)?,
+                repairs: HashMap::new(),
+                headers: HashMap::new(),
+                last: None,
+                gone: false,
+            };
+            let journal = journal::open(&mut storage, &options)?;
+            // A running gateway freed a segment since it was listed. Mostly all of it was settled, but it may also have moved to a
+            // newer one, which was read before.
+            if !storage.gone || attempt == OPENS_MAX {
+                break (storage, journal);
+            }
+            attempt += 1;
+        };
         Ok(Self { directory: directory.to_owned(), storage, journal })
     }
 
@@ -78,7 +93,7 @@ impl View {
     /// Hands over all records that wait to be delivered, lane by lane in their order, until `visit` breaks.
     ///
     /// # Errors
-    /// Those of reading a segment; `NotFound` where a running gateway freed it in the meantime.
+    /// Those of reading a segment; `NotFound` where a running gateway freed or rewrote it in the meantime.
     pub fn each(&mut self, mut visit: impl FnMut(&Pending<'_>) -> ControlFlow<()>) -> io::Result<()> {
         let now = Now::default(); // nothing here waits for a time
         let (mut scan, mut found, mut ops) = (Scan::default(), Vec::new(), VecDeque::new());
@@ -130,8 +145,12 @@ struct ViewStorage {
     files: FsStorage,
     /// What recovery wrote, by segment.
     repairs: HashMap<u64, Vec<(u32, Vec<u8>)>>,
+    /// The first bytes of each segment as it was opened: they tell whether it was rewritten since.
+    headers: HashMap<u64, Vec<u8>>,
     /// The segment that was read last.
     last: Option<(u64, Vec<u8>)>,
+    /// A segment that was listed was not there any more.
+    gone: bool,
 }
 
 impl ViewStorage {
@@ -140,7 +159,18 @@ impl ViewStorage {
             Some((number, bytes)) if number == segment => bytes,
             before => {
                 let mut bytes = before.map(|(_, bytes)| bytes).unwrap_or_default();
-                self.files.read_segment(segment, &mut bytes)?;
+                match self.files.read_segment(segment, &mut bytes) {
+                    // All of it is a repair: its file is gone.
+                    Err(error) if error.kind() == ErrorKind::NotFound && self.repairs.contains_key(&segment) => {
+                        bytes.clear();
+                    }
+                    result => {
+                        result?;
+                        if self.headers.get(&segment).is_some_and(|header| !bytes.starts_with(header)) {
+                            return Err(ErrorKind::NotFound.into());
+                        }
+                    }
+                }
                 for (at, repair) in self.repairs.get(&segment).into_iter().flatten() {
                     let end = *at as usize + repair.len();
                     bytes.resize(bytes.len().max(end), 0);
@@ -176,12 +206,16 @@ impl Storage for ViewStorage {
 
     fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
         match self.files.read_segment(segment, into) {
-            // A running gateway has freed it since it was listed: there is nothing left to deliver in it.
             Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.gone = true;
                 into.clear();
                 Ok(())
             }
-            result => result,
+            result => {
+                let header = &into[..into.len().min(SEGMENT_HEADER_BYTES)];
+                self.headers.insert(segment, header.to_owned());
+                result
+            }
         }
     }
 

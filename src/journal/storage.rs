@@ -21,7 +21,8 @@ pub trait Storage {
     fn segments(&mut self) -> io::Result<Vec<u64>>;
     /// Reads a whole segment into `into`, which is cleared first.
     fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()>;
-    /// Writes in place; durable after [`Storage::sync_segment`].
+    /// Writes in place, into a file that is made where there is none; durable after [`Storage::sync_segment`], its name after the
+    /// next [`Storage::write_epoch`].
     fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()>;
     /// Makes a segment's writes durable.
     fn sync_segment(&mut self, segment: u64) -> io::Result<()>;

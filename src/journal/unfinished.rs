@@ -49,6 +49,11 @@ pub(super) struct Left {
 }
 
 impl Left {
+    /// Bytes up to the end of its last whole entry.
+    pub fn used(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
     /// The block, sealed and padded. `on_disk` begins where it belongs: where a write has landed in part and a byte of the block
     /// file has gone bad, the disk can have more whole entries.
     pub fn finish(&self, on_disk: &[u8], physical: u32) -> Vec<u8> {
@@ -128,12 +133,14 @@ pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<u
     by_segment
 }
 
-/// Whether the disk has a block whole.
-pub(super) fn is_whole(segment: &[u8], offset: usize, nonce: u64) -> bool {
-    let Some(Some((header, Some(seal)))) = segment.get(offset..).map(BlockHeader::decode) else { return false };
-    let Some(block) = segment.get(offset..offset + seal.used as usize) else { return false };
-    let mut entries = Entries::new(block, nonce, header.at.offset);
-    entries.by_ref().count() == seal.entries as usize && entries.offset() == seal.used as usize
+/// Whether the disk has a block whole: that block, and not one that a write brought to the wrong place.
+pub(super) fn is_whole(segment: &[u8], expected: &BlockHeader) -> bool {
+    let Some(block) = segment.get(expected.at.offset as usize..) else { return false };
+    let Some((header, Some(seal))) = BlockHeader::decode(block) else { return false };
+    let Some(block) = block.get(..seal.used as usize) else { return false };
+    let mut entries = Entries::new(block, header.nonce, header.at.offset);
+    let of_same_life = (header.nonce, header.at) == (expected.nonce, expected.at);
+    of_same_life && entries.by_ref().count() == seal.entries as usize && entries.offset() == seal.used as usize
 }
 
 /// Blocks as they fit into slots: consecutive ones of one segment and epoch, at most `slot_bytes` together.

@@ -20,14 +20,17 @@ pub(super) struct Backlog {
     pub lanes: Vec<u32>,
     pub scan: Scan,
     running: bool,
+    /// The last turn ended for its limit alone: the walk goes on in the next one, whatever happens.
+    unfinished: bool,
     found: Vec<Found>,
     unloaded_ns: u64,
 }
 
 impl Backlog {
     pub fn deadline_ns(&self) -> Option<u64> {
+        let at_once = self.unfinished.then_some(0);
         // Nobody walks for nobody: a deadline that is never met would keep the loop from sleeping.
-        self.scan.deadline_ns().filter(|_| !self.lanes.is_empty())
+        at_once.or(self.scan.deadline_ns()).filter(|_| !self.lanes.is_empty())
     }
 
     pub fn is_reading(&self) -> bool {
@@ -38,11 +41,9 @@ impl Backlog {
 impl Shard {
     pub(super) fn advance_backlog(&mut self, now: Now) {
         for index in 0..self.journals.len() {
-            for _ in 0..BLOCKS_PER_TURN {
-                if self.journals[index].backlog.lanes.is_empty() || !self.advance_scan(now, index) {
-                    break;
-                }
-            }
+            let more =
+                |shard: &mut Self| !shard.journals[index].backlog.lanes.is_empty() && shard.advance_scan(now, index);
+            self.journals[index].backlog.unfinished = (0..BLOCKS_PER_TURN).all(|_| more(self));
         }
     }
 

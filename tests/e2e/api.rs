@@ -28,6 +28,8 @@ pub struct Behaviour {
     pub drop_every: usize,
     /// Each record step of this number, counted over all connections, is answered 500 and forgotten; 0 is never.
     pub refuse_every: usize,
+    /// A record step whose data has this in it is answered 422 and forgotten, until [`Api::relent`].
+    pub refuse_data: Option<&'static str>,
 }
 
 #[derive(Default)]
@@ -39,6 +41,7 @@ struct Memory {
     steps: Vec<Instant>,
     /// Status and header fields with which every record step is refused.
     refusal: Option<&'static str>,
+    relented: bool,
 }
 
 /// Serves until the test ends, one thread a connection.
@@ -71,6 +74,11 @@ impl Api {
         self.memory.lock().expect("no thread panics with it").refusal = refusal;
     }
 
+    /// From now on no data is refused for what it is.
+    pub fn relent(&self) {
+        self.memory.lock().expect("no thread panics with it").relented = true;
+    }
+
     /// When the record steps came, the refused ones too.
     pub fn steps(&self) -> Vec<Instant> {
         self.memory.lock().expect("no thread panics with it").steps.clone()
@@ -99,6 +107,8 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                 memory.steps.push(Instant::now());
                 if behaviour.refuse_every > 0 && memory.steps.len().is_multiple_of(behaviour.refuse_every) {
                     status = "500 Internal Server Error";
+                } else if behaviour.refuse_data.is_some_and(|part| !memory.relented && data.contains(part)) {
+                    status = "422 Unprocessable Content";
                 } else if let Some(refusal) = memory.refusal {
                     status = refusal;
                 } else {

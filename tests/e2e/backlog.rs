@@ -1,5 +1,6 @@
 //! Much more than memory and journal hold, while nobody takes it.
 
+use crate::api::{Api, Behaviour};
 use crate::machines::{HttpMachine, TcpMachine};
 use crate::process::{Gateway, Receiver, eventually, within};
 use crate::site::{Site, assert_rows, free_address, record};
@@ -106,4 +107,61 @@ fn a_backlog_behind_the_window_survives_a_restart_in_order() {
     let gateway = Gateway::start(&site, &config);
     gateway.wait_terms("the rest", |terms| terms.pending == 0);
     assert_rows(&site.rows(), &[("m0", COUNT / 3), ("m1", COUNT / 3), ("m2", COUNT / 3)]);
+}
+
+/// The journal holds 4 MiB: segments of 1 MiB, of which the first would stay for good.
+#[test]
+fn one_record_that_the_api_never_takes_does_not_stop_the_others() {
+    const FLOWING: usize = 8;
+    const EACH: usize = 2_500;
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { refuse_data: Some("unwanted"), ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp).deliver("drain", "\"0ms\"");
+    let config =
+        config.journal("segment_size", "\"1MiB\"").journal("max_size", "\"4MiB\"").journal("window", "\"1MiB\"");
+    let config =
+        config.deliver("connections", "16").deliver("retry", "{ first = \"50ms\", max = \"200ms\" }").write(&site);
+    let mut gateway = Gateway::start(&site, &config);
+    let mut stalled = TcpMachine::connect(tcp);
+    stalled.send(["unwanted 000000".to_owned(), "behind 000000".to_owned()]).expect("sent");
+    gateway.wait_terms("the first two", |terms| terms.received == 2);
+    let machines = (0..FLOWING).map(|index| {
+        let mut machine = TcpMachine::connect(tcp);
+        std::thread::spawn(move || {
+            for first in (0..EACH).step_by(50) {
+                // A kilobyte a record: 20 MB in all, five times what the journal holds.
+                let part = (first..first + 50).map(|number| format!("m{index} {:>1000} {number:06}", "x"));
+                machine.send(part).expect("intake goes on");
+            }
+            machine
+        })
+    });
+    let machines = machines.collect::<Vec<_>>();
+    let all = (FLOWING * EACH) as u64;
+    let terms = within(Duration::from_secs(120), "all others to be delivered", || {
+        let terms = gateway.terms();
+        (terms.delivered >= all).then_some(terms)
+    });
+    assert_eq!((terms.delivered, terms.pending, terms.rejected), (all, 2, 0));
+    let status = gateway.status();
+    let (rewritten, freed) = (status.counter("journal_rewritten"), status.counter("journal_freed"));
+    assert!(rewritten >= 4 && freed >= 10, "{rewritten} segments rewritten, {freed} freed");
+    let open = machines.into_iter().map(|machine| machine.join().expect("it was held back only")).collect::<Vec<_>>();
+    assert_eq!(gateway.status().counter("journal_errors"), 0);
+    let files = std::fs::read_dir(site.path("state/core-0")).expect("the journal").count();
+    assert!(files < 16, "{files} files");
+    drop(open);
+    gateway.process.kill();
+
+    let gateway = Gateway::start(&site, &config);
+    let terms = gateway.terms();
+    assert_eq!((terms.recovered, terms.pending), (2, 2));
+    api.relent();
+    gateway.wait_terms("the last two", |terms| terms.pending == 0);
+    gateway.stop();
+    let films = api.films();
+    let last: Vec<&str> = films[films.len() - 2..].iter().map(|film| &*film.data).collect();
+    assert_eq!(last, ["unwanted 000000", "behind 000000"]);
+    assert_eq!(films.len() as u64, all + 2, "each once");
 }

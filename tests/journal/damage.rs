@@ -5,7 +5,7 @@ use super::recovery::Story;
 use super::world::{Kept, World, options};
 use ringest::config::Durability;
 use ringest::journal::format::{BlockHeader, Entries, Kind, SegmentHeader, round_up};
-use ringest::journal::{Options, Storage};
+use ringest::journal::{Options, Position, Step, Storage};
 use ringest::shard::Op;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -373,4 +373,96 @@ fn a_missing_segment_in_the_middle_is_told() {
     let expected: Vec<u64> = story.waiting.keys().copied().filter(|n| places[n].segment != middle).collect();
     assert_eq!(found, expected);
     assert!(!story.world.journal().report().alarms.is_empty());
+}
+
+#[test]
+fn who_sent_a_record_is_known_as_long_as_it_waits_though_only_a_freed_segment_named_it() {
+    let mut story = Story::new(World::new(small(Durability::Power), PHYSICAL, 40), 40);
+    while story.world.segments() < 3 {
+        assert!(story.append(300));
+        story.world.quiesce();
+    }
+    assert!(story.world.close());
+    let places = layout(&story.world.disk);
+    let first = *story.world.disk.segments.keys().next().expect("three");
+    for (_, file) in story.world.disk.segments.iter_mut().filter(|(number, _)| **number != first) {
+        let mut offset = PHYSICAL as usize;
+        while let Some((block, Some(seal))) = BlockHeader::decode(&file.data[offset..]) {
+            let entries = Entries::new(&file.data[offset..offset + seal.used as usize], block.nonce, offset as u32);
+            let origins = entries.filter(|entry| entry.header.kind == Kind::Origin);
+            let damaged: Vec<usize> = origins.map(|entry| offset + entry.offset + 20).collect();
+            damaged.into_iter().for_each(|at| file.data[at] ^= 1);
+            offset += round_up(seal.used, PHYSICAL) as usize;
+        }
+    }
+    let world = &mut story.world;
+    world.open_whole();
+    assert!(world.journal().report().damaged > 0);
+    let (oldest, mut settled) = (world.journal().oldest(), 0);
+    world.start_scan(oldest);
+    loop {
+        let mut found = Vec::new();
+        let step = world.step(&mut found);
+        for record in found.into_iter().filter(|record| places[&record.number].segment == first) {
+            world.journal().hold(record.at);
+            world.journal().settle(record.number, record.origin, record.at);
+            settled += 1;
+        }
+        if step == Step::Tail {
+            break;
+        }
+        while step == Step::Wait && !world.pending.is_empty() {
+            world.complete(0, Ok(()));
+        }
+    }
+    world.start_scan(Position::default());
+    world.rest();
+    assert!(!world.disk.segments.contains_key(&first), "it is freed");
+    world.kill();
+    world.open_whole();
+    let found = world.scan_all();
+    assert_eq!(found.len(), story.waiting.len() - settled);
+    assert!(found.iter().all(|kept| kept == &story.waiting[&kept.number].0), "{:?}", found.first());
+}
+
+#[test]
+fn a_segment_that_is_gone_after_a_kill_is_restored_as_far_as_it_is_in_memory_and_the_rest_told_by_its_numbers() {
+    let (mut restored, mut some_lost) = (0, 0);
+    // Not the oldest: one of which nothing is in memory looks as if it had been freed.
+    for which in 1..5 {
+        let mut story = Story::new(World::new(small(Durability::Power), PHYSICAL, 41), 41);
+        while story.world.segments() < 6 {
+            assert!(story.append(300));
+            story.world.quiesce();
+            story.forget(|_| true); // so that the block file has the last segments only
+        }
+        let places = layout(&story.world.disk);
+        let mut held: Vec<u64> = places.values().map(|place| place.segment).collect();
+        held.dedup();
+        let gone = held[which];
+        let mut disk = story.world.disk.image();
+        disk.segments.remove(&gone);
+        let mut world = World::on(disk, story.world.options.clone());
+        world.open_whole();
+        let found: Vec<u64> = world.scan_all().iter().map(|kept| kept.number).collect();
+        assert!(found.is_sorted() && found.iter().all(|number| story.waiting.contains_key(number)));
+        let lost: Vec<u64> = story.waiting.keys().copied().filter(|number| !found.contains(number)).collect();
+        assert!(lost.iter().all(|number| places[number].segment == gone), "{which}: {lost:?} of other segments");
+        let alarms = &world.journal().report().alarms;
+        let told = |number: &u64| alarms.iter().any(|alarm| is_in_a_range(alarm, *number));
+        assert!(lost.iter().all(told), "{which}: {lost:?} are lost, and told is {alarms:?}");
+        restored += places.iter().filter(|(number, place)| place.segment == gone && found.contains(number)).count();
+        some_lost += lost.len();
+        assert_goes_on(world);
+    }
+    assert!(restored > 0 && some_lost > 0, "{restored} restored, {some_lost} lost");
+}
+
+/// Whether an alarm names a range of entries, "entries A to B", with this number in it.
+fn is_in_a_range(alarm: &str, number: u64) -> bool {
+    let Some((_, range)) = alarm.split_once("entries ") else { return false };
+    let mut words = range.split(' ');
+    let (first, to, last) = (words.next(), words.next(), words.next());
+    let parse = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
+    to == Some("to") && parse(first).zip(parse(last)).is_some_and(|(first, last)| (first..=last).contains(&number))
 }

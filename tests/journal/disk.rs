@@ -230,6 +230,7 @@ impl Storage for Disk {
 
     fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let whole = self.call()?;
+        self.segments.entry(segment).or_insert_with(|| File { volatile: true, ..File::default() });
         if self.refuses_writes {
             let torn = self.rng.usize(..=bytes.len() / SECTOR_BYTES) * SECTOR_BYTES;
             self.write(segment, offset as usize, &bytes[..torn], false);

@@ -43,9 +43,9 @@ impl Disk {
         match work {
             Rewrite::Begin { bytes } => {
                 // A file put aside is used again, with what was in it.
-                let mut data = if self.spares.is_empty() { Vec::new() } else { self.spares.remove(0).1.data };
-                data.resize(*bytes as usize, 0);
-                self.dense = Some(Segment { data, ..Segment::default() });
+                let data = self.take_spare(*bytes as usize).unwrap_or_else(|| vec![0; *bytes as usize]);
+                self.inodes += 1;
+                self.dense = Some(Segment { inode: self.inodes, data, ..Segment::default() });
             }
             Rewrite::Read { from, offset, buffer } => {
                 let (start, length) = (*offset as usize, buffer.len());

@@ -1,21 +1,28 @@
-//! One journal directory on a disk that takes its time: operations end in any order, and at a crash those in flight land,
-//! land in part, land late, or not at all. Block memory survives the process, and is gone after a loss of power.
+//! One journal directory on a disk that takes its time and fails: operations end in any order, or with an error, and at a
+//! crash those in flight land, land in part, land late, or not at all. Block memory survives the process, and is gone after a loss
+//! of power.
+//!
+//! An error leaves the worst behind that a file system allows: a failed write has changed any of its sectors, a failed sync has
+//! lost what was written before it though later ones succeed, a failed preparation may have made the file.
 
 use super::context::{Context, MS, US};
 use super::event::Event;
 use crate::say;
-use ringest::journal::{BlockFile, BlockMemory, Storage};
+use ringest::journal::BlockFile;
+use ringest::journal::format::{BlockHeader, Entries, Kind};
 use ringest::shard::{JournalId, Op, Rewrite};
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 const ENOENT: i32 = 2;
+pub const ENOSPC: i32 = 28;
 /// Unit in which a write without power tears.
 const SECTOR_BYTES: usize = 512;
 
 #[derive(Default)]
 pub struct Segment {
+    /// Tells a file from others that have had its name.
+    pub inode: u64,
     pub data: Vec<u8>,
     /// Ranges that blocks were written to, or are being.
     pub written: Vec<(u32, u32)>,
@@ -23,8 +30,38 @@ pub struct Segment {
     pub undo: Vec<(usize, Vec<u8>)>,
     /// The file itself would not be there after a loss of power.
     pub volatile: bool,
+    /// It is not there any more, but for what a loss of power may undo.
+    pub removed: bool,
+    /// A write or sync of it has failed: nobody may trust it with more.
+    pub failed: bool,
+    /// What a failed sync has lost, though the process sees it: no later sync brings it to the disk.
+    pub doomed: Vec<(usize, Vec<u8>)>,
     /// What had its name before, and may have it again after a loss of power.
     pub replaced: Option<Box<Segment>>,
+}
+
+/// What a fault of the disk makes fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskWork {
+    Commit,
+    Prepare,
+    Sync,
+    Free,
+    ReadBack,
+    Rewrite,
+    /// A call at start or at a clean stop.
+    Call,
+}
+
+/// A fault in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskTrouble {
+    pub work: DiskWork,
+    pub errno: i32,
+    /// So often, in a hundred.
+    pub percent: u32,
+    /// So many times at most.
+    pub left: u32,
 }
 
 /// An operation in flight.
@@ -32,15 +69,16 @@ struct Operation {
     journal: JournalId,
     segment: u64,
     work: Work,
-    /// Its process is dead: it may still land, and nobody hears of it.
+    /// Its process is dead: it may still land, in this file, and nobody hears of it.
     orphan: bool,
+    inode: Option<u64>,
 }
 
 enum Work {
     Commit { memory: BlockFile, memory_offset: usize, offset: u32, data: Vec<u8>, sync: bool },
     Prepare { bytes: u64, header: Vec<u8>, sync: bool },
     Sync,
-    Free,
+    Free { reuse: bool },
     ReadBack { offset: u32, buffer: Vec<u8> },
     Rewrite(Rewrite),
 }
@@ -48,9 +86,9 @@ enum Work {
 /// What the shard is to hear.
 #[derive(Debug)]
 pub enum Done {
-    Committed { journal: JournalId, segment: u64, offset: u32 },
-    Prepared { journal: JournalId, segment: u64 },
-    Synced { journal: JournalId, segment: u64 },
+    Committed { journal: JournalId, segment: u64, offset: u32, result: Result<(), i32> },
+    Prepared { journal: JournalId, segment: u64, result: Result<(), i32> },
+    Synced { journal: JournalId, segment: u64, result: Result<(), i32> },
     Freed { journal: JournalId, segment: u64 },
     ReadBack { journal: JournalId, segment: u64, offset: u32, buffer: Vec<u8>, result: Result<usize, i32> },
     Rewrite { journal: JournalId, segment: u64, work: Rewrite, result: Result<(), i32> },
@@ -59,21 +97,39 @@ pub enum Done {
 pub struct Disk {
     directory: usize,
     pub(super) physical: u32,
-    boot: [u8; 16],
-    rng: fastrand::Rng,
+    pub(super) boot: [u8; 16],
+    pub(super) rng: fastrand::Rng,
     pub(super) segments: BTreeMap<u64, Segment>,
     /// Files put aside, and the segments that they were.
     pub(super) spares: Vec<(u64, Segment)>,
     /// The file of a rewrite.
     pub(super) dense: Option<Segment>,
-    epochs: BTreeMap<u64, Vec<u8>>,
-    blocks: BTreeMap<String, BlockFile>,
+    pub(super) epochs: BTreeMap<u64, Vec<u8>>,
+    pub(super) blocks: BTreeMap<String, BlockFile>,
     pub quarantined: Vec<String>,
-    operations: Vec<Option<Operation>>,
+    operations: BTreeMap<usize, Operation>,
+    begun: usize,
+    pub(super) inodes: u64,
     /// Longest ordinary operation.
     pub delay_ns: u64,
     /// Calls that change something, until the process is killed in the middle of one.
     pub fuse: Option<u32>,
+    /// Faults in force, by their index in the plan.
+    pub troubles: BTreeMap<usize, DiskTrouble>,
+    /// A call at start or stop has failed since the last crash.
+    pub call_failed: bool,
+    /// Epoch and number of the records that were written and synced.
+    pub durable: BTreeSet<(u128, u64)>,
+    /// Blocks with a flipped bit.
+    pub(super) damaged: BTreeSet<(u64, usize)>,
+    /// A loss of power has taken what a failed sync had left in the page cache: later processes took it for durable.
+    pub lost_doomed: bool,
+    /// Nothing ends before then.
+    pub hung_until_ns: u64,
+    /// Operations that failed and were told.
+    pub errors: u64,
+    /// Segments whose preparation failed: they may be asked for again.
+    half_made: BTreeSet<u64>,
 }
 
 impl Disk {
@@ -91,9 +147,19 @@ impl Disk {
             epochs: BTreeMap::new(),
             blocks: BTreeMap::new(),
             quarantined: Vec::new(),
-            operations: Vec::new(),
+            operations: BTreeMap::new(),
+            begun: 0,
+            inodes: 0,
             delay_ns: MS,
             fuse: None,
+            troubles: BTreeMap::new(),
+            call_failed: false,
+            durable: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            lost_doomed: false,
+            hung_until_ns: 0,
+            errors: 0,
+            half_made: BTreeSet::new(),
         }
     }
 
@@ -109,49 +175,53 @@ impl Disk {
                 self.memory_is_free(memory, memory_offset, bytes as usize)?;
                 let data = memory.bytes(memory_offset..memory_offset + bytes as usize).to_vec();
                 let work = Work::Commit { memory: Rc::clone(memory), memory_offset, offset, data, sync };
-                Operation { journal, segment, work, orphan: false }
+                Operation { journal, segment, work, orphan: false, inode: None }
             }
             Op::PrepareSegment { journal, segment, bytes, header, sync } => {
-                if self.segments.contains_key(&segment) || self.in_flight(segment).next().is_some() {
+                let known = self.segments.contains_key(&segment) && !self.half_made.contains(&segment);
+                if known || self.in_flight(segment).next().is_some() {
                     return Err(format!("segment {segment} is prepared twice"));
                 }
                 if bytes % u64::from(self.physical) != 0 || header.len() != self.physical as usize {
                     return Err(format!("segment {segment}: {bytes} B with a header of {} B", header.len()));
                 }
-                Operation { journal, segment, work: Work::Prepare { bytes, header, sync }, orphan: false }
+                Operation { journal, segment, work: Work::Prepare { bytes, header, sync }, orphan: false, inode: None }
             }
             Op::SyncSegment { journal, segment } => {
                 self.exists(segment)?;
-                Operation { journal, segment, work: Work::Sync, orphan: false }
+                Operation { journal, segment, work: Work::Sync, orphan: false, inode: None }
             }
-            Op::FreeSegment { journal, segment, .. } => {
+            Op::FreeSegment { journal, segment, reuse } => {
                 self.exists(segment)?;
                 // A walk may be reading it back in vain.
                 let harmless = |work: &Work| matches!(work, Work::ReadBack { .. } | Work::Rewrite(_));
                 if self.in_flight(segment).any(|other| !harmless(&other.work)) || self.is_replaced_or_copied(segment) {
                     return Err(format!("segment {segment} is freed with operations in flight"));
                 }
-                Operation { journal, segment, work: Work::Free, orphan: false }
+                Operation { journal, segment, work: Work::Free { reuse }, orphan: false, inode: None }
             }
             Op::ReadBack { journal, segment, offset, buffer } => {
                 self.read_range(segment, offset, buffer.len())?;
-                Operation { journal, segment, work: Work::ReadBack { offset, buffer }, orphan: false }
+                Operation { journal, segment, work: Work::ReadBack { offset, buffer }, orphan: false, inode: None }
             }
             Op::Rewrite { journal, segment, work } => {
                 self.check_rewrite(segment, &work)?;
-                Operation { journal, segment, work: Work::Rewrite(work), orphan: false }
+                Operation { journal, segment, work: Work::Rewrite(work), orphan: false, inode: None }
             }
             other => return Err(format!("not a disk's operation: {other:?}")),
         };
         say!(cx, "disk: begin {}", operation.describe());
-        self.operations.push(Some(operation));
+        let inode = self.segments.get(&operation.segment).map(|file| file.inode);
+        let operation = Operation { inode, ..operation };
+        self.begun += 1;
+        self.operations.insert(self.begun, operation);
         let delay = cx.rng.u64(US..=self.delay_ns);
-        cx.after(delay, Event::Disk { directory: self.directory, operation: self.operations.len() - 1 });
+        cx.after(delay, Event::Disk { directory: self.directory, operation: self.begun });
         Ok(())
     }
 
     pub(super) fn rewrites_in_flight(&self) -> impl Iterator<Item = (u64, &Rewrite)> {
-        let alive = self.operations.iter().flatten().filter(|operation| !operation.orphan);
+        let alive = self.operations.values().filter(|operation| !operation.orphan);
         alive.filter_map(|operation| match &operation.work {
             Work::Rewrite(work) => Some((operation.segment, work)),
             _ => None,
@@ -178,11 +248,11 @@ impl Disk {
     /// Whether nothing is in flight that room for entries could wait for.
     pub fn is_calm(&self) -> bool {
         let holds_up = |work: &Work| matches!(work, Work::Commit { .. } | Work::Prepare { .. });
-        !self.operations.iter().flatten().any(|operation| !operation.orphan && holds_up(&operation.work))
+        !self.operations.values().any(|operation| !operation.orphan && holds_up(&operation.work))
     }
 
     fn in_flight(&self, segment: u64) -> impl Iterator<Item = &Operation> {
-        self.operations.iter().flatten().filter(move |operation| !operation.orphan && operation.segment == segment)
+        self.operations.values().filter(move |operation| !operation.orphan && operation.segment == segment)
     }
 
     /// A block's range must be aligned, inside, and never written before.
@@ -198,6 +268,9 @@ impl Disk {
             return Err(format!("commit of {bytes} B from {memory_offset} to {segment} at {offset} is not aligned"));
         }
         let file = self.segments.get_mut(&segment).ok_or_else(|| format!("commit to {segment}, which is not ready"))?;
+        if file.failed {
+            return Err(format!("commit to {segment} at {offset}, though a write or sync of it has failed"));
+        }
         let end = offset + bytes;
         if end as usize > file.data.len() {
             return Err(format!("commit to {segment} up to {end}, beyond its {} B", file.data.len()));
@@ -210,7 +283,7 @@ impl Disk {
     }
 
     fn memory_is_free(&self, memory: &BlockFile, from: usize, bytes: usize) -> Result<(), String> {
-        for operation in self.operations.iter().flatten() {
+        for operation in self.operations.values() {
             if let Work::Commit { memory: other, memory_offset, data, .. } = &operation.work
                 && Rc::ptr_eq(memory, other)
                 && *memory_offset < from + bytes
@@ -242,32 +315,73 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether an operation fails now, and how.
+    pub(super) fn error(&mut self, work: DiskWork) -> Option<i32> {
+        let rng = &mut self.rng;
+        let fails =
+            |trouble: &&mut DiskTrouble| trouble.work == work && trouble.left > 0 && rng.u32(..100) < trouble.percent;
+        let trouble = self.troubles.values_mut().find(fails)?;
+        trouble.left -= 1;
+        self.errors += 1;
+        Some(trouble.errno)
+    }
+
     /// [`Event::Disk`]: the operation lands. What the shard is to hear, if it lives.
     ///
     /// # Errors
     /// In words, if the memory under a commit changed.
-    pub fn finish(&mut self, cx: &mut Context, operation: usize) -> Result<Option<Done>, String> {
-        let Some(operation) = self.operations[operation].take() else { return Ok(None) };
-        say!(cx, "disk: {}{}", if operation.orphan { "late " } else { "" }, operation.describe());
-        let Operation { journal, segment, work, orphan } = operation;
-        let done = match work {
-            Work::Commit { memory, memory_offset, offset, data, sync } => {
-                if !orphan && memory.bytes(memory_offset..memory_offset + data.len()) != data {
-                    return Err(format!("the block at {memory_offset} changed while it was committed"));
-                }
+    pub fn finish(&mut self, cx: &mut Context, index: usize) -> Result<Option<Done>, String> {
+        let Some(operation) = self.operations.remove(&index) else { return Ok(None) };
+        if cx.now_ns < self.hung_until_ns && !operation.orphan {
+            cx.queue.push(self.hung_until_ns, Event::Disk { directory: self.directory, operation: index });
+            cx.stats.count("disk operation hung");
+            self.operations.insert(index, operation);
+            return Ok(None);
+        }
+        let orphan = operation.orphan;
+        // A file that was replaced or put aside gets what was on its way to it.
+        if orphan && self.segments.get(&operation.segment).map(|file| file.inode) != operation.inode {
+            return Ok(None);
+        }
+        let error = if orphan { None } else { self.error(operation.work.kind()) };
+        let how = if orphan { "late " } else { "" };
+        say!(cx, "disk: {how}{}{}", operation.describe(), error.map(|e| format!(" fails: {e}")).unwrap_or_default());
+        if let Work::Commit { memory, memory_offset, data, .. } = &operation.work
+            && !orphan
+            && memory.bytes(*memory_offset..memory_offset + data.len()) != data
+        {
+            return Err(format!("the block at {memory_offset} changed while it was committed"));
+        }
+        let done = match error {
+            Some(errno) => self.fail(cx, operation, errno),
+            None => self.land(cx, operation),
+        };
+        Ok((!orphan).then_some(done))
+    }
+
+    fn land(&mut self, cx: &mut Context, operation: Operation) -> Done {
+        let Operation { journal, segment, work, .. } = operation;
+        match work {
+            Work::Commit { offset, data, sync, .. } => {
                 self.write(segment, offset as usize, &data, sync);
-                Done::Committed { journal, segment, offset }
+                if sync {
+                    self.note_records(offset, &data);
+                }
+                Done::Committed { journal, segment, offset, result: Ok(()) }
             }
             Work::Prepare { bytes, header, sync } => {
                 self.prepare(segment, bytes, &header, sync);
-                Done::Prepared { journal, segment }
+                Done::Prepared { journal, segment, result: Ok(()) }
             }
             Work::Sync => {
                 self.synced(segment);
-                Done::Synced { journal, segment }
+                Done::Synced { journal, segment, result: Ok(()) }
             }
-            Work::Free => {
+            Work::Free { reuse } => {
                 self.put_aside(segment);
+                if let Some((_, file)) = self.spares.last_mut() {
+                    file.removed = !reuse;
+                }
                 cx.stats.count("segment freed");
                 Done::Freed { journal, segment }
             }
@@ -290,8 +404,71 @@ impl Disk {
                 self.rewrite(cx, segment, &mut work);
                 Done::Rewrite { journal, segment, work, result: Ok(()) }
             }
-        };
-        Ok((!orphan).then_some(done))
+        }
+    }
+
+    /// The records of a block that is on disk now.
+    fn note_records(&mut self, offset: u32, block: &[u8]) {
+        let Some((header, Some(seal))) = BlockHeader::decode(block) else { return };
+        let entries = Entries::new(&block[..seal.used as usize], header.nonce, offset);
+        let records = entries.filter(|entry| entry.header.kind == Kind::Record);
+        self.durable.extend(records.map(|entry| (header.epoch_id, entry.header.number)));
+    }
+
+    /// The operation fails, and leaves something behind or not.
+    fn fail(&mut self, cx: &mut Context, operation: Operation, errno: i32) -> Done {
+        let Operation { journal, segment, work, .. } = operation;
+        match work {
+            Work::Commit { offset, data, .. } => {
+                cx.stats.count("commit failed");
+                for (index, sector) in data.chunks(SECTOR_BYTES).enumerate() {
+                    if cx.rng.bool() {
+                        self.write(segment, offset as usize + index * SECTOR_BYTES, sector, false);
+                    }
+                }
+                if let Some(file) = self.segments.get_mut(&segment) {
+                    file.failed = true;
+                }
+                Done::Committed { journal, segment, offset, result: Err(errno) }
+            }
+            Work::Prepare { bytes, header, .. } => {
+                cx.stats.count(if errno == ENOSPC {
+                    "segment not prepared: disk full"
+                } else {
+                    "segment not prepared"
+                });
+                self.half_made.insert(segment);
+                // Its name may have been given before the error.
+                if errno != ENOSPC && cx.rng.u8(..4) == 0 {
+                    self.prepare(segment, bytes, &header, false);
+                }
+                Done::Prepared { journal, segment, result: Err(errno) }
+            }
+            Work::Sync => {
+                cx.stats.count("sync failed");
+                if let Some(file) = self.segments.get_mut(&segment) {
+                    // Said once: the next sync succeeds and brings nothing of it to the disk.
+                    file.doomed.append(&mut file.undo);
+                    file.failed = true;
+                }
+                Done::Synced { journal, segment, result: Err(errno) }
+            }
+            Work::Free { .. } => {
+                cx.stats.count("segment not freed");
+                Done::Freed { journal, segment }
+            }
+            Work::ReadBack { offset, buffer } => {
+                cx.stats.count("read back failed");
+                Done::ReadBack { journal, segment, offset, buffer, result: Err(errno) }
+            }
+            Work::Rewrite(work) => {
+                cx.stats.count("rewrite failed");
+                if matches!(work, Rewrite::GiveUp) {
+                    self.dense = None; // the next one begins its file anew
+                }
+                Done::Rewrite { journal, segment, work, result: Err(errno) }
+            }
+        }
     }
 
     fn write(&mut self, segment: u64, offset: usize, data: &[u8], sync: bool) {
@@ -304,22 +481,29 @@ impl Disk {
     }
 
     fn prepare(&mut self, segment: u64, bytes: u64, header: &[u8], sync: bool) {
-        if !self.spares.is_empty() {
-            self.spares.remove(0); // its file is used again
-        }
-        let mut data = vec![0; bytes as usize];
+        // A spare file is used again as it is: behind the new header there is still what an earlier life has left.
+        let mut data = self.take_spare(bytes as usize).unwrap_or_else(|| vec![0; bytes as usize]);
         data[..header.len()].copy_from_slice(header);
-        self.segments.insert(segment, Segment { data, volatile: !sync, ..Segment::default() });
+        self.inodes += 1;
+        let inode = self.inodes;
+        self.segments.insert(segment, Segment { inode, data, volatile: !sync, ..Segment::default() });
     }
 
-    fn synced(&mut self, segment: u64) {
+    /// A file of this size that was put aside, with what it holds.
+    pub(super) fn take_spare(&mut self, bytes: usize) -> Option<Vec<u8>> {
+        let fits = |(_, file): &(u64, Segment)| file.data.len() == bytes && !file.removed;
+        let index = self.spares.iter().position(fits)?;
+        Some(self.spares.remove(index).1.data)
+    }
+
+    pub(super) fn synced(&mut self, segment: u64) {
         if let Some(file) = self.segments.get_mut(&segment) {
             file.undo.clear();
             file.volatile = false;
         }
     }
 
-    fn put_aside(&mut self, segment: u64) {
+    pub(super) fn put_aside(&mut self, segment: u64) {
         if let Some(file) = self.segments.remove(&segment) {
             self.spares.push((segment, file));
         }
@@ -327,25 +511,28 @@ impl Disk {
 
     /// The process is killed; with `power` the machine goes down.
     pub fn crash(&mut self, cx: &mut Context, power: bool) {
-        self.fuse = None;
-        for index in 0..self.operations.len() {
-            let Some(operation) = &mut self.operations[index] else { continue };
+        (self.fuse, self.call_failed) = (None, false);
+        for (index, mut operation) in std::mem::take(&mut self.operations) {
             let late = !power && cx.chance(30) && matches!(operation.work, Work::Commit { .. } | Work::Sync);
             if late {
                 operation.orphan = true; // its event is still due
                 cx.stats.count("write landed after the kill");
+                self.operations.insert(index, operation);
                 continue;
             }
-            if let Some(operation) = self.operations[index].take() {
-                self.abandon(cx, operation);
-            }
+            self.abandon(cx, operation, power);
+        }
+        // The next process knows nothing of what failed, and finishes what this one left.
+        for file in self.segments.values_mut() {
+            file.failed = false;
+            file.written.clear();
         }
         if power {
             self.lose_power(cx);
         }
     }
 
-    fn abandon(&mut self, cx: &mut Context, operation: Operation) {
+    fn abandon(&mut self, cx: &mut Context, operation: Operation, power: bool) {
         let segment = operation.segment;
         let whole = cx.rng.bool();
         say!(cx, "disk: {} {}", operation.describe(), if whole { "lands" } else { "is lost, all or in part" });
@@ -360,6 +547,8 @@ impl Disk {
                 self.write(segment, offset as usize, &data[..kept], false);
             }
             Work::Prepare { bytes, header, .. } if whole => self.prepare(segment, bytes, &header, false),
+            // A file gets its name once its header is written; but without a sync, the name may be durable before that.
+            Work::Prepare { sync, .. } if sync || !power => {}
             Work::Prepare { bytes, .. } => match (cx.rng.u8(..3), self.spares.pop()) {
                 (0, _) => {} // not yet there
                 (1, Some((_, Segment { data: mut stale, .. }))) => {
@@ -375,14 +564,14 @@ impl Disk {
                     self.segments.insert(segment, Segment { data, volatile: true, ..Segment::default() });
                 }
             },
-            Work::Free if whole => self.put_aside(segment),
+            Work::Free { .. } if whole => self.put_aside(segment),
             Work::Rewrite(mut work) => {
                 cx.stats.count("crash in a rewrite");
                 if whole {
                     self.rewrite(cx, segment, &mut work);
                 }
             }
-            Work::Sync | Work::Free | Work::ReadBack { .. } => {}
+            Work::Sync | Work::Free { .. } | Work::ReadBack { .. } => {}
         }
     }
 
@@ -397,11 +586,13 @@ impl Disk {
             && let Some((number, file)) = self.spares.pop()
         {
             cx.stats.count("freed segment back after a power cut");
-            self.segments.entry(number).or_insert(file);
+            self.segments.entry(number).or_insert(Segment { removed: false, ..file });
         }
         self.spares.clear();
         for file in self.segments.values_mut() {
-            for (offset, before) in std::mem::take(&mut file.undo).into_iter().rev() {
+            self.lost_doomed |= !file.doomed.is_empty();
+            let lost = std::mem::take(&mut file.doomed).into_iter().chain(std::mem::take(&mut file.undo));
+            for (offset, before) in lost.collect::<Vec<_>>().into_iter().rev() {
                 for (index, sector) in before.chunks(SECTOR_BYTES).enumerate() {
                     let at = offset + index * SECTOR_BYTES;
                     if cx.rng.bool() {
@@ -413,6 +604,11 @@ impl Disk {
         }
     }
 
+    /// Whether a failed sync has lost something that the process still sees.
+    pub fn has_doomed(&self) -> bool {
+        self.segments.values().any(|file| !file.doomed.is_empty())
+    }
+
     /// Bytes of all segments.
     pub fn bytes(&self) -> usize {
         self.segments.values().chain(&self.dense).map(|file| file.data.len()).sum()
@@ -422,21 +618,18 @@ impl Disk {
     pub fn block_files(&self) -> usize {
         self.blocks.len()
     }
+}
 
-    /// A call of the journal that changes something; fails once the fuse has burnt down.
-    fn burn(&mut self) -> io::Result<()> {
-        match &mut self.fuse {
-            None => Ok(()),
-            Some(0) => Err(io::Error::other("killed")),
-            Some(left) => {
-                *left -= 1;
-                if *left == 0 { Err(io::Error::other("killed")) } else { Ok(()) }
-            }
+impl Work {
+    fn kind(&self) -> DiskWork {
+        match self {
+            Self::Commit { .. } => DiskWork::Commit,
+            Self::Prepare { .. } => DiskWork::Prepare,
+            Self::Sync => DiskWork::Sync,
+            Self::Free { .. } => DiskWork::Free,
+            Self::ReadBack { .. } => DiskWork::ReadBack,
+            Self::Rewrite(_) => DiskWork::Rewrite,
         }
-    }
-
-    fn alive(&self) -> io::Result<()> {
-        if self.fuse == Some(0) { Err(io::Error::other("killed")) } else { Ok(()) }
     }
 }
 
@@ -447,7 +640,7 @@ impl Operation {
             Work::Commit { offset, data, .. } => ("commit", *offset, data.len()),
             Work::Prepare { bytes, .. } => ("prepare", 0, *bytes as usize),
             Work::Sync => ("sync", 0, 0),
-            Work::Free => ("free", 0, 0),
+            Work::Free { .. } => ("free", 0, 0),
             Work::ReadBack { offset, buffer } => ("read back", *offset, buffer.len()),
             Work::Rewrite(Rewrite::Begin { bytes }) => ("rewrite: begin", 0, *bytes as usize),
             Work::Rewrite(Rewrite::Read { offset, buffer, .. }) => ("rewrite: read", *offset, buffer.len()),
@@ -460,126 +653,10 @@ impl Operation {
     }
 }
 
-impl Storage for Disk {
-    fn boot_id(&self) -> [u8; 16] {
-        self.boot
-    }
-
-    fn random(&mut self) -> u128 {
-        self.rng.u128(..)
-    }
-
-    fn physical_block(&self) -> u32 {
-        self.physical
-    }
-
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
-        self.alive()?;
-        self.dense = None; // a start removes it
-        let mut numbers: Vec<u64> = self.segments.keys().copied().collect();
-        self.rng.shuffle(&mut numbers);
-        Ok(numbers)
-    }
-
-    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
-        self.alive()?;
-        into.clear();
-        into.extend(&self.segments.get(&segment).ok_or(io::ErrorKind::NotFound)?.data);
-        Ok(())
-    }
-
-    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
-        let result = self.burn();
-        let kept = if result.is_ok() { bytes.len() } else { self.rng.usize(..=bytes.len()) };
-        let file = self.segments.get_mut(&segment).ok_or(io::ErrorKind::NotFound)?;
-        let from = offset as usize;
-        let end = from + bytes.len();
-        if file.data.len() < end {
-            file.data.resize(end, 0); // as a file grows
-        }
-        file.undo.push((from, file.data[from..from + kept].to_vec()));
-        file.data[from..from + kept].copy_from_slice(&bytes[..kept]);
-        result
-    }
-
-    fn sync_segment(&mut self, segment: u64) -> io::Result<()> {
-        self.burn()?;
-        if !self.segments.contains_key(&segment) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        self.synced(segment);
-        Ok(())
-    }
-
-    fn free_segment(&mut self, segment: u64) -> io::Result<()> {
-        self.burn()?;
-        self.put_aside(segment);
-        Ok(())
-    }
-
-    fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        self.alive()?;
-        let mut epochs: Vec<_> = self.epochs.iter().map(|(number, bytes)| (*number, bytes.clone())).collect();
-        self.rng.shuffle(&mut epochs);
-        Ok(epochs)
-    }
-
-    fn write_epoch(&mut self, epoch: u64, bytes: &[u8]) -> io::Result<()> {
-        let result = self.burn();
-        if result.is_ok() || (self.fuse == Some(0) && self.rng.bool()) {
-            self.epochs.insert(epoch, bytes.to_vec());
-        }
-        if result.is_ok() {
-            self.sync_directory();
-        }
-        result
-    }
-
-    fn remove_epoch(&mut self, epoch: u64) -> io::Result<()> {
-        self.burn()?;
-        self.epochs.remove(&epoch);
-        Ok(())
-    }
-
-    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>> {
-        self.alive()?;
-        Ok(self.blocks.get(name).cloned())
-    }
-
-    fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile> {
-        self.burn()?;
-        let file = Rc::new(BlockMemory::heap(bytes));
-        if let Some(name) = name {
-            if self.blocks.contains_key(name) {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            self.blocks.insert(name.to_owned(), Rc::clone(&file));
-        }
-        Ok(file)
-    }
-
-    fn remove_blocks(&mut self, name: &str) -> io::Result<()> {
-        self.burn()?;
-        self.blocks.remove(name);
-        Ok(())
-    }
-
-    fn remove_stray_blocks(&mut self, keep: &str) -> io::Result<()> {
-        self.burn()?;
-        self.blocks.retain(|name, _| name == keep);
-        Ok(())
-    }
-
-    fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.burn()?;
-        self.quarantined.push(format!("{name}, {} B", bytes.len()));
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringest::journal::Storage;
 
     const J: JournalId = JournalId(0);
 
@@ -598,7 +675,7 @@ mod tests {
         let memory = disk.create_blocks(Some("b"), 8192).unwrap();
         memory.write(0, &[7; 8192]);
         disk.begin(&mut cx, prepare(1), &memory).unwrap();
-        disk.finish(&mut cx, 0).unwrap();
+        disk.finish(&mut cx, 1).unwrap();
         (cx, disk, memory)
     }
 
@@ -627,18 +704,18 @@ mod tests {
             assert!(disk.begin(&mut cx, op, &memory).is_err(), "{bad}");
         }
         memory.write(100, &[8]);
-        assert!(disk.finish(&mut cx, 1).is_err(), "the memory changed");
+        assert!(disk.finish(&mut cx, 2).is_err(), "the memory changed");
     }
 
     #[test]
     fn at_a_kill_a_commit_lands_whole_in_part_late_or_not_at_all() {
-        let mut outcomes = std::collections::BTreeSet::new();
+        let mut outcomes = BTreeSet::new();
         for seed in 0..60 {
             let (mut cx, mut disk, memory) = disk(seed);
             disk.begin(&mut cx, commit(0, 1, 512, 1024), &memory).unwrap();
             disk.crash(&mut cx, false);
             let landed = bytes(&mut disk)[512..1536].iter().filter(|&&byte| byte == 7).count();
-            assert!(disk.finish(&mut cx, 1).unwrap().is_none(), "nobody hears of it");
+            assert!(disk.finish(&mut cx, 2).unwrap().is_none(), "nobody hears of it");
             let later = bytes(&mut disk)[512..1536].iter().filter(|&&byte| byte == 7).count();
             assert!(bytes(&mut disk)[1536..].iter().all(|&byte| byte == 0));
             assert!(disk.open_blocks("b").unwrap().is_some());
@@ -656,7 +733,7 @@ mod tests {
             disk.begin(&mut cx, commit(0, 1, 512, 512), &memory).unwrap();
             disk.begin(&mut cx, Op::SyncSegment { journal: J, segment: 1 }, &memory).unwrap();
             disk.begin(&mut cx, commit(512, 1, 1024, 512), &memory).unwrap();
-            for operation in 1..4 {
+            for operation in 2..5 {
                 disk.finish(&mut cx, operation).unwrap();
             }
             // The third was finished after the sync.

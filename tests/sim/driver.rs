@@ -4,8 +4,10 @@
 use super::context::{MS, US};
 use super::disk::Done;
 use super::event::{ConnId, End, Event};
+use super::http;
 use super::machines::Kind;
 use super::net::{Got, Peer, Read};
+use super::plan::Level;
 use super::world::World;
 use crate::say;
 use ringest::config::{LaneKey, SourceKind};
@@ -92,8 +94,12 @@ impl World {
                 if bytes.is_empty() || self.net.sending(conn) || self.net.is_shut_down(conn) {
                     return Err(format!("send of {} B on conn {conn}, busy, shut down or nothing", bytes.len()));
                 }
-                if self.net.conns[conn].peer == Peer::Receiver {
-                    self.cx.stats.count("send to the api");
+                match self.net.conns[conn].peer {
+                    Peer::Receiver => {
+                        self.cx.stats.count("send to the api");
+                        self.may_be_sent(&bytes)?;
+                    }
+                    Peer::Machine(_) => self.answered(conn, &bytes)?,
                 }
                 self.net.send(&mut self.cx, conn, bytes);
             }
@@ -127,6 +133,38 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// At level `power` the record of an HTTP machine goes to the API once the machine may be told that it is safe: else it would
+    /// come again after a loss of power, under another key.
+    fn may_be_sent(&self, mut bytes: &[u8]) -> Result<(), String> {
+        while self.plan.level == Level::Power
+            && let Some(request) = http::request(bytes)?
+        {
+            bytes = &bytes[request.bytes..];
+            let key = request.header("idempotency-key")?;
+            let mut parts = key.split('-');
+            let epoch = parts.next().and_then(|part| u128::from_str_radix(part, 16).ok());
+            let number = parts.nth(1).and_then(|part| part.parse::<u64>().ok());
+            let (Some(epoch), Some(number), None) = (epoch, number, parts.next()) else { continue };
+            // What an earlier start left was made durable by this one, but where the disk refuses.
+            let known = self.disks.iter().any(|disk| disk.durable.contains(&(epoch, number)));
+            let new = self.disks.iter().any(|disk| disk.epoch_id() == Some(epoch));
+            if !known && new && self.plan.body.read(&request.body)?.source.starts_with("h-") {
+                return Err(format!("{key}: sent to the API before it was durable"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole answers go to a machine, one for each of its requests.
+    fn answered(&mut self, conn: ConnId, mut bytes: &[u8]) -> Result<(), String> {
+        while let Some(answer) = http::answer(bytes)? {
+            bytes = &bytes[answer.bytes..];
+            let asked = self.asked.get_mut(&conn).filter(|asked| **asked > 0);
+            *asked.ok_or_else(|| format!("conn {conn}: an answer of {} that nobody asked for", answer.status))? -= 1;
+        }
+        if bytes.is_empty() { Ok(()) } else { Err(format!("conn {conn}: an answer in parts")) }
     }
 
     /// The connection of an open link, which an accepted one becomes with its first operation.
@@ -268,6 +306,9 @@ impl World {
                 let records = self.oracle.hand(conn, &bytes, total);
                 if let Peer::Machine(machine) = self.net.conns[conn].peer {
                     self.machines[machine].handed(conn, records);
+                    if self.machines[machine].plan.kind == Kind::Http {
+                        *self.asked.entry(conn).or_default() += records.0;
+                    }
                 }
                 self.tell(Completion::Received { link, bytes: &mut bytes });
             }
@@ -426,12 +467,19 @@ impl World {
     /// In words, if the shard changed memory that is being written.
     pub fn on_disk(&mut self, directory: usize, operation: usize) -> Result<(), String> {
         let Some(done) = self.disks[directory].finish(&mut self.cx, operation)? else { return Ok(()) };
-        self.tell(match done {
-            Done::Committed { journal, segment, offset } => {
-                Completion::Committed { journal, segment, offset, result: Ok(()) }
+        self.ailing |= match &done {
+            Done::Committed { result, .. } | Done::Prepared { result, .. } | Done::Synced { result, .. } => {
+                result.is_err()
             }
-            Done::Prepared { journal, segment } => Completion::SegmentPrepared { journal, segment, result: Ok(()) },
-            Done::Synced { journal, segment } => Completion::SegmentSynced { journal, segment, result: Ok(()) },
+            Done::Rewrite { result, .. } => result.is_err(),
+            Done::Freed { .. } | Done::ReadBack { .. } => false,
+        };
+        self.tell(match done {
+            Done::Committed { journal, segment, offset, result } => {
+                Completion::Committed { journal, segment, offset, result }
+            }
+            Done::Prepared { journal, segment, result } => Completion::SegmentPrepared { journal, segment, result },
+            Done::Synced { journal, segment, result } => Completion::SegmentSynced { journal, segment, result },
             Done::Rewrite { journal, segment, work, result } => Completion::Rewrite { journal, segment, work, result },
             Done::Freed { journal, segment } => Completion::SegmentFreed { journal, segment },
             Done::ReadBack { journal, segment, offset, buffer, result } => {

@@ -1,12 +1,16 @@
 //! The faults of a plan, as they begin and end.
 
 use super::context::{MS, US};
+use super::disk::{DiskTrouble, DiskWork, ENOSPC};
 use super::event::{ConnId, End, Event};
 use super::machines::Kind;
 use super::plan::{CrashPoint, FaultKind};
 use super::receiver::Trouble;
 use super::world::World;
 use crate::say;
+
+/// Where a disk's troubles have the second one of a fault.
+const FULL_COMMITS: usize = 1000;
 
 impl World {
     pub fn begin_fault(&mut self, index: usize) {
@@ -39,6 +43,36 @@ impl World {
             FaultKind::PowerCut => {
                 if self.shard.is_some() {
                     self.crash(true);
+                }
+            }
+            FaultKind::Disk(ref trouble) => {
+                for disk in &mut self.disks {
+                    disk.troubles.insert(index, trouble.clone());
+                }
+            }
+            FaultKind::DiskFull { commits } => {
+                let full = |work| DiskTrouble { work, errno: ENOSPC, percent: 100, left: u32::MAX };
+                for disk in &mut self.disks {
+                    disk.troubles.insert(index, full(DiskWork::Prepare));
+                    if commits {
+                        disk.troubles.insert(index + FULL_COMMITS, full(DiskWork::Commit));
+                    }
+                }
+            }
+            FaultKind::HungDisk => {
+                for disk in &mut self.disks {
+                    disk.hung_until_ns = fault.at_ns + fault.lasts_ns;
+                }
+            }
+            FaultKind::Tamper(ref tampering) => {
+                if self.life == 0 {
+                    // Not begun yet: there is nothing to change.
+                } else {
+                    if self.shard.is_some() {
+                        let power = self.cx.chance(30);
+                        self.crash(power);
+                    }
+                    self.tamper(tampering);
                 }
             }
             FaultKind::CleanRestart => {
@@ -79,7 +113,18 @@ impl World {
                     self.cx.after(50 * MS, Event::FaultOver { index }); // it is down already
                 }
             }
-            FaultKind::Reset(_) | FaultKind::Stall(_) | FaultKind::PowerCut | FaultKind::CleanRestart => {}
+            FaultKind::Disk(_) | FaultKind::DiskFull { .. } => {
+                for disk in &mut self.disks {
+                    disk.troubles.remove(&index);
+                    disk.troubles.remove(&(index + FULL_COMMITS));
+                }
+            }
+            FaultKind::Reset(_)
+            | FaultKind::Stall(_)
+            | FaultKind::HungDisk
+            | FaultKind::Tamper(_)
+            | FaultKind::PowerCut
+            | FaultKind::CleanRestart => {}
         }
     }
 

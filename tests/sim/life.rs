@@ -1,10 +1,11 @@
 //! How the shard comes and goes: starts, recovery, clean stops, kills and power cuts.
 
 use super::context::MS;
+use super::disk::Disk;
 use super::event::Event;
 use super::net::Peer;
-use super::plan::CrashPoint;
-use super::world::World;
+use super::plan::{CrashPoint, Tampering};
+use super::world::{Tampered, World};
 use crate::say;
 use ringest::journal;
 use ringest::observe::snapshot::Terms;
@@ -28,7 +29,7 @@ impl World {
         };
         say!(self.cx, "start {} with directories {directories:?}", self.life);
         let mut journals = Vec::new();
-        let mut recovered = 0;
+        let (mut recovered, mut unwritten) = (0, 0);
         for &directory in &directories {
             let options = self.plan.options(self.core_of(directory));
             let disk = &mut self.disks[directory];
@@ -41,10 +42,19 @@ impl World {
                     disk.fuse = None;
                     say!(self.cx, "journal {directory}: {:?}", journal.report());
                     recovered += journal.report().recovered;
+                    unwritten += journal.report().unwritten_blocks;
                     if disk.block_files() != usize::from(self.plan.has_disk()) {
                         return Err(format!("{} block files after a start", disk.block_files()));
                     }
-                    let excused = |alarm: &&String| self.oracle.was_cut && alarm.starts_with("who sent ");
+                    let told = journal.report().damaged > 0 || journal.report().finished_blocks > 0;
+                    if self.tampered.told && self.tampered.directory == Some(directory) && !told {
+                        return Err(format!("damage below what was durable is not told: {:?}", journal.report()));
+                    }
+                    let excused = |alarm: &&String| {
+                        let sender = self.oracle.was_cut && alarm.starts_with("who sent ");
+                        let refused = self.disks[directory].errors > 0 && alarm.contains(" cannot be ");
+                        sender || refused || self.tampered.perhaps || self.tampered.ever
+                    };
                     if let Some(alarm) = journal.report().alarms.iter().find(|alarm| !excused(alarm)) {
                         return Err(format!("alarm without a reason: {alarm}"));
                     }
@@ -53,6 +63,7 @@ impl World {
                 Err(error) if burning => {
                     say!(self.cx, "killed while opening the journal: {error}");
                     self.cx.stats.count("kill during recovery");
+                    self.tampered.told = false; // it may have mended what it found
                     drop(journals);
                     for disk in &mut self.disks {
                         disk.crash(&mut self.cx, false);
@@ -61,10 +72,27 @@ impl World {
                     self.cx.after(delay, Event::Restart);
                     return Ok(());
                 }
+                Err(error) if self.disks[directory].call_failed => {
+                    say!(self.cx, "the journal does not open: {error}");
+                    self.cx.stats.count("start failed: disk");
+                    self.tampered.told = false;
+                    for disk in &mut self.disks {
+                        disk.call_failed = false;
+                    }
+                    let delay = self.cx.rng.u64(MS..500 * MS);
+                    self.cx.after(delay, Event::Restart);
+                    return Ok(());
+                }
                 Err(error) => return Err(format!("the journal does not open: {error}")),
             }
         }
         self.check_recovered(recovered)?;
+        // What the last process left was made durable now, at every level that has a disk; where the disk refuses, later.
+        self.ailing = unwritten > 0;
+        if self.plan.has_disk() && unwritten == 0 && !self.disks.iter().any(Disk::has_doomed) {
+            (self.safe_ns, self.marked_safe) = (self.cx.now_ns, self.marked_before);
+        }
+        self.tampered = Tampered { told: false, perhaps: false, directory: None, ..std::mem::take(&mut self.tampered) };
         self.directories = directories;
         let setup = Setup {
             settings: Arc::clone(&self.plan.settings),
@@ -86,13 +114,16 @@ impl World {
 
     /// What a start finds must be all that was counted and not delivered, and nothing that was counted as delivered.
     fn check_recovered(&self, recovered: u64) -> Result<(), String> {
+        if !self.plan.has_disk() {
+            return Ok(());
+        }
         let (kept, rows, delivered) = (self.kept_before, self.oracle.rows, self.marked_before);
-        let possible = self.oracle.possible();
-        let (least, most) = (kept.saturating_sub(rows), possible - delivered);
+        let (possible, due) = (self.oracle.possible(), self.oracle.due());
+        let (least, most) = (kept.saturating_sub(rows).max(due), possible - delivered);
         if recovered < least || recovered > most {
             return Err(format!(
                 "recovered {recovered}, not between {least} and {most}: {kept} counted, {possible} handed in, {rows} rows, \
-                 {delivered} marked as delivered"
+                 {delivered} marked as delivered, {due} due"
             ));
         }
         Ok(())
@@ -140,10 +171,64 @@ impl World {
         for disk in &mut self.disks {
             disk.crash(&mut self.cx, power);
         }
-        if power {
-            self.oracle.power_cut();
-            self.receiver.power_cut();
-            (self.kept_before, self.marked_before) = (0, 0);
+        if self.disks.iter().any(|disk| disk.lost_doomed) {
+            (self.tampered.ever, self.tampered.aside) = (true, true);
+        }
+        if power || !self.plan.has_disk() {
+            self.forget();
+        }
+    }
+
+    /// What was in memory alone is lost, and the oracle does not ask for it.
+    fn forget(&mut self) {
+        say!(self.cx, "what came after {} ms need not have survived", self.safe_ns / MS);
+        self.oracle.power_cut(self.safe_ns);
+        self.receiver.power_cut(self.cx.now_ns, self.safe_ns);
+        (self.kept_before, self.marked_before) = (0, self.marked_before.min(self.marked_safe));
+    }
+
+    /// With the shard down, files change by themselves.
+    pub fn tamper(&mut self, tampering: &Tampering) {
+        let directory = self.cx.rng.choice(&self.directories).copied().unwrap_or(0);
+        let core = self.core_of(directory);
+        let disk = &mut self.disks[directory];
+        match *tampering {
+            Tampering::FlipSegments(count) => {
+                for _ in 0..count {
+                    let Some(cost) = disk.flip_segment(&mut self.cx, core) else { continue };
+                    self.cx.stats.count(if cost.records.is_empty() {
+                        "bit flipped"
+                    } else {
+                        "bit of a record flipped"
+                    });
+                    (self.tampered.ever, self.tampered.aside) = (true, true);
+                    // Where no block of a segment is whole it passes for one that was never used.
+                    let fresh = self.tampered.flipped.insert((directory, cost.segment));
+                    self.tampered.told = fresh && (self.tampered.told || cost.told);
+                    self.tampered.directory = Some(directory);
+                    cost.records.iter().for_each(|(name, record)| self.oracle.damaged(name, record));
+                    self.receiver.excuse(&cost.keys);
+                    self.marked_before = self.marked_before.saturating_sub(cost.marks);
+                    self.marked_safe = self.marked_safe.saturating_sub(cost.marks);
+                    self.kept_before = 0;
+                }
+            }
+            Tampering::FlipEpoch { both } => {
+                self.cx.stats.count(if both { "epoch file lost" } else { "bit of an epoch file flipped" });
+                disk.flip_epoch(&mut self.cx, both);
+                (self.tampered.perhaps, self.tampered.aside) = (true, true);
+                if both {
+                    self.forget();
+                }
+            }
+            Tampering::LoseBlockFile => {
+                say!(self.cx, "the block file is gone");
+                if disk.lose_block_file() {
+                    self.cx.stats.count("block file lost");
+                    self.tampered.perhaps = true;
+                    self.forget();
+                }
+            }
         }
     }
 
@@ -151,6 +236,7 @@ impl World {
     fn gone(&mut self) {
         self.delivered_before += self.terms.delivered;
         self.marked_before += std::mem::take(&mut self.marked);
+        self.marked_at.clear();
         self.kept_before += self.terms.received - self.terms.rejected;
         self.terms = Terms::default();
         let [http, streams] = std::mem::take(&mut self.turned_away).map(|count| count > 0);
@@ -198,7 +284,15 @@ impl World {
         let shard = self.shard.take().expect("it has just stopped");
         say!(self.cx, "stopped: {:?}", self.terms);
         for (journal, &directory) in shard.into_journals().into_iter().zip(&self.directories) {
-            journal.close(&mut self.disks[directory]).map_err(|error| error.to_string())?;
+            if let Err(error) = journal.close(&mut self.disks[directory]) {
+                if !self.disks[directory].call_failed {
+                    return Err(format!("the journal does not close: {error}"));
+                }
+                say!(self.cx, "the journal does not close: {error}");
+                self.cx.stats.count("stop failed: disk");
+                self.disks[directory].call_failed = false;
+                continue;
+            }
             if self.disks[directory].block_files() > 0 {
                 return Err("a clean stop leaves its block file behind".into());
             }

@@ -3,12 +3,14 @@
 //!
 //! - `cargo test --test sim` runs the worlds of [`SEEDS`]; `RINGEST_SIM_WORLDS=N` runs N of them, from
 //!   `RINGEST_SIM_FIRST`, and `RINGEST_SIM_SEED=N cargo test --test sim -- worlds --nocapture` runs one and prints its whole trace.
+//! - `RINGEST_SIM_FAILURES=N` goes on until N worlds have failed.
 //! - A world that fails prints its seed, what was wrong, and the last lines of its trace.
 //!
 //! `plan` makes a world of a seed; `world` runs it, with `life` (starts, stops, kills) and `faults`; `driver` is the shard's driver; `net`, `disk`, `machines` and `receiver`
 //! are what is around the shard; `oracle` knows what must be true.
 
 mod context;
+mod damage;
 mod dense;
 mod disk;
 mod driver;
@@ -22,6 +24,7 @@ mod oracle;
 mod payload;
 mod plan;
 mod receiver;
+mod storage;
 mod world;
 
 use context::{Stats, Trace};
@@ -40,7 +43,7 @@ const SEEDS: u64 = 2_000;
 const WORLD_MAX: Duration = Duration::from_secs(120);
 
 /// What every run of [`SEEDS`] worlds must have seen, or it proves less than it says.
-const MUST_HAPPEN: [&str; 38] = [
+const MUST_HAPPEN: [&str; 40] = [
     "accept failed",
     "acknowledged over HTTP",
     "answer garbled",
@@ -54,6 +57,7 @@ const MUST_HAPPEN: [&str; 38] = [
     "connect not answered",
     "connect refused",
     "connections reset",
+    "crash in a rewrite",
     "freed segment back after a power cut",
     "hang-up of an open port",
     "http machine half-closed",
@@ -73,6 +77,7 @@ const MUST_HAPPEN: [&str; 38] = [
     "refused over HTTP",
     "reset by a machine",
     "row recognised by its key",
+    "run of segments rewritten",
     "segment freed",
     "segment half prepared at a crash",
     "slow answers",
@@ -129,6 +134,7 @@ fn worlds_with_faults_and_kills_lose_nothing_and_keep_every_order() {
     let started = Instant::now();
     let first = setting("RINGEST_SIM_FIRST").unwrap_or(0);
     let worlds = setting("RINGEST_SIM_WORLDS").unwrap_or(SEEDS);
+    let failures_max = setting("RINGEST_SIM_FAILURES").unwrap_or(1) as usize;
     let next = AtomicU64::new(first);
     let all = Mutex::new(Stats::default());
     let failures = Mutex::new(Vec::new());
@@ -136,7 +142,7 @@ fn worlds_with_faults_and_kills_lose_nothing_and_keep_every_order() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let worker = || {
-            while failures.lock().expect("no panic").is_empty() {
+            while failures.lock().expect("no panic").len() < failures_max {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= first + worlds {
                     break;

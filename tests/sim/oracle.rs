@@ -27,6 +27,19 @@ enum State {
 struct Expected {
     shown: Vec<u8>,
     state: State,
+    /// When the counters first accounted for it; `u64::MAX` until then.
+    counted_ns: u64,
+    /// A machine was told that it is safe, at level `power`: it survives whatever comes.
+    promised: bool,
+    /// Its bytes on the disk changed: nobody can keep what was promised.
+    damaged: bool,
+}
+
+impl Expected {
+    /// Whether a loss of power must leave it, if all that was counted up to `safe_ns` is durable.
+    fn survives(&self, safe_ns: u64) -> bool {
+        self.state == State::Sure && (self.promised || self.counted_ns <= safe_ns)
+    }
 }
 
 struct Lane {
@@ -84,32 +97,41 @@ pub struct Handed {
 
 pub struct Oracle {
     body: Body,
+    /// An acknowledgement means that the record survives a loss of power.
+    power: bool,
     lanes: Vec<Lane>,
     names: BTreeMap<String, usize>,
     intakes: BTreeMap<ConnId, (usize, Intake)>,
     fresh: Vec<(usize, usize)>,
     lives: u32,
-    /// The power was cut.
+    /// The power was cut, or bytes were damaged.
     pub was_cut: bool,
+    /// Rows of records that no other looks like, by lane.
+    seen: BTreeSet<(usize, Vec<u8>)>,
     /// Rows out of order after a power cut, by what they show.
     strays: BTreeMap<Vec<u8>, usize>,
     pub handed: Handed,
+    /// Some of the fresh records of streams were turned away.
+    pub rejecting: bool,
     /// Rows at the receiver.
     pub rows: u64,
 }
 
 impl Oracle {
-    pub fn new(body: Body) -> Self {
+    pub fn new(body: Body, power: bool) -> Self {
         Self {
             body,
+            power,
             lanes: Vec::new(),
             names: BTreeMap::new(),
             intakes: BTreeMap::new(),
             fresh: Vec::new(),
             lives: 0,
             was_cut: false,
+            seen: BTreeSet::new(),
             strays: BTreeMap::new(),
             handed: Handed::default(),
+            rejecting: false,
             rows: 0,
         }
     }
@@ -161,7 +183,15 @@ impl Oracle {
         let mut whole = 0;
         let expected = &mut self.lanes[*lane].expected;
         let before = expected.len();
-        let mut add = |shown| expected.push(Expected { shown, state: State::Fresh });
+        let mut add = |shown| {
+            expected.push(Expected {
+                shown,
+                state: State::Fresh,
+                counted_ns: u64::MAX,
+                promised: false,
+                damaged: false,
+            });
+        };
         match intake {
             Intake::Stream(framer, marks) => {
                 let body = self.body;
@@ -212,11 +242,12 @@ impl Oracle {
 
     /// The shard's counters account for all that was handed in; since they last did, it turned some records away: of
     /// HTTP machines, of streams.
-    pub fn counted(&mut self, refused_http: bool, rejected_streams: bool) {
+    pub fn counted(&mut self, now_ns: u64, refused_http: bool, rejected_streams: bool) {
         for (lane, index) in std::mem::take(&mut self.fresh) {
             let lane = &mut self.lanes[lane];
             let unknown = if lane.http { refused_http } else { rejected_streams };
             let entry = &mut lane.expected[index];
+            entry.counted_ns = now_ns;
             if entry.state == State::Fresh {
                 entry.state = if unknown { State::Maybe } else { State::Sure };
             }
@@ -238,7 +269,8 @@ impl Oracle {
         self.lives += 1;
         for (lane, index) in std::mem::take(&mut self.fresh) {
             let lane = &mut self.lanes[lane];
-            let unknown = if lane.http { refused_http } else { rejected_streams };
+            // At level `power` a refusal may have waited behind the answers of requests that came before it.
+            let unknown = if lane.http { refused_http || self.power } else { rejected_streams };
             let entry = &mut lane.expected[index];
             if entry.state == State::Fresh {
                 entry.state = if unknown { State::Maybe } else { State::Unsure(self.lives) };
@@ -248,21 +280,46 @@ impl Oracle {
         self.handed = Handed::default();
     }
 
-    /// The power was cut: at level `process` nothing that was not delivered must arrive any more, but may.
-    pub fn power_cut(&mut self) {
+    /// The memory of the machine is lost: of what was not delivered, what was not durable need not arrive any more, but may.
+    /// All that was counted up to `safe_ns` was durable.
+    pub fn power_cut(&mut self, safe_ns: u64) {
         self.was_cut = true;
         for lane in &mut self.lanes {
-            lane.cut = lane.http;
+            lane.cut = lane.http && !self.power;
             let done = lane.positions.first().copied().unwrap_or(0);
-            for entry in lane.expected.iter_mut().skip(done).filter(|entry| entry.state != State::Refused) {
-                entry.state = State::Maybe;
-            }
-            for entry in lane.expected.iter_mut().take(done).filter(|entry| entry.state == State::Sure) {
-                if lane.http && !lane.arrived.contains(&entry.shown) {
+            for (index, entry) in lane.expected.iter_mut().enumerate() {
+                let delivered = index < done && (!lane.http || lane.arrived.contains(&entry.shown));
+                if !delivered && entry.state != State::Refused && !entry.survives(safe_ns) {
                     entry.state = State::Maybe;
                 }
             }
         }
+    }
+
+    /// A record's bytes on the disk changed: it may be lost, or come from nobody.
+    pub fn damaged(&mut self, name: &str, record: &[u8]) {
+        self.was_cut = true;
+        let shown = self.body.shown(record);
+        // Without its name it can be anybody's.
+        let lanes = self.lanes.iter_mut().filter(|lane| lane.name == name || name.is_empty());
+        for lane in lanes {
+            let done = lane.positions.first().copied().unwrap_or(0);
+            for entry in lane.expected[done..].iter_mut().filter(|entry| entry.shown == shown) {
+                if entry.state != State::Refused {
+                    entry.state = State::Maybe;
+                    entry.damaged = true;
+                }
+            }
+        }
+    }
+
+    /// Records that must arrive and have not.
+    pub fn due(&self) -> u64 {
+        let due = |lane: &Lane| {
+            let done = lane.positions.last().copied().unwrap_or(0);
+            lane.expected[done..].iter().filter(|entry| entry.state == State::Sure).count() as u64
+        };
+        self.lanes.iter().map(due).sum()
     }
 
     /// All records that may arrive, in all lives.
@@ -286,7 +343,11 @@ impl Oracle {
         if entry.state == State::Refused {
             return Err(format!("{name}: 201 after a refusal"));
         }
+        if entry.damaged {
+            return Ok(());
+        }
         entry.state = State::Sure;
+        entry.promised = self.power;
         Ok(())
     }
 
@@ -317,19 +378,55 @@ impl Oracle {
         if name == UNKNOWN && self.was_cut {
             return self.stray(data);
         }
-        let lane = *self.names.get(name).ok_or_else(|| format!("a row of a lane that never was: {name}"))?;
-        let lane = &mut self.lanes[lane];
+        let index = *self.names.get(name).ok_or_else(|| format!("a row of a lane that never was: {name}"))?;
+        self.once(index, data)?;
+        let rejecting = self.rejecting;
+        let lane = &mut self.lanes[index];
         let whole = inspect(data).is_none_or(|(_, _, whole)| whole);
         if self.body != Body::Json && data.len() < lane.bytes_max && !whole {
             return Err(format!("{name}: a row whose checksum is wrong: {}", shorten(data)));
         }
-        let reachable: BTreeSet<usize> = lane.positions.iter().flat_map(|&from| lane.reachable(from)).collect();
+        let reachable: BTreeSet<usize> =
+            lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
         let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state != State::Refused && e.shown == data);
         let next: BTreeSet<usize> = reachable.iter().copied().filter(matches).map(|at| at + 1).collect();
         if next.is_empty() {
             return Err(lane.mismatch(data));
         }
         lane.positions = next;
+        lane.rows += 1;
+        if lane.http {
+            lane.arrived.insert(data.to_vec());
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// A record that can be told from all others has one row, whatever its key.
+    fn once(&mut self, lane: usize, data: &[u8]) -> Result<(), String> {
+        let fresh = inspect(data).is_none() || self.seen.insert((lane, data.to_vec()));
+        fresh.then_some(()).ok_or_else(|| format!("{}: a second row of {}", self.lanes[lane].name, shorten(data)))
+    }
+
+    /// A row of a request that was sent before a power cut and lands after it.
+    ///
+    /// # Errors
+    /// If it must not arrive.
+    pub fn late_row(&mut self, name: &str, data: &[u8]) -> Result<(), String> {
+        let Some(&index) = self.names.get(name) else { return self.stray(data) };
+        self.once(index, data)?;
+        let rejecting = self.rejecting;
+        let lane = &mut self.lanes[index];
+        // The shard knows nothing of this row. If it still has the record, the row is the lane's next and nothing stands for it
+        // later; if it has not, the row is out of order.
+        let reachable: BTreeSet<usize> =
+            lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
+        let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state != State::Refused && e.shown == data);
+        let next: Vec<usize> = reachable.into_iter().filter(matches).map(|at| at + 1).collect();
+        if next.is_empty() {
+            return self.stray(data);
+        }
+        lane.positions.extend(next);
         lane.rows += 1;
         if lane.http {
             lane.arrived.insert(data.to_vec());
@@ -369,7 +466,7 @@ impl Oracle {
                 return Err(format!("{}: {} did not arrive", lane.name, shorten(&entry.shown)));
             }
             let all = lane.expected.len();
-            let done = lane.positions.iter().any(|&from| lane.reachable(from).contains(&all));
+            let done = lane.positions.iter().any(|&from| lane.reachable(from, false).contains(&all));
             if !done {
                 let from = lane.positions.iter().next_back().copied().unwrap_or(0);
                 let entry = &lane.expected[from];
@@ -389,7 +486,7 @@ impl Oracle {
 impl Lane {
     /// Positions that can be reached from one without a row: past refused records, and past the rest of those that were
     /// fresh at a kill.
-    fn reachable(&self, from: usize) -> Vec<usize> {
+    fn reachable(&self, from: usize, rejecting: bool) -> Vec<usize> {
         let mut reached = vec![from];
         let mut at = from;
         while let Some(entry) = self.expected.get(at) {
@@ -401,7 +498,7 @@ impl Lane {
                     at += self.expected[at..].iter().take_while(|e| same(e)).count();
                 }
                 // It may turn out to have been refused; if not, it is missed at the end.
-                State::Fresh if self.http => at += 1,
+                State::Fresh if self.http || rejecting => at += 1,
                 State::Fresh | State::Sure => break,
             }
             reached.push(at);
@@ -435,7 +532,7 @@ mod tests {
     use super::*;
 
     fn oracle(records: &[&str]) -> Oracle {
-        let mut oracle = Oracle::new(Body::Raw);
+        let mut oracle = Oracle::new(Body::Raw, true);
         oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, false);
         hand(&mut oracle, records);
         oracle
@@ -464,7 +561,7 @@ mod tests {
             (&["a", "b", "c", "c"], false),
         ] {
             let mut oracle = oracle(&["a", "b", "c"]);
-            oracle.counted(false, false);
+            oracle.counted(0, false, false);
             assert_eq!(judge(&mut oracle, rows).is_ok(), good, "{rows:?}");
         }
     }
@@ -480,12 +577,12 @@ mod tests {
             (&["a", "b"], false),
         ] {
             let mut oracle = oracle(&["a"]);
-            oracle.counted(false, false);
+            oracle.counted(0, false, false);
             hand(&mut oracle, &["b", "c"]);
             oracle.gone(false, false);
             oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, false);
             hand(&mut oracle, &["x"]);
-            oracle.counted(false, false);
+            oracle.counted(0, false, false);
             assert_eq!(judge(&mut oracle, rows).is_ok(), good, "{rows:?}");
         }
     }
@@ -493,7 +590,7 @@ mod tests {
     #[test]
     fn records_that_look_alike_are_counted() {
         let mut oracle = oracle(&["1", "1"]);
-        oracle.counted(false, false);
+        oracle.counted(0, false, false);
         hand(&mut oracle, &["1", "1"]);
         oracle.gone(false, false);
         assert!(judge(&mut oracle, &["1"]).is_err());
@@ -505,7 +602,7 @@ mod tests {
 
     #[test]
     fn a_refused_record_must_not_arrive() {
-        let mut oracle = Oracle::new(Body::Raw);
+        let mut oracle = Oracle::new(Body::Raw, true);
         oracle.open_http(3, "h-1");
         oracle.http_request(3, 10, b"a");
         oracle.http_request(3, 20, b"b");

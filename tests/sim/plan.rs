@@ -1,6 +1,7 @@
 //! What a seed stands for: the configuration, the machines, the weather and the faults of one world.
 
 use super::context::{MS, S, US};
+use super::disk::{DiskTrouble, DiskWork};
 use super::machines::{Kind, MachinePlan};
 use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body};
@@ -18,6 +19,8 @@ use std::time::Duration;
 pub enum Level {
     Memory,
     Process,
+    /// The default of the configuration.
+    Power,
 }
 
 /// Where in the shard's turn a kill falls.
@@ -63,6 +66,16 @@ pub enum FaultKind {
     /// So often, in a hundred, a direction of an open connection stands still.
     Stall(u32),
     SlowDisk(u64),
+    /// Operations of the disk fail.
+    Disk(DiskTrouble),
+    /// No segment can be made; on a file system that writes elsewhere, no block can be written either.
+    DiskFull {
+        commits: bool,
+    },
+    /// The disk does nothing for a while.
+    HungDisk,
+    /// The process is killed, and what it left changes.
+    Tamper(Tampering),
     Kill(CrashPoint),
     /// The machine goes down: its memory is lost, and so is what the disk was not told to make durable.
     PowerCut,
@@ -84,6 +97,21 @@ impl FaultKind {
             Self::Reset(_) => "connections reset",
             Self::Stall(_) => "stall",
             Self::SlowDisk(_) => "slow disk",
+            Self::Disk(DiskTrouble { work, .. }) => match work {
+                DiskWork::Commit => "commits fail",
+                DiskWork::Prepare => "preparing segments fails",
+                DiskWork::Sync => "syncs fail",
+                DiskWork::Free => "freeing segments fails",
+                DiskWork::ReadBack => "reading back fails",
+                DiskWork::Rewrite => "rewrites fail",
+                DiskWork::Call => "calls at start and stop fail",
+            },
+            Self::DiskFull { commits: false } => "disk full",
+            Self::DiskFull { commits: true } => "disk full, also for blocks",
+            Self::HungDisk => "disk hangs",
+            Self::Tamper(Tampering::FlipSegments(_)) => "bits of segments flip",
+            Self::Tamper(Tampering::FlipEpoch { .. }) => "epoch file damaged",
+            Self::Tamper(Tampering::LoseBlockFile) => "block file removed",
             Self::Kill(_) => "kill",
             Self::PowerCut => "power cut",
             Self::CleanRestart => "clean restart",
@@ -92,8 +120,20 @@ impl FaultKind {
 
     /// Whether it is one of those of which every world has three.
     pub fn is_outer(&self) -> bool {
-        !matches!(self, Self::Kill(_) | Self::PowerCut | Self::CleanRestart)
+        !matches!(self, Self::Kill(_) | Self::Tamper(_) | Self::PowerCut | Self::CleanRestart)
     }
+}
+
+/// What happens to files while nobody uses them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tampering {
+    /// So many bits of segments flip.
+    FlipSegments(u32),
+    /// A bit of the epoch file, or one in both of its copies.
+    FlipEpoch {
+        both: bool,
+    },
+    LoseBlockFile,
 }
 
 #[derive(Debug, Clone)]
@@ -132,7 +172,11 @@ impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_b0a7);
         let rng = &mut rng;
-        let level = if seed % 8 == 7 { Level::Memory } else { Level::Process };
+        let level = match seed % 8 {
+            0..=4 => Level::Power,
+            5 | 6 => Level::Process,
+            _ => Level::Memory,
+        };
         let body = *rng.choice(&[Body::Json, Body::Hex, Body::Base64, Body::Raw]).expect("some");
         let (sources, machines) = machines(rng, body);
         let (deliver, sequence, contract) = delivery(rng, body);
@@ -140,7 +184,7 @@ impl Plan {
         let physical = *rng.choice(&[512, 4096]).expect("some");
         let journal = journal(rng, level, block_bytes, physical);
         let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
-        let faults = faults(rng, level, seed % 8 == 5, &machines);
+        let faults = faults(rng, level, matches!(seed % 8, 1 | 3 | 5), &machines);
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
             header_timeout: Duration::from_secs(120),
@@ -164,7 +208,7 @@ impl Plan {
             weather: weather(rng),
             physical,
             block_bytes,
-            adopts: level == Level::Process && rng.u8(..5) == 0,
+            adopts: level != Level::Memory && rng.u8(..5) == 0,
             accept_fails: *rng.choice(&[0, 50]).expect("some"),
             closes_idle: *rng.choice(&[0, 30]).expect("some"),
             service_ns: *rng.choice(&[MS, 5 * MS, 30 * MS]).expect("some"),
@@ -319,7 +363,11 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
 fn journal(rng: &mut fastrand::Rng, level: Level, block_bytes: u32, physical: u32) -> Journal {
     let segment_bytes = u64::from(physical + block_bytes * rng.u32(2..=4));
     Journal {
-        durability: if level == Level::Memory { Durability::Memory } else { Durability::Process },
+        durability: match level {
+            Level::Memory => Durability::Memory,
+            Level::Process => Durability::Process,
+            Level::Power => Durability::Power,
+        },
         commit_every: Duration::from_millis(5),
         segment_bytes: segment_bytes.next_multiple_of(4096),
         // Room for all that the machines send, but for every fourth world.
@@ -349,11 +397,32 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
         FaultKind::HangUp { machine: *rng.choice(&ports).expect("one at least"), errno: rng.bool().then_some(EIO) },
         FaultKind::Reset(rng.u32(20..100)),
         FaultKind::Stall(rng.u32(20..100)),
-        FaultKind::SlowDisk(rng.u64(50 * MS..S)),
     ];
+    if level != Level::Memory {
+        kinds.extend(disk_faults(rng));
+    }
     rng.shuffle(&mut kinds);
-    kinds.truncate(rng.usize(3..=6));
-    if level == Level::Process {
+    kinds.truncate(rng.usize(4..=7));
+    // A settled segment is given up without a word where nothing can be written: if its file stays as well, all in it is
+    // delivered again.
+    let refuses = |kind: &FaultKind| match kind {
+        FaultKind::DiskFull { commits } => *commits,
+        FaultKind::Disk(trouble) => trouble.work == DiskWork::Commit,
+        _ => false,
+    };
+    if kinds.iter().any(refuses) {
+        kinds.retain(|kind| !matches!(kind, FaultKind::Disk(DiskTrouble { work: DiskWork::Free, .. })));
+    }
+    if level == Level::Memory {
+        kinds.push(FaultKind::Kill(CrashPoint::Now));
+    } else {
+        if rng.u8(..4) == 0 {
+            kinds.push(FaultKind::Tamper(match rng.u8(..5) {
+                0..=2 => Tampering::FlipSegments(rng.u32(1..=3)),
+                3 => Tampering::FlipEpoch { both: rng.u8(..4) == 0 },
+                _ => Tampering::LoseBlockFile,
+            }));
+        }
         for _ in 0..*rng.choice(&[1, 1, 2, 3]).expect("some") {
             kinds.push(FaultKind::Kill(crash_point(rng)));
         }
@@ -364,11 +433,32 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
             kinds.push(FaultKind::CleanRestart);
         }
     }
-    let at = |rng: &mut fastrand::Rng| S + rng.u64(50 * MS..1500 * MS);
+    let at = |rng: &mut fastrand::Rng, kind: &FaultKind| match kind {
+        // From the first start on.
+        FaultKind::Disk(_) | FaultKind::DiskFull { .. } if rng.u8(..5) == 0 => S,
+        _ => S + rng.u64(50 * MS..1500 * MS),
+    };
     kinds
         .into_iter()
-        .map(|kind| Fault { at_ns: at(rng), lasts_ns: if kind.is_outer() { rng.u64(50 * MS..2 * S) } else { 0 }, kind })
+        .map(|kind| Fault {
+            at_ns: at(rng, &kind),
+            lasts_ns: if kind.is_outer() { rng.u64(50 * MS..2 * S) } else { 0 },
+            kind,
+        })
         .collect()
+}
+
+fn disk_faults(rng: &mut fastrand::Rng) -> Vec<FaultKind> {
+    let mut kinds = vec![FaultKind::SlowDisk(rng.u64(50 * MS..S)), FaultKind::HungDisk];
+    for _ in 0..2 {
+        use DiskWork::*;
+        let work = *rng.choice(&[Commit, Commit, Prepare, Sync, Free, ReadBack, Rewrite, Call]).expect("some");
+        // One error, a burst, or errors for as long as it lasts.
+        let (percent, left) = *rng.choice(&[(100, 1), (100, 4), (30, u32::MAX), (100, u32::MAX)]).expect("some");
+        kinds.push(FaultKind::Disk(DiskTrouble { work, errno: EIO, percent, left }));
+    }
+    kinds.push(FaultKind::DiskFull { commits: rng.u8(..3) == 0 });
+    kinds
 }
 
 fn crash_point(rng: &mut fastrand::Rng) -> CrashPoint {

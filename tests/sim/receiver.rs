@@ -76,9 +76,10 @@ pub struct Receiver {
     pub closes_idle: u32,
     pub service_ns: u64,
     sessions: BTreeMap<ConnId, Session>,
-    /// Every request that was received since the last power cut, by key.
-    requests: BTreeMap<String, Vec<u8>>,
+    /// Every request by key, with the time at which it first came; after a power cut those alone that it must not change.
+    requests: BTreeMap<String, (Vec<u8>, u64)>,
     cuts: u32,
+    cut_ns: u64,
     rows: BTreeMap<String, u64>,
     /// Records answered 201, those that it had already included.
     pub accepted: u64,
@@ -110,6 +111,7 @@ impl Receiver {
             sessions: BTreeMap::new(),
             requests: BTreeMap::new(),
             cuts: 0,
+            cut_ns: 0,
             rows: BTreeMap::new(),
             accepted: 0,
             made_for: BTreeMap::new(),
@@ -142,9 +144,13 @@ impl Receiver {
         while let Some(request) = http::request(&session.input).map_err(|error| format!("conn {conn}: {error}"))? {
             let bytes: Vec<u8> = session.input.drain(..request.bytes).collect();
             check(&self.contract, &session.host, &request)?;
-            if session.cuts == self.cuts {
-                check_identity(&mut self.requests, &request, bytes)?;
-            }
+            check_identity(
+                &mut self.requests,
+                &request,
+                bytes,
+                (session.cuts != self.cuts).then_some(self.cut_ns),
+                cx.now_ns,
+            )?;
             session.requests.push_back((request, cx.now_ns));
             if session.requests.len() > self.contract.pipeline {
                 return Err(format!("conn {conn}: {} requests in flight", session.requests.len()));
@@ -249,7 +255,7 @@ impl Receiver {
         }
         let film = self.contract.body.read(&request.body).map_err(|error| format!("{key}: body: {error}"))?;
         self.check_id(key, &film)?;
-        let row = if late { oracle.stray(&film.data) } else { oracle.row(&film.source, &film.data) };
+        let row = if late { oracle.late_row(&film.source, &film.data) } else { oracle.row(&film.source, &film.data) };
         row.map_err(|error| format!("{key}: {error}"))?;
         say!(cx, "receiver: row {} of {}: {}", self.rows.len(), film.source, shorten(&film.data));
         self.rows.insert(key.to_owned(), self.rows.len() as u64);
@@ -311,10 +317,19 @@ impl Receiver {
         }
     }
 
-    /// The shard may have forgotten ids that it had used: requests may now differ from earlier ones of the same key.
-    pub fn power_cut(&mut self) {
+    /// The id or the sender of these records may be lost: their requests may change.
+    pub fn excuse(&mut self, keys: &[String]) {
+        for key in keys {
+            self.requests.remove(key);
+        }
+    }
+
+    /// The shard may have forgotten ids that it had used, and who sent a record: requests may now differ from earlier ones of
+    /// the same key, but for those that first came while all was durable, up to `safe_ns`.
+    pub fn power_cut(&mut self, now_ns: u64, safe_ns: u64) {
         self.cuts += 1;
-        self.requests.clear();
+        self.cut_ns = now_ns;
+        self.requests.retain(|key, (_, first_ns)| *first_ns <= safe_ns || key.ends_with("-seq"));
     }
 
     /// The service goes down: all its connections go with it.
@@ -357,18 +372,26 @@ fn check(contract: &Contract, host: &str, request: &Request) -> Result<(), Strin
     Ok(())
 }
 
-/// Every request of a key has the same bytes.
-fn check_identity(known: &mut BTreeMap<String, Vec<u8>>, request: &Request, bytes: Vec<u8>) -> Result<(), String> {
+/// Every request of a key has the same bytes. One that was sent before a power cut (`late` is its time) knows nothing of those
+/// that first came after it.
+fn check_identity(
+    known: &mut BTreeMap<String, (Vec<u8>, u64)>,
+    request: &Request,
+    bytes: Vec<u8>,
+    late: Option<u64>,
+    now_ns: u64,
+) -> Result<(), String> {
     let key = request.header("idempotency-key")?;
     match known.get(key) {
-        Some(before) if *before != bytes => Err(format!(
+        Some((before, first_ns)) if *before != bytes && late.is_none_or(|cut_ns| *first_ns <= cut_ns) => Err(format!(
             "{key}: sent again with other bytes:\n{}\n{}",
             String::from_utf8_lossy(before),
             String::from_utf8_lossy(&bytes)
         )),
         Some(_) => Ok(()),
+        None if late.is_some() => Ok(()),
         None => {
-            known.insert(key.to_owned(), bytes);
+            known.insert(key.to_owned(), (bytes, now_ns));
             Ok(())
         }
     }

@@ -488,7 +488,9 @@ impl Journal {
             }
             Kind::Id | Kind::Parked => {
                 let number = u64_at(payload, 0);
-                match self.holder(number).is_some_and(|holder| holder.is_waiting(number)) {
+                // A loss of power may bring a record back that was delivered meanwhile: if its entry is still there, its id must be.
+                let kept = run.numbers.binary_search(&number).is_ok() || self.is_older(run, number);
+                match kept || self.holder(number).is_some_and(|holder| holder.is_waiting(number)) {
                     true => run.out.push(header, &[payload]),
                     false => Ok(()),
                 }

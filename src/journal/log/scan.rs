@@ -115,6 +115,11 @@ impl Journal {
                 scan.at = self.segments[index + 1].first_position();
                 continue;
             }
+            if !self.is_file_ready(scan.at.segment) {
+                // Its file was lost and is made again: what memory does not hold of it is nowhere.
+                scan.at.offset += self.written_behind(scan.at, segment_end);
+                continue;
+            }
             if self.heap_extents < self.heap_extents_max() && !self.rewriting.is_replacing(scan.at.segment) {
                 scan.reading = true;
                 self.segments[index].reads += 1;

@@ -3,7 +3,7 @@
 use super::trouble::Trouble;
 use super::{COMMITS_MAX, Journal, MARKS_PER_ENTRY, PROCESS_WRITE_AFTER_NS, Purpose, Write};
 use crate::config::Durability;
-use crate::journal::format::{Kind, Position, entry_bytes};
+use crate::journal::format::{BLOCK_HEADER_BYTES, BlockHeader, Kind, Position, entry_bytes};
 use crate::journal::segment::Segment;
 use crate::shard::{Now, Op};
 use std::collections::VecDeque;
@@ -102,7 +102,10 @@ impl Journal {
     pub(super) fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         let journal = self.id;
         let free = |(segment, reuse)| Op::FreeSegment { journal, segment, reuse };
-        ops.extend(self.dropped.drain(..).chain(self.freeing_replaced.drain(..)).map(free));
+        // A sync that was asked for before is waited for.
+        let syncing = self.syncing;
+        let dropped = self.dropped.extract_if(.., |(segment, _)| Some(*segment) != syncing);
+        ops.extend(dropped.chain(self.freeing_replaced.drain(..)).map(free));
         let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
@@ -131,7 +134,9 @@ impl Journal {
         if self.troubles.stop_intake() && self.options.durability == Durability::Power {
             // Nothing can be said before there is room again, and this is what makes room. One after the other, so that marks are
             // not given up before what they settle.
-            if self.freed_alone.is_none() {
+            let first = self.freeing[0].0;
+            if self.freed_alone.is_none() && !self.extents.iter().any(|e| e.segment == first && e.held > 0) {
+                self.forget_blocks(first);
                 let oldest = self.freeing.pop_front();
                 self.freed_alone = oldest.map(|(segment, _)| segment);
                 ops.extend(oldest.map(free));
@@ -151,6 +156,20 @@ impl Journal {
         };
         if said < self.durable_below() {
             ops.extend(self.freeing.drain(..).map(free));
+        }
+    }
+
+    /// A segment that is given up without a word: what the block file still has of it must not pass for one whose file is to
+    /// come. All of it is on disk.
+    fn forget_blocks(&self, segment: u64) {
+        for slot in 0..self.slots {
+            let start = self.memory_offset(slot);
+            for at in (start..start + self.options.block_bytes as usize).step_by(self.physical as usize) {
+                let found = BlockHeader::decode(self.memory.bytes(at..at + BLOCK_HEADER_BYTES));
+                if found.is_some_and(|(header, _)| header.at.segment == segment) {
+                    self.memory.write(at, &[0; BLOCK_HEADER_BYTES]);
+                }
+            }
         }
     }
 

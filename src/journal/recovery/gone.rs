@@ -1,0 +1,63 @@
+//! Segments whose files somebody has taken away: told, and given a file again as far as the block file has them.
+
+use super::{Life, Neighbour, OpenError, Recovery, doing};
+use crate::journal::format::{SegmentHeader, round_up};
+use crate::journal::unfinished::Left;
+use crate::journal::{Options, Storage};
+use std::ops::Range;
+
+/// Whether these blocks are all of a segment up to the last of them: nothing of one that was never made is missing.
+pub(super) fn is_whole_from_its_start(left: &[Left], physical: u32) -> bool {
+    let mut at = physical;
+    left.iter().all(|block| {
+        let follows = block.header.at.offset == at;
+        at += round_up(block.used(), physical);
+        follows
+    })
+}
+
+/// What is missing between an entry and the first one of the newer segment, where numbers can tell.
+pub(super) fn lost_between((epoch_id, next): (u128, u64), newer: Option<Neighbour>) -> Range<u64> {
+    newer.filter(|newer| newer.epoch_id == epoch_id).map_or(0..0, |newer| next..newer.number)
+}
+
+impl Recovery {
+    /// Writes the segment that was walked last into a file of its own again. `false` where nothing of it waits: it was freed, and its
+    /// blocks are still in memory.
+    pub(super) fn restore(
+        &mut self,
+        storage: &mut impl Storage,
+        options: &Options,
+        life: Life,
+        bytes: &mut [u8],
+    ) -> Result<bool, OpenError> {
+        let Life { number, nonce, physical } = life;
+        self.missing.retain(|(missing, _)| *missing != number);
+        let of_it = |block: &super::Sealed| block.header.at.segment == number;
+        let epoch_id = self.tail.iter().find(|block| of_it(block)).map_or(0, |block| block.header.epoch_id);
+        self.tail.retain(|block| !of_it(block));
+        if self.segments.last().is_none_or(|segment| segment.unsettled == 0) {
+            self.segments.pop();
+            return Ok(false);
+        }
+        self.report.damaged += 1;
+        self.report.alarms.push(format!(
+            "segment {number} is gone, though the log goes on behind it: what the last run's block file has of it is written again"
+        ));
+        let bytes_of_file = bytes.len() as u64;
+        let header = SegmentHeader {
+            core: options.core,
+            segment: number,
+            nonce,
+            bytes: bytes_of_file,
+            physical,
+            epoch: 0,
+            epoch_id,
+        };
+        bytes[..physical as usize].copy_from_slice(&header.encode());
+        let action = || format!("write segment {number} again");
+        doing(action(), storage.write_segment(number, 0, bytes))?;
+        doing(action(), storage.sync_segment(number))?;
+        Ok(true)
+    }
+}
