@@ -229,7 +229,10 @@ fn a_kill_at_any_write_of_a_move_finds_each_record_once_and_in_order() {
                     other.refuses = refuses;
                     let mut journal = journal::open(&mut other, &options(durability)).expect("opens");
                     let found = found(&mut other, &mut journal);
-                    assert_eq!(found, waiting, "{durability:?}: after {count} writes and {part} bytes, refusing {refuses}");
+                    assert_eq!(
+                        found, waiting,
+                        "{durability:?}: after {count} writes and {part} bytes, refusing {refuses}"
+                    );
                     assert_eq!(journal.report().damaged, 0, "{:?}", journal.report());
                 }
             }
