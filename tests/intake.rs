@@ -4,7 +4,7 @@ use ringest::config::{self, Durability, Settings};
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -76,6 +76,8 @@ struct World {
     paused: bool,
     /// XOFF (true) and XON, as they were sent.
     holds: Vec<bool>,
+    /// Other machines, by their descriptors: what they are read by, and whether they are.
+    others: BTreeMap<i32, (LinkId, bool)>,
 }
 
 impl World {
@@ -126,6 +128,7 @@ impl World {
             delivered: Vec::new(),
             paused: false,
             holds: Vec::new(),
+            others: BTreeMap::new(),
         };
         world.shard.start(world.now());
         world.settle();
@@ -166,6 +169,7 @@ impl World {
         match op {
             Op::Accept { .. } | Op::PauseAccept { .. } => {}
             Op::Recv { link, fd: Fd(9), .. } => (self.machine, self.paused) = (Some(link), false),
+            Op::Recv { link, fd: Fd(fd @ 20..), .. } => drop(self.others.insert(fd, (link, true))),
             Op::Recv { .. } => {}
             Op::OpenPort { link, .. } => {
                 self.shard.handle(now, Completion::PortOpened { link, result: Ok(Fd(9)) });
@@ -179,7 +183,10 @@ impl World {
                 self.shard.handle(now, Completion::Sent { link, bytes, result: Ok(()) });
             }
             Op::PauseRecv { link } => {
-                self.paused = true;
+                match self.others.values_mut().find(|other| other.0 == link) {
+                    Some(other) => other.1 = false,
+                    None => self.paused = true,
+                }
                 self.shard.handle(now, Completion::RecvEnded { link, end: RecvEnd::Paused });
             }
             Op::Close { link, .. } => self.shard.handle(now, Completion::Closed { link }),
@@ -456,4 +463,44 @@ fn a_line_that_is_lost_while_it_is_held_keeps_what_was_read() {
         assert_eq!(numbers(&world.delivered), (0..sent + 10).collect::<Vec<_>>());
         assert_eq!(world.holds.iter().filter(|hold| !**hold).count(), 0, "a line that is gone is not let go");
     }
+}
+
+#[test]
+fn nobody_reads_on_before_all_that_was_read_is_framed() {
+    const OTHERS: i32 = 30;
+    let mut world = World::new("end = \"\\r\"", 4 << 20);
+    for fd in 20..20 + OTHERS {
+        let peer = format!("127.0.0.1:{fd}").parse().unwrap();
+        world.shard.handle(world.now(), Completion::Accepted { source: SourceId(0), fd: Fd(fd), peer });
+    }
+    world.settle();
+    let filled = fill(&mut world);
+    // What was on its way when each of them was told to stop: more than the room that one block gives, of each.
+    let links: Vec<LinkId> = world.others.values().map(|other| other.0).collect();
+    for (machine, link) in links.iter().enumerate() {
+        for piece in 0..100 {
+            let mut bytes = format!("{}\r", numbered(1_000 * (machine + 1) + piece)).into_bytes();
+            world.shard.handle(world.now(), Completion::Received { link: *link, bytes: &mut bytes });
+        }
+    }
+    world.settle();
+    let held = |world: &World| world.show().0["held_bytes"].as_u64().unwrap();
+    assert!(held(&world) > 3_000_000 - 10_000, "{}", held(&world));
+    let reading = |world: &World| world.others.values().filter(|other| other.1).count() + usize::from(!world.paused);
+    let mut steps = 0;
+    // The API answers one request after the other, so that there is a little room again and again.
+    while !world.unanswered.is_empty() {
+        let (link, _) = world.unanswered.remove(0);
+        let mut answer = *b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+        world.shard.handle(world.now(), Completion::Received { link, bytes: &mut answer });
+        world.settle();
+        if held(&world) > 0 {
+            assert_eq!(reading(&world), 0, "after {steps} answers, with {} bytes held", held(&world));
+            steps += 1;
+        }
+    }
+    assert!(steps > 100, "{steps}");
+    assert_eq!(reading(&world), OTHERS as usize + 1, "all are read again");
+    let delivered = world.shard.terms().delivered;
+    assert_eq!(delivered, (filled + 100 * OTHERS as usize) as u64);
 }

@@ -16,7 +16,14 @@ pub struct BlockMemory {
     start: NonNull<u8>,
     bytes: usize,
     owner: Owner,
+    /// What is written, in order, once a test asks for it: so that it can stop in between, as a kill does.
+    #[cfg(test)]
+    pub(super) trace: std::cell::RefCell<Option<Writes>>,
 }
+
+/// Offsets, and what was written there.
+#[cfg(test)]
+pub(super) type Writes = Vec<(usize, Vec<u8>)>;
 
 #[derive(Debug)]
 enum Owner {
@@ -31,7 +38,13 @@ impl BlockMemory {
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
         let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { start, bytes, owner: Owner::Heap(layout) }
+        Self {
+            start,
+            bytes,
+            owner: Owner::Heap(layout),
+            #[cfg(test)]
+            trace: Default::default(),
+        }
     }
 
     /// The first `bytes` of a file, shared (mmap(2), MAP_SHARED | MAP_POPULATE). The file must be allocated in full:
@@ -53,7 +66,13 @@ impl BlockMemory {
                 0,
             )?
         };
-        Ok(Self { start: start.cast(), bytes, owner: Owner::Map })
+        Ok(Self {
+            start: start.cast(),
+            bytes,
+            owner: Owner::Map,
+            #[cfg(test)]
+            trace: Default::default(),
+        })
     }
 
     /// Size in bytes.
@@ -85,6 +104,10 @@ impl BlockMemory {
     /// Copies `bytes` to `offset`.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         assert!(offset <= self.bytes && bytes.len() <= self.bytes - offset);
+        #[cfg(test)]
+        if let Some(trace) = &mut *self.trace.borrow_mut() {
+            trace.push((offset, bytes.to_vec()));
+        }
         // SAFETY: within the allocation, as asserted.
         let target = unsafe { self.start.as_ptr().add(offset) };
         // SAFETY: source and target do not overlap (the source is never this memory) and both hold that many bytes.

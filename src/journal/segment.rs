@@ -8,8 +8,10 @@ use super::format::Position;
 pub(super) struct Segment {
     pub number: u64,
     pub nonce: u64,
-    /// Unit of its blocks, and where the first begins: a directory can move to a disk with another.
+    /// Unit of its blocks: a directory can move to a disk with another.
     pub physical: u32,
+    /// Where its first block begins: behind the header, but where a kill came while blocks were moved here, the last ones first.
+    pub start: u32,
     /// Size of its largest block, where that was written by an earlier start.
     pub block_bytes: u32,
     /// No entry in it has a lower number.
@@ -40,6 +42,7 @@ impl Segment {
             number,
             nonce,
             physical,
+            start: physical,
             block_bytes: 0,
             first_number,
             end: physical,
@@ -97,7 +100,7 @@ impl Segment {
 
     /// Where its first block begins.
     pub fn first_position(&self) -> Position {
-        Position { segment: self.number, offset: self.physical }
+        Position { segment: self.number, offset: self.start }
     }
 
     /// Where it ends now.

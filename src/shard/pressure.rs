@@ -52,12 +52,15 @@ impl Shard {
         }
     }
 
-    /// Links that wait for room go on once the journal takes records again.
+    /// Links that wait for room go on once the journal takes records again. What was read is framed first, and nobody reads on before all
+    /// of it is: else each could read a socket's whole buffer for the little room that there was, and with thousands of links that
+    /// would be memory without a bound. So no more is held than a turn or two of reads.
     pub(super) fn resume_paused(&mut self, now: Now) {
         let largest = self.settings.sources.iter().map(|source| source.framing.max_bytes).max().unwrap_or(0);
         if self.paused_links.is_empty() || !self.journal().can_append(now, largest) {
             return;
         }
+        let mut empty = Vec::new();
         for link in std::mem::take(&mut self.paused_links) {
             let Some((fd, state)) = self.links.take(link) else { continue };
             let State::Stream(mut stream) = state else {
@@ -66,26 +69,39 @@ impl Shard {
             };
             stream.paused = false;
             self.frame_all_held(now, link, &mut stream);
-            if stream.flow != Some(Flow::None) {
-                // Nothing was read meanwhile, so nothing is known of a silence.
-                stream.framer.restart_silence(now.mono_ns);
-            }
-            self.watch_silence(link, &mut stream);
             if !stream.paused {
-                self.end_shedding(&mut stream);
-                if !stream.ended {
-                    self.hold_line(link, &mut stream, false);
+                if stream.ended || stream.flow == Some(Flow::None) {
+                    self.resume_stream(now, link, fd, &mut stream);
+                } else {
+                    stream.paused = true;
+                    empty.push(link);
                 }
-                self.resume_stream(now, link, fd, &mut stream);
             }
+            self.links.put(link, State::Stream(stream));
+        }
+        if !self.paused_links.is_empty() {
+            self.paused_links.append(&mut empty);
+            return;
+        }
+        for link in empty {
+            let Some((fd, State::Stream(mut stream))) = self.links.take(link) else { continue };
+            stream.paused = false;
+            // Nothing was read meanwhile, so nothing is known of a silence.
+            stream.framer.restart_silence(now.mono_ns);
+            self.resume_stream(now, link, fd, &mut stream);
             self.links.put(link, State::Stream(stream));
         }
     }
 
     pub(super) fn resume_stream(&mut self, now: Now, link: LinkId, fd: Option<Fd>, stream: &mut Stream) {
+        self.end_shedding(stream);
         if stream.ended {
             self.finish_stream(now, link, stream, "the line was lost while the journal was full");
-        } else if !stream.reading
+            return;
+        }
+        self.watch_silence(link, stream);
+        self.hold_line(link, stream, false);
+        if !stream.reading
             && let Some(fd) = fd
         {
             stream.reading = true;

@@ -21,6 +21,8 @@ const SECTOR_BYTES: usize = 512;
 
 #[derive(Default)]
 pub struct Segment {
+    /// Tells a file from others that have had its name.
+    pub inode: u64,
     pub data: Vec<u8>,
     /// Ranges that blocks were written to, or are being.
     pub written: Vec<(u32, u32)>,
@@ -67,8 +69,9 @@ struct Operation {
     journal: JournalId,
     segment: u64,
     work: Work,
-    /// Its process is dead: it may still land, and nobody hears of it.
+    /// Its process is dead: it may still land, in this file, and nobody hears of it.
     orphan: bool,
+    inode: Option<u64>,
 }
 
 enum Work {
@@ -106,6 +109,7 @@ pub struct Disk {
     pub quarantined: Vec<String>,
     operations: BTreeMap<usize, Operation>,
     begun: usize,
+    pub(super) inodes: u64,
     /// Longest ordinary operation.
     pub delay_ns: u64,
     /// Calls that change something, until the process is killed in the middle of one.
@@ -145,6 +149,7 @@ impl Disk {
             quarantined: Vec::new(),
             operations: BTreeMap::new(),
             begun: 0,
+            inodes: 0,
             delay_ns: MS,
             fuse: None,
             troubles: BTreeMap::new(),
@@ -170,7 +175,7 @@ impl Disk {
                 self.memory_is_free(memory, memory_offset, bytes as usize)?;
                 let data = memory.bytes(memory_offset..memory_offset + bytes as usize).to_vec();
                 let work = Work::Commit { memory: Rc::clone(memory), memory_offset, offset, data, sync };
-                Operation { journal, segment, work, orphan: false }
+                Operation { journal, segment, work, orphan: false, inode: None }
             }
             Op::PrepareSegment { journal, segment, bytes, header, sync } => {
                 let known = self.segments.contains_key(&segment) && !self.half_made.contains(&segment);
@@ -180,11 +185,11 @@ impl Disk {
                 if bytes % u64::from(self.physical) != 0 || header.len() != self.physical as usize {
                     return Err(format!("segment {segment}: {bytes} B with a header of {} B", header.len()));
                 }
-                Operation { journal, segment, work: Work::Prepare { bytes, header, sync }, orphan: false }
+                Operation { journal, segment, work: Work::Prepare { bytes, header, sync }, orphan: false, inode: None }
             }
             Op::SyncSegment { journal, segment } => {
                 self.exists(segment)?;
-                Operation { journal, segment, work: Work::Sync, orphan: false }
+                Operation { journal, segment, work: Work::Sync, orphan: false, inode: None }
             }
             Op::FreeSegment { journal, segment, reuse } => {
                 self.exists(segment)?;
@@ -193,19 +198,21 @@ impl Disk {
                 if self.in_flight(segment).any(|other| !harmless(&other.work)) || self.is_replaced_or_copied(segment) {
                     return Err(format!("segment {segment} is freed with operations in flight"));
                 }
-                Operation { journal, segment, work: Work::Free { reuse }, orphan: false }
+                Operation { journal, segment, work: Work::Free { reuse }, orphan: false, inode: None }
             }
             Op::ReadBack { journal, segment, offset, buffer } => {
                 self.read_range(segment, offset, buffer.len())?;
-                Operation { journal, segment, work: Work::ReadBack { offset, buffer }, orphan: false }
+                Operation { journal, segment, work: Work::ReadBack { offset, buffer }, orphan: false, inode: None }
             }
             Op::Rewrite { journal, segment, work } => {
                 self.check_rewrite(segment, &work)?;
-                Operation { journal, segment, work: Work::Rewrite(work), orphan: false }
+                Operation { journal, segment, work: Work::Rewrite(work), orphan: false, inode: None }
             }
             other => return Err(format!("not a disk's operation: {other:?}")),
         };
         say!(cx, "disk: begin {}", operation.describe());
+        let inode = self.segments.get(&operation.segment).map(|file| file.inode);
+        let operation = Operation { inode, ..operation };
         self.begun += 1;
         self.operations.insert(self.begun, operation);
         let delay = cx.rng.u64(US..=self.delay_ns);
@@ -332,6 +339,10 @@ impl Disk {
             return Ok(None);
         }
         let orphan = operation.orphan;
+        // A file that was replaced or put aside gets what was on its way to it.
+        if orphan && self.segments.get(&operation.segment).map(|file| file.inode) != operation.inode {
+            return Ok(None);
+        }
         let error = if orphan { None } else { self.error(operation.work.kind()) };
         let how = if orphan { "late " } else { "" };
         say!(cx, "disk: {how}{}{}", operation.describe(), error.map(|e| format!(" fails: {e}")).unwrap_or_default());
@@ -473,7 +484,9 @@ impl Disk {
         // A spare file is used again as it is: behind the new header there is still what an earlier life has left.
         let mut data = self.take_spare(bytes as usize).unwrap_or_else(|| vec![0; bytes as usize]);
         data[..header.len()].copy_from_slice(header);
-        self.segments.insert(segment, Segment { data, volatile: !sync, ..Segment::default() });
+        self.inodes += 1;
+        let inode = self.inodes;
+        self.segments.insert(segment, Segment { inode, data, volatile: !sync, ..Segment::default() });
     }
 
     /// A file of this size that was put aside, with what it holds.

@@ -23,6 +23,9 @@ use crate::shard::Now;
 use std::collections::HashSet;
 use std::sync::atomic::{Ordering, compiler_fence};
 
+#[cfg(test)]
+mod tests;
+
 /// What a move leaves to be looked after.
 #[derive(Debug, Default)]
 pub(super) struct AfterMove {
