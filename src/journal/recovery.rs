@@ -8,7 +8,7 @@
 
 mod gone;
 
-use self::gone::{is_whole_from_its_start, lost_between};
+use self::gone::{is_move_cut_short, is_whole_from_its_start, lost_between};
 mod unwritten;
 
 use super::epoch::Epoch;
@@ -195,6 +195,8 @@ struct Recovery {
     missing: Vec<(u64, u64)>,
     /// A segment that was read has a file: older ones had one, too.
     follows_file: bool,
+    /// A kill came while blocks were moved to the segment that is being read.
+    is_move_cut_short: bool,
     refused: Option<(u64, io::Error)>,
     /// From here on writes that were found may not be durable: a sync failed.
     unsynced_from: Option<Position>,
@@ -382,6 +384,7 @@ impl Recovery {
             // What moved to a newer segment is there.
             left.retain(|block| !self.is_superseded(&block.header));
             let exists = files.contains(&number);
+            self.is_move_cut_short = is_move_cut_short(&left, overlay.values().flatten());
             if self.covered.contains(&number) {
                 self.replaced.extend(exists.then_some(number));
                 continue;
@@ -422,7 +425,8 @@ impl Recovery {
         }
         let file_bytes = bytes.len();
         let mut repairs = Repairs::default();
-        let gone = !exists && (self.follows_file || !is_whole_from_its_start(&left, storage.physical_block()));
+        let begun = self.is_move_cut_short || is_whole_from_its_start(&left, storage.physical_block());
+        let gone = !exists && (self.follows_file || !begun);
         let life = match (exists, left.first()) {
             (false, Some(first)) => {
                 bytes.resize(options.segment_bytes as usize, 0);
