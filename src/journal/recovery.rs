@@ -267,6 +267,8 @@ struct Neighbour {
     at: Position,
     /// It is not where a segment's first block belongs.
     gap: bool,
+    /// What should be before it in its segment was durable, as its own epoch says.
+    durable_gap: bool,
 }
 
 impl Neighbour {
@@ -572,6 +574,7 @@ impl Recovery {
                 number: header.first_number,
                 at: here,
                 gap: offset > physical as usize && header.dense.is_none(),
+                durable_gap: offset > physical as usize && here <= self.durable.watermark,
             });
             // The numbers of a dense segment have gaps, but its last entry has the number of the last one that it stands for.
             let next_number = match header.dense {
@@ -585,7 +588,9 @@ impl Recovery {
         }
         let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
         (segment.start, segment.end) = (first.at.offset, end as u32);
-        let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
+        // What follows a segment is not of it: where another epoch begins, that one knows.
+        let is_certain = self.newer.is_some_and(|newer| newer.epoch_id != next.0 && newer.durable_gap);
+        let dense = std::mem::replace(&mut repairs.certain, cut_off || is_certain);
         if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
             let lost = lost_between(next, self.newer);
