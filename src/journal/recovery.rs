@@ -267,8 +267,8 @@ struct Neighbour {
     at: Position,
     /// It is not where a segment's first block belongs.
     gap: bool,
-    /// What should be before it in its segment was durable, as its own epoch says.
-    durable_gap: bool,
+    /// Of that place it was known in its own epoch that it was durable.
+    certain: bool,
 }
 
 impl Neighbour {
@@ -574,7 +574,7 @@ impl Recovery {
                 number: header.first_number,
                 at: here,
                 gap: offset > physical as usize && header.dense.is_none(),
-                durable_gap: offset > physical as usize && here <= self.durable.watermark,
+                certain: Position { segment: number, offset: physical } < self.durable.watermark,
             });
             // The numbers of a dense segment have gaps, but its last entry has the number of the last one that it stands for.
             let next_number = match header.dense {
@@ -588,10 +588,14 @@ impl Recovery {
         }
         let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
         (segment.start, segment.end) = (first.at.offset, end as u32);
-        // What follows a segment is not of it: where another epoch begins, that one knows.
-        let is_certain = self.newer.is_some_and(|newer| newer.epoch_id != next.0 && newer.durable_gap);
-        let dense = std::mem::replace(&mut repairs.certain, cut_off || is_certain);
-        if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
+        let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
+        // Where an epoch begins nothing older tells what is missing: it lay in the newer segment, before its first block.
+        let other = self.newer.filter(|newer| !cut_off && newer.gap && newer.epoch_id != next.0);
+        if let Some(newer) = other {
+            let mut elsewhere = Repairs { certain: newer.certain, ..Repairs::default() };
+            let start = Position { offset: 0, ..newer.at };
+            self.note_damage(start, 0..newer.at.offset as usize, 0..0, &mut elsewhere);
+        } else if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
             let lost = lost_between(next, self.newer);
             self.note_damage(segment.end_position(), end..bytes.len(), lost, repairs);

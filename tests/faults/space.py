@@ -56,8 +56,8 @@ def wait_refused(gateway, wire, words):
 def wait_healed(gateway, wire, before):
     """Until intake goes on of itself, over HTTP and TCP, and nothing is said to be wrong any more; seconds that it took."""
     begun, taken = time.monotonic(), gateway.received("tcp")
-    gateway.wait_for("acknowledgements again", lambda: acknowledged(wire) > before + 100, HEAL_S)
-    gateway.wait_for("TCP records again", lambda: gateway.received("tcp") > taken + 100, HEAL_S)
+    gateway.wait_for("acknowledgements again", lambda: acknowledged(wire) > before + 10, HEAL_S)
+    gateway.wait_for("TCP records again", lambda: gateway.received("tcp") > taken + 10, HEAL_S)
     took = time.monotonic() - begun
     gateway.wait_for("the problem to be gone", lambda: not gateway.problem(), HEAL_S)
     return took

@@ -110,7 +110,8 @@ impl Recovery {
         let refused = self.refused.take();
         let error = refused.as_ref().map_or("a segment is missing".to_owned(), |(_, error)| error.to_string());
         let failed = |reason| Err(OpenError::Unfinished { blocks: count, error: error.clone(), reason });
-        if is_broken {
+        // Where the disk works, what is damaged is told, and the rest written.
+        if is_broken && refused.is_some() {
             return failed("some of them are damaged");
         }
         if last.is_some_and(|epoch| epoch.physical != physical) {
