@@ -147,7 +147,8 @@ fn kills_at_random_moments_under_load_lose_nothing_and_repeat_only_under_the_sam
     assert_eq!(kept, first.len());
     assert!(kept as u64 >= counted, "{kept} of {counted} records");
     assert!(doubles > 0, "no kill found a request in flight, so nothing was tested");
-    assert!(doubles <= ROUNDS * 5, "{doubles} doubles: more than one a lane and kill");
+    // Lanes that an earlier kill left are at work beside the new ones; each connection to the API has one request in flight.
+    assert!(doubles <= ROUNDS * 8, "{doubles} doubles: more than one a connection and kill");
 }
 
 #[test]
