@@ -149,7 +149,12 @@ fn without_descriptors_accepting_pauses_and_the_work_goes_on() {
         "{log}"
     );
 
-    let mut machines: Vec<TcpMachine> = (0..FILES).map(|_| TcpMachine::connect(tcp)).collect();
+    let mut machines = Vec::new();
+    for _ in 0..FILES {
+        machines.push(TcpMachine::connect(tcp));
+        // What comes in one burst is accepted in one, before accepting can pause, and may use up the reserve.
+        std::thread::sleep(Duration::from_millis(2));
+    }
     let problem =
         eventually("accepting to pause", || gateway.status().source("servers")["problem"].as_str().map(str::to_owned));
     assert!(problem.contains("accepting pauses"), "{problem}");
