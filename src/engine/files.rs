@@ -490,6 +490,22 @@ mod tests {
     }
 
     #[test]
+    fn a_start_makes_room_for_the_next_epoch_file_and_a_full_disk_is_given_that() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        storage.write_epoch(1, b"first").expect("written");
+        let reserve = storage.directory().join(EPOCH_RESERVE);
+        assert_eq!(fs::read(&reserve).expect("made ahead"), [0; 5]);
+        assert_eq!(storage.epochs().expect("listed"), [(1, b"first".to_vec())]);
+        overwrite_synced(&reserve, b"2nd").expect("written over");
+        assert_eq!(fs::read(&reserve).expect("there"), b"2nd", "nothing of what it was before is left");
+        assert!(
+            is_full(&io::Error::from_raw_os_error(libc::ENOSPC))
+                && is_full(&io::Error::from_raw_os_error(libc::EDQUOT))
+        );
+    }
+
+    #[test]
     fn names_that_this_module_does_not_write_are_not_segments() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut storage = storage(&directory);

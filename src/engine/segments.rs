@@ -124,7 +124,9 @@ impl SegmentFiles {
         };
         let named: io::Result<()> = named.await;
         if named.is_err() {
+            // Under one name or the other; what failed once is not used again.
             let _ = remove_file(&source).await;
+            let _ = remove_file(&path).await;
         }
         named?;
         self.writable(segment).map(drop)

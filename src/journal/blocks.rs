@@ -18,8 +18,12 @@ pub struct BlockMemory {
     owner: Owner,
     /// What is written, in order, once a test asks for it: so that it can stop in between, as a kill does.
     #[cfg(test)]
-    pub(super) trace: std::cell::RefCell<Option<Vec<(usize, Vec<u8>)>>>,
+    pub(super) trace: std::cell::RefCell<Option<Writes>>,
 }
+
+/// Offsets, and what was written there.
+#[cfg(test)]
+pub(super) type Writes = Vec<(usize, Vec<u8>)>;
 
 #[derive(Debug)]
 enum Owner {

@@ -8,22 +8,23 @@
 
 mod gone;
 
-use self::gone::{is_whole_from_its_start, lost_between};
+use self::gone::{is_move_cut_short, is_whole_from_its_start, lost_between};
+mod unwritten;
+
 use super::epoch::Epoch;
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
     round_up, u64_at,
 };
 use super::segment::{Segment, SparseBits};
-use super::unfinished::{
-    BLOCK_FILE_HEADER_BYTES, EPOCHS_MAX, Left, Sealed, head, is_block_file, is_whole, pack, unwritten_blocks,
-};
+use super::unfinished::{BLOCK_FILE_HEADER_BYTES, Left, Sealed, head, is_block_file, unwritten_blocks};
 use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
 use thiserror::Error;
+pub(super) use unwritten::Unwritten;
 
 /// After an unclean end, numbers go on this much later, so that one that was lost is not used again.
 const NUMBERS_SKIPPED: u64 = 1 << 20;
@@ -143,25 +144,6 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     Ok(journal)
 }
 
-/// Blocks that are still to be written, as they are put into slots.
-#[derive(Debug, Default)]
-pub(super) struct Unwritten {
-    /// In the order of the log.
-    pub slots: Vec<Vec<Sealed>>,
-    /// Segments whose files are still to be made, with their nonces.
-    pub missing: Vec<(u64, u64)>,
-    /// The segment that could not be written, and the errno.
-    pub refused: Option<(u64, i32)>,
-}
-
-impl Unwritten {
-    /// The epochs of the blocks.
-    fn epochs(&self) -> Vec<u128> {
-        let all: std::collections::BTreeSet<u128> = self.slots.iter().map(|slot| slot[0].header.epoch_id).collect();
-        all.into_iter().collect()
-    }
-}
-
 impl Journal {
     /// Ends a journal that [`is_flushed`](Self::is_flushed): everything is made durable, the epoch is closed, its block file removed.
     ///
@@ -213,6 +195,8 @@ struct Recovery {
     missing: Vec<(u64, u64)>,
     /// A segment that was read has a file: older ones had one, too.
     follows_file: bool,
+    /// A kill came while blocks were moved to the segment that is being read.
+    is_move_cut_short: bool,
     refused: Option<(u64, io::Error)>,
     /// From here on writes that were found may not be durable: a sync failed.
     unsynced_from: Option<Position>,
@@ -400,6 +384,7 @@ impl Recovery {
             // What moved to a newer segment is there.
             left.retain(|block| !self.is_superseded(&block.header));
             let exists = files.contains(&number);
+            self.is_move_cut_short = is_move_cut_short(&left, overlay.values().flatten());
             if self.covered.contains(&number) {
                 self.replaced.extend(exists.then_some(number));
                 continue;
@@ -440,7 +425,8 @@ impl Recovery {
         }
         let file_bytes = bytes.len();
         let mut repairs = Repairs::default();
-        let gone = !exists && (self.follows_file || !is_whole_from_its_start(&left, storage.physical_block()));
+        let begun = self.is_move_cut_short || is_whole_from_its_start(&left, storage.physical_block());
+        let gone = !exists && (self.follows_file || !begun);
         let life = match (exists, left.first()) {
             (false, Some(first)) => {
                 bytes.resize(options.segment_bytes as usize, 0);
@@ -489,109 +475,9 @@ impl Recovery {
         Ok(true)
     }
 
-    /// Puts the block file's blocks where they belong in a segment; the ranges of those that the disk lacks.
-    fn overlay(&mut self, life: Life, left: Vec<Left>, bytes: &mut [u8]) -> Vec<Range<usize>> {
-        let mut unfinished = Vec::new();
-        for block in left.into_iter().filter(|block| block.header.nonce == life.nonce) {
-            let start = block.header.at.offset as usize;
-            if !is_whole(bytes, &block.header) {
-                let block = block.finish(bytes.get(start..).unwrap_or_default(), life.physical);
-                let Some(place) = bytes.get_mut(start..start + block.len()) else { continue };
-                place.copy_from_slice(&block);
-                unfinished.push(start..start + block.len());
-                self.report.finished_blocks += 1;
-            }
-            self.tail.extend(Sealed::at(&bytes[start..], life.physical));
-        }
-        unfinished
-    }
-
-    /// The oldest segments whose files are not there, and of which nothing waits, were freed.
-    fn drop_missing(&mut self) {
-        while let Some(oldest) = self.segments.last().filter(|oldest| oldest.unsettled == 0) {
-            let Some(index) = self.missing.iter().position(|(number, _)| *number == oldest.number) else { return };
-            let number = oldest.number;
-            self.missing.remove(index);
-            self.segments.pop();
-            self.tail.retain(|block| block.header.at.segment != number);
-        }
-    }
-
-    /// A segment's blocks could not be written or synced: those that are in memory are written later, elsewhere.
-    fn refuse(&mut self, number: u64, from: Option<Position>, error: io::Error) -> Result<(), OpenError> {
-        if error.raw_os_error().is_none() && error.kind() != io::ErrorKind::WriteZero {
-            return doing(format!("finish the blocks of segment {number}"), Err(error));
-        }
-        let segment = self.segments.last_mut().expect("walked");
-        segment.failed = true;
-        if from.is_none() {
-            self.report.alarms.push(format!(
-                "segment {number} cannot be synced: {error}. What it holds can be read; a loss of power may take it"
-            ));
-        }
-        self.unsynced_from = Some(Position { segment: number, offset: 0 });
-        self.unwritten_from = from.or(self.unwritten_from);
-        self.refused.get_or_insert((number, error));
-        Ok(())
-    }
-
     /// Whether a block's entries moved to a newer segment, since its own had failed; what is on disk of it is of no more use.
     fn is_superseded(&self, header: &BlockHeader) -> bool {
         self.newer.is_some_and(|newer| header.first_number >= newer.number)
-    }
-
-    /// What is still to be written: from the first block that could not be, all that lies behind it. Where a sync failed, also what
-    /// was written before, as far back as all of it is in memory.
-    fn take_unwritten(
-        &mut self,
-        options: &Options,
-        physical: u32,
-        last: Option<Epoch>,
-    ) -> Result<Unwritten, OpenError> {
-        let mut blocks: Vec<Sealed> = std::mem::take(&mut self.tail);
-        blocks.sort_by_key(|block| block.header.at);
-        let follows = |a: &Sealed, b: &Sealed| {
-            let (end, next) = (a.end_position(), b.header.at);
-            let is_first = self.segments.iter().any(|segment| segment.first_position() == next);
-            let between = |segment: &&Segment| (end.segment..next.segment).contains(&segment.number);
-            let mut rest = self.segments.iter().filter(between);
-            let is_last = rest.all(|segment| segment.end_position() <= end.max(segment.first_position()));
-            end == next || end.segment < next.segment && is_first && is_last
-        };
-        let unbroken = blocks.chunk_by(follows).last().map_or(0, <[Sealed]>::len);
-        let unbroken_from = blocks.len() - unbroken;
-        let index = |from: Position| blocks.partition_point(|block| block.header.at < from);
-        let from = self.unwritten_from.map(index);
-        let unsynced = self.unsynced_from.map(|from| index(from).max(unbroken_from));
-        let Some(first) = [from, unsynced].into_iter().flatten().min().filter(|first| *first < blocks.len()) else {
-            return Ok(Unwritten::default());
-        };
-        let is_broken = first < unbroken_from;
-        blocks.drain(..first);
-        self.unwritten_from = Some(blocks[0].header.at);
-        self.report.unwritten_blocks = blocks.len() as u64;
-        let count = blocks.len();
-        let refused = self.refused.take();
-        let error = refused.as_ref().map_or("a segment is missing".to_owned(), |(_, error)| error.to_string());
-        let failed = |reason| Err(OpenError::Unfinished { blocks: count, error: error.clone(), reason });
-        if is_broken {
-            return failed("some of them are damaged");
-        }
-        if last.is_some_and(|epoch| epoch.physical != physical) {
-            return failed("the disk has another physical block than before");
-        }
-        if blocks.iter().any(|block| block.bytes.len() > options.block_bytes as usize) {
-            return failed("blocks were larger then");
-        }
-        let unwritten = Unwritten {
-            slots: pack(blocks, options.block_bytes),
-            missing: std::mem::take(&mut self.missing),
-            refused: refused.map(|(number, error)| (number, error.raw_os_error().unwrap_or(libc::EIO))),
-        };
-        if unwritten.epochs().len() > EPOCHS_MAX {
-            return failed("they are of too many runs");
-        }
-        Ok(unwritten)
     }
 
     /// What a segment's header says of its life. A file that was cut short gets its size back, in memory.

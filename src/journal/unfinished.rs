@@ -49,6 +49,11 @@ pub(super) struct Left {
 }
 
 impl Left {
+    /// The number behind its last whole entry.
+    pub fn end_number(&self) -> u64 {
+        self.header.first_number + u64::from(self.entries)
+    }
+
     /// Bytes up to the end of its last whole entry.
     pub fn used(&self) -> u32 {
         self.bytes.len() as u32

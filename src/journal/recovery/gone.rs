@@ -16,6 +16,11 @@ pub(super) fn is_whole_from_its_start(left: &[Left], physical: u32) -> bool {
     })
 }
 
+/// Whether these blocks are the last of those that were being moved to a segment: the ones before are still in the older place.
+pub(super) fn is_move_cut_short<'a>(left: &[Left], mut older: impl Iterator<Item = &'a Left>) -> bool {
+    left.first().is_some_and(|first| older.any(|block| block.end_number() == first.header.first_number))
+}
+
 /// What is missing between an entry and the first one of the newer segment, where numbers can tell.
 pub(super) fn lost_between((epoch_id, next): (u128, u64), newer: Option<Neighbour>) -> Range<u64> {
     newer.filter(|newer| newer.epoch_id == epoch_id).map_or(0..0, |newer| next..newer.number)

@@ -64,7 +64,8 @@ impl Storage for Disk {
     }
     fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
         self.written()?;
-        let file = self.segments.get_mut(&segment).expect("a file");
+        let file = self.segments.entry(segment).or_default();
+        file.resize(file.len().max(offset as usize + bytes.len()), 0);
         file[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }

@@ -1,0 +1,331 @@
+//! A shard whose disk refuses, is full or hangs, without a kernel: what machines are told, what is delivered, how a stop ends.
+
+use ringest::config;
+use ringest::engine::FsStorage;
+use ringest::journal;
+use ringest::observe::snapshot::JournalSnapshot;
+use ringest::shard::{Completion, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+const MS: u64 = 1_000_000;
+const S: u64 = 1_000 * MS;
+const TCP: SourceId = SourceId(0);
+const HTTP: SourceId = SourceId(1);
+
+/// What the disk does with an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    Works,
+    Fails(i32),
+    Hangs,
+}
+
+struct World {
+    shard: Shard,
+    now_ns: u64,
+    commits: Disk,
+    segments: Disk,
+    /// Operations that hang.
+    hung: Vec<Op>,
+    machines: HashMap<LinkId, Fd>,
+    /// What each machine was sent, by its file.
+    answers: HashMap<Fd, String>,
+    closed: Vec<Fd>,
+    paused: bool,
+    /// The bodies that the API was sent, in order.
+    delivered: Vec<String>,
+    _directory: TempDir,
+}
+
+impl World {
+    fn new(segments: Disk) -> Self {
+        let text = r#"
+            [[source]]
+            name = "servers"
+            kind = "tcp_listen"
+            listen = "127.0.0.1:4001"
+            [[source]]
+            name = "cameras"
+            kind = "http"
+            listen = "127.0.0.1:4002"
+            [journal]
+            window = "2MiB"
+            segment_size = "1MiB"
+            max_size = "32MiB"
+            [deliver]
+            url = "http://127.0.0.1:8000/films/"
+            body = "<{{data}}>"
+            content_type = "text/plain"
+            drain = "1s"
+        "#;
+        let settings = Arc::new(config::parse(text, "test").unwrap_or_else(|problems| panic!("{problems}")));
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = FsStorage::open(directory.path()).expect("a directory");
+        let options = journal::Options::new(&settings.journal, 0, 1);
+        let journal = journal::open(&mut storage, &options).expect("an empty journal");
+        let now_ns = S;
+        let shard = Shard::new(Setup {
+            settings,
+            core: 0,
+            cores: 1,
+            sources: vec![TCP, HTTP],
+            journals: vec![journal],
+            owners: Arc::new(HashMap::new()),
+            seed: 1,
+            now: Now { mono_ns: now_ns, wall_ns: now_ns },
+        });
+        let mut world = Self {
+            shard,
+            now_ns,
+            commits: Disk::Works,
+            segments,
+            hung: Vec::new(),
+            machines: HashMap::new(),
+            answers: HashMap::new(),
+            closed: Vec::new(),
+            paused: false,
+            delivered: Vec::new(),
+            _directory: directory,
+        };
+        let now = world.now();
+        world.shard.start(now);
+        world.settle();
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now { mono_ns: self.now_ns, wall_ns: self.now_ns }
+    }
+
+    fn settle(&mut self) {
+        loop {
+            let now = self.now();
+            self.shard.turn(now);
+            let ops: Vec<Op> = std::iter::from_fn(|| self.shard.poll_op()).collect();
+            if ops.is_empty() {
+                return;
+            }
+            ops.into_iter().for_each(|op| self.carry(op));
+        }
+    }
+
+    /// Time passes, deadline by deadline.
+    fn pass(&mut self, ns: u64) {
+        let end = self.now_ns + ns;
+        while let Some(due) = self.shard.next_deadline().filter(|due| *due <= end) {
+            self.now_ns = self.now_ns.max(due);
+            self.settle();
+        }
+        self.now_ns = end;
+        self.settle();
+    }
+
+    fn carry(&mut self, op: Op) {
+        let now = self.now();
+        let fate = match op {
+            Op::Commit { .. } => self.commits,
+            Op::PrepareSegment { .. } => self.segments,
+            _ => Disk::Works,
+        };
+        let result = match fate {
+            Disk::Works => Ok(()),
+            Disk::Fails(errno) => Err(errno),
+            Disk::Hangs => return self.hung.push(op),
+        };
+        match op {
+            Op::Commit { journal, segment, offset, .. } => {
+                self.shard.handle(now, Completion::Committed { journal, segment, offset, result });
+            }
+            Op::PrepareSegment { journal, segment, .. } => {
+                self.shard.handle(now, Completion::SegmentPrepared { journal, segment, result });
+            }
+            Op::FreeSegment { journal, segment, .. } => {
+                self.shard.handle(now, Completion::SegmentFreed { journal, segment });
+            }
+            Op::Recv { link, fd, .. } => drop(self.machines.insert(link, fd)),
+            Op::PauseRecv { link } => {
+                self.paused = true;
+                self.shard.handle(now, Completion::RecvEnded { link, end: ringest::shard::RecvEnd::Paused });
+            }
+            Op::Connect { link, .. } => self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(1)) }),
+            Op::Send { link, fd, bytes } => {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                self.shard.handle(now, Completion::Sent { link, bytes, result: Ok(()) });
+                if fd == Fd(1) {
+                    let body = text.split("\r\n\r\n").nth(1).expect("a request with a body");
+                    self.delivered.push(body.to_owned());
+                    let mut answer = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n".to_vec();
+                    self.shard.handle(now, Completion::Received { link, bytes: &mut answer });
+                } else {
+                    *self.answers.entry(fd).or_default() += &text;
+                }
+            }
+            Op::Close { link, fd } => {
+                self.closed.extend(fd);
+                self.shard.handle(now, Completion::Closed { link });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whatever hung ends well.
+    fn wake_disk(&mut self) {
+        (self.commits, self.segments) = (Disk::Works, Disk::Works);
+        for op in std::mem::take(&mut self.hung) {
+            self.carry(op);
+        }
+        self.settle();
+    }
+
+    fn connect(&mut self, source: SourceId, fd: i32) -> LinkId {
+        let (peer, fd) = ("127.0.0.1:9".parse().expect("an address"), Fd(fd));
+        let now = self.now();
+        self.shard.handle(now, Completion::Accepted { source, fd, peer });
+        self.settle();
+        *self.machines.iter().find(|(_, other)| **other == fd).expect("it is read").0
+    }
+
+    fn send(&mut self, link: LinkId, text: &str) {
+        let now = self.now();
+        self.shard.handle(now, Completion::Received { link, bytes: &mut text.as_bytes().to_vec() });
+        self.settle();
+    }
+
+    fn post(&mut self, link: LinkId, body: &str) {
+        let length = body.len();
+        self.send(link, &format!("POST /v1/records/c HTTP/1.1\r\nHost: g\r\nContent-Length: {length}\r\n\r\n{body}"));
+    }
+
+    fn answer(&self, fd: i32) -> &str {
+        self.answers.get(&Fd(fd)).map_or("", String::as_str)
+    }
+
+    fn journal(&self) -> JournalSnapshot {
+        self.shard.snapshot(self.now()).journal
+    }
+}
+
+#[test]
+fn a_machine_whose_block_is_refused_is_answered_once_it_is_written_elsewhere_and_not_before() {
+    let mut world = World::new(Disk::Works);
+    let machine = world.connect(HTTP, 10);
+    world.commits = Disk::Fails(EIO);
+    world.post(machine, "one");
+    assert_eq!((world.answer(10), &world.delivered[..]), ("", &[][..]), "neither said nor delivered");
+    let other = world.connect(HTTP, 11);
+    world.post(other, "two");
+    assert!(world.answer(11).starts_with("HTTP/1.1 503 "), "{}", world.answer(11));
+    assert!(world.answer(11).to_ascii_lowercase().contains("\r\nretry-after: "), "{}", world.answer(11));
+    assert!(world.journal().problem.is_some_and(|words| words.contains("cannot be written: Input/output error")));
+
+    world.commits = Disk::Works;
+    world.pass(2 * S);
+    assert!(world.answer(10).starts_with("HTTP/1.1 201 "), "{}", world.answer(10));
+    assert_eq!(world.delivered, ["<one>"]);
+    assert_eq!(world.journal().problem, None);
+    world.post(other, "three");
+    world.pass(S);
+    assert!(world.answer(11).contains("HTTP/1.1 201 "), "{}", world.answer(11));
+    assert_eq!(world.delivered, ["<one>", "<three>"]);
+    assert!(world.shard.terms().balance());
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_start_refuses_machines_and_heals() {
+    let mut world = World::new(Disk::Fails(ENOSPC));
+    assert!(world.shard.is_ready(), "it has started all the same");
+    let (http, tcp) = (world.connect(HTTP, 10), world.connect(TCP, 11));
+    world.post(http, "one");
+    assert!(world.answer(10).starts_with("HTTP/1.1 503 "), "{}", world.answer(10));
+    world.send(tcp, "kept back\r");
+    assert!(world.paused && world.delivered.is_empty());
+    assert!(world.journal().problem.is_some_and(|words| words.contains("cannot be made: No space left")));
+    world.segments = Disk::Works;
+    world.pass(3 * S);
+    assert_eq!(world.delivered, ["<kept back>"]);
+    assert_eq!(world.journal().problem, None);
+}
+
+#[test]
+fn deliveries_go_on_while_no_block_can_be_written() {
+    let mut world = World::new(Disk::Works);
+    let tcp = world.connect(TCP, 10);
+    world.send(tcp, "one\r");
+    world.commits = Disk::Fails(EIO);
+    world.pass(S);
+    assert_eq!(world.delivered, ["<one>"]);
+    // The marks have nowhere to go, for minutes; segment after segment is tried and given up.
+    let sealed = |world: &World| world.shard.snapshot(world.now()).counters.journal_sealed;
+    world.pass(120 * S);
+    assert!((20..=130).contains(&sealed(&world)), "{} segments in two minutes", sealed(&world));
+    assert!(world.journal().segments <= 3, "{:?}", world.journal());
+    world.send(tcp, "two\r");
+    assert!(world.paused);
+    world.commits = Disk::Works;
+    world.pass(3 * S);
+    assert_eq!(world.delivered, ["<one>", "<two>"]);
+    assert_eq!(world.journal().problem, None);
+}
+
+#[test]
+fn a_machine_whose_commit_hangs_is_left_without_an_answer_and_its_record_is_delivered_in_the_end() {
+    let mut world = World::new(Disk::Works);
+    let machine = world.connect(HTTP, 10);
+    world.commits = Disk::Hangs;
+    world.post(machine, "one");
+    let tcp = world.connect(TCP, 11);
+    world.send(tcp, "two\r");
+    world.pass(29 * S);
+    assert_eq!((world.answer(10), world.closed.contains(&Fd(10))), ("", false));
+    assert_eq!(world.delivered, ["<two>"], "what is promised to nobody does not wait");
+    let age_s = world.journal().commit_age_s;
+    assert!((28.0..30.0).contains(&age_s), "{age_s}");
+    world.pass(2 * S);
+    assert!(world.closed.contains(&Fd(10)) && world.answer(10).is_empty());
+    assert_eq!(world.shard.snapshot(world.now()).counters.http_unanswered, 1);
+    // Memory stays within its bounds, however much comes.
+    for number in 0..20_000 {
+        if world.paused {
+            break;
+        }
+        world.send(tcp, &format!("{number:0>900}\r"));
+    }
+    assert!(world.paused && world.journal().window_bytes <= 2 << 20, "{:?}", world.journal());
+    world.wake_disk();
+    world.pass(S);
+    assert!(world.delivered.contains(&"<one>".to_owned()));
+    assert_eq!(world.shard.terms().pending, 0);
+    assert!(world.journal().commit_age_s < 1.5);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_ever_for_a_disk_that_refuses_or_hangs() {
+    for (disk, within_s) in [(Disk::Fails(EIO), 4), (Disk::Fails(ENOSPC), 4), (Disk::Hangs, 22)] {
+        let mut world = World::new(Disk::Works);
+        let tcp = world.connect(TCP, 10);
+        (world.commits, world.segments) = (disk, disk);
+        world.send(tcp, "one\r");
+        let now = world.now();
+        world.shard.stop(now);
+        world.settle();
+        let begun = world.now_ns;
+        while !world.shard.is_stopped() {
+            world.pass(100 * MS);
+            assert!(world.now_ns - begun < (1 + within_s) * S, "{disk:?}: it does not end");
+        }
+        assert!(world.shard.has_given_up(), "{disk:?}");
+        assert!(world.shard.into_journals().iter().all(|journal| !journal.is_flushed()));
+    }
+    // One that works is waited for, and no longer.
+    let mut world = World::new(Disk::Works);
+    let tcp = world.connect(TCP, 10);
+    world.send(tcp, "one\r");
+    let now = world.now();
+    world.shard.stop(now);
+    world.settle();
+    assert!(world.shard.is_stopped() && !world.shard.has_given_up());
+}
