@@ -303,9 +303,9 @@ impl World {
             Got::Bytes(mut bytes) => {
                 let total = self.net.conns[conn].handed_bytes;
                 say!(self.cx, "received {} B on conn {conn}, {total} in all", bytes.len());
-                let records = self.oracle.hand(conn, &bytes, total);
+                let records = self.oracle.hand(self.cx.now_ns, conn, &bytes, total);
                 if let Peer::Machine(machine) = self.net.conns[conn].peer {
-                    self.machines[machine].handed(conn, records);
+                    self.machines[machine].handed(records.1);
                     if self.machines[machine].plan.kind == Kind::Http {
                         *self.asked.entry(conn).or_default() += records.0;
                     }

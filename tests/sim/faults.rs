@@ -28,6 +28,7 @@ impl World {
             FaultKind::GarbledAnswers(percent) => trouble.garbled = percent,
             FaultKind::HangUp { machine, errno } => self.hang_up(machine, errno),
             FaultKind::Reset(percent) => self.reset_some(percent),
+            FaultKind::Flood { machine } => self.machines[machine].flood = 300,
             FaultKind::Stall(percent) => self.stall_some(percent, fault.at_ns + fault.lasts_ns),
             FaultKind::SlowDisk(ns) => {
                 for disk in &mut self.disks {
@@ -120,6 +121,7 @@ impl World {
                 }
             }
             FaultKind::Reset(_)
+            | FaultKind::Flood { .. }
             | FaultKind::Stall(_)
             | FaultKind::HungDisk
             | FaultKind::Tamper(_)

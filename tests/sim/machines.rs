@@ -10,6 +10,7 @@ use super::net::{Net, Peer};
 use super::oracle::Oracle;
 use super::payload::{self, Alphabet};
 use crate::say;
+use ringest::config::{Framing, FramingKind};
 use ringest::shard::{Readable, SourceId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,7 +37,14 @@ pub struct MachinePlan {
     /// Longest record.
     pub bytes_max: usize,
     pub alphabet: Alphabet,
-    pub delimiter: Vec<u8>,
+    /// How its records are framed.
+    pub framing: Framing,
+    /// Every record has this length.
+    pub fixed_bytes: Option<usize>,
+    /// It is silent at least so long after each record.
+    pub silence_ns: u64,
+    /// How often, in a hundred, junk comes before a record, or a byte of it changes on the line.
+    pub junk: u32,
     /// How often, in a thousand, it drops its connection after a record (half of the times in the middle of one).
     pub fickle: u32,
     /// HTTP: requests in flight.
@@ -84,9 +92,8 @@ pub struct Machine {
     sequence: u64,
     last_conn: Option<ConnId>,
     connections: u16,
-    /// Stream machines: what is left of the record that is being written, and records on this connection not yet handed in.
+    /// Stream machines: what is left of the record that is being written.
     out: Vec<u8>,
-    on_the_way: u64,
     /// Records that count towards the quota: handed in, or answered 201.
     pub done: u64,
     /// HTTP: sent and not answered; to be sent again.
@@ -97,6 +104,8 @@ pub struct Machine {
     lane: String,
     /// HTTP: nothing more is sent on this connection.
     finished: bool,
+    /// So many more records come at once.
+    pub flood: u32,
 }
 
 /// Bytes as the kernel gives them under PARMRK (termios(3)); on a noisy line with errors and breaks.
@@ -117,8 +126,8 @@ fn marked(rng: &mut fastrand::Rng, bytes: &[u8], noisy: bool) -> Vec<u8> {
     out
 }
 
-/// Most records of a stream machine between it and the shard.
-const ON_THE_WAY_MAX: u64 = 30;
+/// A stream machine writes no more while so much of it was not read.
+const UNREAD_BYTES_MAX: usize = 6000;
 
 impl Machine {
     pub fn new(index: usize, plan: MachinePlan) -> Self {
@@ -131,7 +140,6 @@ impl Machine {
             last_conn: None,
             connections: 0,
             out: Vec::new(),
-            on_the_way: 0,
             done: 0,
             unanswered: VecDeque::new(),
             again: VecDeque::new(),
@@ -139,6 +147,29 @@ impl Machine {
             written: 0,
             lane: String::new(),
             finished: false,
+            flood: 0,
+        }
+    }
+
+    /// What ends a record.
+    fn end(&self) -> &[u8] {
+        match &self.plan.framing.kind {
+            FramingKind::Delimiter { end } => end,
+            _ => &[],
+        }
+    }
+
+    /// A line that is not clean: bytes before the record, or a bit of it.
+    fn junk(&mut self, cx: &mut Context) {
+        if cx.rng.bool() {
+            cx.stats.count("junk before a record");
+            let mut junk: Vec<u8> = (0..cx.rng.usize(1..80)).map(|_| cx.rng.u8(..)).collect();
+            junk.append(&mut self.out);
+            self.out = junk;
+        } else {
+            cx.stats.count("bit changed on the line");
+            let at = cx.rng.usize(..self.out.len());
+            self.out[at] ^= 1 << cx.rng.u8(..8);
         }
     }
 
@@ -234,7 +265,6 @@ impl Machine {
         self.conn = Some(conn);
         self.out.clear();
         self.input.clear();
-        self.on_the_way = 0;
         self.written = 0;
         self.finished = false;
         let delay = cx.rng.u64(US..2 * MS);
@@ -259,22 +289,26 @@ impl Machine {
             1..=5 => cx.rng.usize(30..=most.min(200)),
             _ => cx.rng.usize(30..=most),
         };
-        let end = *self.plan.delimiter.last().expect("not empty");
+        let bytes = if self.flood > 0 { cx.rng.usize(1..=20) } else { bytes };
+        let bytes = self.plan.fixed_bytes.unwrap_or(bytes);
+        let end = self.end().last().copied();
         (self.sequence, payload::make(&mut cx.rng, self.index, self.sequence, bytes, self.plan.alphabet, end))
     }
 
     fn step_stream(&mut self, cx: &mut Context, net: &mut Net, conn: ConnId) {
         if self.out.is_empty() {
-            if self.on_the_way >= ON_THE_WAY_MAX {
+            if net.unread(conn) >= UNREAD_BYTES_MAX && self.flood == 0 {
                 self.wake_in(cx, 5 * MS);
                 return;
             }
             let (_, record) = self.record(cx);
-            self.on_the_way += 1;
-            self.out = record;
-            self.out.extend_from_slice(&self.plan.delimiter);
-            if cx.chance(5) {
-                self.out.extend_from_slice(&self.plan.delimiter); // an empty frame
+            self.out = payload::encode(&self.plan.framing, &record);
+            if cx.chance(5) && self.plan.framing.start.is_empty() {
+                let end = self.end().to_vec();
+                self.out.extend(end); // an empty frame
+            }
+            if cx.chance(self.plan.junk) {
+                self.junk(cx);
             }
             if self.plan.kind == Kind::Serial {
                 let noisy = cx.chance(5);
@@ -302,17 +336,19 @@ impl Machine {
             self.lose(cx);
             return;
         }
-        let delay = if self.out.is_empty() { self.gap(cx) } else { cx.rng.u64(100 * US..20 * MS) };
+        let delay = match (self.out.is_empty(), self.flood) {
+            (true, 0) => self.gap(cx) + self.plan.silence_ns,
+            (true, _) => cx.rng.u64(US..200 * US) + self.plan.silence_ns,
+            (false, _) => cx.rng.u64(100 * US..20 * MS),
+        };
+        self.flood = self.flood.saturating_sub(1);
         self.wake_in(cx, delay);
     }
 
     /// Records of one of this machine's connections were handed to the shard whole; some of them are to be kept.
-    pub fn handed(&mut self, conn: ConnId, (whole, kept): (u64, u64)) {
+    pub fn handed(&mut self, kept: u64) {
         if self.plan.kind != Kind::Http {
             self.done += kept;
-            if self.conn == Some(conn) {
-                self.on_the_way = self.on_the_way.saturating_sub(whole);
-            }
         }
     }
 

@@ -219,6 +219,12 @@ impl Net {
         most.saturating_sub(state.to_shard.travelling.len() + state.to_shard.arrived.len())
     }
 
+    /// Bytes that the peer wrote and the shard has not read.
+    pub fn unread(&self, conn: ConnId) -> usize {
+        let pipe = &self.conns[conn].to_shard;
+        pipe.travelling.len() + pipe.arrived.len()
+    }
+
     pub fn write(&mut self, cx: &mut Context, conn: ConnId, bytes: &[u8]) {
         let state = &mut self.conns[conn];
         assert!(state.peer_open && !state.to_shard.fin, "a peer writes on what it closed");

@@ -7,7 +7,7 @@
 //! which it first accepted them, must be the expected records in their order, each once.
 
 use super::event::ConnId;
-use super::payload::{Body, Frame, Framer, HEAD_BYTES, inspect};
+use super::payload::{Body, Frame, Frames, HEAD_BYTES, inspect};
 use ringest::config::Framing;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -36,6 +36,10 @@ struct Expected {
 }
 
 impl Expected {
+    fn new(shown: Vec<u8>) -> Self {
+        Self { shown, state: State::Fresh, counted_ns: u64::MAX, promised: false, damaged: false }
+    }
+
     /// Whether a loss of power must leave it, if all that was counted up to `safe_ns` is durable.
     fn survives(&self, safe_ns: u64) -> bool {
         self.state == State::Sure && (self.promised || self.counted_ns <= safe_ns)
@@ -61,7 +65,7 @@ struct Lane {
 
 enum Intake {
     /// With what is left of a mark, on a tty (PARMRK, termios(3)).
-    Stream(Framer, Option<Marks>),
+    Stream(Frames, Option<Marks>),
     /// Where the requests end in the connection's bytes, and their records.
     Http(VecDeque<(u64, Vec<u8>)>),
 }
@@ -158,8 +162,10 @@ impl Oracle {
 
     /// A connection or port whose bytes are framed, and the name that the receiver will see.
     pub fn open_stream(&mut self, conn: ConnId, name: &str, framing: &Framing, tty: bool) {
-        let lane = self.lane(name, false, framing.max_bytes);
-        self.intakes.insert(conn, (lane, Intake::Stream(Framer::new(framing), tty.then(Marks::default))));
+        // What a silence has cut may begin or end anywhere.
+        let bytes_max = if framing.idle.is_some() { 0 } else { framing.max_bytes };
+        let lane = self.lane(name, false, bytes_max);
+        self.intakes.insert(conn, (lane, Intake::Stream(Frames::new(framing), tty.then(Marks::default))));
     }
 
     /// A connection with HTTP requests.
@@ -178,30 +184,22 @@ impl Oracle {
 
     /// The shard was handed bytes of a connection, `total` so far. Returns how many records they made whole, and how many
     /// of those are to be kept.
-    pub fn hand(&mut self, conn: ConnId, bytes: &[u8], total: u64) -> (u64, u64) {
+    pub fn hand(&mut self, now_ns: u64, conn: ConnId, bytes: &[u8], total: u64) -> (u64, u64) {
         let Some((lane, intake)) = self.intakes.get_mut(&conn) else { return (0, 0) };
         let mut whole = 0;
         let expected = &mut self.lanes[*lane].expected;
         let before = expected.len();
-        let mut add = |shown| {
-            expected.push(Expected {
-                shown,
-                state: State::Fresh,
-                counted_ns: u64::MAX,
-                promised: false,
-                damaged: false,
-            });
-        };
+        let mut add = |shown| expected.push(Expected::new(shown));
         match intake {
             Intake::Stream(framer, marks) => {
                 let body = self.body;
                 let bytes = marks.as_mut().map_or_else(|| bytes.to_vec(), |marks| marks.decode(bytes));
-                framer.push(&bytes, |frame| {
+                framer.push(now_ns, &bytes, |frame| {
                     self.handed.stream_records += 1;
                     whole += 1;
                     match frame {
                         Frame::Record(record) => add(body.shown(&record)),
-                        Frame::Oversized => self.handed.rejected += 1,
+                        Frame::Rejected => self.handed.rejected += 1,
                     }
                 });
             }
@@ -219,12 +217,32 @@ impl Oracle {
         (whole, (after - before) as u64)
     }
 
+    /// Time has passed: silences end records. The connections whose records it ended, with how many.
+    pub fn advance(&mut self, now_ns: u64) -> Vec<(ConnId, (u64, u64))> {
+        let silent = |intake: &Intake| {
+            matches!(intake, Intake::Stream(Frames::Own(framing, framer), _)
+                if framer.deadline_ns(framing).is_some_and(|at_ns| at_ns <= now_ns))
+        };
+        let due: Vec<ConnId> =
+            self.intakes.iter().filter(|(_, (_, intake))| silent(intake)).map(|(&conn, _)| conn).collect();
+        due.into_iter().map(|conn| (conn, self.hand(now_ns, conn, &[], 0))).collect()
+    }
+
     /// A connection ended for the shard, by its peer, the network or the shard.
     pub fn end(&mut self, conn: ConnId) {
         match self.intakes.remove(&conn) {
-            Some((_, Intake::Stream(framer, _))) if framer.is_unfinished() => {
-                self.handed.stream_records += 1;
-                self.handed.rejected += 1;
+            Some((lane, Intake::Stream(mut framer, _))) => {
+                let last = framer.finish();
+                self.handed.stream_records += u64::from(last.is_some());
+                match last {
+                    Some(Frame::Record(record)) => {
+                        let expected = &mut self.lanes[lane].expected;
+                        expected.push(Expected::new(self.body.shown(&record)));
+                        self.fresh.push((lane, expected.len() - 1));
+                    }
+                    Some(Frame::Rejected) => self.handed.rejected += 1,
+                    None => {}
+                }
             }
             Some((lane, Intake::Http(_))) => self.lanes[lane].ended = true,
             _ => {}
@@ -540,7 +558,7 @@ mod tests {
 
     fn hand(oracle: &mut Oracle, records: &[&str]) {
         for record in records {
-            oracle.hand(0, format!("{record}\r").as_bytes(), 0);
+            oracle.hand(0, 0, format!("{record}\r").as_bytes(), 0);
         }
     }
 
@@ -606,8 +624,8 @@ mod tests {
         oracle.open_http(3, "h-1");
         oracle.http_request(3, 10, b"a");
         oracle.http_request(3, 20, b"b");
-        assert_eq!(oracle.hand(3, &[0; 9], 9), (0, 0));
-        assert_eq!(oracle.hand(3, &[0; 11], 20), (2, 2));
+        assert_eq!(oracle.hand(0, 3, &[0; 9], 9), (0, 0));
+        assert_eq!(oracle.hand(0, 3, &[0; 11], 20), (2, 2));
         oracle.refused("h-1", b"a").unwrap();
         oracle.acknowledged("h-1", b"b").unwrap();
         assert!(oracle.acknowledged("h-1", b"c").is_err());

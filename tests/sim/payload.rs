@@ -1,7 +1,8 @@
 //! Records: how machines make them, how the model cuts a byte stream into them, and how the receiver reads them back
 //! from the bodies that the shard rendered.
 
-use ringest::config::{Framing, FramingKind, Oversized};
+use ringest::config::{Checksum, Endian, Framing, FramingKind, LengthCounts, Oversized};
+use ringest::framing;
 
 /// What a machine's records are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub fn make(
     sequence: u64,
     bytes: usize,
     alphabet: Alphabet,
-    end: u8,
+    end: Option<u8>,
 ) -> Vec<u8> {
     if bytes <= HEAD_BYTES {
         return (0..bytes).map(|_| rng.alphanumeric() as u8).collect();
@@ -35,7 +36,7 @@ pub fn make(
         match alphabet {
             Alphabet::Bytes => {
                 let byte = if rng.u8(..8) == 0 { 0xFF } else { rng.u8(..) };
-                filling.push(if byte == end { b'.' } else { byte });
+                filling.push(if Some(byte) == end { b'.' } else { byte });
             }
             Alphabet::Ascii => filling.push(rng.u8(b' '..=b'~')),
             Alphabet::Text => {
@@ -62,6 +63,87 @@ pub fn inspect(record: &[u8]) -> Option<(usize, u64, bool)> {
     (parts.next()? == "..").then(|| (machine, sequence, sum == crc32c::crc32c(&record[HEAD_BYTES..])))
 }
 
+/// A record as its machine sends it.
+pub fn encode(framing: &Framing, record: &[u8]) -> Vec<u8> {
+    let mut frame = framing.start.clone();
+    let start = frame.len();
+    if let FramingKind::Length(field) = &framing.kind {
+        let more = match field.counts {
+            LengthCounts::Payload => 0,
+            LengthCounts::Rest => framing.checksum.bytes(),
+            LengthCounts::Message => field.offset + field.bytes + framing.checksum.bytes(),
+        };
+        frame.resize(field.offset, b'h');
+        let number = ((record.len() + more) as u32).to_be_bytes();
+        let mut number = number[4 - field.bytes..].to_vec();
+        if field.endian == Endian::Little {
+            number.reverse();
+        }
+        frame.extend(number);
+    }
+    frame.extend(record);
+    let sum = sum(framing.checksum, &frame[start..]);
+    if let FramingKind::Delimiter { end } = &framing.kind {
+        frame.extend(end);
+    }
+    frame.extend(sum);
+    frame
+}
+
+/// A checksum as it is on the line, computed the plainest way.
+fn sum(checksum: Checksum, bytes: &[u8]) -> Vec<u8> {
+    let crc = |start: u32, polynomial: u32| {
+        bytes.iter().fold(start, |state, byte| {
+            (0..8).fold(state ^ u32::from(*byte), |state, _| (state >> 1) ^ ((state & 1) * polynomial))
+        })
+    };
+    match checksum {
+        Checksum::None => Vec::new(),
+        Checksum::Sum8 => vec![bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))],
+        Checksum::Xor8 => vec![bytes.iter().fold(0, |sum, byte| sum ^ byte)],
+        Checksum::Crc16Modbus => (crc(0xFFFF, 0xA001) as u16).to_le_bytes().to_vec(),
+        Checksum::Crc32 => (!crc(u32::MAX, 0xEDB8_8320)).to_le_bytes().to_vec(),
+    }
+}
+
+/// What the shard is to make of a stream. Delimiters are modelled here; of other framings the crate's own framer says it, which
+/// is held against a model elsewhere: here it is about what the shard does with it.
+pub enum Frames {
+    Model(Framer),
+    Own(Box<Framing>, framing::Framer),
+}
+
+impl Frames {
+    pub fn new(framing: &Framing) -> Self {
+        let plain = framing.start.is_empty() && framing.checksum == Checksum::None && framing.idle.is_none();
+        match &framing.kind {
+            FramingKind::Delimiter { .. } if plain => Self::Model(Framer::new(framing)),
+            _ => Self::Own(Box::new(framing.clone()), framing::Framer::new()),
+        }
+    }
+
+    /// Adds bytes that came at `now_ns`; without any, time has passed. Calls `each` for each frame.
+    pub fn push(&mut self, now_ns: u64, bytes: &[u8], mut each: impl FnMut(Frame)) {
+        match self {
+            Self::Model(framer) => framer.push(bytes, each),
+            Self::Own(framing, framer) => {
+                let mut input = bytes;
+                while let Some(framed) = framer.next(framing, now_ns, &mut input) {
+                    Frame::of(framed).into_iter().for_each(&mut each);
+                }
+            }
+        }
+    }
+
+    /// The stream has ended: what becomes of an unfinished record.
+    pub fn finish(&mut self) -> Option<Frame> {
+        match self {
+            Self::Model(framer) => framer.is_unfinished().then_some(Frame::Rejected),
+            Self::Own(framing, framer) => framer.finish(framing).and_then(Frame::of),
+        }
+    }
+}
+
 /// The model of framing by a delimiter: whole streams in memory, the plainest way.
 pub struct Framer {
     end: Vec<u8>,
@@ -77,8 +159,18 @@ pub struct Framer {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
     Record(Vec<u8>),
-    /// Longer than allowed and dropped.
-    Oversized,
+    /// Longer than allowed and dropped, unfinished, or with another checksum than its own.
+    Rejected,
+}
+
+impl Frame {
+    fn of(framed: framing::Framed<'_>) -> Option<Self> {
+        match framed {
+            framing::Framed::Record { bytes, .. } => Some(Self::Record(bytes.to_vec())),
+            framing::Framed::Rejected { .. } => Some(Self::Rejected),
+            framing::Framed::Empty | framing::Framed::Garbage { .. } => None,
+        }
+    }
 }
 
 impl Framer {
@@ -129,7 +221,7 @@ impl Framer {
         if frame.len() > self.max_bytes {
             return Some(match self.oversized {
                 Oversized::Cut => Frame::Record(frame[..self.max_bytes].to_vec()),
-                Oversized::Drop => Frame::Oversized,
+                Oversized::Drop => Frame::Rejected,
             });
         }
         (!frame.is_empty()).then(|| Frame::Record(frame.to_vec()))
@@ -243,13 +335,13 @@ mod tests {
     fn a_record_tells_who_made_it_and_whether_a_byte_of_it_changed() {
         let mut rng = fastrand::Rng::with_seed(1);
         for alphabet in [Alphabet::Bytes, Alphabet::Text, Alphabet::Ascii] {
-            let mut record = make(&mut rng, 7, 42, 300, alphabet, b'\r');
+            let mut record = make(&mut rng, 7, 42, 300, alphabet, Some(b'\r'));
             assert!(alphabet != Alphabet::Bytes || !record.contains(&b'\r'));
             assert_eq!(inspect(&record), Some((7, 42, true)));
             record[100] ^= 1;
             assert_eq!(inspect(&record), Some((7, 42, false)));
         }
-        assert_eq!(make(&mut rng, 7, 42, 3, Alphabet::Bytes, b'\r').len(), 3);
+        assert_eq!(make(&mut rng, 7, 42, 3, Alphabet::Bytes, Some(b'\r')).len(), 3);
     }
 
     #[test]
@@ -265,7 +357,7 @@ mod tests {
         let record = |bytes: &[u8]| Frame::Record(bytes.to_vec());
         for (framing, expected) in [
             (framing(true, Oversized::Cut), vec![record(b"a"), record(b"12345")]),
-            (framing(false, Oversized::Drop), vec![record(b"\na "), record(b"\n"), Frame::Oversized]),
+            (framing(false, Oversized::Drop), vec![record(b"\na "), record(b"\n"), Frame::Rejected]),
         ] {
             for split in 0..=stream.len() {
                 let mut framer = Framer::new(&framing);

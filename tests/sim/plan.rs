@@ -7,8 +7,9 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Authority, Deliver, Durability, Flow, Framing, FramingKind, Gateway, Journal, LaneKey, Limits, Line, OnMissing,
-    Oversized, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    Authority, Checksum, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle, Journal, LaneKey,
+    LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial, Settings, Source,
+    SourceKind, Url, WhenFull,
 };
 use ringest::journal::Options;
 use ringest::shard::SourceId;
@@ -63,6 +64,10 @@ pub enum FaultKind {
     },
     /// So often, in a hundred, an open connection is torn down.
     Reset(u32),
+    /// A machine sends very many short records as fast as it can.
+    Flood {
+        machine: usize,
+    },
     /// So often, in a hundred, a direction of an open connection stands still.
     Stall(u32),
     SlowDisk(u64),
@@ -95,6 +100,7 @@ impl FaultKind {
             Self::GarbledAnswers(_) => "garbled answers",
             Self::HangUp { .. } => "hang-up",
             Self::Reset(_) => "connections reset",
+            Self::Flood { .. } => "flood",
             Self::Stall(_) => "stall",
             Self::SlowDisk(_) => "slow disk",
             Self::Disk(DiskTrouble { work, .. }) => match work {
@@ -178,7 +184,7 @@ impl Plan {
             _ => Level::Memory,
         };
         let body = *rng.choice(&[Body::Json, Body::Hex, Body::Base64, Body::Raw]).expect("some");
-        let (sources, machines) = machines(rng, body);
+        let (sources, machines) = machines(rng, body, level);
         let (deliver, sequence, contract) = delivery(rng, body);
         let block_bytes = *rng.choice(&[8192, 16_384]).expect("some");
         let physical = *rng.choice(&[512, 4096]).expect("some");
@@ -231,7 +237,7 @@ impl Plan {
     }
 }
 
-fn machines(rng: &mut fastrand::Rng, body: Body) -> (Vec<Source>, Vec<MachinePlan>) {
+fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, Vec<MachinePlan>) {
     let mut sources = Vec::new();
     let mut machines = Vec::new();
     // One of each kind, then any.
@@ -244,10 +250,14 @@ fn machines(rng: &mut fastrand::Rng, body: Body) -> (Vec<Source>, Vec<MachinePla
     let depth = if rng.u8(..4) == 0 { 3 } else { 1 };
     for kind in kinds {
         let source = SourceId(sources.len() as u16);
-        let framing = framing(rng, body);
-        let FramingKind::Delimiter { end } = &framing.kind else {
-            panic!("the simulated machines end records by bytes")
+        let framing = framing(rng, body, level);
+        let fixed_bytes = match framing.kind {
+            FramingKind::Fixed { bytes } => Some(bytes),
+            _ => None,
         };
+        // Without a start nothing ever tells where a record begins again.
+        let strong = matches!(framing.checksum, Checksum::Crc16Modbus | Checksum::Crc32);
+        let checked = strong && !framing.start.is_empty();
         machines.push(MachinePlan {
             kind,
             source,
@@ -255,11 +265,14 @@ fn machines(rng: &mut fastrand::Rng, body: Body) -> (Vec<Source>, Vec<MachinePla
             gap_ns: *rng.choice(&[3 * MS, 20 * MS, 60 * MS]).expect("some"),
             bytes_max,
             alphabet: match body {
-                Body::Json if rng.bool() => Alphabet::Text,
+                Body::Json if fixed_bytes.is_none() && rng.bool() => Alphabet::Text,
                 _ if framing.trim => Alphabet::Ascii,
                 _ => Alphabet::Bytes,
             },
-            delimiter: end.clone(),
+            fixed_bytes,
+            silence_ns: framing.idle.map_or(0, |idle| 3 * idle.gap.as_nanos() as u64),
+            junk: if checked && rng.bool() { 5 } else { 0 },
+            framing: framing.clone(),
             fickle: *rng.choice(&[0, 30]).expect("some"),
             depth,
             talks_to_the_wall: rng.u8(..3) == 0,
@@ -301,7 +314,52 @@ fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing
     Source { name, kind, framing, silence_alarm }
 }
 
-fn framing(rng: &mut fastrand::Rng, body: Body) -> Framing {
+fn framing(rng: &mut fastrand::Rng, body: Body, level: Level) -> Framing {
+    match rng.u8(..6) {
+        0 => checked_framing(rng),
+        1 => counted_framing(rng),
+        // Where reading pauses the gaps between bytes are not those of the line, and no model says what becomes of them.
+        2 if level == Level::Memory => silent_framing(rng),
+        _ => delimited_framing(rng, body),
+    }
+}
+
+/// Start and end bytes, and a checksum behind.
+fn checked_framing(rng: &mut fastrand::Rng) -> Framing {
+    use Checksum::*;
+    let checksum = *rng.choice(&[Sum8, Xor8, Crc16Modbus, Crc32]).expect("some");
+    let kind = FramingKind::Delimiter { end: vec![3] };
+    Framing { kind, start: vec![2], checksum, trim: false, max_bytes: 4096, ..Framing::default() }
+}
+
+/// A length in front, or always the same one.
+fn counted_framing(rng: &mut fastrand::Rng) -> Framing {
+    use LengthCounts::*;
+    let start = if rng.bool() { vec![0xAA, 0x55] } else { Vec::new() };
+    let kind = if rng.bool() {
+        FramingKind::Fixed { bytes: *rng.choice(&[8, 32, 180]).expect("some") }
+    } else {
+        FramingKind::Length(LengthField {
+            offset: start.len() + rng.usize(..3),
+            bytes: *rng.choice(&[2, 4]).expect("some"),
+            endian: if rng.bool() { Endian::Big } else { Endian::Little },
+            counts: *rng.choice(&[Payload, Rest, Message]).expect("some"),
+            keep_header: false,
+        })
+    };
+    let checksum = *rng.choice(&[Checksum::None, Checksum::Crc16Modbus]).expect("some");
+    Framing { kind, start, checksum, trim: false, max_bytes: 4096, ..Framing::default() }
+}
+
+/// A silence ends a record.
+fn silent_framing(rng: &mut fastrand::Rng) -> Framing {
+    let policy = if rng.bool() { OnIdle::Emit } else { OnIdle::Discard };
+    let idle = Some(Idle { gap: Duration::from_millis(40), policy });
+    let kind = if rng.bool() { FramingKind::IdleGap } else { FramingKind::Delimiter { end: vec![3] } };
+    Framing { kind, idle, trim: false, max_bytes: 4096, ..Framing::default() }
+}
+
+fn delimited_framing(rng: &mut fastrand::Rng, body: Body) -> Framing {
     let ends: [&[u8]; 5] = [b"\r", b"\n", b"\r\n", b"\0", b"END\x1e"];
     let end = rng.choice(&ends).expect("some").to_vec();
     // Where records are trimmed, white space must not be at their ends; text may have it anywhere.
@@ -396,6 +454,7 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
         FaultKind::GarbledAnswers(rng.u32(10..60)),
         FaultKind::HangUp { machine: *rng.choice(&ports).expect("one at least"), errno: rng.bool().then_some(EIO) },
         FaultKind::Reset(rng.u32(20..100)),
+        FaultKind::Flood { machine: rng.usize(..machines.len()) },
         FaultKind::Stall(rng.u32(20..100)),
     ];
     if level != Level::Memory {

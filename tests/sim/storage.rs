@@ -1,7 +1,7 @@
 //! What the journal calls at start and at a clean stop, on the simulated disk. Each call may be the one in which the process is
 //! killed (`fuse`), or fail.
 
-use super::disk::{Disk, DiskWork};
+use super::disk::{Disk, DiskWork, Segment};
 use ringest::journal::{BlockFile, BlockMemory, Storage};
 use std::io;
 use std::rc::Rc;
@@ -71,7 +71,9 @@ impl Storage for Disk {
     fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let result = self.burn();
         let kept = if result.is_ok() { bytes.len() } else { self.rng.usize(..=bytes.len()) };
-        let file = self.segments.get_mut(&segment).ok_or(io::ErrorKind::NotFound)?;
+        self.inodes += 1;
+        let made = Segment { inode: self.inodes, volatile: true, ..Segment::default() };
+        let file = self.segments.entry(segment).or_insert(made);
         let from = offset as usize;
         let end = from + bytes.len();
         if file.data.len() < end {

@@ -256,6 +256,11 @@ impl World {
         let Some(shard) = &mut self.shard else { return Ok(()) };
         shard.turn(now);
         self.cx.stats.turns += 1;
+        for (conn, (_, kept)) in self.oracle.advance(self.cx.now_ns) {
+            if let Peer::Machine(machine) = self.net.conns[conn].peer {
+                self.machines[machine].handed(kept);
+            }
+        }
         self.check()?;
         if self.crash_now(CrashPoint::BeforeOperations) {
             return Ok(());

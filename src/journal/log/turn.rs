@@ -7,6 +7,7 @@ use crate::journal::format::{BLOCK_HEADER_BYTES, BlockHeader, Kind, Position, en
 use crate::journal::segment::Segment;
 use crate::shard::{Now, Op};
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 impl Journal {
     /// Writes marks, seals what is due, and asks for commits, segments and frees. `waiting`: somebody waits for an
@@ -104,6 +105,7 @@ impl Journal {
         let free = |(segment, reuse)| Op::FreeSegment { journal, segment, reuse };
         // A sync that was asked for before is waited for.
         let syncing = self.syncing;
+        self.freeing_replaced.iter().for_each(|(segment, _)| self.forget_blocks(*segment..=*segment));
         let dropped = self.dropped.extract_if(.., |(segment, _)| Some(*segment) != syncing);
         ops.extend(dropped.chain(self.freeing_replaced.drain(..)).map(free));
         let before = self.freeing.len();
@@ -136,7 +138,8 @@ impl Journal {
             // not given up before what they settle.
             let first = self.freeing[0].0;
             if self.freed_alone.is_none() && !self.extents.iter().any(|e| e.segment == first && e.held > 0) {
-                self.forget_blocks(first);
+                // With it goes what said that older ones are gone.
+                self.forget_blocks(0..=first);
                 let oldest = self.freeing.pop_front();
                 self.freed_alone = oldest.map(|(segment, _)| segment);
                 ops.extend(oldest.map(free));
@@ -159,14 +162,14 @@ impl Journal {
         }
     }
 
-    /// A segment that is given up without a word: what the block file still has of it must not pass for one whose file is to
-    /// come. All of it is on disk.
-    fn forget_blocks(&self, segment: u64) {
+    /// Segments are given up without a word: what the block file still has of them must not pass for some whose files are to
+    /// come. All of it is on disk, or was freed.
+    fn forget_blocks(&self, segments: RangeInclusive<u64>) {
         for slot in 0..self.slots {
             let start = self.memory_offset(slot);
             for at in (start..start + self.options.block_bytes as usize).step_by(self.physical as usize) {
                 let found = BlockHeader::decode(self.memory.bytes(at..at + BLOCK_HEADER_BYTES));
-                if found.is_some_and(|(header, _)| header.at.segment == segment) {
+                if found.is_some_and(|(header, _)| segments.contains(&header.at.segment)) {
                     self.memory.write(at, &[0; BLOCK_HEADER_BYTES]);
                 }
             }
