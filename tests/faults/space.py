@@ -10,7 +10,7 @@ from .cases import case
 
 LENGTH = 4000
 RATE = 2000
-REFUSED_S, HEAL_S = 40, 30
+REFUSED_S, HEAL_S = 60, 30
 
 
 def fill(at, keep_bytes=0):
@@ -105,12 +105,12 @@ def run_out(site, at):
             f"{terms.received} received, {wire.ledger.totals()[1]} acknowledged, 0 lost")
 
 
-@case("enospc-tmpfs", "the journal fills a small tmpfs", tools=("mount",))
+@case("enospc-tmpfs", "the journal fills a small tmpfs", tools=("mount",), limit_s=240)
 def enospc_tmpfs(site):
     return run_out(site, site.disks.memory("small", 24))
 
 
-@case("enospc-ext4", "the journal fills a small ext4 on a loop device", tools=("mkfs.ext4", "losetup"))
+@case("enospc-ext4", "the journal fills a small ext4 on a loop device", tools=("mkfs.ext4", "losetup"), limit_s=240)
 def enospc_ext4(site):
     return run_out(site, site.disks.ext4("small", 32).at)
 
