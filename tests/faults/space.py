@@ -10,7 +10,7 @@ from .cases import case
 
 LENGTH = 4000
 RATE = 2000
-REFUSED_S, HEAL_S = 40, 30
+REFUSED_S, HEAL_S = 60, 30
 
 
 def fill(at, keep_bytes=0):
@@ -55,7 +55,6 @@ def wait_refused(gateway, wire, words):
 
 def wait_healed(gateway, wire, before):
     """Until intake goes on of itself, over HTTP and TCP; seconds that it took."""
-    # Few will do: what waits in the sockets may fill all that became free at once. And ext4 gives back what was deleted some seconds later.
     begun, taken = time.monotonic(), gateway.received("tcp")
     gateway.wait_for("acknowledgements again", lambda: acknowledged(wire) > before, HEAL_S)
     gateway.wait_for("TCP records again", lambda: gateway.received("tcp") > taken, HEAL_S)
@@ -95,21 +94,23 @@ def run_out(site, at):
     by_delivery_s = wait_healed(gateway, wire, before)
     wire.receive("down")
     wait_refused(gateway, wire, "No space left")
-    before = acknowledged(wire)
+    begun, taken = time.monotonic(), gateway.terms().received
     ballast.unlink()
-    by_room_s = wait_healed(gateway, wire, before)
+    # What waits in the kernel for the TCP machines can fill all of this at once, before an HTTP machine asks again.
+    gateway.wait_for("records again", lambda: gateway.terms().received > taken, HEAL_S)
+    by_room_s = time.monotonic() - begun
     wire.receive("up")
     terms = finish(site, gateway, wire)
     return (f"refused ({said}; {rss_mib:.0f} MiB resident), healed by delivery in {by_delivery_s:.1f} s, by room made in {by_room_s:.1f} s; "
             f"{terms.received} received, {wire.ledger.totals()[1]} acknowledged, 0 lost")
 
 
-@case("enospc-tmpfs", "the journal fills a small tmpfs", tools=("mount",))
+@case("enospc-tmpfs", "the journal fills a small tmpfs", tools=("mount",), limit_s=240)
 def enospc_tmpfs(site):
     return run_out(site, site.disks.memory("small", 24))
 
 
-@case("enospc-ext4", "the journal fills a small ext4 on a loop device", tools=("mkfs.ext4", "losetup"))
+@case("enospc-ext4", "the journal fills a small ext4 on a loop device", tools=("mkfs.ext4", "losetup"), limit_s=240)
 def enospc_ext4(site):
     return run_out(site, site.disks.ext4("small", 32).at)
 
