@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(leases.take(), Some(6));
         assert_eq!((leases.take(), leases.take()), (Some(9), None));
         leases.put_back(9);
-        assert_eq!(leases.ids, [9..10]);
+        assert_eq!((leases.left(), leases.take()), (1, Some(9)));
     }
 
     #[test]
