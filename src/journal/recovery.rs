@@ -598,7 +598,12 @@ impl Recovery {
         } else if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
             let lost = lost_between(next, self.newer);
-            self.note_damage(segment.end_position(), end..bytes.len(), lost, repairs);
+            // A dense segment is shorter than what it stands for: how far that was durable its own places do not tell.
+            let at = match self.newer.filter(|_| dense && !cut_off) {
+                Some(newer) => Position { offset: 0, ..newer.at },
+                None => segment.end_position(),
+            };
+            self.note_damage(at, end..bytes.len(), lost, repairs);
         }
         self.newer = Some(first);
         if dense {
