@@ -4,8 +4,8 @@ use super::context::Context;
 use super::disk::Disk;
 use crate::say;
 use ringest::journal::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, SegmentHeader,
-    round_up,
+    BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, Kind, OriginPayload, Position, RecordPayload,
+    SegmentHeader, round_up,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -104,7 +104,9 @@ impl Disk {
         let twice = self.damaged.contains(&(block.segment, block.offset));
         let mut hit: Vec<Entry<'_>> = Vec::new();
         for entry in block.entries(data) {
-            let range: Range<usize> = block.offset + entry.offset..block.offset + entry.offset + entry.bytes();
+            // Padding means nothing, and nobody looks at it.
+            let start = block.offset + entry.offset;
+            let range: Range<usize> = start..start + ENTRY_HEADER_BYTES + entry.payload.len();
             // Without its header none of a block's entries is found; without its seal alone all are.
             if twice || range.contains(&at) || at < block.offset + 84 {
                 hit.push(entry);
