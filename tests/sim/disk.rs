@@ -89,7 +89,7 @@ pub enum Done {
     Committed { journal: JournalId, segment: u64, offset: u32, result: Result<(), i32> },
     Prepared { journal: JournalId, segment: u64, result: Result<(), i32> },
     Synced { journal: JournalId, segment: u64, result: Result<(), i32> },
-    Freed { journal: JournalId, segment: u64 },
+    Freed { journal: JournalId, segment: u64, result: Result<(), i32> },
     ReadBack { journal: JournalId, segment: u64, offset: u32, buffer: Vec<u8>, result: Result<usize, i32> },
     Rewrite { journal: JournalId, segment: u64, work: Rewrite, result: Result<(), i32> },
 }
@@ -383,7 +383,7 @@ impl Disk {
                     file.removed = !reuse;
                 }
                 cx.stats.count("segment freed");
-                Done::Freed { journal, segment }
+                Done::Freed { journal, segment, result: Ok(()) }
             }
             Work::ReadBack { offset, mut buffer } => {
                 let result = match self.segments.get(&segment) {
@@ -455,7 +455,7 @@ impl Disk {
             }
             Work::Free { .. } => {
                 cx.stats.count("segment not freed");
-                Done::Freed { journal, segment }
+                Done::Freed { journal, segment, result: Err(errno) }
             }
             Work::ReadBack { offset, buffer } => {
                 cx.stats.count("read back failed");
