@@ -151,6 +151,13 @@ impl Disk {
                 }
             }
         }
+        // And those that are in memory alone.
+        for (epoch_id, number, record) in self.in_memory() {
+            if lost_origins.contains(&record.origin) {
+                cost.keys.push(key(number, epoch_id));
+                cost.records.push((names.get(&record.origin).cloned().unwrap_or_default(), record.data.to_vec()));
+            }
+        }
         let (segment, offset, bit) = (block.segment, block.offset, cx.rng.u8(..8));
         say!(
             cx,
@@ -163,6 +170,25 @@ impl Disk {
         self.damaged.insert((segment, offset));
         self.segments.get_mut(&segment).expect("listed").data[at] ^= 1 << bit;
         Some(cost)
+    }
+
+    /// Epoch, number and the rest of all records in block files.
+    fn in_memory(&self) -> Vec<(u128, u64, RecordPayload<'_>)> {
+        let mut records = Vec::new();
+        for memory in self.blocks.values() {
+            let bytes = memory.bytes(0..memory.len());
+            for at in (0..bytes.len()).step_by(self.physical as usize) {
+                let Some((header, seal)) = BlockHeader::decode(&bytes[at..]) else { continue };
+                let end = seal.map_or(bytes.len(), |seal| (at + seal.used as usize).min(bytes.len()));
+                let entries = Entries::new(&bytes[at..end], header.nonce, header.at.offset);
+                let of_records = entries.filter(|entry| entry.header.kind == Kind::Record);
+                records.extend(
+                    of_records
+                        .map(|entry| (header.epoch_id, entry.header.number, RecordPayload::decode(entry.payload))),
+                );
+            }
+        }
+        records
     }
 
     /// All origins that the segments name.

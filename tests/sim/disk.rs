@@ -339,8 +339,7 @@ impl Disk {
             return Ok(None);
         }
         let orphan = operation.orphan;
-        // A file that was replaced or put aside gets what was on its way to it.
-        if orphan && self.segments.get(&operation.segment).map(|file| file.inode) != operation.inode {
+        if orphan && !self.has_file_of(&operation) {
             return Ok(None);
         }
         let error = if orphan { None } else { self.error(operation.work.kind()) };
@@ -357,6 +356,11 @@ impl Disk {
             None => self.land(cx, operation),
         };
         Ok((!orphan).then_some(done))
+    }
+
+    /// Whether an operation's file still has its name: one that was replaced or put aside gets what was on its way to it.
+    fn has_file_of(&self, operation: &Operation) -> bool {
+        self.segments.get(&operation.segment).map(|file| file.inode) == operation.inode
     }
 
     fn land(&mut self, cx: &mut Context, operation: Operation) -> Done {
@@ -513,6 +517,9 @@ impl Disk {
     pub fn crash(&mut self, cx: &mut Context, power: bool) {
         (self.fuse, self.call_failed) = (None, false);
         for (index, mut operation) in std::mem::take(&mut self.operations) {
+            if operation.orphan && !self.has_file_of(&operation) {
+                continue;
+            }
             let late = !power && cx.chance(30) && matches!(operation.work, Work::Commit { .. } | Work::Sync);
             if late {
                 operation.orphan = true; // its event is still due
