@@ -32,6 +32,8 @@ pub struct Segment {
     pub volatile: bool,
     /// It is not there any more, but for what a loss of power may undo.
     pub removed: bool,
+    /// Put aside, and no loss of power can undo that.
+    pub is_aside_for_good: bool,
     /// A write or sync of it has failed: nobody may trust it with more.
     pub failed: bool,
     /// What a failed sync has lost, though the process sees it: no later sync brings it to the disk.
@@ -590,7 +592,7 @@ impl Disk {
         // That a file was put aside may not have reached the disk either; but file systems keep the order of such changes,
         // so only the last ones are undone.
         while cx.rng.u8(..3) == 0
-            && let Some((number, file)) = self.spares.pop()
+            && let Some((number, file)) = self.spares.pop_if(|(_, file)| !file.is_aside_for_good)
         {
             cx.stats.count("freed segment back after a power cut");
             self.segments.entry(number).or_insert(Segment { removed: false, ..file });
