@@ -115,6 +115,18 @@ fn watch(running: &BTreeMap<u64, Instant>) {
     }
 }
 
+/// What is told of a run in one line.
+fn summary(all: &Stats) -> String {
+    let of = |names: &[&str]| names.iter().map(|name| all.of(name)).sum::<u64>();
+    let (kills, cuts) = (of(&["kill -9", "kill during recovery"]), of(&["power cut while running"]));
+    let flips = of(&["bit flipped", "bit of a record flipped", "bit of an epoch file flipped", "epoch file lost"]);
+    format!(
+        "{} worlds, {} crashes ({kills} kills, {cuts} power cuts), {flips} flips of bits on disk",
+        all.worlds,
+        kills + cuts
+    )
+}
+
 /// Past the test harness, which keeps the words of tests that pass to itself.
 fn say_aloud(words: &str) {
     let _ = writeln!(std::io::stderr(), "{words}");
@@ -163,7 +175,7 @@ fn worlds_with_faults_and_kills_lose_nothing_and_keep_every_order() {
     });
     let failures = failures.into_inner().expect("no panic");
     let all = all.into_inner().expect("no panic");
-    say_aloud(&format!("{all}in {:.1} s on {threads} threads", started.elapsed().as_secs_f64()));
+    say_aloud(&format!("{all}in {:.1} s on {threads} threads: {}", started.elapsed().as_secs_f64(), summary(&all)));
     assert!(failures.is_empty(), "after {} worlds: {}", all.worlds, failures.join("\n"));
     assert_eq!(all.worlds, worlds);
     if worlds >= SEEDS {
