@@ -9,7 +9,7 @@ use super::context::{Context, MS, US};
 use super::event::Event;
 use crate::say;
 use ringest::journal::BlockFile;
-use ringest::journal::format::{BlockHeader, Entries, Kind};
+use ringest::journal::format::{BlockHeader, Entries, Kind, Position};
 use ringest::shard::{JournalId, Op, Rewrite};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -176,6 +176,7 @@ impl Disk {
                 self.claim(segment, offset, bytes, memory_offset)?;
                 self.memory_is_free(memory, memory_offset, bytes as usize)?;
                 let data = memory.bytes(memory_offset..memory_offset + bytes as usize).to_vec();
+                self.check_watermark(&data)?;
                 let work = Work::Commit { memory: Rc::clone(memory), memory_offset, offset, data, sync };
                 Operation { journal, segment, work, orphan: false, inode: None }
             }
@@ -281,6 +282,20 @@ impl Disk {
             return Err(format!("commit to {segment} at {offset}..{end}, over the block at {other:?}"));
         }
         file.written.push((offset, end));
+        Ok(())
+    }
+
+    /// A block must not say that something is durable whose sync has failed.
+    fn check_watermark(&self, block: &[u8]) -> Result<(), String> {
+        let Some((BlockHeader { watermark, .. }, _)) = BlockHeader::decode(block) else { return Ok(()) };
+        for (&segment, file) in self.segments.iter().filter(|(_, file)| file.failed) {
+            let lost = file.doomed.iter().map(|(offset, _)| *offset as u32).min();
+            if lost.is_some_and(|offset| Position { segment, offset } < watermark) {
+                return Err(format!(
+                    "a block says that all before {watermark:?} is durable, but a sync of {segment} has failed"
+                ));
+            }
+        }
         Ok(())
     }
 
