@@ -324,8 +324,8 @@ impl Shard {
             Completion::SegmentSynced { journal, segment, result } => {
                 self.journals[journal.0 as usize].journal.handle_synced(segment, result);
             }
-            Completion::SegmentFreed { journal, segment } => {
-                self.journals[journal.0 as usize].journal.handle_freed(segment);
+            Completion::SegmentFreed { journal, segment, result } => {
+                self.journals[journal.0 as usize].journal.handle_freed(now, segment, result);
             }
             Completion::Rewrite { journal, work, result, .. } => {
                 self.handle_rewrite(now, usize::from(journal.0), work, result);
