@@ -21,3 +21,4 @@ pub mod receive;
 pub mod shard;
 pub mod simulate;
 pub mod source;
+pub mod tls;
