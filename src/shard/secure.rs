@@ -16,12 +16,14 @@ pub(super) struct Handshakes {
     server: ServerName<'static>,
     /// Handshakes that have begun: their tickets are taken.
     begun: usize,
+    /// Sessions that may yet bring tickets, see [`Secure::young`].
+    young: usize,
 }
 
 impl Handshakes {
     pub fn with(authority: &Authority) -> Self {
         let server = server_name(&authority.host).expect("settings are checked");
-        Self { server, begun: 0 }
+        Self { server, begun: 0, young: 0 }
     }
 }
 
@@ -31,6 +33,8 @@ pub(super) struct Secure {
     session: ClientSession,
     /// TLS records for the next send; its allocation moves into the send and back.
     out: Vec<u8>,
+    /// Neither a ticket nor an answer has come. A server sends its tickets at the end of a handshake, when ours is complete already.
+    young: bool,
 }
 
 impl Secure {
@@ -62,12 +66,13 @@ impl Shard {
         let Some(tls) = &api.tls else { return usize::MAX };
         let Some(left) = self.tls_client(now).resumptions(&tls.server) else { return usize::MAX };
         let unclaimed = api.connecting - tls.begun;
-        left.saturating_sub(unclaimed).max(usize::from(api.connecting == 0))
+        let none_awaited = api.connecting == 0 && tls.young == 0;
+        left.saturating_sub(unclaimed).max(usize::from(none_awaited))
     }
 
     /// A connect is over; the session begins.
     pub(super) fn begin_handshake(&mut self, now: Now, link: LinkId, conn: &mut ApiLink) {
-        let tls = self.api(conn.api).tls.as_mut().expect("looked at by the caller");
+        let tls = self.tls_of(conn.api);
         tls.begun += 1;
         let server = tls.server.clone();
         let mut out = std::mem::take(&mut conn.connection.out);
@@ -77,7 +82,8 @@ impl Shard {
         });
         match begun {
             Ok(session) => {
-                conn.secure = Some(Box::new(Secure { session, out }));
+                conn.secure = Some(Box::new(Secure { session, out, young: true }));
+                self.tls_of(conn.api).young += 1;
                 conn.connection.timer_ns = now.mono_ns + self.settings.deliver.connect_timeout.as_nanos() as u64;
                 self.timers.set(conn.connection.timer_ns, Timer::link(link));
                 self.send_pending(link, conn);
@@ -90,13 +96,21 @@ impl Shard {
     pub(super) fn handshake_failed(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, problem: String) {
         self.send_pending(link, conn); // the alert that tells the server why
         self.close(link);
-        self.handshake_over(conn.api);
+        self.grow_up(conn);
+        self.tls_of(conn.api).begun -= 1;
         self.counters.api_tls_failures += 1;
         self.connect_failed(now, link, conn.api, conn.connection.idle_ns, problem);
     }
 
-    fn handshake_over(&mut self, id: ApiId) {
-        self.api(id).tls.as_mut().expect("it has handshakes").begun -= 1;
+    fn tls_of(&mut self, id: ApiId) -> &mut Handshakes {
+        self.api(id).tls.as_mut().expect("the connection is by TLS")
+    }
+
+    /// No tickets of this session are waited for any longer.
+    fn grow_up(&mut self, conn: &mut ApiLink) {
+        if conn.secure.as_mut().is_some_and(|secure| std::mem::take(&mut secure.young)) {
+            self.tls_of(conn.api).young -= 1;
+        }
     }
 
     /// Sends what the session has to say, unless a send is under way: then it goes out behind that.
@@ -139,7 +153,10 @@ impl Shard {
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();
         let result = secure.session.receive(bytes, &mut plain, &mut secure.out);
-        let opened = conn.connection.open;
+        let (opened, brought) = (conn.connection.open, secure.session.tickets_received() > 0);
+        if brought {
+            self.grow_up(conn);
+        }
         if !opened && matches!(result, Ok(Progress::Open)) {
             self.handshake_complete(now, link, conn);
         }
@@ -164,6 +181,7 @@ impl Shard {
         let goes_on = self.plain_received(now, link, conn, plain);
         if before == 0 && conn.connection.answered > 0 {
             self.api(conn.api).failures = 0;
+            self.grow_up(conn);
             if let Some(secure) = &conn.secure {
                 secure.session.note_answered();
             }
@@ -175,7 +193,7 @@ impl Shard {
         let resumed = conn.secure.as_ref().is_some_and(|secure| secure.session.is_resumed());
         self.counters.api_tls_handshakes += 1;
         self.counters.api_tls_resumed += u64::from(resumed);
-        self.handshake_over(conn.api);
+        self.tls_of(conn.api).begun -= 1;
         self.send_pending(link, conn); // Finished, before any request
         self.api_opened(now, link, conn);
     }
@@ -200,6 +218,7 @@ impl Shard {
 
     /// Tells the server that nothing follows, unless a send is under way, which the close cuts short.
     pub(super) fn close_session(&mut self, link: LinkId, conn: &mut ApiLink) {
+        self.grow_up(conn);
         if let Some(secure) = &mut conn.secure
             && !conn.connection.sending
         {

@@ -139,7 +139,7 @@ impl ClientSession {
                 Ok(other) => Some(Err(TlsError::Library { reason: format!("the state {other:?}") })),
                 Err(error) => {
                     used += discard;
-                    self.take_alert(&mut input[used..], out);
+                    self.take_alert(out);
                     return (used, Err(error.into()));
                 }
             };
@@ -150,12 +150,11 @@ impl ClientSession {
         }
     }
 
-    /// Appends the alert that an error has made. The library gives it before the error, which stays.
-    fn take_alert(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
-        loop {
-            match self.connection.process_tls_records(rest).state {
+    /// Appends the alert that an error has made. What was received is not looked at again: the library must not be asked for that.
+    fn take_alert(&mut self, out: &mut Vec<u8>) {
+        while self.connection.wants_write() {
+            match self.connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
         }

@@ -1,0 +1,5 @@
+//! TLS towards the API without a kernel: sessions by themselves, and a shard whose API is a TLS server in memory.
+
+mod pki;
+mod session;
+mod shard;
