@@ -10,6 +10,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod frame;
+mod handshake;
 mod online;
 pub mod ports;
 pub mod queue;

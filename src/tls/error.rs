@@ -111,10 +111,10 @@ impl TlsError {
             }
             Self::NotTls => "is the port right, or is it an http:// address?",
             Self::NothingInCommon { .. } => "the server must speak TLS 1.2 or 1.3 with a suite of today, and HTTP/1.1",
-            Self::Alert { .. } | Self::Protocol { .. } | Self::Flood => {
+            Self::Alert { .. } | Self::Protocol { .. } | Self::Flood | Self::Library { .. } => {
                 "see the server's log; a proxy in between may be at fault"
             }
-            Self::Truncated | Self::KeysUsedUp | Self::NotOpen | Self::Library { .. } => "",
+            Self::Truncated | Self::KeysUsedUp | Self::NotOpen => "",
         }
     }
 

@@ -1,7 +1,8 @@
 //! One connection to a server: what it received becomes plaintext, what is to be sent becomes TLS records (RFC 8446, RFC 5246).
 
 use super::{Client, TlsError};
-use rustls::HandshakeKind;
+use rustls::{HandshakeKind, ProtocolVersion};
+
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
@@ -232,11 +233,19 @@ impl ClientSession {
         matches!(self.connection.handshake_kind(), Some(HandshakeKind::Resumed))
     }
 
-    /// Version and cipher suite, such as `TLSv1.3, TLS13_AES_256_GCM_SHA384`, once they are agreed on.
+    /// Version and cipher suite, such as `TLS 1.3, TLS13_AES_256_GCM_SHA384`, once they are agreed on.
     pub fn agreed(&self) -> Option<String> {
-        let version = self.connection.protocol_version()?;
+        let version = match self.connection.protocol_version()? {
+            ProtocolVersion::TLSv1_3 => "TLS 1.3",
+            _ => "TLS 1.2",
+        };
         let suite = self.connection.negotiated_cipher_suite()?.suite();
-        Some(format!("{}, {}", version.as_str().unwrap_or("TLS"), suite.as_str().unwrap_or("an unknown suite")))
+        Some(format!("{version}, {}", suite.as_str().unwrap_or("an unknown suite")))
+    }
+
+    /// Whether the server can still refuse our certificate: in TLS 1.3 it says so after the handshake (RFC 8446 section 4.4.2.4).
+    pub fn may_be_refused(&self) -> bool {
+        self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) && self.tickets_received() == 0
     }
 
     /// Tickets that this session has brought, by which a TLS 1.3 server shows that it has accepted ours.

@@ -20,3 +20,4 @@ mod process;
 mod queue;
 mod site;
 mod stops;
+mod tls;

@@ -126,6 +126,14 @@ impl Config {
         self
     }
 
+    /// Both steps over TLS, with these keys of `[deliver.tls]`.
+    pub fn secure(mut self, tls: &str) -> Self {
+        let secure = |text: &String| text.replace("http://", "https://");
+        self.sequence = self.sequence.as_ref().map(secure);
+        let url = secure(&self.deliver["url"]);
+        self.deliver("url", &url).deliver("tls", &format!("{{ {tls} }}"))
+    }
+
     /// Without the id step.
     pub fn one_step(mut self) -> Self {
         self.sequence = None;

@@ -3,6 +3,7 @@
 //! TLS draws keys at random, so that its bytes differ from run to run; times, requests and outcomes do not.
 
 use crate::pki::{Authority, BOTH, Issued, ONLY_1_2, ONLY_1_3};
+use crate::service::{Answers, answer_by, take_request};
 use ringest::config::{self, Durability, Settings, Tls};
 use ringest::engine::FsStorage;
 use ringest::journal;
@@ -11,7 +12,7 @@ use ringest::shard::{Completion, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, Sou
 use ringest::tls::Client;
 use rustls::{ServerConfig, ServerConnection};
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::Arc;
 
 const SECOND: u64 = 1_000_000_000;
@@ -20,25 +21,6 @@ const HOUR: u64 = 60 * MINUTE;
 const HOST: &str = "api.example";
 /// 2029-12-31T23:00:00Z
 const BEGIN_WALL_NS: u64 = (1_893_456_000 - 3_600) * SECOND;
-
-/// How the service answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answers {
-    /// With a length, on a connection that stays.
-    Kept,
-    /// The same, then close_notify and FIN.
-    Closing,
-    /// Until the close, by close_notify and FIN.
-    UntilClose,
-    /// The same, by FIN alone.
-    UntilCut,
-    /// A whole header and half of a body, then FIN alone.
-    Half,
-    /// As `Kept`, behind new keys.
-    NewKeys,
-    /// Not one byte, not even of TLS.
-    Never,
-}
 
 /// The service's side of a connection.
 struct Peer {
@@ -53,6 +35,8 @@ struct World {
     now_ns: u64,
     server: Arc<ServerConfig>,
     answers: Answers,
+    /// Not one byte comes from the service, not even of TLS.
+    silent: bool,
     peers: BTreeMap<u32, (LinkId, Peer)>,
     next_fd: i32,
     machines: Vec<LinkId>,
@@ -81,7 +65,7 @@ impl World {
         std::fs::write(&ca, authority.pem()).expect("a file");
         let tls = format!("tls = {{ ca = \"{}\" }}", ca.display());
         let text = format!(
-            "[[source]]\nname = \"m\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\n{sections}\n[deliver]\n\
+            "[[source]]\nname = \"m\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\n[journal]\nwindow = \"1MiB\"\n{sections}\n[deliver]\n\
              url = \"https://{HOST}/films/\"\n{tls}\n{keys}\n"
         );
         let mut settings: Settings = config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}"));
@@ -105,6 +89,7 @@ impl World {
             now_ns: SECOND,
             server: Arc::new(server),
             answers: Answers::Kept,
+            silent: false,
             peers: BTreeMap::new(),
             next_fd: 100,
             machines: Vec::new(),
@@ -202,7 +187,7 @@ impl World {
 
     /// The service does what it has to; whether there was anything.
     fn serve(&mut self, index: u32) -> bool {
-        if self.answers == Answers::Never {
+        if self.silent {
             return false;
         }
         let Some((link, peer)) = self.peers.get_mut(&index) else { return false };
@@ -282,37 +267,6 @@ impl World {
     fn delivered(&self) -> u64 {
         self.shard.terms().delivered
     }
-}
-
-/// Target and body of a whole request.
-fn take_request(heard: &mut Vec<u8>) -> Option<(String, String)> {
-    let text = String::from_utf8(heard.clone()).expect("text");
-    let (head, rest) = text.split_once("\r\n\r\n")?;
-    let length: usize = head.split_once("Content-Length: ")?.1.split("\r\n").next()?.parse().expect("a number");
-    let body = rest.get(..length)?.to_owned();
-    let target = head.split(' ').nth(1).expect("a target").to_owned();
-    heard.drain(..head.len() + 4 + length);
-    Some((target, body))
-}
-
-/// Answers with 201; whether FIN follows.
-fn answer_by(answers: Answers, tls: &mut ServerConnection, body: &str) -> bool {
-    const HEAD: &str = "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\n";
-    let length = format!("Content-Length: {}\r\n", body.len());
-    if answers == Answers::NewKeys {
-        tls.refresh_traffic_keys().expect("TLS 1.3");
-    }
-    let text = match answers {
-        Answers::Kept | Answers::Closing | Answers::NewKeys => format!("{HEAD}{length}\r\n{body}"),
-        Answers::UntilClose | Answers::UntilCut => format!("{HEAD}\r\n{body}"),
-        Answers::Half => format!("{HEAD}{length}\r\n{}", &body[..body.len() / 2]),
-        Answers::Never => return false,
-    };
-    tls.writer().write_all(text.as_bytes()).expect("memory");
-    if matches!(answers, Answers::Closing | Answers::UntilClose) {
-        tls.send_close_notify();
-    }
-    !matches!(answers, Answers::Kept | Answers::NewKeys)
 }
 
 /// A world whose service shows a bad certificate: an hour with a record that waits, then a good one.
@@ -417,9 +371,9 @@ fn c18_a_record_whose_answer_is_cut_before_its_id_is_sent_again() {
     world.send("first");
     assert_eq!((world.delivered(), world.films.len()), (1, 1));
     // The id is there already, so that the record step alone meets this.
-    world.answers = Answers::Never;
+    world.silent = true;
     world.send("second");
-    world.answers = Answers::Kept;
+    world.silent = false;
     world.settle();
     assert_eq!(world.delivered(), 2);
     for cut in [Answers::UntilCut, Answers::Half] {
@@ -482,14 +436,14 @@ fn a_service_that_changes_its_keys_at_each_answer_gets_every_record() {
 fn a_handshake_that_is_not_answered_ends_with_the_connect_timeout() {
     let authority = Authority::new("Plant");
     let mut world = World::plain(&authority, authority.issue(&[HOST]).server(BOTH, None));
-    world.answers = Answers::Never;
+    world.silent = true;
     world.send("record");
     world.pass(5 * SECOND - 1);
     assert_eq!((world.peers.len(), world.problem()), (1, None));
     world.pass(1);
     assert_eq!(world.peers.len(), 0);
     assert_eq!(world.problem().as_deref(), Some("no whole TLS handshake within 5s"));
-    world.answers = Answers::Kept;
+    world.silent = false;
     world.pass(SECOND);
     assert_eq!((world.delivered(), world.problem()), (1, None));
 }
