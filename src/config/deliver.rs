@@ -1,5 +1,6 @@
 //! `[sequence]` and `[deliver]`: where records go.
 
+use super::answers::answers;
 use super::problem::Refusal;
 use super::settings::{Deliver, Sequence, Url};
 use super::units::show_duration;
@@ -51,7 +52,7 @@ pub(super) fn sequence(section: Section<'_, '_>) -> Option<Sequence> {
     Some(Sequence { url: url?, id_at: id_at.unwrap_or_else(|| "/id".to_owned()) })
 }
 
-fn json_pointer(text: &str) -> Result<String, Refusal> {
+pub(super) fn json_pointer(text: &str) -> Result<String, Refusal> {
     let remedy = "a JSON pointer (RFC 6901) into the answer, such as \"/id\" for {\"id\": 1}";
     if !text.is_empty() && !text.starts_with('/') {
         return Err(Refusal::new("a JSON pointer begins with /", remedy).with_nearest(Some(&format!("/{text}"))));
@@ -82,6 +83,7 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Opti
     let secure = url.iter().chain(id_url).any(|url| url.secure);
     let tls = super::tls::tls(section.section("tls"), secure);
     let success = success(&section);
+    let answers = answers(section.section("answers"), section.section("confirm"), &success, has_sequence);
     let answer_type = section.parsed("answer_type", "a media type such as \"application/json\"", |text| {
         let name = media_type(text)?;
         if name.contains(';') {
@@ -127,6 +129,7 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Opti
         success,
         answer_type,
         answer_id_at,
+        answers,
         connections,
         pipeline,
         timeout,

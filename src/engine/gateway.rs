@@ -7,6 +7,7 @@ use super::files::{core_directories, create_private_directory};
 use super::lines::Lines;
 use super::listen::{ListenError, Listeners, bind_admin, bind_all};
 use super::lock::{LockError, StateLock};
+use super::parking::ParkedOnCores;
 use super::probe::{self, ProbeError};
 use crate::config::{Durability, Limits, OnMissing, Settings, Source, SourceKind};
 use crate::journal::OpenError;
@@ -509,9 +510,12 @@ impl Gateway {
             let control = tokio::spawn(control.run(requests));
             let ready = std::mem::take(&mut self.ready);
             let ready = tokio::spawn(announce(ready, address, ready_file, self.settings.gateway.cores.len()));
+            let parked = ParkedOnCores { mailboxes: self.mailboxes.clone() };
+            let left = tokio::spawn(parked.do_what_was_left(self.settings.gateway.state_dir.clone()));
             let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), self.settings.deliver.drain));
             let ended = self.wait(ready).await;
             stop.abort();
+            left.abort();
             control.abort();
             let _ = close_admin.send(());
             // It ends within its own deadline.
@@ -534,6 +538,17 @@ impl Gateway {
         };
         let mut gateway =
             admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, ask);
+        let (list, disposer) = (ParkedOnCores { mailboxes: self.mailboxes.clone() }, self.mailboxes.clone());
+        gateway.parked = Some(admin::Parked {
+            list: Box::new(move |limit| {
+                let cores = list.clone();
+                Box::pin(async move { cores.list(limit).await })
+            }),
+            dispose: Box::new(move |disposal, of| {
+                let cores = ParkedOnCores { mailboxes: disposer.clone() };
+                Box::pin(async move { cores.dispose(disposal, of).await })
+            }),
+        });
         let ask_cores = gateway.request;
         let names = settings.sources.iter().enumerate();
         let ids = names.map(|(index, source)| (source.name.clone(), SourceId(index as u16))).collect();

@@ -23,6 +23,8 @@ pub enum Area {
     Source,
     /// The API does not take records; intake goes on.
     Route,
+    /// Records are kept aside for an operator.
+    Parked,
 }
 
 impl Area {
@@ -232,6 +234,12 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
         if let Some(text) = &source.problem {
             problems.push(Problem { area: Area::Source, name: source.name.clone(), text: text.clone() });
         }
+    }
+    if report.terms.parked > 0 {
+        let count = report.terms.parked;
+        let (records, them) = if count == 1 { ("record is", "it") } else { ("records are", "them") };
+        let text = format!("{count} {records} parked, since the API refused {them}: ringest queue list --parked");
+        problems.push(Problem { area: Area::Parked, name: "queue".to_owned(), text });
     }
     for route in &report.routes {
         if let Some(text) = &route.problem {
