@@ -65,11 +65,12 @@ impl World {
         std::fs::write(&ca, authority.pem()).expect("a file");
         let tls = format!("tls = {{ ca = \"{}\" }}", ca.display());
         let text = format!(
-            "[[source]]\nname = \"m\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\n[journal]\nmax_size = \"64MiB\"\n{sections}\n[deliver]\n\
+            "[[source]]\nname = \"m\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\n{sections}\n[deliver]\n\
              url = \"https://{HOST}/films/\"\n{tls}\n{keys}\n"
         );
         let mut settings: Settings = config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}"));
         settings.journal.durability = Durability::Memory;
+        settings.journal.max_bytes = 16 << 20;
         let mut storage = FsStorage::open(directory.path()).expect("a directory");
         let journal = journal::open(&mut storage, &journal::Options::new(&settings.journal, 0, 1)).expect("a journal");
         let client = Client::new(settings.deliver.tls.as_ref().expect("a URL is https")).expect("checked");
