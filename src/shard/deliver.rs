@@ -131,13 +131,13 @@ impl Shard {
                     let Some(lane) = self.apis[index].ready.pop_front() else { break };
                     self.render(now, lane, &mut conn.connection);
                 }
-                if !conn.connection.out.is_empty() {
-                    if let Some(bytes) = self.sealed(now, link, &mut conn) {
-                        conn.connection.sending = true;
-                        self.counters.api_sends += 1;
-                        self.ops.push_back(Op::Send { link, fd: fd.expect("an open connection has a file"), bytes });
-                        self.set_api_timer(link, &mut conn.connection);
-                    }
+                if !conn.connection.out.is_empty()
+                    && let Some(bytes) = self.sealed(now, link, &mut conn)
+                {
+                    conn.connection.sending = true;
+                    self.counters.api_sends += 1;
+                    self.ops.push_back(Op::Send { link, fd: fd.expect("an open connection has a file"), bytes });
+                    self.set_api_timer(link, &mut conn.connection);
                 }
                 self.links.put(link, State::Api(conn));
             }
