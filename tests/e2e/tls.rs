@@ -85,11 +85,11 @@ impl Service {
             while !rest.is_empty() && good {
                 tls.read_tls(&mut rest).ok()?;
                 good = tls.process_new_packets().is_ok();
-                while let Ok(count @ 1..) = tls.reader().read(&mut bytes_of(&mut heard)) {
-                    heard.truncate(heard.len() - MORE + count);
+                let mut more = [0; 4096];
+                while let Ok(count @ 1..) = tls.reader().read(&mut more) {
+                    heard.extend_from_slice(&more[..count]);
                     self.set(|seen| seen.heard_bytes += count);
                 }
-                heard.truncate(heard.len() - MORE);
             }
             if !counted && !tls.is_handshaking() {
                 counted = true;
@@ -142,15 +142,6 @@ impl Service {
             assert_eq!(assert_whole(&machine, &numbers), count, "{machine}");
         }
     }
-}
-
-const MORE: usize = 4096;
-
-/// Room behind what was heard.
-fn bytes_of(heard: &mut Vec<u8>) -> &mut [u8] {
-    let begin = heard.len();
-    heard.resize(begin + MORE, 0);
-    &mut heard[begin..]
 }
 
 /// Writes the CA's certificate; the configuration trusts it.
