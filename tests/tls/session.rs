@@ -45,12 +45,12 @@ impl Pair {
         assert_eq!(session.start(&mut out), Ok(Progress::Handshaking));
         let (to_client, plain, heard) = (Vec::new(), Vec::new(), Vec::new());
         let mut pair = Self { session, server, to_client, plain, heard, error: None };
-        pair.to_server(&out);
+        pair.hand_over(&out);
         pair
     }
 
     /// The server takes bytes and says what it has to say.
-    fn to_server(&mut self, mut bytes: &[u8]) {
+    fn hand_over(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.error.is_none() {
             self.server.read_tls(&mut bytes).expect("memory");
             match self.server.process_new_packets() {
@@ -81,7 +81,7 @@ impl Pair {
         let mut bytes: Vec<u8> = self.to_client.drain(..count).collect();
         let mut out = Vec::new();
         let result = self.session.receive(&mut bytes, &mut self.plain, &mut out);
-        self.to_server(&out);
+        self.hand_over(&out);
         result
     }
 
@@ -96,7 +96,7 @@ impl Pair {
     fn send(&mut self, text: &[u8]) {
         let mut out = Vec::new();
         self.session.send(text, &mut out).expect("an open session");
-        self.to_server(&out);
+        self.hand_over(&out);
     }
 }
 
