@@ -22,3 +22,4 @@ mod process;
 mod queue;
 mod site;
 mod stops;
+mod tls;

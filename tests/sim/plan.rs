@@ -372,6 +372,7 @@ fn delimited_framing(rng: &mut fastrand::Rng, body: Body) -> Framing {
 fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, Contract) {
     let two_steps = rng.u8(..3) > 0;
     let url = |target: &str, port: u16| Url {
+        secure: false,
         authority: Authority { host: HOST.into(), port },
         host_header: format!("{HOST}:{port}"),
         target: target.into(),
@@ -393,6 +394,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         url: url("/films/", port),
         body: body.template(two_steps),
         content_type: if body == Body::Raw { "application/octet-stream" } else { "application/json" }.into(),
+        tls: None,
         headers: vec![("X-Plant".into(), "3".into())],
         success: vec![201],
         answer_type: None,
