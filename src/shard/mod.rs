@@ -5,6 +5,7 @@
 //!   settle them; `secure`: those connections over TLS. `backlog`: what lies behind the window comes back from the journal.
 
 mod backlog;
+mod batch;
 mod deliver;
 mod intake;
 mod lane;
