@@ -4,6 +4,7 @@
 //! the nearest known word. What is not built yet is refused and never ignored. Nothing here opens a port or an address; the
 //! only files that are read are the configuration and those that it names for secrets.
 
+mod changes;
 mod deliver;
 mod example;
 mod framing;
@@ -16,11 +17,13 @@ mod units;
 mod url;
 mod walk;
 
+pub use changes::{Change, Changes};
 pub use example::EXAMPLE;
 pub use framing::show_framing;
 pub(crate) use nearest::nearest;
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
+pub(crate) use url::overlap;
 pub use units::{show_bytes, show_duration, show_line, show_size};
 
 use std::collections::BTreeMap;

@@ -22,15 +22,15 @@ pub(super) struct Api {
     pub authority: Authority,
     /// Open and connecting.
     pub connections: Vec<LinkId>,
-    connecting: usize,
+    pub connecting: usize,
     /// Connections with room for another request; the last one used is used first, so that spare ones go idle.
-    available: Vec<LinkId>,
+    pub available: Vec<LinkId>,
     pub ready: VecDeque<u32>,
     /// Connects failed in a row; those of one turn, which fail together, are one failure.
-    failures: u32,
+    pub failures: u32,
     /// When that was last counted: a connect that had begun before adds nothing.
     failed_ns: u64,
-    retry_ns: u64,
+    pub retry_ns: u64,
     pub problem: Option<String>,
     /// The problem was logged, so its end will be.
     said: bool,
@@ -141,7 +141,7 @@ impl Shard {
         let count = wanted.saturating_sub(api.connecting).min(max.saturating_sub(api.connections.len()));
         for _ in 0..count {
             let connection = Connection { idle_ns: now.mono_ns, ..Connection::default() };
-            let link = self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection })));
+            let link = self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection, rules: None })));
             self.counters.api_connects += 1;
             let api = self.api(id);
             api.connections.push(link);
@@ -249,6 +249,9 @@ impl Shard {
     }
 
     fn list(&mut self, link: LinkId, conn: &mut ApiLink) {
+        if self.is_left(link, conn) {
+            return;
+        }
         if conn.connection.has_room(self.settings.deliver.pipeline) && !conn.connection.listed {
             conn.connection.listed = true;
             self.api(conn.api).available.push(link);
@@ -434,7 +437,7 @@ impl Shard {
 
     /// A connection is over. What is in flight on it is sent again at once where the peer may just have closed an idle
     /// connection (RFC 9112 section 9.3.1), and fails otherwise; the key tells the receiver what it has already.
-    fn lose_connection(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, why: &str, resend: bool) {
+    pub(super) fn lose_connection(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, why: &str, resend: bool) {
         self.close(link);
         let reused = conn.connection.answered > 0;
         let api = self.api(conn.api);
