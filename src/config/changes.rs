@@ -85,7 +85,11 @@ impl fmt::Display for Changes {
         for (what, names) in [("added", &self.added), ("removed", &self.removed), ("changed", &self.changed)] {
             if !names.is_empty() {
                 let more = if names.len() > NAMES_MAX { ", …" } else { "" };
-                parts.push(format!("{} {what} ({}{more})", names.len(), names[..names.len().min(NAMES_MAX)].join(", ")));
+                parts.push(format!(
+                    "{} {what} ({}{more})",
+                    names.len(),
+                    names[..names.len().min(NAMES_MAX)].join(", ")
+                ));
             }
         }
         parts.push(format!("{} unchanged", self.unchanged));
@@ -294,8 +298,10 @@ mod tests {
     #[test]
     fn what_needs_a_restart_is_named_with_both_values() {
         let changes = changes(|text| {
-            text.replace("cores = [0]", "cores = [0, 1]\nadmin = \"127.0.0.1:9700\"\nstate_dir = \"/srv/x\"\nname = \"n\"")
-                + "\n[journal]\nwindow = \"8MiB\"\ndurability = \"memory\"\n[limits]\nread_buffers = 64\n"
+            text.replace(
+                "cores = [0]",
+                "cores = [0, 1]\nadmin = \"127.0.0.1:9700\"\nstate_dir = \"/srv/x\"\nname = \"n\"",
+            ) + "\n[journal]\nwindow = \"8MiB\"\ndurability = \"memory\"\n[limits]\nread_buffers = 64\n"
         });
         let shown: Vec<String> = changes.restart.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -316,7 +322,8 @@ mod tests {
     #[test]
     fn sources_are_told_by_their_names_and_a_framing_belongs_to_those_that_use_it() {
         let changes = changes(|text| {
-            let text = text.replace("name = \"b\"", "name = \"c\"").replace("end = \"\\n\"", "end = \"\\n\"\ntrim = false");
+            let text =
+                text.replace("name = \"b\"", "name = \"c\"").replace("end = \"\\n\"", "end = \"\\n\"\ntrim = false");
             text.replace("[[source]]\n            name = \"c\"", "[[source]]\n name = \"c\"")
         });
         assert_eq!((&changes.added[..], &changes.removed[..]), (&["c".to_owned()][..], &["b".to_owned()][..]));

@@ -23,8 +23,8 @@ pub use framing::show_framing;
 pub(crate) use nearest::nearest;
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
-pub(crate) use url::overlap;
 pub use units::{show_bytes, show_duration, show_line, show_size};
+pub(crate) use url::overlap;
 
 use std::collections::BTreeMap;
 use std::path::Path;

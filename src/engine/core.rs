@@ -10,7 +10,7 @@ use super::ring::RingOptions;
 use crate::config::{Authority, Durability, Settings};
 use crate::journal::{self, Journal, Storage};
 use crate::observe::snapshot::{Counters, Snapshot};
-use crate::shard::{ApiId, Completion, Now, Op, Setup, Shard, SourceId};
+use crate::shard::{ApiId, Completion, Now, Op, Reload, Reloaded, Setup, Shard, SourceId};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
@@ -36,6 +36,9 @@ impl Core for Shard {
     }
     fn next_deadline(&self) -> Option<u64> {
         Self::next_deadline(self)
+    }
+    fn reload(&mut self, now: Now, reload: Reload) -> Reloaded {
+        Self::reload(self, now, reload)
     }
     fn stop(&mut self, now: Now) {
         Self::stop(self, now);

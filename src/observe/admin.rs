@@ -4,6 +4,7 @@
 //! A request whose Host is not a name of this machine's loopback is refused, so that a page from elsewhere cannot read the
 //! gateway by a name that it makes resolve to 127.0.0.1 (DNS rebinding).
 
+use super::loaded::Loaded;
 use super::metrics::{self, Identity};
 use super::process::ProcessUsage;
 use super::report::Report;
@@ -44,6 +45,8 @@ pub struct Gateway {
     pub started: Instant,
     /// The cores that must answer.
     pub cores: Vec<u16>,
+    /// What became of the last attempt to read the configuration.
+    pub loaded: Loaded,
     /// Asks every core for a snapshot and leaves out those that do not answer within [`ANSWER_TIMEOUT`].
     pub request: Box<dyn Fn() -> SnapshotFuture + Send + Sync>,
 }
@@ -69,7 +72,14 @@ impl Gateway {
                 snapshots
             })
         };
-        Self { name, durability, started: Instant::now(), cores: (0..cores).collect(), request: Box::new(request) }
+        Self {
+            name,
+            durability,
+            started: Instant::now(),
+            cores: (0..cores).collect(),
+            loaded: Loaded::default(),
+            request: Box::new(request),
+        }
     }
 }
 
@@ -137,7 +147,9 @@ impl Admin {
         for snapshot in answered {
             last.insert(snapshot.core, snapshot);
         }
-        Report::merge(last.values().cloned().collect(), &silent)
+        let mut report = Report::merge(last.values().cloned().collect(), &silent);
+        report.problems.extend(self.gateway.loaded.problem());
+        report
     }
 
     fn uptime_s(&self) -> f64 {
@@ -163,7 +175,8 @@ async fn page() -> Response {
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     let report = admin.report().await;
-    let status = report.status(&admin.gateway.name, admin.durability(), admin.uptime_s(), ProcessUsage::now());
+    let mut status = report.status(&admin.gateway.name, admin.durability(), admin.uptime_s(), ProcessUsage::now());
+    status["config"] = admin.gateway.loaded.status();
     Json(status).into_response()
 }
 
@@ -204,6 +217,7 @@ async fn metrics_text(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Re
         durability: admin.durability(),
         uptime_s: admin.uptime_s(),
         process: ProcessUsage::now(),
+        loaded: admin.gateway.loaded.clone(),
     };
     let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     if accepts.into_iter().any(|accept| accept.contains("application/openmetrics-text")) {

@@ -13,8 +13,8 @@ use super::link::{ApiLink, State, Stream};
 use super::timer::Timer;
 use super::{ApiId, Fd, LinkId, Now, Op, Phase, Shard, SourceId, request_head};
 use crate::config::{Authority, Flow, LaneKey, Settings, SourceKind};
-use crate::delivery::{InFlight, Step};
 use crate::delivery::template::Template;
+use crate::delivery::{InFlight, Step};
 use crate::http::client::MediaType;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -76,7 +76,8 @@ impl Shard {
             self.accept_early(now);
         }
         self.bury();
-        let live: Vec<SourceId> = self.sources.iter().filter(|source| !source.retired).map(|source| source.id).collect();
+        let live: Vec<SourceId> =
+            self.sources.iter().filter(|source| !source.retired).map(|source| source.id).collect();
         self.held_bytes_max = super::pressure::held_bytes_max(&self.settings, &live);
         if old.limits.connections != self.settings.limits.connections {
             self.fit_connections();
@@ -243,12 +244,17 @@ impl Shard {
         let mut seen = HashSet::new();
         for journal in (1..self.journals.len()).chain([0]) {
             let state = &self.journals[journal];
-            let unsettled = state.journal.origins().filter(|(_, origin, unsettled)| *unsettled > 0 && *origin.source == *name);
+            let unsettled =
+                state.journal.origins().filter(|(_, origin, unsettled)| *unsettled > 0 && *origin.source == *name);
             let mut found: Vec<(u32, String, u32)> = unsettled
-                .map(|(reference, origin, _)| (origin.lane, origin.name.to_string(), state.origin_lanes[reference.0 as usize]))
+                .map(|(reference, origin, _)| {
+                    (origin.lane, origin.name.to_string(), state.origin_lanes[reference.0 as usize])
+                })
                 .collect();
             // Lanes that were at work side by side have no order to keep; what is under way cannot be told to wait.
-            found.sort_unstable_by_key(|(number, _, lane)| (self.lanes[*lane as usize].doing != Doing::InFlight, *number));
+            found.sort_unstable_by_key(|(number, _, lane)| {
+                (self.lanes[*lane as usize].doing != Doing::InFlight, *number)
+            });
             found.dedup();
             for (_, name, lane) in found {
                 if !seen.insert(name.clone()) && self.lanes[lane as usize].doing == Doing::InFlight {
@@ -342,7 +348,9 @@ impl Shard {
         if let Some(index) = self.apis.iter().position(|api| api.authority == *authority) {
             return ApiId(index as u8);
         }
-        let others = |shard: &Self| (0..shard.apis.len() as u8).map(ApiId).filter(|id| !shard.is_current(*id)).collect::<Vec<_>>();
+        let others = |shard: &Self| {
+            (0..shard.apis.len() as u8).map(ApiId).filter(|id| !shard.is_current(*id)).collect::<Vec<_>>()
+        };
         let mut free = others(self).into_iter().find(|id| self.api(*id).connections.is_empty());
         if free.is_none() && self.apis.len() == APIS_MAX {
             // So many addresses within the time of an answer: the requests to one of them go out again.
@@ -412,7 +420,7 @@ impl Shard {
     pub(super) fn by_rules<T>(&mut self, conn: Box<ApiLink>, work: impl FnOnce(&mut Self, Box<ApiLink>) -> T) -> T {
         let Some(rules) = conn.rules.clone() else { return work(self, conn) };
         let settings = std::mem::replace(&mut self.settings, Arc::clone(&rules.settings));
-        let answer_type = std::mem::replace(&mut self.answer_type, rules.answer_type.clone());
+        let answer_type = std::mem::replace(&mut self.answer_type, rules.answer_type);
         self.by_old_rules = true;
         let done = work(self, conn);
         self.by_old_rules = false;

@@ -35,6 +35,8 @@ pub struct Behaviour {
 #[derive(Default)]
 struct Memory {
     films: Vec<Film>,
+    /// Record steps that were refused as [`Api::refuse`] says.
+    refused: Vec<Film>,
     ids: HashMap<String, usize>,
     connections: usize,
     /// When each record step came, the refused ones too.
@@ -67,6 +69,11 @@ impl Api {
     /// The record steps in the order in which they came.
     pub fn films(&self) -> Vec<Film> {
         self.memory.lock().expect("no thread panics with it").films.clone()
+    }
+
+    /// The record steps that [`Api::refuse`] had refused, in the order in which they came.
+    pub fn refused(&self) -> Vec<Film> {
+        self.memory.lock().expect("no thread panics with it").refused.clone()
     }
 
     /// From now on every record step is answered with this status line and header fields (`401 Unauthorized`), or taken.
@@ -111,6 +118,7 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                     status = "422 Unprocessable Content";
                 } else if let Some(refusal) = memory.refusal {
                     status = refusal;
+                    memory.refused.push(Film { key, body, data });
                 } else {
                     memory.films.push(Film { key, body, data });
                     taken = value["id"].as_u64().unwrap_or(0) as usize;

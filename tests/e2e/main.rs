@@ -18,5 +18,6 @@ mod paths;
 mod ports;
 mod process;
 mod queue;
+mod reload;
 mod site;
 mod stops;
