@@ -103,8 +103,8 @@ fn sources_come_and_go_while_untouched_ports_and_connections_go_on_without_a_gap
     assert_eq!(descriptors(&gateway, &goes), [""; 0], "its port is closed");
     assert_eq!(descriptors(&gateway, &stays), held, "it was never closed");
     let log = gateway.process.log();
-    let said = "sources: 2 added (added, more), 1 removed (goes), 0 changed";
-    assert!(log.contains("2 added (added, more), 1 removed (goes), 3 unchanged"), "{said}: {log}");
+    let said = "sources: 2 added (added, more), 1 removed (goes), 3 unchanged";
+    assert!(log.contains(said), "{log}");
     assert!(!log.contains("open again"), "{log}");
 
     stays_pty.send_bytes(b"0000\r");
@@ -432,7 +432,7 @@ fn a_broken_file_changes_nothing_and_says_why_until_it_is_mended() {
     let became = gateway.reload(&site, config().deliver("conections", "4").source("b", "tcp", "listen = \"x\""));
     assert_eq!(became["last_reload_successful"], false);
     for words in [became["error"].as_str().expect("why"), &gateway.process.log()] {
-        for part in ["deliver.conections", "did you mean connections", "there is no such kind of source", "2 problems"]
+        for part in ["deliver.conections", "did you mean \"connections\"", "there is no such kind of source", "2 problems"]
         {
             assert!(words.contains(part), "{part}: {words}");
         }
