@@ -2,10 +2,12 @@
 //! With `RINGEST_BLESS=1` in the environment the expected texts are written anew, to be read before they are committed.
 
 use ringest::config::{
-    self, Authority, Checksum, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle, Journal,
-    LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial, Settings,
-    Source, SourceKind, Url, WhenFull,
+    self, Answers, Authority, Checksum, Confirm, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway,
+    Idle, Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence,
+    Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
+use ringest::delivery::confirm::ConfirmPath;
+use ringest::delivery::route::Reaction;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -228,6 +230,17 @@ retry.max = "1s"
 order = "lane"
 drain = "0s"
 
+[deliver.answers]
+retry = [404]
+pause = [400]
+confirm = [202]
+attempts = 5
+parked_max = 12
+
+[deliver.confirm]
+path = "/films/{{id}}/"
+data_at = "/film/data"
+
 [limits]
 read_buffer = "1KiB"
 read_buffers = 64
@@ -312,6 +325,15 @@ fn every_key_reaches_its_setting() {
             success: vec![200, 409],
             answer_type: Some("application/json".to_owned()),
             answer_id_at: Some("/film/id".to_owned()),
+            answers: Answers {
+                given: vec![(404, Reaction::Retry), (400, Reaction::Pause), (202, Reaction::Confirm),],
+                attempts: 5,
+                parked_max: 12,
+                confirm: Some(Confirm {
+                    path: ConfirmPath::parse("/films/{{id}}/", true).unwrap(),
+                    data_at: "/film/data".to_owned(),
+                }),
+            },
             connections: 3,
             pipeline: 4,
             timeout: Duration::from_secs(2),

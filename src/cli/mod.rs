@@ -7,6 +7,7 @@ use std::process::ExitCode;
 pub mod check;
 mod checks;
 pub mod config;
+mod decide;
 pub mod demo;
 pub mod doctor;
 pub mod frame;

@@ -1,12 +1,14 @@
 //! `ringest queue`: what waits to be delivered, from the journal's files. Nothing is changed, so the gateway may run or not.
 
 use super::check::print;
+use super::decide::{Chosen, decide};
 use super::{Failure, exit};
 use crate::config;
 use crate::delivery::template::{rfc3339_micros, write_hex};
-use crate::engine::{LockError, Pending, View, lock_holder, open_views};
+use crate::engine::{Decision, LockError, Pending, View, decisions_left, lock_holder, open_views};
 use crate::framing::FrameFlags;
 use crate::journal::{OpenError, Report};
+use crate::shard::Disposal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -51,6 +53,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Deliver parked records after all, under their keys and with their ids
+    Retry {
+        #[command(flatten)]
+        chosen: Chosen,
+    },
+    /// Delete parked records for good
+    Discard {
+        #[command(flatten)]
+        chosen: Chosen,
+    },
     /// All records that wait to be delivered as JSON, one a line, each machine's in order
     Export {
         #[command(flatten)]
@@ -73,11 +85,15 @@ struct Of {
     /// Only records of this source
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
+    /// Only parked records: those that the API refused for good
+    #[arg(long)]
+    parked: bool,
 }
 
 impl Of {
     fn has(&self, record: &Pending<'_>) -> bool {
-        self.source.as_deref().is_none_or(|source| source == record.source || source == record.name)
+        let is_of = self.source.as_deref().is_none_or(|source| source == record.source || source == record.name);
+        is_of && (!self.parked || record.parked.is_some())
     }
 }
 
@@ -90,13 +106,15 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::List { of, limit, json } => list(&of, limit, json),
         Command::Show { place, record, json } => show(&place, &record, json),
+        Command::Retry { chosen } => decide(Disposal::Retry, &chosen),
+        Command::Discard { chosen } => decide(Disposal::Discard, &chosen),
         Command::Export { of } => export(&of),
         Command::Verify { place, json } => verify(&place, json),
     }
 }
 
 /// The state directory: named itself, or by a configuration.
-fn state_directory(place: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn state_directory(place: &Path) -> Result<PathBuf, Failure> {
     let directory = if place.is_dir() {
         place.to_owned()
     } else {
@@ -121,8 +139,8 @@ fn unreadable(directory: &Path, error: &OpenError) -> Failure {
     Failure::new(exit::JOURNAL, format!("{}: {error}", directory.display()))
 }
 
-/// Visits all records that wait; `begin` is told when they are read from the start, once or again.
-fn visit(
+/// Visits all records that wait or are parked; `begin` is told when they are read from the start, once or again.
+pub(super) fn visit(
     directory: &Path,
     mut begin: impl FnMut(),
     mut each: impl FnMut(&Pending<'_>) -> ControlFlow<()>,
@@ -151,7 +169,7 @@ fn visit(
 }
 
 /// How a list names a record: unique in its state directory.
-fn short_name(record: &Pending<'_>) -> String {
+pub(super) fn short_name(record: &Pending<'_>) -> String {
     let number = record.key.rsplit('-').next().unwrap_or_default();
     format!("{}-{number}", record.core)
 }
@@ -184,6 +202,12 @@ fn json_of(record: &Pending<'_>) -> Value {
         "id": record.id,
         "received_at": time(record.received_wall_ns),
         "flags": flags(record),
+        "parked": record.parked.map(|parked| json!({
+            "status": parked.status,
+            "attempts": parked.attempts,
+            "at": time(parked.parked_wall_ns),
+            "answer": String::from_utf8_lossy(&parked.answer),
+        })),
         "machine_key": (!record.machine_key.is_empty()).then(|| String::from_utf8_lossy(record.machine_key)),
         "bytes": record.data.len(),
         "text": std::str::from_utf8(record.data).ok(),
@@ -194,6 +218,7 @@ fn json_of(record: &Pending<'_>) -> Value {
 #[derive(Debug, Default)]
 struct Total {
     records: u64,
+    parked: u64,
     bytes: u64,
     oldest_wall_ns: u64,
 }
@@ -218,6 +243,7 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
                     .entry(record.source.to_owned())
                     .or_insert_with(|| Total { oldest_wall_ns: u64::MAX, ..Total::default() });
                 total.records += 1;
+                total.parked += u64::from(record.parked.is_some());
                 total.bytes += record.data.len() as u64;
                 total.oldest_wall_ns = total.oldest_wall_ns.min(record.received_wall_ns);
                 if first.len() < limit {
@@ -228,24 +254,39 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
         },
     )?;
     let records: u64 = totals.values().map(|total| total.records).sum();
+    let parked: u64 = totals.values().map(|total| total.parked).sum();
     if as_json {
         let sources: Vec<Value> = totals
             .iter()
             .map(|(source, total)| {
-                let Total { records, bytes, oldest_wall_ns } = total;
-                json!({ "source": source, "records": records, "bytes": bytes, "oldest_at": time(*oldest_wall_ns) })
+                let Total { records, parked, bytes, oldest_wall_ns } = total;
+                json!({
+                    "source": source, "records": records, "parked": parked, "bytes": bytes,
+                    "oldest_at": time(*oldest_wall_ns),
+                })
             })
             .collect();
         let first: Vec<&Value> = first.iter().map(|(json, _)| json).collect();
-        return print(&format!("{}\n", json!({ "records": records, "sources": sources, "first": first })));
+        return print(&format!(
+            "{}\n",
+            json!({ "records": records, "parked": parked, "sources": sources, "first": first })
+        ));
     }
-    let mut out = format!("{}: {records} records wait to be delivered\n", directory.display());
+    let mut out = format!("{}: {} records wait to be delivered", directory.display(), records - parked);
+    if parked > 0 {
+        let _ = write!(out, ", {parked} are parked");
+    }
+    out.push('\n');
+    for Decision { decision, records } in decisions_left(&directory)? {
+        let _ = writeln!(out, "  {} parked records: {} when the gateway starts", records.len(), decision.words());
+    }
     if records > 0 {
         let width = totals.keys().map(String::len).max().unwrap_or(0).max(6);
-        let _ = writeln!(out, "\n  {:<width$}  {:>9}  {:>12}  oldest", "source", "records", "bytes");
+        let _ = writeln!(out, "\n  {:<width$}  {:>9}  {:>9}  {:>12}  oldest", "source", "records", "parked", "bytes");
         for (source, total) in &totals {
-            let Total { records, bytes, oldest_wall_ns } = total;
-            let _ = writeln!(out, "  {source:<width$}  {records:>9}  {bytes:>12}  {}", time(*oldest_wall_ns));
+            let Total { records, parked, bytes, oldest_wall_ns } = total;
+            let oldest = time(*oldest_wall_ns);
+            let _ = writeln!(out, "  {source:<width$}  {records:>9}  {parked:>9}  {bytes:>12}  {oldest}");
         }
         let _ = writeln!(out, "\n  {:<14}  {:<27}  {:>6}  from and data", "record", "received", "bytes");
         first.iter().for_each(|(_, row)| out.push_str(row));
@@ -259,8 +300,15 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
 
 fn row(record: &Pending<'_>) -> String {
     let shown = &record.data[..record.data.len().min(SHOWN_BYTES_MAX)];
+    let parked = match record.parked {
+        Some(parked) => {
+            let answer = parked.answer[..parked.answer.len().min(SHOWN_BYTES_MAX)].escape_ascii();
+            format!("; parked: answered {} \"{answer}\"", parked.status)
+        }
+        None => String::new(),
+    };
     format!(
-        "  {:<14}  {}  {:>6}  {} \"{}\"{}\n",
+        "  {:<14}  {}  {:>6}  {} \"{}\"{}{parked}\n",
         short_name(record),
         time(record.received_wall_ns),
         record.data.len(),
@@ -309,6 +357,11 @@ fn whole(record: &Pending<'_>) -> String {
     let flags = flags(record);
     if !flags.is_empty() {
         line("flags", &flags.join(", "));
+    }
+    if let Some(parked) = record.parked {
+        let answer = parked.answer.escape_ascii();
+        line("parked", &time(parked.parked_wall_ns));
+        line("answer", &format!("{} \"{answer}\", refused {} times", parked.status, parked.attempts));
     }
     line("bytes", &record.data.len().to_string());
     for (index, bytes) in record.data.chunks(LINE_BYTES).enumerate() {

@@ -2,8 +2,10 @@
 //!
 //! Every key of [`Settings`] is named here once; the compiler asks for those that are added.
 
+use super::answers::Answers;
 use super::settings::{Deliver, Gateway, Journal, Limits, Sequence, Settings, Url, WhenFull};
 use super::units::{show_duration, show_size};
+use crate::delivery::route::Reaction;
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
@@ -214,6 +216,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
         success,
         answer_type,
         answer_id_at,
+        answers,
         connections,
         pipeline,
         timeout,
@@ -232,6 +235,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.note("success", success, &new.success, |statuses| format!("{statuses:?}"));
     keys.note("answer_type", answer_type, &new.answer_type, optional);
     keys.note("answer_id_at", answer_id_at, &new.answer_id_at, optional);
+    answers_changes(answers, &new.answers, &mut keys);
     keys.number("connections", *connections, new.connections);
     keys.number("pipeline", *pipeline, new.pipeline);
     keys.duration("timeout", *timeout, new.timeout);
@@ -240,6 +244,18 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.duration("retry.first", *retry_first, new.retry_first);
     keys.duration("retry.max", *retry_max, new.retry_max);
     keys.duration("drain", *drain, new.drain);
+}
+
+fn answers_changes(old: &Answers, new: &Answers, keys: &mut Keys<'_>) {
+    let Answers { given, attempts, parked_max, confirm } = old;
+    let shown = |given: &Vec<(u16, Reaction)>| {
+        let each = given.iter().map(|(status, reaction)| format!("{status} {}", word(reaction)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    keys.note("answers", given, &new.given, shown);
+    keys.number("answers.attempts", *attempts as usize, new.attempts as usize);
+    keys.number("answers.parked_max", *parked_max, new.parked_max);
+    keys.note_name("confirm", *confirm != new.confirm);
 }
 
 fn header_changes(old: &[(String, String)], new: &[(String, String)], keys: &mut Keys<'_>) {

@@ -1,5 +1,6 @@
 //! `[sequence]` and `[deliver]`: where records go.
 
+use super::answers::answers;
 use super::problem::Refusal;
 use super::settings::{Deliver, Sequence, Url};
 use super::units::show_duration;
@@ -51,7 +52,7 @@ pub(super) fn sequence(section: Section<'_, '_>) -> Option<Sequence> {
     Some(Sequence { url: url?, id_at: id_at.unwrap_or_else(|| "/id".to_owned()) })
 }
 
-fn json_pointer(text: &str) -> Result<String, Refusal> {
+pub(super) fn json_pointer(text: &str) -> Result<String, Refusal> {
     let remedy = "a JSON pointer (RFC 6901) into the answer, such as \"/id\" for {\"id\": 1}";
     if !text.is_empty() && !text.starts_with('/') {
         return Err(Refusal::new("a JSON pointer begins with /", remedy).with_nearest(Some(&format!("/{text}"))));
@@ -80,6 +81,7 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool) -> Option<De
     let body = body(&section, &content_type, has_sequence);
     let headers = headers(section.section("headers"));
     let success = success(&section);
+    let answers = answers(section.section("answers"), section.section("confirm"), &success, has_sequence);
     let answer_type = section.parsed("answer_type", "a media type such as \"application/json\"", |text| {
         let name = media_type(text)?;
         if name.contains(';') {
@@ -124,6 +126,7 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool) -> Option<De
         success,
         answer_type,
         answer_id_at,
+        answers,
         connections,
         pipeline,
         timeout,

@@ -4,6 +4,7 @@
 //! the nearest known word. What is not built yet is refused and never ignored. Nothing here opens a port or an address; the
 //! only files that are read are the configuration and those that it names for secrets.
 
+mod answers;
 mod changes;
 mod deliver;
 mod example;
@@ -17,6 +18,7 @@ mod units;
 mod url;
 mod walk;
 
+pub use answers::{Answers, Confirm};
 pub use changes::{Change, Changes};
 pub use example::EXAMPLE;
 pub use framing::show_framing;

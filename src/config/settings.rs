@@ -2,6 +2,7 @@
 //!
 //! Durations and sizes are resolved, paths are absolute, names are unique: whoever holds a [`Settings`] need not check again.
 
+use super::answers::Answers;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -342,6 +343,8 @@ pub struct Deliver {
     pub answer_type: Option<String>,
     /// JSON pointer (RFC 6901) at which such an answer must have the record's id.
     pub answer_id_at: Option<String>,
+    /// What other answers lead to.
+    pub answers: Answers,
     /// Connections per core and authority.
     pub connections: usize,
     /// Requests in flight on one connection.

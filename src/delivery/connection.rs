@@ -3,13 +3,15 @@
 use crate::http::client::{ResponseReader, RetryAfter};
 use std::collections::VecDeque;
 
-/// Which of the two steps a request is.
+/// Which step a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// A sequence id is asked for.
     Id,
     /// The record is posted.
     Record,
+    /// The service is asked what it has under the record's id.
+    Confirm,
 }
 
 /// A request without its answer.
@@ -55,7 +57,7 @@ pub struct Connection {
     pub idle_ns: u64,
     /// When its timer is set for; 0 is never.
     pub timer_ns: u64,
-    /// The body of an id step's answer.
+    /// The body of the oldest request's answer, as far as it is of use.
     pub body: Vec<u8>,
 }
 

@@ -1,6 +1,7 @@
 //! Records to the API: templates, connections, delays. The shard decides which record goes where and when.
 
 pub mod backoff;
+pub mod confirm;
 mod connection;
 pub mod route;
 pub mod template;

@@ -16,14 +16,22 @@ pub enum Reaction {
     Done,
     /// The record is tried again later; when everything fails, all wait and one probes.
     Retry,
+    /// The API refuses this record: after some attempts it is kept aside for an operator, and the next ones go on.
+    Park,
+    /// The service is asked whether it has the record.
+    Confirm,
     /// The API or its configuration is at fault, and every record would be refused alike: all wait and one probes.
     Pause,
 }
 
-/// What a status leads to. `success`: those that mean delivered. At the id step every 2xx does, if it brings an id.
-pub fn reaction(status: u16, success: &[u16]) -> Reaction {
+/// What a status of the record step leads to. `success`: those that mean delivered; `given`: those that are configured.
+pub fn reaction(status: u16, success: &[u16], given: &[(u16, Reaction)]) -> Reaction {
+    if let Some((_, reaction)) = given.iter().find(|(other, _)| *other == status) {
+        return *reaction;
+    }
     match status {
         _ if success.contains(&status) => Reaction::Done,
+        400 | 409 | 413 | 415 | 422 => Reaction::Park,
         // A redirect is never followed (the next address might not be the plant's); the others are about who asks, where
         // and how, and no other record would fare better.
         300..=399 | 401..=407 | 410 | 426 | 451 | 501 | 505 | 511 if status != 406 => Reaction::Pause,
@@ -37,7 +45,8 @@ enum State {
     #[default]
     Open,
     /// None before this time, in monotonic nanoseconds; then one.
-    Held { until_ns: u64 },
+    /// Nothing sent before counts, if an answer said to wait.
+    Held { until_ns: u64, told: bool },
     /// One is on its way.
     Probing { sent_ns: u64 },
 }
@@ -72,7 +81,7 @@ impl Route {
     /// Whether one request may go out as a probe now. It is on its way then.
     pub fn take_probe(&mut self, now_ns: u64) -> bool {
         match self.state {
-            State::Held { until_ns } if now_ns >= until_ns => {
+            State::Held { until_ns, .. } if now_ns >= until_ns => {
                 self.state = State::Probing { sent_ns: now_ns };
                 true
             }
@@ -87,6 +96,9 @@ impl Route {
 
     /// An answer shows that the API works; whether requests were held back until now.
     pub fn worked(&mut self) -> bool {
+        if matches!(self.state, State::Held { told: true, .. }) {
+            return false; // it was on its way before
+        }
         let held = !self.is_open();
         *self = Self::default();
         held
@@ -107,11 +119,11 @@ impl Route {
             State::Open => {}
             _ if probe => {}
             // On its way since before: it tells nothing new, but may say for how long.
-            State::Held { until_ns } => {
+            State::Held { until_ns, .. } => {
                 let longer = told.map(|told| now_ns + told.min(RETRY_AFTER_MAX).as_nanos() as u64);
                 return match longer.filter(|longer| *longer > until_ns) {
                     Some(until_ns) => {
-                        self.state = State::Held { until_ns };
+                        self.state = State::Held { until_ns, told: true };
                         Hold::Until(until_ns)
                     }
                     None => Hold::Already,
@@ -129,14 +141,14 @@ impl Route {
             Some(told) => told.min(RETRY_AFTER_MAX).as_nanos() as u64 + rng.u64(0..=first.as_nanos() as u64),
             None => backoff::delay_ns(rng, first, max, self.holds).max(1_000_000),
         };
-        self.state = State::Held { until_ns: now_ns + wait_ns };
+        self.state = State::Held { until_ns: now_ns + wait_ns, told: told.is_some() };
         Hold::Until(now_ns + wait_ns)
     }
 
     /// When a probe may go, if requests are held back.
     pub fn held_until_ns(&self) -> Option<u64> {
         match self.state {
-            State::Held { until_ns } => Some(until_ns),
+            State::Held { until_ns, .. } => Some(until_ns),
             _ => None,
         }
     }
@@ -194,16 +206,23 @@ mod tests {
         fail(&mut route, SECOND, Some(7));
         assert_eq!(fail(&mut route, SECOND, Some(60)), Hold::Until(61 * SECOND), "the longest counts");
         assert_eq!(fail(&mut route, SECOND, Some(1)), Hold::Already);
+        assert!(!route.worked() && !route.is_open(), "what was sent before does not count");
+        assert!(route.take_probe(61 * SECOND) && route.worked() && route.is_open());
     }
 
     #[test]
     fn statuses_about_the_api_pause_and_those_about_the_moment_do_not() {
         for status in [301, 302, 307, 401, 403, 404, 405, 410] {
-            assert_eq!(reaction(status, &[201]), Reaction::Pause, "{status}");
+            assert_eq!(reaction(status, &[201], &[]), Reaction::Pause, "{status}");
         }
-        for status in [200, 202, 204, 400, 406, 408, 413, 429, 500, 502, 503, 504] {
-            assert_eq!(reaction(status, &[201]), Reaction::Retry, "{status}");
+        for status in [200, 202, 204, 406, 408, 429, 500, 502, 503, 504] {
+            assert_eq!(reaction(status, &[201], &[]), Reaction::Retry, "{status}");
         }
-        assert_eq!(reaction(302, &[201, 302]), Reaction::Done);
+        for status in [400, 409, 413, 415, 422] {
+            assert_eq!(reaction(status, &[201], &[]), Reaction::Park, "{status}");
+        }
+        assert_eq!(reaction(302, &[201, 302], &[]), Reaction::Done);
+        let given = [(400, Reaction::Pause), (202, Reaction::Confirm)];
+        assert_eq!(given.map(|(status, _)| reaction(status, &[201], &given)), given.map(|(_, reaction)| reaction));
     }
 }

@@ -9,8 +9,8 @@ use super::listen::Listeners;
 use super::ring::RingOptions;
 use crate::config::{Authority, Durability, Settings};
 use crate::journal::{self, Journal, Storage};
-use crate::observe::snapshot::{Counters, Snapshot};
-use crate::shard::{ApiId, Completion, Now, Op, Reload, Reloaded, Setup, Shard, SourceId};
+use crate::observe::snapshot::{Counters, ParkedList, Snapshot};
+use crate::shard::{ApiId, Completion, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
@@ -57,6 +57,12 @@ impl Core for Shard {
     }
     fn counters_mut(&mut self) -> &mut Counters {
         Self::counters_mut(self)
+    }
+    fn dispose(&mut self, disposal: Disposal, of: &Selection) -> u64 {
+        Self::dispose(self, disposal, of)
+    }
+    fn parked(&self, limit: usize) -> ParkedList {
+        Self::parked(self, limit)
     }
     fn destination(&self, api: ApiId) -> Authority {
         self.destinations().swap_remove(usize::from(api.0))

@@ -15,8 +15,10 @@ use super::ring::{Cqe, Ring, RingOptions};
 use super::segments::{SegmentFile, SegmentFiles};
 use crate::config::{Authority, Settings};
 use crate::journal::BlockFile;
-use crate::observe::snapshot::{Counters, Snapshot};
-use crate::shard::{ApiId, Completion, Fd, JournalId, LinkId, Now, Op, PortError, Reload, Reloaded, SourceId};
+use crate::observe::snapshot::{Counters, ParkedList, Snapshot};
+use crate::shard::{
+    ApiId, Completion, Disposal, Fd, JournalId, LinkId, Now, Op, PortError, Reload, Reloaded, Selection, SourceId,
+};
 use link::Link;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -70,6 +72,14 @@ pub trait Core {
     fn snapshot(&self, now: Now) -> Snapshot;
     /// For the driver's own counts.
     fn counters_mut(&mut self) -> &mut Counters;
+    /// Brings parked records back, or deletes them; how many.
+    fn dispose(&mut self, _disposal: Disposal, _of: &Selection) -> u64 {
+        0
+    }
+    /// What is parked, and the first `limit` of it.
+    fn parked(&self, _limit: usize) -> ParkedList {
+        ParkedList::default()
+    }
     /// Host and port of one of the API's authorities.
     fn destination(&self, api: ApiId) -> Authority;
 }
@@ -107,6 +117,22 @@ pub enum Message {
     Reload(Box<NewSettings>),
     /// Asks for a snapshot, taken between two turns.
     Snapshot(oneshot::Sender<Snapshot>),
+    /// Asks what is parked.
+    Parked {
+        /// How many records are shown.
+        limit: usize,
+        /// Where to.
+        answer: oneshot::Sender<ParkedList>,
+    },
+    /// Parked records are delivered after all, or deleted.
+    Dispose {
+        /// Which of the two.
+        disposal: Disposal,
+        /// Which records.
+        of: Selection,
+        /// Told how many.
+        answer: oneshot::Sender<u64>,
+    },
     /// Stop: intake ends, the loop ends when the core has nothing left to do.
     Stop,
 }

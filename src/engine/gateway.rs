@@ -7,6 +7,7 @@ use super::files::{core_directories, create_private_directory};
 use super::lines::Lines;
 use super::listen::{ListenError, Listeners, bind_admin, bind_all};
 use super::lock::{LockError, StateLock};
+use super::parking::ParkedOnCores;
 use super::placement::Placement;
 use super::probe::{self, ProbeError};
 use super::reload::{Reloader, Start, Wish};
@@ -538,11 +539,14 @@ impl Gateway {
             let control = tokio::spawn(control.run(requests));
             let ready = std::mem::take(&mut self.ready);
             let ready = tokio::spawn(announce(ready, address, ready_file, self.settings.gateway.cores.len()));
+            let parked = ParkedOnCores { mailboxes: self.mailboxes.clone() };
+            let left = tokio::spawn(parked.do_what_was_left(self.settings.gateway.state_dir.clone()));
             let reloader = tokio::spawn(reloader.run(wishes));
             let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), stopping, current));
             let ended = self.wait(ready).await;
             stop.abort();
             reloader.abort();
+            left.abort();
             control.abort();
             let _ = close_admin.send(());
             // It ends within its own deadline.
@@ -566,6 +570,17 @@ impl Gateway {
         let mut gateway =
             admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, ask);
         gateway.loaded = self.loaded.clone();
+        let (list, disposer) = (ParkedOnCores { mailboxes: self.mailboxes.clone() }, self.mailboxes.clone());
+        gateway.parked = Some(admin::Parked {
+            list: Box::new(move |limit| {
+                let cores = list.clone();
+                Box::pin(async move { cores.list(limit).await })
+            }),
+            dispose: Box::new(move |disposal, of| {
+                let cores = ParkedOnCores { mailboxes: disposer.clone() };
+                Box::pin(async move { cores.dispose(disposal, of).await })
+            }),
+        });
         let ask_cores = gateway.request;
         // The cores know nothing of what the drivers count.
         gateway.request = Box::new(move || {

@@ -16,6 +16,7 @@ mod lines;
 mod listen;
 mod lock;
 mod occupant;
+mod parking;
 mod placement;
 pub mod probe;
 mod reload;
@@ -30,6 +31,7 @@ pub use gateway::{EngineError, Options, Summary, are_too_few, connections_allowe
 pub use listen::{ListenError, Listeners, bind_all};
 pub use lock::{LockError, StateLock, lock_holder};
 pub use occupant::{Occupants, occupants};
+pub use parking::{Decision, decisions_left, leave_decision};
 pub use ring::RingOptions;
 pub use view::{Pending, View, open_views};
 

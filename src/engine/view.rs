@@ -3,7 +3,7 @@
 
 use super::files::{FsStorage, SHARED_MEMORY, core_directories, core_directory};
 use crate::journal::format::SEGMENT_HEADER_BYTES;
-use crate::journal::{self, BlockFile, BlockMemory, Journal, OpenError, Options, Scan, Step, Storage};
+use crate::journal::{self, BlockFile, BlockMemory, Journal, OpenError, Options, Parked, Scan, Step, Storage};
 use crate::shard::{Now, Op};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -14,7 +14,7 @@ use std::rc::Rc;
 /// How often a journal is read again whose gateway frees segments at that moment.
 const OPENS_MAX: u32 = 5;
 
-/// A record that waits to be delivered.
+/// A record that waits to be delivered, or is kept aside.
 #[derive(Debug, Clone, Copy)]
 pub struct Pending<'a> {
     /// The Idempotency-Key under which it is sent.
@@ -29,6 +29,8 @@ pub struct Pending<'a> {
     pub name: &'a str,
     /// Its sequence id, if it has been given one by an earlier start.
     pub id: Option<&'a str>,
+    /// Why it is kept aside, if it is.
+    pub parked: Option<&'a Parked>,
     /// Frame flags.
     pub flags: u8,
     /// When its first byte was read, in nanoseconds since 1970.
@@ -96,7 +98,7 @@ impl View {
     /// Those of reading a segment; `NotFound` where a running gateway freed or rewrote it in the meantime.
     pub fn each(&mut self, mut visit: impl FnMut(&Pending<'_>) -> ControlFlow<()>) -> io::Result<()> {
         let now = Now::default(); // nothing here waits for a time
-        let (mut scan, mut found, mut ops) = (Scan::default(), Vec::new(), VecDeque::new());
+        let (mut scan, mut found, mut ops) = (Scan::of_all(), Vec::new(), VecDeque::new());
         let oldest = self.journal.oldest();
         self.journal.start_scan(&mut scan, oldest);
         let mut key = String::new();
@@ -107,13 +109,15 @@ impl View {
                 let (view, origin) = (self.journal.record(record.at), self.journal.origin(record.origin));
                 key.clear();
                 view.write_key(self.journal.core(), &mut key);
+                let parked = self.journal.parked_record(record.number);
                 let flow = visit(&Pending {
                     key: &key,
                     core: self.journal.core(),
                     lane: origin.lane,
                     source: &origin.source,
                     name: &origin.name,
-                    id: self.journal.recovered_id(record.number),
+                    id: parked.and_then(|parked| parked.id.as_deref()).or(self.journal.recovered_id(record.number)),
+                    parked,
                     flags: view.flags,
                     received_wall_ns: view.payload.first_byte_wall_ns,
                     machine_key: view.payload.key,

@@ -21,7 +21,9 @@
 //! origin payload   0 origin u32          4 source length u16 6 name length u16   8 source …, name …
 //! id payload       0 record number u64   8 id …
 //! delivered        n × record number u64
-//! parked           0 record number u64   8 status u16       10 answer …
+//! parked           0 record number u64   8 parked at u64 (ns since 1970)        16 status u16
+//!                 18 zero u16           20 attempts u32     24 answer …
+//! retried          0 record number u64
 //! discarded        0 record number u64
 //! ```
 //!
@@ -42,6 +44,8 @@ pub const BLOCK_HEADER_BYTES: usize = 96;
 pub const ENTRY_HEADER_BYTES: usize = 24;
 /// Bytes of a record's payload before key and data.
 pub const RECORD_PREFIX_BYTES: usize = 24;
+/// Bytes of a parked entry's payload before the answer.
+pub const PARKED_PREFIX_BYTES: usize = 24;
 /// Bytes of a segment's header that mean something; the rest of its physical block is zero.
 pub const SEGMENT_HEADER_BYTES: usize = 84;
 /// The format's version.
@@ -275,6 +279,8 @@ pub enum Kind {
     Parked = 5,
     /// A parked record that an operator deleted.
     Discarded = 6,
+    /// A parked record that is to be delivered after all.
+    Retried = 7,
 }
 
 impl Kind {
@@ -286,6 +292,7 @@ impl Kind {
             4 => Self::Delivered,
             5 => Self::Parked,
             6 => Self::Discarded,
+            7 => Self::Retried,
             _ => return None,
         })
     }
@@ -363,9 +370,9 @@ fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
         Kind::Record => {
             payload.len() >= RECORD_PREFIX_BYTES && payload.len() >= RECORD_PREFIX_BYTES + u16_at(payload, 16) as usize
         }
-        Kind::Id | Kind::Discarded => payload.len() >= 8,
+        Kind::Id | Kind::Discarded | Kind::Retried => payload.len() >= 8,
         Kind::Delivered => payload.len().is_multiple_of(8),
-        Kind::Parked => payload.len() >= 10,
+        Kind::Parked => payload.len() >= PARKED_PREFIX_BYTES,
     }
 }
 
@@ -479,5 +486,43 @@ impl<'a> OriginPayload<'a> {
         let text = std::str::from_utf8(&payload[8..]).ok()?;
         let (source, name) = text.split_at_checked(u16_at(payload, 4) as usize)?;
         Some(Self { origin: u32_at(payload, 0), source, name })
+    }
+}
+
+/// A parked entry's payload: why a record is kept aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParkedPayload<'a> {
+    /// The record.
+    pub number: u64,
+    /// When it was put aside, in nanoseconds since 1970.
+    pub parked_wall_ns: u64,
+    /// The answer's status.
+    pub status: u16,
+    /// How often it was refused.
+    pub attempts: u32,
+    /// The beginning of the answer's body.
+    pub answer: &'a [u8],
+}
+
+impl<'a> ParkedPayload<'a> {
+    /// What stands before the answer.
+    pub fn encode_prefix(&self) -> [u8; PARKED_PREFIX_BYTES] {
+        let mut out = [0; PARKED_PREFIX_BYTES];
+        out[0..8].copy_from_slice(&self.number.to_le_bytes());
+        out[8..16].copy_from_slice(&self.parked_wall_ns.to_le_bytes());
+        out[16..18].copy_from_slice(&self.status.to_le_bytes());
+        out[20..24].copy_from_slice(&self.attempts.to_le_bytes());
+        out
+    }
+
+    /// Reads the payload of a parked entry.
+    pub fn decode(payload: &'a [u8]) -> Self {
+        Self {
+            number: u64_at(payload, 0),
+            parked_wall_ns: u64_at(payload, 8),
+            status: u16_at(payload, 16),
+            attempts: u32_at(payload, 20),
+            answer: &payload[PARKED_PREFIX_BYTES..],
+        }
     }
 }

@@ -13,6 +13,7 @@ mod append;
 mod coming;
 mod dense;
 mod moving;
+mod parked;
 mod rewrite;
 mod scan;
 mod trouble;
@@ -28,10 +29,12 @@ use crate::observe::snapshot::{Counters, JournalSnapshot};
 use crate::shard::{JournalId, Now};
 use coming::Coming;
 use moving::AfterMove;
+pub(super) use parked::shown;
+pub use parked::{ANSWER_BYTES_MAX, Parked, Refused, Unparked};
 pub use rewrite::Moved;
 use rewrite::Rewriting;
 use slab::Slab;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write as _;
 use trouble::Troubles;
 
@@ -78,6 +81,8 @@ pub struct Origin {
     defined_in: Option<u64>,
     /// Records of it that are not settled.
     unsettled: u64,
+    /// Of those, the ones that are kept aside.
+    pub(super) parked: u64,
     /// Whether somebody still appends to it.
     open: bool,
 }
@@ -145,11 +150,18 @@ pub struct Scan {
     /// Lower numbers were passed. Blocks that move while a walk is among them do not bring it back.
     seen_below: u64,
     reading: bool,
+    /// Records that are kept aside are found, too.
+    pub(super) parked_too: bool,
     /// A failed read is tried again after this.
     retry_ns: Option<u64>,
 }
 
 impl Scan {
+    /// A walk that also finds what is kept aside.
+    pub fn of_all() -> Self {
+        Self { parked_too: true, ..Self::default() }
+    }
+
     /// When the walk wants another step though nothing happens.
     pub fn deadline_ns(&self) -> Option<u64> {
         self.retry_ns
@@ -284,6 +296,8 @@ pub struct Journal {
     pub(super) origins: Slab<Origin>,
     pub(super) origin_ids: HashMap<u32, OriginRef>,
     pub(super) ids: HashMap<u64, Box<str>>,
+    /// Records that are kept aside, by number.
+    pub(super) parked: BTreeMap<u64, Parked>,
     pub(super) watermark: Position,
     pub(super) rng: fastrand::Rng,
     /// Entries below are written.
@@ -346,6 +360,7 @@ impl Journal {
             origins: Slab::new(),
             origin_ids: HashMap::new(),
             ids: HashMap::new(),
+            parked: BTreeMap::new(),
             watermark: Position::default(),
             rng: fastrand::Rng::with_seed(seed),
             committed: 1,
@@ -412,9 +427,14 @@ impl Journal {
         self.origins.iter().map(|(_, origin)| origin.unsettled).sum()
     }
 
-    /// All origins: at start, those of recovered records.
+    /// All origins, at start those of recovered records, and how many of each wait to be delivered.
     pub fn origins(&self) -> impl Iterator<Item = (OriginRef, &Origin, u64)> {
-        self.origins.iter().map(|(index, origin)| (OriginRef(index as u32), origin, origin.unsettled))
+        self.origins.iter().map(|(index, origin)| (OriginRef(index as u32), origin, origin.unsettled - origin.parked))
+    }
+
+    /// The number of the entry that comes next.
+    pub fn next_number(&self) -> u64 {
+        self.next_number
     }
 
     /// Entries below this number have reached the configured level.
@@ -462,8 +482,16 @@ impl Journal {
     }
 
     pub(super) fn add_origin(&mut self, id: u32, lane: u32, source: &str, name: &str, open: bool) -> OriginRef {
-        let origin =
-            Origin { id, lane, source: source.into(), name: name.into(), defined_in: None, unsettled: 0, open };
+        let origin = Origin {
+            id,
+            lane,
+            source: source.into(),
+            name: name.into(),
+            defined_in: None,
+            unsettled: 0,
+            parked: 0,
+            open,
+        };
         let reference = OriginRef(self.origins.insert(origin) as u32);
         self.origin_ids.insert(id, reference);
         reference

@@ -13,7 +13,10 @@ mod unfinished;
 
 pub use blocks::BlockMemory;
 pub use format::Position;
-pub use log::{Found, Full, Journal, Location, Moved, NewRecord, Origin, OriginRef, RecordView, Scan, Step};
+pub use log::{
+    ANSWER_BYTES_MAX, Found, Full, Journal, Location, Moved, NewRecord, Origin, OriginRef, Parked, RecordView, Refused,
+    Scan, Step, Unparked,
+};
 pub use recovery::{OpenError, Report, open};
 pub use storage::{BlockFile, Storage};
 

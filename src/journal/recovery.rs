@@ -13,9 +13,10 @@ mod unwritten;
 
 use super::epoch::Epoch;
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, Position, RecordPayload, Seal, SegmentHeader,
-    round_up, u64_at,
+    BLOCK_HEADER_BYTES, BlockHeader, Entries, Kind, OriginPayload, ParkedPayload, Position, RecordPayload, Seal,
+    SegmentHeader, round_up, u64_at,
 };
+use super::log::{OriginRef, Parked, shown};
 use super::segment::{Segment, SparseBits};
 use super::unfinished::{BLOCK_FILE_HEADER_BYTES, Left, Sealed, head, is_block_file, unwritten_blocks};
 use super::{BlockFile, Journal, Options, Storage};
@@ -175,7 +176,8 @@ struct Recovery {
     /// Oldest first once the walk is done.
     segments: Vec<Segment>,
     settled: SparseBits,
-    parked: SparseBits,
+    /// What the newest entries say about records that were kept aside.
+    parked: HashMap<u64, FoundParked>,
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
     ids: HashMap<u64, Box<str>>,
@@ -285,10 +287,21 @@ struct FoundOrigin {
     unsettled: u64,
 }
 
+/// The newest of the entries that keep a record aside, or bring it back.
+struct FoundParked {
+    /// The entry's own number.
+    said_in: u64,
+    /// `None`: it is to be delivered after all.
+    parked: Option<Parked>,
+    /// The record's origin, once its entry is found.
+    origin: Option<u32>,
+}
+
 struct FoundRecord {
     number: u64,
     origin: u32,
     lane: u32,
+    received_wall_ns: u64,
     /// Of its entry.
     bytes: usize,
 }
@@ -672,12 +685,18 @@ impl Recovery {
 
     /// Records that are not settled yet, once all of their segment's marks are known.
     fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
-        for FoundRecord { number, origin: id, lane, bytes } in records {
+        for FoundRecord { number, origin: id, lane, received_wall_ns, bytes } in records {
             if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
             self.report.recovered += 1;
-            self.report.parked += u64::from(self.parked.contains(number));
+            if let Some(found) = self.parked.get_mut(&number)
+                && let Some(parked) = &mut found.parked
+            {
+                self.report.parked += 1;
+                found.origin = Some(id);
+                (parked.received_wall_ns, parked.bytes) = (received_wall_ns, bytes as u32);
+            }
             segment.add(number, bytes);
             // Where its definition was lost an older segment may still have it: told once all are read.
             let origin = self.origins.entry(id).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
@@ -724,10 +743,11 @@ impl Recovery {
                 found.names.get_or_insert_with(|| (origin.source.to_owned(), origin.name.to_owned()));
             }
             Kind::Record => {
-                let origin = RecordPayload::decode(payload).origin;
+                let RecordPayload { origin, first_byte_wall_ns: received_wall_ns, .. } = RecordPayload::decode(payload);
                 self.origin_max = self.origin_max.max(origin);
                 self.lane_max = self.lane_max.max(header.lane);
-                records.push(FoundRecord { number: header.number, origin, lane: header.lane, bytes: entry.bytes() });
+                let (number, lane, bytes) = (header.number, header.lane, entry.bytes());
+                records.push(FoundRecord { number, origin, lane, received_wall_ns, bytes });
             }
             Kind::Id => {
                 let number = u64_at(payload, 0);
@@ -743,11 +763,32 @@ impl Recovery {
                 }
             }
             Kind::Parked => {
-                self.parked.insert(u64_at(payload, 0));
+                let ParkedPayload { number, parked_wall_ns, status, attempts, answer } = ParkedPayload::decode(payload);
+                let parked = Parked {
+                    origin: OriginRef(u32::MAX),
+                    received_wall_ns: 0,
+                    parked_wall_ns,
+                    status,
+                    attempts,
+                    answer: shown(answer),
+                    id: None,
+                    bytes: 0,
+                    held: None,
+                };
+                self.say_parked(header.number, number, Some(parked));
             }
+            Kind::Retried => self.say_parked(header.number, u64_at(payload, 0), None),
             Kind::Discarded => {
                 self.settled.insert(u64_at(payload, 0));
             }
+        }
+    }
+
+    /// Entries are met in no order: the newest counts.
+    fn say_parked(&mut self, said_in: u64, number: u64, parked: Option<Parked>) {
+        let newer = self.parked.get(&number).is_none_or(|found| found.said_in <= said_in);
+        if newer && !self.settled.contains(number) {
+            self.parked.insert(number, FoundParked { said_in, parked, origin: None });
         }
     }
 
@@ -785,6 +826,16 @@ impl Recovery {
             }
         }
         journal.segments = self.segments.into();
+        for (number, FoundParked { parked, origin, .. }) in self.parked {
+            // Without its record it was settled, or is lost.
+            let Some((mut parked, origin)) = parked.zip(origin.and_then(|id| journal.origin_ids.get(&id))) else {
+                continue;
+            };
+            parked.origin = *origin;
+            parked.id = journal.ids.remove(&number);
+            journal.origins[origin.0 as usize].parked += 1;
+            journal.parked.insert(number, parked);
+        }
         journal.define_again(self.defined_before);
         journal.report = self.report;
     }

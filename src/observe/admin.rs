@@ -8,16 +8,18 @@ use super::loaded::Loaded;
 use super::metrics::{self, Identity};
 use super::process::ProcessUsage;
 use super::report::Report;
-use super::snapshot::Snapshot;
+use super::snapshot::{ParkedList, Snapshot};
 use crate::config::Durability;
+use crate::shard::{Disposal, Selection, record_name};
 use axum::Json;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -49,6 +51,21 @@ pub struct Gateway {
     pub loaded: Loaded,
     /// Asks every core for a snapshot and leaves out those that do not answer within [`ANSWER_TIMEOUT`].
     pub request: Box<dyn Fn() -> SnapshotFuture + Send + Sync>,
+    /// What is parked, where there are cores to be asked.
+    pub parked: Option<Parked>,
+}
+
+/// Lists what is parked, and so many records of it.
+pub type ListParked = Box<dyn Fn(usize) -> Pin<Box<dyn Future<Output = ParkedList> + Send>> + Send + Sync>;
+/// Brings parked records back or deletes them; how many.
+pub type DisposeParked = Box<dyn Fn(Disposal, Selection) -> Pin<Box<dyn Future<Output = u64> + Send>> + Send + Sync>;
+
+/// How the cores are asked about what is parked.
+pub struct Parked {
+    /// What there is.
+    pub list: ListParked,
+    /// What becomes of it.
+    pub dispose: DisposeParked,
 }
 
 impl Gateway {
@@ -79,6 +96,7 @@ impl Gateway {
             cores: (0..cores).collect(),
             loaded: Loaded::default(),
             request: Box::new(request),
+            parked: None,
         }
     }
 }
@@ -120,6 +138,9 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/api/status", get(status))
         .route("/api/sources", get(sources))
+        .route("/api/parked", get(parked))
+        .route("/api/parked/retry", post(retry_parked))
+        .route("/api/parked/discard", post(discard_parked))
         .with_state(admin)
         .layer(axum::middleware::from_fn(check_host))
 }
@@ -182,6 +203,56 @@ async fn status(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn sources(State(admin): State<Arc<Admin>>) -> Response {
     Json(json!({ "sources": admin.report().await.sources })).into_response()
+}
+
+#[derive(Deserialize)]
+struct Limit {
+    limit: Option<usize>,
+}
+
+async fn parked(State(admin): State<Arc<Admin>>, Query(Limit { limit }): Query<Limit>) -> Response {
+    match &admin.gateway.parked {
+        Some(parked) => Json((parked.list)(limit.unwrap_or(100)).await).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "no core can be asked").into_response(),
+    }
+}
+
+/// Which parked records. All of them only if that is said.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Chosen {
+    #[serde(default)]
+    all: bool,
+    records: Option<Vec<String>>,
+    source: Option<String>,
+    status: Option<u16>,
+}
+
+/// The media type keeps forms of other pages out: they cannot send JSON without asking first, and nobody answers that.
+async fn retry_parked(State(admin): State<Arc<Admin>>, Json(chosen): Json<Chosen>) -> Response {
+    dispose(&admin, Disposal::Retry, chosen).await
+}
+
+async fn discard_parked(State(admin): State<Arc<Admin>>, Json(chosen): Json<Chosen>) -> Response {
+    dispose(&admin, Disposal::Discard, chosen).await
+}
+
+async fn dispose(admin: &Admin, disposal: Disposal, chosen: Chosen) -> Response {
+    let refused = |words: String| (StatusCode::BAD_REQUEST, Json(json!({ "error": words }))).into_response();
+    let Chosen { all, records, source, status } = chosen;
+    if !all && records.is_none() && source.is_none() && status.is_none() {
+        return refused("say which records: all, records, source or status".to_owned());
+    }
+    let wrong = records.iter().flatten().find(|name| record_name(name).is_none());
+    if let Some(wrong) = wrong {
+        return refused(format!("{wrong:?} is no record: they are named CORE-NUMBER"));
+    }
+    let records = records.map(|names| names.iter().filter_map(|name| record_name(name)).collect());
+    let Some(parked) = &admin.gateway.parked else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no core can be asked").into_response();
+    };
+    let count = (parked.dispose)(disposal, Selection { records, source, status }).await;
+    Json(json!({ "records": count })).into_response()
 }
 
 async fn healthz(State(admin): State<Arc<Admin>>) -> Response {

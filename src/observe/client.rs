@@ -1,4 +1,4 @@
-//! One blocking HTTP GET, for commands that ask a running gateway. Never used on the data path.
+//! One blocking HTTP request, for commands that ask a running gateway. Never used on the data path.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -55,13 +55,23 @@ pub struct Answer {
 ///
 /// HTTP/1.0 is spoken, so that the answer comes without transfer coding and ends with the connection (RFC 9112 section 6.3).
 pub fn get(address: &str, path: &str, timeout: Duration) -> Result<Answer, GetError> {
+    ask(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: */*\r\n\r\n"), timeout)
+}
+
+/// Posts JSON, in the same way as [`get`] gets.
+pub fn post(address: &str, path: &str, json: &str, timeout: Duration) -> Result<Answer, GetError> {
+    let length = json.len();
+    let head = format!("POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n");
+    ask(address, &format!("{head}Content-Length: {length}\r\n\r\n{json}"), timeout)
+}
+
+fn ask(address: &str, request: &str, timeout: Duration) -> Result<Answer, GetError> {
     let deadline = Instant::now() + timeout;
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::ConnectionRefused => GetError::Refused { address: address.to_owned() },
         _ => GetError::Io { address: address.to_owned(), source },
     };
     let mut stream = connect(address, deadline, failed)?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: */*\r\n\r\n");
     stream.set_write_timeout(Some(left(deadline).map_err(failed)?)).map_err(failed)?;
     stream.write_all(request.as_bytes()).map_err(failed)?;
     let mut bytes = Vec::new();

@@ -25,6 +25,8 @@ pub enum Area {
     Route,
     /// The last attempt to read the configuration again failed; the earlier one is in force.
     Config,
+    /// Records are kept aside for an operator.
+    Parked,
 }
 
 impl Area {
@@ -234,6 +236,12 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
         if let Some(text) = &source.problem {
             problems.push(Problem { area: Area::Source, name: source.name.clone(), text: text.clone() });
         }
+    }
+    if report.terms.parked > 0 {
+        let count = report.terms.parked;
+        let (records, them) = if count == 1 { ("record is", "it") } else { ("records are", "them") };
+        let text = format!("{count} {records} parked, since the API refused {them}: ringest queue list --parked");
+        problems.push(Problem { area: Area::Parked, name: "queue".to_owned(), text });
     }
     for route in &report.routes {
         if let Some(text) = &route.problem {

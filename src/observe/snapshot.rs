@@ -4,6 +4,68 @@ use crate::source::serial::LineCounts;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+/// Records that a shard keeps aside.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ParkedList {
+    /// All of them.
+    pub total: u64,
+    /// How many, by source and status.
+    pub groups: Vec<ParkedGroup>,
+    /// The first of them, by number.
+    pub first: Vec<ParkedRecord>,
+    /// What was decided about some of them is not done yet, or not durable.
+    pub is_disposing: bool,
+}
+
+impl ParkedList {
+    /// Adds another shard's list.
+    pub fn add(&mut self, other: Self) {
+        self.total += other.total;
+        for group in other.groups {
+            match self.groups.iter_mut().find(|own| own.source == group.source && own.status == group.status) {
+                Some(own) => own.records += group.records,
+                None => self.groups.push(group),
+            }
+        }
+        self.first.extend(other.first);
+        self.is_disposing |= other.is_disposing;
+    }
+}
+
+/// Records of one source that the same status parked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParkedGroup {
+    /// The configured source.
+    pub source: String,
+    /// The status.
+    pub status: u16,
+    /// How many.
+    pub records: u64,
+}
+
+/// A record that is kept aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParkedRecord {
+    /// CORE-NUMBER, unique in the state directory.
+    pub record: String,
+    /// The configured source.
+    pub source: String,
+    /// What `{{source}}` shows.
+    pub name: String,
+    /// Its sequence id, a JSON token.
+    pub id: Option<String>,
+    /// Status of the answer that parked it.
+    pub status: u16,
+    /// How often it was refused.
+    pub attempts: u32,
+    /// The beginning of that answer.
+    pub answer: String,
+    /// When its first byte was read, in nanoseconds since 1970.
+    pub received_wall_ns: u64,
+    /// When it was parked, in nanoseconds since 1970.
+    pub parked_wall_ns: u64,
+}
+
 /// The terms of the accounting identity, counted in records since the process started:
 /// received + recovered = delivered + pending + parked + rejected + discarded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -112,6 +174,14 @@ counters! {
     pub api_resent: u64,
     /// Answers of the API that were no success, and requests without an answer; each leads to a retry.
     pub api_failures: u64,
+    /// Answers that refused a record; it is tried again, and in the end parked.
+    pub api_refusals: u64,
+    /// Times that the API was asked what it has under a record's id.
+    pub api_confirms: u64,
+    /// Records that were parked.
+    pub parked_records: u64,
+    /// Parked records that were brought back to be delivered.
+    pub retried_records: u64,
     /// Times that a step was held back: it failed for all, or was told to wait.
     pub api_holds: u64,
     /// Connections opened to the API.

@@ -94,7 +94,8 @@ impl Shard {
 
     fn take_found(&mut self, index: usize, found: Found) {
         let state = &mut self.journals[index];
-        let lane_index = state.origin_lanes[found.origin.0 as usize];
+        let retried = state.retried.get(&found.number);
+        let Some(&lane_index) = retried.or_else(|| state.origin_lanes.get(found.origin.0 as usize)) else { return };
         let lane = &mut self.lanes[lane_index as usize];
         let Some((from, _)) = lane.behind else { return };
         if found.number < from || lane.skipped {

@@ -8,11 +8,14 @@ use crate::config::Authority;
 use crate::delivery::template::Fields;
 use crate::delivery::{Connection, InFlight, Step, backoff};
 use crate::http::client::{Event, ResponseError};
+use crate::journal::ANSWER_BYTES_MAX;
 use crate::observe::snapshot::Stage;
 use std::collections::VecDeque;
 
 /// The largest answer of an id step that is looked at.
 const ID_BODY_BYTES_MAX: usize = 64 * 1024;
+/// The largest answer to the question what the service has: a record of the largest size, with every byte escaped, fits in.
+const CONFIRM_BODY_BYTES_MAX: usize = 512 * 1024;
 /// An API that fails and works by turns is logged at most once in this time.
 const SAY_EVERY_NS: u64 = 10_000_000_000;
 
@@ -159,6 +162,14 @@ impl Shard {
         debug_assert_eq!(record.number, first.number);
         self.key.clear();
         record.write_key(journal.core(), &mut self.key);
+        let origin = journal.origin(first.origin);
+        let fields = Fields {
+            id: lane.id.as_deref(),
+            source: &origin.name,
+            data: record.payload.data,
+            received_wall_ns: record.payload.first_byte_wall_ns,
+            key: &self.key,
+        };
         match lane.step {
             Step::Id => {
                 let head = self.id_head.as_ref().expect("an id step needs [sequence]");
@@ -166,16 +177,14 @@ impl Shard {
             }
             Step::Record => {
                 self.body.clear();
-                let fields = Fields {
-                    id: lane.id.as_deref(),
-                    source: &journal.origin(first.origin).name,
-                    data: record.payload.data,
-                    received_wall_ns: record.payload.first_byte_wall_ns,
-                    key: &self.key,
-                };
                 let rendered = self.template.render(&fields, &mut self.body);
                 self.counters.lossy_records += u64::from(rendered.lossy && lane.attempts == 0);
                 self.record_head.write(&self.key, "", &self.body, &mut connection.out);
+            }
+            Step::Confirm => {
+                let confirm =
+                    self.settings.deliver.answers.confirm.as_ref().expect("a lane asks where that is configured");
+                self.confirm_head.write(|out| confirm.path.render(&fields, out), &mut connection.out);
             }
         }
         lane.doing = Doing::InFlight;
@@ -327,12 +336,21 @@ impl Shard {
             }
             Event::Body(bytes) => {
                 let request = connection.in_flight.front().expect("looked at by the caller");
-                if request.step == Step::Id || self.settings.deliver.answer_id_at.is_some() {
-                    if connection.body.len() + bytes.len() > ID_BODY_BYTES_MAX {
-                        return Some(("its answer is too long for one with an id".to_owned(), false));
+                let deliver = &self.settings.deliver;
+                let (most, whole) = match request.step {
+                    Step::Id => (ID_BODY_BYTES_MAX, true),
+                    Step::Confirm => (CONFIRM_BODY_BYTES_MAX, true),
+                    Step::Record if request.delivered => (0, false),
+                    Step::Record if deliver.answer_id_at.is_some() && deliver.success.contains(&request.status) => {
+                        (ID_BODY_BYTES_MAX, true)
                     }
-                    connection.body.extend_from_slice(bytes);
+                    Step::Record => (ANSWER_BYTES_MAX, false),
+                };
+                let room = most - connection.body.len().min(most);
+                if whole && bytes.len() > room {
+                    return Some((format!("its answer is longer than {most} bytes"), false));
                 }
+                connection.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 None
             }
             Event::End { reusable } => {
@@ -345,18 +363,21 @@ impl Shard {
                     && (request.delivered || self.shows_id(now, &mut request, &conn.connection.body));
                 match request.step {
                     Step::Id => self.id_answered(now, conn.api, request, &conn.connection.body),
-                    Step::Record if arrived => {
-                        let api = self.api(conn.api);
-                        api.last_success_ns = Some(now.mono_ns);
-                        api.problem = None;
-                        if std::mem::take(&mut api.said) {
-                            tracing::info!("API at {}:{}: delivering again", api.authority.host, api.authority.port);
-                        }
-                    }
-                    Step::Record => self.refused(now, conn.api, request),
+                    Step::Record if arrived => self.api_worked(now, conn.api),
+                    Step::Record => self.refused(now, conn.api, request, &conn.connection.body),
+                    Step::Confirm => self.confirm_answered(now, conn.api, request, &conn.connection.body),
                 }
                 (!reusable).then(|| ("it closed the connection".to_owned(), true))
             }
+        }
+    }
+
+    pub(super) fn api_worked(&mut self, now: Now, id: ApiId) {
+        let api = self.api(id);
+        api.last_success_ns = Some(now.mono_ns);
+        api.problem = None;
+        if std::mem::take(&mut api.said) {
+            tracing::info!("API at {}:{}: delivering again", api.authority.host, api.authority.port);
         }
     }
 
@@ -378,7 +399,7 @@ impl Shard {
         let pointer = self.settings.sequence.as_ref().map_or("", |sequence| &sequence.id_at);
         let id = match request.status {
             200..=299 => id_token(body, pointer).ok_or_else(|| format!("no id at {pointer} of its answer")),
-            _ => return self.refused(now, api, request),
+            _ => return self.refused(now, api, request, body),
         };
         let lane = &mut self.lanes[request.lane as usize];
         debug_assert_eq!(lane.generation, request.generation);
@@ -410,7 +431,7 @@ impl Shard {
     }
 
     /// The first record of a lane is delivered.
-    fn delivered(&mut self, now: Now, index: u32, generation: u32) {
+    pub(super) fn delivered(&mut self, now: Now, index: u32, generation: u32) {
         let lane = &mut self.lanes[index as usize];
         assert!(lane.generation == generation && lane.doing == Doing::InFlight);
         let first = lane.pop().expect("a record in flight stays in memory");
@@ -421,14 +442,13 @@ impl Shard {
             _ => now.mono_ns - first.first_byte_ns,
         };
         journal.settle(first.number, first.origin, first.at);
+        self.journals[lane.journal.0 as usize].retried.remove(&first.number);
         self.stages.record(Stage::Whole, whole_ns);
         if first.journaled_ns > 0 {
             self.stages.record(Stage::Answered, now.mono_ns - lane.step_ns.max(first.journaled_ns));
         }
         lane.pending -= 1;
-        lane.id = None;
-        lane.attempts = 0;
-        lane.resent = false;
+        lane.next_record();
         self.terms.pending -= 1;
         self.terms.delivered += 1;
         self.make_ready(index);

@@ -62,6 +62,10 @@ pub(super) struct Lane {
     /// When the current step could begin: the record was journaled, or its id came.
     pub step_ns: u64,
     pub attempts: u32,
+    /// Answers that refused its first record.
+    pub refusals: u32,
+    /// The last of them, while the service is asked what it has.
+    pub refusal: Option<(u16, Box<[u8]>)>,
     /// The first record was sent again on a new connection since the old one was stale.
     pub resent: bool,
     /// Links and sources that still append to it.
@@ -88,6 +92,8 @@ impl Lane {
             id: None,
             step_ns: 0,
             attempts: 0,
+            refusals: 0,
+            refusal: None,
             resent: false,
             appenders: 0,
             needs_durable: false,
@@ -110,6 +116,13 @@ impl Lane {
             self.extents -= 1;
         }
         Some(first)
+    }
+
+    /// The first record is settled: what was known of its attempts is of no more use.
+    pub fn next_record(&mut self) {
+        self.id = None;
+        (self.attempts, self.refusals, self.refusal) = (0, 0, None);
+        self.resent = false;
     }
 
     /// Whether the queue may take a record that lies in `extent`.

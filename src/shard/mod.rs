@@ -12,6 +12,7 @@ mod lane;
 mod link;
 mod machine;
 mod op;
+mod park;
 mod pressure;
 mod reload;
 mod retry;
@@ -20,12 +21,13 @@ mod show;
 mod timer;
 
 pub use op::*;
+pub use park::{Disposal, Selection, record_name};
 pub use reload::{Reload, Reloaded};
 
 use crate::config::{Authority, Settings, SourceKind, Url};
 use crate::delivery::route::Route;
 use crate::delivery::template::Template;
-use crate::http::client::{MediaType, RequestHead};
+use crate::http::client::{GetHead, MediaType, RequestHead};
 use crate::http::date::HttpDate;
 use crate::journal::{Journal, Position};
 use crate::observe::snapshot::{Counters, StageHistograms, Terms};
@@ -33,8 +35,9 @@ use deliver::Api;
 use intake::SourceState;
 use lane::{Doing, Lane};
 use link::{Links, State};
+use park::Parking;
 use slab::Slab;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use timer::{Timer, Timers};
@@ -122,15 +125,19 @@ pub struct Shard {
     answer_type: Option<MediaType>,
     /// The answers that are looked at belong to requests of an earlier configuration.
     by_old_rules: bool,
+    /// The configuration in force says how the service is asked what it has.
+    asks: bool,
     /// By [`Step`](crate::delivery::Step): whether requests go out, and the lanes that wait until they do.
-    routes: [(Route, VecDeque<u32>); 2],
+    routes: [(Route, VecDeque<u32>); 3],
     id_api: ApiId,
     template: Template,
     record_head: RequestHead,
+    confirm_head: GetHead,
     id_head: Option<RequestHead>,
     key: String,
     body: Vec<u8>,
     date: HttpDate,
+    parking: Parking,
     terms: Terms,
     counters: Counters,
     stages: StageHistograms,
@@ -141,6 +148,8 @@ struct JournalState {
     journal: Journal,
     /// The lane of each origin, by `OriginRef`.
     origin_lanes: Vec<u32>,
+    /// Lanes of records that were parked and are to be delivered after all, by number.
+    retried: BTreeMap<u64, u32>,
     backlog: backlog::Backlog,
 }
 
@@ -204,10 +213,12 @@ impl Shard {
             record_api,
             answer_type: settings.deliver.answer_type.as_ref().map(|name| MediaType::parse(name.as_bytes())),
             by_old_rules: false,
+            asks: settings.deliver.answers.confirm.is_some(),
             routes: Default::default(),
             id_api,
             template: Template::parse(&deliver.body, settings.sequence.is_some()).expect("settings are checked"),
             record_head: request_head(&deliver.url, &deliver.content_type, &deliver.headers),
+            confirm_head: GetHead::new(&deliver.url.host_header, &deliver.headers).expect("settings are checked"),
             id_head: settings
                 .sequence
                 .as_ref()
@@ -215,6 +226,7 @@ impl Shard {
             key: String::new(),
             body: Vec::new(),
             date: HttpDate::new(),
+            parking: Parking::default(),
             terms: Terms::default(),
             counters: Counters::default(),
             stages: StageHistograms::new(),
@@ -222,8 +234,12 @@ impl Shard {
         };
         for (index, mut journal) in journals.into_iter().enumerate() {
             journal.set_id(JournalId(index as u8));
-            let (origin_lanes, backlog) = (Vec::new(), backlog::Backlog::default());
-            shard.journals.push(JournalState { journal, origin_lanes, backlog });
+            shard.journals.push(JournalState {
+                journal,
+                origin_lanes: Vec::new(),
+                retried: BTreeMap::new(),
+                backlog: backlog::Backlog::default(),
+            });
         }
         // What an adopted journal holds of a source is older than what this core has journaled since it adopted it.
         for index in (1..shard.journals.len()).chain([0]) {
@@ -240,10 +256,10 @@ impl Shard {
         self.terms.parked += report.parked;
         self.terms.pending += report.recovered - report.parked;
         let origins: Vec<_> =
-            journal.origins().map(|(origin, o, unsettled)| (origin, o.lane, o.name.to_string(), unsettled)).collect();
+            journal.origins().map(|(origin, o, pending)| (origin, o.lane, o.name.to_string(), pending)).collect();
         let oldest = journal.oldest();
         let mut by_number: HashMap<u32, u32> = HashMap::new();
-        for (origin, number, name, unsettled) in origins {
+        for (origin, number, name, pending) in origins.into_iter().filter(|(.., pending)| *pending > 0) {
             let index = *by_number.entry(number).or_insert_with(|| {
                 self.lane_generation += 1;
                 let mut lane = Lane::new(self.lane_generation, id, number);
@@ -252,7 +268,7 @@ impl Shard {
                 self.journals[id.0 as usize].backlog.lanes.push(index);
                 index
             });
-            self.lanes[index as usize].pending += unsettled;
+            self.lanes[index as usize].pending += pending;
             self.journals[id.0 as usize].set_origin_lane(origin, index);
             self.adopt_lane_for_source(&name, index);
         }
@@ -395,6 +411,7 @@ impl Shard {
         self.bury();
         self.release_durable(now);
         self.resume_paused(now);
+        self.advance_disposals(now);
         self.advance_backlog(now);
         self.dispatch(now);
         self.flush_machines(now);
@@ -455,7 +472,7 @@ impl Shard {
             .flat_map(|state| [state.journal.deadline_ns(), state.backlog.deadline_ns()])
             .flatten()
             .min();
-        [self.timers.next_ns(), journals].into_iter().flatten().min()
+        [self.timers.next_ns(), journals, self.disposals_deadline_ns()].into_iter().flatten().min()
     }
 
     fn advance_phase(&mut self, now: Now) {

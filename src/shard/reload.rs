@@ -8,14 +8,14 @@
 
 use super::deliver::Api;
 use super::intake::SourceState;
-use super::lane::Doing;
+use super::lane::{Doing, Lane};
 use super::link::{ApiLink, State, Stream};
 use super::timer::Timer;
 use super::{ApiId, Fd, LinkId, Now, Op, Phase, Shard, SourceId, request_head};
 use crate::config::{Authority, Flow, LaneKey, Settings, SourceKind};
 use crate::delivery::template::Template;
 use crate::delivery::{InFlight, Step};
-use crate::http::client::MediaType;
+use crate::http::client::{GetHead, MediaType};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -244,13 +244,18 @@ impl Shard {
         let mut seen = HashSet::new();
         for journal in (1..self.journals.len()).chain([0]) {
             let state = &self.journals[journal];
-            let unsettled =
-                state.journal.origins().filter(|(_, origin, unsettled)| *unsettled > 0 && *origin.source == *name);
-            let mut found: Vec<(u32, String, u32)> = unsettled
-                .map(|(reference, origin, _)| {
-                    (origin.lane, origin.name.to_string(), state.origin_lanes[reference.0 as usize])
-                })
-                .collect();
+            let mut found = Vec::new();
+            for (reference, origin, pending) in state.journal.origins() {
+                if pending == 0 || *origin.source != *name {
+                    continue;
+                }
+                // What was parked and is delivered after all has a lane of its own, and may be all that is left of an origin.
+                let Some(&lane) = state.origin_lanes.get(reference.0 as usize) else { continue };
+                let is_there = |lane: &Lane| usize::from(lane.journal.0) == journal && lane.number == origin.lane;
+                if self.lanes.get(lane as usize).is_some_and(is_there) {
+                    found.push((origin.lane, origin.name.to_string(), lane));
+                }
+            }
             // Lanes that were at work side by side have no order to keep; what is under way cannot be told to wait.
             found.sort_unstable_by_key(|(number, _, lane)| {
                 (self.lanes[*lane as usize].doing != Doing::InFlight, *number)
@@ -322,6 +327,8 @@ impl Shard {
         self.template = Template::parse(&deliver.body, has_ids).expect("settings are checked");
         self.record_head = request_head(&deliver.url, &deliver.content_type, &deliver.headers);
         let id_head = |url| request_head(url, "application/json", &deliver.headers);
+        self.confirm_head = GetHead::new(&deliver.url.host_header, &deliver.headers).expect("settings are checked");
+        self.asks = deliver.answers.confirm.is_some();
         self.id_head = settings.sequence.as_ref().map(|sequence| id_head(&sequence.url));
         self.record_api = self.api_at(now, &deliver.url.authority);
         self.id_api = match &settings.sequence {
@@ -333,8 +340,8 @@ impl Shard {
             || deliver.content_type != old.deliver.content_type
             || has_ids != old.sequence.is_some();
         let tried = |shard: &Self| {
-            let posted = |lane: &super::Lane| {
-                lane.step == Step::Record && (lane.attempts > 0 || lane.resent || lane.doing == Doing::InFlight)
+            let posted = |lane: &Lane| {
+                lane.step != Step::Id && (lane.attempts > 0 || lane.resent || lane.doing == Doing::InFlight)
             };
             shard.lanes.iter().filter(|(_, lane)| posted(lane)).count() as u64
         };
@@ -440,7 +447,7 @@ impl Shard {
     /// Whatever waits to be sent may go now, by the new rules: what held it back may be what was changed.
     fn list_all(&mut self) {
         // One in backoff may have given back the record that it waits with.
-        let in_backoff = |lane: &super::Lane| lane.doing == Doing::Backoff;
+        let in_backoff = |lane: &Lane| lane.doing == Doing::Backoff;
         let later: Vec<u32> =
             self.lanes.iter().filter(|(_, lane)| in_backoff(lane)).map(|(index, _)| index as u32).collect();
         let mut waiting: Vec<u32> = self.apis.iter_mut().flat_map(|api| std::mem::take(&mut api.ready)).collect();
@@ -463,14 +470,17 @@ impl Shard {
     pub(super) fn fit_step(&mut self, index: u32) {
         let with_ids = self.id_head.is_some();
         let lane = &mut self.lanes[index as usize];
+        if lane.step == Step::Confirm && !self.asks {
+            (lane.step, lane.refusal) = (Step::Record, None);
+        }
         match lane.step {
             Step::Id if !with_ids => (lane.step, lane.attempts) = (Step::Record, 0),
-            Step::Record if with_ids && lane.id.is_none() => {
+            Step::Record | Step::Confirm if with_ids && lane.id.is_none() => {
                 let first = lane.queue.front().expect("a lane that is listed has a record in memory");
                 let recovered = self.journals[lane.journal.0 as usize].journal.recovered_id(first.number);
                 lane.id = recovered.map(Into::into);
                 if lane.id.is_none() {
-                    (lane.step, lane.attempts) = (Step::Id, 0);
+                    (lane.step, lane.attempts, lane.refusal) = (Step::Id, 0, None);
                 }
             }
             _ => {}

@@ -75,10 +75,18 @@ impl Shard {
     }
 
     /// An answer that is no success.
-    pub(super) fn refused(&mut self, now: Now, api: ApiId, request: InFlight) {
+    pub(super) fn refused(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) {
         let what = if request.step == Step::Id { "the id step" } else { "a record" };
         let deliver = &self.settings.deliver;
-        let (reaction, advice) = match reaction(request.status, &[]) {
+        let led_to = match request.step {
+            // No other record would fare better.
+            Step::Id => match reaction(request.status, &[], &[]) {
+                Reaction::Park => Reaction::Pause,
+                reaction => reaction,
+            },
+            Step::Record | Step::Confirm => reaction(request.status, &[], &deliver.answers.given),
+        };
+        let (reaction, advice) = match led_to {
             // A login page, or the answer of something else that listens there.
             _ if request.step == Step::Record && deliver.success.contains(&request.status) => {
                 let advice = match &deliver.answer_type {
@@ -90,13 +98,22 @@ impl Shard {
                 };
                 (Reaction::Pause, advice)
             }
+            Reaction::Park => return self.refuse_record(now, api, request, body),
+            Reaction::Confirm => return self.ask_what_is_there(request, body),
             Reaction::Pause => (Reaction::Pause, advice(request.status).to_owned()),
             reaction => (reaction, String::new()),
         };
         self.attempt_failed(now, api, request, format!("answered {} to {what}{advice}", request.status), reaction);
     }
 
-    fn attempt_failed(&mut self, now: Now, api: ApiId, request: InFlight, problem: String, reaction: Reaction) {
+    pub(super) fn attempt_failed(
+        &mut self,
+        now: Now,
+        api: ApiId,
+        request: InFlight,
+        problem: String,
+        reaction: Reaction,
+    ) {
         self.counters.api_failures += 1;
         if self.by_old_rules {
             self.try_by_new_rules(request);
@@ -112,22 +129,27 @@ impl Shard {
         let hold = route.failed(now.mono_ns, request.sent_ns, &mut self.rng, retry, reaction, told);
         let lane = &mut self.lanes[request.lane as usize];
         debug_assert_eq!(lane.generation, request.generation);
+        if hold == Hold::No {
+            return self.back_off(now, request.lane);
+        }
         lane.attempts = lane.attempts.saturating_add(1);
         lane.resent = false;
-        match hold {
-            Hold::No => {
-                lane.doing = Doing::Backoff;
-                let wait = backoff::delay_ns(&mut self.rng, retry.0, retry.1, lane.attempts).max(1_000_000);
-                let lane = Timer::Lane { index: request.lane, generation: request.generation };
-                self.timers.set(now.mono_ns + wait, lane);
-            }
-            Hold::Already => self.list_ready(request.lane, false),
-            Hold::Until(until_ns) => {
-                self.counters.api_holds += 1;
-                self.hold_back(request.step, until_ns);
-                self.list_ready(request.lane, false);
-            }
+        if let Hold::Until(until_ns) = hold {
+            self.counters.api_holds += 1;
+            self.hold_back(request.step, until_ns);
         }
+        self.list_ready(request.lane, false);
+    }
+
+    /// The first record of a lane is tried again later.
+    pub(super) fn back_off(&mut self, now: Now, index: u32) {
+        let retry = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
+        let lane = &mut self.lanes[index as usize];
+        lane.attempts = lane.attempts.saturating_add(1);
+        lane.resent = false;
+        lane.doing = Doing::Backoff;
+        let wait = backoff::delay_ns(&mut self.rng, retry.0, retry.1, lane.attempts).max(1_000_000);
+        self.timers.set(now.mono_ns + wait, Timer::Lane { index, generation: lane.generation });
     }
 }
 

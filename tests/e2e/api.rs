@@ -30,6 +30,19 @@ pub struct Behaviour {
     pub refuse_every: usize,
     /// A record step whose data has this in it is answered 422 and forgotten, until [`Api::relent`].
     pub refuse_data: Option<&'static str>,
+    /// The first record step of each id is answered 409, and what stands under the id is:
+    pub conflict: Option<Conflict>,
+}
+
+/// What a GET of the id finds after a 409.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// The record itself: it was stored.
+    Stored,
+    /// Another record.
+    Other,
+    /// Nothing.
+    Missing,
 }
 
 #[derive(Default)]
@@ -39,6 +52,10 @@ struct Memory {
     refused: Vec<Film>,
     ids: HashMap<String, usize>,
     connections: usize,
+    /// Ids that were answered 409, with what was sent.
+    conflicts: HashMap<usize, String>,
+    /// Ids that were asked for.
+    asked: Vec<usize>,
     /// When each record step came, the refused ones too.
     steps: Vec<Instant>,
     /// Status and header fields with which every record step is refused.
@@ -91,6 +108,11 @@ impl Api {
         self.memory.lock().expect("no thread panics with it").steps.clone()
     }
 
+    /// The ids that were asked for by GET, in their order.
+    pub fn asked(&self) -> Vec<usize> {
+        self.memory.lock().expect("no thread panics with it").asked.clone()
+    }
+
     /// Connections accepted.
     pub fn connections(&self) -> usize {
         self.memory.lock().expect("no thread panics with it").connections
@@ -105,6 +127,7 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
     while let Some((path, key, body)) = request(&mut stream) {
         std::thread::sleep(behaviour.delay);
         let mut status = "201 Created\r\nContent-Type: application/json; charset=utf-8";
+        let mut shown = None;
         let id = {
             let mut memory = memory.lock().expect("no thread panics with it");
             if path == "/films/" {
@@ -123,7 +146,27 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                     memory.films.push(Film { key, body, data });
                     taken = value["id"].as_u64().unwrap_or(0) as usize;
                 }
+                let id = value["id"].as_u64().unwrap_or(0) as usize;
+                if let Some(conflict) = behaviour.conflict.filter(|_| !memory.conflicts.contains_key(&id)) {
+                    status = "409 Conflict";
+                    let film = memory.films.pop().expect("taken above");
+                    memory.conflicts.insert(id, film.data.clone());
+                    if conflict == Conflict::Stored {
+                        memory.films.push(film);
+                    }
+                }
                 taken
+            } else if let Some(id) = path.strip_prefix("/films/") {
+                let id: usize = id.trim_end_matches('/').parse().expect("an id");
+                memory.asked.push(id);
+                let data = match behaviour.conflict {
+                    Some(Conflict::Stored) => memory.conflicts[&id].clone(),
+                    _ => "another record".to_owned(),
+                };
+                let missing = behaviour.conflict == Some(Conflict::Missing);
+                status = if missing { "404 Not Found" } else { "200 OK\r\nContent-Type: application/json" };
+                shown = Some(serde_json::json!({ "id": id, "machine": "x", "data": data }).to_string());
+                id
             } else {
                 assert_eq!(path, "/seq/");
                 let next = memory.ids.len() + 1;
@@ -133,7 +176,7 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
         if answers + 1 == behaviour.drop_every {
             return;
         }
-        let body = format!("{{\"id\": {id}}}");
+        let body = shown.unwrap_or_else(|| format!("{{\"id\": {id}}}"));
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         // The gateway may be gone.
         if stream.get_mut().write_all(answer.as_bytes()).is_err() {

@@ -118,6 +118,7 @@ fn one_record_that_the_api_never_takes_does_not_stop_the_others() {
     let api = Api::start(site.api, Behaviour { refuse_data: Some("unwanted"), ..Behaviour::default() });
     let tcp = free_address();
     let config = site.config().one_step().tcp_listen("servers", tcp).deliver("drain", "\"0ms\"");
+    let config = config.deliver("answers", "{ retry = [422] }");
     let config =
         config.journal("segment_size", "\"1MiB\"").journal("max_size", "\"4MiB\"").journal("window", "\"1MiB\"");
     let config =

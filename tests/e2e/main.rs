@@ -14,6 +14,7 @@ mod machines;
 mod memory;
 mod online;
 mod outages;
+mod parked;
 mod paths;
 mod ports;
 mod process;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Exit code and standard output.
-fn queue(arguments: &[&str], site: &Site) -> (i32, String) {
+pub fn queue(arguments: &[&str], site: &Site) -> (i32, String) {
     let output = ringest().arg("queue").args(arguments).output().expect("it runs");
     let code = output.status.code().expect("it ends by itself");
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -16,7 +16,7 @@ fn queue(arguments: &[&str], site: &Site) -> (i32, String) {
     (code, String::from_utf8(output.stdout).expect("text") + &errors)
 }
 
-fn json(arguments: &[&str], site: &Site) -> Value {
+pub fn json(arguments: &[&str], site: &Site) -> Value {
     let (code, text) = queue(arguments, site);
     assert_eq!(code, 0, "{text}");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))

@@ -432,7 +432,8 @@ fn a_broken_file_changes_nothing_and_says_why_until_it_is_mended() {
     let became = gateway.reload(&site, config().deliver("conections", "4").source("b", "tcp", "listen = \"x\""));
     assert_eq!(became["last_reload_successful"], false);
     for words in [became["error"].as_str().expect("why"), &gateway.process.log()] {
-        for part in ["deliver.conections", "did you mean \"connections\"", "there is no such kind of source", "2 problems"]
+        for part in
+            ["deliver.conections", "did you mean \"connections\"", "there is no such kind of source", "2 problems"]
         {
             assert!(words.contains(part), "{part}: {words}");
         }

@@ -7,7 +7,8 @@ use ringest::journal::format::{
     RecordPayload, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entry_bytes, round_up,
 };
 
-const KINDS: [Kind; 6] = [Kind::Origin, Kind::Record, Kind::Id, Kind::Delivered, Kind::Parked, Kind::Discarded];
+const KINDS: [Kind; 7] =
+    [Kind::Origin, Kind::Record, Kind::Id, Kind::Delivered, Kind::Parked, Kind::Discarded, Kind::Retried];
 
 fn segment_header() -> impl Strategy<Value = SegmentHeader> {
     (any::<(u32, u64, u64, u64, u64, u128)>(), 9u32..14).prop_map(
@@ -55,8 +56,8 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
             [&record.encode_prefix()[..], key, data].concat()
         }
         Kind::Delivered => bytes[..bytes.len() / 8 * 8].to_vec(),
-        Kind::Id | Kind::Discarded => [&[1; 8], bytes].concat(),
-        Kind::Parked => [&[1; 10], bytes].concat(),
+        Kind::Id | Kind::Discarded | Kind::Retried => [&[1; 8], bytes].concat(),
+        Kind::Parked => [&[1; 24], bytes].concat(),
     }
 }
 

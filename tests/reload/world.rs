@@ -3,9 +3,7 @@
 use ringest::config::{self, Durability};
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::observe::snapshot::Terms;
-use ringest::shard::{
-    Completion, Destination, Fd, LinkId, Now, Op, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId,
-};
+use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io;

@@ -7,9 +7,9 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Authority, Checksum, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle, Journal, LaneKey,
-    LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial, Settings, Source,
-    SourceKind, Url, WhenFull,
+    Answers, Authority, Checksum, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle, Journal,
+    LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial, Settings,
+    Source, SourceKind, Url, WhenFull,
 };
 use ringest::journal::Options;
 use ringest::shard::SourceId;
@@ -384,6 +384,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         id_at: if nested { "/data/0/seq" } else { "/id" }.into(),
     });
     let deliver = Deliver {
+        answers: Answers::default(),
         url: url("/films/", port),
         body: body.template(two_steps),
         content_type: if body == Body::Raw { "application/octet-stream" } else { "application/json" }.into(),

@@ -396,6 +396,12 @@ impl<C: Core> Driver<C> {
                 // Whoever asked may have gone.
                 let _ = answer.send(self.core.snapshot(now));
             }
+            Message::Parked { limit, answer } => {
+                let _ = answer.send(self.core.parked(limit));
+            }
+            Message::Dispose { disposal, of, answer } => {
+                let _ = answer.send(self.core.dispose(disposal, &of));
+            }
             Message::Stop => {
                 if !std::mem::replace(&mut self.stopping, true) {
                     self.close_listeners();

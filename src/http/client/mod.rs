@@ -10,5 +10,5 @@ mod response;
 pub use super::chunked::ChunkFault;
 pub use super::fields::FramingFault;
 pub use head::{Head, MediaType, RetryAfter};
-pub use request::{RequestHead, RequestHeadError};
+pub use request::{GetHead, RequestHead, RequestHeadError};
 pub use response::{Event, ResponseError, ResponseReader};

@@ -60,23 +60,7 @@ impl RequestHead {
         let mut prefix = format!("POST {target} HTTP/1.1\r\n").into_bytes();
         push_field(&mut prefix, "Host", host)?;
         push_field(&mut prefix, "Content-Type", content_type)?;
-        for (name, value) in headers {
-            const RESERVED: [&str; 9] = [
-                "host",
-                "content-type",
-                "content-length",
-                "transfer-encoding",
-                "idempotency-key",
-                "connection",
-                "expect",
-                "upgrade",
-                "trailer",
-            ];
-            if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
-                return Err(RequestHeadError::Reserved { name: name.clone() });
-            }
-            push_field(&mut prefix, name, value)?;
-        }
+        push_fields(&mut prefix, headers)?;
         prefix.extend_from_slice(b"Idempotency-Key: ");
         prefix.shrink_to_fit();
         Ok(Self { prefix })
@@ -101,6 +85,55 @@ impl RequestHead {
         push_decimal(out, body_bytes as u64);
         out.extend_from_slice(b"\r\n\r\n");
     }
+}
+
+/// What all GETs to one server have in common, behind the target.
+#[derive(Debug, Clone)]
+pub struct GetHead {
+    rest: Vec<u8>,
+}
+
+impl GetHead {
+    /// Renders it; see [`RequestHead::post`].
+    ///
+    /// # Errors
+    /// If a part would not stay in its place.
+    pub fn new(host: &str, headers: &[(String, String)]) -> Result<Self, RequestHeadError> {
+        let mut rest = b" HTTP/1.1\r\n".to_vec();
+        push_field(&mut rest, "Host", host)?;
+        push_fields(&mut rest, headers)?;
+        rest.extend_from_slice(b"\r\n");
+        Ok(Self { rest })
+    }
+
+    /// Appends a whole request; `target` appends path and query.
+    pub fn write(&self, target: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+        out.extend_from_slice(b"GET ");
+        target(out);
+        out.extend_from_slice(&self.rest);
+    }
+}
+
+/// Fields of the configuration, none of which is written here itself.
+fn push_fields(out: &mut Vec<u8>, headers: &[(String, String)]) -> Result<(), RequestHeadError> {
+    for (name, value) in headers {
+        const RESERVED: [&str; 9] = [
+            "host",
+            "content-type",
+            "content-length",
+            "transfer-encoding",
+            "idempotency-key",
+            "connection",
+            "expect",
+            "upgrade",
+            "trailer",
+        ];
+        if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
+            return Err(RequestHeadError::Reserved { name: name.clone() });
+        }
+        push_field(out, name, value)?;
+    }
+    Ok(())
 }
 
 fn push_field(out: &mut Vec<u8>, name: &str, value: &str) -> Result<(), RequestHeadError> {

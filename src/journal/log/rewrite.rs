@@ -486,7 +486,7 @@ impl Journal {
                 run.numbers.push(header.number);
                 run.out.push(header, &[payload])
             }
-            Kind::Id | Kind::Parked => {
+            Kind::Id | Kind::Parked | Kind::Retried => {
                 let number = u64_at(payload, 0);
                 // A loss of power may bring a record back that was delivered meanwhile: if its entry is still there, its id must be.
                 let kept = run.numbers.binary_search(&number).is_ok() || self.is_older(run, number);
@@ -521,7 +521,7 @@ impl Journal {
     }
 
     /// The segment in which a record lies, if it is in any.
-    fn holder(&self, number: u64) -> Option<&Segment> {
+    pub(super) fn holder(&self, number: u64) -> Option<&Segment> {
         let behind = self.segments.partition_point(|s| s.first_number <= number);
         self.segments.get(behind.checked_sub(1)?)
     }

@@ -290,7 +290,8 @@ impl Journal {
             for entry in entries.by_ref() {
                 let Entry { header, payload, .. } = entry;
                 let waits = header.kind == Kind::Record && segment.is_waiting(header.number);
-                if !waits || header.number < scan.seen_below {
+                let aside = !scan.parked_too && self.parked.contains_key(&header.number);
+                if !waits || aside || header.number < scan.seen_below {
                     continue;
                 }
                 let id = RecordPayload::decode(payload).origin;

@@ -2,7 +2,7 @@ use super::*;
 
 fn shard(core: u16, delivered: u64) -> Snapshot {
     let terms =
-        Terms { received: delivered + 6, recovered: 5, delivered, pending: 4, parked: 3, rejected: 2, discarded: 2 };
+        Terms { received: delivered + 6, recovered: 5, delivered, pending: 4, parked: 0, rejected: 2, discarded: 5 };
     let mut shard = Snapshot { core, terms, lanes: 7, ..Snapshot::default() };
     shard.counters.received_bytes = 1000 + u64::from(core);
     shard.stages.record(Stage::Whole, 2_000_000 * (u64::from(core) + 1));
@@ -29,7 +29,7 @@ fn source(name: &str, received: u64, silent_s: Option<f64>, problem: Option<&str
 fn terms_counters_histograms_and_lanes_add_up_and_balance() {
     let report = Report::merge(vec![shard(1, 20), shard(0, 10)], &[]);
     let expected =
-        Terms { received: 42, recovered: 10, delivered: 30, pending: 8, parked: 6, rejected: 4, discarded: 4 };
+        Terms { received: 42, recovered: 10, delivered: 30, pending: 8, parked: 0, rejected: 4, discarded: 10 };
     assert_eq!(report.terms, expected);
     assert!(report.terms.balance());
     assert_eq!(report.counters.received_bytes, 2001);
@@ -89,6 +89,15 @@ fn source_and_route_problems_degrade_and_the_others_fail() {
     let report = Report::merge(vec![wrong, shard(1, 1)], &[]);
     assert!(report.is_failing());
     assert_eq!(report.problems[0].name, "core 0");
+}
+
+#[test]
+fn what_is_parked_degrades_and_is_said_with_what_to_do() {
+    let mut parked = shard(0, 1);
+    (parked.terms.parked, parked.terms.discarded) = (1, 4);
+    let report = Report::merge(vec![parked], &[]);
+    assert_eq!((report.problems.len(), report.problems[0].area, report.is_failing()), (1, Area::Parked, false));
+    assert_eq!(report.problems[0].text, "1 record is parked, since the API refused it: ringest queue list --parked");
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! `ringest queue retry` and `discard`: a running gateway is told by its admin server, a stopped one finds the decision when it starts.
+
+use super::check::print;
+use super::queue::{short_name, state_directory, visit};
+use super::{Failure, exit};
+use crate::config;
+use crate::engine::{Decision, LockError, Pending, StateLock, leave_decision, lock_holder};
+use crate::observe::client;
+use crate::shard::{Disposal, record_name};
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which parked records.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).multiple(true).args(["records", "source", "status", "all"])))]
+pub(super) struct Chosen {
+    /// The configuration file; of a stopped gateway also the state directory
+    place: PathBuf,
+    /// Records as the list names them (CORE-NUMBER)
+    #[arg(value_name = "RECORD")]
+    records: Vec<String>,
+    /// Those of this source
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Those that were parked by this status
+    #[arg(long, value_name = "STATUS")]
+    status: Option<u16>,
+    /// All that are parked
+    #[arg(long, conflicts_with_all = ["records", "source", "status"])]
+    all: bool,
+}
+
+impl Chosen {
+    fn has(&self, record: &Pending<'_>) -> bool {
+        let Some(parked) = record.parked else { return false };
+        (self.records.is_empty() || self.records.contains(&short_name(record)))
+            && self.source.as_deref().is_none_or(|source| source == record.source || source == record.name)
+            && self.status.is_none_or(|status| status == parked.status)
+    }
+}
+
+/// Has it done.
+///
+/// # Errors
+/// [`exit::NOT_OK`] if no such record is parked or the gateway refuses, [`exit::LOCKED`] if it runs and cannot be asked.
+pub(super) fn decide(disposal: Disposal, chosen: &Chosen) -> Result<(), Failure> {
+    if let Some(wrong) = chosen.records.iter().find(|name| record_name(name).is_none()) {
+        let message = format!("{wrong:?} names no record: the list names them, such as 0-1048577");
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let directory = state_directory(&chosen.place)?;
+    let count = match lock_holder(&directory)? {
+        Some(holder) => tell(disposal, chosen, &directory, holder)?,
+        None => leave(disposal, chosen, &directory)?,
+    };
+    if count == 0 {
+        return Err(Failure::new(exit::NOT_OK, "no such record is parked: ringest queue list --parked"));
+    }
+    Ok(())
+}
+
+/// Tells a running gateway.
+fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u32>) -> Result<u64, Failure> {
+    if chosen.place.is_dir() {
+        let error = LockError::Held { directory: directory.to_owned(), holder };
+        let message = format!("{error}; to tell it, give its configuration file instead of the directory");
+        return Err(Failure::new(exit::LOCKED, message));
+    }
+    let settings = config::load(&chosen.place).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
+    let admin = settings.gateway.admin.to_string();
+    let (path, done) = match disposal {
+        Disposal::Retry => ("/api/parked/retry", "are delivered now"),
+        Disposal::Discard => ("/api/parked/discard", "are deleted"),
+    };
+    let body = match chosen.all {
+        true => json!({ "all": true }),
+        false => json!({
+            "records": (!chosen.records.is_empty()).then_some(&chosen.records),
+            "source": chosen.source,
+            "status": chosen.status,
+        }),
+    };
+    let answer = client::post(&admin, path, &body.to_string(), TIMEOUT)
+        .map_err(|error| Failure::new(exit::LOCKED, format!("the gateway runs and cannot be told: {error}")))?;
+    let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    match said["records"].as_u64().filter(|_| answer.status == 200) {
+        Some(count) => {
+            print(&format!("{count} parked records {done}\n"))?;
+            Ok(count)
+        }
+        None => {
+            let words = String::from_utf8_lossy(&answer.body);
+            Err(Failure::new(exit::NOT_OK, format!("the gateway answered {}: {words}", answer.status)))
+        }
+    }
+}
+
+/// Leaves it to the next start.
+fn leave(disposal: Disposal, chosen: &Chosen, directory: &Path) -> Result<u64, Failure> {
+    // No gateway may start while its decisions are written.
+    let _lock = StateLock::acquire(directory).map_err(|error| Failure::new(exit::LOCKED, error.to_string()))?;
+    let records = RefCell::new(Vec::new());
+    visit(
+        directory,
+        || records.borrow_mut().clear(),
+        |record| {
+            if chosen.has(record) {
+                records.borrow_mut().push(short_name(record));
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
+    let records = records.into_inner();
+    let count = records.len() as u64;
+    if count > 0 {
+        leave_decision(directory, &Decision { decision: disposal, records })?;
+        print(&format!("the gateway is not running: {count} parked records {} when it starts\n", disposal.words()))?;
+    }
+    Ok(count)
+}

@@ -1,0 +1,101 @@
+//! `[deliver.answers]` and `[deliver.confirm]`: what an answer that is no success leads to.
+
+use super::deliver::json_pointer;
+use super::problem::Refusal;
+use super::walk::Section;
+use crate::delivery::confirm::ConfirmPath;
+use crate::delivery::route::Reaction;
+
+/// What an answer that is no success leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answers {
+    /// Statuses that lead to something else than by default.
+    pub given: Vec<(u16, Reaction)>,
+    /// Refusals of one record after which it is parked.
+    pub attempts: u32,
+    /// Records that each core keeps aside; beyond them deliveries wait for an operator.
+    pub parked_max: usize,
+    /// How the service is asked what it has.
+    pub confirm: Option<Confirm>,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self { given: Vec::new(), attempts: ATTEMPTS, parked_max: PARKED_MAX, confirm: None }
+    }
+}
+
+/// `[deliver.confirm]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirm {
+    /// What is fetched, from the record step's server.
+    pub path: ConfirmPath,
+    /// JSON pointer (RFC 6901) to the data in the answer.
+    pub data_at: String,
+}
+
+const ATTEMPTS: u32 = 3;
+const PARKED_MAX: usize = 65_536;
+const REMEDY: &str = "a list of HTTP statuses from 200 to 599, such as [400, 422]";
+
+pub(super) fn answers(
+    section: Section<'_, '_>,
+    confirm: Section<'_, '_>,
+    success: &[u16],
+    has_sequence: bool,
+) -> Answers {
+    let is_said = confirm.is_present();
+    let confirm = read_confirm(confirm, has_sequence);
+    let mut given: Vec<(u16, Reaction)> = Vec::new();
+    let lists = [
+        ("retry", Reaction::Retry),
+        ("park", Reaction::Park),
+        ("pause", Reaction::Pause),
+        ("confirm", Reaction::Confirm),
+    ];
+    for (key, reaction) in lists {
+        let Some(entry) = section.get(key) else { continue };
+        for (value, span) in entry.elements(REMEDY).unwrap_or_default() {
+            let Some(status @ 200..600) = value.as_integer() else {
+                entry.refuse_element(&span, Refusal::new("this is no status of a final answer", REMEDY));
+                continue;
+            };
+            let status = status as u16;
+            if success.contains(&status) {
+                let what = "this status means delivered: it stands in success";
+                entry.refuse_element(&span, Refusal::new(what, "it belongs into one of the two lists"));
+            } else if given.iter().any(|(other, _)| *other == status) {
+                let what = "this status leads to something already";
+                entry.refuse_element(&span, Refusal::new(what, "each status in one list, once"));
+            } else {
+                given.push((status, reaction));
+            }
+        }
+        if reaction == Reaction::Confirm && !is_said {
+            let what = "nothing says what is to be asked for";
+            entry.refuse_key(Refusal::new(what, "[deliver.confirm] with path = \"/films/{{id}}/\""));
+        }
+    }
+    if confirm.is_some() && !given.iter().any(|(status, _)| *status == 409) && !success.contains(&409) {
+        given.push((409, Reaction::Confirm));
+    }
+    let attempts = section.integer("attempts", ATTEMPTS as usize, 1..=1_000) as u32;
+    let parked_max = section.integer("parked_max", PARKED_MAX, 1..=1_048_576);
+    section.finish();
+    Answers { given, attempts, parked_max, confirm }
+}
+
+fn read_confirm(section: Section<'_, '_>, has_sequence: bool) -> Option<Confirm> {
+    const PATH: &str = "a path on the server of [deliver], such as \"/films/{{id}}/\"";
+    if section.is_present() && section.get("path").is_none() {
+        section.missing("path", PATH);
+    }
+    let path = section.parsed("path", PATH, |text| {
+        ConfirmPath::parse(text, has_sequence).map_err(|error| {
+            Refusal::new(error.to_string(), format!("{PATH}; known: {{{{id}}}} {{{{key}}}} {{{{source}}}}"))
+        })
+    });
+    let data_at = section.parsed("data_at", "a JSON pointer such as \"/data\"", json_pointer);
+    section.finish();
+    Some(Confirm { path: path?, data_at: data_at.unwrap_or_else(|| "/data".to_owned()) })
+}

@@ -1,0 +1,140 @@
+//! What operators decide about parked records: told to the cores of a running gateway, or left in a file for the next start. Nothing
+//! but a gateway's own cores ever writes a journal.
+
+use super::driver::Message;
+use crate::observe::snapshot::ParkedList;
+use crate::shard::{Disposal, Selection, record_name};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+
+/// How often it is looked whether the cores have done what was left.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// One line of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Whether the records are delivered after all, or deleted.
+    pub decision: Disposal,
+    /// Their names, CORE-NUMBER.
+    pub records: Vec<String>,
+}
+
+fn path(state_directory: &Path) -> PathBuf {
+    state_directory.join("decisions")
+}
+
+/// Leaves a decision for the next start, durably. The caller holds the lock of the state directory.
+///
+/// # Errors
+/// Those of the file.
+pub fn leave_decision(state_directory: &Path, decision: &Decision) -> io::Result<()> {
+    let mut line = serde_json::to_vec(decision).map_err(io::Error::other)?;
+    line.push(b'\n');
+    let path = path(state_directory);
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+    // A kill may have cut the last one short: a line of its own is skipped alone.
+    if file.metadata()?.len() > 0 {
+        file.write_all(b"\n")?;
+    }
+    file.write_all(&line)?;
+    file.sync_all()?;
+    File::open(state_directory)?.sync_all()
+}
+
+/// What was left for the next start, in its order.
+///
+/// # Errors
+/// Those of the file.
+pub fn decisions_left(state_directory: &Path) -> io::Result<Vec<Decision>> {
+    let text = match fs::read_to_string(path(state_directory)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// The cores, asked about what is parked.
+#[derive(Debug, Clone)]
+pub(super) struct ParkedOnCores {
+    pub(super) mailboxes: Vec<mpsc::UnboundedSender<Message>>,
+}
+
+impl ParkedOnCores {
+    async fn ask<T>(&self, message: impl Fn(oneshot::Sender<T>) -> Message) -> Vec<T> {
+        let mut asked = Vec::new();
+        for mailbox in &self.mailboxes {
+            let (answer, answered) = oneshot::channel();
+            if mailbox.send(message(answer)).is_ok() {
+                asked.push(answered);
+            }
+        }
+        let mut answers = Vec::new();
+        for answered in asked {
+            answers.extend(answered.await);
+        }
+        answers
+    }
+
+    pub(super) async fn list(&self, limit: usize) -> ParkedList {
+        let lists = self.ask(|answer| Message::Parked { limit, answer }).await;
+        let mut all = ParkedList::default();
+        lists.into_iter().for_each(|list| all.add(list));
+        all.first.truncate(limit);
+        all
+    }
+
+    pub(super) async fn dispose(&self, disposal: Disposal, of: Selection) -> u64 {
+        self.ask(|answer| Message::Dispose { disposal, of: of.clone(), answer }).await.into_iter().sum()
+    }
+
+    /// Does what was decided while no gateway ran. The file goes when the cores have written it down: a kill before that makes it
+    /// be done again, which changes nothing.
+    pub(super) async fn do_what_was_left(self, state_directory: PathBuf) {
+        let left = match decisions_left(&state_directory) {
+            Ok(left) => left,
+            Err(problem) => {
+                let path = path(&state_directory);
+                return error!("{}: what was decided about parked records cannot be read: {problem}", path.display());
+            }
+        };
+        if left.is_empty() {
+            return;
+        }
+        for Decision { decision, records } in left {
+            let records: Vec<(u32, u64)> = records.iter().filter_map(|name| record_name(name)).collect();
+            let count = self.dispose(decision, Selection { records: Some(records), ..Selection::default() }).await;
+            info!("{count} parked records: {}", decision.words());
+        }
+        while self.list(0).await.is_disposing {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        if let Err(problem) = fs::remove_file(path(&state_directory)) {
+            let path = path(&state_directory);
+            error!("{}: cannot be removed, and is obeyed again at the next start: {problem}", path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decisions_are_read_in_the_order_in_which_they_were_left_and_a_line_cut_short_is_skipped() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert_eq!(decisions_left(directory.path()).expect("none"), []);
+        let first = Decision { decision: Disposal::Retry, records: vec!["0-5".into(), "1-7".into()] };
+        let second = Decision { decision: Disposal::Discard, records: vec!["0-5".into()] };
+        leave_decision(directory.path(), &first).expect("left");
+        let mut file = OpenOptions::new().append(true).open(path(directory.path())).expect("opened");
+        file.write_all(b"{\"decision\":\"disc").expect("written");
+        leave_decision(directory.path(), &second).expect("left");
+        assert_eq!(decisions_left(directory.path()).expect("read"), [first, second]);
+    }
+}
