@@ -180,7 +180,7 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
         .map_err(EngineError::Thread)?;
     // From here on a signal waits until it can be obeyed.
     let (wish, wishes) = mpsc::unbounded_channel();
-    let mut stop = runtime.block_on(async { Stop::new(options.stop, wish) }).map_err(EngineError::Thread)?;
+    let mut stop = runtime.block_on(async { Stop::new(options.stop, wish.clone()) }).map_err(EngineError::Thread)?;
     let settings = Arc::new(settings);
     let Taken { lock, listeners, admin, ports, directories } = take(&runtime, &mut stop, &settings)?;
     let started_cores = Gateway::start(&settings, listeners, directories, features.read_multishot, &runtime, &mut stop);
@@ -192,7 +192,7 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
         }
         started => started?,
     };
-    let reload = Reading { path: options.config, file, wishes };
+    let reload = Reading { path: options.config, file, wish, wishes };
     let last = gateway.serve(&runtime, stop, cores, reload, Doors { admin, ports, ready_file: options.ready_file })?;
     // A close that waits for a dead line's output, or a name server, keeps nobody.
     runtime.shutdown_background();
@@ -421,6 +421,7 @@ struct Reading {
     path: Option<PathBuf>,
     /// As it was read first.
     file: Settings,
+    wish: mpsc::UnboundedSender<Wish>,
     wishes: mpsc::UnboundedReceiver<Wish>,
 }
 
@@ -514,7 +515,7 @@ impl Gateway {
     ) -> Result<Vec<Last>, EngineError> {
         let Cores { control: ask, requests, placement } = cores;
         let Doors { admin, ports, ready_file } = doors;
-        let Reading { path, file, wishes } = reading;
+        let Reading { path, file, wish, wishes } = reading;
         let stopping = Arc::new(AtomicBool::new(false));
         let (running, current) = watch::channel(Arc::clone(&self.settings));
         let reloader = Reloader::new(Start {
@@ -532,7 +533,7 @@ impl Gateway {
             let admin = tokio::net::TcpListener::from_std(admin).map_err(EngineError::Thread)?;
             let control = Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports);
             let (close_admin, admin_closed) = oneshot::channel::<()>();
-            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines()), async {
+            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines(), wish), async {
                 // Closed by a word or by the end of who would say it.
                 let _ = admin_closed.await;
             }));
@@ -555,7 +556,7 @@ impl Gateway {
         })
     }
 
-    fn admin(&self, lines: Arc<Mutex<Lines>>) -> admin::Gateway {
+    fn admin(&self, lines: Arc<Mutex<Lines>>, wish: mpsc::UnboundedSender<Wish>) -> admin::Gateway {
         let mailboxes = self.mailboxes.clone();
         let settings = &self.settings;
         let cores = mailboxes.len() as u16;
@@ -570,6 +571,15 @@ impl Gateway {
         let mut gateway =
             admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, ask);
         gateway.loaded = self.loaded.clone();
+        gateway.reload = Some(Box::new(move || {
+            let (answer, answered) = oneshot::channel();
+            let wished = wish.send(Wish { by: "POST /api/reload", answer: Some(answer) });
+            Box::pin(async move {
+                let stopping = || "the gateway is stopping".to_owned();
+                wished.map_err(|_| stopping())?;
+                answered.await.map_err(|_| stopping())?
+            })
+        }));
         let (list, disposer) = (ParkedOnCores { mailboxes: self.mailboxes.clone() }, self.mailboxes.clone());
         gateway.parked = Some(admin::Parked {
             list: Box::new(move |limit| {

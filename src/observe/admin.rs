@@ -51,10 +51,14 @@ pub struct Gateway {
     pub loaded: Loaded,
     /// Asks every core for a snapshot and leaves out those that do not answer within [`ANSWER_TIMEOUT`].
     pub request: Box<dyn Fn() -> SnapshotFuture + Send + Sync>,
+    /// Has the configuration read again, where it came from a file.
+    pub reload: Option<ReloadConfig>,
     /// What is parked, where there are cores to be asked.
     pub parked: Option<Parked>,
 }
 
+/// Has the configuration read again: what was done, or why nothing was, in words.
+pub type ReloadConfig = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>> + Send>> + Send + Sync>;
 /// Lists what is parked, and so many records of it.
 pub type ListParked = Box<dyn Fn(usize) -> Pin<Box<dyn Future<Output = ParkedList> + Send>> + Send + Sync>;
 /// Brings parked records back or deletes them; how many.
@@ -96,6 +100,7 @@ impl Gateway {
             cores: (0..cores).collect(),
             loaded: Loaded::default(),
             request: Box::new(request),
+            reload: None,
             parked: None,
         }
     }
@@ -141,6 +146,7 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/api/parked", get(parked))
         .route("/api/parked/retry", post(retry_parked))
         .route("/api/parked/discard", post(discard_parked))
+        .route("/api/reload", post(reload))
         .with_state(admin)
         .layer(axum::middleware::from_fn(check_host))
 }
@@ -254,6 +260,21 @@ async fn dispose(admin: &Admin, disposal: Disposal, chosen: Chosen) -> Response 
     let count = (parked.dispose)(disposal, Selection { records, source, status }).await;
     Json(json!({ "records": count })).into_response()
 }
+
+/// As SIGHUP does, for where nobody can send a signal. The empty JSON object keeps forms of other pages out, as above.
+async fn reload(State(admin): State<Arc<Admin>>, Json(Nothing {}): Json<Nothing>) -> Response {
+    let Some(reload) = &admin.gateway.reload else {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "nobody can read it again" }))).into_response();
+    };
+    match reload().await {
+        Ok(done) => Json(json!({ "done": done })).into_response(),
+        Err(why) => (StatusCode::CONFLICT, Json(json!({ "error": why }))).into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
 
 async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
     let report = admin.report().await;

@@ -2,7 +2,7 @@
 
 use crate::api::{Api, Behaviour};
 use crate::machines::{HttpMachine, Pty, TcpMachine};
-use crate::process::{Gateway, Receiver, Status, eventually};
+use crate::process::{Gateway, PATIENCE, Receiver, Status, eventually};
 use crate::site::{Config, Row, Site, assert_rows, assert_whole, free_address, numbers, record};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -585,4 +585,29 @@ fn a_hang_up_while_the_gateway_stops_is_answered_in_the_log_alone() {
     let films = api.films();
     assert_eq!(assert_whole("m", &numbers(films.iter().map(|film| film.data.as_str()))["m"]), 5);
     assert!(!gateway.process.log().contains("more"), "{}", gateway.process.log());
+}
+
+#[test]
+fn who_cannot_send_a_signal_asks_the_admin_server() {
+    let site = Site::new();
+    let (tcp, more) = (free_address(), free_address());
+    let config = || site.config().tcp_listen("servers", tcp);
+    let gateway = Gateway::start(&site, &config().write(&site));
+    let ask = |body: &str| {
+        let admin = site.admin.to_string();
+        let answer = ringest::observe::client::post(&admin, "/api/reload", body, PATIENCE).expect("an answer");
+        (answer.status, String::from_utf8(answer.body).expect("text"))
+    };
+    config().tcp_listen("more", more).write(&site);
+    let (status, body) = ask("{}");
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("1 added (more)"), "{body}");
+    // It is in force once it is answered.
+    TcpMachine::connect(more);
+    config().journal("window", "\"8MiB\"").write(&site);
+    let (status, body) = ask("{}");
+    assert_eq!(status, 409, "{body}");
+    assert!(body.contains("journal.window"), "{body}");
+    assert_ne!(ask("[]").0, 200);
+    gateway.stop();
 }
