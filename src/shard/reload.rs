@@ -350,7 +350,8 @@ impl Shard {
         tried
     }
 
-    /// The API of an authority: one that there is, a free place, or a new one.
+    /// The API of an authority: one that there is, a free place, or a new one. Whatever else makes a connection another one belongs into
+    /// this comparison: connections of an API that is found here are used on.
     fn api_at(&mut self, now: Now, authority: &Authority) -> ApiId {
         if let Some(index) = self.apis.iter().position(|api| api.authority == *authority) {
             return ApiId(index as u8);
