@@ -147,7 +147,8 @@ fn word(value: &impl fmt::Debug) -> String {
 /// Without its query, which may hold a secret.
 fn show_url(url: &Url) -> String {
     let (path, query) = url.target.split_once('?').unwrap_or((&url.target, ""));
-    format!("http://{}{path}{}", url.host_header, if query.is_empty() { "" } else { "?…" })
+    let scheme = if url.secure { "https" } else { "http" };
+    format!("{scheme}://{}{path}{}", url.host_header, if query.is_empty() { "" } else { "?…" })
 }
 
 fn gateway_changes(old: &Gateway, new: &Gateway, restart: &mut Vec<Change>) {
@@ -202,8 +203,11 @@ fn sequence_changes(old: Option<&Sequence>, new: Option<&Sequence>, live: &mut V
     let mut keys = Keys { section: "sequence", list: live };
     let (before, after) = (old.map(|sequence| &sequence.url), new.map(|sequence| &sequence.url));
     keys.note("url", &before, &after, |url| url.map_or("none".to_owned(), show_url));
-    if let (Some(Sequence { url: _, id_at }), Some(new)) = (old, new) {
-        keys.note("id_at", id_at, &new.id_at, |pointer| format!("{pointer:?}"));
+    if let (Some(Sequence { url: _, id_at, lease, count_at }), Some(new)) = (old, new) {
+        let pointer = |pointer: &String| format!("{pointer:?}");
+        keys.note("id_at", id_at, &new.id_at, pointer);
+        keys.number("lease", *lease as usize, new.lease as usize);
+        keys.note("count_at", count_at, &new.count_at, pointer);
     }
 }
 
@@ -217,6 +221,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
         answer_type,
         answer_id_at,
         answers,
+        tls,
         connections,
         pipeline,
         timeout,
@@ -235,6 +240,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.note("success", success, &new.success, |statuses| format!("{statuses:?}"));
     keys.note("answer_type", answer_type, &new.answer_type, optional);
     keys.note("answer_id_at", answer_id_at, &new.answer_id_at, optional);
+    keys.note_name("tls", *tls != new.tls);
     answers_changes(answers, &new.answers, &mut keys);
     keys.number("connections", *connections, new.connections);
     keys.number("pipeline", *pipeline, new.pipeline);

@@ -11,6 +11,7 @@ use crate::config::{Authority, Durability, Settings};
 use crate::journal::{self, Journal, Storage};
 use crate::observe::snapshot::{Counters, ParkedList, Snapshot};
 use crate::shard::{ApiId, Completion, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
+use crate::tls;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
@@ -38,6 +39,9 @@ impl Core for Shard {
         Self::next_deadline(self)
     }
     fn reload(&mut self, now: Now, reload: Reload) -> Reloaded {
+        if self.needs_tls(&reload.settings) {
+            self.set_tls(tls_client(&reload.settings));
+        }
         Self::reload(self, now, reload)
     }
     fn stop(&mut self, now: Now) {
@@ -67,6 +71,11 @@ impl Core for Shard {
     fn destination(&self, api: ApiId) -> Authority {
         self.destinations().swap_remove(usize::from(api.0))
     }
+}
+
+/// What connections to the API are made by, where a URL is `https`.
+fn tls_client(settings: &Settings) -> Option<tls::Client> {
+    settings.deliver.tls.as_ref().map(|tls| tls::Client::new(tls).expect("checked with the settings"))
 }
 
 /// Which core runs what.
@@ -217,7 +226,8 @@ impl CoreThread {
             control: self.control,
             mailbox: self.mailbox,
         };
-        let shard = Shard::new(Setup {
+        let tls = tls_client(&self.settings);
+        let mut shard = Shard::new(Setup {
             settings: self.settings,
             core,
             cores: cores as u16,
@@ -227,6 +237,7 @@ impl CoreThread {
             seed: super::files::random().map_err(failed)? as u64,
             now: clock::now(),
         });
+        shard.set_tls(tls);
         let shard = runtime.block_on(async { Driver::new(shard, options)?.run().await }).map_err(failed)?;
         if shard.has_given_up() {
             // It would wait for what does not end.

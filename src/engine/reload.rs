@@ -166,7 +166,9 @@ impl Reloader {
             return Err(stopping());
         }
         for (core, _) in answers.iter().enumerate().filter(|(_, answer)| answer.is_none()) {
-            warn!("core {core} has not answered within {ANSWER_MAX:?}; it takes the new configuration over once it can");
+            warn!(
+                "core {core} has not answered within {ANSWER_MAX:?}; it takes the new configuration over once it can"
+            );
         }
         self.start.file = file;
         if changes.keys.iter().any(|change| is_template(&change.key)) {

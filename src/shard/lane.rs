@@ -33,6 +33,8 @@ pub(super) enum Doing {
     Backoff,
     /// Its step is held back, for all lanes.
     Held,
+    /// It waits for a sequence id that another lane has asked for.
+    AwaitsId,
     /// Its first record may not be sent before it is durable.
     AwaitsDurable,
     /// An older lane of the same source goes first.
@@ -99,6 +101,11 @@ impl Lane {
             needs_durable: false,
             successor: None,
         }
+    }
+
+    /// Whether nothing of it is sent, for a time that others do not wait for: its memory may be needed more elsewhere.
+    pub fn is_stalled(&self) -> bool {
+        matches!(self.doing, Doing::Backoff | Doing::AwaitsLane | Doing::AwaitsId)
     }
 
     /// Appends a record that the journal holds.

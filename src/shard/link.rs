@@ -1,6 +1,7 @@
 //! The connections and ports of a shard.
 
 use super::reload::Rules;
+use super::secure::Secure;
 use super::{ApiId, Fd, LinkId, SourceId};
 use crate::config::Flow;
 use crate::delivery::Connection;
@@ -126,6 +127,8 @@ pub(super) struct ApiLink {
     pub connection: Connection,
     /// Those of an earlier configuration, by which its requests were sent; it takes no others until they are answered.
     pub rules: Option<Rc<Rules>>,
+    /// Where the URL is `https`, from the end of the connect on.
+    pub secure: Option<Box<Secure>>,
 }
 
 /// Links by index, with the generations that tell stale ids.

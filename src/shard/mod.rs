@@ -2,13 +2,14 @@
 //!
 //! - `link`: connections and ports by index; `lane`: what keeps its order; `timer`: deadlines.
 //! - `intake`, `machine`: bytes become records in the journal and in lanes. `deliver`: records of lanes become requests, answers
-//!   settle them. `backlog`: what lies behind the window comes back from the journal.
+//!   settle them; `secure`: those connections over TLS. `backlog`: what lies behind the window comes back from the journal.
 //! - `reload`: another configuration takes the place of the present one.
 
 mod backlog;
 mod deliver;
 mod intake;
 mod lane;
+mod lease;
 mod link;
 mod machine;
 mod op;
@@ -17,6 +18,7 @@ mod pressure;
 mod reload;
 mod retry;
 mod samples;
+mod secure;
 mod show;
 mod timer;
 
@@ -31,9 +33,11 @@ use crate::http::client::{GetHead, MediaType, RequestHead};
 use crate::http::date::HttpDate;
 use crate::journal::{Journal, Position};
 use crate::observe::snapshot::{Counters, StageHistograms, Terms};
+use crate::tls;
 use deliver::Api;
 use intake::SourceState;
 use lane::{Doing, Lane};
+use lease::Leases;
 use link::{Links, State};
 use park::Parking;
 use slab::Slab;
@@ -130,6 +134,10 @@ pub struct Shard {
     /// By [`Step`](crate::delivery::Step): whether requests go out, and the lanes that wait until they do.
     routes: [(Route, VecDeque<u32>); 3],
     id_api: ApiId,
+    /// For connections that begin from now on, where a URL is `https`.
+    tls: Option<tls::Client>,
+    /// What a TLS connection has received, while it is looked at.
+    plain: Vec<u8>,
     template: Template,
     record_head: RequestHead,
     confirm_head: GetHead,
@@ -138,6 +146,7 @@ pub struct Shard {
     body: Vec<u8>,
     date: HttpDate,
     parking: Parking,
+    leases: Leases,
     terms: Terms,
     counters: Counters,
     stages: StageHistograms,
@@ -168,11 +177,11 @@ impl Shard {
     pub fn new(setup: Setup) -> Self {
         let Setup { settings, core, cores, sources, journals, owners, seed, now } = setup;
         assert!(!journals.is_empty());
-        let mut apis = vec![Api::new(settings.deliver.url.authority.clone())];
+        let mut apis = vec![Api::new(&settings.deliver.url)];
         let record_api = ApiId(0);
         let id_api = match &settings.sequence {
-            Some(sequence) if sequence.url.authority != apis[0].authority => {
-                apis.push(Api::new(sequence.url.authority.clone()));
+            Some(sequence) if !apis[0].serves(&sequence.url) => {
+                apis.push(Api::new(&sequence.url));
                 ApiId(1)
             }
             _ => record_api,
@@ -216,6 +225,8 @@ impl Shard {
             asks: settings.deliver.answers.confirm.is_some(),
             routes: Default::default(),
             id_api,
+            tls: None,
+            plain: Vec::new(),
             template: Template::parse(&deliver.body, settings.sequence.is_some()).expect("settings are checked"),
             record_head: request_head(&deliver.url, &deliver.content_type, &deliver.headers),
             confirm_head: GetHead::new(&deliver.url.host_header, &deliver.headers).expect("settings are checked"),
@@ -227,6 +238,7 @@ impl Shard {
             body: Vec::new(),
             date: HttpDate::new(),
             parking: Parking::default(),
+            leases: Leases::default(),
             terms: Terms::default(),
             counters: Counters::default(),
             stages: StageHistograms::new(),
@@ -241,6 +253,7 @@ impl Shard {
                 backlog: backlog::Backlog::default(),
             });
         }
+        shard.adopt_leases();
         // What an adopted journal holds of a source is older than what this core has journaled since it adopted it.
         for index in (1..shard.journals.len()).chain([0]) {
             shard.adopt_lanes(JournalId(index as u8));
@@ -335,8 +348,8 @@ impl Shard {
             Completion::SegmentSynced { journal, segment, result } => {
                 self.journals[journal.0 as usize].journal.handle_synced(segment, result);
             }
-            Completion::SegmentFreed { journal, segment } => {
-                self.journals[journal.0 as usize].journal.handle_freed(segment);
+            Completion::SegmentFreed { journal, segment, result } => {
+                self.journals[journal.0 as usize].journal.handle_freed(now, segment, result);
             }
             Completion::Rewrite { journal, work, result, .. } => {
                 self.handle_rewrite(now, usize::from(journal.0), work, result);
@@ -505,7 +518,9 @@ impl Shard {
         }
         self.phase = Phase::Stopping;
         self.flush_since_ns = now.mono_ns;
+        self.leave_leases();
         self.check_flush(now);
+        self.close_sessions();
         let links: Vec<LinkId> = self.links.iter().map(|(id, _)| id).collect();
         for link in links {
             self.close(link);

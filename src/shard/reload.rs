@@ -12,7 +12,7 @@ use super::lane::{Doing, Lane};
 use super::link::{ApiLink, State, Stream};
 use super::timer::Timer;
 use super::{ApiId, Fd, LinkId, Now, Op, Phase, Shard, SourceId, request_head};
-use crate::config::{Authority, Flow, LaneKey, Settings, SourceKind};
+use crate::config::{Flow, LaneKey, Settings, SourceKind, Url};
 use crate::delivery::template::Template;
 use crate::delivery::{InFlight, Step};
 use crate::http::client::{GetHead, MediaType};
@@ -50,11 +50,13 @@ pub struct Reloaded {
 }
 
 /// What answers to earlier requests are judged by.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Rules {
     /// Only `[deliver]` and `[sequence]` of it count; the ids of its sources are not the present ones.
     settings: Arc<Settings>,
     answer_type: Option<MediaType>,
+    /// What TLS is made by has changed since: the connection is not used again.
+    other_tls: bool,
 }
 
 impl Shard {
@@ -330,12 +332,13 @@ impl Shard {
         self.confirm_head = GetHead::new(&deliver.url.host_header, &deliver.headers).expect("settings are checked");
         self.asks = deliver.answers.confirm.is_some();
         self.id_head = settings.sequence.as_ref().map(|sequence| id_head(&sequence.url));
-        self.record_api = self.api_at(now, &deliver.url.authority);
+        self.record_api = self.api_at(now, &deliver.url);
         self.id_api = match &settings.sequence {
-            Some(sequence) => self.api_at(now, &sequence.url.authority),
+            Some(sequence) => self.api_at(now, &sequence.url),
             None => self.record_api,
         };
-        self.keep_rules(Rc::new(Rules { settings: Arc::clone(old), answer_type }));
+        let other_tls = deliver.tls != old.deliver.tls;
+        self.keep_rules(Rc::new(Rules { settings: Arc::clone(old), answer_type, other_tls }));
         let is_other = deliver.body != old.deliver.body
             || deliver.content_type != old.deliver.content_type
             || has_ids != old.sequence.is_some();
@@ -346,14 +349,14 @@ impl Shard {
             shard.lanes.iter().filter(|(_, lane)| posted(lane)).count() as u64
         };
         let tried = if is_other { tried(self) } else { 0 };
-        self.list_all();
+        let for_ids = self.change_leases(old);
+        self.list_all(for_ids);
         tried
     }
 
-    /// The API of an authority: one that there is, a free place, or a new one. Whatever else makes a connection another one belongs into
-    /// this comparison: connections of an API that is found here are used on.
-    fn api_at(&mut self, now: Now, authority: &Authority) -> ApiId {
-        if let Some(index) = self.apis.iter().position(|api| api.authority == *authority) {
+    /// The API that a URL leads to: one that there is, a free place, or a new one.
+    fn api_at(&mut self, now: Now, url: &Url) -> ApiId {
+        if let Some(index) = self.apis.iter().position(|api| api.serves(url)) {
             return ApiId(index as u8);
         }
         let others = |shard: &Self| {
@@ -366,11 +369,13 @@ impl Shard {
             let left = free.map_or(Vec::new(), |id| self.api(id).connections.clone());
             for link in left {
                 let Some((_, State::Api(mut conn))) = self.links.take(link) else { continue };
+                self.by_old_rules = true;
                 self.lose_connection(now, link, &mut conn, "the configuration has changed", true);
+                self.by_old_rules = false;
                 self.links.put(link, State::Api(conn));
             }
         }
-        let api = Api::new(authority.clone());
+        let api = Api::new(url);
         match free {
             Some(id) => *self.api(id) = api,
             None => self.apis.push(api),
@@ -391,16 +396,22 @@ impl Shard {
             if !conn.connection.in_flight.is_empty() {
                 self.api(conn.api).available.retain(|other| *other != link);
                 conn.connection.listed = false;
-                conn.rules.get_or_insert_with(|| Rc::clone(&rules));
-            } else if !self.is_current(conn.api) {
-                self.close_api(link, &conn);
+                let rules = match conn.rules.take() {
+                    None => Rc::clone(&rules),
+                    Some(older) if older.other_tls || !rules.other_tls => older,
+                    Some(older) => Rc::new(Rules { other_tls: true, ..Rules::clone(&older) }),
+                };
+                conn.rules = Some(rules);
+            } else if !self.is_current(conn.api) || rules.other_tls && self.api(conn.api).tls.is_some() {
+                self.close_api(link, &mut conn);
             }
             self.links.put(link, State::Api(conn));
         }
     }
 
     /// Closes a connection to the API that nothing is in flight on.
-    fn close_api(&mut self, link: LinkId, conn: &ApiLink) {
+    fn close_api(&mut self, link: LinkId, conn: &mut ApiLink) {
+        self.leave_handshake(link, conn);
         let api = self.api(conn.api);
         api.connecting -= usize::from(!conn.connection.open);
         api.connections.retain(|other| *other != link);
@@ -416,8 +427,8 @@ impl Shard {
         if !conn.connection.in_flight.is_empty() || conn.connection.sending {
             return true;
         }
-        conn.rules = None;
-        let is_left = !self.is_current(conn.api);
+        let other_tls = conn.rules.take().is_some_and(|rules| rules.other_tls) && conn.secure.is_some();
+        let is_left = other_tls || !self.is_current(conn.api);
         if is_left {
             self.close_api(link, conn);
         }
@@ -442,29 +453,30 @@ impl Shard {
         debug_assert_eq!(lane.generation, request.generation);
         lane.attempts = lane.attempts.saturating_add(1);
         lane.resent = false;
-        self.list_ready(request.lane, false);
+        self.make_ready(request.lane);
     }
 
-    /// Whatever waits to be sent may go now, by the new rules: what held it back may be what was changed.
-    fn list_all(&mut self) {
-        // One in backoff may have given back the record that it waits with.
-        let in_backoff = |lane: &Lane| lane.doing == Doing::Backoff;
-        let later: Vec<u32> =
-            self.lanes.iter().filter(|(_, lane)| in_backoff(lane)).map(|(index, _)| index as u32).collect();
-        let mut waiting: Vec<u32> = self.apis.iter_mut().flat_map(|api| std::mem::take(&mut api.ready)).collect();
+    /// Whatever waits to be sent (`waiting`: for an id) may go now, by the new rules: what held it back may be what was changed.
+    fn list_all(&mut self, mut waiting: Vec<u32>) {
+        waiting.extend(self.apis.iter_mut().flat_map(|api| std::mem::take(&mut api.ready)));
         for (route, held) in &mut self.routes {
             *route = Default::default();
             waiting.extend(std::mem::take(held));
         }
+        // One in backoff may have given back the record that it waits with.
+        let in_backoff = self.lanes.iter().filter(|(_, lane)| lane.doing == Doing::Backoff);
+        waiting.extend(in_backoff.map(|(index, _)| index as u32));
         for api in &mut self.apis {
             (api.failures, api.retry_ns) = (0, 0);
         }
         for lane in waiting {
-            self.list_ready(lane, false);
-        }
-        for lane in later {
             self.make_ready(lane);
         }
+    }
+
+    /// What the open connections to the API and those to come are made by differs.
+    pub fn needs_tls(&self, settings: &Settings) -> bool {
+        self.settings.deliver.tls != settings.deliver.tls
     }
 
     /// A lane whose record was about to be sent by rules that had another first step takes the present one.
@@ -476,6 +488,8 @@ impl Shard {
         }
         match lane.step {
             Step::Id if !with_ids => (lane.step, lane.attempts) = (Step::Record, 0),
+            // It takes an id of those that were given ahead when it is sent.
+            Step::Record | Step::Confirm if self.leases.are_in_force() && lane.id.is_none() => lane.step = Step::Record,
             Step::Record | Step::Confirm if with_ids && lane.id.is_none() => {
                 let first = lane.queue.front().expect("a lane that is listed has a record in memory");
                 let recovered = self.journals[lane.journal.0 as usize].journal.recovered_id(first.number);

@@ -481,7 +481,7 @@ impl World {
             Done::Prepared { journal, segment, result } => Completion::SegmentPrepared { journal, segment, result },
             Done::Synced { journal, segment, result } => Completion::SegmentSynced { journal, segment, result },
             Done::Rewrite { journal, segment, work, result } => Completion::Rewrite { journal, segment, work, result },
-            Done::Freed { journal, segment } => Completion::SegmentFreed { journal, segment },
+            Done::Freed { journal, segment, result } => Completion::SegmentFreed { journal, segment, result },
             Done::ReadBack { journal, segment, offset, buffer, result } => {
                 Completion::ReadBack { journal, segment, offset, buffer, result }
             }

@@ -42,6 +42,9 @@ const SEEDS: u64 = 2_000;
 /// Of the wall's clock, on a machine that may be busy.
 const WORLD_MAX: Duration = Duration::from_secs(120);
 
+/// After a failure other worlds have this long to end; one of them may turn in a circle.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// What every run of [`SEEDS`] worlds must have seen, or it proves less than it says.
 const MUST_HAPPEN: [&str; 41] = [
     "accept failed",
@@ -116,6 +119,18 @@ fn watch(running: &BTreeMap<u64, Instant>) {
     }
 }
 
+/// What is told of a run in one line.
+fn summary(all: &Stats) -> String {
+    let of = |names: &[&str]| names.iter().map(|name| all.of(name)).sum::<u64>();
+    let (kills, cuts) = (of(&["kill -9", "kill during recovery"]), of(&["power cut while running"]));
+    let flips = of(&["bit flipped", "bit of a record flipped", "bit of an epoch file flipped", "epoch file lost"]);
+    format!(
+        "{} worlds, {} crashes ({kills} kills, {cuts} power cuts), {flips} flips of bits on disk",
+        all.worlds,
+        kills + cuts
+    )
+}
+
 /// Past the test harness, which keeps the words of tests that pass to itself.
 fn say_aloud(words: &str) {
     let _ = writeln!(std::io::stderr(), "{words}");
@@ -156,15 +171,24 @@ fn worlds_with_faults_and_kills_lose_nothing_and_keep_every_order() {
                 running.lock().expect("no panic").remove(&seed);
             }
         };
+        let mut ended_since = None;
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
         while workers.iter().any(|worker| !worker.is_finished()) {
             std::thread::sleep(Duration::from_millis(50));
             watch(&running.lock().expect("no panic"));
+            let failures = failures.lock().expect("no panic");
+            let ended = failures.len() >= failures_max;
+            if *ended_since.get_or_insert_with(Instant::now) < Instant::now() - GRACE && ended {
+                let worlds = all.lock().expect("no panic").worlds;
+                say_aloud(&format!("after {worlds} worlds: {}", failures.join("\n")));
+                std::process::exit(101);
+            }
+            ended_since.take_if(|_| !ended);
         }
     });
     let failures = failures.into_inner().expect("no panic");
     let all = all.into_inner().expect("no panic");
-    say_aloud(&format!("{all}in {:.1} s on {threads} threads", started.elapsed().as_secs_f64()));
+    say_aloud(&format!("{all}in {:.1} s on {threads} threads: {}", started.elapsed().as_secs_f64(), summary(&all)));
     assert!(failures.is_empty(), "after {} worlds: {}", all.worlds, failures.join("\n"));
     assert_eq!(all.worlds, worlds);
     if worlds >= SEEDS {

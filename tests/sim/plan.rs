@@ -244,7 +244,7 @@ impl Plan {
 /// In every third world some; drawn apart, so that all else of a world is what it was without them.
 fn reloads(seed: u64) -> Vec<Fault> {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x0051_6855);
-    let count = if seed % 3 == 0 { rng.usize(1..=6) } else { 0 };
+    let count = if seed.is_multiple_of(3) { rng.usize(1..=6) } else { 0 };
     let reload = |_| Fault { at_ns: S + rng.u64(..2 * S), lasts_ns: 0, kind: FaultKind::Reload };
     (0..count).map(reload).collect()
 }
@@ -384,6 +384,7 @@ fn delimited_framing(rng: &mut fastrand::Rng, body: Body) -> Framing {
 fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, Contract) {
     let two_steps = rng.u8(..3) > 0;
     let url = |target: &str, port: u16| Url {
+        secure: false,
         authority: Authority { host: HOST.into(), port },
         host_header: format!("{HOST}:{port}"),
         target: target.into(),
@@ -391,15 +392,21 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
     let port = 8000;
     let sequence_port = if rng.u8(..3) == 0 { 8001 } else { port };
     let nested = rng.bool();
+    // Drawn aside, so that the rest of a world is the same with and without.
+    let mut aside = rng.clone();
+    let lease = if two_steps && aside.u8(..4) == 0 { aside.u32(2..=40) } else { 1 };
     let sequence = two_steps.then(|| Sequence {
         url: url("/seq/?kind=film", sequence_port),
         id_at: if nested { "/data/0/seq" } else { "/id" }.into(),
+        lease,
+        count_at: "/count".into(),
     });
     let deliver = Deliver {
         answers: Answers::default(),
         url: url("/films/", port),
         body: body.template(two_steps),
         content_type: if body == Body::Raw { "application/octet-stream" } else { "application/json" }.into(),
+        tls: None,
         headers: vec![("X-Plant".into(), "3".into())],
         success: vec![201],
         answer_type: None,
@@ -419,8 +426,15 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         sequence: two_steps.then(|| SequenceContract {
             hosts: vec![format!("{HOST}:{sequence_port}")],
             target: "/seq/?kind=film".into(),
-            answer: if nested { r#"{"data": [{"seq": ID}, {"seq": 7}]}"# } else { r#"{"id": ID}"# }.into(),
-            text_ids: rng.bool(),
+            answer: match (nested, lease) {
+                (true, 1) => r#"{"data": [{"seq": ID}, {"seq": 7}]}"#,
+                (true, _) => r#"{"data": [{"seq": ID}, {"seq": 7}], "count": COUNT}"#,
+                (false, 1) => r#"{"id": ID}"#,
+                (false, _) => r#"{"count": COUNT, "id": ID}"#,
+            }
+            .into(),
+            lease,
+            text_ids: rng.bool() && lease == 1,
             honours_keys: rng.bool(),
         }),
         content_type: deliver.content_type.clone(),
