@@ -86,6 +86,10 @@ impl Shard {
             self.body.push(b'[');
         }
         let mut composition = Composition::new();
+        // Where the configuration has changed, ids may be needed that were not.
+        if !self.has_ids(carrier) {
+            self.dissolve_batch(carrier);
+        }
         let members = match self.lanes[carrier as usize].batch.take() {
             Some(members) => {
                 for member in &members {
@@ -113,6 +117,15 @@ impl Shard {
             self.lanes[carrier as usize].batch = Some(members);
         }
         true
+    }
+
+    /// Whether all records of a batch have the ids that they need.
+    fn has_ids(&self, carrier: u32) -> bool {
+        let has = |member: &Member| {
+            let lane = &self.lanes[member.lane as usize];
+            lane.id.is_some() && lane.more_ids.len() + 1 >= member.records
+        };
+        self.id_head.is_none() || self.lanes[carrier as usize].batch.iter().flatten().all(has)
     }
 
     /// Takes records of the lane, then of other lanes that are listed to be sent.

@@ -33,13 +33,13 @@ pub(super) struct Api {
     /// Connecting, TLS handshakes included.
     pub connecting: usize,
     /// Connections with room for another request; the last one used is used first, so that spare ones go idle.
-    available: Vec<LinkId>,
+    pub available: Vec<LinkId>,
     pub ready: VecDeque<u32>,
     /// Connects failed in a row; those of one turn, which fail together, are one failure.
     pub failures: u32,
     /// When that was last counted: a connect that had begun before adds nothing.
     failed_ns: u64,
-    retry_ns: u64,
+    pub retry_ns: u64,
     pub problem: Option<String>,
     /// The problem was logged, so its end will be.
     said: bool,
@@ -172,7 +172,8 @@ impl Shard {
         }
         for _ in 0..count {
             let connection = Connection { idle_ns: now.mono_ns, ..Connection::default() };
-            let link = self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection, secure: None })));
+            let conn = ApiLink { api: id, connection, rules: None, secure: None };
+            let link = self.links.insert(None, State::Api(Box::new(conn)));
             self.counters.api_connects += 1;
             let api = self.api(id);
             api.connections.push(link);
@@ -317,6 +318,9 @@ impl Shard {
     }
 
     pub(super) fn list(&mut self, link: LinkId, conn: &mut ApiLink) {
+        if self.is_left(link, conn) {
+            return;
+        }
         if conn.connection.has_room(self.settings.deliver.pipeline) && !conn.connection.listed {
             conn.connection.listed = true;
             self.api(conn.api).available.push(link);
@@ -566,6 +570,10 @@ impl Shard {
             self.api(conn.api).in_flight -= 1;
             if request.delivered {
                 continue; // delivered with its header
+            }
+            if self.by_old_rules {
+                self.try_by_new_rules(request);
+                continue;
             }
             let lane = &mut self.lanes[request.lane as usize];
             // What was pipelined behind another request is not what made the peer close. It goes again as often as it takes: each

@@ -48,6 +48,8 @@ pub enum Conflict {
 #[derive(Default)]
 struct Memory {
     films: Vec<Film>,
+    /// Record steps that were refused as [`Api::refuse`] says.
+    refused: Vec<Film>,
     ids: HashMap<String, usize>,
     next_id: usize,
     connections: usize,
@@ -87,6 +89,11 @@ impl Api {
     /// The record steps in the order in which they came.
     pub fn films(&self) -> Vec<Film> {
         self.memory.lock().expect("no thread panics with it").films.clone()
+    }
+
+    /// The record steps that [`Api::refuse`] had refused, in the order in which they came.
+    pub fn refused(&self) -> Vec<Film> {
+        self.memory.lock().expect("no thread panics with it").refused.clone()
     }
 
     /// From now on every record step is answered with this status line and header fields (`401 Unauthorized`), or taken.
@@ -143,10 +150,12 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                     status = "422 Unprocessable Content";
                 } else if let Some(refusal) = memory.refusal {
                     status = refusal;
+                    memory.refused.push(Film { key, body, data });
                 } else {
                     memory.batches.push(values.len());
                     for value in &values {
-                        let (body, data) = (value.to_string(), value["data"].as_str().expect("data").to_owned());
+                        let body = if values.len() == 1 { body.clone() } else { value.to_string() };
+                        let (body, data) = (body, value["data"].as_str().expect("data").to_owned());
                         memory.films.push(Film { key: key.clone(), body, data });
                     }
                     taken = value["id"].as_u64().unwrap_or(0) as usize;

@@ -21,6 +21,7 @@ mod paths;
 mod ports;
 mod process;
 mod queue;
+mod reload;
 mod site;
 mod stops;
 mod tls;

@@ -287,8 +287,12 @@ impl Disk {
 
     /// A block must not say that something is durable whose sync has failed.
     fn check_watermark(&self, block: &[u8]) -> Result<(), String> {
-        let Some((BlockHeader { watermark, .. }, _)) = BlockHeader::decode(block) else { return Ok(()) };
-        for (&segment, file) in self.segments.iter().filter(|(_, file)| file.failed) {
+        let Some((BlockHeader { watermark, oldest_segment, .. }, _)) = BlockHeader::decode(block) else {
+            return Ok(());
+        };
+        // What is before the oldest one is not part of the log any more: all of it is settled, though its file may still be there.
+        let failed = |(segment, file): &(&u64, &Segment)| file.failed && **segment >= oldest_segment;
+        for (&segment, file) in self.segments.iter().filter(failed) {
             let lost = file.doomed.iter().map(|(offset, _)| *offset as u32).min();
             if lost.is_some_and(|offset| Position { segment, offset } < watermark) {
                 return Err(format!(

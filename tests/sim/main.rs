@@ -46,7 +46,7 @@ const WORLD_MAX: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What every run of [`SEEDS`] worlds must have seen, or it proves less than it says.
-const MUST_HAPPEN: [&str; 40] = [
+const MUST_HAPPEN: [&str; 41] = [
     "accept failed",
     "acknowledged over HTTP",
     "answer garbled",
@@ -75,6 +75,7 @@ const MUST_HAPPEN: [&str; 40] = [
     "power cut while running",
     "read back",
     "read paused",
+    "reload while running",
     "receiver outage (no answer)",
     "receiver outage (refused)",
     "refused over HTTP",

@@ -8,12 +8,14 @@ use super::net::Net;
 use super::oracle::{Oracle, shorten};
 use super::payload::{Body, Film};
 use crate::say;
+use ringest::config::{Settings, Url};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the service expects of its client.
 #[derive(Debug, Clone)]
 pub struct Contract {
-    pub host: String,
+    /// Where records are posted now, and where they were.
+    pub hosts: Vec<String>,
     pub films_target: String,
     /// `None`: one step.
     pub sequence: Option<SequenceContract>,
@@ -29,7 +31,7 @@ const LATE_NS: u64 = 10 * MS;
 
 #[derive(Debug, Clone)]
 pub struct SequenceContract {
-    pub host: String,
+    pub hosts: Vec<String>,
     pub target: String,
     /// The answer, with `ID` where the id stands.
     pub answer: String,
@@ -80,6 +82,8 @@ pub struct Receiver {
     sessions: BTreeMap<ConnId, Session>,
     /// Every request by key, with the time at which it first came; after a power cut those alone that it must not change.
     requests: BTreeMap<String, (Vec<u8>, u64)>,
+    /// Where and how to deliver has changed: the bodies alone stay.
+    reloaded: bool,
     cuts: u32,
     cut_ns: u64,
     rows: BTreeMap<String, u64>,
@@ -112,6 +116,7 @@ impl Receiver {
             service_ns: MS,
             sessions: BTreeMap::new(),
             requests: BTreeMap::new(),
+            reloaded: false,
             cuts: 0,
             cut_ns: 0,
             rows: BTreeMap::new(),
@@ -119,6 +124,28 @@ impl Receiver {
             made_for: BTreeMap::new(),
             ids: BTreeMap::new(),
             used_ids: BTreeSet::new(),
+        }
+    }
+
+    /// Records are delivered by other settings from now on; what is under way may still come by the earlier ones.
+    pub fn reload(&mut self, settings: &Settings) {
+        let add = |hosts: &mut Vec<String>, url: &Url| {
+            if !hosts.contains(&url.host_header) {
+                hosts.push(url.host_header.clone());
+            }
+        };
+        let contract = &mut self.contract;
+        add(&mut contract.hosts, &settings.deliver.url);
+        if let (Some(contract), Some(sequence)) = (&mut contract.sequence, &settings.sequence) {
+            add(&mut contract.hosts, &sequence.url);
+        }
+        contract.pipeline = contract.pipeline.max(settings.deliver.pipeline);
+        contract.timeout_ns = contract.timeout_ns.max(settings.deliver.timeout.as_nanos() as u64);
+        if !std::mem::replace(&mut self.reloaded, true) {
+            for (bytes, _) in self.requests.values_mut() {
+                let head = bytes.windows(4).position(|end| end == b"\r\n\r\n").expect("a whole request");
+                bytes.drain(..head + 4);
+            }
         }
     }
 
@@ -145,6 +172,7 @@ impl Receiver {
         session.input.extend(&seen.bytes);
         while let Some(request) = http::request(&session.input).map_err(|error| format!("conn {conn}: {error}"))? {
             let bytes: Vec<u8> = session.input.drain(..request.bytes).collect();
+            let bytes = if self.reloaded { request.body.clone() } else { bytes };
             check(&self.contract, &session.host, &request)?;
             check_identity(
                 &mut self.requests,
@@ -379,10 +407,10 @@ fn check(contract: &Contract, host: &str, request: &Request) -> Result<(), Strin
         return Err(format!("{key}: the id step posts {:?}", String::from_utf8_lossy(&request.body)));
     }
     let expected = match &contract.sequence {
-        Some(sequence) if is_id_step => &sequence.host,
-        _ => &contract.host,
+        Some(sequence) if is_id_step => &sequence.hosts,
+        _ => &contract.hosts,
     };
-    if request.header("host")? != expected || host != expected {
+    if request.header("host")? != host || !expected.iter().any(|expected| expected == host) {
         return Err(format!("{key}: Host {:?} on a connection to {host}", request.header("host")));
     }
     if !is_id_step && request.header("content-type")? != contract.content_type {
