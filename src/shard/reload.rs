@@ -322,6 +322,8 @@ impl Shard {
 
     /// New rules for what is sent from now on. How many records were tried under another template.
     fn change_delivery(&mut self, now: Now, old: &Arc<Settings>) -> u64 {
+        // The place of an API that is not used any more can be another's in a moment.
+        let listed: Vec<u32> = self.apis.iter_mut().flat_map(|api| std::mem::take(&mut api.ready)).collect();
         let settings = Arc::clone(&self.settings);
         let (deliver, has_ids) = (&settings.deliver, settings.sequence.is_some());
         let answer_type = deliver.answer_type.as_ref().map(|name| MediaType::parse(name.as_bytes()));
@@ -350,7 +352,7 @@ impl Shard {
         };
         let tried = if is_other { tried(self) } else { 0 };
         let for_ids = self.change_leases(old);
-        self.list_all(for_ids);
+        self.list_all([for_ids, listed].concat());
         tried
     }
 
@@ -456,7 +458,7 @@ impl Shard {
         self.make_ready(request.lane);
     }
 
-    /// Whatever waits to be sent (`waiting`: for an id) may go now, by the new rules: what held it back may be what was changed.
+    /// Whatever waits to be sent (`waiting`: on no list) may go now, by the new rules: what held it back may be what was changed.
     fn list_all(&mut self, mut waiting: Vec<u32>) {
         waiting.extend(self.apis.iter_mut().flat_map(|api| std::mem::take(&mut api.ready)));
         for (route, held) in &mut self.routes {
