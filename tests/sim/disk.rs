@@ -555,13 +555,17 @@ impl Disk {
             }
             self.abandon(cx, operation, power);
         }
-        // The next process knows nothing of what failed, and finishes what this one left.
+        self.forget_process();
+        if power {
+            self.lose_power(cx);
+        }
+    }
+
+    /// The next process knows nothing of what failed, and finishes what this one left.
+    pub fn forget_process(&mut self) {
         for file in self.segments.values_mut() {
             (file.failed, file.given_up) = (false, false);
             file.written.clear();
-        }
-        if power {
-            self.lose_power(cx);
         }
     }
 

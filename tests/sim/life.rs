@@ -335,6 +335,7 @@ impl World {
             }
         }
         self.cx.stats.count("stopped cleanly");
+        self.disks.iter_mut().for_each(Disk::forget_process);
         self.gone();
         Ok(())
     }
