@@ -221,6 +221,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
         answer_type,
         answer_id_at,
         answers,
+        batch,
         tls,
         connections,
         pipeline,
@@ -240,6 +241,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.note("success", success, &new.success, |statuses| format!("{statuses:?}"));
     keys.note("answer_type", answer_type, &new.answer_type, optional);
     keys.note("answer_id_at", answer_id_at, &new.answer_id_at, optional);
+    keys.note_name("batch", *batch != new.batch);
     keys.note_name("tls", *tls != new.tls);
     answers_changes(answers, &new.answers, &mut keys);
     keys.number("connections", *connections, new.connections);

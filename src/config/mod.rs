@@ -5,6 +5,7 @@
 //! only files that are read are the configuration, those that it names for secrets and TLS, and this machine's CA certificates.
 
 mod answers;
+mod batch;
 mod changes;
 mod deliver;
 mod example;
@@ -20,6 +21,7 @@ mod url;
 mod walk;
 
 pub use answers::{Answers, Confirm};
+pub use batch::{Batch, BatchForm};
 pub use changes::{Change, Changes};
 pub use example::EXAMPLE;
 pub use framing::show_framing;

@@ -158,6 +158,30 @@ impl Shard {
         true
     }
 
+    /// Gives a record behind a lane's first one an id, if there is one.
+    pub(super) fn take_id_ahead(&mut self, now: Now, index: u32, place: usize) -> bool {
+        let lane = &self.lanes[index as usize];
+        debug_assert_eq!(place, lane.more_ids.len() + 1);
+        let number = lane.queue[place].number;
+        let journal = &mut self.journals[lane.journal.0 as usize].journal;
+        if let Some(id) = journal.recovered_id(number) {
+            let id = id.into();
+            self.lanes[index as usize].more_ids.push_back(id);
+            return true;
+        }
+        if self.settings.sequence.as_ref().is_none_or(|sequence| sequence.lease < 2) {
+            return false;
+        }
+        let Some(id) = self.leases.take() else { return false };
+        let text = id.to_string();
+        if journal.append_id(now, number, &text).is_err() {
+            self.leases.put_back(id);
+            return false;
+        }
+        self.lanes[index as usize].more_ids.push_back(text.into());
+        true
+    }
+
     /// Appends the request for more ids, under a key of its own: the same until it is granted, and never that of another run.
     pub(super) fn lease_request(&mut self) -> Option<String> {
         let lease = self.lease()?;

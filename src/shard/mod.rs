@@ -6,6 +6,7 @@
 //! - `reload`: another configuration takes the place of the present one.
 
 mod backlog;
+mod batch;
 mod deliver;
 mod intake;
 mod lane;

@@ -98,6 +98,10 @@ impl Shard {
                 };
                 (Reaction::Pause, advice)
             }
+            Reaction::Park | Reaction::Confirm if self.split_batch(request.lane) => {
+                self.counters.api_refusals += 1;
+                return self.route_worked(Step::Record);
+            }
             Reaction::Park => return self.refuse_record(now, api, request, body),
             Reaction::Confirm => return self.ask_what_is_there(request, body),
             Reaction::Pause => (Reaction::Pause, advice(request.status).to_owned()),

@@ -4,6 +4,7 @@
 mod answers;
 mod api;
 mod backlog;
+mod batches;
 mod cores;
 mod crashes;
 mod environment;

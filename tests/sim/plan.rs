@@ -403,6 +403,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
     });
     let deliver = Deliver {
         answers: Answers::default(),
+        batch: None,
         url: url("/films/", port),
         body: body.template(two_steps),
         content_type: if body == Body::Raw { "application/octet-stream" } else { "application/json" }.into(),
