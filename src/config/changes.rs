@@ -241,6 +241,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.note("success", success, &new.success, |statuses| format!("{statuses:?}"));
     keys.note("answer_type", answer_type, &new.answer_type, optional);
     keys.note("answer_id_at", answer_id_at, &new.answer_id_at, optional);
+    keys.note_name("batch", *batch != new.batch);
     keys.note_name("tls", *tls != new.tls);
     keys.note_name("batch", *batch != new.batch);
     answers_changes(answers, &new.answers, &mut keys);

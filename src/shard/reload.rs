@@ -259,12 +259,10 @@ impl Shard {
                 }
             }
             // Lanes that were at work side by side have no order to keep; what is under way cannot be told to wait.
-            found.sort_unstable_by_key(|(number, _, lane)| {
-                (self.lanes[*lane as usize].doing != Doing::InFlight, *number)
-            });
+            found.sort_unstable_by_key(|(number, _, lane)| (!self.is_under_way(*lane), *number));
             found.dedup();
             for (_, name, lane) in found {
-                if !seen.insert(name.clone()) && self.lanes[lane as usize].doing == Doing::InFlight {
+                if !seen.insert(name.clone()) && self.is_under_way(lane) {
                     continue;
                 }
                 self.adopt_lane(id, &name, lane);
@@ -288,6 +286,14 @@ impl Shard {
                 self.address_lanes.entry((id, address)).or_insert(lane);
             }
         }
+    }
+
+    /// Whether a lane cannot be told to wait for another one: others may wait for it.
+    fn is_under_way(&self, index: u32) -> bool {
+        let lane = &self.lanes[index as usize];
+        matches!(lane.doing, Doing::InFlight | Doing::InBatch)
+            || lane.batch.is_some()
+            || self.leases.is_carrier(index, lane.generation)
     }
 
     /// Frees the places of retired sources that nothing belongs to any more. Their counts go on in the source that has their name.
@@ -346,7 +352,8 @@ impl Shard {
             || has_ids != old.sequence.is_some();
         let tried = |shard: &Self| {
             let posted = |lane: &Lane| {
-                lane.step != Step::Id && (lane.attempts > 0 || lane.resent || lane.doing == Doing::InFlight)
+                lane.step != Step::Id
+                    && (lane.attempts > 0 || lane.resent || matches!(lane.doing, Doing::InFlight | Doing::InBatch))
             };
             shard.lanes.iter().filter(|(_, lane)| posted(lane)).count() as u64
         };
@@ -484,6 +491,11 @@ impl Shard {
     /// A lane whose record was about to be sent by rules that had another first step takes the present one.
     pub(super) fn fit_step(&mut self, index: u32) {
         let with_ids = self.id_head.is_some();
+        let lane = &self.lanes[index as usize];
+        if with_ids && lane.id.is_none() && lane.batch.is_some() {
+            // Put together when records had no ids.
+            self.dissolve_batch(index);
+        }
         let lane = &mut self.lanes[index as usize];
         if lane.step == Step::Confirm && !self.asks {
             (lane.step, lane.refusal) = (Step::Record, None);
