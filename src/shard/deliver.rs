@@ -266,7 +266,6 @@ impl Shard {
 
     pub(super) fn api_sent(
         &mut self,
-        now: Now,
         link: LinkId,
         mut conn: Box<ApiLink>,
         mut bytes: Vec<u8>,
@@ -277,10 +276,8 @@ impl Shard {
         conn.connection.sending = false;
         match result {
             Ok(()) => self.list(link, &mut conn),
-            Err(errno) => {
-                let reason = std::io::Error::from_raw_os_error(errno).to_string();
-                self.lose_connection(now, link, &mut conn, &format!("sending failed: {reason}"), true);
-            }
+            // What was received before is read first: it can be the answer. The read ends then, or the deadline comes.
+            Err(_) => conn.connection.broken = true,
         }
         State::Api(conn)
     }
@@ -363,6 +360,11 @@ impl Shard {
                     Step::Record if arrived => self.api_worked(now, conn.api),
                     Step::Record => self.refused(now, conn.api, request, &conn.connection.body),
                     Step::Confirm => self.confirm_answered(now, conn.api, request, &conn.connection.body),
+                }
+                let connection = &conn.connection;
+                if request.status >= 300 && connection.sending && connection.in_flight.is_empty() {
+                    // It need not read the rest of what it has refused, so that would never end (RFC 9112 section 9.5).
+                    return Some(("it answered before it had the whole request".to_owned(), false));
                 }
                 (!reusable).then(|| ("it closed the connection".to_owned(), true))
             }

@@ -359,7 +359,7 @@ impl Shard {
         let Some((_, state)) = self.links.take(link) else { return };
         let state = match state {
             State::Http(machine) => self.machine_sent(now, link, machine, bytes, result),
-            State::Api(api) => self.api_sent(now, link, api, bytes, result),
+            State::Api(api) => self.api_sent(link, api, bytes, result),
             state => state,
         };
         self.links.put(link, state);

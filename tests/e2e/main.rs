@@ -19,5 +19,6 @@ mod paths;
 mod ports;
 mod process;
 mod queue;
+mod rows;
 mod site;
 mod stops;

@@ -24,6 +24,7 @@ mod oracle;
 mod payload;
 mod plan;
 mod receiver;
+mod rows;
 mod storage;
 mod world;
 
