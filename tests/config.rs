@@ -211,6 +211,8 @@ allow_remote = true
 [sequence]
 url = "http://api.example/seq/?a=b"
 id_at = "/data/0/id"
+lease = 50
+count_at = "/data/0/n"
 
 [deliver]
 url = "http://[::1]:8000"
@@ -313,7 +315,12 @@ fn every_key_reaches_its_setting() {
         host_header: header.to_owned(),
         target: target.to_owned(),
     };
-    let expected = Sequence { url: url("api.example", 80, "api.example", "/seq/?a=b"), id_at: "/data/0/id".to_owned() };
+    let expected = Sequence {
+        url: url("api.example", 80, "api.example", "/seq/?a=b"),
+        id_at: "/data/0/id".to_owned(),
+        lease: 50,
+        count_at: "/data/0/n".to_owned(),
+    };
     assert_eq!(sequence, Some(expected));
     assert_eq!(
         deliver,

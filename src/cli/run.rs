@@ -131,6 +131,14 @@ fn text(summary: &Summary) -> String {
         terms.discarded,
         if terms.balance() { "" } else { " DOES NOT HOLD" },
     );
+    for (core, (first, last)) in
+        summary.report.shards.iter().flat_map(|shard| shard.unused_ids.iter().map(|ids| (shard.core, ids)))
+    {
+        let _ = writeln!(
+            text,
+            "ringest: core {core} leased the ids {first} to {last} and did not use them: the next start does"
+        );
+    }
     let whole = summary.report.stages.stage(Stage::Whole);
     if !whole.is_empty() {
         let at = |quantile| Duration::from_micros(whole.value_at_quantile(quantile) / 1000);

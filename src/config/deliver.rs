@@ -44,12 +44,21 @@ pub(super) fn sequence(section: Section<'_, '_>) -> Option<Sequence> {
     if !section.is_present() {
         section.get("url");
         section.get("id_at");
+        section.get("lease");
+        section.get("count_at");
         return None;
     }
     let url = url(&section, "where ids are fetched, such as \"http://127.0.0.1:8000/seq/\"");
     let id_at = section.parsed("id_at", "a JSON pointer such as \"/id\"", json_pointer);
+    let lease = section.integer("lease", 1, 1..=1_000_000) as u32;
+    let count_at = section.parsed("count_at", "a JSON pointer such as \"/count\"", json_pointer);
     section.finish();
-    Some(Sequence { url: url?, id_at: id_at.unwrap_or_else(|| "/id".to_owned()) })
+    Some(Sequence {
+        url: url?,
+        id_at: id_at.unwrap_or_else(|| "/id".to_owned()),
+        lease,
+        count_at: count_at.unwrap_or_else(|| "/count".to_owned()),
+    })
 }
 
 pub(super) fn json_pointer(text: &str) -> Result<String, Refusal> {

@@ -324,6 +324,10 @@ pub struct Sequence {
     pub url: Url,
     /// JSON pointer (RFC 6901) to the id in the answer.
     pub id_at: String,
+    /// Ids asked for at a time; 1 is without a lease.
+    pub lease: u32,
+    /// JSON pointer to the number of ids that a lease grants, from the one at `id_at` on.
+    pub count_at: String,
 }
 
 /// `[deliver]`: the record step.

@@ -25,6 +25,7 @@
 //!                 18 zero u16           20 attempts u32     24 answer …
 //! retried          0 record number u64
 //! discarded        0 record number u64
+//! leased           n × (first id u64, the id behind the last u64)
 //! ```
 //!
 //! A block begins at a multiple of the physical block. The part before *open crc* is written when the block is opened, the rest when
@@ -281,6 +282,8 @@ pub enum Kind {
     Discarded = 6,
     /// A parked record that is to be delivered after all.
     Retried = 7,
+    /// Sequence ids that the service gave ahead and that are not used yet; the newest counts.
+    Leased = 8,
 }
 
 impl Kind {
@@ -293,6 +296,7 @@ impl Kind {
             5 => Self::Parked,
             6 => Self::Discarded,
             7 => Self::Retried,
+            8 => Self::Leased,
             _ => return None,
         })
     }
@@ -372,6 +376,7 @@ fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
         }
         Kind::Id | Kind::Discarded | Kind::Retried => payload.len() >= 8,
         Kind::Delivered => payload.len().is_multiple_of(8),
+        Kind::Leased => payload.len().is_multiple_of(16),
         Kind::Parked => payload.len() >= PARKED_PREFIX_BYTES,
     }
 }

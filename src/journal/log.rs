@@ -36,6 +36,7 @@ use rewrite::Rewriting;
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write as _;
+use std::ops::Range;
 use trouble::Troubles;
 
 /// Blocks written at the same time.
@@ -296,6 +297,12 @@ pub struct Journal {
     pub(super) origins: Slab<Origin>,
     pub(super) origin_ids: HashMap<u32, OriginRef>,
     pub(super) ids: HashMap<u64, Box<str>>,
+    /// Ids that the last run left.
+    pub(super) leased: Vec<Range<u64>>,
+    /// There is a list of such ids on disk, which is not to be read again.
+    pub(super) is_leased: bool,
+    /// What a clean end has to write down of them.
+    left_leased: Option<Vec<Range<u64>>>,
     /// Records that are kept aside, by number.
     pub(super) parked: BTreeMap<u64, Parked>,
     pub(super) watermark: Position,
@@ -360,6 +367,9 @@ impl Journal {
             origins: Slab::new(),
             origin_ids: HashMap::new(),
             ids: HashMap::new(),
+            leased: Vec::new(),
+            is_leased: false,
+            left_leased: None,
             parked: BTreeMap::new(),
             watermark: Position::default(),
             rng: fastrand::Rng::with_seed(seed),
@@ -406,6 +416,11 @@ impl Journal {
     /// The core whose directory this is; part of every key.
     pub fn core(&self) -> u32 {
         self.options.core
+    }
+
+    /// The random id of this start.
+    pub fn epoch_id(&self) -> u128 {
+        self.epoch_id
     }
 
     /// What was found at start.

@@ -176,6 +176,8 @@ struct Recovery {
     /// Oldest first once the walk is done.
     segments: Vec<Segment>,
     settled: SparseBits,
+    /// The newest list of ids that were given ahead, and its entry's number.
+    leased: (u64, Vec<Range<u64>>),
     /// What the newest entries say about records that were kept aside.
     parked: HashMap<u64, FoundParked>,
     seen: SparseBits,
@@ -777,6 +779,11 @@ impl Recovery {
                 };
                 self.say_parked(header.number, number, Some(parked));
             }
+            Kind::Leased if header.number >= self.leased.0 => {
+                let ranges = payload.chunks_exact(16).map(|range| u64_at(range, 0)..u64_at(range, 8));
+                self.leased = (header.number, ranges.collect());
+            }
+            Kind::Leased => {}
             Kind::Retried => self.say_parked(header.number, u64_at(payload, 0), None),
             Kind::Discarded => {
                 self.settled.insert(u64_at(payload, 0));
@@ -825,6 +832,9 @@ impl Recovery {
                 journal.add_unsettled(reference);
             }
         }
+        // After any other end it is not known which of them were used.
+        journal.is_leased = self.leased.0 > 0;
+        journal.leased = if self.report.clean { self.leased.1 } else { Vec::new() };
         journal.segments = self.segments.into();
         for (number, FoundParked { parked, origin, .. }) in self.parked {
             // Without its record it was settled, or is lost.

@@ -136,7 +136,7 @@ impl Report {
 fn shard_status(shard: &Snapshot) -> Value {
     json!({
         "core": shard.core, "terms": shard.terms, "balanced": shard.terms.balance(), "lanes": shard.lanes,
-        "journal": shard.journal, "routes": shard.routes,
+        "journal": shard.journal, "routes": shard.routes, "unused_ids": shard.unused_ids,
     })
 }
 

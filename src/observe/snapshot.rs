@@ -428,4 +428,6 @@ pub struct Snapshot {
     pub journal: JournalSnapshot,
     /// Open lanes.
     pub lanes: u64,
+    /// Sequence ids that were given ahead and are not used: the first and the last of each run of them.
+    pub unused_ids: Vec<(u64, u64)>,
 }

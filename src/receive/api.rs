@@ -16,6 +16,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Most ids given at a time.
+const LEASE_MAX: i64 = 1_000_000;
 /// Longest request body in bytes: a record of 64 KiB in any escaping fits.
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Longest Idempotency-Key in bytes.
@@ -125,14 +127,30 @@ fn key(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
     }
 }
 
-// The body is taken, so that the connection can be used again, and not looked at.
-async fn next_id(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, _body: Bytes) -> Response {
+/// The body of `POST /seq/`; other fields, and bodies that are no JSON, are ignored.
+#[derive(Debug, Deserialize)]
+struct Lease {
+    /// Ids wanted, one after the other.
+    count: i64,
+}
+
+/// `{"count": n}` asks for many ids at once: the answer has the first, and how many there are.
+async fn next_id(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body: Bytes) -> Response {
+    let lease: Option<Lease> = serde_json::from_slice(&body).ok();
+    let count = lease.as_ref().map_or(1, |lease| lease.count);
+    if !(1..=LEASE_MAX).contains(&count) {
+        return error(StatusCode::BAD_REQUEST, format_args!("count is not 1 to {LEASE_MAX}"));
+    }
     let key = match key(&headers) {
         Ok(key) => key,
         Err(reason) => return error(StatusCode::BAD_REQUEST, reason),
     };
-    match receiver.store.take_id(key).await {
-        Ok(id) => created(id),
+    match receiver.store.take_ids(key, count).await {
+        Ok(ids) if lease.is_some() => {
+            let body = json!({ "id": ids.start, "count": ids.end - ids.start });
+            (StatusCode::CREATED, Json(body)).into_response()
+        }
+        Ok(ids) => created(ids.start),
         Err(reason) => unavailable(reason),
     }
 }
@@ -159,8 +177,8 @@ async fn create(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body:
     };
     let id = match input.id {
         Some(id) => id,
-        None => match receiver.store.take_id(None).await {
-            Ok(id) => id,
+        None => match receiver.store.take_ids(None, 1).await {
+            Ok(ids) => ids.start,
             Err(reason) => return unavailable(reason),
         },
     };

@@ -26,51 +26,51 @@ struct State {
     /// Why the last reservation failed.
     failed: Option<String>,
     /// Ids by key, the younger and the older half.
-    young: HashMap<Box<str>, i64>,
-    old: HashMap<Box<str>, i64>,
+    young: HashMap<Box<str>, Range<i64>>,
+    old: HashMap<Box<str>, Range<i64>>,
 }
 
 /// What came of a request for an id.
 #[derive(Debug, PartialEq, Eq)]
 enum Taken {
-    Id(i64),
+    Ids(Range<i64>),
     Wait,
     Failed(String),
 }
 
 impl Sequence {
-    /// The next id, or the one that `key` got before. `ask` must lead to [`Sequence::add`] or [`Sequence::fail`]; it is
+    /// The next `count` ids or, at the end of a reservation, fewer; or those that `key` got before. `ask` must lead to [`Sequence::add`] or [`Sequence::fail`]; it is
     /// called when ids run low.
     ///
     /// # Errors
     /// The store's words when no id is left and none can be reserved.
-    pub async fn take(&self, key: Option<&str>, ask: impl Fn()) -> Result<i64, String> {
+    pub async fn take(&self, key: Option<&str>, count: i64, ask: impl Fn()) -> Result<Range<i64>, String> {
         loop {
             // Made before the look, so that a reservation between look and wait is not missed.
             let more = self.more.notified();
-            let (taken, must_ask) = self.try_take(key);
+            let (taken, must_ask) = self.try_take(key, count);
             if must_ask {
                 ask();
             }
             match taken {
-                Taken::Id(id) => return Ok(id),
+                Taken::Ids(ids) => return Ok(ids),
                 Taken::Failed(reason) => return Err(reason),
                 Taken::Wait => more.await,
             }
         }
     }
 
-    fn try_take(&self, key: Option<&str>) -> (Taken, bool) {
+    fn try_take(&self, key: Option<&str>, count: i64) -> (Taken, bool) {
         let mut state = self.state.lock().expect("never poisoned: nothing under the lock panics");
-        if let Some(id) = key.and_then(|key| state.known(key)) {
-            return (Taken::Id(id), false);
+        if let Some(ids) = key.and_then(|key| state.known(key)) {
+            return (Taken::Ids(ids), false);
         }
-        let taken = match (state.next(), state.failed.take()) {
-            (Some(id), _) => {
+        let taken = match (state.next(count), state.failed.take()) {
+            (Some(ids), _) => {
                 if let Some(key) = key {
-                    state.remember(key, id);
+                    state.remember(key, ids.clone());
                 }
-                Taken::Id(id)
+                Taken::Ids(ids)
             }
             (None, Some(reason)) => Taken::Failed(reason),
             (None, None) => Taken::Wait,
@@ -83,7 +83,7 @@ impl Sequence {
 
     /// The next id, if one is reserved.
     pub fn next(&self) -> Option<i64> {
-        self.state.lock().expect("never poisoned").next()
+        self.state.lock().expect("never poisoned").next(1).map(|ids| ids.start)
     }
 
     /// Ids that were reserved on disk.
@@ -128,25 +128,26 @@ impl Sequence {
 }
 
 impl State {
-    fn next(&mut self) -> Option<i64> {
+    fn next(&mut self, count: i64) -> Option<Range<i64>> {
         while let Some(range) = self.reserved.front_mut() {
-            if let Some(id) = range.next() {
-                return Some(id);
+            if !range.is_empty() {
+                let end = range.end.min(range.start.saturating_add(count));
+                return Some(std::mem::replace(&mut range.start, end)..end);
             }
             self.reserved.pop_front();
         }
         None
     }
 
-    fn known(&self, key: &str) -> Option<i64> {
-        self.young.get(key).or_else(|| self.old.get(key)).copied()
+    fn known(&self, key: &str) -> Option<Range<i64>> {
+        self.young.get(key).or_else(|| self.old.get(key)).cloned()
     }
 
-    fn remember(&mut self, key: &str, id: i64) {
+    fn remember(&mut self, key: &str, ids: Range<i64>) {
         if self.young.len() >= KEYS {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(key.into(), id);
+        self.young.insert(key.into(), ids);
     }
 }
 
@@ -155,8 +156,8 @@ mod tests {
     use super::*;
 
     fn taken(sequence: &Sequence, key: Option<&str>) -> i64 {
-        match sequence.try_take(key).0 {
-            Taken::Id(id) => id,
+        match sequence.try_take(key, 1).0 {
+            Taken::Ids(ids) => ids.start,
             other => panic!("no id: {other:?}"),
         }
     }
@@ -191,9 +192,9 @@ mod tests {
     fn it_asks_once_when_ids_run_low() {
         let sequence = Sequence::default();
         sequence.add(1..1 + BLOCK);
-        let asks = (0..BLOCK).filter(|_| sequence.try_take(None).1).count();
+        let asks = (0..BLOCK).filter(|_| sequence.try_take(None, 1).1).count();
         assert_eq!(asks, 1);
-        assert_eq!(sequence.try_take(None), (Taken::Wait, false));
+        assert_eq!(sequence.try_take(None, 1), (Taken::Wait, false));
         sequence.add(500_000..500_000 + BLOCK);
         assert_eq!(taken(&sequence, None), 500_000);
     }
@@ -203,22 +204,22 @@ mod tests {
         let sequence = std::sync::Arc::new(Sequence::default());
         let (asked, asks) = std::sync::mpsc::channel();
         let waiting = sequence.clone();
-        let task = tokio::spawn(async move { waiting.take(None, || asked.send(()).expect("the test waits")).await });
+        let task = tokio::spawn(async move { waiting.take(None, 1, || asked.send(()).expect("the test waits")).await });
         while asks.try_recv().is_err() {
             tokio::task::yield_now().await;
         }
         assert!(!task.is_finished());
         sequence.add(7..9);
-        assert_eq!(task.await.expect("no panic"), Ok(7));
+        assert_eq!(task.await.expect("no panic"), Ok(7..8));
     }
 
     #[test]
     fn a_failed_reservation_is_told_once_and_asked_again() {
         let sequence = Sequence::default();
-        assert_eq!(sequence.try_take(None), (Taken::Wait, true));
+        assert_eq!(sequence.try_take(None, 1), (Taken::Wait, true));
         sequence.fail("disk full".to_owned());
-        assert_eq!(sequence.try_take(None), (Taken::Failed("disk full".to_owned()), false));
-        assert_eq!(sequence.try_take(None), (Taken::Wait, true));
+        assert_eq!(sequence.try_take(None, 1), (Taken::Failed("disk full".to_owned()), false));
+        assert_eq!(sequence.try_take(None, 1), (Taken::Wait, true));
     }
 
     #[test]
@@ -232,5 +233,18 @@ mod tests {
         assert_eq!(sequence.unused(), Some(3..200));
         sequence.add(300..400);
         assert_eq!(sequence.unused(), Some(300..400), "a gap is not given back");
+    }
+
+    #[test]
+    fn many_are_given_one_after_the_other_and_again_under_the_same_key() {
+        let sequence = Sequence::default();
+        sequence.add(1..8);
+        sequence.add(20..1_000_000);
+        let block = |key, count| match sequence.try_take(key, count).0 {
+            Taken::Ids(ids) => ids,
+            other => panic!("no id: {other:?}"),
+        };
+        assert_eq!((block(Some("a"), 5), block(Some("b"), 5)), (1..6, 6..8));
+        assert_eq!((block(Some("a"), 9), block(None, 100), block(None, 1)), (1..6, 20..120, 120..121));
     }
 }

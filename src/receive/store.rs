@@ -4,6 +4,7 @@ use super::sequence::{BLOCK, Sequence};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde::Serialize;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -195,7 +196,7 @@ impl Store {
     ///
     /// # Errors
     /// Why none can be reserved.
-    pub async fn take_id(&self, key: Option<&str>) -> Result<i64, String> {
+    pub async fn take_ids(&self, key: Option<&str>, count: i64) -> Result<Range<i64>, String> {
         let ask = || {
             // On a task of its own: a request that is dropped while the queue is full must not take the reservation with it.
             let (jobs, sequence) = (self.jobs.clone(), self.sequence.clone());
@@ -205,7 +206,7 @@ impl Store {
                 }
             });
         };
-        self.sequence.take(key, ask).await
+        self.sequence.take(key, count, ask).await
     }
 
     /// Runs a query on a thread for blocking work.
@@ -303,7 +304,7 @@ fn count_all(connection: &Connection) -> rusqlite::Result<Totals> {
 
 /// Reserves a block of ids in which there is no row yet, durably at any level but `Off`: an id must not come twice, not after
 /// a loss of power either.
-fn reserve(connection: &mut Connection, durability: Durability) -> rusqlite::Result<std::ops::Range<i64>> {
+fn reserve(connection: &mut Connection, durability: Durability) -> rusqlite::Result<Range<i64>> {
     if durability != Durability::Off {
         connection.pragma_update(None, "synchronous", "FULL")?;
     }
@@ -312,7 +313,7 @@ fn reserve(connection: &mut Connection, durability: Durability) -> rusqlite::Res
     reserved
 }
 
-fn reserve_in(connection: &mut Connection) -> rusqlite::Result<std::ops::Range<i64>> {
+fn reserve_in(connection: &mut Connection) -> rusqlite::Result<Range<i64>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut start: i64 = transaction.query_row("SELECT next FROM sequence", [], |row| row.get(0))?;
     // Rows with ids from elsewhere: go on behind the last one of each block that has some.

@@ -137,7 +137,9 @@ impl Shard {
         }
         state.backlog.unloaded_ns = now.mono_ns;
         for (lane_index, lane) in &mut self.lanes {
-            let stalled = lane.doing == Doing::Backoff && usize::from(lane.journal.0) == index;
+            // Others may wait for the one that asks for ids.
+            let asks = self.leases.is_carrier(lane_index as u32, lane.generation);
+            let stalled = lane.doing == Doing::Backoff && usize::from(lane.journal.0) == index && !asks;
             let Some(first) = lane.queue.front().filter(|_| stalled) else { continue };
             if lane.behind.is_none() {
                 state.backlog.lanes.push(lane_index as u32);

@@ -96,6 +96,9 @@ impl Shard {
                 lane.step = Step::Record;
             }
         }
+        if id_step && lane.id.is_none() && !self.find_id(index) {
+            return;
+        }
         self.list_ready(index, false);
     }
 
@@ -155,13 +158,19 @@ impl Shard {
 
     /// Appends the request of a lane's current step to a connection's output.
     fn render(&mut self, now: Now, index: u32, connection: &mut Connection) {
+        if self.lanes[index as usize].step == Step::Record && !self.take_leased_id(now, index) {
+            return;
+        }
+        let lease = if self.lanes[index as usize].step == Step::Id { self.lease_request() } else { None };
         let lane = &mut self.lanes[index as usize];
         let journal = &self.journals[lane.journal.0 as usize].journal;
         let first = lane.queue.front().expect("a ready lane has a record in memory");
         let record = journal.record(first.at);
         debug_assert_eq!(record.number, first.number);
-        self.key.clear();
-        record.write_key(journal.core(), &mut self.key);
+        if lease.is_none() {
+            self.key.clear();
+            record.write_key(journal.core(), &mut self.key);
+        }
         let origin = journal.origin(first.origin);
         let fields = Fields {
             id: lane.id.as_deref(),
@@ -173,7 +182,8 @@ impl Shard {
         match lane.step {
             Step::Id => {
                 let head = self.id_head.as_ref().expect("an id step needs [sequence]");
-                head.write(&self.key, "-seq", b"{}", &mut connection.out);
+                let body = lease.as_deref().unwrap_or("{}");
+                head.write(&self.key, "-seq", body.as_bytes(), &mut connection.out);
             }
             Step::Record => {
                 self.body.clear();
@@ -395,6 +405,9 @@ impl Shard {
     }
 
     fn id_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) {
+        if matches!(request.status, 200..=299) && self.lease_answered(now, api, request, body) {
+            return;
+        }
         let pointer = self.settings.sequence.as_ref().map_or("", |sequence| &sequence.id_at);
         let id = match request.status {
             200..=299 => id_token(body, pointer).ok_or_else(|| format!("no id at {pointer} of its answer")),

@@ -33,6 +33,8 @@ pub(super) enum Doing {
     Backoff,
     /// Its step is held back, for all lanes.
     Held,
+    /// It waits for a sequence id that another lane has asked for.
+    AwaitsId,
     /// Its first record may not be sent before it is durable.
     AwaitsDurable,
     /// An older lane of the same source goes first.

@@ -8,6 +8,7 @@ mod backlog;
 mod deliver;
 mod intake;
 mod lane;
+mod lease;
 mod link;
 mod machine;
 mod op;
@@ -31,6 +32,7 @@ use crate::observe::snapshot::{Counters, StageHistograms, Terms};
 use deliver::Api;
 use intake::SourceState;
 use lane::{Doing, Lane};
+use lease::Leases;
 use link::{Links, State};
 use park::Parking;
 use slab::Slab;
@@ -129,6 +131,7 @@ pub struct Shard {
     body: Vec<u8>,
     date: HttpDate,
     parking: Parking,
+    leases: Leases,
     terms: Terms,
     counters: Counters,
     stages: StageHistograms,
@@ -215,6 +218,7 @@ impl Shard {
             body: Vec::new(),
             date: HttpDate::new(),
             parking: Parking::default(),
+            leases: Leases::default(),
             terms: Terms::default(),
             counters: Counters::default(),
             stages: StageHistograms::new(),
@@ -229,6 +233,7 @@ impl Shard {
                 backlog: backlog::Backlog::default(),
             });
         }
+        shard.adopt_leases();
         // What an adopted journal holds of a source is older than what this core has journaled since it adopted it.
         for index in (1..shard.journals.len()).chain([0]) {
             shard.adopt_lanes(JournalId(index as u8));
@@ -486,6 +491,7 @@ impl Shard {
         }
         self.phase = Phase::Stopping;
         self.flush_since_ns = now.mono_ns;
+        self.leave_leases();
         self.check_flush(now);
         let links: Vec<LinkId> = self.links.iter().map(|(id, _)| id).collect();
         for link in links {

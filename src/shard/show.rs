@@ -58,6 +58,7 @@ impl Shard {
                 .collect(),
             journal,
             lanes: self.lanes.len() as u64,
+            unused_ids: self.unused_ids(),
         }
     }
 

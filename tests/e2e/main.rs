@@ -10,6 +10,7 @@ mod environment;
 mod forbid;
 mod full;
 mod http;
+mod leases;
 mod machines;
 mod memory;
 mod online;

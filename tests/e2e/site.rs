@@ -88,6 +88,15 @@ impl Site {
         named.collect()
     }
 
+    /// The ids of all rows in the order of their arrival.
+    pub fn ids(&self) -> Vec<i64> {
+        let connection =
+            Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the database");
+        let mut statement = connection.prepare("SELECT id FROM films ORDER BY position").expect("the table");
+        let ids = statement.query_map([], |row| row.get(0)).expect("ids");
+        ids.collect::<Result<_, _>>().expect("ids")
+    }
+
     /// All rows in the order of their arrival.
     pub fn rows(&self) -> Vec<Row> {
         let connection =
@@ -123,6 +132,13 @@ impl Config {
     /// The CPUs, as in the file.
     pub fn cores(mut self, cores: &str) -> Self {
         self.cores = cores.to_owned();
+        self
+    }
+
+    /// A key of `[sequence]`, its value as in the file.
+    pub fn sequence(mut self, key: &str, value: &str) -> Self {
+        let sequence = self.sequence.as_mut().expect("two steps");
+        writeln!(sequence, "{key} = {value}").expect("a String takes all");
         self
     }
 

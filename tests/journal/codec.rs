@@ -7,8 +7,8 @@ use ringest::journal::format::{
     RecordPayload, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entry_bytes, round_up,
 };
 
-const KINDS: [Kind; 7] =
-    [Kind::Origin, Kind::Record, Kind::Id, Kind::Delivered, Kind::Parked, Kind::Discarded, Kind::Retried];
+const KINDS: [Kind; 8] =
+    [Kind::Origin, Kind::Record, Kind::Id, Kind::Delivered, Kind::Parked, Kind::Discarded, Kind::Retried, Kind::Leased];
 
 fn segment_header() -> impl Strategy<Value = SegmentHeader> {
     (any::<(u32, u64, u64, u64, u64, u128)>(), 9u32..14).prop_map(
@@ -55,6 +55,7 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
             let record = RecordPayload { first_byte_wall_ns: 1, frame_us: 2, origin: 3, key, body_hash: 4, data };
             [&record.encode_prefix()[..], key, data].concat()
         }
+        Kind::Leased => bytes[..bytes.len() / 16 * 16].to_vec(),
         Kind::Delivered => bytes[..bytes.len() / 8 * 8].to_vec(),
         Kind::Id | Kind::Discarded | Kind::Retried => [&[1; 8], bytes].concat(),
         Kind::Parked => [&[1; 24], bytes].concat(),

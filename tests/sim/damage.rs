@@ -134,7 +134,7 @@ impl Disk {
                 }
                 Kind::Delivered => cost.marks += payload.len() as u64 / 8,
                 Kind::Origin => lost_origins.extend(OriginPayload::decode(payload).map(|origin| origin.origin)),
-                Kind::Parked | Kind::Retried | Kind::Discarded => {}
+                Kind::Parked | Kind::Retried | Kind::Discarded | Kind::Leased => {}
             }
         }
         // Records that refer to a lost name, here or in an older segment.

@@ -379,9 +379,14 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
     let port = 8000;
     let sequence_port = if rng.u8(..3) == 0 { 8001 } else { port };
     let nested = rng.bool();
+    // Drawn aside, so that the rest of a world is the same with and without.
+    let mut aside = rng.clone();
+    let lease = if two_steps && aside.u8(..4) == 0 { aside.u32(2..=40) } else { 1 };
     let sequence = two_steps.then(|| Sequence {
         url: url("/seq/?kind=film", sequence_port),
         id_at: if nested { "/data/0/seq" } else { "/id" }.into(),
+        lease,
+        count_at: "/count".into(),
     });
     let deliver = Deliver {
         answers: Answers::default(),
@@ -407,8 +412,15 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         sequence: two_steps.then(|| SequenceContract {
             host: format!("{HOST}:{sequence_port}"),
             target: "/seq/?kind=film".into(),
-            answer: if nested { r#"{"data": [{"seq": ID}, {"seq": 7}]}"# } else { r#"{"id": ID}"# }.into(),
-            text_ids: rng.bool(),
+            answer: match (nested, lease) {
+                (true, 1) => r#"{"data": [{"seq": ID}, {"seq": 7}]}"#,
+                (true, _) => r#"{"data": [{"seq": ID}, {"seq": 7}], "count": COUNT}"#,
+                (false, 1) => r#"{"id": ID}"#,
+                (false, _) => r#"{"count": COUNT, "id": ID}"#,
+            }
+            .into(),
+            lease,
+            text_ids: rng.bool() && lease == 1,
             honours_keys: rng.bool(),
         }),
         content_type: deliver.content_type.clone(),

@@ -33,6 +33,8 @@ pub struct SequenceContract {
     pub target: String,
     /// The answer, with `ID` where the id stands.
     pub answer: String,
+    /// Ids that are asked for at a time.
+    pub lease: u32,
     /// Ids are strings.
     pub text_ids: bool,
     /// The same key gets the same id again.
@@ -243,10 +245,16 @@ impl Receiver {
                 let number = self.made_for.len() + 1000;
                 let id = if sequence.text_ids { format!("\"f-{number}\"") } else { number.to_string() };
                 self.made_for.insert(id.clone(), key.to_owned());
+                // Not all that are asked for are granted.
+                for more in 1..granted(number, sequence.lease) {
+                    self.made_for.insert((number + more).to_string(), key.to_owned());
+                }
                 known.push(id);
             }
             let id = known.last().expect("made above");
-            return Ok((*cx.rng.choice(&[200, 201]).expect("two"), sequence.answer.replace("ID", id)));
+            let count = id.parse().map_or(1, |number| granted(number, sequence.lease));
+            let answer = sequence.answer.replace("ID", id).replace("COUNT", &count.to_string());
+            return Ok((*cx.rng.choice(&[200, 201]).expect("two"), answer));
         }
         if self.rows.contains_key(key) {
             cx.stats.count("row recognised by its key");
@@ -267,7 +275,11 @@ impl Receiver {
     fn check_id(&mut self, key: &str, film: &Film) -> Result<(), String> {
         match (&film.id, &self.contract.sequence) {
             (None, None) => Ok(()),
-            (Some(id), Some(_)) if self.made_for.get(id).is_some_and(|made_for| *made_for == format!("{key}-seq")) => {
+            (Some(id), Some(sequence))
+                if self.made_for.get(id).is_some_and(|made_for| {
+                    *made_for == format!("{key}-seq") || sequence.lease > 1 && made_for.contains("-lease-")
+                }) =>
+            {
                 let fresh = self.used_ids.insert(id.clone());
                 fresh.then_some(()).ok_or_else(|| format!("{key}: id {id} is used for a second row"))
             }
@@ -344,6 +356,11 @@ impl Receiver {
 }
 
 /// What every request must have, also one that will be refused.
+/// How many of the ids that are asked for are given from this one on.
+fn granted(number: usize, lease: u32) -> usize {
+    1 + number % lease as usize
+}
+
 fn check(contract: &Contract, host: &str, request: &Request) -> Result<(), String> {
     let key = request.header("idempotency-key")?;
     if key.is_empty() || key.len() > 255 {
@@ -356,7 +373,9 @@ fn check(contract: &Contract, host: &str, request: &Request) -> Result<(), Strin
     if is_id_step != key.ends_with("-seq") {
         return Err(format!("key {key} for {}", request.target));
     }
-    if is_id_step && request.body != b"{}" {
+    let lease = contract.sequence.as_ref().map_or(1, |sequence| sequence.lease);
+    let asks = if lease > 1 { format!("{{\"count\": {lease}}}") } else { "{}".to_owned() };
+    if is_id_step && request.body != asks.as_bytes() {
         return Err(format!("{key}: the id step posts {:?}", String::from_utf8_lossy(&request.body)));
     }
     let expected = match &contract.sequence {

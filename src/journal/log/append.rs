@@ -10,6 +10,7 @@ use crate::journal::format::{
 };
 use crate::journal::unfinished::BLOCK_FILE_HEADER_BYTES;
 use crate::shard::Now;
+use std::ops::Range;
 
 impl Journal {
     /// Whether a record of up to `bytes`, the machine's own key included, would be taken now.
@@ -72,6 +73,39 @@ impl Journal {
             self.write_entry(Kind::Id, 0, 0, &[&number.to_le_bytes(), id.as_bytes()]);
         }
         Ok(())
+    }
+
+    /// Writes down which ids the service gave ahead are not used yet, before one of them is.
+    ///
+    /// # Errors
+    /// [`Full`] while even the reserved room is taken; none of them must be used yet.
+    pub fn append_leased(&mut self, now: Now, ids: impl Iterator<Item = Range<u64>>) -> Result<(), Full> {
+        let payload: Vec<u8> = ids.flat_map(|ids| [ids.start, ids.end]).flat_map(u64::to_le_bytes).collect();
+        if self.on_disk() {
+            self.make_room(now, entry_bytes(payload.len()), Purpose::Progress)?;
+            self.write_entry(Kind::Leased, 0, 0, &[&payload]);
+        }
+        Ok(())
+    }
+
+    /// What a clean end writes down of ids that were given ahead, or that there are none: not before that is done is the journal flushed.
+    pub fn leave_leased(&mut self, ids: Vec<Range<u64>>, is_leasing: bool) {
+        if self.on_disk() && (is_leasing || self.is_leased || !ids.is_empty()) {
+            self.left_leased = Some(ids);
+        }
+    }
+
+    pub(super) fn write_left_leased(&mut self, now: Now) {
+        if let Some(ids) = self.left_leased.take()
+            && self.append_leased(now, ids.iter().cloned()).is_err()
+        {
+            self.left_leased = Some(ids);
+        }
+    }
+
+    /// Ids that the last run was given ahead, did not use, and wrote down at its clean end. They are not here a second time.
+    pub fn take_leased(&mut self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.leased)
     }
 
     /// The id that an earlier start wrote down for a record.

@@ -499,6 +499,8 @@ impl Journal {
                 true => run.out.push(header, &[payload]),
                 false => Ok(()),
             },
+            // Only the last one that a clean end wrote is of use, and only to the start after it.
+            Kind::Leased => Ok(()),
             Kind::Delivered => {
                 let marks = payload.chunks_exact(8).filter(|number| self.is_older(run, u64_at(number, 0)));
                 let marks: Vec<&[u8]> = marks.collect();

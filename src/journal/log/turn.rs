@@ -209,6 +209,7 @@ impl Journal {
     pub fn flush(&mut self, now: Now, ops: &mut VecDeque<Op>) {
         if self.on_disk() {
             self.define_moved_origins(now);
+            self.write_left_leased(now);
             self.write_marks(now);
             self.free(now, ops);
             self.end_rewrite(ops);
@@ -222,6 +223,7 @@ impl Journal {
     pub fn is_flushed(&self) -> bool {
         !self.on_disk()
             || self.marks.is_empty()
+                && self.left_leased.is_none()
                 && self.open.as_ref().is_none_or(|open| open.entries == 0)
                 && self.sealed.is_empty()
                 && self.in_flight.is_empty()

@@ -6,10 +6,14 @@ KEY_LENGTH_MAX = 255
 
 
 class IssuedId(models.Model):
-    """A number that was handed out, and the Idempotency-Key of the request that got it. Numbers are never used twice."""
+    """A number that was handed out, and the Idempotency-Key of the request that got it. Numbers are never used twice.
+
+    Of numbers that were handed out together the first has the key and their count.
+    """
 
     id = models.BigAutoField(primary_key=True)
     key = models.CharField(max_length=KEY_LENGTH_MAX, unique=True, null=True)
+    count = models.PositiveIntegerField(default=1)
     issued_at = models.DateTimeField(auto_now_add=True)
 
 

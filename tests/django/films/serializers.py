@@ -21,6 +21,12 @@ class FilmInput(serializers.Serializer):
     data = serializers.CharField(allow_blank=True, trim_whitespace=False, validators=[valid_text])
 
 
+class Lease(serializers.Serializer):
+    """The body of POST /seq/: without a count it asks for one number."""
+
+    count = serializers.IntegerField(min_value=1, max_value=10_000, required=False)
+
+
 class FilmOutput(serializers.ModelSerializer):
     """A stored film."""
 

@@ -35,6 +35,15 @@ class Sequence(APITestCase):
         self.assertEqual(IssuedId.objects.count(), 2)
 
 
+    def test_many_numbers_follow_each_other_and_the_same_key_gets_the_same_ones(self):
+        before = post("/seq/", {}).json()["id"]
+        many = post("/seq/", {"count": 50}, "a-seq").json()
+        self.assertEqual(many, {"id": before + 1, "count": 50})
+        self.assertEqual(post("/seq/", {"count": 9}, "a-seq").json(), many)
+        self.assertEqual(post("/seq/", {}).json()["id"], before + 51)
+        self.assertEqual(post("/seq/", {"count": 0}).status_code, 400)
+
+
 class Films(APITestCase):
     def test_a_film_is_stored_as_it_is(self):
         data = "  1;\t2.50 µm\u2028 \"x\" \\ \U0001f39e \r\n"

@@ -4,7 +4,7 @@ A row is inserted first, and only if the database refuses it for a unique column
 would leave a gap between look and insert, in which the same request, sent twice, could get in twice.
 """
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.shortcuts import get_object_or_404
 from rest_framework import status
 from rest_framework.decorators import api_view
@@ -12,7 +12,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.response import Response
 
 from .models import KEY_LENGTH_MAX, Film, IssuedId
-from .serializers import FilmInput, FilmOutput, Window
+from .serializers import FilmInput, FilmOutput, Lease, Window
 
 
 def idempotency_key(request):
@@ -40,9 +40,34 @@ def take_id(key):
         return IssuedId.objects.get(key=key).id
 
 
+def take_ids(key, count):
+    """The first of `count` numbers that follow each other, and how many they are: for a known key those that it got before."""
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                # An INSERT takes its number only once it has its own lock of the table, so none comes in between.
+                if connection.vendor == "postgresql":
+                    cursor.execute("LOCK TABLE films_issuedid IN EXCLUSIVE MODE")
+                first = IssuedId.objects.create(key=key, count=count).id
+                IssuedId.objects.bulk_create(IssuedId(id=first + offset) for offset in range(1, count))
+                if connection.vendor == "postgresql":
+                    sequence = "pg_get_serial_sequence('films_issuedid', 'id')"
+                    cursor.execute(f"SELECT setval({sequence}, %s)", [first + count - 1])
+            return first, count
+    except IntegrityError:
+        issued = IssuedId.objects.get(key=key)
+        return issued.id, issued.count
+
+
 @api_view(["POST"])
 def next_id(request):
-    return created(take_id(idempotency_key(request)))
+    key = idempotency_key(request)
+    body = Lease(data=request.data)
+    body.is_valid(raise_exception=True)
+    if "count" not in body.validated_data:
+        return created(take_id(key))
+    first, count = take_ids(key, body.validated_data["count"])
+    return Response({"id": first, "count": count}, status=status.HTTP_201_CREATED)
 
 
 @api_view(["GET", "POST"])

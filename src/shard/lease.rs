@@ -1,0 +1,215 @@
+//! Sequence ids given ahead: one request of the id step brings many, and records take them in order.
+//!
+//! One lane asks on behalf of all (the *carrier*); those that find no id wait. A grant is written down before an id of it is used,
+//! and each id before the record that has it is sent. What is left at a clean end is used by the next start; after any other end it is
+//! not known which ids were used, so none is used again.
+
+use super::lane::Doing;
+use super::{Now, Shard};
+use crate::delivery::{InFlight, Step};
+use crate::shard::ApiId;
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::ops::Range;
+
+/// Ids given ahead.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    ids: VecDeque<Range<u64>>,
+    /// The lane that asks for more, and its generation.
+    carrier: Option<(u32, u32)>,
+    /// Grants so far: part of the key under which the next one is asked for.
+    grants: u64,
+    /// Lanes that wait for an id, with their generations.
+    waiting: Vec<(u32, u32)>,
+}
+
+impl Leases {
+    /// Whether this lane asks on behalf of all.
+    pub fn is_carrier(&self, lane: u32, generation: u32) -> bool {
+        self.carrier == Some((lane, generation))
+    }
+
+    fn left(&self) -> u64 {
+        self.ids.iter().map(|ids| ids.end - ids.start).sum()
+    }
+
+    fn take(&mut self) -> Option<u64> {
+        let ids = self.ids.front_mut()?;
+        let id = ids.start;
+        ids.start += 1;
+        if ids.is_empty() {
+            self.ids.pop_front();
+        }
+        Some(id)
+    }
+
+    fn put_back(&mut self, id: u64) {
+        match self.ids.front_mut().filter(|ids| ids.start == id + 1) {
+            Some(ids) => ids.start = id,
+            None => self.ids.push_front(id..id + 1),
+        }
+    }
+}
+
+impl Shard {
+    /// Ids asked for at a time; `None` where each record asks for its own.
+    fn lease(&self) -> Option<u64> {
+        self.settings.sequence.as_ref().map(|sequence| u64::from(sequence.lease)).filter(|lease| *lease > 1)
+    }
+
+    /// What an earlier run left.
+    pub(super) fn adopt_leases(&mut self) {
+        for state in &mut self.journals {
+            self.leases.ids.extend(state.journal.take_leased());
+        }
+    }
+
+    /// A clean end: what is left is written down for the next start, and nothing else is.
+    pub(super) fn leave_leases(&mut self) {
+        let is_leasing = self.lease().is_some();
+        let mut left = Vec::from_iter(self.leases.ids.iter().cloned());
+        for state in &mut self.journals {
+            state.journal.leave_leased(std::mem::take(&mut left), is_leasing);
+        }
+    }
+
+    /// Ids that were given ahead and are not used: the first and the last of each run.
+    pub(super) fn unused_ids(&self) -> Vec<(u64, u64)> {
+        self.leases.ids.iter().map(|ids| (ids.start, ids.end - 1)).collect()
+    }
+
+    /// Decides the step of a lane whose first record has no id: it takes one when it is sent, asks for more, or waits (`false`).
+    pub(super) fn find_id(&mut self, index: u32) -> bool {
+        let Some(lease) = self.lease() else { return true };
+        let left = self.leases.left();
+        let lane = &mut self.lanes[index as usize];
+        let me = (index, lane.generation);
+        // Half a grant ahead of need, so that the others go on meanwhile.
+        if self.leases.carrier == Some(me) || self.leases.carrier.is_none() && left <= lease / 2 {
+            self.leases.carrier = Some(me);
+            lane.step = Step::Id;
+            true
+        } else if left > 0 {
+            lane.step = Step::Record;
+            true
+        } else {
+            lane.doing = Doing::AwaitsId;
+            self.leases.waiting.push(me);
+            false
+        }
+    }
+
+    /// Gives a lane's first record an id, if it needs one and there is one; else the lane is listed where it gets one.
+    pub(super) fn take_leased_id(&mut self, now: Now, index: u32) -> bool {
+        let lane = &self.lanes[index as usize];
+        if lane.id.is_some() || self.lease().is_none() {
+            return true;
+        }
+        let first = lane.queue.front().expect("a ready lane has a record in memory");
+        let Some(id) = self.leases.take() else {
+            if self.find_id(index) {
+                self.list_ready(index, true);
+            }
+            return false;
+        };
+        let text = id.to_string();
+        let journal = &mut self.journals[lane.journal.0 as usize].journal;
+        if journal.append_id(now, first.number, &text).is_err() {
+            self.leases.put_back(id);
+            self.back_off(now, index);
+            return false;
+        }
+        self.lanes[index as usize].id = Some(text.into());
+        true
+    }
+
+    /// Appends the request for more ids, under a key of its own: the same until it is granted, and never that of another run.
+    pub(super) fn lease_request(&mut self) -> Option<String> {
+        let lease = self.lease()?;
+        let journal = &self.journals[0].journal;
+        self.key.clear();
+        let (epoch, core, grants) = (journal.epoch_id(), journal.core(), self.leases.grants);
+        write!(self.key, "{epoch:032x}-{core}-lease-{grants}").expect("a String takes all");
+        Some(format!("{{\"count\": {lease}}}"))
+    }
+
+    /// The answer to that. `false` where ids are not leased.
+    pub(super) fn lease_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) -> bool {
+        let Some(lease) = self.lease() else { return false };
+        let sequence = self.settings.sequence.as_ref().expect("a lease is configured there");
+        let granted = match granted(body, &sequence.id_at, &sequence.count_at, lease) {
+            Ok(granted) => granted,
+            Err(problem) => {
+                self.failed(now, api, request, problem);
+                return true;
+            }
+        };
+        let all = self.leases.ids.iter().cloned().chain([granted.clone()]);
+        if self.journals[0].journal.append_leased(now, all).is_err() {
+            self.failed(now, api, request, "the journal has no room for ids".to_owned());
+            return true;
+        }
+        self.route_worked(Step::Id);
+        self.leases.ids.push_back(granted);
+        self.leases.grants += 1;
+        self.leases.carrier = None;
+        let lane = &mut self.lanes[request.lane as usize];
+        debug_assert_eq!(lane.generation, request.generation);
+        lane.attempts = 0;
+        lane.resent = false;
+        lane.step_ns = now.mono_ns;
+        self.make_ready(request.lane);
+        for (index, generation) in std::mem::take(&mut self.leases.waiting) {
+            let lane = self.lanes.get(index as usize);
+            if lane.is_some_and(|lane| lane.generation == generation && lane.doing == Doing::AwaitsId) {
+                self.make_ready(index);
+            }
+        }
+        true
+    }
+}
+
+/// The ids that an answer grants; without a count it is one.
+fn granted(body: &[u8], id_at: &str, count_at: &str, lease: u64) -> Result<Range<u64>, String> {
+    let answer: serde_json::Value =
+        serde_json::from_slice(body).map_err(|error| format!("its answer to a lease of ids is no JSON: {error}"))?;
+    let first = answer.pointer(id_at).and_then(serde_json::Value::as_u64);
+    let first = first.ok_or_else(|| format!("no whole number at {id_at} of its answer to a lease of ids"))?;
+    let count = match answer.pointer(count_at) {
+        None => 1,
+        Some(count) => count.as_u64().filter(|count| *count > 0).ok_or_else(|| {
+            format!("{count} at {count_at} of its answer to a lease of ids, where their number should be")
+        })?,
+    };
+    let end = first.checked_add(count.min(lease)).ok_or("its ids are beyond 64 bits")?;
+    Ok(first..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_taken_in_order_and_what_could_not_be_used_comes_first_again() {
+        let mut leases = Leases { ids: VecDeque::from([5..7, 9..10]), ..Leases::default() };
+        assert_eq!((leases.left(), leases.take(), leases.take()), (3, Some(5), Some(6)));
+        leases.put_back(6);
+        assert_eq!(leases.take(), Some(6));
+        assert_eq!((leases.take(), leases.take()), (Some(9), None));
+        leases.put_back(9);
+        assert_eq!((leases.left(), leases.take()), (1, Some(9)));
+    }
+
+    #[test]
+    fn a_grant_is_what_the_service_says_and_no_more_than_was_asked_for() {
+        let of = |body: &str| granted(body.as_bytes(), "/id", "/n", 100);
+        assert_eq!(of(r#"{"id": 7, "n": 30}"#), Ok(7..37));
+        assert_eq!(of(r#"{"id": 7, "n": 300}"#), Ok(7..107));
+        assert_eq!(of(r#"{"id": 7}"#), Ok(7..8), "it knows no leases");
+        for wrong in [r#"{"id": "a7", "n": 3}"#, r#"{"id": 7, "n": 0}"#, r#"{"id": 7, "n": "3"}"#, "[]", "<html>"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+        assert!(of(r#"{"id": 18446744073709551615, "n": 3}"#).is_err());
+    }
+}
