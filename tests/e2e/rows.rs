@@ -1,12 +1,15 @@
 //! The rows C1 to C21 of the delivery client against the real binary: a raw receiver that plays them byte for byte. C17 and C18
 //! need certificates and stand with TLS.
 
+use crate::environment::{run, with_own_mounts, with_own_network};
 use crate::machines::TcpMachine;
-use crate::process::{Gateway, PATIENCE, eventually};
+use crate::process::{Gateway, PATIENCE, eventually, refused, ringest, within};
 use crate::site::{Config, Site, free_address};
+use nix::sched::{CloneFlags, unshare};
 use ringest::observe::client;
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
+use std::ffi::OsStr;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 #[path = "../rows/mod.rs"]
 pub mod rows;
 
-use rows::{Act, Place, Receiver, Row, cases};
+use rows::{Act, Case, Place, Receiver, Row, cases};
 
 /// The raw receiver. Its threads end with their connections.
 pub struct Peer {
@@ -28,6 +31,8 @@ struct Shared {
     receiver: Arc<Mutex<Receiver>>,
     admin: SocketAddr,
     began: Instant,
+    /// Cuts the network.
+    vanish: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Shared {
@@ -42,6 +47,16 @@ impl Shared {
 
 impl Peer {
     pub fn start(site: &Site, address: SocketAddr, row: Row) -> Self {
+        Self::start_behind(site.admin, address, row, None)
+    }
+
+    /// At the far end of a network that can be cut.
+    fn start_behind(
+        admin: SocketAddr,
+        address: SocketAddr,
+        row: Row,
+        vanish: Option<Arc<dyn Fn() + Send + Sync>>,
+    ) -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         listener.set_reuse_address(true).expect("a socket");
         if row.early {
@@ -52,7 +67,7 @@ impl Peer {
         listener.listen(128).expect("a socket");
         let listener = TcpListener::from(listener);
         let receiver = Arc::new(Mutex::new(Receiver::new(row)));
-        let shared = Shared { receiver: Arc::clone(&receiver), admin: site.admin, began: Instant::now() };
+        let shared = Shared { receiver: Arc::clone(&receiver), admin, began: Instant::now(), vanish };
         std::thread::spawn(move || {
             for (index, stream) in listener.incoming().enumerate() {
                 let (stream, shared) = (stream.expect("a connection"), shared.clone());
@@ -149,7 +164,12 @@ fn perform(mut stream: &TcpStream, shared: &Shared, number: usize, act: Act) -> 
             await_close(stream, shared, number, ms);
             return false;
         }
-        Act::Vanish => panic!("packets of one connection are not dropped here: see the row's own test"),
+        Act::Vanish => {
+            shared.vanish.as_ref().expect("a row of a network that can be cut")();
+            // Nothing more is said on it, not even that it is over.
+            std::mem::forget(stream.try_clone().expect("a descriptor"));
+            return false;
+        }
     }
     true
 }
@@ -254,7 +274,7 @@ fn c07_a_stale_connection_costs_one_resend_at_once() {
 
 #[test]
 fn c08_an_answer_while_the_request_is_still_sent_ends_the_sending() {
-    crate::environment::with_own_network(|| {
+    with_own_network(|| {
         // A few kilobytes fit between client and receiver; the record has many.
         std::fs::write("/proc/sys/net/ipv4/tcp_wmem", "4096 4096 4096").expect("root runs the tests");
         play(cases::c08(Place::Binary));
@@ -294,6 +314,183 @@ fn c15_a_record_that_is_refused_three_times_is_parked_and_the_next_ones_go_on() 
 #[test]
 fn c16_retry_after_is_obeyed_where_it_makes_sense() {
     play(cases::c16(Place::Binary));
+}
+
+/// An interface of this network and one of another, in which `far` runs; what it returns.
+fn with_far_network<T: Send + 'static>(far: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (go, gone) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root runs the tests");
+        tell.send(nix::unistd::gettid()).expect("waited for");
+        gone.recv().expect("sent");
+        ip("address add 10.77.0.2/24 dev far");
+        ip("link set far up");
+        far()
+    });
+    let thread_id = told.recv().expect("sent");
+    ip(&format!("link add near type veth peer name far netns {thread_id}"));
+    ip("address add 10.77.0.1/24 dev near");
+    ip("link set near up");
+    go.send(()).expect("waited for");
+    thread.join().expect("it goes well")
+}
+
+/// Runs `ip` of iproute2 in the network of this thread.
+fn ip(arguments: &str) {
+    run("ip", &arguments.split(' ').map(OsStr::new).collect::<Vec<_>>());
+}
+
+#[test]
+fn c20_a_peer_that_vanishes_is_noticed_within_thirty_seconds() {
+    const NOTICED: Duration = Duration::from_secs(33);
+    with_own_network(|| {
+        let sites = [Site::new(), Site::new()];
+        let created = || vec![Act::Store, Act::Send(cases::created())];
+        // One request that nothing acknowledges, and one whose answer never comes.
+        let unacknowledged = Row::new(vec![Case::taken("the first", created()), Case::taken("the second", created())]);
+        let rows = [
+            // Only the kernel's own limit can end this one.
+            unacknowledged.key("timeout", "\"10m\"").key("idle", "\"1h\""),
+            Row::new(vec![Case::again("no answer", vec![Act::Vanish]).moves(true)]).key("timeout", "\"15s\""),
+        ];
+        let addresses = [8_000, 8_001].map(|port| SocketAddr::from(([10, 77, 0, 2], port)));
+        let (cut, is_cut) = std::sync::mpsc::channel();
+        let (mend, mended) = std::sync::mpsc::channel();
+        let (far_rows, admins) = (rows.clone(), sites.each_ref().map(|site| site.admin));
+        let peers = with_far_network(move || {
+            let vanish: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+                ip("link set far down");
+                cut.send(()).expect("waited for");
+            });
+            // Threads that are begun here stay in this network.
+            std::thread::spawn(move || {
+                if mended.recv().is_ok() {
+                    ip("link set far up");
+                }
+            });
+            let mut peers = admins.into_iter().zip(addresses).zip(far_rows);
+            std::array::from_fn::<_, 2, _>(|_| {
+                let ((admin, address), row) = peers.next().expect("two");
+                Peer::start_behind(admin, address, row, Some(Arc::clone(&vanish)))
+            })
+        });
+        let tcps = [free_address(), free_address()];
+        let [first, second] = [0, 1].map(|index| {
+            let url = format!("\"http://{}/films/\"", addresses[index]);
+            let config = config(&sites[index], &rows[index], tcps[index]).deliver("url", &url);
+            Gateway::start(&sites[index], &config.write(&sites[index]))
+        });
+        let [mut one, mut other] = tcps.map(TcpMachine::connect);
+        one.send([rows[0].record(0)]).expect("sent");
+        first.wait_delivered(1);
+        other.send([rows[1].record(0)]).expect("sent");
+        is_cut.recv_timeout(PATIENCE).expect("the network is cut");
+        let begun = Instant::now();
+        one.send([rows[0].record(1)]).expect("sent");
+        for gateway in [&second, &first] {
+            let noticed = || {
+                let status = gateway.status();
+                (status.counter("api_failures") + status.counter("api_resent") > 0).then_some(())
+            };
+            within(NOTICED, "the silence to be noticed", noticed);
+        }
+        assert!(begun.elapsed() < NOTICED, "{:?}", begun.elapsed());
+        mend.send(()).expect("waited for");
+        for (gateway, count) in [(&first, 2), (&second, 1)] {
+            gateway.wait_delivered(count);
+        }
+        for (peer, count) in peers.iter().zip([2, 1]) {
+            peer.receiver().judge(count, &[]);
+        }
+    });
+}
+
+/// A file of this test in the place of the system's.
+fn cover(site: &Site, name: &str, text: &str) {
+    let own = site.path(name);
+    std::fs::write(&own, text).expect("written");
+    let at = std::path::Path::new("/etc").join(name);
+    run("mount", &["--bind".as_ref(), own.as_os_str(), at.as_os_str()]);
+}
+
+#[test]
+fn c19_a_name_is_resolved_at_each_connect_and_never_on_a_core() {
+    const COUNT: usize = 200;
+    with_own_network(|| {
+        with_own_mounts(|| {
+            let site = Site::new();
+            let own = |text: &str| format!("127.0.0.1 localhost\n{text}");
+            cover(&site, "hosts", &own(""));
+            cover(&site, "nsswitch.conf", "hosts: files dns\n");
+            cover(&site, "resolv.conf", "nameserver 127.9.9.9\noptions timeout:20 attempts:1\n");
+            // It takes questions, and answers none: who asks waits for 20 s.
+            let silent = std::net::UdpSocket::bind("127.9.9.9:53").expect("root runs the tests");
+            silent.set_read_timeout(Some(PATIENCE)).expect("a socket");
+
+            let created = || vec![Act::Store, Act::Send(cases::created())];
+            let mut row = Row::new((0..COUNT + 1).map(|index| Case::taken(index.to_string(), created())).collect());
+            // Behind the last record of its own, the first address closes.
+            row.cases[COUNT].answers[0].push(Act::Fin);
+            let (tcp, port) = (free_address(), site.api.port());
+            let url = format!("\"http://api.plant:{port}/films/\"");
+            let config = config(&site, &row, tcp).deliver("url", &url).deliver("connect_timeout", "\"500ms\"");
+            let gateway = Gateway::start(&site, &config.write(&site));
+            let mut machine = TcpMachine::connect(tcp);
+            let problem = |part: &str| {
+                eventually(part, || {
+                    let status = gateway.status();
+                    status.0["routes"][0]["problem"].as_str().filter(|text| text.contains(part)).map(drop)
+                });
+            };
+
+            machine.send([row.record(0)]).expect("sent");
+            silent.recv(&mut [0; 512]).expect("the name is asked for");
+            // The core goes on, and so does the admin page.
+            let begun = Instant::now();
+            machine.send((1..=COUNT).map(|number| row.record(number))).expect("sent");
+            gateway.wait_terms("intake", |terms| terms.received == COUNT as u64 + 1);
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?} while a name is resolved", begun.elapsed());
+            problem("the name was not resolved within 500ms");
+            std::fs::write(site.path("nsswitch.conf"), "hosts: files\n").expect("written");
+            problem("the name cannot be resolved");
+
+            let address = |last: u8| SocketAddr::from(([127, 0, 0, last], port));
+            let first = Peer::start(&site, address(2), row.clone());
+            std::fs::write(site.path("hosts"), own("127.0.0.2 api.plant\n")).expect("written");
+            gateway.wait_delivered(COUNT as u64 + 1);
+            first.receiver().judge(COUNT as u64 + 1, &[]);
+            // The name moves; the first address would still answer.
+            let again = Row::new(vec![Case::taken("after the move", created())]);
+            let second = Peer::start(&site, address(3), again.clone());
+            std::fs::write(site.path("hosts"), own("127.0.0.3 api.plant\n")).expect("written");
+            machine.send([again.record(0)]).expect("sent");
+            gateway.wait_delivered(COUNT as u64 + 2);
+            second.receiver().judge(1, &[]);
+            assert_eq!(first.receiver().keys.len(), COUNT + 1);
+            gateway.stop();
+        });
+    });
+}
+
+#[test]
+fn c11_a_line_break_in_a_path_or_a_header_is_refused_when_the_configuration_is_checked() {
+    for (key, value) in [
+        ("url", "\"http://127.0.0.1:8000/films/\\r\\nX: y\""),
+        ("url", "\"http://127.0.0.1:8000/fi lms/\""),
+        ("headers", "{ X-Plant = \"3\\r\\nX: y\" }"),
+        ("headers", "{ X-Plant = \"3\\n\" }"),
+        ("content_type", "\"text/plain\\r\\nX: y\""),
+        ("confirm", "{ path = \"/films/\\r\\nX/{{key}}\" }"),
+    ] {
+        let site = Site::new();
+        let config = site.config().one_step().tcp_listen("servers", free_address()).deliver(key, value).write(&site);
+        let check = ringest().arg("check").arg(&config).output().expect("it runs");
+        let words = String::from_utf8_lossy(&check.stderr).into_owned() + &String::from_utf8_lossy(&check.stdout);
+        assert_eq!(check.status.code(), Some(3), "{key} = {value}: {words}");
+        assert!(words.contains("deliver"), "{words}");
+        assert_eq!(refused(&site, &config).0, Some(3), "{key} = {value}");
+    }
 }
 
 #[test]

@@ -410,7 +410,7 @@ pub fn c16(place: Place) -> Row {
     }
     let mut told = |value: &str, ms: RangeInclusive<u64>| {
         let fields = format!("Retry-After: {value}\r\n");
-        cases.push(Case::again(value, refused("503 Busy", &fields)).moves(false).gap(ms));
+        cases.push(Case::again(value, refused("503 Busy", &fields)).gap(ms));
     };
     told("1", 1_000..=2_500);
     told("0", 0..=1_000);
