@@ -4,7 +4,7 @@
 //! - [`cli`]: one file a command; [`config`]: a file becomes checked [`config::Settings`].
 //! - [`engine`]: threads, data ring, files: all that touches the kernel. It drives
 //! - [`shard`]: the sans-IO owner of all that one core does. It sees completions and `now`, and emits operations. Inside it:
-//! - [`source`], [`framing`], [`http`]: bytes in, records out; [`journal`]: records kept; [`delivery`]: records delivered.
+//! - [`source`], [`framing`], [`http`]: bytes in, records out; [`journal`]: records kept; [`delivery`], [`tls`]: records delivered.
 //! - [`observe`]: counters, histograms, the admin server. [`simulate`] and [`receive`]: both ends of the line,
 //!   for tests and for [`demo`].
 
@@ -21,3 +21,4 @@ pub mod receive;
 pub mod shard;
 pub mod simulate;
 pub mod source;
+pub mod tls;

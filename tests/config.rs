@@ -311,6 +311,7 @@ fn every_key_reaches_its_setting() {
     ];
     assert_eq!(sources, expected);
     let url = |host: &str, port, header: &str, target: &str| Url {
+        secure: false,
         authority: Authority { host: host.to_owned(), port },
         host_header: header.to_owned(),
         target: target.to_owned(),
@@ -328,6 +329,7 @@ fn every_key_reaches_its_setting() {
             url: url("::1", 8000, "[::1]:8000", "/"),
             body: "{{id}};{{source}};{{data}}".to_owned(),
             content_type: "text/csv".to_owned(),
+            tls: None,
             headers: vec![("X-Plant".to_owned(), "3 b".to_owned())],
             success: vec![200, 409],
             answer_type: Some("application/json".to_owned()),

@@ -144,7 +144,7 @@ impl World {
                 self.shard.handle(now, Completion::SegmentPrepared { journal, segment, result });
             }
             Op::FreeSegment { journal, segment, .. } => {
-                self.shard.handle(now, Completion::SegmentFreed { journal, segment });
+                self.shard.handle(now, Completion::SegmentFreed { journal, segment, result: Ok(()) });
             }
             Op::Recv { link, fd, .. } => drop(self.machines.insert(link, fd)),
             Op::PauseRecv { link } => {

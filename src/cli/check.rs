@@ -183,7 +183,7 @@ fn durability(level: Durability) -> (&'static str, &'static str) {
 }
 
 fn show_url(url: &Url) -> String {
-    format!("http://{}{}", url.host_header, url.target)
+    format!("{}://{}{}", if url.secure { "https" } else { "http" }, url.host_header, url.target)
 }
 
 /// The kind's name and where the bytes come from.

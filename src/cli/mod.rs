@@ -11,6 +11,7 @@ mod decide;
 pub mod demo;
 pub mod doctor;
 pub mod frame;
+mod handshake;
 mod online;
 pub mod ports;
 pub mod queue;

@@ -1,23 +1,25 @@
 //! `ringest check --online`: whether this machine and its surroundings are as the configuration needs them.
 //!
 //! Nothing is disturbed: no port is opened (that would raise DTR and RTS, which resets some machines), no address is listened on, no
-//! device server is called (many take one connection only), and the API is connected to but asked nothing. A *problem* is what `run` would
-//! end with, and has its exit code; with a *warning* it runs, and something does not work or will not last.
+//! device server is called (many take one connection only), and the API is connected to (over TLS to the end of the handshake) but asked
+//! nothing. A *problem* is what `run` would end with, and has its exit code; with a *warning* it runs, and something does not work or
+//! will not last.
 
 use super::checks::{
     Check, Level, PortFound, io_uring_check, look_at_port, ok, problem, shared_memory_check, size,
     state_directory_checks, warning,
 };
 use super::exit;
-use crate::config::{Authority, Durability, OnMissing, Serial, Settings, SourceKind};
+use super::handshake::{HandshakeError, handshake};
+use crate::config::{Authority, Durability, OnMissing, Serial, Settings, SourceKind, Url};
 use crate::engine::probe::{self, StateDirectory};
 use crate::engine::{self, are_too_few, connections_allowed, core_directories, core_directory};
 use crate::source::serial::{self, Holder};
+use crate::tls::TlsError;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
-use std::time::Duration;
 
 /// All checks, in the order in which a start would meet them.
 pub(super) fn checks(settings: &Settings) -> Vec<Check> {
@@ -190,23 +192,23 @@ fn device_server_check(what: &str, to: &Authority) -> Check {
 
 /// The record step and the id step, once where both are at one place.
 fn api_checks(settings: &Settings) -> Vec<Check> {
-    let record = &settings.deliver.url.authority;
+    let record = &settings.deliver.url;
     let mut steps = vec![("record step", record)];
-    if let Some(sequence) = settings.sequence.as_ref() {
-        if sequence.url.authority == *record {
+    if let Some(id) = settings.sequence.as_ref().map(|sequence| &sequence.url) {
+        if id.authority == record.authority && id.secure == record.secure {
             steps = vec![("both steps", record)];
         } else {
-            steps.insert(0, ("id step", &sequence.url.authority));
+            steps.insert(0, ("id step", id));
         }
     }
-    steps.into_iter().map(|(what, to)| api_check(what, to, settings)).collect()
+    steps.into_iter().map(|(what, url)| api_check(what, url, settings)).collect()
 }
 
-fn api_check(what: &str, to: &Authority, settings: &Settings) -> Check {
+fn api_check(what: &str, url: &Url, settings: &Settings) -> Check {
     let limit = settings.deliver.connect_timeout;
-    let name = shown(to);
+    let name = shown(&url.authority);
     let kept = format!("records wait, {} of them at most", size(settings.journal.max_bytes));
-    let addresses = match resolve(to) {
+    let addresses = match resolve(&url.authority) {
         Ok(addresses) => addresses,
         Err(error) => {
             let found = format!("{name}: the name cannot be resolved ({error}); {kept}");
@@ -215,20 +217,27 @@ fn api_check(what: &str, to: &Authority, settings: &Settings) -> Check {
     };
     let mut failures = Vec::new();
     for address in addresses {
-        match connect(address, limit) {
-            Ok(()) if address.to_string() == name => {
-                return ok(what, format!("{name} takes connections; nothing was asked"));
+        let connection = match TcpStream::connect_timeout(&address, limit) {
+            Ok(connection) => connection,
+            Err(error) => {
+                failures.push(format!("{address}: {error}"));
+                continue;
             }
-            Ok(()) => return ok(what, format!("{name} takes connections at {address}; nothing was asked")),
-            Err(error) => failures.push(format!("{address}: {error}")),
-        }
+        };
+        let at = if address.to_string() == name { String::new() } else { format!(" at {address}") };
+        let Some(tls) = settings.deliver.tls.as_ref().filter(|_| url.secure) else {
+            return ok(what, format!("{name} takes connections{at}; nothing was asked"));
+        };
+        return match handshake(connection, &url.authority, tls, limit) {
+            Ok(agreed) => {
+                ok(what, format!("{name} takes connections{at}, its certificate is good ({agreed}); nothing was asked"))
+            }
+            Err(HandshakeError::Tls(error)) => warning(what, format!("{name}{at}: {error}; {kept}"), error.remedy()),
+            Err(error) => warning(what, format!("{name}{at}: {error}; {kept}"), TlsError::NotTls.remedy()),
+        };
     }
     let found = format!("cannot connect to {}; {kept}", failures.join(", "));
     warning(what, found, "start the service, correct the URL, or open the firewall")
-}
-
-fn connect(address: SocketAddr, limit: Duration) -> io::Result<()> {
-    TcpStream::connect_timeout(&address, limit).map(drop)
 }
 
 fn resolve(to: &Authority) -> io::Result<Vec<SocketAddr>> {

@@ -81,14 +81,16 @@ fn media_type(text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
-/// `has_sequence` is whether the file has the section, good or not.
-pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool) -> Option<Deliver> {
+/// `has_sequence` is whether the file has `[sequence]`, good or not; `id_url` is its URL.
+pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Option<&Url>) -> Option<Deliver> {
     let ms = Duration::from_millis;
     let url = url(&section, "where records are posted, such as \"http://127.0.0.1:8000/films/\"");
     let content_type = section.parsed("content_type", "a media type such as \"application/json\"", media_type);
     let content_type = content_type.unwrap_or_else(|| "application/json".to_owned());
     let body = body(&section, &content_type, has_sequence);
     let headers = headers(section.section("headers"));
+    let secure = url.iter().chain(id_url).any(|url| url.secure);
+    let tls = super::tls::tls(section.section("tls"), secure);
     let success = success(&section);
     let answers = answers(section.section("answers"), section.section("confirm"), &success, has_sequence);
     let answer_type = section.parsed("answer_type", "a media type such as \"application/json\"", |text| {
@@ -131,6 +133,7 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool) -> Option<De
         url: url?,
         body,
         content_type,
+        tls,
         headers,
         success,
         answer_type,

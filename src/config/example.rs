@@ -10,13 +10,30 @@ mod tests {
     use crate::config::walk::Reader;
     use crate::config::{Journal, Limits, SourceKind, parse_on, walk_document};
 
-    /// The example with its optional keys made active: lines with `#` and no blank after it.
-    fn with_optional_keys() -> String {
+    /// Files such as the example names, which are read when it is checked.
+    fn tls_files() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["api.example".to_owned()]).unwrap();
+        for (name, text) in [
+            ("api-ca.pem", made.cert.pem()),
+            ("client.pem", made.cert.pem()),
+            ("client.key", made.signing_key.serialize_pem()),
+        ] {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        directory
+    }
+
+    /// The example with its optional keys made active: lines with `#` and no blank after it. `files`: where those of TLS are.
+    fn with_optional_keys(files: &std::path::Path) -> String {
         let lines = EXAMPLE.lines().map(|line| match line.strip_prefix('#') {
             Some(active) if !active.is_empty() && !active.starts_with(' ') => active,
             _ => line,
         });
-        lines.collect::<Vec<_>>().join("\n")
+        let text = lines.collect::<Vec<_>>().join("\n");
+        ["api-ca.pem", "client.pem", "client.key"].iter().fold(text, |text, name| {
+            text.replace(&format!("/etc/ringest/{name}"), &files.join(name).display().to_string())
+        })
     }
 
     fn without_comments(text: &str) -> String {
@@ -27,7 +44,8 @@ mod tests {
     fn the_example_is_valid_with_and_without_its_comments_and_optional_keys() {
         let whole = parse_on(EXAMPLE, "example", &[0, 1]).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(parse_on(&without_comments(EXAMPLE), "example", &[0, 1]).as_ref(), Ok(&whole));
-        let optional = with_optional_keys();
+        let files = tls_files();
+        let optional = with_optional_keys(files.path());
         let settings = parse_on(&optional, "example", &[0, 1]).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(settings.sources.len(), 4, "one of each kind");
         assert_eq!(parse_on(&without_comments(&optional), "example", &[0, 1]), Ok(settings));
@@ -35,7 +53,8 @@ mod tests {
 
     #[test]
     fn every_key_that_the_code_asks_for_is_in_the_example() {
-        let text = with_optional_keys();
+        let files = tls_files();
+        let text = with_optional_keys(files.path());
         let document = toml_edit::Document::parse(text.as_str()).unwrap();
         let reader = Reader::new(&text);
         assert!(walk_document(&reader, document.as_table(), &[0]).is_some());
@@ -75,7 +94,7 @@ mod tests {
             deliver.url = "http://127.0.0.1:8000/films/"
         "#;
         let required = parse_on(required, "required", &[0, 1]).unwrap();
-        let mut all = parse_on(&with_optional_keys(), "example", &[0, 1]).unwrap();
+        let mut all = parse_on(&with_optional_keys(tls_files().path()), "example", &[0, 1]).unwrap();
         for source in &mut all.sources {
             assert!(source.silence_alarm.take().is_some());
             if !matches!(source.kind, SourceKind::Http { .. }) {

@@ -2,7 +2,7 @@
 //!
 //! The document is walked by hand, so that one run reports all of its problems, each with its place, what is allowed and
 //! the nearest known word. What is not built yet is refused and never ignored. Nothing here opens a port or an address; the
-//! only files that are read are the configuration and those that it names for secrets.
+//! only files that are read are the configuration, those that it names for secrets and TLS, and this machine's CA certificates.
 
 mod answers;
 mod deliver;
@@ -13,6 +13,7 @@ mod nearest;
 mod problem;
 mod settings;
 mod sources;
+mod tls;
 mod units;
 mod url;
 mod walk;
@@ -145,7 +146,8 @@ fn walk_document<'d>(reader: &walk::Reader<'d>, table: &'d toml_edit::Table, cpu
     let sequence_section = root.section("sequence");
     let has_sequence = sequence_section.is_present();
     let sequence = deliver::sequence(sequence_section);
-    let deliver = deliver::deliver(root.section("deliver"), has_sequence);
+    let id_url = sequence.as_ref().map(|sequence| &sequence.url);
+    let deliver = deliver::deliver(root.section("deliver"), has_sequence, id_url);
     root.finish();
     Some(Settings { gateway, journal, sources, sequence, deliver: deliver?, limits })
 }

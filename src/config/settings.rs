@@ -3,8 +3,10 @@
 //! Durations and sizes are resolved, paths are absolute, names are unique: whoever holds a [`Settings`] need not check again.
 
 use super::answers::Answers;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The largest record of any source, in bytes.
@@ -306,9 +308,11 @@ pub struct Authority {
     pub port: u16,
 }
 
-/// An `http://` URL of the API, cut as the request line needs it.
+/// An `http://` or `https://` URL of the API, cut as the request line needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
+    /// `https`: the connection is by TLS.
+    pub secure: bool,
     /// Where to connect.
     pub authority: Authority,
     /// The Host header's value: the authority as it was written.
@@ -339,6 +343,8 @@ pub struct Deliver {
     pub body: String,
     /// Content-Type of the body.
     pub content_type: String,
+    /// Who is trusted and who we are, where a URL of the API is `https`.
+    pub tls: Option<Tls>,
     /// Extra request headers, name and value.
     pub headers: Vec<(String, String)>,
     /// Statuses that mean delivered.
@@ -365,6 +371,24 @@ pub struct Deliver {
     pub retry_max: Duration,
     /// How long SIGTERM waits for what can still be delivered.
     pub drain: Duration,
+}
+
+/// `[deliver.tls]`: what the files hold that it names. It is for both steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    /// Certificates of the CAs that may sign the API's: those of `ca`, or this machine's own. Never empty.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// The client certificate, if there is one.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate and its private key, which `Debug` does not show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    /// The certificate, then those that lead to its CA.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: Arc<PrivateKeyDer<'static>>,
 }
 
 /// Limits of the engine and of HTTP in.

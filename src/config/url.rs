@@ -2,12 +2,13 @@
 
 use super::problem::Refusal;
 use super::settings::{Authority, Url};
+use crate::tls::server_name;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Longest URL; servers commonly refuse a request line beyond 8,000 bytes.
 const URL_BYTES_MAX: usize = 4_000;
 
-/// An absolute `http://` URL without userinfo and fragment.
+/// An absolute `http://` or `https://` URL without userinfo and fragment.
 pub(super) fn parse_url(text: &str) -> Result<Url, Refusal> {
     const REMEDY: &str = "an absolute URL such as \"http://127.0.0.1:8000/films/\"";
     let (scheme, rest) =
@@ -21,26 +22,26 @@ pub(super) fn parse_url(text: &str) -> Result<Url, Refusal> {
              headers = { Authorization = { file = \"/etc/ringest/authorization\" } }",
         ));
     }
-    if scheme.eq_ignore_ascii_case("https") {
-        return Err(Refusal::new(
-            "https is not supported by this version",
-            "run a proxy that speaks TLS to the service (nginx, HAProxy, stunnel) on this machine, and give its \
-             http://127.0.0.1:PORT/ address here",
-        ));
-    }
-    if !scheme.eq_ignore_ascii_case("http") {
+    let secure = scheme.eq_ignore_ascii_case("https");
+    if !secure && !scheme.eq_ignore_ascii_case("http") {
         return Err(Refusal::new(format!("{scheme:?} is no scheme that ringest speaks"), REMEDY));
     }
     if text.len() > URL_BYTES_MAX {
         return Err(Refusal::new(format!("this URL has {} bytes", text.len()), format!("at most {URL_BYTES_MAX}")));
     }
-    let authority = parse_authority(authority_text, Some(80))?;
+    let authority = parse_authority(authority_text, Some(if secure { 443 } else { 80 }))?;
+    if secure && server_name(&authority.host).is_none() {
+        return Err(Refusal::new(
+            format!("{:?} is no name that a certificate can have", authority.host),
+            "a DNS name or an address that stands in the server's certificate",
+        ));
+    }
     let target = match target.as_bytes().first() {
         Some(b'/') => target.to_owned(),
         _ => format!("/{target}"),
     };
     check_target(&target)?;
-    Ok(Url { authority, host_header: authority_text.to_owned(), target })
+    Ok(Url { secure, authority, host_header: authority_text.to_owned(), target })
 }
 
 /// Path and query: the characters of RFC 3986 sections 3.3 and 3.4, everything else percent-encoded.
@@ -173,6 +174,9 @@ mod tests {
         assert_eq!(cut("http://[::1]:9/p%20q"), expect("::1", 9, "[::1]:9", "/p%20q"));
         assert_eq!(cut("http://[::1]"), expect("::1", 80, "[::1]", "/"));
         assert_eq!(cut("http://my_app:80/"), expect("my_app", 80, "my_app:80", "/"));
+        assert_eq!(cut("https://api.example/films/"), expect("api.example", 443, "api.example", "/films/"));
+        assert_eq!(cut("HTTPS://[::1]:8443"), expect("::1", 8443, "[::1]:8443", "/"));
+        assert!(parse_url("https://a/").unwrap().secure && !parse_url("http://a/").unwrap().secure);
     }
 
     #[test]
@@ -180,7 +184,7 @@ mod tests {
         for wrong in [
             "127.0.0.1:8000/films/",
             "ftp://a/",
-            "https://a/",
+            "https://a-/",
             "http:///films",
             "http://a b/",
             "http://a/b c",

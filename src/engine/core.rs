@@ -11,6 +11,7 @@ use crate::config::{Authority, Durability, Settings};
 use crate::journal::{self, Journal, Storage};
 use crate::observe::snapshot::{Counters, ParkedList, Snapshot};
 use crate::shard::{ApiId, Completion, Disposal, Now, Op, Selection, Setup, Shard, SourceId};
+use crate::tls;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
@@ -214,7 +215,9 @@ impl CoreThread {
             control: self.control,
             mailbox: self.mailbox,
         };
-        let shard = Shard::new(Setup {
+        let tls =
+            self.settings.deliver.tls.as_ref().map(|tls| tls::Client::new(tls).expect("checked with the settings"));
+        let mut shard = Shard::new(Setup {
             settings: self.settings,
             core,
             cores: cores as u16,
@@ -224,6 +227,7 @@ impl CoreThread {
             seed: super::files::random().map_err(failed)? as u64,
             now: clock::now(),
         });
+        shard.set_tls(tls);
         let shard = runtime.block_on(async { Driver::new(shard, options)?.run().await }).map_err(failed)?;
         if shard.has_given_up() {
             // It would wait for what does not end.

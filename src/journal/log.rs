@@ -335,7 +335,9 @@ pub struct Journal {
     /// Segments that hold nothing, and whether their files are fit to be used again: freed at once, wherever they stand.
     dropped: Vec<(u64, bool)>,
     /// A segment that is being freed while nothing can be written down: the next one waits for it.
-    freed_alone: Option<u64>,
+    freed_alone: Option<(u64, bool)>,
+    /// That failed: it is tried again then, and nothing else is freed before.
+    retry_free_ns: Option<u64>,
     unsynced: VecDeque<u64>,
     syncing: Option<u64>,
     marks: Vec<u64>,
@@ -392,6 +394,7 @@ impl Journal {
             beginning_said: None,
             dropped: Vec::new(),
             freed_alone: None,
+            retry_free_ns: None,
             unsynced: VecDeque::new(),
             syncing: None,
             marks: Vec::new(),

@@ -188,6 +188,12 @@ counters! {
     pub api_connects: u64,
     /// Connects to the API that failed.
     pub api_connect_failures: u64,
+    /// TLS handshakes with the API that were completed.
+    pub api_tls_handshakes: u64,
+    /// Those of them that resumed an earlier session, which costs little.
+    pub api_tls_resumed: u64,
+    /// TLS handshakes with the API that failed, certificates that were not accepted among them.
+    pub api_tls_failures: u64,
     /// Send operations to the API; records per send is the measure of batching.
     pub api_sends: u64,
     /// Blocks written to segments.

@@ -79,7 +79,7 @@ impl Shard {
         let lanes = &mut self.lanes;
         let hungry = state.backlog.lanes.iter().filter_map(|lane| {
             let lane = &lanes[*lane as usize];
-            lane.behind.filter(|_| lane.is_hungry(extents_max) && lane.doing != Doing::Backoff)
+            lane.behind.filter(|_| lane.is_hungry(extents_max) && !lane.is_stalled())
         });
         let Some(at) = hungry.map(|(_, at)| at).min() else { return false };
         for lane in &state.backlog.lanes {
@@ -129,7 +129,8 @@ impl Shard {
         });
     }
 
-    /// The window is full and others wait: lanes that are in backoff give back what they hold; it is read back later.
+    /// The window is full and others wait: lanes that cannot send now give back what they hold; it is read back later. One that waits
+    /// for an older lane must, too: that one may be among the others.
     fn unload_stalled(&mut self, now: Now, index: usize) {
         let state = &mut self.journals[index];
         if now.mono_ns < state.backlog.unloaded_ns + UNLOAD_EVERY_NS || !state.journal.is_window_tight() {
@@ -139,13 +140,13 @@ impl Shard {
         for (lane_index, lane) in &mut self.lanes {
             // Others may wait for the one that asks for ids.
             let asks = self.leases.is_carrier(lane_index as u32, lane.generation);
-            let stalled = lane.doing == Doing::Backoff && usize::from(lane.journal.0) == index && !asks;
+            let stalled = lane.is_stalled() && usize::from(lane.journal.0) == index && !asks;
             let Some(first) = lane.queue.front().filter(|_| stalled) else { continue };
             if lane.behind.is_none() {
                 state.backlog.lanes.push(lane_index as u32);
             }
             lane.behind = Some((first.number, state.journal.position(first.at)));
-            // The running scan is past it, or will not feed a lane in backoff twice.
+            // The running scan is past it, or will not feed a stalled lane twice.
             lane.skipped = true;
             while let Some(waiting) = lane.pop() {
                 state.journal.release(waiting.at);

@@ -2,14 +2,16 @@
 
 use super::lane::Doing;
 use super::link::{ApiLink, State};
+use super::secure::Handshakes;
 use super::timer::Timer;
 use super::{ApiId, Destination, Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard};
-use crate::config::Authority;
+use crate::config::{Authority, Url};
 use crate::delivery::template::Fields;
 use crate::delivery::{Connection, InFlight, Step, backoff};
 use crate::http::client::{Event, ResponseError};
 use crate::journal::ANSWER_BYTES_MAX;
 use crate::observe::snapshot::Stage;
+use crate::tls::TlsError;
 use std::collections::VecDeque;
 
 /// The largest answer of an id step that is looked at.
@@ -23,14 +25,17 @@ const SAY_EVERY_NS: u64 = 10_000_000_000;
 #[derive(Debug)]
 pub(super) struct Api {
     pub authority: Authority,
+    /// Connections to it are by TLS; see `secure`.
+    pub tls: Option<Handshakes>,
     /// Open and connecting.
     pub connections: Vec<LinkId>,
-    connecting: usize,
+    /// Connecting, TLS handshakes included.
+    pub connecting: usize,
     /// Connections with room for another request; the last one used is used first, so that spare ones go idle.
     available: Vec<LinkId>,
     pub ready: VecDeque<u32>,
     /// Connects failed in a row; those of one turn, which fail together, are one failure.
-    failures: u32,
+    pub failures: u32,
     /// When that was last counted: a connect that had begun before adds nothing.
     failed_ns: u64,
     retry_ns: u64,
@@ -44,9 +49,10 @@ pub(super) struct Api {
 }
 
 impl Api {
-    pub fn new(authority: Authority) -> Self {
+    pub fn new(url: &Url) -> Self {
         Self {
-            authority,
+            authority: url.authority.clone(),
+            tls: url.secure.then(|| Handshakes::with(&url.authority)),
             connections: Vec::new(),
             connecting: 0,
             available: Vec::new(),
@@ -60,6 +66,11 @@ impl Api {
             last_success_ns: None,
             in_flight: 0,
         }
+    }
+
+    /// Whether it is where a URL leads to.
+    pub fn serves(&self, url: &Url) -> bool {
+        self.authority == url.authority && self.tls.is_some() == url.secure
     }
 }
 
@@ -123,9 +134,10 @@ impl Shard {
                     let Some(lane) = self.apis[index].ready.pop_front() else { break };
                     self.render(now, lane, &mut conn.connection);
                 }
-                if !conn.connection.out.is_empty() {
+                if !conn.connection.out.is_empty()
+                    && let Some(bytes) = self.sealed(now, link, &mut conn)
+                {
                     conn.connection.sending = true;
-                    let bytes = std::mem::take(&mut conn.connection.out);
                     self.counters.api_sends += 1;
                     self.ops.push_back(Op::Send { link, fd: fd.expect("an open connection has a file"), bytes });
                     self.set_api_timer(link, &mut conn.connection);
@@ -144,10 +156,13 @@ impl Shard {
             return;
         }
         let wanted = if api.failures > 0 { 1 } else { api.ready.len().div_ceil(pipeline) };
-        let count = wanted.saturating_sub(api.connecting).min(max.saturating_sub(api.connections.len()));
+        let mut count = wanted.saturating_sub(api.connecting).min(max.saturating_sub(api.connections.len()));
+        if count > 0 {
+            count = count.min(self.handshakes_allowed(now, id));
+        }
         for _ in 0..count {
             let connection = Connection { idle_ns: now.mono_ns, ..Connection::default() };
-            let link = self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection })));
+            let link = self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection, secure: None })));
             self.counters.api_connects += 1;
             let api = self.api(id);
             api.connections.push(link);
@@ -219,40 +234,56 @@ impl Shard {
     pub(super) fn api_connected(&mut self, now: Now, link: LinkId, result: Result<Fd, String>) {
         let found = self.links.find(link).expect("looked at by the caller");
         let State::Api(conn) = &mut found.state else { unreachable!("looked at by the caller") };
-        let id = conn.api;
+        let (id, begun_ns) = (conn.api, conn.connection.idle_ns);
         match result {
             Ok(fd) => {
                 found.fd = Some(fd);
-                conn.connection.open = true;
-                conn.connection.listed = true;
-                conn.connection.idle_ns = now.mono_ns;
                 self.ops.push_back(Op::Recv { link, fd, kind: Readable::Socket });
-                conn.connection.timer_ns = now.mono_ns + self.settings.deliver.idle.as_nanos() as u64;
-                self.timers.set(conn.connection.timer_ns, Timer::link(link));
-                let api = self.api(id);
-                api.connecting -= 1;
-                api.failures = 0;
-                api.available.push(link);
+                let Some((_, State::Api(mut conn))) = self.links.take(link) else { unreachable!("looked at above") };
+                if self.api(id).tls.is_some() {
+                    self.begin_handshake(now, link, &mut conn);
+                } else {
+                    self.api_opened(now, link, &mut conn);
+                }
+                self.links.put(link, State::Api(conn));
             }
             Err(problem) => {
-                let begun_ns = conn.connection.idle_ns;
                 found.state = State::Closing;
                 self.links.remove(link);
-                self.counters.api_connect_failures += 1;
-                let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
-                let api = &mut self.apis[id.0 as usize];
-                api.connecting -= 1;
-                api.connections.retain(|other| *other != link);
-                if api.failures == 0 || begun_ns > api.failed_ns {
-                    api.failures += 1;
-                    api.failed_ns = now.mono_ns;
-                    let wait = backoff::delay_ns(&mut self.rng, first, max, api.failures).max(1_000_000);
-                    api.retry_ns = now.mono_ns + wait;
-                    self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
-                }
-                self.note_problem(now, id, problem);
+                self.connect_failed(now, link, id, begun_ns, problem);
             }
         }
+    }
+
+    /// A connection may carry requests from now on.
+    pub(super) fn api_opened(&mut self, now: Now, link: LinkId, conn: &mut ApiLink) {
+        conn.connection.open = true;
+        conn.connection.idle_ns = now.mono_ns;
+        conn.connection.timer_ns = now.mono_ns + self.settings.deliver.idle.as_nanos() as u64;
+        self.timers.set(conn.connection.timer_ns, Timer::link(link));
+        let api = self.api(conn.api);
+        api.connecting -= 1;
+        if api.tls.is_none() {
+            api.failures = 0;
+        }
+        self.list(link, conn);
+    }
+
+    /// A connect that had begun at `begun_ns` has failed, or its handshake has.
+    pub(super) fn connect_failed(&mut self, now: Now, link: LinkId, id: ApiId, begun_ns: u64, problem: String) {
+        self.counters.api_connect_failures += 1;
+        let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
+        let api = &mut self.apis[id.0 as usize];
+        api.connecting -= 1;
+        api.connections.retain(|other| *other != link);
+        if api.failures == 0 || begun_ns > api.failed_ns {
+            api.failures += 1;
+            api.failed_ns = now.mono_ns;
+            let wait = backoff::delay_ns(&mut self.rng, first, max, api.failures).max(1_000_000);
+            api.retry_ns = now.mono_ns + wait;
+            self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
+        }
+        self.note_problem(now, id, problem);
     }
 
     pub(super) fn note_problem(&mut self, now: Now, id: ApiId, problem: String) {
@@ -267,7 +298,7 @@ impl Shard {
         api.problem = Some(problem);
     }
 
-    fn list(&mut self, link: LinkId, conn: &mut ApiLink) {
+    pub(super) fn list(&mut self, link: LinkId, conn: &mut ApiLink) {
         if conn.connection.has_room(self.settings.deliver.pipeline) && !conn.connection.listed {
             conn.connection.listed = true;
             self.api(conn.api).available.push(link);
@@ -276,23 +307,42 @@ impl Shard {
 
     pub(super) fn api_sent(
         &mut self,
+        now: Now,
         link: LinkId,
         mut conn: Box<ApiLink>,
         mut bytes: Vec<u8>,
         result: Result<(), i32>,
     ) -> State {
         bytes.clear();
-        conn.connection.out = bytes;
+        match &mut conn.secure {
+            None => conn.connection.out = bytes,
+            Some(secure) => secure.sent(bytes),
+        }
         conn.connection.sending = false;
         match result {
+            Ok(()) if conn.secure.is_some() => self.secure_sent(link, &mut conn),
             Ok(()) => self.list(link, &mut conn),
+            Err(errno) if !conn.connection.open => {
+                let reason = std::io::Error::from_raw_os_error(errno);
+                self.handshake_failed(now, link, &mut conn, format!("the TLS handshake failed: sending: {reason}"));
+            }
             // What was received before is read first: it can be the answer. The read ends then, or the deadline comes.
             Err(_) => conn.connection.broken = true,
         }
         State::Api(conn)
     }
 
-    pub(super) fn api_received(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>, bytes: &[u8]) -> State {
+    pub(super) fn api_received(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>, bytes: &mut [u8]) -> State {
+        if conn.secure.is_some() {
+            self.secure_received(now, link, &mut conn, bytes);
+        } else {
+            self.plain_received(now, link, &mut conn, bytes);
+        }
+        State::Api(conn)
+    }
+
+    /// Bytes of HTTP. Whether the connection goes on.
+    pub(super) fn plain_received(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, bytes: &[u8]) -> bool {
         let mut input = bytes;
         // Moved out so that events may borrow from it while the rest is changed.
         let mut reader = std::mem::take(&mut conn.connection.reader);
@@ -306,16 +356,21 @@ impl Shard {
             }
             match reader.next(&mut input) {
                 Ok(None) => break,
-                Ok(Some(event)) => end = self.answer(now, &mut conn, event),
+                Ok(Some(event)) => end = self.answer(now, conn, event),
                 Err(error) => end = Some((describe(&error), false)),
             }
         }
         conn.connection.reader = reader;
         match end {
-            Some((why, resend)) => self.lose_connection(now, link, &mut conn, &why, resend),
-            None => self.list(link, &mut conn),
+            Some((why, resend)) => {
+                self.lose_connection(now, link, conn, &why, resend);
+                false
+            }
+            None => {
+                self.list(link, conn);
+                true
+            }
         }
-        State::Api(conn)
     }
 
     /// One event of the oldest request's answer. Why the connection must close after it, and whether what is in flight may
@@ -469,7 +524,8 @@ impl Shard {
 
     /// A connection is over. What is in flight on it is sent again at once where the peer may just have closed an idle
     /// connection (RFC 9112 section 9.3.1), and fails otherwise; the key tells the receiver what it has already.
-    fn lose_connection(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, why: &str, resend: bool) {
+    pub(super) fn lose_connection(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, why: &str, resend: bool) {
+        self.close_session(link, conn);
         self.close(link);
         let reused = conn.connection.answered > 0;
         let api = self.api(conn.api);
@@ -501,20 +557,33 @@ impl Shard {
     }
 
     pub(super) fn api_ended(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>, end: RecvEnd) -> State {
-        let mut reader = std::mem::take(&mut conn.connection.reader);
         let mut why = match end {
             RecvEnd::Closed | RecvEnd::Paused => "it closed the connection".to_owned(),
             RecvEnd::Error(errno) => format!("reading failed: {}", std::io::Error::from_raw_os_error(errno)),
         };
-        if end == RecvEnd::Closed && !conn.connection.in_flight.is_empty() {
+        if !conn.connection.open {
+            self.handshake_failed(now, link, &mut conn, format!("the TLS handshake failed: {why}"));
+            return State::Api(conn);
+        }
+        let whole = end == RecvEnd::Closed && conn.secure.is_none();
+        if end == RecvEnd::Closed && !whole {
+            why = TlsError::Truncated.to_string();
+        }
+        self.answers_ended(now, link, &mut conn, whole, why);
+        State::Api(conn)
+    }
+
+    /// Nothing follows on a connection. `whole`: nothing was cut off either, so that an answer may end here.
+    pub(super) fn answers_ended(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, whole: bool, mut why: String) {
+        let mut reader = std::mem::take(&mut conn.connection.reader);
+        if whole && !conn.connection.in_flight.is_empty() {
             match reader.handle_eof() {
-                Ok(Some(event)) => drop(self.answer(now, &mut conn, event)),
+                Ok(Some(event)) => drop(self.answer(now, conn, event)),
                 Ok(None) => {}
                 Err(error) => why = describe(&error),
             }
         }
-        self.lose_connection(now, link, &mut conn, &why, true);
-        State::Api(conn)
+        self.lose_connection(now, link, conn, &why, true);
     }
 
     pub(super) fn api_timer(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>) -> State {
@@ -522,7 +591,10 @@ impl Shard {
             return State::Api(conn); // an older setting
         }
         conn.connection.timer_ns = 0;
-        if now.mono_ns < self.api_deadline_ns(&conn.connection) {
+        if !conn.connection.open {
+            let limit = self.settings.deliver.connect_timeout;
+            self.handshake_failed(now, link, &mut conn, format!("no whole TLS handshake within {limit:?}"));
+        } else if now.mono_ns < self.api_deadline_ns(&conn.connection) {
             self.set_api_timer(link, &mut conn.connection);
         } else if conn.connection.in_flight.is_empty() {
             self.lose_connection(now, link, &mut conn, "idle", false);

@@ -103,6 +103,11 @@ impl Lane {
         }
     }
 
+    /// Whether nothing of it is sent, for a time that others do not wait for: its memory may be needed more elsewhere.
+    pub fn is_stalled(&self) -> bool {
+        matches!(self.doing, Doing::Backoff | Doing::AwaitsLane | Doing::AwaitsId)
+    }
+
     /// Appends a record that the journal holds.
     pub fn push(&mut self, waiting: Waiting) {
         if self.queue.back().is_none_or(|last| last.at.extent != waiting.at.extent) {

@@ -1,5 +1,6 @@
 //! The connections and ports of a shard.
 
+use super::secure::Secure;
 use super::{ApiId, Fd, LinkId, SourceId};
 use crate::config::Flow;
 use crate::delivery::Connection;
@@ -120,6 +121,8 @@ pub(super) enum Closing {
 pub(super) struct ApiLink {
     pub api: ApiId,
     pub connection: Connection,
+    /// Where the URL is `https`, from the end of the connect on.
+    pub secure: Option<Box<Secure>>,
 }
 
 /// Links by index, with the generations that tell stale ids.

@@ -2,7 +2,7 @@
 //!
 //! - `link`: connections and ports by index; `lane`: what keeps its order; `timer`: deadlines.
 //! - `intake`, `machine`: bytes become records in the journal and in lanes. `deliver`: records of lanes become requests, answers
-//!   settle them. `backlog`: what lies behind the window comes back from the journal.
+//!   settle them; `secure`: those connections over TLS. `backlog`: what lies behind the window comes back from the journal.
 
 mod backlog;
 mod deliver;
@@ -16,6 +16,7 @@ mod park;
 mod pressure;
 mod retry;
 mod samples;
+mod secure;
 mod show;
 mod timer;
 
@@ -29,6 +30,7 @@ use crate::http::client::{GetHead, MediaType, RequestHead};
 use crate::http::date::HttpDate;
 use crate::journal::{Journal, Position};
 use crate::observe::snapshot::{Counters, StageHistograms, Terms};
+use crate::tls;
 use deliver::Api;
 use intake::SourceState;
 use lane::{Doing, Lane};
@@ -123,6 +125,10 @@ pub struct Shard {
     /// By [`Step`](crate::delivery::Step): whether requests go out, and the lanes that wait until they do.
     routes: [(Route, VecDeque<u32>); 3],
     id_api: ApiId,
+    /// For connections that begin from now on, where a URL is `https`.
+    tls: Option<tls::Client>,
+    /// What a TLS connection has received, while it is looked at.
+    plain: Vec<u8>,
     template: Template,
     record_head: RequestHead,
     confirm_head: GetHead,
@@ -162,11 +168,11 @@ impl Shard {
     pub fn new(setup: Setup) -> Self {
         let Setup { settings, core, cores, sources, journals, owners, seed, now } = setup;
         assert!(!journals.is_empty());
-        let mut apis = vec![Api::new(settings.deliver.url.authority.clone())];
+        let mut apis = vec![Api::new(&settings.deliver.url)];
         let record_api = ApiId(0);
         let id_api = match &settings.sequence {
-            Some(sequence) if sequence.url.authority != apis[0].authority => {
-                apis.push(Api::new(sequence.url.authority.clone()));
+            Some(sequence) if !apis[0].serves(&sequence.url) => {
+                apis.push(Api::new(&sequence.url));
                 ApiId(1)
             }
             _ => record_api,
@@ -207,6 +213,8 @@ impl Shard {
             answer_type: settings.deliver.answer_type.as_ref().map(|name| MediaType::parse(name.as_bytes())),
             routes: Default::default(),
             id_api,
+            tls: None,
+            plain: Vec::new(),
             template: Template::parse(&deliver.body, settings.sequence.is_some()).expect("settings are checked"),
             record_head: request_head(&deliver.url, &deliver.content_type, &deliver.headers),
             confirm_head: GetHead::new(&deliver.url.host_header, &deliver.headers).expect("settings are checked"),
@@ -324,8 +332,8 @@ impl Shard {
             Completion::SegmentSynced { journal, segment, result } => {
                 self.journals[journal.0 as usize].journal.handle_synced(segment, result);
             }
-            Completion::SegmentFreed { journal, segment } => {
-                self.journals[journal.0 as usize].journal.handle_freed(segment);
+            Completion::SegmentFreed { journal, segment, result } => {
+                self.journals[journal.0 as usize].journal.handle_freed(now, segment, result);
             }
             Completion::Rewrite { journal, work, result, .. } => {
                 self.handle_rewrite(now, usize::from(journal.0), work, result);
@@ -364,7 +372,7 @@ impl Shard {
         let Some((_, state)) = self.links.take(link) else { return };
         let state = match state {
             State::Http(machine) => self.machine_sent(now, link, machine, bytes, result),
-            State::Api(api) => self.api_sent(link, api, bytes, result),
+            State::Api(api) => self.api_sent(now, link, api, bytes, result),
             state => state,
         };
         self.links.put(link, state);
@@ -493,6 +501,7 @@ impl Shard {
         self.flush_since_ns = now.mono_ns;
         self.leave_leases();
         self.check_flush(now);
+        self.close_sessions();
         let links: Vec<LinkId> = self.links.iter().map(|(id, _)| id).collect();
         for link in links {
             self.close(link);

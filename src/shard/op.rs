@@ -382,12 +382,14 @@ pub enum Completion<'a> {
         /// Or an errno.
         result: Result<(), i32>,
     },
-    /// A segment's file was put aside for reuse.
+    /// A segment's file was put aside for reuse, or removed.
     SegmentFreed {
         /// The journal.
         journal: JournalId,
         /// Its number.
         segment: u64,
+        /// Or an errno: it is still there.
+        result: Result<(), i32>,
     },
     /// A step of a rewrite is over.
     Rewrite {

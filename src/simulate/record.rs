@@ -65,7 +65,9 @@ pub fn parse(line: &[u8]) -> Result<Record<'_>, ParseError> {
     let mut field = || fields.next().filter(|field| !field.is_empty()).ok_or(ParseError::Form);
     let (magic, source, sequence, scheduled, _padding, crc) =
         (field()?, field()?, field()?, field()?, field()?, field()?);
-    if magic != MAGIC || fields.next().is_some() || crc.len() != CRC_DIGITS {
+    // A sign would be taken for a part of the number.
+    let is_checksum = crc.len() == CRC_DIGITS && crc.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if magic != MAGIC || fields.next().is_some() || !is_checksum {
         return Err(ParseError::Form);
     }
     let found = u32::from_str_radix(crc, 16).map_err(|_| ParseError::Form)?;
@@ -114,6 +116,14 @@ mod tests {
             prop_assume!(!buffer[at].eq_ignore_ascii_case(&with));
             buffer[at] = with;
             prop_assert!(parse(&buffer).is_err());
+        }
+
+        #[test]
+        fn a_sign_is_no_digit_of_a_checksum(sequence in 0_u64..100_000) {
+            let mut buffer = Vec::new();
+            encode(&mut buffer, &Record { source: "machine-0000", sequence, scheduled_ns: NOW_NS }, 64);
+            buffer[56] = b'+';
+            prop_assert_eq!(parse(&buffer), Err(ParseError::Form));
         }
 
         #[test]

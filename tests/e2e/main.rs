@@ -23,3 +23,4 @@ mod queue;
 mod rows;
 mod site;
 mod stops;
+mod tls;

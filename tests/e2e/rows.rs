@@ -15,6 +15,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
+#[allow(dead_code)] // what only the other place plays
 #[path = "../rows/mod.rs"]
 pub mod rows;
 

@@ -135,6 +135,14 @@ impl Config {
         self
     }
 
+    /// Both steps over TLS, with these keys of `[deliver.tls]`.
+    pub fn secure(mut self, tls: &str) -> Self {
+        let secure = |text: &String| text.replace("http://", "https://");
+        self.sequence = self.sequence.as_ref().map(secure);
+        let url = secure(&self.deliver["url"]);
+        self.deliver("url", &url).deliver("tls", &format!("{{ {tls} }}"))
+    }
+
     /// A key of `[sequence]`, its value as in the file.
     pub fn sequence(mut self, key: &str, value: &str) -> Self {
         let sequence = self.sequence.as_mut().expect("two steps");

@@ -62,7 +62,7 @@ fn segments_are_prepared_committed_to_synced_read_back_and_reused() {
     assert_eq!(remote.next(), format!("read back Err({})", libc::ENOENT));
 
     remote.ask(Op::FreeSegment { journal: JOURNAL, segment: 1, reuse: true });
-    assert_eq!(remote.next(), "SegmentFreed { journal: JournalId(0), segment: 1 }");
+    assert_eq!(remote.next(), "SegmentFreed { journal: JournalId(0), segment: 1, result: Ok(()) }");
     assert!(path("spare-0000000000000001").exists() && !path("segment-0000000000000001").exists());
     // The spare is taken, with its old bytes behind the new header; one of another size is not.
     remote.ask(prepare(2, bytes));

@@ -239,7 +239,7 @@ impl Model {
         let op = &self.world.pending[index].op;
         let directory = matches!(op, Op::Rewrite { work: Rewrite::SyncDirectory, .. });
         let fails = match op {
-            Op::FreeSegment { .. } | Op::Rewrite { work: Rewrite::GiveUp, .. } => false,
+            Op::Rewrite { work: Rewrite::GiveUp, .. } => false,
             Op::Commit { .. } => fails || self.refused.commits,
             Op::PrepareSegment { .. } => fails || self.refused.segments,
             Op::SyncSegment { .. } => fails || self.refused.syncs,

@@ -314,7 +314,7 @@ impl World {
                 });
                 journal.handle_read_back(now, &mut self.scan, Position { segment, offset }, buffer, result);
             }
-            Op::FreeSegment { segment, .. } => journal.handle_freed(segment),
+            Op::FreeSegment { segment, .. } => journal.handle_freed(now, segment, result),
             Op::Rewrite { mut work, .. } => {
                 if let Rewrite::Read { from, offset, buffer } = &mut work {
                     let start = *offset as usize;

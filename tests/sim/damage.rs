@@ -4,8 +4,8 @@ use super::context::Context;
 use super::disk::Disk;
 use crate::say;
 use ringest::journal::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, SegmentHeader,
-    round_up,
+    BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, Kind, OriginPayload, Position, RecordPayload,
+    SegmentHeader, round_up,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -104,7 +104,9 @@ impl Disk {
         let twice = self.damaged.contains(&(block.segment, block.offset));
         let mut hit: Vec<Entry<'_>> = Vec::new();
         for entry in block.entries(data) {
-            let range: Range<usize> = block.offset + entry.offset..block.offset + entry.offset + entry.bytes();
+            // Padding means nothing, and nobody looks at it.
+            let start = block.offset + entry.offset;
+            let range: Range<usize> = start..start + ENTRY_HEADER_BYTES + entry.payload.len();
             // Without its header none of a block's entries is found; without its seal alone all are.
             if twice || range.contains(&at) || at < block.offset + 84 {
                 hit.push(entry);
@@ -149,6 +151,13 @@ impl Disk {
                 }
             }
         }
+        // And those that are in memory alone.
+        for (epoch_id, number, record) in self.in_memory() {
+            if lost_origins.contains(&record.origin) {
+                cost.keys.push(key(number, epoch_id));
+                cost.records.push((names.get(&record.origin).cloned().unwrap_or_default(), record.data.to_vec()));
+            }
+        }
         let (segment, offset, bit) = (block.segment, block.offset, cx.rng.u8(..8));
         say!(
             cx,
@@ -161,6 +170,25 @@ impl Disk {
         self.damaged.insert((segment, offset));
         self.segments.get_mut(&segment).expect("listed").data[at] ^= 1 << bit;
         Some(cost)
+    }
+
+    /// Epoch, number and the rest of all records in block files.
+    fn in_memory(&self) -> Vec<(u128, u64, RecordPayload<'_>)> {
+        let mut records = Vec::new();
+        for memory in self.blocks.values() {
+            let bytes = memory.bytes(0..memory.len());
+            for at in (0..bytes.len()).step_by(self.physical as usize) {
+                let Some((header, seal)) = BlockHeader::decode(&bytes[at..]) else { continue };
+                let end = seal.map_or(bytes.len(), |seal| (at + seal.used as usize).min(bytes.len()));
+                let entries = Entries::new(&bytes[at..end], header.nonce, header.at.offset);
+                let of_records = entries.filter(|entry| entry.header.kind == Kind::Record);
+                records.extend(
+                    of_records
+                        .map(|entry| (header.epoch_id, entry.header.number, RecordPayload::decode(entry.payload))),
+                );
+            }
+        }
+        records
     }
 
     /// All origins that the segments name.

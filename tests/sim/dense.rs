@@ -71,6 +71,7 @@ impl Disk {
     /// All names are durable.
     pub fn sync_directory(&mut self) {
         self.segments.values_mut().for_each(|file| file.replaced = None);
+        self.spares.iter_mut().for_each(|(_, file)| file.is_aside_for_good = true);
     }
 
     /// A loss of power: what has a name that is not durable may have lost it again.

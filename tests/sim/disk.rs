@@ -9,7 +9,7 @@ use super::context::{Context, MS, US};
 use super::event::Event;
 use crate::say;
 use ringest::journal::BlockFile;
-use ringest::journal::format::{BlockHeader, Entries, Kind};
+use ringest::journal::format::{BlockHeader, Entries, Kind, Position};
 use ringest::shard::{JournalId, Op, Rewrite};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -32,6 +32,8 @@ pub struct Segment {
     pub volatile: bool,
     /// It is not there any more, but for what a loss of power may undo.
     pub removed: bool,
+    /// Put aside, and no loss of power can undo that.
+    pub is_aside_for_good: bool,
     /// A write or sync of it has failed: nobody may trust it with more.
     pub failed: bool,
     /// What a failed sync has lost, though the process sees it: no later sync brings it to the disk.
@@ -89,7 +91,7 @@ pub enum Done {
     Committed { journal: JournalId, segment: u64, offset: u32, result: Result<(), i32> },
     Prepared { journal: JournalId, segment: u64, result: Result<(), i32> },
     Synced { journal: JournalId, segment: u64, result: Result<(), i32> },
-    Freed { journal: JournalId, segment: u64 },
+    Freed { journal: JournalId, segment: u64, result: Result<(), i32> },
     ReadBack { journal: JournalId, segment: u64, offset: u32, buffer: Vec<u8>, result: Result<usize, i32> },
     Rewrite { journal: JournalId, segment: u64, work: Rewrite, result: Result<(), i32> },
 }
@@ -174,6 +176,7 @@ impl Disk {
                 self.claim(segment, offset, bytes, memory_offset)?;
                 self.memory_is_free(memory, memory_offset, bytes as usize)?;
                 let data = memory.bytes(memory_offset..memory_offset + bytes as usize).to_vec();
+                self.check_watermark(&data)?;
                 let work = Work::Commit { memory: Rc::clone(memory), memory_offset, offset, data, sync };
                 Operation { journal, segment, work, orphan: false, inode: None }
             }
@@ -282,6 +285,20 @@ impl Disk {
         Ok(())
     }
 
+    /// A block must not say that something is durable whose sync has failed.
+    fn check_watermark(&self, block: &[u8]) -> Result<(), String> {
+        let Some((BlockHeader { watermark, .. }, _)) = BlockHeader::decode(block) else { return Ok(()) };
+        for (&segment, file) in self.segments.iter().filter(|(_, file)| file.failed) {
+            let lost = file.doomed.iter().map(|(offset, _)| *offset as u32).min();
+            if lost.is_some_and(|offset| Position { segment, offset } < watermark) {
+                return Err(format!(
+                    "a block says that all before {watermark:?} is durable, but a sync of {segment} has failed"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn memory_is_free(&self, memory: &BlockFile, from: usize, bytes: usize) -> Result<(), String> {
         for operation in self.operations.values() {
             if let Work::Commit { memory: other, memory_offset, data, .. } = &operation.work
@@ -339,8 +356,7 @@ impl Disk {
             return Ok(None);
         }
         let orphan = operation.orphan;
-        // A file that was replaced or put aside gets what was on its way to it.
-        if orphan && self.segments.get(&operation.segment).map(|file| file.inode) != operation.inode {
+        if orphan && !self.has_file_of(&operation) {
             return Ok(None);
         }
         let error = if orphan { None } else { self.error(operation.work.kind()) };
@@ -357,6 +373,11 @@ impl Disk {
             None => self.land(cx, operation),
         };
         Ok((!orphan).then_some(done))
+    }
+
+    /// Whether an operation's file still has its name: one that was replaced or put aside gets what was on its way to it.
+    fn has_file_of(&self, operation: &Operation) -> bool {
+        self.segments.get(&operation.segment).map(|file| file.inode) == operation.inode
     }
 
     fn land(&mut self, cx: &mut Context, operation: Operation) -> Done {
@@ -383,7 +404,7 @@ impl Disk {
                     file.removed = !reuse;
                 }
                 cx.stats.count("segment freed");
-                Done::Freed { journal, segment }
+                Done::Freed { journal, segment, result: Ok(()) }
             }
             Work::ReadBack { offset, mut buffer } => {
                 let result = match self.segments.get(&segment) {
@@ -455,7 +476,7 @@ impl Disk {
             }
             Work::Free { .. } => {
                 cx.stats.count("segment not freed");
-                Done::Freed { journal, segment }
+                Done::Freed { journal, segment, result: Err(errno) }
             }
             Work::ReadBack { offset, buffer } => {
                 cx.stats.count("read back failed");
@@ -513,6 +534,9 @@ impl Disk {
     pub fn crash(&mut self, cx: &mut Context, power: bool) {
         (self.fuse, self.call_failed) = (None, false);
         for (index, mut operation) in std::mem::take(&mut self.operations) {
+            if operation.orphan && !self.has_file_of(&operation) {
+                continue;
+            }
             let late = !power && cx.chance(30) && matches!(operation.work, Work::Commit { .. } | Work::Sync);
             if late {
                 operation.orphan = true; // its event is still due
@@ -583,7 +607,7 @@ impl Disk {
         // That a file was put aside may not have reached the disk either; but file systems keep the order of such changes,
         // so only the last ones are undone.
         while cx.rng.u8(..3) == 0
-            && let Some((number, file)) = self.spares.pop()
+            && let Some((number, file)) = self.spares.pop_if(|(_, file)| !file.is_aside_for_good)
         {
             cx.stats.count("freed segment back after a power cut");
             self.segments.entry(number).or_insert(Segment { removed: false, ..file });

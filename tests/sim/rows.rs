@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
 
+#[allow(dead_code)] // what only the other place plays
 #[path = "../rows/mod.rs"]
 pub mod rows;
 

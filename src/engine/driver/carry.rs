@@ -66,10 +66,12 @@ impl<C: Core> Driver<C> {
             }
             Op::FreeSegment { journal, segment, reuse } => {
                 self.cold(journal, async move |files: &SegmentFiles| {
-                    if let Err(error) = files.free(segment, reuse).await {
+                    let freed = files.free(segment, reuse).await;
+                    let result = freed.map_err(|error| {
                         warn!(segment, "a settled segment's file could not be put aside: {error}");
-                    }
-                    Completion::SegmentFreed { journal, segment }
+                        errno(&error)
+                    });
+                    Completion::SegmentFreed { journal, segment, result }
                 });
             }
             Op::Rewrite { journal, segment, work } => {

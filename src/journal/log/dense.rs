@@ -16,6 +16,9 @@ pub(super) struct DenseBlocks {
     covers: u32,
     /// Of the run's first entry: the first block says it, so that nothing seems to be missing before it.
     first_number: Option<u64>,
+    /// How far the watermark of the epoch had come. Its first block says where that began: what older epochs have left behind is
+    /// judged by it.
+    watermark: Option<Position>,
     physical: u32,
     block_bytes: u32,
     segment_bytes: u32,
@@ -34,6 +37,7 @@ impl DenseBlocks {
             header,
             covers,
             first_number: Some(header.first_number),
+            watermark: None,
             physical,
             block_bytes,
             segment_bytes,
@@ -46,11 +50,14 @@ impl DenseBlocks {
 
     /// Entries to come are of this epoch, whose watermark had come so far: a block holds entries of one epoch.
     pub fn enter(&mut self, epoch_id: u128, watermark: Position) {
-        if self.header.epoch_id != epoch_id {
-            self.seal(false);
-            (self.header.epoch_id, self.header.watermark) = (epoch_id, watermark);
+        match &mut self.watermark {
+            Some(highest) if self.header.epoch_id == epoch_id => *highest = watermark.max(*highest),
+            _ => {
+                self.seal(false);
+                (self.header.epoch_id, self.header.watermark) = (epoch_id, watermark);
+                self.watermark = Some(watermark);
+            }
         }
-        self.header.watermark = self.header.watermark.max(watermark);
     }
 
     /// Appends an entry.
@@ -90,6 +97,7 @@ impl DenseBlocks {
         self.sealed.extend_from_slice(&self.open);
         self.sealed.resize(round_up(self.sealed.len() as u32, self.physical) as usize, 0);
         self.open.clear();
+        self.header.watermark = self.watermark.unwrap_or(self.header.watermark);
     }
 
     /// Seals the last block. The last entry is in it.

@@ -132,7 +132,9 @@ impl Journal {
     fn blocks_from(&self, number: u64) -> Vec<InSlot> {
         let mut found = Vec::new();
         for (index, extent) in self.extents.iter().enumerate() {
-            if extent.slot().is_none() || extent.moved {
+            // What a freed segment held is on disk, and may be forgotten in memory.
+            let is_part = self.segments.iter().any(|segment| segment.number == extent.segment);
+            if extent.slot().is_none() || extent.moved || !is_part {
                 continue;
             }
             let mut offset = extent.start;

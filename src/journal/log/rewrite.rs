@@ -585,7 +585,11 @@ impl Journal {
         if let Some((extent, offset)) = scan.extent {
             at = self.block_position(extent, offset);
         }
-        let released: Vec<u32> = extents.filter(|extent| self.extents[*extent as usize].moved).collect();
+        // A block that stayed in a failed segment can be in front of others in an extent that has not moved.
+        let stands_in_run =
+            |extent: u32| run.segments().contains(&at.segment) && scan.extent.is_some_and(|(under, _)| under == extent);
+        let is_left = |extent: &u32| self.extents[*extent as usize].moved || stands_in_run(*extent);
+        let released: Vec<u32> = extents.filter(is_left).collect();
         for extent in released {
             scan.extent.take_if(|(other, _)| *other == extent);
             scan.left.take_if(|other| *other == extent);

@@ -31,7 +31,9 @@ impl Journal {
         if offset >= place.start {
             return place.position(offset);
         }
-        let (header, _) = BlockHeader::decode(self.extent_memory(extent, offset as usize)).expect("a whole block");
+        // Forgotten with the segment that it was in: what waited there was rewritten, and is looked for from the beginning.
+        let found = BlockHeader::decode(self.extent_memory(extent, offset as usize));
+        let Some((header, _)) = found else { return Position::default() };
         // What stayed in a failed segment may have been rewritten since: then it is looked for from its beginning.
         let is_there = self.segments.iter().any(|s| s.number == header.at.segment && s.nonce == header.nonce);
         if is_there { header.at } else { Position { offset: 0, ..header.at } }
@@ -267,16 +269,19 @@ impl Journal {
 
     /// Bytes to the next block, too.
     pub(super) fn collect_block(&self, scan: &mut Scan, extent: u32, offset: u32, found: &mut Vec<Found>) -> u32 {
-        let bytes = self.extent_memory(extent, offset as usize);
-        let (header, seal) = BlockHeader::decode(bytes).expect("an extent holds whole blocks");
+        let place = &self.extents[extent as usize];
+        let Some((header, seal)) = BlockHeader::decode(self.extent_memory(extent, offset as usize)) else {
+            // Forgotten with its segment: nothing of that waits here.
+            return if offset < place.start { place.start - offset } else { place.end - offset };
+        };
         let used = seal.expect("a block below the extent's end is sealed").used;
         self.collect(scan, extent, offset, used, found);
         match self.segments.iter().find(|s| s.number == header.at.segment) {
             Some(segment) => round_up(used, segment.physical),
             // It failed after this block, and is gone; what follows is of another one.
-            None if self.extents[extent as usize].start > offset => round_up(used, self.physical),
+            None if place.start > offset => round_up(used, self.physical),
             // It was freed under the walk: nothing of it waits any more.
-            None => self.extents[extent as usize].end - offset,
+            None => place.end - offset,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The end of a turn (marks, seals, commits, segments made and freed), and what the operations came to.
 
 use super::trouble::Trouble;
-use super::{COMMITS_MAX, Journal, MARKS_PER_ENTRY, PROCESS_WRITE_AFTER_NS, Purpose, Write};
+use super::{COMMITS_MAX, Journal, MARKS_PER_ENTRY, PROCESS_WRITE_AFTER_NS, Purpose, RETRY_AFTER_NS, Write};
 use crate::config::Durability;
 use crate::journal::format::{BLOCK_HEADER_BYTES, BlockHeader, Kind, Position, entry_bytes};
 use crate::journal::segment::Segment;
@@ -137,12 +137,13 @@ impl Journal {
             // Nothing can be said before there is room again, and this is what makes room. One after the other, so that marks are
             // not given up before what they settle.
             let first = self.freeing[0].0;
-            if self.freed_alone.is_none() && !self.extents.iter().any(|e| e.segment == first && e.held > 0) {
+            let waits = self.freed_alone.is_some() || self.retry_free_ns.is_some_and(|at| now.mono_ns < at);
+            if !waits && !self.extents.iter().any(|e| e.segment == first && e.held > 0) {
                 // With it goes what said that older ones are gone.
                 self.forget_blocks(0..=first);
-                let oldest = self.freeing.pop_front();
-                self.freed_alone = oldest.map(|(segment, _)| segment);
-                ops.extend(oldest.map(free));
+                self.retry_free_ns = None;
+                self.freed_alone = self.freeing.pop_front();
+                ops.extend(self.freed_alone.map(free));
             }
             return;
         }
@@ -158,6 +159,7 @@ impl Journal {
             }
         };
         if said < self.durable_below() {
+            self.retry_free_ns = None;
             ops.extend(self.freeing.drain(..).map(free));
         }
     }
@@ -202,7 +204,7 @@ impl Journal {
         }
         let seal = self.seal_deadline_ns();
         let (prepare, look) = (self.prepare_deadline_ns(), self.look_for_run_ns());
-        [seal, prepare, look, self.retry_commits_ns].into_iter().flatten().min()
+        [seal, prepare, look, self.retry_commits_ns, self.retry_free_ns].into_iter().flatten().min()
     }
 
     /// A clean stop: everything that is in memory goes to disk. Done when [`Journal::is_flushed`].
@@ -279,8 +281,13 @@ impl Journal {
         self.heal(Trouble::Sync);
     }
 
-    /// A segment's file was put aside.
-    pub fn handle_freed(&mut self, segment: u64) {
-        self.freed_alone.take_if(|freed| *freed == segment);
+    /// A segment's file was put aside, or not. Mostly it does not matter: blocks say where the log begins. Where none could say so,
+    /// the file is still part of the log, and with the next one its marks would go, and a hole be left behind it.
+    pub fn handle_freed(&mut self, now: Now, segment: u64, result: Result<(), i32>) {
+        let Some(freed) = self.freed_alone.take_if(|(freed, _)| *freed == segment) else { return };
+        if result.is_err_and(|errno| errno != libc::ENOENT) {
+            self.freeing.push_front(freed);
+            self.retry_free_ns = Some(now.mono_ns + RETRY_AFTER_NS);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Segments whose files somebody has taken away: told, and given a file again as far as the block file has them.
 
-use super::{Life, Neighbour, OpenError, Recovery, doing};
+use super::durable::Neighbour;
+use super::{Life, OpenError, Recovery, doing};
 use crate::journal::format::{SegmentHeader, round_up};
 use crate::journal::unfinished::Left;
 use crate::journal::{Options, Storage};

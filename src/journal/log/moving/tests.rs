@@ -141,7 +141,7 @@ fn carry_out(
                 journal.handle_committed(NOW, at, result);
             }
             Op::SyncSegment { segment, .. } => journal.handle_synced(segment, Ok(())),
-            Op::FreeSegment { segment, .. } => journal.handle_freed(segment),
+            Op::FreeSegment { segment, .. } => journal.handle_freed(NOW, segment, Ok(())),
             other => panic!("{other:?}"),
         }
     }

@@ -1,0 +1,94 @@
+//! What a journal says of records that were kept aside, and of ids that were given ahead.
+
+use super::Recovery;
+use crate::journal::Journal;
+use crate::journal::format::{ParkedPayload, u64_at};
+use crate::journal::log::{OriginRef, Parked, shown};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// The newest of the entries that keep a record aside, or bring it back.
+struct FoundParked {
+    /// The entry's own number.
+    said_in: u64,
+    /// `None`: it is to be delivered after all.
+    parked: Option<Parked>,
+    /// The record's origin, once its entry is found.
+    origin: Option<u32>,
+}
+
+/// Gathered in a walk that meets entries in no order: the newest counts.
+#[derive(Default)]
+pub(super) struct Aside {
+    parked: HashMap<u64, FoundParked>,
+    /// The newest list of ids that were given ahead, and its entry's number.
+    leased: (u64, Vec<Range<u64>>),
+}
+
+impl Recovery {
+    /// A record is kept aside.
+    pub(super) fn apply_parked(&mut self, said_in: u64, payload: &[u8]) {
+        let ParkedPayload { number, parked_wall_ns, status, attempts, answer } = ParkedPayload::decode(payload);
+        let parked = Parked {
+            origin: OriginRef(u32::MAX),
+            received_wall_ns: 0,
+            parked_wall_ns,
+            status,
+            attempts,
+            answer: shown(answer),
+            id: None,
+            bytes: 0,
+            held: None,
+        };
+        self.say_parked(said_in, number, Some(parked));
+    }
+
+    /// A record is to be delivered after all.
+    pub(super) fn apply_retried(&mut self, said_in: u64, payload: &[u8]) {
+        self.say_parked(said_in, u64_at(payload, 0), None);
+    }
+
+    fn say_parked(&mut self, said_in: u64, number: u64, parked: Option<Parked>) {
+        let newer = self.aside.parked.get(&number).is_none_or(|found| found.said_in <= said_in);
+        if newer && !self.settled.contains(number) {
+            self.aside.parked.insert(number, FoundParked { said_in, parked, origin: None });
+        }
+    }
+
+    /// Ids that are not used yet.
+    pub(super) fn apply_leased(&mut self, said_in: u64, payload: &[u8]) {
+        if said_in >= self.aside.leased.0 {
+            let ranges = payload.chunks_exact(16).map(|range| u64_at(range, 0)..u64_at(range, 8));
+            self.aside.leased = (said_in, ranges.collect());
+        }
+    }
+
+    /// An unsettled record was found, whose entry takes so many bytes.
+    pub(super) fn count_parked(&mut self, number: u64, origin: u32, received_wall_ns: u64, bytes: usize) {
+        if let Some(found) = self.aside.parked.get_mut(&number)
+            && let Some(parked) = &mut found.parked
+        {
+            self.report.parked += 1;
+            found.origin = Some(origin);
+            (parked.received_wall_ns, parked.bytes) = (received_wall_ns, bytes as u32);
+        }
+    }
+}
+
+impl Aside {
+    /// Hands all of it to a journal that knows its origins and ids.
+    pub(super) fn finish(self, clean: bool, journal: &mut Journal) {
+        journal.is_leased = self.leased.0 > 0;
+        // After any other end it is not known which of them were used.
+        journal.leased = if clean { self.leased.1 } else { Vec::new() };
+        for (number, FoundParked { parked, origin, .. }) in self.parked {
+            // Without its record it was settled, or is lost.
+            let origin = origin.and_then(|id| journal.origin_ids.get(&id).copied());
+            let Some((mut parked, origin)) = parked.zip(origin) else { continue };
+            parked.origin = origin;
+            parked.id = journal.ids.remove(&number);
+            journal.origins[origin.0 as usize].parked += 1;
+            journal.parked.insert(number, parked);
+        }
+    }
+}

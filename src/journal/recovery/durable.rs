@@ -1,0 +1,55 @@
+//! What was durable, and whether entries are missing between segments.
+
+use crate::journal::format::{BlockHeader, Position};
+
+/// What the blocks walked so far say of what was durable. An unclean end leaves traces that later epochs do not make damage, as
+/// far as their watermarks move on: so a place is compared with the watermarks of its own epoch, and with that with which
+/// the next one began.
+#[derive(Debug, Default)]
+pub(super) struct Durable {
+    /// The last epoch, if it ended with a clean stop: all of it was durable.
+    pub(super) closed: Option<u128>,
+    pub(super) epoch_id: Option<u128>,
+    /// Everything before it, in this epoch, was durable.
+    pub(super) watermark: Position,
+    /// The lowest that a block of this epoch carries: the one it began with.
+    pub(super) first: Position,
+    /// The highest of all: that of the newest epoch.
+    pub(super) newest: Position,
+}
+
+impl Durable {
+    pub(super) fn learn(&mut self, header: &BlockHeader) {
+        if self.epoch_id.is_some_and(|id| id != header.epoch_id) {
+            let inherited = Some(self.first).filter(|first| first.segment <= header.at.segment);
+            (self.watermark, self.first) = (inherited.unwrap_or_default(), header.watermark);
+        } else if self.epoch_id.is_none() {
+            self.first = header.watermark;
+        }
+        self.epoch_id = Some(header.epoch_id);
+        let all = Position { segment: u64::MAX, offset: u32::MAX };
+        self.watermark = if self.closed == self.epoch_id { all } else { self.watermark.max(header.watermark) };
+        self.first = self.first.min(header.watermark);
+        self.newest = self.newest.max(header.watermark);
+    }
+}
+
+/// The first block of the segment that was walked before. Entries have consecutive numbers in an epoch, so that it tells
+/// whether anything is missing in between: a segment's unused tail looks like a damaged block, but leaves no gap.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Neighbour {
+    pub(super) epoch_id: u128,
+    pub(super) number: u64,
+    pub(super) at: Position,
+    /// It is not where a segment's first block belongs.
+    pub(super) gap: bool,
+    /// Of that place it was known in its own epoch that it was durable.
+    pub(super) certain: bool,
+}
+
+impl Neighbour {
+    /// Whether entries are missing between it and the end of the older segment.
+    pub(super) fn is_gap_behind(&self, (epoch_id, next): (u128, u64)) -> bool {
+        if epoch_id == self.epoch_id { next != self.number } else { self.gap }
+    }
+}

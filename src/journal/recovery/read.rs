@@ -1,0 +1,183 @@
+//! The segments from the newest to the oldest: each is identified, finished from the block file, walked and mended.
+
+use super::gone::{is_move_cut_short, is_whole_from_its_start};
+use super::{Life, OpenError, Recovery, Repairs, doing};
+use crate::journal::epoch::Epoch;
+use crate::journal::format::{BlockHeader, Position, SegmentHeader};
+use crate::journal::unfinished::{Left, unwritten_blocks};
+use crate::journal::{BlockMemory, Options, Storage};
+use std::collections::HashSet;
+use std::ops::Range;
+
+impl Recovery {
+    pub(super) fn read_segments(
+        &mut self,
+        storage: &mut impl Storage,
+        options: &Options,
+        blocks: Option<(&BlockMemory, Epoch)>,
+    ) -> Result<(), OpenError> {
+        let files: HashSet<u64> = doing("list the segments", storage.segments())?.into_iter().collect();
+        if !self.has_epochs && !files.is_empty() {
+            // Nothing says how the last start ended, nor which its block file was: all that is there is to be made durable.
+            self.report.clean = false;
+            self.report.alarms.push(
+                "there are segments but no epoch file: what the last run's block file held and the disk did not is lost"
+                    .to_owned(),
+            );
+        }
+        let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
+        // Of segments that were freed blocks may still be in memory: later ones say where the log begins.
+        let headers = overlay.values().flatten().map(|left| left.header);
+        self.oldest_segment = headers.map(|header| header.oldest_segment).max().unwrap_or(0);
+        let mut numbers: Vec<u64> = files.union(&overlay.keys().copied().collect()).copied().collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        self.segment_max = numbers.first().copied().unwrap_or(0);
+        let mut bytes = Vec::new();
+        for number in numbers {
+            let mut left = overlay.remove(&number).unwrap_or_default();
+            // What moved to a newer segment is there.
+            left.retain(|block| !self.is_superseded(&block.header));
+            let exists = files.contains(&number);
+            self.is_move_cut_short = is_move_cut_short(&left, overlay.values().flatten());
+            if self.covered.contains(&number) {
+                self.replaced.extend(exists.then_some(number));
+                continue;
+            }
+            if !exists && (left.is_empty() || number < self.oldest_segment) {
+                continue;
+            }
+            // Otherwise: settled, or made ready and never used, or a file on its way to a new life.
+            let live = number >= self.oldest_segment
+                && self.read_segment(storage, options, number, left, exists, &mut bytes)?;
+            if !live && exists {
+                doing(format!("free segment {number}"), storage.free_segment(number))?;
+            }
+        }
+        self.drop_missing();
+        self.segments.reverse();
+        if let Some(oldest) = self.newer.filter(|oldest| oldest.gap) {
+            let start = Position { offset: 0, ..oldest.at };
+            // Where it began nobody knows any more: some of these may have been there, and not been settled.
+            self.note_damage(start, 0..oldest.at.offset as usize, 1..oldest.number, &mut Repairs::default());
+        }
+        Ok(())
+    }
+
+    /// Finishes, walks and mends one segment; `false` where it holds no block.
+    fn read_segment(
+        &mut self,
+        storage: &mut impl Storage,
+        options: &Options,
+        number: u64,
+        left: Vec<Left>,
+        exists: bool,
+        bytes: &mut Vec<u8>,
+    ) -> Result<bool, OpenError> {
+        bytes.clear();
+        if exists {
+            doing(format!("read segment {number}"), storage.read_segment(number, bytes))?;
+        }
+        let file_bytes = bytes.len();
+        let mut repairs = Repairs::default();
+        let begun = self.is_move_cut_short || is_whole_from_its_start(&left, storage.physical_block());
+        let gone = !exists && (self.follows_file || !begun);
+        let life = match (exists, left.first()) {
+            (false, Some(first)) => {
+                bytes.resize(options.segment_bytes as usize, 0);
+                self.missing.push((number, first.header.nonce));
+                Some(Life { number, nonce: first.header.nonce, physical: storage.physical_block() })
+            }
+            _ => self
+                .identify(number, bytes)
+                .or_else(|| self.rebuild_header(number, storage.physical_block(), options, &left, bytes, &mut repairs)),
+        };
+        let Some(life) = life else { return Ok(false) };
+        let unfinished = self.overlay(life, left, bytes);
+        let from = unfinished.first().map(|range| Position { segment: number, offset: range.start as u32 });
+        if !self.walk(life, bytes, &mut repairs) {
+            return Ok(false);
+        }
+        if gone {
+            return self.restore(storage, options, life, bytes);
+        }
+        if !exists {
+            self.unwritten_from = from.or(self.unwritten_from);
+            return Ok(true);
+        }
+        self.follows_file = true;
+        let end = self.segments.last().expect("walked").end as usize;
+        if end > file_bytes {
+            // A file cut short: as far as there are blocks it is made whole, so that they can be read back.
+            repairs.mended.push(file_bytes / life.physical as usize * life.physical as usize..end);
+        }
+        for range in &repairs.damage {
+            let name = format!("segment-{number:016x}-at-{}", range.start);
+            doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
+        }
+        let mut write = |range: &Range<usize>| storage.write_segment(number, range.start as u32, &bytes[range.clone()]);
+        for range in &repairs.mended {
+            doing(format!("mend segment {number}"), write(range))?;
+        }
+        let mut written = unfinished.iter().try_for_each(&mut write);
+        // After a kill writes have landed that nobody synced: they must be durable before the block file goes.
+        if written.is_ok() && (!repairs.mended.is_empty() || !unfinished.is_empty() || !self.report.clean) {
+            written = storage.sync_segment(number);
+        }
+        if let Err(error) = written {
+            self.refuse(number, from, error)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a block's entries moved to a newer segment, since its own had failed; what is on disk of it is of no more use.
+    pub(super) fn is_superseded(&self, header: &BlockHeader) -> bool {
+        self.newer.is_some_and(|newer| header.first_number >= newer.number)
+    }
+
+    /// What a segment's header says of its life. A file that was cut short gets its size back, in memory.
+    fn identify(&mut self, number: u64, bytes: &mut Vec<u8>) -> Option<Life> {
+        let header = SegmentHeader::decode(bytes).filter(|header| header.segment == number)?;
+        let size = header.bytes.min(u64::from(u32::MAX)) as usize;
+        if bytes.len() < size {
+            self.report.alarms.push(format!("segment {number} is cut short: {} of {size} bytes", bytes.len()));
+            bytes.resize(size, 0);
+        }
+        Some(Life { number, nonce: header.nonce, physical: header.physical })
+    }
+
+    /// The header is damaged, or of another life: a block of this number tells them apart.
+    fn rebuild_header(
+        &mut self,
+        number: u64,
+        physical: u32,
+        options: &Options,
+        left: &[Left],
+        bytes: &mut Vec<u8>,
+        repairs: &mut Repairs,
+    ) -> Option<Life> {
+        let on_disk = || {
+            let mut blocks = bytes.chunks(physical as usize).filter_map(BlockHeader::decode).map(|(header, _)| header);
+            blocks.find(|header| header.at.segment == number)
+        };
+        // Blocks in memory may be those of a segment that was rewritten: the file knows.
+        let found = on_disk();
+        let block = found.or_else(|| left.first().map(|left| left.header))?;
+        if found.is_some() {
+            self.report.damaged += 1;
+            self.report.alarms.push(format!("the header of segment {number} is damaged"));
+        } // else the kill came while the file was being made, and its blocks are all in memory
+        let header = SegmentHeader {
+            core: options.core,
+            segment: number,
+            nonce: block.nonce,
+            bytes: bytes.len().max(options.segment_bytes as usize) as u64,
+            physical,
+            epoch: 0, // not known, and of no use once the epoch has ended
+            epoch_id: block.epoch_id,
+        };
+        bytes.resize(header.bytes as usize, 0);
+        bytes[..physical as usize].copy_from_slice(&header.encode());
+        repairs.mended.push(0..physical as usize);
+        Some(Life { number, nonce: block.nonce, physical })
+    }
+}
