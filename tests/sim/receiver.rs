@@ -504,7 +504,7 @@ fn render(cx: &mut Context, status: u16, body: &str) -> (Vec<u8>, bool) {
         }
         1 | 2 => {
             out += "Transfer-Encoding: chunked\r\n\r\n";
-            let (first, second) = body.split_at(body.len() / 2);
+            let (first, second) = body.split_at(body.floor_char_boundary(body.len() / 2));
             for part in [first, second].iter().filter(|part| !part.is_empty()) {
                 out += &format!("{:x}\r\n{part}\r\n", part.len());
             }
