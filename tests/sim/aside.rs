@@ -255,6 +255,9 @@ impl World {
     pub fn operate(&mut self) -> Result<(), String> {
         let delay = self.cx.rng.u64(50 * MS..500 * MS);
         self.cx.after(delay, Event::Operator);
+        if self.parked.seen.is_some() {
+            self.check_parked()?; // what this turn has parked so far
+        }
         let Some(shard) = &mut self.shard else { return Ok(()) };
         let free: Vec<String> =
             self.parked.keys.keys().filter(|name| !self.parked.asked.contains_key(*name)).cloned().collect();
