@@ -48,6 +48,8 @@ pub struct Connection {
     pub out: Vec<u8>,
     /// A send is under way.
     pub sending: bool,
+    /// A send has failed: nothing more is sent.
+    pub broken: bool,
     /// Answers so far.
     pub answered: u64,
     /// Listed as having room.
@@ -64,7 +66,7 @@ pub struct Connection {
 impl Connection {
     /// Whether another request may be rendered.
     pub fn has_room(&self, pipeline: usize) -> bool {
-        self.open && !self.sending && self.in_flight.len() < pipeline
+        self.open && !self.sending && !self.broken && self.in_flight.len() < pipeline
     }
 
     /// When something must have happened: the oldest answer, or the end of idling.

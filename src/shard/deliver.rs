@@ -348,10 +348,8 @@ impl Shard {
                 let reason = std::io::Error::from_raw_os_error(errno);
                 self.handshake_failed(now, link, &mut conn, format!("the TLS handshake failed: sending: {reason}"));
             }
-            Err(errno) => {
-                let reason = std::io::Error::from_raw_os_error(errno).to_string();
-                self.lose_connection(now, link, &mut conn, &format!("sending failed: {reason}"), true);
-            }
+            // What was received before is read first: it can be the answer. The read ends then, or the deadline comes.
+            Err(_) => conn.connection.broken = true,
         }
         State::Api(conn)
     }
@@ -449,6 +447,11 @@ impl Shard {
                     Step::Record if arrived => self.api_worked(now, conn.api),
                     Step::Record => self.refused(now, conn.api, request, &conn.connection.body),
                     Step::Confirm => self.confirm_answered(now, conn.api, request, &conn.connection.body),
+                }
+                let connection = &conn.connection;
+                if request.status >= 300 && connection.sending && connection.in_flight.is_empty() {
+                    // It need not read the rest of what it has refused, so that would never end (RFC 9112 section 9.5).
+                    return Some(("it answered before it had the whole request".to_owned(), false));
                 }
                 (!reusable).then(|| ("it closed the connection".to_owned(), true))
             }

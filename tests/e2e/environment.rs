@@ -64,6 +64,18 @@ pub fn with_own_mounts(test: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Runs a test in a network of its own, which the thread's children share; it has a loopback.
+pub fn with_own_network(test: impl FnOnce() + Send + 'static) {
+    let alone = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root runs the tests");
+        run("ip", &["link", "set", "lo", "up"].map(OsStr::new));
+        test();
+    };
+    if let Err(panic) = std::thread::spawn(alone).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 #[test]
 fn a_forbidden_port_names_the_group_to_join_and_ends_the_start_with_code_7() {
     let site = Site::new();

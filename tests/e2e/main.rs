@@ -22,6 +22,7 @@ mod ports;
 mod process;
 mod queue;
 mod reload;
+mod rows;
 mod site;
 mod stops;
 mod tls;

@@ -40,6 +40,7 @@ url = "http://127.0.0.1:{api}/films/"
 body = '{body}'
 retry = {{ first = "20ms", max = "200ms" }}
 drain = "3s"
+{deliver}
 """
 # Small segments, so that records go through many of them.
 JOURNAL = {"durability": "power", "segment_size": "1MiB", "max_size": "256MiB", "window": "4MiB"}
@@ -66,6 +67,8 @@ class Gateway:
         self.tcp, self.http, self.admin = site.port(), site.port(), site.port()
         self.journal = {**JOURNAL, **journal}
         self.cores, self.sequence = "[0]", False
+        # More keys of [deliver], as in the file.
+        self.deliver = {}
         self.child, self.starts, self.log, self.said = None, 0, self.directory / "ringest.log", 0
         self.ready = None
 
@@ -76,6 +79,7 @@ class Gateway:
         path.write_text(CONFIGURATION.format(
             cores=self.cores, state=json.dumps(str(self.state)), admin=self.admin, tcp=self.tcp, http=self.http, api=self.api,
             journal="\n".join(f'{key} = "{value}"' for key, value in self.journal.items()), sequence=sequence,
+            deliver="\n".join(f"{key} = {value}" for key, value in self.deliver.items()),
             body="{" + fields + '"machine": {{source|json}}, "data": {{data|json}}}',
         ), encoding="utf-8")
         return path

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 pub const FIRST_FD: i32 = 3;
 const EMFILE: i32 = 24;
 /// 2026-01-01, plus the virtual clock.
-const WALL_OFFSET_NS: u64 = 1_767_225_600_000_000_000;
+pub const WALL_OFFSET_NS: u64 = 1_767_225_600_000_000_000;
 
 /// What the driver knows of a link of the shard.
 #[derive(Debug, Clone, Copy)]
@@ -142,6 +142,9 @@ impl World {
             && let Some(request) = http::request(bytes)?
         {
             bytes = &bytes[request.bytes..];
+            if request.get {
+                continue;
+            }
             let key = request.header("idempotency-key")?;
             let mut parts = key.split('-');
             let epoch = parts.next().and_then(|part| u128::from_str_radix(part, 16).ok());

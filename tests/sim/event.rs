@@ -47,6 +47,8 @@ pub enum Event {
     Fault { index: usize },
     /// It ends.
     FaultOver { index: usize },
+    /// An operator looks at what is parked.
+    Operator,
     /// The shard comes back.
     Restart,
 }

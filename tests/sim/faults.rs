@@ -23,6 +23,7 @@ impl World {
                 self.receiver.down(&mut self.cx, &mut self.net);
             }
             FaultKind::Status(status) => trouble.status = Some(status),
+            FaultKind::Refusals(status, percent) => trouble.refuses_records = Some((status, percent)),
             FaultKind::SlowAnswers(ns) => trouble.slow_ns = ns,
             FaultKind::LostAnswers(percent) => trouble.lost = percent,
             FaultKind::GarbledAnswers(percent) => trouble.garbled = percent,
@@ -96,6 +97,7 @@ impl World {
         match fault.kind {
             FaultKind::Outage { .. } => (trouble.refuses, trouble.swallows) = (false, false),
             FaultKind::Status(_) => trouble.status = None,
+            FaultKind::Refusals(..) => trouble.refuses_records = None,
             FaultKind::SlowAnswers(_) => trouble.slow_ns = 0,
             FaultKind::LostAnswers(_) => trouble.lost = 0,
             FaultKind::GarbledAnswers(_) => trouble.garbled = 0,

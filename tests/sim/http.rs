@@ -5,6 +5,8 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub target: String,
+    /// GET, else POST.
+    pub get: bool,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     /// Bytes of all of it.
@@ -50,16 +52,23 @@ pub fn request(input: &[u8]) -> Result<Option<Request>, String> {
     let Some((first, headers, head)) = head(input)? else { return Ok(None) };
     let mut words = first.split(' ');
     let (method, target, version) = (words.next(), words.next(), words.next());
-    if (method, version, words.next()) != (Some("POST"), Some("HTTP/1.1"), None) {
+    let get = method == Some("GET");
+    if (method, version, words.next()) != (Some(if get { "GET" } else { "POST" }), Some("HTTP/1.1"), None) {
         return Err(format!("request line {first:?}"));
     }
     let target = target.filter(|target| target.starts_with('/')).ok_or_else(|| format!("target in {first:?}"))?;
+    if get {
+        let bare =
+            ["content-length", "transfer-encoding", "content-type"].iter().all(|name| one(&headers, name).is_err());
+        let request = Request { target: target.into(), get, headers, body: Vec::new(), bytes: head };
+        return if bare { Ok(Some(request)) } else { Err("a GET with a body".into()) };
+    }
     if one(&headers, "transfer-encoding").is_ok() {
         return Err("a chunked request, although its length is known".into());
     }
     let length = decimal(one(&headers, "content-length")?)?;
     let Some(body) = input.get(head..head + length) else { return Ok(None) };
-    Ok(Some(Request { target: target.into(), headers, body: body.to_vec(), bytes: head + length }))
+    Ok(Some(Request { target: target.into(), get, headers, body: body.to_vec(), bytes: head + length }))
 }
 
 /// Reads an answer from the start of `input`; `None` while it is not whole.
@@ -135,6 +144,7 @@ mod tests {
     fn a_careless_request_is_an_error() {
         for (good, bad) in [
             ("POST", "GET"),
+            ("POST", "PUT"),
             ("/1.1", "/1.0"),
             ("\r\nHost", "\nHost"),
             ("Host: ", "Host : "),

@@ -119,7 +119,8 @@ impl World {
         if !self.plan.has_disk() {
             return Ok(());
         }
-        let (kept, rows, delivered) = (self.kept_before, self.oracle.rows, self.marked_before);
+        let (kept, delivered) = (self.kept_before, self.marked_before);
+        let rows = self.oracle.rows + self.parked.discarded_before;
         let (possible, due) = (self.oracle.possible(), self.oracle.due());
         let (least, most) = (kept.saturating_sub(rows).max(due), possible - delivered);
         if recovered < least || recovered > most {
@@ -194,6 +195,9 @@ impl World {
         let directory = self.cx.rng.choice(&self.directories).copied().unwrap_or(0);
         let core = self.core_of(directory);
         let disk = &mut self.disks[directory];
+        if matches!(tampering, Tampering::FlipSegments(_)) {
+            self.oracle.asides_damaged(None);
+        }
         match *tampering {
             Tampering::FlipSegments(count) => {
                 for _ in 0..count {
@@ -218,6 +222,7 @@ impl World {
             Tampering::FlipEpoch { both } => {
                 self.cx.stats.count(if both { "epoch file lost" } else { "bit of an epoch file flipped" });
                 disk.flip_epoch(&mut self.cx, both);
+                self.oracle.asides_damaged(None);
                 (self.tampered.perhaps, self.tampered.aside) = (true, true);
                 if both {
                     self.forget();
@@ -240,6 +245,7 @@ impl World {
         self.marked_before += std::mem::take(&mut self.marked);
         self.marked_at.clear();
         self.kept_before += self.terms.received - self.terms.rejected;
+        self.parked.gone(self.terms.discarded);
         self.terms = Terms::default();
         let [http, streams] = std::mem::take(&mut self.turned_away).map(|count| count > 0);
         self.turned_away_before = [0; 2];

@@ -9,6 +9,7 @@
 //! `plan` makes a world of a seed; `world` runs it, with `life` (starts, stops, kills) and `faults`; `driver` is the shard's driver; `net`, `disk`, `machines` and `receiver`
 //! are what is around the shard; `oracle` knows what must be true.
 
+mod aside;
 mod context;
 mod damage;
 mod dense;
@@ -24,6 +25,7 @@ mod oracle;
 mod payload;
 mod plan;
 mod receiver;
+mod rows;
 mod storage;
 mod world;
 
@@ -46,7 +48,8 @@ const WORLD_MAX: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What every run of [`SEEDS`] worlds must have seen, or it proves less than it says.
-const MUST_HAPPEN: [&str; 41] = [
+const MUST_HAPPEN: [&str; 46] = [
+    "a conflict that was none",
     "accept failed",
     "acknowledged over HTTP",
     "answer garbled",
@@ -70,6 +73,8 @@ const MUST_HAPPEN: [&str; 41] = [
     "kill -9 with 100 records pending",
     "kill during recovery",
     "machine left in a record",
+    "parked record discarded",
+    "parked record retried",
     "port busy",
     "port missing at start",
     "power cut while running",
@@ -78,6 +83,8 @@ const MUST_HAPPEN: [&str; 41] = [
     "reload while running",
     "receiver outage (no answer)",
     "receiver outage (refused)",
+    "record parked",
+    "record refused",
     "refused over HTTP",
     "reset by a machine",
     "row recognised by its key",

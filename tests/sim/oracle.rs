@@ -6,6 +6,7 @@
 //! arrive, one by one. A record that was refused (503) must not. Within a lane, the rows of the receiver, in the order in
 //! which it first accepted them, must be the expected records in their order, each once.
 
+use super::aside::Aside;
 use super::event::ConnId;
 use super::payload::{Body, Frame, Frames, HEAD_BYTES, inspect};
 use ringest::config::Framing;
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const UNKNOWN: &str = "unknown";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub enum State {
     Fresh,
     Sure,
     /// Fresh when the shard was killed for the nth time.
@@ -24,9 +25,9 @@ enum State {
     Refused,
 }
 
-struct Expected {
-    shown: Vec<u8>,
-    state: State,
+pub struct Expected {
+    pub shown: Vec<u8>,
+    pub state: State,
     /// When the counters first accounted for it; `u64::MAX` until then.
     counted_ns: u64,
     /// A machine was told that it is safe, at level `power`: it survives whatever comes.
@@ -41,20 +42,22 @@ impl Expected {
     }
 
     /// Whether a loss of power must leave it, if all that was counted up to `safe_ns` is durable.
-    fn survives(&self, safe_ns: u64) -> bool {
+    pub fn survives(&self, safe_ns: u64) -> bool {
         self.state == State::Sure && (self.promised || self.counted_ns <= safe_ns)
     }
 }
 
-struct Lane {
+pub struct Lane {
     name: String,
-    expected: Vec<Expected>,
+    pub expected: Vec<Expected>,
     /// How many of `expected` may be behind us: more than one answer where records look alike.
-    positions: BTreeSet<usize>,
+    pub positions: BTreeSet<usize>,
     rows: usize,
     /// All rows of an HTTP machine.
-    arrived: BTreeSet<Vec<u8>>,
-    http: bool,
+    pub arrived: BTreeSet<Vec<u8>>,
+    /// What an operator has deleted.
+    pub discarded: BTreeSet<Vec<u8>>,
+    pub http: bool,
     /// HTTP: its connection has ended.
     ended: bool,
     /// The power was cut: an acknowledgement still on its way means nothing any more.
@@ -103,8 +106,10 @@ pub struct Oracle {
     body: Body,
     /// An acknowledgement means that the record survives a loss of power.
     power: bool,
-    lanes: Vec<Lane>,
-    names: BTreeMap<String, usize>,
+    pub lanes: Vec<Lane>,
+    pub names: BTreeMap<String, usize>,
+    /// Records that were parked once, by key.
+    pub asides: BTreeMap<String, Aside>,
     intakes: BTreeMap<ConnId, (usize, Intake)>,
     fresh: Vec<(usize, usize)>,
     lives: u32,
@@ -128,6 +133,7 @@ impl Oracle {
             power,
             lanes: Vec::new(),
             names: BTreeMap::new(),
+            asides: BTreeMap::new(),
             intakes: BTreeMap::new(),
             fresh: Vec::new(),
             lives: 0,
@@ -151,6 +157,7 @@ impl Oracle {
             positions,
             rows: 0,
             arrived: BTreeSet::new(),
+            discarded: BTreeSet::new(),
             http,
             ended: false,
             cut: false,
@@ -302,6 +309,7 @@ impl Oracle {
     /// All that was counted up to `safe_ns` was durable.
     pub fn power_cut(&mut self, safe_ns: u64) {
         self.was_cut = true;
+        self.asides_cut(safe_ns);
         for lane in &mut self.lanes {
             lane.cut = lane.http && !self.power;
             let done = lane.positions.first().copied().unwrap_or(0);
@@ -318,6 +326,7 @@ impl Oracle {
     pub fn damaged(&mut self, name: &str, record: &[u8]) {
         self.was_cut = true;
         let shown = self.body.shown(record);
+        self.asides_damaged(Some(&shown));
         // Without its name it can be anybody's.
         let lanes = self.lanes.iter_mut().filter(|lane| lane.name == name || name.is_empty());
         for lane in lanes {
@@ -337,7 +346,7 @@ impl Oracle {
             let done = lane.positions.last().copied().unwrap_or(0);
             lane.expected[done..].iter().filter(|entry| entry.state == State::Sure).count() as u64
         };
-        self.lanes.iter().map(due).sum()
+        self.lanes.iter().map(due).sum::<u64>() + self.asides_due()
     }
 
     /// All records that may arrive, in all lives.
@@ -404,10 +413,7 @@ impl Oracle {
         if self.body != Body::Json && data.len() < lane.bytes_max && !whole {
             return Err(format!("{name}: a row whose checksum is wrong: {}", shorten(data)));
         }
-        let reachable: BTreeSet<usize> =
-            lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
-        let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state != State::Refused && e.shown == data);
-        let next: BTreeSet<usize> = reachable.iter().copied().filter(matches).map(|at| at + 1).collect();
+        let next = lane.next(data, rejecting);
         if next.is_empty() {
             return Err(lane.mismatch(data));
         }
@@ -421,7 +427,7 @@ impl Oracle {
     }
 
     /// A record that can be told from all others has one row, whatever its key.
-    fn once(&mut self, lane: usize, data: &[u8]) -> Result<(), String> {
+    pub fn once(&mut self, lane: usize, data: &[u8]) -> Result<(), String> {
         let fresh = inspect(data).is_none() || self.seen.insert((lane, data.to_vec()));
         fresh.then_some(()).ok_or_else(|| format!("{}: a second row of {}", self.lanes[lane].name, shorten(data)))
     }
@@ -437,10 +443,7 @@ impl Oracle {
         let lane = &mut self.lanes[index];
         // The shard knows nothing of this row. If it still has the record, the row is the lane's next and nothing stands for it
         // later; if it has not, the row is out of order.
-        let reachable: BTreeSet<usize> =
-            lane.positions.iter().flat_map(|&from| lane.reachable(from, rejecting)).collect();
-        let matches = |&at: &usize| lane.expected.get(at).is_some_and(|e| e.state != State::Refused && e.shown == data);
-        let next: Vec<usize> = reachable.into_iter().filter(matches).map(|at| at + 1).collect();
+        let next = lane.next(data, rejecting);
         if next.is_empty() {
             return self.stray(data);
         }
@@ -476,8 +479,12 @@ impl Oracle {
     /// # Errors
     /// Which lane misses what.
     pub fn complete(&self) -> Result<(), String> {
+        self.asides_complete()?;
         for lane in &self.lanes {
-            let missing = |entry: &&Expected| entry.state == State::Sure && !lane.arrived.contains(&entry.shown);
+            let missing = |entry: &&Expected| {
+                let gone = lane.arrived.contains(&entry.shown) || lane.discarded.contains(&entry.shown);
+                entry.state == State::Sure && !gone
+            };
             if lane.http
                 && let Some(entry) = lane.expected.iter().find(missing)
             {
@@ -502,6 +509,13 @@ impl Oracle {
 }
 
 impl Lane {
+    /// Positions behind a record that may be next and looks so.
+    pub fn next(&self, data: &[u8], rejecting: bool) -> BTreeSet<usize> {
+        let reachable = self.positions.iter().flat_map(|&from| self.reachable(from, rejecting));
+        let matches = |at: &usize| self.expected.get(*at).is_some_and(|e| e.state != State::Refused && e.shown == data);
+        reachable.filter(matches).map(|at| at + 1).collect()
+    }
+
     /// Positions that can be reached from one without a row: past refused records, and past the rest of those that were
     /// fresh at a kill.
     fn reachable(&self, from: usize, rejecting: bool) -> Vec<usize> {
@@ -524,7 +538,7 @@ impl Lane {
         reached
     }
 
-    fn mismatch(&self, data: &[u8]) -> String {
+    pub fn mismatch(&self, data: &[u8]) -> String {
         let at: Vec<usize> =
             self.expected.iter().enumerate().filter(|(_, e)| e.shown == data).map(|(i, _)| i).collect();
         let next = self.positions.iter().next_back().copied().unwrap_or(0);

@@ -7,10 +7,12 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Answers, Authority, Checksum, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle, Journal,
-    LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial, Settings,
-    Source, SourceKind, Url, WhenFull,
+    Answers, Authority, Checksum, Confirm, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle,
+    Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial,
+    Settings, Source, SourceKind, Url, WhenFull,
 };
+use ringest::delivery::confirm::ConfirmPath;
+use ringest::delivery::route::Reaction;
 use ringest::journal::Options;
 use ringest::shard::SourceId;
 use std::sync::Arc;
@@ -55,6 +57,8 @@ pub enum FaultKind {
     },
     /// Every answer is this status.
     Status(u16),
+    /// So often, in a hundred, a record is refused with this status.
+    Refusals(u16, u32),
     SlowAnswers(u64),
     LostAnswers(u32),
     GarbledAnswers(u32),
@@ -97,6 +101,7 @@ impl FaultKind {
             Self::Status(500) => "burst of 500",
             Self::Status(503) => "burst of 503",
             Self::Status(_) => "burst of another status",
+            Self::Refusals(..) => "refusals",
             Self::SlowAnswers(_) => "slow answers",
             Self::LostAnswers(_) => "lost answers",
             Self::GarbledAnswers(_) => "garbled answers",
@@ -401,8 +406,9 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         lease,
         count_at: "/count".into(),
     });
+    let confirms = rng.bool();
     let deliver = Deliver {
-        answers: Answers::default(),
+        answers: Answers { attempts: *rng.choice(&[1, 2, 3]).expect("some"), ..answers(confirms, two_steps) },
         batch: None,
         url: url("/films/", port),
         body: body.template(two_steps),
@@ -424,6 +430,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
     let contract = Contract {
         hosts: vec![deliver.url.host_header.clone()],
         films_target: "/films/".into(),
+        confirms,
         sequence: two_steps.then(|| SequenceContract {
             hosts: vec![format!("{HOST}:{sequence_port}")],
             target: "/seq/?kind=film".into(),
@@ -444,6 +451,16 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         timeout_ns: deliver.timeout.as_nanos() as u64,
     };
     (deliver, sequence, contract)
+}
+
+/// Whether the service is asked what it has after a 409.
+fn answers(confirms: bool, two_steps: bool) -> Answers {
+    if !confirms {
+        return Answers::default();
+    }
+    let path = ConfirmPath::parse("/films/{{key}}/", two_steps).expect("a path");
+    let confirm = Some(Confirm { path, data_at: "/data".into() });
+    Answers { given: vec![(409, Reaction::Confirm)], confirm, ..Answers::default() }
 }
 
 fn journal(rng: &mut fastrand::Rng, level: Level, block_bytes: u32, physical: u32) -> Journal {
@@ -476,7 +493,11 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
     let ports: Vec<usize> = (0..machines.len()).filter(|&index| machines[index].kind == Kind::Serial).collect();
     let mut kinds = vec![
         FaultKind::Outage { swallows: rng.bool() },
-        FaultKind::Status(*rng.choice(&[500, 503, 503, 502, 429, 404, 200]).expect("some")),
+        FaultKind::Status(*rng.choice(&[500, 503, 503, 502, 429, 404, 200, 400, 409]).expect("some")),
+        FaultKind::Refusals(
+            *rng.choice(&[400, 409, 409, 413, 422]).expect("some"),
+            *rng.choice(&[3, 20, 100]).expect("some"),
+        ),
         FaultKind::SlowAnswers(rng.u64(50 * MS..3 * S)),
         FaultKind::LostAnswers(rng.u32(10..60)),
         FaultKind::GarbledAnswers(rng.u32(10..60)),

@@ -17,6 +17,8 @@ pub struct Contract {
     /// Where records are posted now, and where they were.
     pub hosts: Vec<String>,
     pub films_target: String,
+    /// What it has under a key is asked for below `films_target`.
+    pub confirms: bool,
     /// `None`: one step.
     pub sequence: Option<SequenceContract>,
     pub content_type: String,
@@ -52,6 +54,8 @@ pub struct Trouble {
     pub swallows: bool,
     /// Answers are this status.
     pub status: Option<u16>,
+    /// So often, in a hundred, a record is refused with this status.
+    pub refuses_records: Option<(u16, u32)>,
     /// Answers take up to this long.
     pub slow_ns: u64,
     /// So often, in a hundred, an answer gets lost, with its connection.
@@ -87,6 +91,9 @@ pub struct Receiver {
     cuts: u32,
     cut_ns: u64,
     rows: BTreeMap<String, u64>,
+    /// The records of all requests by key, and when they last came, counted.
+    sent: BTreeMap<String, (u64, Film)>,
+    came: u64,
     /// Records answered 201, those that it had already included.
     pub accepted: u64,
     /// The key for which each id was made, and the ids of a key.
@@ -120,6 +127,8 @@ impl Receiver {
             cuts: 0,
             cut_ns: 0,
             rows: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            came: 0,
             accepted: 0,
             made_for: BTreeMap::new(),
             ids: BTreeMap::new(),
@@ -219,12 +228,31 @@ impl Receiver {
         }
         session.answered += 1;
         let late = session.cuts != self.cuts;
+        let stale = !net.conns[conn].shard_open;
+        let is_record = !request.get && request.target == self.contract.films_target;
+        if is_record {
+            let film = self.contract.body.read(&request.body).map_err(|error| format!("body: {error}"))?;
+            self.came += 1;
+            self.sent.insert(request.header("idempotency-key")?.to_owned(), (self.came, film));
+        }
+        let refused = self.trouble.refuses_records.filter(|_| is_record).filter(|(_, percent)| cx.chance(*percent));
         let (status, body) = match self.trouble.status {
             Some(status) => (status, "{\"detail\": \"try again\"}".to_owned()),
+            None if request.get => self.show(cx, &request),
+            None if refused.is_some() => {
+                let (status, _) = refused.expect("looked at");
+                cx.stats.count("record refused");
+                if status == 409 && cx.rng.bool() {
+                    cx.stats.count("a conflict that was none");
+                    self.apply(cx, oracle, &request, late, stale)?;
+                    self.accepted -= 1;
+                }
+                (status, "{\"detail\": \"never\"}".to_owned())
+            }
             None if cx.chance(self.trouble.lost) && cx.rng.bool() => (0, String::new()), // dies before it acts
-            None => self.apply(cx, oracle, &request, late)?,
+            None => self.apply(cx, oracle, &request, late, stale)?,
         };
-        let key = request.header("idempotency-key").unwrap_or("?");
+        let key = request.header("idempotency-key").unwrap_or("GET");
         say!(cx, "receiver: conn {conn} {} {key} -> {status}", request.target);
         let fate = self.fate(cx, status);
         self.reply(cx, net, conn, status, &body, &fate);
@@ -263,6 +291,7 @@ impl Receiver {
         oracle: &mut Oracle,
         request: &Request,
         late: bool,
+        stale: bool,
     ) -> Result<(u16, String), String> {
         let key = request.header("idempotency-key")?;
         if let Some(sequence) = &self.contract.sequence
@@ -291,13 +320,39 @@ impl Receiver {
         }
         let film = self.contract.body.read(&request.body).map_err(|error| format!("{key}: body: {error}"))?;
         self.check_id(key, &film)?;
-        let row = if late { oracle.late_row(&film.source, &film.data) } else { oracle.row(&film.source, &film.data) };
+        let row = match oracle.row_aside(key, &film.data, late || stale) {
+            Some(row) => row,
+            None if late => oracle.late_row(&film.source, &film.data),
+            None => oracle.row(&film.source, &film.data),
+        };
         row.map_err(|error| format!("{key}: {error}"))?;
         say!(cx, "receiver: row {} of {}: {}", self.rows.len(), film.source, shorten(&film.data));
         self.rows.insert(key.to_owned(), self.rows.len() as u64);
         cx.stats.delivered += 1;
         self.accepted += 1;
         Ok((201, "{\"ok\": true}".into()))
+    }
+
+    /// What stands under a key.
+    fn show(&mut self, cx: &mut Context, request: &Request) -> (u16, String) {
+        let key = request.target.trim_start_matches(&self.contract.films_target).trim_end_matches('/');
+        if !self.rows.contains_key(key) {
+            return (404, "{}".to_owned());
+        }
+        if cx.chance(10) {
+            return (200, "{\"data\": \"another\"}".to_owned());
+        }
+        self.accepted += 1;
+        let data = String::from_utf8_lossy(&self.sent[key].1.data);
+        (200, serde_json::json!({ "key": key, "data": data }).to_string())
+    }
+
+    /// A parked record, by its name (core and number): key, source, data, and whether there is a row of it.
+    pub fn refused(&self, name: &str) -> Option<(String, String, Vec<u8>, bool)> {
+        let end = format!("-{name}");
+        let named = self.sent.iter().filter(|(key, _)| key.ends_with(&end));
+        let (key, (_, film)) = named.max_by_key(|(_, (count, _))| *count)?;
+        Some((key.clone(), film.source.clone(), film.data.clone(), self.rows.contains_key(key)))
     }
 
     fn check_id(&mut self, key: &str, film: &Film) -> Result<(), String> {
@@ -383,13 +438,18 @@ impl Receiver {
     }
 }
 
-/// What every request must have, also one that will be refused.
 /// How many of the ids that are asked for are given from this one on.
 fn granted(number: usize, lease: u32) -> usize {
     1 + number % lease as usize
 }
 
+/// What every request must have, also one that will be refused.
 fn check(contract: &Contract, host: &str, request: &Request) -> Result<(), String> {
+    if request.get {
+        let asks = contract.confirms && request.target.starts_with(&contract.films_target);
+        let right = asks && contract.hosts.iter().any(|known| known == host) && request.header("host")? == host;
+        return right.then_some(()).ok_or_else(|| format!("GET {} from {host}", request.target));
+    }
     let key = request.header("idempotency-key")?;
     if key.is_empty() || key.len() > 255 {
         return Err(format!("key {key:?}"));
@@ -428,6 +488,9 @@ fn check_identity(
     late: Option<u64>,
     now_ns: u64,
 ) -> Result<(), String> {
+    if request.get {
+        return Ok(());
+    }
     let key = request.header("idempotency-key")?;
     match known.get(key) {
         Some((before, first_ns)) if *before != bytes && late.is_none_or(|cut_ns| *first_ns <= cut_ns) => Err(format!(
@@ -452,7 +515,11 @@ fn render(cx: &mut Context, status: u16, body: &str) -> (Vec<u8>, bool) {
     }
     out += &format!("HTTP/1.1 {status} Whatever\r\nServer: model\r\n");
     if matches!(status, 429 | 503) && cx.rng.bool() {
-        out += "Retry-After: 1\r\n";
+        let second = (super::driver::WALL_OFFSET_NS + cx.now_ns) / super::context::S;
+        let date = jiff::Timestamp::from_second(second as i64 + cx.rng.i64(-5..3)).expect("a moment");
+        let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let told = *cx.rng.choice(&["1", "1", "0", "2", "soon", "-1", "1.5", &date, &date]).expect("some");
+        out += &format!("Retry-After: {told}\r\n");
     }
     let mut closes = cx.rng.u8(..30) == 0;
     if closes {
@@ -465,7 +532,7 @@ fn render(cx: &mut Context, status: u16, body: &str) -> (Vec<u8>, bool) {
         }
         1 | 2 => {
             out += "Transfer-Encoding: chunked\r\n\r\n";
-            let (first, second) = body.split_at(body.len() / 2);
+            let (first, second) = body.split_at(body.floor_char_boundary(body.len() / 2));
             for part in [first, second].iter().filter(|part| !part.is_empty()) {
                 out += &format!("{:x}\r\n{part}\r\n", part.len());
             }
