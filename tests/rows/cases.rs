@@ -148,7 +148,8 @@ pub fn c04() -> Row {
             cases.push(Case::again(format!("{fields:?}"), acts).moves(true));
         }
     }
-    for line in ["HTTP/2 201", "HTTP/1.1 2O1", "HTTP/1.1 20", "HTTP/1.1 600 x", "HTTP/1.1  201", "<html>", "ICY 201 OK"] {
+    for line in ["HTTP/2 201", "HTTP/1.1 2O1", "HTTP/1.1 20", "HTTP/1.1 600 x", "HTTP/1.1  201", "<html>", "ICY 201 OK"]
+    {
         let bytes = format!("{line}\r\nContent-Length: 0\r\n\r\n").into_bytes();
         cases.push(Case::again(format!("{line:?}"), vec![Send(bytes), AwaitClose(2_000)]).moves(true));
     }
@@ -266,8 +267,12 @@ pub fn c08(place: Place) -> Row {
 
 pub fn c09() -> Row {
     let mut cases = Vec::new();
-    for fields in ["Connection: close\r\n", "connection:CLOSE\r\n", "Connection: x, close\r\n", "Connection: x\r\nConnection: close\r\n"]
-    {
+    for fields in [
+        "Connection: close\r\n",
+        "connection:CLOSE\r\n",
+        "Connection: x, close\r\n",
+        "Connection: x\r\nConnection: close\r\n",
+    ] {
         let acts = vec![Store, Send(answer("201 Created", fields, BODY)), AwaitClose(2_000)];
         cases.push(Case::taken(format!("{fields:?}"), acts).kept(false));
         let acts = vec![Send(answer("500 No", fields, BODY)), AwaitClose(2_000)];
@@ -304,7 +309,11 @@ pub fn c10() -> Row {
         .kept(false),
         Case::taken(
             "chunks without end",
-            vec![Store, text("HTTP/1.1 201 \r\nTransfer-Encoding: chunked\r\n\r\n"), Endless(b"3\r\nabc\r\n".repeat(500))],
+            vec![
+                Store,
+                text("HTTP/1.1 201 \r\nTransfer-Encoding: chunked\r\n\r\n"),
+                Endless(b"3\r\nabc\r\n".repeat(500)),
+            ],
         )
         .kept(false),
         Case::taken(
@@ -322,8 +331,11 @@ pub fn c10() -> Row {
         )
         .kept(false),
         Case::again("a refusal without end", vec![text("HTTP/1.1 503 \r\n\r\n"), block()]).moves(true),
-        Case::again("a refusal of 1 MiB and a byte", vec![text("HTTP/1.1 503 \r\nContent-Length: 1048577\r\n\r\n"), close()])
-            .moves(true),
+        Case::again(
+            "a refusal of 1 MiB and a byte",
+            vec![text("HTTP/1.1 503 \r\nContent-Length: 1048577\r\n\r\n"), close()],
+        )
+        .moves(true),
         Case::taken("the next one", vec![Store, Send(created())]),
     ];
     Row::new(cases)
@@ -344,18 +356,23 @@ pub fn c12() -> Row {
         })
         .moves(true)
         .gap(gap()),
-        Case::again("all of the head but its last byte", vec![Send(head[..head.len() - 1].to_vec()), AwaitClose(1_000)])
-            .moves(true)
-            .gap(gap()),
         Case::again(
-            "the body of a refusal byte by byte",
-            [vec![Send(refusal.to_vec())], late(body.to_vec())].concat(),
+            "all of the head but its last byte",
+            vec![Send(head[..head.len() - 1].to_vec()), AwaitClose(1_000)],
         )
         .moves(true)
         .gap(gap()),
+        Case::again("the body of a refusal byte by byte", [vec![Send(refusal.to_vec())], late(body.to_vec())].concat())
+            .moves(true)
+            .gap(gap()),
         Case::taken(
             "the body of a success byte by byte",
-            vec![Store, Send(answer("201 Created", "", &"x".repeat(100))[..60].to_vec()), Drip(vec![b'x'; 40], 20), AwaitClose(1_000)],
+            vec![
+                Store,
+                Send(answer("201 Created", "", &"x".repeat(100))[..60].to_vec()),
+                Drip(vec![b'x'; 40], 20),
+                AwaitClose(1_000),
+            ],
         )
         .kept(false),
         Case::again("nothing", vec![AwaitClose(1_000)]).moves(true).gap(gap()),
@@ -445,14 +462,14 @@ pub fn c20() -> Row {
 }
 
 /// What a GET finds.
-fn found(row: &Row, number: usize) -> Vec<u8> {
+pub fn found(row: &Row, number: usize) -> Vec<u8> {
     answer("200 OK", "", &format!("{{\"data\": \"{}\"}}", row.record(number)))
 }
 
 pub fn c21() -> Row {
     let empty = Row::new(Vec::new());
     let mut cases: Vec<Case> = Vec::new();
-    let conflict = || vec![Store, Send(answer("409 Conflict", "", BODY))];
+    let conflict = || vec![Store, Send(answer409())];
     let untaken = || refused("409 Conflict", "");
     // Cut at every byte, what it has is asked for again.
     let whole = found(&empty, 0);
@@ -463,7 +480,11 @@ pub fn c21() -> Row {
     }
     for status in ["500 No", "503 Busy", "429 Many", "401 Who", "302 Found"] {
         let bytes = found(&empty, cases.len());
-        cases.push(Case::of(format!("{status} to the question"), vec![conflict(), refused(status, ""), vec![Send(bytes)]], 3));
+        cases.push(Case::of(
+            format!("{status} to the question"),
+            vec![conflict(), refused(status, ""), vec![Send(bytes)]],
+            3,
+        ));
     }
     let bytes = found(&empty, cases.len());
     cases.push(Case::of("the same data", vec![conflict(), vec![Send(bytes)]], 2).kept(true));
@@ -485,7 +506,60 @@ pub fn c21() -> Row {
     let answers = vec![vec![Store, Send(answer("202 Accepted", "", BODY))], vec![Send(bytes)]];
     cases.push(Case::of("a status that is mapped to the question", answers, 2));
     cases.push(Case::taken("the next one", vec![Store, Send(created())]));
-    Row::new(cases)
+    Row::new(cases).key("confirm", "{ path = \"/films/{{key}}\" }").key("answers", "{ confirm = [409, 202] }")
+}
+
+/// All of it at once, drawn by a seed: several machines, connections and requests in flight.
+pub fn mix(seed: u64) -> Row {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let rng = &mut rng;
+    let pool: Vec<Case> = [c01(), c02(), c03(), c04(), c05(), c07(), c09(), c13(), c14()]
+        .into_iter()
+        .flat_map(|row| row.cases)
+        .filter(|case| !case.answers.concat().iter().any(|act| matches!(act, AwaitDelivered | AwaitClose(_))))
+        .collect();
+    let count = 160;
+    let mut confirms = Vec::new();
+    let mut cases: Vec<Case> = (0..count)
+        .map(|number| {
+            let mut answers = Vec::new();
+            let mut what = String::new();
+            while rng.u8(..3) == 0 && answers.len() < 4 {
+                match rng.u8(..12) {
+                    0 => answers.push(vec![Store, Pause(600), Send(created())]),
+                    1 => answers.push(vec![Store, Send(created()[..30].to_vec()), Drip(created()[30..].to_vec(), 20)]),
+                    2 => answers.push(refused("503 Busy", "Retry-After: 0\r\n")),
+                    3 => answers.push(refused("422 No", "")),
+                    4 => confirms.push(number),
+                    5 => answers.push(vec![Pause(rng.u64(1..100)), Reset]),
+                    _ => {
+                        let case = rng.choice(&pool).expect("many");
+                        what += &case.what;
+                        answers.extend(case.answers.clone());
+                    }
+                }
+            }
+            Case::taken(format!("{number}: {what} {answers:?}"), Vec::new()).requests(1..=60).with(answers)
+        })
+        .collect();
+    let first = format!("\"{}ms\"", rng.u8(1..20));
+    let mut row = Row::new(Vec::new())
+        .key("timeout", "\"400ms\"")
+        .key("connections", &rng.u8(1..=4).to_string())
+        .key("pipeline", rng.choice(&["1", "1", "4", "16"]).expect("some"))
+        .key("retry", &format!("{{ first = {first}, max = \"40ms\" }}"))
         .key("confirm", "{ path = \"/films/{{key}}\" }")
-        .key("answers", "{ confirm = [409, 202] }")
+        .key("answers", "{ confirm = [409], attempts = 1000 }");
+    row.machines = rng.usize(1..=12);
+    for number in confirms {
+        // Whatever comes before, the answer to the question is found behind the conflict.
+        let answer = vec![Send(found(&row, number))];
+        cases[number].answers = vec![vec![Store, Send(answer409())], answer];
+    }
+    row.cases = cases;
+    row
+}
+
+fn answer409() -> Vec<u8> {
+    answer("409 Conflict", "", BODY)
 }

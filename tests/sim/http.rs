@@ -58,7 +58,8 @@ pub fn request(input: &[u8]) -> Result<Option<Request>, String> {
     }
     let target = target.filter(|target| target.starts_with('/')).ok_or_else(|| format!("target in {first:?}"))?;
     if get {
-        let bare = ["content-length", "transfer-encoding", "content-type"].iter().all(|name| one(&headers, name).is_err());
+        let bare =
+            ["content-length", "transfer-encoding", "content-type"].iter().all(|name| one(&headers, name).is_err());
         let request = Request { target: target.into(), get, headers, body: Vec::new(), bytes: head };
         return if bare { Ok(Some(request)) } else { Err("a GET with a body".into()) };
     }

@@ -7,9 +7,9 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Answers, Authority, Confirm, Checksum, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle, Journal,
-    LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial, Settings,
-    Source, SourceKind, Url, WhenFull,
+    Answers, Authority, Checksum, Confirm, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle,
+    Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial,
+    Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::ConfirmPath;
 use ringest::delivery::route::Reaction;
@@ -481,7 +481,10 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
     let mut kinds = vec![
         FaultKind::Outage { swallows: rng.bool() },
         FaultKind::Status(*rng.choice(&[500, 503, 503, 502, 429, 404, 200, 400, 409]).expect("some")),
-        FaultKind::Refusals(*rng.choice(&[400, 409, 409, 413, 422]).expect("some"), *rng.choice(&[3, 20, 100]).expect("some")),
+        FaultKind::Refusals(
+            *rng.choice(&[400, 409, 409, 413, 422]).expect("some"),
+            *rng.choice(&[3, 20, 100]).expect("some"),
+        ),
         FaultKind::SlowAnswers(rng.u64(50 * MS..3 * S)),
         FaultKind::LostAnswers(rng.u32(10..60)),
         FaultKind::GarbledAnswers(rng.u32(10..60)),

@@ -97,8 +97,7 @@ impl Stage {
         shard.start(now);
         let (events, conns, by_link) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
         let receiver = Receiver::new(row);
-        let mut stage =
-            Self { shard, now_ns: S, events, made: 0, conns, by_link, machine: None, receiver };
+        let mut stage = Self { shard, now_ns: S, events, made: 0, conns, by_link, machine: None, receiver };
         stage.turn();
         let peer = ([127, 0, 0, 1], 9).into();
         stage.shard.handle(stage.now(), Completion::Accepted { source: SourceId(0), fd: MACHINE, peer });
