@@ -12,14 +12,17 @@ use socket2::{Domain, SockRef, Socket, Type};
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 #[allow(dead_code)] // what only the other place plays
 #[path = "../rows/mod.rs"]
-pub mod rows;
+pub mod script;
 
-use rows::{Act, Case, Place, Receiver, Row, cases};
+use script::{Act, Case, Place, Receiver, Row, cases};
+
+const MIXES_AT_ONCE: usize = 6;
 
 /// The raw receiver. Its threads end with their connections.
 pub struct Peer {
@@ -89,7 +92,7 @@ fn serve(stream: &TcpStream, index: usize, shared: &Shared) {
     let early = shared.receiver().row.early;
     let mut input = Vec::new();
     loop {
-        let length = match rows::request(&input, early) {
+        let length = match script::request(&input, early) {
             Ok(Some(length)) => length,
             Ok(None) => {
                 let mut buffer = [0; 4096];
@@ -211,7 +214,7 @@ fn play(row: Row) {
     let config = config(&site, &row, tcp).write(&site);
     let peer = Peer::start(&site, site.api, row.clone());
     let gateway = Gateway::start(&site, &config);
-    let mut machine = TcpMachine::connect(tcp);
+    let mut machines: Vec<TcpMachine> = (0..row.machines).map(|_| TcpMachine::connect(tcp)).collect();
     let count = row.cases.len();
     let wait = |count: usize| {
         eventually(&format!("{count} records to be settled"), || {
@@ -222,11 +225,14 @@ fn play(row: Row) {
     };
     if row.paced {
         for number in 0..count {
-            machine.send([row.record(number)]).expect("sent");
+            machines[0].send([row.record(number)]).expect("sent");
             wait(number + 1);
         }
     } else {
-        machine.send((0..count).map(|number| row.record(number))).expect("sent");
+        let step = row.machines;
+        for (first, machine) in machines.iter_mut().enumerate() {
+            machine.send((first..count).step_by(step).map(|number| row.record(number))).expect("sent");
+        }
         wait(count);
     }
     let parked = gateway.get("/api/parked");
@@ -497,4 +503,28 @@ fn c11_a_line_break_in_a_path_or_a_header_is_refused_when_the_configuration_is_c
 #[test]
 fn c21_after_a_conflict_the_service_is_asked_what_it_has() {
     play(cases::c21());
+}
+
+/// `RINGEST_ROWS_MIXES=N` plays N seeds, from `RINGEST_ROWS_FIRST` on.
+#[test]
+fn mixes_of_all_rows_lose_and_double_nothing_and_keep_every_order() {
+    let setting = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().expect("a number"));
+    let first = setting("RINGEST_ROWS_FIRST").unwrap_or(0);
+    let count = setting("RINGEST_ROWS_MIXES").unwrap_or(20);
+    // Most of a mix is waiting.
+    let next = AtomicU64::new(first);
+    std::thread::scope(|scope| {
+        for _ in 0..MIXES_AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        break;
+                    }
+                    println!("seed {seed}: RINGEST_ROWS_FIRST={seed} RINGEST_ROWS_MIXES=1 cargo test --test e2e mixes");
+                    play(cases::mix(seed));
+                }
+            });
+        }
+    });
 }

@@ -462,14 +462,14 @@ pub fn c20() -> Row {
 }
 
 /// What a GET finds.
-fn found(row: &Row, number: usize) -> Vec<u8> {
+pub fn found(row: &Row, number: usize) -> Vec<u8> {
     answer("200 OK", "", &format!("{{\"data\": \"{}\"}}", row.record(number)))
 }
 
 pub fn c21() -> Row {
     let empty = Row::new(Vec::new());
     let mut cases: Vec<Case> = Vec::new();
-    let conflict = || vec![Store, Send(answer("409 Conflict", "", BODY))];
+    let conflict = || vec![Store, Send(answer409())];
     let untaken = || refused("409 Conflict", "");
     // Cut at every byte, what it has is asked for again.
     let whole = found(&empty, 0);
@@ -507,4 +507,59 @@ pub fn c21() -> Row {
     cases.push(Case::of("a status that is mapped to the question", answers, 2));
     cases.push(Case::taken("the next one", vec![Store, Send(created())]));
     Row::new(cases).key("confirm", "{ path = \"/films/{{key}}\" }").key("answers", "{ confirm = [409, 202] }")
+}
+
+/// All of it at once, drawn by a seed: several machines, connections and requests in flight.
+pub fn mix(seed: u64) -> Row {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let rng = &mut rng;
+    let pool: Vec<Case> = [c01(), c02(), c03(), c04(), c05(), c07(), c09(), c13(), c14()]
+        .into_iter()
+        .flat_map(|row| row.cases)
+        .filter(|case| !case.answers.concat().iter().any(|act| matches!(act, AwaitDelivered | AwaitClose(_))))
+        .collect();
+    let count = 160;
+    let mut confirms = Vec::new();
+    let mut cases: Vec<Case> = (0..count)
+        .map(|number| {
+            let mut answers = Vec::new();
+            let mut what = String::new();
+            while rng.u8(..3) == 0 && answers.len() < 4 {
+                match rng.u8(..12) {
+                    0 => answers.push(vec![Store, Pause(600), Send(created())]),
+                    1 => answers.push(vec![Store, Send(created()[..30].to_vec()), Drip(created()[30..].to_vec(), 20)]),
+                    2 => answers.push(refused("503 Busy", "Retry-After: 0\r\n")),
+                    3 => answers.push(refused("422 No", "")),
+                    4 => confirms.push(number),
+                    5 => answers.push(vec![Pause(rng.u64(1..100)), Reset]),
+                    _ => {
+                        let case = rng.choice(&pool).expect("many");
+                        what += &case.what;
+                        answers.extend(case.answers.clone());
+                    }
+                }
+            }
+            Case::taken(format!("{number}: {what} {answers:?}"), Vec::new()).requests(1..=60).with(answers)
+        })
+        .collect();
+    let first = format!("\"{}ms\"", rng.u8(1..20));
+    let mut row = Row::new(Vec::new())
+        .key("timeout", "\"400ms\"")
+        .key("connections", &rng.u8(1..=4).to_string())
+        .key("pipeline", rng.choice(&["1", "1", "4", "16"]).expect("some"))
+        .key("retry", &format!("{{ first = {first}, max = \"40ms\" }}"))
+        .key("confirm", "{ path = \"/films/{{key}}\" }")
+        .key("answers", "{ confirm = [409], attempts = 1000 }");
+    row.machines = rng.usize(1..=12);
+    for number in confirms {
+        // Whatever comes before, the answer to the question is found behind the conflict.
+        let answer = vec![Send(found(&row, number))];
+        cases[number].answers = vec![vec![Store, Send(answer409())], answer];
+    }
+    row.cases = cases;
+    row
+}
+
+fn answer409() -> Vec<u8> {
+    answer("409 Conflict", "", BODY)
 }

@@ -2,7 +2,7 @@
 //! pauses, closes and resets, and what must come of it. The simulator plays a row in virtual time (`tests/sim/rows.rs`), the real
 //! binary against sockets (`tests/e2e/rows.rs`); both are judged here.
 //!
-//! A row's records are those of one machine, so one is in flight at a time, and the nth key is that of the nth case.
+//! But for mixes, a row's records are those of one machine, so one is in flight at a time.
 
 pub mod cases;
 
@@ -77,6 +77,11 @@ impl Case {
         Self { answers, requests: requests..=requests, ..Self::taken(what, Vec::new()) }
     }
 
+    pub fn with(mut self, answers: Vec<Vec<Act>>) -> Self {
+        self.answers = answers;
+        self
+    }
+
     pub fn kept(mut self, kept: bool) -> Self {
         self.kept = Some(kept);
         self
@@ -123,11 +128,13 @@ pub struct Row {
     pub early: bool,
     /// Bytes of a record.
     pub record_bytes: usize,
+    /// The machines: record n is one of machine n % machines, and has a lane with its others.
+    pub machines: usize,
 }
 
 impl Row {
     pub fn new(cases: Vec<Case>) -> Self {
-        let mut row = Self { deliver: Vec::new(), cases, paced: false, early: false, record_bytes: 9 };
+        let mut row = Self { deliver: Vec::new(), cases, paced: false, early: false, record_bytes: 9, machines: 1 };
         for (key, value) in [
             ("connections", "1"),
             ("retry", "{ first = \"1ms\", max = \"4ms\" }"),
@@ -195,8 +202,8 @@ fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 /// The receiver's memory, and what it will answer.
 pub struct Receiver {
     pub row: Row,
-    /// Of each key, in the order of their first requests.
-    pub keys: Vec<String>,
+    /// The record of each key.
+    pub keys: BTreeMap<String, usize>,
     /// The requests of each key.
     pub asked: BTreeMap<String, Vec<Asked>>,
     /// Records in the order in which they were first taken.
@@ -208,7 +215,7 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn new(row: Row) -> Self {
-        let (keys, asked, stored, over) = (Vec::new(), BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let (keys, asked, stored, over) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), BTreeMap::new());
         Self { row, keys, asked, stored, over, complaints: Vec::new() }
     }
 
@@ -225,17 +232,20 @@ impl Receiver {
                 return (0, Vec::new());
             }
         };
-        let number = self.keys.iter().position(|other| *other == key).unwrap_or_else(|| {
-            self.keys.push(key.clone());
-            self.keys.len() - 1
-        });
         let whole = !self.row.early && target == "/films/";
+        // Where the body is not read, and of one machine, the order of the keys is that of the records.
+        let order = self.keys.len();
+        let shown = text.rsplit_once("\"m ").and_then(|(_, text)| text.get(..6)?.parse().ok());
+        let number = *self.keys.entry(key.clone()).or_insert_with(|| shown.filter(|_| whole).unwrap_or(order));
         if whole && !text.ends_with(&format!("\"{}\"}}", self.row.record(number))) {
-            self.complaints.push(format!("record {number} in the order of the keys is {text}"));
+            self.complaints.push(format!("{key} is that of record {number}: {text}"));
         }
+        let taken = match target.as_str() {
+            "/films/" => vec![Act::Store, Act::Send(cases::created())],
+            _ => vec![Act::Send(cases::found(&self.row, number))],
+        };
         let asked = self.asked.entry(key).or_default();
         asked.push(Asked { connection, at_ms, target, bytes: bytes.to_vec() });
-        let taken = vec![Act::Store, Act::Send(cases::created())];
         let Some(case) = self.row.cases.get(number) else {
             self.complaints.push("a key too many".to_owned());
             return (number, taken);
@@ -261,8 +271,8 @@ impl Receiver {
 
     /// Whether everything is over that was asked for about so many records.
     pub fn rests(&self, records: usize) -> bool {
-        let done = |(number, key): (usize, &String)| self.over.get(&number) == Some(&self.asked[key].len());
-        self.keys.len() == records && self.keys.iter().enumerate().all(done)
+        let done = |(key, number): (&String, &usize)| self.over.get(number) == Some(&self.asked[key].len());
+        self.keys.len() == records && self.keys.iter().all(done)
     }
 
     /// Judges a row that was played to its end. `delivered`: as the gateway counts; `parked`: the statuses, in order.
@@ -270,9 +280,11 @@ impl Receiver {
     pub fn judge(&self, delivered: u64, parked: &[u16]) {
         let Self { row, keys, stored, complaints, .. } = self;
         assert!(complaints.is_empty(), "{complaints:#?}");
+        let keys: BTreeMap<usize, &String> = keys.iter().map(|(key, number)| (*number, key)).collect();
+        assert_eq!(keys.len(), self.keys.len(), "each record has one key");
         assert_eq!(keys.len(), row.cases.len(), "each record has a key of its own");
         let mut last = None::<(usize, Option<bool>)>;
-        for (case, key) in row.cases.iter().zip(keys) {
+        for (case, key) in row.cases.iter().zip(keys.into_values()) {
             let what = &case.what;
             let asked = &self.asked[key];
             let shown = || {
@@ -296,7 +308,11 @@ impl Receiver {
             }
             last = Some((asked.last().expect("one at least").connection, case.kept));
         }
-        assert!(stored.is_sorted(), "the order of first acceptance: {stored:?}");
+        for machine in 0..row.machines {
+            let of_machine: Vec<usize> =
+                stored.iter().copied().filter(|number| number % row.machines == machine).collect();
+            assert!(of_machine.is_sorted(), "the order of first acceptance: {of_machine:?}");
+        }
         let numbers = |end: fn(End) -> bool| {
             let cases = row.cases.iter().enumerate().filter(move |(_, case)| end(case.end));
             cases.map(|(number, _)| number).collect::<Vec<_>>()
