@@ -551,7 +551,10 @@ impl Model {
                 continue;
             };
             assert!(name == known.kept.name || self.world.disk.lost_power, "{name}, not {}", known.kept.name);
-            known.kept.name = name;
+            if known.kept.name != name {
+                // Nobody knows any more who sent it.
+                (known.kept.source, known.kept.name) = (name.clone(), name);
+            }
             assert!(id == known.kept.id || !all_ids, "{id:?}, not {:?}", known.kept.id);
             known.kept.id = id;
             self.parked.insert(number, Waiting { origin: OriginRef(0), held: None, segment: 0, ..known });
