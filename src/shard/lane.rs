@@ -143,6 +143,7 @@ impl Lane {
     /// The first record is settled: what was known of its attempts is of no more use.
     pub fn next_record(&mut self) {
         self.id = self.more_ids.pop_front();
+        self.step = Step::Record; // unless it is to ask for an id first
         self.solo = false;
         (self.attempts, self.refusals, self.refusal) = (0, 0, None);
         self.resent = false;
