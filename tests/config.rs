@@ -2,9 +2,9 @@
 //! With `RINGEST_BLESS=1` in the environment the expected texts are written anew, to be read before they are committed.
 
 use ringest::config::{
-    self, Answers, Authority, Checksum, Confirm, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway,
-    Idle, Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence,
-    Serial, Settings, Source, SourceKind, Url, WhenFull,
+    self, Answers, Authority, Batch, BatchForm, Checksum, Confirm, Deliver, Durability, Endian, Flow, Framing,
+    FramingKind, Gateway, Idle, Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing,
+    Oversized, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::ConfirmPath;
 use ringest::delivery::route::Reaction;
@@ -216,12 +216,11 @@ count_at = "/data/0/n"
 
 [deliver]
 url = "http://[::1]:8000"
-body = "{{id}};{{source}};{{data}}"
+body = '{"i": {{id}}, "d": {{data|json}}}'
 content_type = "text/csv"
 headers.X-Plant = "3 b"
 success = [200, 409]
 answer_type = "application/json"
-answer_id_at = "/film/id"
 connections = 3
 pipeline = 4
 timeout = "2s"
@@ -231,6 +230,13 @@ retry.first = "10ms"
 retry.max = "1s"
 order = "lane"
 drain = "0s"
+
+[deliver.batch]
+form = "array"
+around = '{"films": {{records}}}'
+records = 7
+bytes = "2KiB"
+wait = "3ms"
 
 [deliver.answers]
 retry = [404]
@@ -327,13 +333,13 @@ fn every_key_reaches_its_setting() {
         deliver,
         Deliver {
             url: url("::1", 8000, "[::1]:8000", "/"),
-            body: "{{id}};{{source}};{{data}}".to_owned(),
+            body: r#"{"i": {{id}}, "d": {{data|json}}}"#.to_owned(),
             content_type: "text/csv".to_owned(),
             tls: None,
             headers: vec![("X-Plant".to_owned(), "3 b".to_owned())],
             success: vec![200, 409],
             answer_type: Some("application/json".to_owned()),
-            answer_id_at: Some("/film/id".to_owned()),
+            answer_id_at: None,
             answers: Answers {
                 given: vec![(404, Reaction::Retry), (400, Reaction::Pause), (202, Reaction::Confirm),],
                 attempts: 5,
@@ -343,6 +349,12 @@ fn every_key_reaches_its_setting() {
                     data_at: "/film/data".to_owned(),
                 }),
             },
+            batch: Some(Batch {
+                form: BatchForm::Array { before: "{\"films\": ".to_owned(), behind: "}".to_owned() },
+                records: 7,
+                bytes: 2048,
+                wait: Duration::from_millis(3),
+            }),
             connections: 3,
             pipeline: 4,
             timeout: Duration::from_secs(2),

@@ -27,7 +27,11 @@ pub struct Arguments {
 
 const HELP: &str = "\
 SIGTERM or Ctrl-C ends intake, delivers what it can within [deliver] drain, keeps the rest for the next start and exits with 0.
-A second signal ends at once; what was accepted is kept. RUST_LOG sets what is logged (default: info).
+A second signal ends at once; what was accepted is kept.
+SIGHUP has the configuration read again. Sources that are as they were keep their ports and connections; of removed ones what was
+received is delivered. A file with problems, or one that changes [gateway], [journal] (but for when_full) or the read buffers, changes
+nothing: why is in the log, in `ringest status` and in the metrics (ringest_config_last_reload_successful).
+RUST_LOG sets what is logged (default: info).
 `ringest check --online CONFIG` says beforehand what would go wrong.
 
 Exit codes, each with one line that says what to do:
@@ -59,7 +63,7 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     for note in &checked.notes {
         warn!("{note}");
     }
-    let options = engine::Options { ready_file: arguments.ready_file, stop: None };
+    let options = engine::Options { ready_file: arguments.ready_file, config: Some(arguments.config), stop: None };
     match engine::run(checked.settings, options) {
         Ok(summary) => {
             tell(&text(&summary));

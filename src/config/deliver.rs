@@ -1,6 +1,7 @@
 //! `[sequence]` and `[deliver]`: where records go.
 
 use super::answers::answers;
+use super::batch::{BatchForm, batch};
 use super::problem::Refusal;
 use super::settings::{Deliver, Sequence, Url};
 use super::units::show_duration;
@@ -85,9 +86,13 @@ fn media_type(text: &str) -> Result<String, Refusal> {
 pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Option<&Url>) -> Option<Deliver> {
     let ms = Duration::from_millis;
     let url = url(&section, "where records are posted, such as \"http://127.0.0.1:8000/films/\"");
-    let content_type = section.parsed("content_type", "a media type such as \"application/json\"", media_type);
-    let content_type = content_type.unwrap_or_else(|| "application/json".to_owned());
+    let given_type = section.parsed("content_type", "a media type such as \"application/json\"", media_type);
+    let content_type = given_type.clone().unwrap_or_else(|| "application/json".to_owned());
     let body = body(&section, &content_type, has_sequence);
+    let batch = batch(section.section("batch"), &body, has_sequence);
+    let is_lines = batch.as_ref().is_some_and(|batch| batch.form == BatchForm::Ndjson);
+    let content_type =
+        given_type.unwrap_or(if is_lines { "application/x-ndjson" } else { content_type.as_str() }.to_owned());
     let headers = headers(section.section("headers"));
     let secure = url.iter().chain(id_url).any(|url| url.secure);
     let tls = super::tls::tls(section.section("tls"), secure);
@@ -109,6 +114,9 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Opti
                 "without [sequence] a record has no id that the answer could show",
                 "leave it out",
             ));
+        }
+        if batch.is_some() {
+            return Err(Refusal::new("the answer to a batch has no place for one record's id", "leave it out"));
         }
         json_pointer(text)
     });
@@ -139,6 +147,7 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Opti
         answer_type,
         answer_id_at,
         answers,
+        batch,
         connections,
         pipeline,
         timeout,

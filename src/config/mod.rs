@@ -5,6 +5,8 @@
 //! only files that are read are the configuration, those that it names for secrets and TLS, and this machine's CA certificates.
 
 mod answers;
+mod batch;
+mod changes;
 mod deliver;
 mod example;
 mod framing;
@@ -19,12 +21,15 @@ mod url;
 mod walk;
 
 pub use answers::{Answers, Confirm};
+pub use batch::{Batch, BatchForm};
+pub use changes::{Change, Changes};
 pub use example::EXAMPLE;
 pub use framing::show_framing;
 pub(crate) use nearest::nearest;
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
 pub use units::{show_bytes, show_duration, show_line, show_size};
+pub(crate) use url::overlap;
 
 use std::collections::BTreeMap;
 use std::path::Path;

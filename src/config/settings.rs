@@ -3,6 +3,7 @@
 //! Durations and sizes are resolved, paths are absolute, names are unique: whoever holds a [`Settings`] need not check again.
 
 use super::answers::Answers;
+use super::batch::Batch;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -355,6 +356,8 @@ pub struct Deliver {
     pub answer_id_at: Option<String>,
     /// What other answers lead to.
     pub answers: Answers,
+    /// Many records in one request.
+    pub batch: Option<Batch>,
     /// Connections per core and authority.
     pub connections: usize,
     /// Requests in flight on one connection.

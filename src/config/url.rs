@@ -147,7 +147,7 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, Refusal> {
 }
 
 /// Whether two listeners cannot be open at once: the same port, and the same address or all addresses. `[::]` takes IPv4 too.
-pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+pub(crate) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let covers = |wide: SocketAddr, narrow: SocketAddr| match wide.ip() {
         IpAddr::V4(ip) => ip.is_unspecified() && narrow.is_ipv4(),
         IpAddr::V6(ip) => ip.is_unspecified(),

@@ -159,6 +159,16 @@ impl Template {
             .any(|field| self.parts.contains(&Part::Field(field)))
     }
 
+    /// Whether the template shows the record's bytes as they are.
+    pub fn uses_raw_data(&self) -> bool {
+        self.parts.contains(&Part::Field(Field::Data))
+    }
+
+    /// Whether the template shows the record's key.
+    pub fn uses_key(&self) -> bool {
+        self.parts.contains(&Part::Field(Field::Key))
+    }
+
     /// Whether the body can be JSON: every placeholder stands where what it shows can stand. A raw `{{data}}` is taken for
     /// a number, since a machine may well send JSON itself.
     pub fn is_json(&self) -> bool {

@@ -49,6 +49,15 @@ pub enum Request {
         /// XOFF, else XON.
         hold: bool,
     },
+    /// Other settings are in force from now on.
+    NewSettings {
+        /// The settings.
+        settings: Arc<Settings>,
+        /// Sources whose ports are no longer waited for.
+        retired: Vec<SourceId>,
+        /// Ports of new sources that are open already.
+        opened: HashMap<SourceId, OwnedFd>,
+    },
     /// Close a serial port, which can wait for its output; answered by [`Message::PortClosed`].
     ClosePort {
         /// The core that asks.
@@ -153,6 +162,12 @@ impl Control {
                     warn!("{} cannot be sent on a serial line: {}", if hold { "XOFF" } else { "XON" }, errno.desc());
                 }
             }
+            Request::NewSettings { settings, retired, opened } => {
+                self.settings = settings;
+                self.opened.retain(|source, _| !retired.contains(source));
+                self.opened.extend(opened);
+                self.forget(&retired);
+            }
             Request::ClosePort { core, link, fd } => {
                 locked(&self.lines).closing(core, link);
                 self.blocking.spawn_blocking(move || {
@@ -162,6 +177,19 @@ impl Control {
                 });
             }
         }
+    }
+
+    /// Nobody waits for the missing ports of these sources any more.
+    fn forget(&mut self, retired: &[SourceId]) {
+        self.waiting.retain(|path, waiting| {
+            waiting.retain(|(_, source)| !retired.contains(source));
+            if waiting.is_empty()
+                && let Some(watch) = &mut self.watch
+            {
+                watch.get_mut().remove(path);
+            }
+            !waiting.is_empty()
+        });
     }
 
     fn open(&mut self, ask: Ask) {
@@ -182,7 +210,7 @@ impl Control {
             Done::Opened { ask, result } => {
                 if let Ok(port) = &result {
                     let name = &self.settings.sources[usize::from(ask.source.0)].name;
-                    locked(&self.lines).opened(ask.core, ask.link, ask.source, name, port.as_fd());
+                    locked(&self.lines).opened(ask.core, ask.link, name, port.as_fd());
                 }
                 if !self.watch_for(ask, matches!(result, Err(PortError::Missing))) {
                     self.tell(ask.core, Message::PortOpened { link: ask.link, result });

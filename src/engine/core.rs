@@ -10,7 +10,7 @@ use super::ring::RingOptions;
 use crate::config::{Authority, Durability, Settings};
 use crate::journal::{self, Journal, Storage};
 use crate::observe::snapshot::{Counters, ParkedList, Snapshot};
-use crate::shard::{ApiId, Completion, Disposal, Now, Op, Selection, Setup, Shard, SourceId};
+use crate::shard::{ApiId, Completion, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
 use crate::tls;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
@@ -37,6 +37,12 @@ impl Core for Shard {
     }
     fn next_deadline(&self) -> Option<u64> {
         Self::next_deadline(self)
+    }
+    fn reload(&mut self, now: Now, reload: Reload) -> Reloaded {
+        if self.needs_tls(&reload.settings) {
+            self.set_tls(tls_client(&reload.settings));
+        }
+        Self::reload(self, now, reload)
     }
     fn stop(&mut self, now: Now) {
         Self::stop(self, now);
@@ -65,6 +71,11 @@ impl Core for Shard {
     fn destination(&self, api: ApiId) -> Authority {
         self.destinations().swap_remove(usize::from(api.0))
     }
+}
+
+/// What connections to the API are made by, where a URL is `https`.
+fn tls_client(settings: &Settings) -> Option<tls::Client> {
+    settings.deliver.tls.as_ref().map(|tls| tls::Client::new(tls).expect("checked with the settings"))
 }
 
 /// Which core runs what.
@@ -215,8 +226,7 @@ impl CoreThread {
             control: self.control,
             mailbox: self.mailbox,
         };
-        let tls =
-            self.settings.deliver.tls.as_ref().map(|tls| tls::Client::new(tls).expect("checked with the settings"));
+        let tls = tls_client(&self.settings);
         let mut shard = Shard::new(Setup {
             settings: self.settings,
             core,

@@ -7,6 +7,7 @@
 mod carry;
 mod complete;
 mod link;
+mod reload;
 
 use super::clock;
 use super::control::Request;
@@ -15,7 +16,9 @@ use super::segments::{SegmentFile, SegmentFiles};
 use crate::config::{Authority, Settings};
 use crate::journal::BlockFile;
 use crate::observe::snapshot::{Counters, ParkedList, Snapshot};
-use crate::shard::{ApiId, Completion, Disposal, Fd, JournalId, LinkId, Now, Op, PortError, Selection, SourceId};
+use crate::shard::{
+    ApiId, Completion, Disposal, Fd, JournalId, LinkId, Now, Op, PortError, Reload, Reloaded, Selection, SourceId,
+};
 use link::Link;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -53,6 +56,8 @@ pub trait Core {
     fn poll_op(&mut self) -> Option<Op>;
     /// When [`Core::turn`] is due at the latest, on the monotonic clock.
     fn next_deadline(&self) -> Option<u64>;
+    /// Other settings take the place of the present ones.
+    fn reload(&mut self, now: Now, reload: Reload) -> Reloaded;
     /// Intake ends; what can be finished in time is.
     fn stop(&mut self, now: Now);
     /// Whether intake has begun.
@@ -108,6 +113,8 @@ pub enum Message {
         /// Its source.
         source: SourceId,
     },
+    /// Other settings, and the listeners that come and go with them.
+    Reload(Box<NewSettings>),
     /// Asks for a snapshot, taken between two turns.
     Snapshot(oneshot::Sender<Snapshot>),
     /// Asks what is parked.
@@ -128,6 +135,19 @@ pub enum Message {
     },
     /// Stop: intake ends, the loop ends when the core has nothing left to do.
     Stop,
+}
+
+/// What a core is told of a new configuration.
+#[derive(Debug)]
+pub struct NewSettings {
+    /// For the core itself.
+    pub reload: Reload,
+    /// New listeners.
+    pub listeners: Vec<(SourceId, OwnedFd)>,
+    /// Listeners that stay open and belong to another source from now on: the old one, the new one.
+    pub moved: Vec<(SourceId, SourceId)>,
+    /// Told when it is done.
+    pub answer: oneshot::Sender<Reloaded>,
 }
 
 /// A journal's files, as the driver needs them.
@@ -168,10 +188,18 @@ pub struct DriverOptions {
 /// A listener and its multishot accept.
 struct Listener {
     source: SourceId,
-    /// `None` once intake has ended.
+    /// `None` once intake has ended, or the source is gone.
     socket: Option<OwnedFd>,
+    /// The socket is closed once no accept is in flight.
+    closing: bool,
     wanted: bool,
     armed: bool,
+}
+
+impl Listener {
+    fn new(source: SourceId, socket: OwnedFd) -> Self {
+        Self { source, socket: Some(socket), closing: false, wanted: false, armed: false }
+    }
 }
 
 struct JournalState {
@@ -276,9 +304,7 @@ impl<C: Core> Driver<C> {
             ring,
             links: Vec::new(),
             commits: Slab::new(),
-            listeners: listeners
-                .map(|(source, socket)| Listener { source, socket: Some(socket), wanted: false, armed: false })
-                .collect(),
+            listeners: listeners.map(|(source, socket)| Listener::new(source, socket)).collect(),
             journals: journals.collect::<io::Result<_>>()?,
             settings: options.settings,
             index: options.core,

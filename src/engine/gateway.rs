@@ -1,17 +1,20 @@
 //! The whole gateway: what is checked and taken at start, the core threads, the control thread, the end.
 
 use super::control::{Control, Request, locked};
-use super::core::{Assignment, CoreThread, Last};
+use super::core::{CoreThread, Last};
 use super::driver::Message;
 use super::files::{core_directories, create_private_directory};
 use super::lines::Lines;
 use super::listen::{ListenError, Listeners, bind_admin, bind_all};
 use super::lock::{LockError, StateLock};
 use super::parking::ParkedOnCores;
+use super::placement::Placement;
 use super::probe::{self, ProbeError};
-use crate::config::{Durability, Limits, OnMissing, Settings, Source, SourceKind};
+use super::reload::{Reloader, Start, Wish};
+use crate::config::{Durability, Limits, OnMissing, Serial, Settings, Source, SourceKind};
 use crate::journal::OpenError;
 use crate::observe::admin;
+use crate::observe::loaded::Loaded;
 use crate::observe::process::ProcessUsage;
 use crate::observe::report::Report;
 use crate::shard::{PortError, SourceId};
@@ -22,12 +25,13 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as threads;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 /// Exit code after a second Ctrl-C: that of a process that SIGINT ended.
@@ -134,6 +138,8 @@ pub(super) fn permission_remedy(error: &io::Error) -> String {
 pub struct Options {
     /// Written, whole or not at all, once all cores take records; it holds the admin server's address and a line feed.
     pub ready_file: Option<PathBuf>,
+    /// The file that the settings came from, which SIGHUP has read again.
+    pub config: Option<PathBuf>,
     /// Stops the gateway as SIGTERM does, for whoever runs it inside another program.
     pub stop: Option<oneshot::Receiver<()>>,
 }
@@ -163,6 +169,7 @@ pub struct Summary {
 pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineError> {
     let started = Instant::now();
     raise_open_files();
+    let file = settings.clone();
     leave_descriptors(&mut settings);
     let features = probe::io_uring()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -172,11 +179,12 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
         .build()
         .map_err(EngineError::Thread)?;
     // From here on a signal waits until it can be obeyed.
-    let mut stop = runtime.block_on(async { Stop::new(options.stop) }).map_err(EngineError::Thread)?;
+    let (wish, wishes) = mpsc::unbounded_channel();
+    let mut stop = runtime.block_on(async { Stop::new(options.stop, wish.clone()) }).map_err(EngineError::Thread)?;
     let settings = Arc::new(settings);
     let Taken { lock, listeners, admin, ports, directories } = take(&runtime, &mut stop, &settings)?;
     let started_cores = Gateway::start(&settings, listeners, directories, features.read_multishot, &runtime, &mut stop);
-    let (gateway, requests) = match started_cores {
+    let (gateway, cores) = match started_cores {
         Err(stopped @ EngineError::Stopped { .. }) => {
             // Held to the end of the process: the journals are still being read.
             std::mem::forget(lock);
@@ -184,7 +192,8 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
         }
         started => started?,
     };
-    let last = gateway.serve(&runtime, stop, requests, admin, ports, options.ready_file)?;
+    let reload = Reading { path: options.config, file, wish, wishes };
+    let last = gateway.serve(&runtime, stop, cores, reload, Doors { admin, ports, ready_file: options.ready_file })?;
     // A close that waits for a dead line's output, or a name server, keeps nobody.
     runtime.shutdown_background();
     let peak = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss() as u64 * 1024);
@@ -250,7 +259,7 @@ fn raise_open_files() {
 }
 
 /// Takes no more machines than leave descriptors for journals, ports and the API: what was accepted could not be delivered else.
-fn leave_descriptors(settings: &mut Settings) {
+pub(super) fn leave_descriptors(settings: &mut Settings) {
     let Ok((_, files)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let allowed = connections_allowed(files, settings);
     if allowed < settings.limits.connections {
@@ -289,12 +298,18 @@ fn open_required_ports(settings: &Settings) -> Result<HashMap<SourceId, OwnedFd>
         if let SourceKind::Serial(port) = &source.kind
             && port.on_missing == OnMissing::Fail
         {
-            let (source_name, path) = (source.name.clone(), port.path.clone());
-            let port = serial::open(port).map_err(|error| EngineError::Port { source_name, path, error })?;
-            opened.insert(SourceId(index as u16), port);
+            opened.insert(SourceId(index as u16), open_required_port(&source.name, port)?);
         }
     }
     Ok(opened)
+}
+
+/// Opens a port that must be there.
+pub(super) fn open_required_port(source: &str, port: &Serial) -> Result<OwnedFd, EngineError> {
+    serial::open(port).map_err(|error| {
+        let (source_name, path) = (source.to_owned(), port.path.clone());
+        EngineError::Port { source_name, path, error }
+    })
 }
 
 /// The journal directories of each core: its own, and by its index those of cores that are no more.
@@ -310,40 +325,14 @@ fn share_directories(settings: &Settings, found: Vec<u16>) -> Vec<Vec<u16>> {
     directories
 }
 
-/// Which core runs which sources: listeners run on all; a port or an outgoing connection belongs to the core that holds its
-/// unsettled records, and the others are dealt out in turn. `names` are those of origins with unsettled records, by core.
-fn assign(settings: &Settings, names: Vec<Vec<String>>) -> Vec<Assignment> {
-    let cores = names.len();
-    let mut owners = HashMap::new();
-    for (core, names) in names.into_iter().enumerate() {
-        for name in names {
-            owners.entry(name).or_insert(core as u16);
-        }
-    }
-    let mut sources = vec![Vec::new(); cores];
-    let mut turn = (0..cores).cycle();
-    for (index, source) in settings.sources.iter().enumerate() {
-        let id = SourceId(index as u16);
-        match source.kind {
-            SourceKind::TcpListen { .. } | SourceKind::Http { .. } => {
-                sources.iter_mut().for_each(|core| core.push(id));
-            }
-            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => {
-                let owner = owners.get(&source.name).map(|core| usize::from(*core));
-                sources[owner.or_else(|| turn.next()).expect("there is a core")].push(id);
-            }
-        }
-    }
-    let owners = Arc::new(owners);
-    sources.into_iter().map(|sources| Assignment { sources, owners: Arc::clone(&owners) }).collect()
-}
-
 /// What ends the gateway: the signals that it obeys, and whoever runs it inside another program.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
     asked: Option<oneshot::Receiver<()>>,
+    /// Takes wishes to have the configuration read again; they are served once the cores run.
+    wish: mpsc::UnboundedSender<Wish>,
 }
 
 /// Who wants it to end.
@@ -374,12 +363,13 @@ impl Reason {
 }
 
 impl Stop {
-    fn new(asked: Option<oneshot::Receiver<()>>) -> io::Result<Self> {
+    fn new(asked: Option<oneshot::Receiver<()>>, wish: mpsc::UnboundedSender<Wish>) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
             asked,
+            wish,
         })
     }
 
@@ -396,7 +386,8 @@ impl Stop {
                 _ = self.terminate.recv() => return Reason::Terminate,
                 _ = self.interrupt.recv() => return Reason::Interrupt,
                 _ = self.hang_up.recv() => {
-                    warn!("SIGHUP: the configuration is read at start only; restart to change it");
+                    // Whoever serves them ends with the gateway.
+                    let _ = self.wish.send(Wish { by: "SIGHUP", answer: None });
                 }
                 () = asked => {
                     self.asked = None;
@@ -415,6 +406,30 @@ struct Gateway {
     mailboxes: Vec<mpsc::UnboundedSender<Message>>,
     ready: Vec<oneshot::Receiver<()>>,
     ended: mpsc::UnboundedReceiver<Ended>,
+    loaded: Loaded,
+}
+
+/// What the control thread needs of the cores that were started.
+struct Cores {
+    control: mpsc::UnboundedSender<Request>,
+    requests: mpsc::UnboundedReceiver<Request>,
+    placement: Placement,
+}
+
+/// What is needed to read the configuration again.
+struct Reading {
+    path: Option<PathBuf>,
+    /// As it was read first.
+    file: Settings,
+    wish: mpsc::UnboundedSender<Wish>,
+    wishes: mpsc::UnboundedReceiver<Wish>,
+}
+
+/// What the control thread holds open, and the file that says so.
+struct Doors {
+    admin: TcpListener,
+    ports: HashMap<SourceId, OwnedFd>,
+    ready_file: Option<PathBuf>,
 }
 
 impl Gateway {
@@ -426,7 +441,7 @@ impl Gateway {
         read_multishot: bool,
         runtime: &Runtime,
         stop: &mut Stop,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<Request>), EngineError> {
+    ) -> Result<(Self, Cores), EngineError> {
         let cores = settings.gateway.cores.len();
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::unbounded_channel()).unzip();
         let (control, requests) = mpsc::unbounded_channel();
@@ -462,7 +477,7 @@ impl Gateway {
             assignments.push(give);
         }
         drop(opened);
-        let mut gateway = Self { settings: Arc::clone(settings), mailboxes, ready, ended };
+        let mut gateway = Self { settings: Arc::clone(settings), mailboxes, ready, ended, loaded: Loaded::default() };
         let gathered = runtime.block_on(async {
             tokio::select! {
                 names = gather(&mut journals, cores) => names,
@@ -473,11 +488,12 @@ impl Gateway {
             // Nobody waits until all journals were read: the next start does that.
             Err(stopped @ EngineError::Stopped { .. }) => Err(stopped),
             Ok(names) => {
-                for (assignment, give) in assign(settings, names).into_iter().zip(assignments) {
+                let mut placement = Placement::new(names);
+                for (assignment, give) in placement.assign(settings).into_iter().zip(assignments) {
                     // A core that is gone says so at its end.
                     let _ = give.send(assignment);
                 }
-                Ok((gateway, requests))
+                Ok((gateway, Cores { control, requests, placement }))
             }
             Err(error) => {
                 // The other cores close their journals again.
@@ -493,17 +509,31 @@ impl Gateway {
         mut self,
         runtime: &Runtime,
         stop: Stop,
-        requests: mpsc::UnboundedReceiver<Request>,
-        admin: TcpListener,
-        ports: HashMap<SourceId, OwnedFd>,
-        ready_file: Option<PathBuf>,
+        cores: Cores,
+        reading: Reading,
+        doors: Doors,
     ) -> Result<Vec<Last>, EngineError> {
+        let Cores { control: ask, requests, placement } = cores;
+        let Doors { admin, ports, ready_file } = doors;
+        let Reading { path, file, wish, wishes } = reading;
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (running, current) = watch::channel(Arc::clone(&self.settings));
+        let reloader = Reloader::new(Start {
+            path,
+            file,
+            running,
+            placement,
+            mailboxes: self.mailboxes.clone(),
+            control: ask,
+            loaded: self.loaded.clone(),
+            stopping: Arc::clone(&stopping),
+        });
         runtime.block_on(async {
             let address = admin.local_addr().map_err(EngineError::Thread)?;
             let admin = tokio::net::TcpListener::from_std(admin).map_err(EngineError::Thread)?;
             let control = Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports);
             let (close_admin, admin_closed) = oneshot::channel::<()>();
-            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines()), async {
+            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines(), wish), async {
                 // Closed by a word or by the end of who would say it.
                 let _ = admin_closed.await;
             }));
@@ -512,9 +542,11 @@ impl Gateway {
             let ready = tokio::spawn(announce(ready, address, ready_file, self.settings.gateway.cores.len()));
             let parked = ParkedOnCores { mailboxes: self.mailboxes.clone() };
             let left = tokio::spawn(parked.do_what_was_left(self.settings.gateway.state_dir.clone()));
-            let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), self.settings.deliver.drain));
+            let reloader = tokio::spawn(reloader.run(wishes));
+            let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), stopping, current));
             let ended = self.wait(ready).await;
             stop.abort();
+            reloader.abort();
             left.abort();
             control.abort();
             let _ = close_admin.send(());
@@ -524,7 +556,7 @@ impl Gateway {
         })
     }
 
-    fn admin(&self, lines: Arc<Mutex<Lines>>) -> admin::Gateway {
+    fn admin(&self, lines: Arc<Mutex<Lines>>, wish: mpsc::UnboundedSender<Wish>) -> admin::Gateway {
         let mailboxes = self.mailboxes.clone();
         let settings = &self.settings;
         let cores = mailboxes.len() as u16;
@@ -538,6 +570,16 @@ impl Gateway {
         };
         let mut gateway =
             admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, ask);
+        gateway.loaded = self.loaded.clone();
+        gateway.reload = Some(Box::new(move || {
+            let (answer, answered) = oneshot::channel();
+            let wished = wish.send(Wish { by: "POST /api/reload", answer: Some(answer) });
+            Box::pin(async move {
+                let stopping = || "the gateway is stopping".to_owned();
+                wished.map_err(|_| stopping())?;
+                answered.await.map_err(|_| stopping())?
+            })
+        }));
         let (list, disposer) = (ParkedOnCores { mailboxes: self.mailboxes.clone() }, self.mailboxes.clone());
         gateway.parked = Some(admin::Parked {
             list: Box::new(move |limit| {
@@ -550,17 +592,14 @@ impl Gateway {
             }),
         });
         let ask_cores = gateway.request;
-        let names = settings.sources.iter().enumerate();
-        let ids = names.map(|(index, source)| (source.name.clone(), SourceId(index as u16))).collect();
-        let ids: Arc<HashMap<String, SourceId>> = Arc::new(ids);
         // The cores know nothing of what the drivers count.
         gateway.request = Box::new(move || {
-            let (asked, lines, ids) = (ask_cores(), Arc::clone(&lines), Arc::clone(&ids));
+            let (asked, lines) = (ask_cores(), Arc::clone(&lines));
             Box::pin(async move {
                 let mut snapshots = asked.await;
                 let mut lines = locked(&lines);
                 lines.look_at_all();
-                lines.show(&mut snapshots, &ids);
+                lines.show(&mut snapshots);
                 snapshots
             })
         });
@@ -645,11 +684,18 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Obeys wishes to stop: the first drains the gateway, a second signal ends it at once.
-async fn obey(mut stop: Stop, mailboxes: Vec<mpsc::UnboundedSender<Message>>, drain: Duration) {
+async fn obey(
+    mut stop: Stop,
+    mailboxes: Vec<mpsc::UnboundedSender<Message>>,
+    stops: Arc<AtomicBool>,
+    current: watch::Receiver<Arc<Settings>>,
+) {
     let mut stopping = false;
     loop {
         let reason = stop.wanted().await;
         if !stopping {
+            stops.store(true, Ordering::Relaxed);
+            let drain = current.borrow().deliver.drain;
             info!("stopping ({}): intake has ended, deliveries go on for up to {drain:?}", reason.words());
             stop_all(&mailboxes);
         } else if let Some(code) = reason.exit_code() {
@@ -691,24 +737,6 @@ mod tests {
         let mut settings = config::parse(text, "test").expect("a valid configuration");
         settings.gateway.cores = vec![0; cores];
         settings
-    }
-
-    fn sources(assignments: &[Assignment]) -> Vec<Vec<u16>> {
-        assignments.iter().map(|core| core.sources.iter().map(|source| source.0).collect()).collect()
-    }
-
-    #[test]
-    fn ports_are_dealt_out_and_listeners_run_everywhere() {
-        assert_eq!(sources(&assign(&settings(1), vec![Vec::new()])), [[0, 1, 2, 3]]);
-        assert_eq!(sources(&assign(&settings(2), vec![Vec::new(); 2])), [vec![0, 1, 3], vec![1, 2]]);
-    }
-
-    #[test]
-    fn a_source_stays_with_the_core_that_holds_its_records() {
-        let names = vec![vec!["c".to_owned()], vec!["a".to_owned(), "b@127.0.0.1".to_owned()]];
-        let assignments = assign(&settings(2), names);
-        assert_eq!(sources(&assignments), [vec![1, 2, 3], vec![0, 1]]);
-        assert_eq!(assignments[0].owners.get("b@127.0.0.1"), Some(&1));
     }
 
     #[test]

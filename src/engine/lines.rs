@@ -5,20 +5,21 @@
 //! is closed: so the duplicate goes first, in [`Lines::closing`].
 
 use crate::observe::snapshot::Snapshot;
-use crate::shard::{LinkId, SourceId};
+use crate::shard::LinkId;
 use crate::source::serial::{DriverCounts, LineCounts, driver_counts};
 use nix::errno::Errno;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use tracing::{debug, warn};
 
-/// The counts of all serial sources, by source.
+/// The counts of all serial sources, by their names.
 #[derive(Debug, Default)]
 pub struct Lines {
     open: HashMap<Owner, OpenLine>,
-    sums: HashMap<SourceId, LineCounts>,
+    sums: HashMap<Arc<str>, LineCounts>,
     /// Sources whose driver keeps no counts, and of which that was said.
-    without: HashSet<SourceId>,
+    without: HashSet<String>,
 }
 
 /// The core that a port was opened for, and its link there.
@@ -26,25 +27,25 @@ type Owner = (u16, LinkId);
 
 #[derive(Debug)]
 struct OpenLine {
-    source: SourceId,
+    source: Arc<str>,
     port: OwnedFd,
     last: DriverCounts,
 }
 
 impl Lines {
-    /// A port was opened for a core's link: what its driver counts from now on belongs to the source. `name` is for the
-    /// log.
-    pub fn opened(&mut self, core: u16, link: LinkId, source: SourceId, name: &str, port: BorrowedFd<'_>) {
+    /// A port was opened for a core's link: what its driver counts from now on belongs to the source of this name.
+    pub fn opened(&mut self, core: u16, link: LinkId, name: &str, port: BorrowedFd<'_>) {
         match driver_counts(port) {
             Ok(last) => {
-                self.sums.entry(source).or_default();
+                let source: Arc<str> = name.into();
+                self.sums.entry(Arc::clone(&source)).or_default();
                 match port.try_clone_to_owned() {
                     Ok(port) => drop(self.open.insert((core, link), OpenLine { source, port, last })),
                     Err(error) => warn!(source = name, "its line's errors are not counted: {error}"),
                 }
             }
             Err(errno) => {
-                if self.without.insert(source) {
+                if self.without.insert(name.to_owned()) {
                     debug!(source = name, "the driver keeps no counts of this line: {}", errno.desc());
                 }
             }
@@ -66,30 +67,30 @@ impl Lines {
     }
 
     /// The sums of a source, if its driver counts.
-    pub fn of(&self, source: SourceId) -> Option<LineCounts> {
-        self.sums.get(&source).copied()
+    pub fn of(&self, source: &str) -> Option<LineCounts> {
+        self.sums.get(source).copied()
     }
 
-    /// Adds the sums to what the cores show of their serial sources, which are found by their names in `ids`.
-    pub fn show(&self, snapshots: &mut [Snapshot], ids: &HashMap<String, SourceId>) {
+    /// Adds the sums to what the cores show of their serial sources.
+    pub fn show(&self, snapshots: &mut [Snapshot]) {
         for shown in snapshots.iter_mut().flat_map(|snapshot| &mut snapshot.sources) {
             if let Some(line) = &mut shown.line {
-                line.driver = ids.get(&shown.name).and_then(|source| self.of(*source));
+                line.driver = self.of(&shown.name);
             }
         }
     }
 }
 
 impl OpenLine {
-    fn look(&mut self, sums: &mut HashMap<SourceId, LineCounts>) {
+    fn look(&mut self, sums: &mut HashMap<Arc<str>, LineCounts>) {
         match driver_counts(self.port.as_fd()) {
             Ok(counts) => {
-                sums.entry(self.source).or_default().add(&self.last, &counts);
+                sums.entry(Arc::clone(&self.source)).or_default().add(&self.last, &counts);
                 self.last = counts;
             }
             // Unplugged; the core notices, too, and has the port closed.
             Err(Errno::EIO | Errno::ENODEV) => {}
-            Err(errno) => debug!("source {}: the driver's counts: {}", self.source.0, errno.desc()),
+            Err(errno) => debug!("source {}: the driver's counts: {}", self.source, errno.desc()),
         }
     }
 }
@@ -99,7 +100,6 @@ mod tests {
     use super::*;
     use crate::observe::snapshot::{LineSnapshot, SourceSnapshot};
 
-    const SOURCE: SourceId = SourceId(3);
     const LINK: LinkId = LinkId { index: 7, generation: 1 };
 
     #[test]
@@ -107,24 +107,24 @@ mod tests {
         let pty = nix::pty::openpty(None, None).unwrap();
         let mut lines = Lines::default();
         for _ in 0..2 {
-            lines.opened(0, LINK, SOURCE, "a", pty.slave.as_fd());
+            lines.opened(0, LINK, "a", pty.slave.as_fd());
         }
         assert!(lines.open.is_empty());
         assert_eq!(lines.without.len(), 1);
         lines.look_at_all();
         lines.closing(0, LINK);
-        assert_eq!(lines.of(SOURCE), None);
+        assert_eq!(lines.of("a"), None);
     }
 
     #[test]
     fn counts_outlive_the_port_and_are_shown_on_its_source_alone() {
         let counts = LineCounts { breaks: 2, ..LineCounts::default() };
-        let lines = Lines { sums: [(SOURCE, counts)].into(), ..Lines::default() };
+        let lines = Lines { sums: [("a".into(), counts)].into(), ..Lines::default() };
         let source = |name: &str, line| SourceSnapshot { name: name.to_owned(), line, ..SourceSnapshot::default() };
         let line = Some(LineSnapshot { breaks: 1, errors: 0, driver: None });
         let sources = vec![source("a", line), source("b", line), source("c", None)];
         let mut snapshots = [Snapshot { sources, ..Snapshot::default() }];
-        lines.show(&mut snapshots, &[("a".to_owned(), SOURCE), ("c".to_owned(), SOURCE)].into());
+        lines.show(&mut snapshots);
         let shown: Vec<_> = snapshots[0].sources.iter().map(|source| source.line.map(|line| line.driver)).collect();
         assert_eq!(shown, [Some(Some(counts)), Some(None), None]);
     }

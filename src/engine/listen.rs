@@ -1,10 +1,10 @@
 //! Listeners: one socket a core for each listening source.
 
 use super::occupant::occupants;
-use crate::config::{LaneKey, Settings, SourceKind};
+use crate::config::{LaneKey, Settings, Source, SourceKind};
 use crate::shard::SourceId;
 use crate::source::serial::holder_words;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -80,21 +80,31 @@ pub type Listeners = Vec<(SourceId, OwnedFd)>;
 pub fn bind_all(settings: &Settings, cores: usize) -> Result<Vec<Listeners>, ListenError> {
     let mut listeners: Vec<Listeners> = (0..cores).map(|_| Vec::new()).collect();
     for (index, source) in settings.sources.iter().enumerate() {
-        let address = match source.kind {
-            SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen } => listen,
-            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => continue,
-        };
-        let accepting = match source.kind {
-            SourceKind::TcpListen { lane: LaneKey::Address, .. } => 1,
-            _ => cores,
-        };
-        let sockets = bind(address, accepting)
-            .map_err(|error| ListenError::new(format!("source {}", source.name), address, error))?;
-        for (core, socket) in listeners.iter_mut().zip(sockets) {
+        for (core, socket) in listeners.iter_mut().zip(bind_source(source, cores, false)?) {
             core.push((SourceId(index as u16), socket));
         }
     }
     Ok(listeners)
+}
+
+/// Where a source listens, and on how many of `cores` cores.
+pub(super) fn listens(source: &Source, cores: usize) -> Option<(SocketAddr, usize)> {
+    match source.kind {
+        SourceKind::TcpListen { listen, lane: LaneKey::Address } => Some((listen, 1)),
+        SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen } => Some((listen, cores)),
+        SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => None,
+    }
+}
+
+/// The sockets of one source, for the first cores; none for one that does not listen. `beside`: another source of this process
+/// still listens there.
+///
+/// # Errors
+/// Those of [`bind_all`].
+pub(super) fn bind_source(source: &Source, cores: usize, beside: bool) -> Result<Vec<OwnedFd>, ListenError> {
+    let Some((address, count)) = listens(source, cores) else { return Ok(Vec::new()) };
+    let bound = if beside { share(&address.into(), address, count) } else { bind(address, count) };
+    bound.map_err(|error| ListenError::new(format!("source {}", source.name), address, error))
 }
 
 /// Binds the admin server's address, for tokio.
@@ -118,11 +128,16 @@ fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
     let alone = bind_alone(address)?;
     let bound = alone.local_addr()?;
     drop(alone);
+    share(&bound, address, count)
+}
+
+/// `count` sockets that listen at `bound`, beside others of this user that allow it.
+fn share(bound: &SockAddr, address: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
     let listen = |_| {
         let socket = socket(address)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
-        socket.bind(&bound)?;
+        socket.bind(bound)?;
         // Accepted connections inherit these.
         prepare(&SockRef::from(&socket))?;
         socket.listen(BACKLOG)?;

@@ -17,13 +17,15 @@ mod listen;
 mod lock;
 mod occupant;
 mod parking;
+mod placement;
 pub mod probe;
+mod reload;
 mod ring;
 mod segments;
 mod view;
 
 pub use control::{Control, Request};
-pub use driver::{Core, Driver, DriverOptions, JournalFiles, Message, TURN_COMPLETIONS};
+pub use driver::{Core, Driver, DriverOptions, JournalFiles, Message, NewSettings, TURN_COMPLETIONS};
 pub use files::{FsStorage, core_directories, core_directory, create_private_directory, random};
 pub use gateway::{EngineError, Options, Summary, are_too_few, connections_allowed, run};
 pub use listen::{ListenError, Listeners, bind_all};

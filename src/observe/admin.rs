@@ -4,6 +4,7 @@
 //! A request whose Host is not a name of this machine's loopback is refused, so that a page from elsewhere cannot read the
 //! gateway by a name that it makes resolve to 127.0.0.1 (DNS rebinding).
 
+use super::loaded::Loaded;
 use super::metrics::{self, Identity};
 use super::process::ProcessUsage;
 use super::report::Report;
@@ -46,12 +47,18 @@ pub struct Gateway {
     pub started: Instant,
     /// The cores that must answer.
     pub cores: Vec<u16>,
+    /// What became of the last attempt to read the configuration.
+    pub loaded: Loaded,
     /// Asks every core for a snapshot and leaves out those that do not answer within [`ANSWER_TIMEOUT`].
     pub request: Box<dyn Fn() -> SnapshotFuture + Send + Sync>,
+    /// Has the configuration read again, where it came from a file.
+    pub reload: Option<ReloadConfig>,
     /// What is parked, where there are cores to be asked.
     pub parked: Option<Parked>,
 }
 
+/// Has the configuration read again: what was done, or why nothing was, in words.
+pub type ReloadConfig = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, String>> + Send>> + Send + Sync>;
 /// Lists what is parked, and so many records of it.
 pub type ListParked = Box<dyn Fn(usize) -> Pin<Box<dyn Future<Output = ParkedList> + Send>> + Send + Sync>;
 /// Brings parked records back or deletes them; how many.
@@ -91,7 +98,9 @@ impl Gateway {
             durability,
             started: Instant::now(),
             cores: (0..cores).collect(),
+            loaded: Loaded::default(),
             request: Box::new(request),
+            reload: None,
             parked: None,
         }
     }
@@ -137,6 +146,7 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/api/parked", get(parked))
         .route("/api/parked/retry", post(retry_parked))
         .route("/api/parked/discard", post(discard_parked))
+        .route("/api/reload", post(reload))
         .with_state(admin)
         .layer(axum::middleware::from_fn(check_host))
 }
@@ -164,7 +174,9 @@ impl Admin {
         for snapshot in answered {
             last.insert(snapshot.core, snapshot);
         }
-        Report::merge(last.values().cloned().collect(), &silent)
+        let mut report = Report::merge(last.values().cloned().collect(), &silent);
+        report.problems.extend(self.gateway.loaded.problem());
+        report
     }
 
     fn uptime_s(&self) -> f64 {
@@ -190,7 +202,8 @@ async fn page() -> Response {
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     let report = admin.report().await;
-    let status = report.status(&admin.gateway.name, admin.durability(), admin.uptime_s(), ProcessUsage::now());
+    let mut status = report.status(&admin.gateway.name, admin.durability(), admin.uptime_s(), ProcessUsage::now());
+    status["config"] = admin.gateway.loaded.status();
     Json(status).into_response()
 }
 
@@ -248,6 +261,21 @@ async fn dispose(admin: &Admin, disposal: Disposal, chosen: Chosen) -> Response 
     Json(json!({ "records": count })).into_response()
 }
 
+/// As SIGHUP does, for where nobody can send a signal. The empty JSON object keeps forms of other pages out, as above.
+async fn reload(State(admin): State<Arc<Admin>>, Json(Nothing {}): Json<Nothing>) -> Response {
+    let Some(reload) = &admin.gateway.reload else {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "nobody can read it again" }))).into_response();
+    };
+    match reload().await {
+        Ok(done) => Json(json!({ "done": done })).into_response(),
+        Err(why) => (StatusCode::CONFLICT, Json(json!({ "error": why }))).into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
 async fn healthz(State(admin): State<Arc<Admin>>) -> Response {
     let report = admin.report().await;
     let status = match report.problems.as_slice() {
@@ -281,6 +309,7 @@ async fn metrics_text(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Re
         durability: admin.durability(),
         uptime_s: admin.uptime_s(),
         process: ProcessUsage::now(),
+        loaded: admin.gateway.loaded.clone(),
     };
     let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     if accepts.into_iter().any(|accept| accept.contains("application/openmetrics-text")) {

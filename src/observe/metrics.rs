@@ -4,6 +4,7 @@
 //! `ringest_parked`). All durations are in seconds. A scrape makes the text anew from one report, so its numbers belong
 //! together.
 
+use super::loaded::Loaded;
 use super::process::ProcessUsage;
 use super::report::Report;
 use super::snapshot::{RouteSnapshot, Snapshot, SourceSnapshot, Stage};
@@ -37,6 +38,8 @@ pub struct Identity {
     pub uptime_s: f64,
     /// Cost of the process.
     pub process: ProcessUsage,
+    /// What became of the last attempt to read the configuration.
+    pub loaded: Loaded,
 }
 
 /// The report as OpenMetrics text.
@@ -209,12 +212,16 @@ impl Page {
     }
 
     fn process(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let Identity { name, durability, uptime_s, process } = &self.identity;
+        let Identity { name, durability, uptime_s, process, loaded } = &self.identity;
         let modes = [("user", process.cpu_user_s), ("system", process.cpu_system_s)];
         let rows = modes.map(|(mode, seconds)| ([("mode", mode.to_owned())], seconds));
         family(encoder, "process_cpu_seconds", "CPU time of the process.", true, rows.into_iter())?;
         gauge(encoder, "process_resident_bytes", "Resident memory of the process.", process.rss_bytes as f64)?;
         gauge(encoder, "uptime_seconds", "Time since the gateway started.", *uptime_s)?;
+        let help = "1 if the last attempt to read the configuration succeeded; else the earlier one is in force.";
+        gauge(encoder, "config_last_reload_successful", help, f64::from(u8::from(loaded.is_successful())))?;
+        let help = "When the configuration in force was read, in seconds since 1970.";
+        gauge(encoder, "config_last_reload_success_timestamp_seconds", help, loaded.success_s())?;
         let labels = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("name", name.clone()),
@@ -309,8 +316,13 @@ mod tests {
 
     #[test]
     fn the_older_format_names_counters_with_total() {
-        let identity =
-            Identity { name: "a".into(), durability: "process", uptime_s: 1.5, process: ProcessUsage::default() };
+        let identity = Identity {
+            name: "a".into(),
+            durability: "process",
+            uptime_s: 1.5,
+            process: ProcessUsage::default(),
+            loaded: Loaded::default(),
+        };
         let report = Report::merge(vec![Snapshot::default()], &[]);
         let new = openmetrics(report.clone(), identity.clone());
         assert!(new.contains("# TYPE ringest_received counter\nringest_received_total 0\n"), "{new}");

@@ -23,6 +23,8 @@ pub enum Area {
     Source,
     /// The API does not take records; intake goes on.
     Route,
+    /// The last attempt to read the configuration again failed; the earlier one is in force.
+    Config,
     /// Records are kept aside for an operator.
     Parked,
 }

@@ -174,6 +174,8 @@ counters! {
     pub api_resent: u64,
     /// Answers of the API that were no success, and requests without an answer; each leads to a retry.
     pub api_failures: u64,
+    /// Batches that were cut in halves, since they were refused.
+    pub batch_splits: u64,
     /// Answers that refused a record; it is tried again, and in the end parked.
     pub api_refusals: u64,
     /// Times that the API was asked what it has under a record's id.

@@ -1,5 +1,6 @@
 //! Delivery: records of ready lanes become requests on kept-alive connections, answers settle them or bring them back.
 
+use super::batch::Member;
 use super::lane::Doing;
 use super::link::{ApiLink, State};
 use super::secure::Handshakes;
@@ -32,13 +33,13 @@ pub(super) struct Api {
     /// Connecting, TLS handshakes included.
     pub connecting: usize,
     /// Connections with room for another request; the last one used is used first, so that spare ones go idle.
-    available: Vec<LinkId>,
+    pub available: Vec<LinkId>,
     pub ready: VecDeque<u32>,
     /// Connects failed in a row; those of one turn, which fail together, are one failure.
     pub failures: u32,
     /// When that was last counted: a connect that had begun before adds nothing.
     failed_ns: u64,
-    retry_ns: u64,
+    pub retry_ns: u64,
     pub problem: Option<String>,
     /// The problem was logged, so its end will be.
     said: bool,
@@ -125,6 +126,13 @@ impl Shard {
         let pipeline = self.settings.deliver.pipeline;
         for index in 0..self.apis.len() {
             let api = ApiId(index as u8);
+            if api == self.record_api
+                && let Some(due_ns) = self.batch_due_ns().filter(|due_ns| *due_ns > now.mono_ns)
+            {
+                self.timers.set(due_ns, Timer::Api(index as u8));
+                self.open_connections(now, api);
+                continue;
+            }
             while !self.apis[index].ready.is_empty() {
                 let Some(link) = self.apis[index].available.pop() else { break };
                 let Some((fd, state)) = self.links.take(link) else { continue };
@@ -134,9 +142,9 @@ impl Shard {
                     let Some(lane) = self.apis[index].ready.pop_front() else { break };
                     self.render(now, lane, &mut conn.connection);
                 }
-                if !conn.connection.out.is_empty()
-                    && let Some(bytes) = self.sealed(now, link, &mut conn)
-                {
+                if conn.connection.out.is_empty() {
+                    self.list(link, &mut conn);
+                } else if let Some(bytes) = self.sealed(now, link, &mut conn) {
                     conn.connection.sending = true;
                     self.counters.api_sends += 1;
                     self.ops.push_back(Op::Send { link, fd: fd.expect("an open connection has a file"), bytes });
@@ -150,7 +158,9 @@ impl Shard {
 
     /// Opens what the ready lanes could use; one at a time while connects fail.
     fn open_connections(&mut self, now: Now, id: ApiId) {
-        let (max, pipeline) = (self.settings.deliver.connections, self.settings.deliver.pipeline);
+        let max = self.settings.deliver.connections;
+        let records = self.settings.deliver.batch.as_ref().map_or(1, |batch| batch.records);
+        let pipeline = self.settings.deliver.pipeline * records;
         let api = self.api(id);
         if api.ready.is_empty() || now.mono_ns < api.retry_ns {
             return;
@@ -162,7 +172,8 @@ impl Shard {
         }
         for _ in 0..count {
             let connection = Connection { idle_ns: now.mono_ns, ..Connection::default() };
-            let link = self.links.insert(None, State::Api(Box::new(ApiLink { api: id, connection, secure: None })));
+            let conn = ApiLink { api: id, connection, rules: None, secure: None };
+            let link = self.links.insert(None, State::Api(Box::new(conn)));
             self.counters.api_connects += 1;
             let api = self.api(id);
             api.connections.push(link);
@@ -173,8 +184,15 @@ impl Shard {
 
     /// Appends the request of a lane's current step to a connection's output.
     fn render(&mut self, now: Now, index: u32, connection: &mut Connection) {
-        if self.lanes[index as usize].step == Step::Record && !self.take_leased_id(now, index) {
-            return;
+        let batched = self.lanes[index as usize].step == Step::Record && self.settings.deliver.batch.is_some();
+        if self.lanes[index as usize].step == Step::Record {
+            if !batched {
+                self.dissolve_batch(index);
+            }
+            let is_there = if batched { self.fill_batch(now, index) } else { self.take_leased_id(now, index) };
+            if !is_there {
+                return;
+            }
         }
         let lease = if self.lanes[index as usize].step == Step::Id { self.lease_request() } else { None };
         let lane = &mut self.lanes[index as usize];
@@ -182,7 +200,7 @@ impl Shard {
         let first = lane.queue.front().expect("a ready lane has a record in memory");
         let record = journal.record(first.at);
         debug_assert_eq!(record.number, first.number);
-        if lease.is_none() {
+        if lease.is_none() && !batched {
             self.key.clear();
             record.write_key(journal.core(), &mut self.key);
         }
@@ -200,6 +218,7 @@ impl Shard {
                 let body = lease.as_deref().unwrap_or("{}");
                 head.write(&self.key, "-seq", body.as_bytes(), &mut connection.out);
             }
+            Step::Record if batched => self.record_head.write(&self.key, "", &self.body, &mut connection.out),
             Step::Record => {
                 self.body.clear();
                 let rendered = self.template.render(&fields, &mut self.body);
@@ -299,6 +318,9 @@ impl Shard {
     }
 
     pub(super) fn list(&mut self, link: LinkId, conn: &mut ApiLink) {
+        if self.is_left(link, conn) {
+            return;
+        }
         if conn.connection.has_room(self.settings.deliver.pipeline) && !conn.connection.listed {
             conn.connection.listed = true;
             self.api(conn.api).available.push(link);
@@ -497,10 +519,26 @@ impl Shard {
         }
     }
 
-    /// The first record of a lane is delivered.
+    /// The first record of a lane is delivered, or the batch that it carries.
     pub(super) fn delivered(&mut self, now: Now, index: u32, generation: u32) {
         let lane = &mut self.lanes[index as usize];
         assert!(lane.generation == generation && lane.doing == Doing::InFlight);
+        let Some(members) = lane.batch.take() else { return self.first_delivered(now, index, 1) };
+        for Member { lane, records } in members {
+            self.first_delivered(now, lane, records);
+        }
+    }
+
+    fn first_delivered(&mut self, now: Now, index: u32, records: usize) {
+        for _ in 0..records {
+            self.settle_first(now, index);
+        }
+        self.make_ready(index);
+        self.remove_lane_if_done(index);
+    }
+
+    fn settle_first(&mut self, now: Now, index: u32) {
+        let lane = &mut self.lanes[index as usize];
         let first = lane.pop().expect("a record in flight stays in memory");
         let journal = &mut self.journals[lane.journal.0 as usize].journal;
         let whole_ns = match first.journaled_ns {
@@ -518,8 +556,6 @@ impl Shard {
         lane.next_record();
         self.terms.pending -= 1;
         self.terms.delivered += 1;
-        self.make_ready(index);
-        self.remove_lane_if_done(index);
     }
 
     /// A connection is over. What is in flight on it is sent again at once where the peer may just have closed an idle
@@ -537,6 +573,10 @@ impl Shard {
             self.api(conn.api).in_flight -= 1;
             if request.delivered {
                 continue; // delivered with its header
+            }
+            if self.by_old_rules {
+                self.try_by_new_rules(request);
+                continue;
             }
             let lane = &mut self.lanes[request.lane as usize];
             // What was pipelined behind another request is not what made the peer close. It goes again as often as it takes: each

@@ -52,6 +52,12 @@ pub(super) struct SourceState {
     pub any_byte: bool,
     pub silent: bool,
     pub problem: Option<String>,
+    /// When it is looked at for silence.
+    silence_ns: u64,
+    /// It is no longer in the configuration: it takes nothing new.
+    pub retired: bool,
+    /// A retired source whose port or connection is to be closed before this one opens its own.
+    pub waits_for: Option<SourceId>,
 }
 
 impl SourceState {
@@ -77,7 +83,24 @@ impl SourceState {
             any_byte: false,
             silent: false,
             problem: None,
+            silence_ns: 0,
+            retired: false,
+            waits_for: None,
         }
+    }
+
+    /// Goes on with the counts of an earlier source of the same name.
+    pub fn inherit(&mut self, earlier: Self) {
+        self.received += earlier.received;
+        self.rejected += earlier.rejected;
+        self.bytes += earlier.bytes;
+        self.garbage_bytes += earlier.garbage_bytes;
+        self.line_breaks += earlier.line_breaks;
+        self.line_errors += earlier.line_errors;
+        if !self.any_byte {
+            (self.any_byte, self.last_byte_ns) = (earlier.any_byte, earlier.last_byte_ns.max(self.last_byte_ns));
+        }
+        self.samples.inherit(earlier.samples);
     }
 }
 
@@ -89,14 +112,27 @@ impl Shard {
 
     pub(super) fn start_sources(&mut self, now: Now) {
         for index in 0..self.sources.len() {
-            let id = self.sources[index].id;
-            match self.source_kind(id) {
-                SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => self.reopen(id),
-                SourceKind::TcpListen { .. } | SourceKind::Http { .. } => self.resume_accept(id),
-            }
-            if let Some(after) = self.settings.sources[id.0 as usize].silence_alarm {
-                self.timers.set(now.mono_ns + after.as_nanos() as u64, Timer::Silence(id.0));
-            }
+            self.start_source(now, self.sources[index].id);
+        }
+    }
+
+    pub(super) fn start_source(&mut self, now: Now, id: SourceId) {
+        if self.source(id).retired {
+            return;
+        }
+        match self.source_kind(id) {
+            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => self.reopen(id),
+            SourceKind::TcpListen { .. } | SourceKind::Http { .. } => self.resume_accept(id),
+        }
+        self.watch_source(now.mono_ns, id);
+    }
+
+    /// Looks for silence of a source in time.
+    fn watch_source(&mut self, from_ns: u64, id: SourceId) {
+        if let Some(after) = self.settings.sources[id.0 as usize].silence_alarm {
+            let due_ns = from_ns + after.as_nanos() as u64;
+            self.source(id).silence_ns = due_ns;
+            self.timers.set(due_ns, Timer::Silence(id.0));
         }
     }
 
@@ -110,22 +146,26 @@ impl Shard {
     /// Recovered records of a source go before its new ones.
     pub(super) fn adopt_lane_for_source(&mut self, name: &str, lane: u32) {
         for index in 0..self.sources.len() {
-            let id = self.sources[index].id;
-            let source = &self.settings.sources[id.0 as usize];
-            match source.kind {
-                SourceKind::Serial(_) | SourceKind::TcpConnect { .. } if source.name == name => {
-                    let older = self.sources[index].lane.replace(lane);
+            self.adopt_lane(self.sources[index].id, name, lane);
+        }
+    }
+
+    /// A lane of `name` holds records that go before the new ones of a source, if it is that source's name.
+    pub(super) fn adopt_lane(&mut self, id: SourceId, name: &str, lane: u32) {
+        let source = &self.settings.sources[id.0 as usize];
+        match source.kind {
+            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } if source.name == name => {
+                let older = self.source(id).lane.replace(lane);
+                self.chain(older, lane);
+            }
+            SourceKind::TcpListen { lane: LaneKey::Address, .. } => {
+                let address = name.strip_prefix(&source.name).and_then(|rest| rest.strip_prefix('@'));
+                if let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) {
+                    let older = self.address_lanes.insert((id, address), lane);
                     self.chain(older, lane);
                 }
-                SourceKind::TcpListen { lane: LaneKey::Address, .. } => {
-                    let address = name.strip_prefix(&source.name).and_then(|rest| rest.strip_prefix('@'));
-                    if let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) {
-                        let older = self.address_lanes.insert((id, address), lane);
-                        self.chain(older, lane);
-                    }
-                }
-                _ => {}
             }
+            _ => {}
         }
     }
 
@@ -153,7 +193,8 @@ impl Shard {
 
     /// Opens a port or connects to a device server, unless that is done or under way.
     pub(super) fn reopen(&mut self, id: SourceId) {
-        if self.phase != Phase::Running || self.source(id).link.is_some() {
+        let source = self.source(id);
+        if source.link.is_some() || source.waits_for.is_some() || self.phase != Phase::Running {
             return;
         }
         let flow = match self.source_kind(id) {
@@ -216,6 +257,10 @@ impl Shard {
     }
 
     pub(super) fn handle_accepted(&mut self, now: Now, id: SourceId, fd: Fd, peer: SocketAddr) {
+        if !self.runs(id) {
+            self.handle_accepted_elsewhere(id, fd, peer);
+            return;
+        }
         if let SourceKind::TcpListen { lane: LaneKey::Address, .. } = self.source_kind(id) {
             let core = self.owner(id, peer.ip());
             if core != self.core {
@@ -229,8 +274,7 @@ impl Shard {
             return;
         }
         if self.phase != Phase::Running {
-            let link = self.links.insert(Some(fd), State::Stream(Box::new(Stream::new(id, Some(peer), None))));
-            self.close(link);
+            self.turn_away(id, fd, peer);
             return;
         }
         self.counters.accepted_connections += 1;
@@ -256,6 +300,12 @@ impl Shard {
         }
     }
 
+    /// A connection that came too late: it is closed.
+    pub(super) fn turn_away(&mut self, id: SourceId, fd: Fd, peer: SocketAddr) {
+        let link = self.links.insert(Some(fd), State::Stream(Box::new(Stream::new(id, Some(peer), None))));
+        self.close(link);
+    }
+
     /// The core that owns an address.
     fn owner(&self, id: SourceId, address: IpAddr) -> u16 {
         if self.cores == 1 {
@@ -270,6 +320,9 @@ impl Shard {
     }
 
     pub(super) fn handle_accept_failed(&mut self, now: Now, id: SourceId, errno: i32) {
+        if !self.runs(id) {
+            return;
+        }
         let reason = std::io::Error::from_raw_os_error(errno).to_string();
         self.source(id).accepting = false;
         let name = self.settings.sources[id.0 as usize].name.clone();
@@ -282,7 +335,7 @@ impl Shard {
         self.timers.set(now.mono_ns + ACCEPT_PAUSE_NS, Timer::Accept(id.0));
     }
 
-    fn pause_accept(&mut self, why: &str) {
+    pub(super) fn pause_accept(&mut self, why: &str) {
         for source in &mut self.sources {
             if source.accepting {
                 source.accepting = false;
@@ -297,7 +350,7 @@ impl Shard {
             return;
         }
         let source = self.source(id);
-        if !source.accepting {
+        if !source.accepting && !source.retired {
             source.accepting = true;
             self.ops.push_back(Op::Accept { source: id });
         }
@@ -305,7 +358,10 @@ impl Shard {
 
     /// A machine's connection is gone.
     pub(super) fn count_out(&mut self, id: SourceId) {
-        self.source(id).open -= 1;
+        let source = self.source(id);
+        source.open -= 1;
+        let retired = source.retired;
+        self.bury_due |= retired;
         self.machine_connections -= 1;
         if self.machine_connections + 1 == self.settings.limits.connections {
             for index in 0..self.sources.len() {
@@ -322,16 +378,19 @@ impl Shard {
         let Some(after) = self.settings.sources[id.0 as usize].silence_alarm else { return };
         let name = self.settings.sources[id.0 as usize].name.clone();
         let source = self.source(id);
-        let due = source.last_byte_ns + after.as_nanos() as u64;
-        if now.mono_ns < due {
-            self.timers.set(due, Timer::Silence(id.0));
+        if now.mono_ns < source.silence_ns {
+            return; // of a source that had this id before
+        }
+        let from_ns = source.last_byte_ns;
+        if now.mono_ns < from_ns + after.as_nanos() as u64 {
+            self.watch_source(from_ns, id);
             return;
         }
         if !source.silent {
             source.silent = true;
             tracing::warn!("source {name}: silent for {after:?}");
         }
-        self.timers.set(now.mono_ns + after.as_nanos() as u64, Timer::Silence(id.0));
+        self.watch_source(now.mono_ns, id);
     }
 
     pub(super) fn count_bytes(&mut self, now: Now, id: SourceId, bytes: usize) {
@@ -470,6 +529,13 @@ impl Shard {
     /// An idle gap may be over.
     pub(super) fn stream_timer(&mut self, now: Now, link: LinkId, mut stream: Box<Stream>) -> State {
         stream.is_watched = false;
+        if stream.leaving_ns <= now.mono_ns {
+            stream.leaving_ns = u64::MAX;
+            if !stream.ended {
+                self.end_retired_stream(now, link, &mut stream);
+            }
+            return State::Stream(stream);
+        }
         let due = stream.framer.deadline_ns(&self.settings.sources[stream.source.0 as usize].framing);
         if due.is_some_and(|at_ns| at_ns <= now.mono_ns) && !stream.paused {
             self.frame_held(now, link, &mut stream, now.mono_ns, &[]);
@@ -623,6 +689,8 @@ impl Shard {
             if let (Some(lane), Some(origin)) = (stream.lane, stream.origin) {
                 self.leave_lane(lane, origin);
             }
+        } else if self.source(id).retired {
+            self.retired_stream_ended(id);
         } else {
             self.counters.lost_sources += 1;
             if self.phase == Phase::Running {
@@ -653,6 +721,7 @@ impl Shard {
         }
         if !self.address_lanes.is_empty() {
             self.address_lanes.retain(|_, other| *other != index);
+            self.bury_due |= self.sources.iter().any(|source| source.retired);
         }
         if let Some(next) = lane.successor {
             self.lanes[next as usize].doing = Doing::Idle;
@@ -700,6 +769,7 @@ impl Stream {
             reading: false,
             ended: false,
             is_watched: false,
+            leaving_ns: u64::MAX,
         }
     }
 }

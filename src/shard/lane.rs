@@ -1,5 +1,6 @@
 //! What keeps its order: one queue of records, one of them in flight.
 
+use super::batch::Batch;
 use crate::delivery::Step;
 use crate::journal::{Location, OriginRef, Position};
 use crate::shard::JournalId;
@@ -33,6 +34,8 @@ pub(super) enum Doing {
     Backoff,
     /// Its step is held back, for all lanes.
     Held,
+    /// Another lane carries its first records.
+    InBatch,
     /// It waits for a sequence id that another lane has asked for.
     AwaitsId,
     /// Its first record may not be sent before it is durable.
@@ -61,6 +64,14 @@ pub(super) struct Lane {
     pub step: Step,
     /// The sequence id of the first record.
     pub id: Option<Box<str>>,
+    /// Ids of the records behind the first one, as far as they have been sent in a batch.
+    pub more_ids: VecDeque<Box<str>>,
+    /// The batch that it carries: more than its first record, or more than its own.
+    pub batch: Option<Batch>,
+    /// So many records, behind those of a batch that it is in, were in one that was refused: they go without those of other lanes.
+    pub cut: usize,
+    /// The first record goes alone: a batch with it was refused.
+    pub solo: bool,
     /// When the current step could begin: the record was journaled, or its id came.
     pub step_ns: u64,
     pub attempts: u32,
@@ -92,6 +103,10 @@ impl Lane {
             doing: Doing::Idle,
             step: Step::Record,
             id: None,
+            more_ids: VecDeque::new(),
+            batch: None,
+            cut: 0,
+            solo: false,
             step_ns: 0,
             attempts: 0,
             refusals: 0,
@@ -105,7 +120,7 @@ impl Lane {
 
     /// Whether nothing of it is sent, for a time that others do not wait for: its memory may be needed more elsewhere.
     pub fn is_stalled(&self) -> bool {
-        matches!(self.doing, Doing::Backoff | Doing::AwaitsLane | Doing::AwaitsId)
+        self.batch.is_none() && matches!(self.doing, Doing::Backoff | Doing::AwaitsLane | Doing::AwaitsId)
     }
 
     /// Appends a record that the journal holds.
@@ -127,7 +142,8 @@ impl Lane {
 
     /// The first record is settled: what was known of its attempts is of no more use.
     pub fn next_record(&mut self) {
-        self.id = None;
+        self.id = self.more_ids.pop_front();
+        self.solo = false;
         (self.attempts, self.refusals, self.refusal) = (0, 0, None);
         self.resent = false;
     }

@@ -6,6 +6,7 @@
 
 use super::lane::Doing;
 use super::{Now, Shard};
+use crate::config::Settings;
 use crate::delivery::{InFlight, Step};
 use crate::shard::ApiId;
 use std::collections::VecDeque;
@@ -16,6 +17,8 @@ use std::ops::Range;
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     ids: VecDeque<Range<u64>>,
+    /// How many are asked for at a time by the configuration in force, if they are.
+    in_force: Option<u64>,
     /// The lane that asks for more, and its generation.
     carrier: Option<(u32, u32)>,
     /// Grants so far: part of the key under which the next one is asked for.
@@ -25,6 +28,11 @@ pub(super) struct Leases {
 }
 
 impl Leases {
+    /// Whether ids are asked for ahead.
+    pub fn are_in_force(&self) -> bool {
+        self.in_force.is_some()
+    }
+
     /// Whether this lane asks on behalf of all.
     pub fn is_carrier(&self, lane: u32, generation: u32) -> bool {
         self.carrier == Some((lane, generation))
@@ -52,14 +60,40 @@ impl Leases {
     }
 }
 
+/// Ids that a configuration asks for at a time.
+fn lease_of(settings: &Settings) -> Option<u64> {
+    settings.sequence.as_ref().map(|sequence| u64::from(sequence.lease)).filter(|lease| *lease > 1)
+}
+
 impl Shard {
-    /// Ids asked for at a time; `None` where each record asks for its own.
+    /// Ids asked for at a time; `None` where each record asks for its own. Whatever answers are looked at, it is what is in force.
     fn lease(&self) -> Option<u64> {
-        self.settings.sequence.as_ref().map(|sequence| u64::from(sequence.lease)).filter(|lease| *lease > 1)
+        self.leases.in_force
+    }
+
+    /// Takes over how ids are asked for. The lane that asks goes on if its request is under way as a lease; else another one asks anew, under
+    /// a key of its own. Lanes that wait for an id.
+    pub(super) fn change_leases(&mut self, old: &Settings) -> Vec<u32> {
+        self.leases.in_force = lease_of(&self.settings);
+        let is_asking = |(lane, generation): (u32, u32)| {
+            let lane = self.lanes.get(lane as usize).filter(|lane| lane.generation == generation);
+            lane.is_some_and(|lane| lane.doing == Doing::InFlight && lane.step == Step::Id)
+        };
+        let goes_on =
+            self.leases.in_force.is_some() && lease_of(old).is_some() && self.leases.carrier.is_some_and(is_asking);
+        if !goes_on && self.leases.carrier.take().is_some() {
+            self.leases.grants += 1;
+        }
+        let waits = |(index, generation): (u32, u32)| {
+            let lane = self.lanes.get(index as usize).filter(|lane| lane.generation == generation)?;
+            (lane.doing == Doing::AwaitsId).then_some(index)
+        };
+        std::mem::take(&mut self.leases.waiting).into_iter().filter_map(waits).collect()
     }
 
     /// What an earlier run left.
     pub(super) fn adopt_leases(&mut self) {
+        self.leases.in_force = lease_of(&self.settings);
         for state in &mut self.journals {
             self.leases.ids.extend(state.journal.take_leased());
         }
@@ -124,6 +158,30 @@ impl Shard {
         true
     }
 
+    /// Gives a record behind a lane's first one an id, if there is one.
+    pub(super) fn take_id_ahead(&mut self, now: Now, index: u32, place: usize) -> bool {
+        let lane = &self.lanes[index as usize];
+        debug_assert_eq!(place, lane.more_ids.len() + 1);
+        let number = lane.queue[place].number;
+        let journal = &mut self.journals[lane.journal.0 as usize].journal;
+        if let Some(id) = journal.recovered_id(number) {
+            let id = id.into();
+            self.lanes[index as usize].more_ids.push_back(id);
+            return true;
+        }
+        if self.settings.sequence.as_ref().is_none_or(|sequence| sequence.lease < 2) {
+            return false;
+        }
+        let Some(id) = self.leases.take() else { return false };
+        let text = id.to_string();
+        if journal.append_id(now, number, &text).is_err() {
+            self.leases.put_back(id);
+            return false;
+        }
+        self.lanes[index as usize].more_ids.push_back(text.into());
+        true
+    }
+
     /// Appends the request for more ids, under a key of its own: the same until it is granted, and never that of another run.
     pub(super) fn lease_request(&mut self) -> Option<String> {
         let lease = self.lease()?;
@@ -136,7 +194,7 @@ impl Shard {
 
     /// The answer to that. `false` where ids are not leased.
     pub(super) fn lease_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) -> bool {
-        let Some(lease) = self.lease() else { return false };
+        let Some(lease) = lease_of(&self.settings) else { return false };
         let sequence = self.settings.sequence.as_ref().expect("a lease is configured there");
         let granted = match granted(body, &sequence.id_at, &sequence.count_at, lease) {
             Ok(granted) => granted,

@@ -1,5 +1,6 @@
 //! The connections and ports of a shard.
 
+use super::reload::Rules;
 use super::secure::Secure;
 use super::{ApiId, Fd, LinkId, SourceId};
 use crate::config::Flow;
@@ -10,6 +11,7 @@ use crate::journal::OriginRef;
 use crate::source::serial::Parmrk;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 /// One connection or port.
 #[derive(Debug)]
@@ -64,6 +66,8 @@ pub(super) struct Stream {
     pub ended: bool,
     /// The link's timer is set for an idle gap.
     pub is_watched: bool,
+    /// Its source is retired and the peer was told: when it is closed, in monotonic nanoseconds; u64::MAX is never.
+    pub leaving_ns: u64,
 }
 
 /// Bytes that wait to be framed, behind marks of the line. An idle gap before them is told by when they came.
@@ -121,6 +125,8 @@ pub(super) enum Closing {
 pub(super) struct ApiLink {
     pub api: ApiId,
     pub connection: Connection,
+    /// Those of an earlier configuration, by which its requests were sent; it takes no others until they are answered.
+    pub rules: Option<Rc<Rules>>,
     /// Where the URL is `https`, from the end of the connect on.
     pub secure: Option<Box<Secure>>,
 }

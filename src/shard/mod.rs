@@ -3,8 +3,10 @@
 //! - `link`: connections and ports by index; `lane`: what keeps its order; `timer`: deadlines.
 //! - `intake`, `machine`: bytes become records in the journal and in lanes. `deliver`: records of lanes become requests, answers
 //!   settle them; `secure`: those connections over TLS. `backlog`: what lies behind the window comes back from the journal.
+//! - `reload`: another configuration takes the place of the present one.
 
 mod backlog;
+mod batch;
 mod deliver;
 mod intake;
 mod lane;
@@ -14,6 +16,7 @@ mod machine;
 mod op;
 mod park;
 mod pressure;
+mod reload;
 mod retry;
 mod samples;
 mod secure;
@@ -22,6 +25,7 @@ mod timer;
 
 pub use op::*;
 pub use park::{Disposal, Selection, record_name};
+pub use reload::{Reload, Reloaded};
 
 use crate::config::{Authority, Settings, SourceKind, Url};
 use crate::delivery::route::Route;
@@ -101,10 +105,12 @@ pub struct Shard {
     sources: Vec<SourceState>,
     /// Position in `sources` by `SourceId`.
     source_index: Vec<Option<usize>>,
+    /// Something that a retired source was needed for is gone.
+    bury_due: bool,
     /// Lanes of addresses, with `lane = "address"`.
     address_lanes: HashMap<(SourceId, IpAddr), u32>,
     machine_connections: usize,
-    /// Connections that were handed over while the journal was not ready.
+    /// Connections that were handed over while the journal was not ready, or of a source that this core has not heard of yet.
     early: Vec<(SourceId, Fd, SocketAddr)>,
     /// HTTP connections to be looked at when the turn ends.
     dirty_machines: Vec<LinkId>,
@@ -122,6 +128,10 @@ pub struct Shard {
     record_api: ApiId,
     /// What an answer that counts must be.
     answer_type: Option<MediaType>,
+    /// The answers that are looked at belong to requests of an earlier configuration.
+    by_old_rules: bool,
+    /// The configuration in force says how the service is asked what it has.
+    asks: bool,
     /// By [`Step`](crate::delivery::Step): whether requests go out, and the lanes that wait until they do.
     routes: [(Route, VecDeque<u32>); 3],
     id_api: ApiId,
@@ -199,6 +209,7 @@ impl Shard {
             journals: Vec::new(),
             sources: sources.into_iter().map(|id| SourceState::new(id, now)).collect(),
             source_index,
+            bury_due: false,
             address_lanes: HashMap::new(),
             machine_connections: 0,
             early: Vec::new(),
@@ -211,6 +222,8 @@ impl Shard {
             apis,
             record_api,
             answer_type: settings.deliver.answer_type.as_ref().map(|name| MediaType::parse(name.as_bytes())),
+            by_old_rules: false,
+            asks: settings.deliver.answers.confirm.is_some(),
             routes: Default::default(),
             id_api,
             tls: None,
@@ -321,8 +334,12 @@ impl Shard {
             Completion::PortOpened { link, result } => {
                 self.handle_source_opened(now, link, result.map_err(|error| error.to_string()));
             }
-            Completion::PortAppeared { source } => self.reopen(source),
-            Completion::Closed { link } => self.links.remove(link),
+            Completion::PortAppeared { source } if self.runs(source) => self.reopen(source),
+            Completion::PortAppeared { .. } => {}
+            Completion::Closed { link } => {
+                self.links.remove(link);
+                self.link_closed(link);
+            }
             Completion::Committed { journal, segment, offset, result } => {
                 self.journals[journal.0 as usize].journal.handle_committed(now, Position { segment, offset }, result);
             }
@@ -351,7 +368,7 @@ impl Shard {
         let state = match state {
             State::Stream(stream) => self.stream_received(now, link, stream, bytes),
             State::Http(machine) => self.machine_received(now, link, machine, bytes),
-            State::Api(api) => self.api_received(now, link, api, bytes),
+            State::Api(api) => self.by_rules(api, |shard, api| shard.api_received(now, link, api, bytes)),
             State::Free | State::Closing | State::Taken => unreachable!("never taken out"),
         };
         self.links.put(link, state);
@@ -362,7 +379,7 @@ impl Shard {
         let state = match state {
             State::Stream(stream) => self.stream_ended(now, link, stream, end),
             State::Http(machine) => self.machine_ended(link, machine, end),
-            State::Api(api) => self.api_ended(now, link, api, end),
+            State::Api(api) => self.by_rules(api, |shard, api| shard.api_ended(now, link, api, end)),
             State::Free | State::Closing | State::Taken => unreachable!("never taken out"),
         };
         self.links.put(link, state);
@@ -372,7 +389,7 @@ impl Shard {
         let Some((_, state)) = self.links.take(link) else { return };
         let state = match state {
             State::Http(machine) => self.machine_sent(now, link, machine, bytes, result),
-            State::Api(api) => self.api_sent(now, link, api, bytes, result),
+            State::Api(api) => self.by_rules(api, |shard, api| shard.api_sent(now, link, api, bytes, result)),
             state => state,
         };
         self.links.put(link, state);
@@ -405,6 +422,7 @@ impl Shard {
             self.handle_timer(now, timer);
         }
         self.advance_phase(now);
+        self.bury();
         self.release_durable(now);
         self.resume_paused(now);
         self.advance_disposals(now);
@@ -432,6 +450,8 @@ impl Shard {
                 }
             }
             Timer::Link { index, generation } => self.handle_link_timer(now, LinkId { index, generation }),
+            // Of a source that is no more.
+            Timer::Reopen(source) | Timer::Silence(source) | Timer::Accept(source) if !self.runs(SourceId(source)) => {}
             Timer::Reopen(source) => self.reopen_due(now, SourceId(source)),
             Timer::Silence(source) => self.check_silence(now, SourceId(source)),
             Timer::Accept(source) => self.resume_accept(SourceId(source)),
@@ -447,7 +467,7 @@ impl Shard {
         let state = match state {
             State::Stream(stream) => self.stream_timer(now, link, stream),
             State::Http(machine) => self.machine_timer(now, link, machine),
-            State::Api(api) => self.api_timer(now, link, api),
+            State::Api(api) => self.by_rules(api, |shard, api| shard.api_timer(now, link, api)),
             state => state,
         };
         self.links.put(link, state);

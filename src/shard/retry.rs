@@ -12,6 +12,7 @@ use std::time::Duration;
 impl Shard {
     /// Lists a lane to be sent, in front or behind, unless its step is held back.
     pub(super) fn list_ready(&mut self, index: u32, front: bool) {
+        self.fit_step(index);
         let lane = &mut self.lanes[index as usize];
         let step = lane.step;
         let (route, held) = &mut self.routes[step as usize];
@@ -27,6 +28,7 @@ impl Shard {
     }
 
     pub(super) fn push_ready(&mut self, index: u32, front: bool) {
+        self.fit_step(index);
         let lane = &mut self.lanes[index as usize];
         lane.doing = Doing::Ready;
         let step = lane.step;
@@ -96,6 +98,10 @@ impl Shard {
                 };
                 (Reaction::Pause, advice)
             }
+            Reaction::Park | Reaction::Confirm if self.split_batch(request.lane) => {
+                self.counters.api_refusals += 1;
+                return self.route_worked(Step::Record);
+            }
             Reaction::Park => return self.refuse_record(now, api, request, body),
             Reaction::Confirm => return self.ask_what_is_there(request, body),
             Reaction::Pause => (Reaction::Pause, advice(request.status).to_owned()),
@@ -113,6 +119,10 @@ impl Shard {
         reaction: Reaction,
     ) {
         self.counters.api_failures += 1;
+        if self.by_old_rules {
+            self.try_by_new_rules(request);
+            return;
+        }
         self.note_problem(now, api, problem);
         let retry = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
         let told = request.retry_after.map(|after| match after {

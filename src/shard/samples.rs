@@ -41,6 +41,13 @@ impl Samples {
         self.garbage = Some((link, now.mono_ns));
     }
 
+    /// Takes over those of an earlier source of the same name.
+    pub fn inherit(&mut self, earlier: Self) {
+        for sample in earlier.last.into_iter().rev().take(SAMPLES_MAX - self.last.len()) {
+            self.last.push_front(sample);
+        }
+    }
+
     /// The samples, oldest first.
     pub fn list(&self) -> Vec<Sample> {
         self.last.iter().cloned().collect()

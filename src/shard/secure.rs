@@ -102,6 +102,14 @@ impl Shard {
         self.connect_failed(now, link, conn.api, conn.connection.idle_ns, problem);
     }
 
+    /// The connection closes, and if its handshake is not complete, nothing comes of that.
+    pub(super) fn leave_handshake(&mut self, link: LinkId, conn: &mut ApiLink) {
+        self.close_session(link, conn);
+        if conn.secure.is_some() && !conn.connection.open {
+            self.tls_of(conn.api).begun -= 1;
+        }
+    }
+
     fn tls_of(&mut self, id: ApiId) -> &mut Handshakes {
         self.api(id).tls.as_mut().expect("the connection is by TLS")
     }

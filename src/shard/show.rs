@@ -1,7 +1,7 @@
 //! What a shard shows of itself.
 
 use super::link::State;
-use super::{Now, Shard, SourceId};
+use super::{ApiId, Now, Shard, SourceId};
 use crate::config::SourceKind;
 use crate::observe::snapshot::{JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, Terms};
 
@@ -48,7 +48,9 @@ impl Shard {
             routes: self
                 .apis
                 .iter()
-                .map(|api| RouteSnapshot {
+                .enumerate()
+                .filter(|(index, api)| self.is_current(ApiId(*index as u8)) || !api.connections.is_empty())
+                .map(|(_, api)| RouteSnapshot {
                     authority: format!("{}:{}", api.authority.host, api.authority.port),
                     connections: api.connections.len() as u64,
                     in_flight: api.in_flight,

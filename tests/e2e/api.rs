@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Film {
     pub key: String,
-    /// The whole body.
+    /// The whole body, of a batch the record's part.
     pub body: String,
     /// `data` of it.
     pub data: String,
@@ -48,12 +48,17 @@ pub enum Conflict {
 #[derive(Default)]
 struct Memory {
     films: Vec<Film>,
+    /// Record steps that were refused as [`Api::refuse`] says.
+    refused: Vec<Film>,
     ids: HashMap<String, usize>,
+    next_id: usize,
     connections: usize,
     /// Ids that were answered 409, with what was sent.
     conflicts: HashMap<usize, String>,
     /// Ids that were asked for.
     asked: Vec<usize>,
+    /// Records in each request that was taken.
+    batches: Vec<usize>,
     /// When each record step came, the refused ones too.
     steps: Vec<Instant>,
     /// Status and header fields with which every record step is refused.
@@ -86,6 +91,11 @@ impl Api {
         self.memory.lock().expect("no thread panics with it").films.clone()
     }
 
+    /// The record steps that [`Api::refuse`] had refused, in the order in which they came.
+    pub fn refused(&self) -> Vec<Film> {
+        self.memory.lock().expect("no thread panics with it").refused.clone()
+    }
+
     /// From now on every record step is answered with this status line and header fields (`401 Unauthorized`), or taken.
     pub fn refuse(&self, refusal: Option<&'static str>) {
         self.memory.lock().expect("no thread panics with it").refusal = refusal;
@@ -106,6 +116,11 @@ impl Api {
         self.memory.lock().expect("no thread panics with it").asked.clone()
     }
 
+    /// How many records were in each request that was taken.
+    pub fn batches(&self) -> Vec<usize> {
+        self.memory.lock().expect("no thread panics with it").batches.clone()
+    }
+
     /// Connections accepted.
     pub fn connections(&self) -> usize {
         self.memory.lock().expect("no thread panics with it").connections
@@ -124,8 +139,9 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
         let id = {
             let mut memory = memory.lock().expect("no thread panics with it");
             if path == "/films/" {
-                let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
-                let data = value["data"].as_str().expect("data").to_owned();
+                let values = records(&body);
+                let value = &values[0];
+                let data: String = values.iter().map(|value| value["data"].as_str().expect("data")).collect();
                 let mut taken = 0;
                 memory.steps.push(Instant::now());
                 if behaviour.refuse_every > 0 && memory.steps.len().is_multiple_of(behaviour.refuse_every) {
@@ -134,8 +150,14 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                     status = "422 Unprocessable Content";
                 } else if let Some(refusal) = memory.refusal {
                     status = refusal;
+                    memory.refused.push(Film { key, body, data });
                 } else {
-                    memory.films.push(Film { key, body, data });
+                    memory.batches.push(values.len());
+                    for value in &values {
+                        let body = if values.len() == 1 { body.clone() } else { value.to_string() };
+                        let (body, data) = (body, value["data"].as_str().expect("data").to_owned());
+                        memory.films.push(Film { key: key.clone(), body, data });
+                    }
                     taken = value["id"].as_u64().unwrap_or(0) as usize;
                 }
                 let id = value["id"].as_u64().unwrap_or(0) as usize;
@@ -161,8 +183,15 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                 id
             } else {
                 assert_eq!(path, "/seq/");
-                let next = memory.ids.len() + 1;
-                *memory.ids.entry(key).or_insert(next)
+                let asked: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+                let count = asked["count"].as_u64();
+                let next = memory.next_id + 1;
+                let id = *memory.ids.entry(key).or_insert(next);
+                if id == next {
+                    memory.next_id += count.unwrap_or(1) as usize;
+                }
+                shown = count.map(|count| serde_json::json!({ "id": id, "count": count }).to_string());
+                id
             }
         };
         if answers + 1 == behaviour.drop_every {
@@ -180,6 +209,24 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
             let _ = stream.get_ref().shutdown(std::net::Shutdown::Write);
             while request(&mut stream).is_some() {}
             return;
+        }
+    }
+}
+
+/// The records of a body: one, one a line, or an array, also one in an object.
+fn records(body: &str) -> Vec<serde_json::Value> {
+    let lines = serde_json::Deserializer::from_str(body).into_iter().collect::<Result<Vec<serde_json::Value>, _>>();
+    let mut values = lines.expect("JSON");
+    if let [serde_json::Value::Object(object)] = &mut values[..]
+        && let Some(films) = object.remove("films")
+    {
+        values = vec![films];
+    }
+    match values.pop().expect("a value") {
+        serde_json::Value::Array(records) => records,
+        last => {
+            values.push(last);
+            values
         }
     }
 }

@@ -4,6 +4,7 @@
 mod answers;
 mod api;
 mod backlog;
+mod batches;
 mod cores;
 mod crashes;
 mod environment;
@@ -20,6 +21,7 @@ mod paths;
 mod ports;
 mod process;
 mod queue;
+mod reload;
 mod rows;
 mod site;
 mod stops;

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 #[allow(dead_code)] // what only the other place plays
 #[path = "../rows/mod.rs"]
-pub mod rows;
+pub mod script;
 
-use rows::{Act, Case, Place, Receiver, Row, cases};
+use script::{Act, Case, Place, Receiver, Row, cases};
 
 const MIXES_AT_ONCE: usize = 6;
 
@@ -92,7 +92,7 @@ fn serve(stream: &TcpStream, index: usize, shared: &Shared) {
     let early = shared.receiver().row.early;
     let mut input = Vec::new();
     loop {
-        let length = match rows::request(&input, early) {
+        let length = match script::request(&input, early) {
             Ok(Some(length)) => length,
             Ok(None) => {
                 let mut buffer = [0; 4096];

@@ -156,6 +156,12 @@ impl Config {
         self
     }
 
+    /// The id step at another address.
+    pub fn sequence_at(mut self, api: SocketAddr) -> Self {
+        self.sequence = Some(format!("[sequence]\nurl = \"http://{api}/seq/\"\nid_at = \"/id\"\n"));
+        self
+    }
+
     /// A key of `[journal]`, its value as in the file.
     pub fn journal(mut self, key: &'static str, value: &str) -> Self {
         self.journal.insert(key, value.to_owned());

@@ -33,6 +33,11 @@ impl Echo {
             Input::Start => world.push(Op::Accept { source: SourceId(0) }),
             Input::Stop => world.finished = true,
             Input::Deadline => {}
+            Input::Reload(reload) => {
+                for source in &reload.started {
+                    world.push(Op::Accept { source: *source });
+                }
+            }
             Input::Completion(completion) => self.completion(world, completion),
         }
     }

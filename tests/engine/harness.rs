@@ -6,7 +6,7 @@ use ringest::engine::{
 };
 use ringest::journal::Storage;
 use ringest::observe::snapshot::{Counters, Snapshot};
-use ringest::shard::{ApiId, Completion, Fd, LinkId, Now, Op, SourceId};
+use ringest::shard::{ApiId, Completion, Fd, LinkId, Now, Op, Reload, Reloaded, SourceId};
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -48,6 +48,7 @@ pub enum Input<'a, 'b> {
     Start,
     Completion(&'a mut Completion<'b>),
     Deadline,
+    Reload(&'a Reload),
     Stop,
 }
 
@@ -69,6 +70,10 @@ impl<H: FnMut(&mut World, Now, Input<'_, '_>)> Core for Scripted<H> {
     }
     fn next_deadline(&self) -> Option<u64> {
         self.world.deadline
+    }
+    fn reload(&mut self, now: Now, reload: Reload) -> Reloaded {
+        (self.handle)(&mut self.world, now, Input::Reload(&reload));
+        Reloaded { applied: true, ..Reloaded::default() }
     }
     fn stop(&mut self, now: Now) {
         self.stopping = true;
@@ -210,7 +215,7 @@ impl Remote {
             world.deadline = Some(now.mono_ns + POLL_NS);
             match input {
                 Input::Start => world.destinations = destinations.clone(),
-                Input::Deadline => {}
+                Input::Deadline | Input::Reload(_) => {}
                 Input::Stop => world.finished = true,
                 Input::Completion(completion) => {
                     let said = match completion {

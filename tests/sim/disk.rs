@@ -32,6 +32,8 @@ pub struct Segment {
     pub volatile: bool,
     /// It is not there any more, but for what a loss of power may undo.
     pub removed: bool,
+    /// Its process has asked for its end.
+    pub given_up: bool,
     /// Put aside, and no loss of power can undo that.
     pub is_aside_for_good: bool,
     /// A write or sync of it has failed: nobody may trust it with more.
@@ -201,6 +203,9 @@ impl Disk {
                 if self.in_flight(segment).any(|other| !harmless(&other.work)) || self.is_replaced_or_copied(segment) {
                     return Err(format!("segment {segment} is freed with operations in flight"));
                 }
+                if let Some(file) = self.segments.get_mut(&segment) {
+                    file.given_up = true;
+                }
                 Operation { journal, segment, work: Work::Free { reuse }, orphan: false, inode: None }
             }
             Op::ReadBack { journal, segment, offset, buffer } => {
@@ -287,8 +292,12 @@ impl Disk {
 
     /// A block must not say that something is durable whose sync has failed.
     fn check_watermark(&self, block: &[u8]) -> Result<(), String> {
-        let Some((BlockHeader { watermark, .. }, _)) = BlockHeader::decode(block) else { return Ok(()) };
-        for (&segment, file) in self.segments.iter().filter(|(_, file)| file.failed) {
+        let Some((BlockHeader { watermark, oldest_segment, .. }, _)) = BlockHeader::decode(block) else {
+            return Ok(());
+        };
+        // What was given up is not part of the log, though its file may still be there.
+        let is_part = |segment: u64, file: &Segment| segment >= oldest_segment && !file.given_up;
+        for (&segment, file) in self.segments.iter().filter(|(number, file)| file.failed && is_part(**number, file)) {
             let lost = file.doomed.iter().map(|(offset, _)| *offset as u32).min();
             if lost.is_some_and(|offset| Position { segment, offset } < watermark) {
                 return Err(format!(
@@ -546,13 +555,17 @@ impl Disk {
             }
             self.abandon(cx, operation, power);
         }
-        // The next process knows nothing of what failed, and finishes what this one left.
-        for file in self.segments.values_mut() {
-            file.failed = false;
-            file.written.clear();
-        }
+        self.forget_process();
         if power {
             self.lose_power(cx);
+        }
+    }
+
+    /// The next process knows nothing of what failed, and finishes what this one left.
+    pub fn forget_process(&mut self) {
+        for file in self.segments.values_mut() {
+            (file.failed, file.given_up) = (false, false);
+            file.written.clear();
         }
     }
 

@@ -255,7 +255,7 @@ impl World {
                 _ => false,
             };
             let open = self.links.values().filter(|state| same(state)).count();
-            if open > self.plan.settings.deliver.connections {
+            if open > self.connections_max {
                 return Err(format!("{open} connections to the API at once"));
             }
         }

@@ -77,6 +77,7 @@ impl World {
                     self.tamper(tampering);
                 }
             }
+            FaultKind::Reload => self.reload(),
             FaultKind::CleanRestart => {
                 if !self.stopping {
                     self.stop();
@@ -128,7 +129,8 @@ impl World {
             | FaultKind::HungDisk
             | FaultKind::Tamper(_)
             | FaultKind::PowerCut
-            | FaultKind::CleanRestart => {}
+            | FaultKind::CleanRestart
+            | FaultKind::Reload => {}
         }
     }
 

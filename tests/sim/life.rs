@@ -7,11 +7,13 @@ use super::net::Peer;
 use super::plan::{CrashPoint, Tampering};
 use super::world::{Tampered, World};
 use crate::say;
+use ringest::config::{Settings, Url};
 use ringest::journal;
 use ringest::observe::snapshot::Terms;
-use ringest::shard::{Op, Setup, Shard, SourceId};
+use ringest::shard::{Op, Reload, Setup, Shard, SourceId};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 impl World {
     pub fn core_of(&self, directory: usize) -> u32 {
@@ -276,6 +278,41 @@ impl World {
         self.cx.after(delay, Event::Restart);
     }
 
+    /// The shard, or its next start, is given other settings of delivery.
+    pub fn reload(&mut self) {
+        let mut settings = Settings::clone(&self.plan.settings);
+        let rng = &mut self.cx.rng;
+        let deliver = &mut settings.deliver;
+        deliver.connections = *rng.choice(&[1, 2, 8]).expect("some");
+        deliver.pipeline = *rng.choice(&[1, 8]).expect("some");
+        deliver.timeout = Duration::from_millis(*rng.choice(&[400, 2000]).expect("some"));
+        deliver.headers = vec![("X-Plant".into(), rng.u32(..100).to_string())];
+        let to = |url: &mut Url, port: u16| {
+            url.authority.port = port;
+            url.host_header = format!("{}:{port}", url.authority.host);
+        };
+        if rng.bool() {
+            to(&mut deliver.url, *rng.choice(&[8000, 8002, 8004]).expect("some"));
+        }
+        if let Some(sequence) = settings.sequence.as_mut().filter(|_| rng.bool()) {
+            to(&mut sequence.url, *rng.choice(&[8000, 8001, 8002]).expect("some"));
+        }
+        say!(self.cx, "reload: {:?} {:?}", settings.deliver, settings.sequence);
+        self.receiver.reload(&settings);
+        self.connections_max = self.connections_max.max(settings.deliver.connections);
+        self.pipeline_max = self.pipeline_max.max(settings.deliver.pipeline);
+        let settings = Arc::new(settings);
+        self.plan.settings = Arc::clone(&settings);
+        let now = self.now();
+        if let Some(shard) = &mut self.shard {
+            let reload = Reload { settings, retired: Vec::new(), started: Vec::new() };
+            if shard.reload(now, reload).applied {
+                self.cx.stats.count("reload while running");
+            }
+            self.told += 1;
+        }
+    }
+
     pub fn stop(&mut self) {
         let now = self.now();
         let Some(shard) = &mut self.shard else { return };
@@ -304,6 +341,7 @@ impl World {
             }
         }
         self.cx.stats.count("stopped cleanly");
+        self.disks.iter_mut().for_each(Disk::forget_process);
         self.gone();
         Ok(())
     }

@@ -89,6 +89,8 @@ pub enum FaultKind {
     /// The machine goes down: its memory is lost, and so is what the disk was not told to make durable.
     PowerCut,
     CleanRestart,
+    /// Where and how records are delivered changes, while the shard runs.
+    Reload,
 }
 
 impl FaultKind {
@@ -126,12 +128,13 @@ impl FaultKind {
             Self::Kill(_) => "kill",
             Self::PowerCut => "power cut",
             Self::CleanRestart => "clean restart",
+            Self::Reload => "reload",
         }
     }
 
     /// Whether it is one of those of which every world has three.
     pub fn is_outer(&self) -> bool {
-        !matches!(self, Self::Kill(_) | Self::Tamper(_) | Self::PowerCut | Self::CleanRestart)
+        !matches!(self, Self::Kill(_) | Self::Tamper(_) | Self::PowerCut | Self::CleanRestart | Self::Reload)
     }
 }
 
@@ -195,7 +198,8 @@ impl Plan {
         let physical = *rng.choice(&[512, 4096]).expect("some");
         let journal = journal(rng, level, block_bytes, physical);
         let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
-        let faults = faults(rng, level, matches!(seed % 8, 1 | 3 | 5), &machines);
+        let mut faults = faults(rng, level, matches!(seed % 8, 1 | 3 | 5), &machines);
+        faults.extend(reloads(seed));
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
             header_timeout: Duration::from_secs(120),
@@ -240,6 +244,14 @@ impl Plan {
     pub fn options(&self, core: u32) -> Options {
         Options { block_bytes: self.block_bytes, ..Options::new(&self.settings.journal, core, 1) }
     }
+}
+
+/// In every third world some; drawn apart, so that all else of a world is what it was without them.
+fn reloads(seed: u64) -> Vec<Fault> {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x0051_6855);
+    let count = if seed.is_multiple_of(3) { rng.usize(1..=6) } else { 0 };
+    let reload = |_| Fault { at_ns: S + rng.u64(..2 * S), lasts_ns: 0, kind: FaultKind::Reload };
+    (0..count).map(reload).collect()
 }
 
 fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, Vec<MachinePlan>) {
@@ -397,6 +409,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
     let confirms = rng.bool();
     let deliver = Deliver {
         answers: Answers { attempts: *rng.choice(&[1, 2, 3]).expect("some"), ..answers(confirms, two_steps) },
+        batch: None,
         url: url("/films/", port),
         body: body.template(two_steps),
         content_type: if body == Body::Raw { "application/octet-stream" } else { "application/json" }.into(),
@@ -415,11 +428,11 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         drain: Duration::from_millis(*rng.choice(&[10, 3000]).expect("some")),
     };
     let contract = Contract {
-        host: deliver.url.host_header.clone(),
+        hosts: vec![deliver.url.host_header.clone()],
         films_target: "/films/".into(),
         confirms,
         sequence: two_steps.then(|| SequenceContract {
-            host: format!("{HOST}:{sequence_port}"),
+            hosts: vec![format!("{HOST}:{sequence_port}")],
             target: "/seq/?kind=film".into(),
             answer: match (nested, lease) {
                 (true, 1) => r#"{"data": [{"seq": ID}, {"seq": 7}]}"#,

@@ -8,12 +8,14 @@ use super::net::Net;
 use super::oracle::{Oracle, shorten};
 use super::payload::{Body, Film};
 use crate::say;
+use ringest::config::{Settings, Url};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the service expects of its client.
 #[derive(Debug, Clone)]
 pub struct Contract {
-    pub host: String,
+    /// Where records are posted now, and where they were.
+    pub hosts: Vec<String>,
     pub films_target: String,
     /// What it has under a key is asked for below `films_target`.
     pub confirms: bool,
@@ -31,7 +33,7 @@ const LATE_NS: u64 = 10 * MS;
 
 #[derive(Debug, Clone)]
 pub struct SequenceContract {
-    pub host: String,
+    pub hosts: Vec<String>,
     pub target: String,
     /// The answer, with `ID` where the id stands.
     pub answer: String,
@@ -84,6 +86,8 @@ pub struct Receiver {
     sessions: BTreeMap<ConnId, Session>,
     /// Every request by key, with the time at which it first came; after a power cut those alone that it must not change.
     requests: BTreeMap<String, (Vec<u8>, u64)>,
+    /// Where and how to deliver has changed: the bodies alone stay.
+    reloaded: bool,
     cuts: u32,
     cut_ns: u64,
     rows: BTreeMap<String, u64>,
@@ -119,6 +123,7 @@ impl Receiver {
             service_ns: MS,
             sessions: BTreeMap::new(),
             requests: BTreeMap::new(),
+            reloaded: false,
             cuts: 0,
             cut_ns: 0,
             rows: BTreeMap::new(),
@@ -128,6 +133,28 @@ impl Receiver {
             made_for: BTreeMap::new(),
             ids: BTreeMap::new(),
             used_ids: BTreeSet::new(),
+        }
+    }
+
+    /// Records are delivered by other settings from now on; what is under way may still come by the earlier ones.
+    pub fn reload(&mut self, settings: &Settings) {
+        let add = |hosts: &mut Vec<String>, url: &Url| {
+            if !hosts.contains(&url.host_header) {
+                hosts.push(url.host_header.clone());
+            }
+        };
+        let contract = &mut self.contract;
+        add(&mut contract.hosts, &settings.deliver.url);
+        if let (Some(contract), Some(sequence)) = (&mut contract.sequence, &settings.sequence) {
+            add(&mut contract.hosts, &sequence.url);
+        }
+        contract.pipeline = contract.pipeline.max(settings.deliver.pipeline);
+        contract.timeout_ns = contract.timeout_ns.max(settings.deliver.timeout.as_nanos() as u64);
+        if !std::mem::replace(&mut self.reloaded, true) {
+            for (bytes, _) in self.requests.values_mut() {
+                let head = bytes.windows(4).position(|end| end == b"\r\n\r\n").expect("a whole request");
+                bytes.drain(..head + 4);
+            }
         }
     }
 
@@ -154,6 +181,7 @@ impl Receiver {
         session.input.extend(&seen.bytes);
         while let Some(request) = http::request(&session.input).map_err(|error| format!("conn {conn}: {error}"))? {
             let bytes: Vec<u8> = session.input.drain(..request.bytes).collect();
+            let bytes = if self.reloaded { request.body.clone() } else { bytes };
             check(&self.contract, &session.host, &request)?;
             check_identity(
                 &mut self.requests,
@@ -410,16 +438,16 @@ impl Receiver {
     }
 }
 
-/// What every request must have, also one that will be refused.
 /// How many of the ids that are asked for are given from this one on.
 fn granted(number: usize, lease: u32) -> usize {
     1 + number % lease as usize
 }
 
+/// What every request must have, also one that will be refused.
 fn check(contract: &Contract, host: &str, request: &Request) -> Result<(), String> {
     if request.get {
         let asks = contract.confirms && request.target.starts_with(&contract.films_target);
-        let right = asks && host == contract.host && request.header("host")? == host;
+        let right = asks && contract.hosts.iter().any(|known| known == host) && request.header("host")? == host;
         return right.then_some(()).ok_or_else(|| format!("GET {} from {host}", request.target));
     }
     let key = request.header("idempotency-key")?;
@@ -439,10 +467,10 @@ fn check(contract: &Contract, host: &str, request: &Request) -> Result<(), Strin
         return Err(format!("{key}: the id step posts {:?}", String::from_utf8_lossy(&request.body)));
     }
     let expected = match &contract.sequence {
-        Some(sequence) if is_id_step => &sequence.host,
-        _ => &contract.host,
+        Some(sequence) if is_id_step => &sequence.hosts,
+        _ => &contract.hosts,
     };
-    if request.header("host")? != expected || host != expected {
+    if request.header("host")? != host || !expected.iter().any(|expected| expected == host) {
         return Err(format!("{key}: Host {:?} on a connection to {host}", request.header("host")));
     }
     if !is_id_step && request.header("content-type")? != contract.content_type {

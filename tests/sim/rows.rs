@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 #[allow(dead_code)] // what only the other place plays
 #[path = "../rows/mod.rs"]
-pub mod rows;
+pub mod script;
 
-use rows::{Act, Place, Receiver, Row, cases};
+use script::{Act, Place, Receiver, Row, cases};
 
 const WALL_S: u64 = 1_767_323_045;
 /// One way.
@@ -203,7 +203,7 @@ impl Stage {
         if conn.acts.is_some() {
             return;
         }
-        let length = rows::request(&conn.input, early).unwrap_or_else(|error| panic!("connection {index}: {error}"));
+        let length = script::request(&conn.input, early).unwrap_or_else(|error| panic!("connection {index}: {error}"));
         let Some(length) = length else { return };
         let bytes: Vec<u8> = conn.input.drain(..length).collect();
         let (at_ms, wall_s) = (self.now_ns / MS, self.now().wall_ns / S);

@@ -43,6 +43,9 @@ pub struct Tampered {
 
 pub struct World {
     pub plan: Plan,
+    /// The most of all settings so far.
+    pub connections_max: usize,
+    pub pipeline_max: usize,
     pub cx: Context,
     pub net: Net,
     pub receiver: Receiver,
@@ -126,6 +129,8 @@ impl World {
             doors,
             disks,
             oracle: Oracle::new(plan.body, plan.level == Level::Power),
+            connections_max: plan.settings.deliver.connections,
+            pipeline_max: plan.settings.deliver.pipeline,
             shard: None,
             life: 0,
             directories: Vec::new(),
@@ -422,11 +427,8 @@ impl World {
         let shown = shard.snapshot(self.now());
         let received: u64 = shown.sources.iter().map(|source| source.received).sum();
         let rejected: u64 = shown.sources.iter().map(|source| source.rejected).sum();
-        let deliver = &self.plan.settings.deliver;
-        let busy = |route: &RouteSnapshot| {
-            route.connections > deliver.connections as u64
-                || route.in_flight > (deliver.connections * deliver.pipeline) as u64
-        };
+        let (connections, pipeline) = (self.connections_max as u64, self.pipeline_max as u64);
+        let busy = |route: &RouteSnapshot| route.connections > connections || route.in_flight > connections * pipeline;
         let fits = shown.terms == self.terms
             && (received, rejected) == (self.terms.received, self.terms.rejected)
             && shown.journal.behind <= self.terms.pending

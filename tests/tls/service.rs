@@ -24,7 +24,9 @@ pub enum Answers {
 pub fn take_request(heard: &mut Vec<u8>) -> Option<(String, String)> {
     let text = String::from_utf8(heard.clone()).expect("text");
     let (head, rest) = text.split_once("\r\n\r\n")?;
-    let length: usize = head.split_once("Content-Length: ")?.1.split("\r\n").next()?.parse().expect("a number");
+    let length =
+        head.split_once("Content-Length: ").map_or("0", |(_, rest)| rest.split("\r\n").next().expect("a line"));
+    let length: usize = length.parse().expect("a number");
     let body = rest.get(..length)?.to_owned();
     let target = head.split(' ').nth(1).expect("a target").to_owned();
     heard.drain(..head.len() + 4 + length);

@@ -12,7 +12,7 @@ use ringest::shard::{Completion, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, Sou
 use ringest::tls::Client;
 use rustls::{ServerConfig, ServerConnection};
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 const SECOND: u64 = 1_000_000_000;
@@ -46,6 +46,10 @@ struct World {
     heard_bytes: usize,
     /// Bodies of the record step, in order.
     films: Vec<String>,
+    /// The record step is answered 409 though the record is there.
+    conflicts: bool,
+    /// What was asked for by GET.
+    confirmed: Vec<String>,
     /// Ids that were given.
     ids: u64,
     /// Connects without a handshake at any moment.
@@ -97,6 +101,8 @@ impl World {
             connects: Vec::new(),
             heard_bytes: 0,
             films: Vec::new(),
+            conflicts: false,
+            confirmed: Vec::new(),
             ids: 0,
             handshaking_max: 0,
             _directory: directory,
@@ -204,6 +210,14 @@ impl World {
                 let answer = if target == "/seq/" {
                     self.ids += 1;
                     format!("{{\"id\": {}}}", self.ids)
+                } else if target != "/films/" {
+                    self.confirmed.push(target);
+                    self.films.last().expect("it is asked for what it has").clone()
+                } else if self.conflicts {
+                    self.films.push(body);
+                    let answer = b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n";
+                    peer.tls.writer().write_all(answer).expect("memory");
+                    continue;
                 } else {
                     self.films.push(body.clone());
                     body
@@ -360,6 +374,21 @@ fn c18_an_answer_until_the_close_counts_only_behind_a_close_notify() {
         assert_eq!((world.delivered(), world.ids, world.films.len()), (2, ids + 1, films + 1));
         assert_eq!(world.problem(), None);
     }
+}
+
+#[test]
+fn what_the_service_has_is_asked_for_over_the_same_tls() {
+    let authority = Authority::new("Plant");
+    let sections = format!(
+        "[sequence]\nurl = \"https://{HOST}/seq/\"\n[deliver.confirm]\npath = \"/films/{{{{id}}}}/\"\ndata_at = \"/data\""
+    );
+    let server = authority.issue(&[HOST]).server(BOTH, None);
+    let mut world = World::new(&authority, server, "", &sections);
+    world.add_machines(1);
+    world.conflicts = true;
+    world.send("record");
+    assert_eq!((world.delivered(), world.confirmed.as_slice()), (1, &["/films/1/".to_owned()][..]));
+    assert_eq!(world.connects.len(), 1);
 }
 
 #[test]

@@ -126,7 +126,12 @@ impl<C: Core> Driver<C> {
     }
 
     fn pause_accept(&mut self, source: SourceId) {
-        let Some(index) = self.listener(source) else { return };
+        if let Some(index) = self.listener(source) {
+            self.pause_accept_at(index);
+        }
+    }
+
+    fn pause_accept_at(&mut self, index: usize) {
         let listener = &mut self.listeners[index];
         if std::mem::take(&mut listener.wanted) && listener.armed {
             self.ring.cancel(user_data(Kind::Accept, 0, index as u32), user_data(Kind::Ignored, 0, 0));
@@ -134,18 +139,24 @@ impl<C: Core> Driver<C> {
     }
 
     /// Its index; none where another core accepts for all.
-    fn listener(&self, source: SourceId) -> Option<usize> {
-        self.listeners.iter().position(|listener| listener.source == source)
+    pub(super) fn listener(&self, source: SourceId) -> Option<usize> {
+        self.listeners.iter().position(|listener| listener.source == source && !listener.closing)
     }
 
     /// Intake ends: no listener is left for a peer to reach.
     pub(super) fn close_listeners(&mut self) {
         for index in 0..self.listeners.len() {
-            let source = self.listeners[index].source;
-            self.pause_accept(source);
-            if !self.listeners[index].armed {
-                self.listeners[index].socket = None;
-            }
+            self.close_listener(index);
+        }
+    }
+
+    /// No peer reaches it any more.
+    pub(super) fn close_listener(&mut self, index: usize) {
+        self.pause_accept_at(index);
+        let listener = &mut self.listeners[index];
+        listener.closing = true;
+        if !listener.armed {
+            listener.socket = None;
         }
     }
 
@@ -382,6 +393,7 @@ impl<C: Core> Driver<C> {
             Message::PortClosed { link } => self.closed(now, link),
             Message::Accepted { source, fd, peer } => self.hear(now, Completion::Accepted { source, fd, peer }),
             Message::PortAppeared { source } => self.hear(now, Completion::PortAppeared { source }),
+            Message::Reload(new) => self.reload(now, *new),
             Message::Snapshot(answer) => {
                 // Whoever asked may have gone.
                 let _ = answer.send(self.core.snapshot(now));

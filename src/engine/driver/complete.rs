@@ -98,7 +98,7 @@ impl<C: Core> Driver<C> {
         let listener = &mut self.listeners[index];
         let source = listener.source;
         listener.armed = cqe.more();
-        if self.stopping && !listener.armed {
+        if listener.closing && !listener.armed {
             listener.socket = None;
         }
         if cqe.result >= 0 {

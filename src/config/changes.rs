@@ -1,0 +1,390 @@
+//! What differs between two configurations, and which of it a running gateway cannot take over.
+//!
+//! Every key of [`Settings`] is named here once; the compiler asks for those that are added.
+
+use super::answers::Answers;
+use super::settings::{Deliver, Gateway, Journal, Limits, Sequence, Settings, Url, WhenFull};
+use super::units::{show_duration, show_size};
+use crate::delivery::route::Reaction;
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+/// Longest value that is shown, in characters.
+const SHOWN_MAX: usize = 60;
+
+/// A key with another value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The key with its section, such as `journal.window`.
+    pub key: String,
+    /// How it was and how it is to be; `None` where the values may be secret.
+    pub values: Option<(String, String)>,
+}
+
+impl fmt::Display for Change {
+    /// `KEY: OLD → NEW`, or `KEY`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.values {
+            Some((old, new)) => write!(f, "{}: {old} → {new}", self.key),
+            None => f.write_str(&self.key),
+        }
+    }
+}
+
+/// All that differs between two configurations. Sources are told by their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Keys that take effect with a restart only.
+    pub restart: Vec<Change>,
+    /// Keys outside of sources that a running gateway takes over.
+    pub keys: Vec<Change>,
+    /// Sources that were not there.
+    pub added: Vec<String>,
+    /// Sources that are no longer there.
+    pub removed: Vec<String>,
+    /// Sources of which anything differs, their framing included.
+    pub changed: Vec<String>,
+    /// Number of sources that are as they were.
+    pub unchanged: usize,
+}
+
+impl Changes {
+    /// What becomes of `old` where `new` takes its place.
+    pub fn between(old: &Settings, new: &Settings) -> Self {
+        let mut changes = Self::default();
+        let Settings { gateway, journal, sources, sequence, deliver, limits } = old;
+        gateway_changes(gateway, &new.gateway, &mut changes.restart);
+        journal_changes(journal, &new.journal, &mut changes.restart, &mut changes.keys);
+        limits_changes(limits, &new.limits, &mut changes.restart, &mut changes.keys);
+        sequence_changes(sequence.as_ref(), new.sequence.as_ref(), &mut changes.keys);
+        deliver_changes(deliver, &new.deliver, &mut changes.keys);
+        let mut before: HashMap<&str, _> = sources.iter().map(|source| (source.name.as_str(), source)).collect();
+        for source in &new.sources {
+            match before.remove(source.name.as_str()) {
+                None => changes.added.push(source.name.clone()),
+                Some(old) if old == source => changes.unchanged += 1,
+                Some(_) => changes.changed.push(source.name.clone()),
+            }
+        }
+        let gone = sources.iter().filter(|source| before.contains_key(source.name.as_str()));
+        changes.removed = gone.map(|source| source.name.clone()).collect();
+        changes
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let Self { restart, keys, added, removed, changed, unchanged: _ } = self;
+        restart.is_empty() && keys.is_empty() && added.is_empty() && removed.is_empty() && changed.is_empty()
+    }
+}
+
+impl fmt::Display for Changes {
+    /// One line: how many sources were added, removed, changed and left alone, the first of them by name, then each key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES_MAX: usize = 10;
+        let mut parts = Vec::new();
+        for (what, names) in [("added", &self.added), ("removed", &self.removed), ("changed", &self.changed)] {
+            if !names.is_empty() {
+                let more = if names.len() > NAMES_MAX { ", …" } else { "" };
+                parts.push(format!(
+                    "{} {what} ({}{more})",
+                    names.len(),
+                    names[..names.len().min(NAMES_MAX)].join(", ")
+                ));
+            }
+        }
+        parts.push(format!("{} unchanged", self.unchanged));
+        write!(f, "sources: {}", parts.join(", "))?;
+        self.restart.iter().chain(&self.keys).try_for_each(|change| write!(f, "; {change}"))
+    }
+}
+
+/// Notes the keys of one section.
+struct Keys<'a> {
+    section: &'static str,
+    list: &'a mut Vec<Change>,
+}
+
+impl Keys<'_> {
+    fn note<T: PartialEq + ?Sized>(&mut self, key: &str, old: &T, new: &T, show: impl Fn(&T) -> String) {
+        if old != new {
+            let values = Some((short(show(old)), short(show(new))));
+            self.list.push(Change { key: format!("{}.{key}", self.section), values });
+        }
+    }
+
+    /// As [`Keys::note`], where the values may be secret.
+    fn note_name(&mut self, key: &str, is_changed: bool) {
+        if is_changed {
+            self.list.push(Change { key: format!("{}.{key}", self.section), values: None });
+        }
+    }
+
+    fn duration(&mut self, key: &str, old: Duration, new: Duration) {
+        self.note(key, &old, &new, |value| show_duration(*value));
+    }
+
+    fn number(&mut self, key: &str, old: usize, new: usize) {
+        self.note(key, &old, &new, usize::to_string);
+    }
+
+    fn size(&mut self, key: &str, old: u64, new: u64) {
+        self.note(key, &old, &new, |value| show_size(*value));
+    }
+}
+
+/// One line that is not too long.
+fn short(text: String) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_MAX).collect();
+    if line.len() < text.len() { line + "…" } else { line }
+}
+
+fn word(value: &impl fmt::Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+/// Without its query, which may hold a secret.
+fn show_url(url: &Url) -> String {
+    let (path, query) = url.target.split_once('?').unwrap_or((&url.target, ""));
+    let scheme = if url.secure { "https" } else { "http" };
+    format!("{scheme}://{}{path}{}", url.host_header, if query.is_empty() { "" } else { "?…" })
+}
+
+fn gateway_changes(old: &Gateway, new: &Gateway, restart: &mut Vec<Change>) {
+    let Gateway { name, cores, state_dir, admin } = old;
+    let mut keys = Keys { section: "gateway", list: restart };
+    keys.note("name", name, &new.name, |name| format!("{name:?}"));
+    keys.note("cores", cores, &new.cores, |cores| format!("{cores:?}"));
+    keys.note("state_dir", state_dir, &new.state_dir, |path| path.display().to_string());
+    keys.note("admin", admin, &new.admin, ToString::to_string);
+}
+
+fn journal_changes(old: &Journal, new: &Journal, restart: &mut Vec<Change>, live: &mut Vec<Change>) {
+    let Journal { durability, commit_every, segment_bytes, max_bytes, window_bytes, when_full } = old;
+    let mut keys = Keys { section: "journal", list: restart };
+    keys.note("durability", durability, &new.durability, word);
+    keys.duration("commit_every", *commit_every, new.commit_every);
+    keys.size("segment_size", *segment_bytes, new.segment_bytes);
+    keys.size("max_size", *max_bytes, new.max_bytes);
+    keys.size("window", *window_bytes as u64, new.window_bytes as u64);
+    let mut keys = Keys { section: "journal", list: live };
+    keys.note::<WhenFull>("when_full", when_full, &new.when_full, word);
+}
+
+fn limits_changes(old: &Limits, new: &Limits, restart: &mut Vec<Change>, live: &mut Vec<Change>) {
+    let Limits {
+        read_buffer_bytes,
+        read_buffers,
+        header_bytes,
+        header_fields,
+        target_bytes,
+        body_bytes,
+        header_timeout,
+        body_timeout,
+        idle_timeout,
+        connections,
+    } = old;
+    let mut keys = Keys { section: "limits", list: restart };
+    keys.size("read_buffer", *read_buffer_bytes as u64, new.read_buffer_bytes as u64);
+    keys.number("read_buffers", *read_buffers, new.read_buffers);
+    let mut keys = Keys { section: "limits", list: live };
+    keys.size("header", *header_bytes as u64, new.header_bytes as u64);
+    keys.number("header_fields", *header_fields, new.header_fields);
+    keys.size("target", *target_bytes as u64, new.target_bytes as u64);
+    keys.size("body", *body_bytes as u64, new.body_bytes as u64);
+    keys.duration("header_timeout", *header_timeout, new.header_timeout);
+    keys.duration("body_timeout", *body_timeout, new.body_timeout);
+    keys.duration("idle_timeout", *idle_timeout, new.idle_timeout);
+    keys.number("connections", *connections, new.connections);
+}
+
+fn sequence_changes(old: Option<&Sequence>, new: Option<&Sequence>, live: &mut Vec<Change>) {
+    let mut keys = Keys { section: "sequence", list: live };
+    let (before, after) = (old.map(|sequence| &sequence.url), new.map(|sequence| &sequence.url));
+    keys.note("url", &before, &after, |url| url.map_or("none".to_owned(), show_url));
+    if let (Some(Sequence { url: _, id_at, lease, count_at }), Some(new)) = (old, new) {
+        let pointer = |pointer: &String| format!("{pointer:?}");
+        keys.note("id_at", id_at, &new.id_at, pointer);
+        keys.number("lease", *lease as usize, new.lease as usize);
+        keys.note("count_at", count_at, &new.count_at, pointer);
+    }
+}
+
+fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
+    let Deliver {
+        url,
+        body,
+        content_type,
+        headers,
+        success,
+        answer_type,
+        answer_id_at,
+        answers,
+        batch,
+        tls,
+        connections,
+        pipeline,
+        timeout,
+        connect_timeout,
+        idle,
+        retry_first,
+        retry_max,
+        drain,
+    } = old;
+    let mut keys = Keys { section: "deliver", list: live };
+    let optional = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+    keys.note("url", url, &new.url, show_url);
+    keys.note("body", body, &new.body, |body| format!("{body:?}"));
+    keys.note("content_type", content_type, &new.content_type, String::clone);
+    header_changes(headers, &new.headers, &mut keys);
+    keys.note("success", success, &new.success, |statuses| format!("{statuses:?}"));
+    keys.note("answer_type", answer_type, &new.answer_type, optional);
+    keys.note("answer_id_at", answer_id_at, &new.answer_id_at, optional);
+    keys.note_name("batch", *batch != new.batch);
+    keys.note_name("tls", *tls != new.tls);
+    keys.note_name("batch", *batch != new.batch);
+    answers_changes(answers, &new.answers, &mut keys);
+    keys.number("connections", *connections, new.connections);
+    keys.number("pipeline", *pipeline, new.pipeline);
+    keys.duration("timeout", *timeout, new.timeout);
+    keys.duration("connect_timeout", *connect_timeout, new.connect_timeout);
+    keys.duration("idle", *idle, new.idle);
+    keys.duration("retry.first", *retry_first, new.retry_first);
+    keys.duration("retry.max", *retry_max, new.retry_max);
+    keys.duration("drain", *drain, new.drain);
+}
+
+fn answers_changes(old: &Answers, new: &Answers, keys: &mut Keys<'_>) {
+    let Answers { given, attempts, parked_max, confirm } = old;
+    let shown = |given: &Vec<(u16, Reaction)>| {
+        let each = given.iter().map(|(status, reaction)| format!("{status} {}", word(reaction)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    keys.note("answers", given, &new.given, shown);
+    keys.number("answers.attempts", *attempts as usize, new.attempts as usize);
+    keys.number("answers.parked_max", *parked_max, new.parked_max);
+    keys.note_name("confirm", *confirm != new.confirm);
+}
+
+fn header_changes(old: &[(String, String)], new: &[(String, String)], keys: &mut Keys<'_>) {
+    if old == new {
+        return;
+    }
+    let before: HashMap<_, _> = old.iter().map(|(name, value)| (name, value)).collect();
+    let after: HashMap<_, _> = new.iter().map(|(name, value)| (name, value)).collect();
+    let gone = old.iter().filter(|(name, _)| !after.contains_key(name));
+    for (name, _) in new.iter().chain(gone) {
+        keys.note_name(&format!("headers.{name}"), before.get(name) != after.get(name));
+    }
+    // Their order alone.
+    keys.note_name("headers", before == after);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse_on;
+
+    fn settings(edit: impl Fn(String) -> String) -> Settings {
+        let text = r#"
+            [gateway]
+            cores = [0]
+            [framing.f]
+            end = "\n"
+            [[source]]
+            name = "a"
+            kind = "serial"
+            path = "/dev/ttyS0"
+            framing = "f"
+            [[source]]
+            name = "b"
+            kind = "tcp_listen"
+            listen = "127.0.0.1:4001"
+            [deliver]
+            url = "http://127.0.0.1:8000/films/"
+            [deliver.headers]
+            X-Line = "7"
+        "#;
+        parse_on(&edit(text.to_owned()), "test", &[0, 1]).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    fn changes(edit: impl Fn(String) -> String) -> Changes {
+        Changes::between(&settings(|text| text), &settings(edit))
+    }
+
+    #[test]
+    fn the_same_file_changes_nothing() {
+        let same = changes(|text| text + "\n# a comment\n");
+        assert!(same.is_empty(), "{same}");
+        assert_eq!(same.to_string(), "sources: 2 unchanged");
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_with_both_values() {
+        let changes = changes(|text| {
+            text.replace(
+                "cores = [0]",
+                "cores = [0, 1]\nadmin = \"127.0.0.1:9700\"\nstate_dir = \"/srv/x\"\nname = \"n\"",
+            ) + "\n[journal]\nwindow = \"8MiB\"\ndurability = \"memory\"\n[limits]\nread_buffers = 64\n"
+        });
+        let shown: Vec<String> = changes.restart.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "gateway.name: \"ringest\" → \"n\"",
+                "gateway.cores: [0] → [0, 1]",
+                "gateway.state_dir: /var/lib/ringest → /srv/x",
+                "gateway.admin: 127.0.0.1:9600 → 127.0.0.1:9700",
+                "journal.durability: power → memory",
+                "journal.window: 32MiB → 8MiB",
+                "limits.read_buffers: 1024 → 64",
+            ]
+        );
+        assert_eq!(changes.keys, []);
+    }
+
+    #[test]
+    fn sources_are_told_by_their_names_and_a_framing_belongs_to_those_that_use_it() {
+        let changes = changes(|text| {
+            let text =
+                text.replace("name = \"b\"", "name = \"c\"").replace("end = \"\\n\"", "end = \"\\n\"\ntrim = false");
+            text.replace("[[source]]\n            name = \"c\"", "[[source]]\n name = \"c\"")
+        });
+        assert_eq!((&changes.added[..], &changes.removed[..]), (&["c".to_owned()][..], &["b".to_owned()][..]));
+        assert_eq!((&changes.changed[..], changes.unchanged), (&["a".to_owned()][..], 0));
+        assert_eq!(changes.to_string(), "sources: 1 added (c), 1 removed (b), 1 changed (a), 0 unchanged");
+    }
+
+    #[test]
+    fn headers_are_named_and_their_values_are_not_shown() {
+        let changes = changes(|text| text.replace("X-Line = \"7\"", "X-Line = \"8\"\nX-New = \"secret\"") + "\n");
+        let shown: Vec<String> = changes.keys.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["deliver.headers.X-Line", "deliver.headers.X-New"]);
+    }
+
+    #[test]
+    fn the_rest_is_taken_over_while_running() {
+        let changes = changes(|text| {
+            text.replace("films/\"", "rows/\"\ntimeout = \"3s\"\nsuccess = [200, 201]\nretry = { first = \"1s\" }")
+                + "\n[sequence]\nurl = \"http://127.0.0.1:8000/seq/\"\n[journal]\nwhen_full = \"reject\"\n[limits]\nbody = \"1KiB\"\n"
+        });
+        assert_eq!(changes.restart, []);
+        let keys: Vec<&str> = changes.keys.iter().map(|change| change.key.as_str()).collect();
+        let expected = [
+            "journal.when_full",
+            "limits.body",
+            "sequence.url",
+            "deliver.url",
+            "deliver.body",
+            "deliver.success",
+            "deliver.timeout",
+            "deliver.retry.first",
+        ];
+        assert_eq!(keys, expected);
+        assert_eq!(
+            changes.keys[3].to_string(),
+            "deliver.url: http://127.0.0.1:8000/films/ → http://127.0.0.1:8000/rows/"
+        );
+    }
+}

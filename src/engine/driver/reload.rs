@@ -1,0 +1,39 @@
+//! A new configuration: listeners come, go, or change their source; the core hears of the rest.
+
+use super::{Core, Driver, Listener, NewSettings};
+use crate::shard::Now;
+use std::sync::Arc;
+
+impl<C: Core> Driver<C> {
+    /// Takes over other settings. A driver that is stopping closes what it was given, and the answer says so.
+    pub(super) fn reload(&mut self, now: Now, new: NewSettings) {
+        let NewSettings { reload, listeners, moved, answer } = new;
+        if self.stopping {
+            return;
+        }
+        self.settings = Arc::clone(&reload.settings);
+        // Those that move first: their old source is among the retired ones.
+        for (from, to) in moved {
+            if let Some(index) = self.listener(from) {
+                self.listeners[index].source = to;
+            }
+        }
+        for retired in &reload.retired {
+            if let Some(index) = self.listener(*retired) {
+                self.close_listener(index);
+            }
+        }
+        for (source, socket) in listeners {
+            let free = self.listeners.iter_mut().find(|listener| listener.socket.is_none() && !listener.armed);
+            let listener = Listener::new(source, socket);
+            match free {
+                Some(place) => *place = listener,
+                None => self.listeners.push(listener),
+            }
+        }
+        let reloaded = self.core.reload(now, reload);
+        self.carry();
+        // Whoever waited for it may have gone.
+        let _ = answer.send(reloaded);
+    }
+}

@@ -1,0 +1,105 @@
+//! What became of the last attempt to read the configuration.
+
+use super::report::{Area, Problem};
+use crate::delivery::template::rfc3339_micros;
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The last attempts, shared by those who read the configuration and those who show it. A start counts as a first success.
+#[derive(Debug, Clone)]
+pub struct Loaded(Arc<Mutex<Attempts>>);
+
+#[derive(Debug)]
+struct Attempts {
+    /// When the present configuration was read, in nanoseconds since 1970.
+    success_wall_ns: u64,
+    /// Attempts since then: when the last one failed, and why.
+    failure: Option<(u64, String)>,
+}
+
+fn wall_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+fn shown(wall_ns: u64) -> String {
+    String::from_utf8_lossy(&rfc3339_micros(wall_ns)).into_owned()
+}
+
+impl Default for Loaded {
+    /// The configuration was read now.
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Attempts { success_wall_ns: wall_ns(), failure: None })))
+    }
+}
+
+impl Loaded {
+    /// Another configuration is in force.
+    pub fn succeed(&self) {
+        *self.attempts() = Attempts { success_wall_ns: wall_ns(), failure: None };
+    }
+
+    /// An attempt failed; the configuration is what it was.
+    pub fn fail(&self, why: &str) {
+        self.attempts().failure = Some((wall_ns(), why.to_owned()));
+    }
+
+    /// Whether the last attempt was a success.
+    pub fn is_successful(&self) -> bool {
+        self.attempts().failure.is_none()
+    }
+
+    /// When the present configuration was read, in seconds since 1970.
+    pub fn success_s(&self) -> f64 {
+        self.attempts().success_wall_ns as f64 / 1e9
+    }
+
+    /// `config` of `/api/status`.
+    pub fn status(&self) -> Value {
+        let attempts = self.attempts();
+        let failure = attempts.failure.as_ref();
+        json!({
+            "loaded_at": shown(attempts.success_wall_ns),
+            "last_reload_successful": failure.is_none(),
+            "failed_at": failure.map(|(wall_ns, _)| shown(*wall_ns)),
+            "error": failure.map(|(_, why)| why),
+        })
+    }
+
+    /// A failure as something that an operator should know.
+    pub fn problem(&self) -> Option<Problem> {
+        let attempts = self.attempts();
+        let (wall_ns, why) = attempts.failure.as_ref()?;
+        let text = format!("last reload failed at {}; the earlier configuration is in force: {why}", shown(*wall_ns));
+        Some(Problem { area: Area::Config, name: "configuration".to_owned(), text })
+    }
+
+    /// Also after a panic elsewhere: what is there is whole at any time.
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_until_the_next_success() {
+        let loaded = Loaded::default();
+        assert!(loaded.is_successful() && loaded.problem().is_none());
+        let begun_s = loaded.success_s();
+        loaded.fail("no such file");
+        assert!(!loaded.is_successful());
+        assert_eq!(loaded.success_s(), begun_s);
+        assert_eq!(loaded.status()["error"], "no such file");
+        let problem = loaded.problem().expect("it failed");
+        assert!(
+            problem.text.contains("no such file") && problem.text.starts_with("last reload failed at 20"),
+            "{problem:?}"
+        );
+        loaded.succeed();
+        assert!(loaded.is_successful() && loaded.success_s() >= begun_s);
+        assert_eq!(loaded.status()["failed_at"], Value::Null);
+    }
+}
