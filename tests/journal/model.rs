@@ -545,7 +545,7 @@ impl Model {
             let Some(mut known) = before.remove(&number) else {
                 // Below level `power` segments can come back that were freed, without the marks in later ones.
                 assert!(self.world.options.durability == Durability::Process && self.world.disk.lost_power);
-                let past = self.past.keys().copied().filter(|(_, past)| *past == number).last();
+                let past = self.past.keys().copied().rfind(|(_, past)| *past == number);
                 let kept = self.past.remove(&past.expect("it was a record once")).expect("found");
                 self.parked.insert(number, Waiting { kept, origin: OriginRef(0), held: None, segment: 0 });
                 continue;
