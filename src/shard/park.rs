@@ -10,7 +10,7 @@ use crate::journal::{ANSWER_BYTES_MAX, OriginRef, Parked, Refused, Unparked};
 use crate::observe::snapshot::{ParkedGroup, ParkedList, ParkedRecord};
 use crate::shard::ApiId;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// Parked records brought back or deleted in one turn, so that many do not hold up the rest.
 const DISPOSED_PER_TURN: usize = 1_024;
@@ -185,6 +185,8 @@ impl Shard {
         if before == 0 {
             self.parking.lanes.clear(); // they may go on by themselves
         }
+        let listed: HashSet<(usize, u64)> =
+            self.parking.disposals.iter().map(|(_, index, number)| (*index, *number)).collect();
         for (index, state) in self.journals.iter().enumerate() {
             let core = state.journal.core();
             let named: Option<Vec<u64>> = of.records.as_ref().map(|records| {
@@ -206,7 +208,8 @@ impl Shard {
                 }
                 None => state.journal.parked().filter(|(_, parked)| chosen(parked)).map(|(number, _)| number).collect(),
             };
-            self.parking.disposals.extend(numbers.into_iter().map(|number| (disposal, index, number)));
+            let fresh = numbers.into_iter().filter(|number| !listed.contains(&(index, *number)));
+            self.parking.disposals.extend(fresh.map(|number| (disposal, index, number)));
         }
         (self.parking.disposals.len() - before) as u64
     }
@@ -284,7 +287,8 @@ impl Shard {
         }
         self.lane_generation += 1;
         let number = self.journals[index].journal.origin(origin).lane;
-        let lane = Lane::new(self.lane_generation, JournalId(index as u8), number);
+        let mut lane = Lane::new(self.lane_generation, JournalId(index as u8), number);
+        lane.brought_back = true;
         let lane = self.lanes.insert(lane) as u32;
         self.parking.lanes.insert((index, origin.0), (lane, self.lane_generation, record));
         lane
