@@ -89,6 +89,15 @@ impl Route {
         }
     }
 
+    /// The probe that was taken is not sent: another one may go. Whether there was one.
+    pub fn give_up_probe(&mut self, now_ns: u64) -> bool {
+        let probing = matches!(self.state, State::Probing { .. });
+        if probing {
+            self.state = State::Held { until_ns: now_ns, told: false };
+        }
+        probing
+    }
+
     /// Whether a request that was sent at `sent_ns` is the probe.
     pub fn is_probe(&self, sent_ns: u64) -> bool {
         matches!(self.state, State::Probing { sent_ns: probe_ns } if sent_ns >= probe_ns)
@@ -193,6 +202,19 @@ mod tests {
         }
         assert!(route.take_probe(until_ns) && route.worked() && route.is_open());
         assert_eq!(fail(&mut route, until_ns, None), Hold::No, "a new count");
+    }
+
+    #[test]
+    fn a_probe_that_is_not_sent_leaves_its_place_to_another() {
+        let mut route = Route::default();
+        assert!(!route.give_up_probe(0), "there is none");
+        fail(&mut route, SECOND, Some(7));
+        assert!(!route.give_up_probe(2 * SECOND) && !route.take_probe(2 * SECOND), "nor before its time");
+        let due_ns = 9 * SECOND;
+        assert!(route.take_probe(due_ns) && !route.take_probe(due_ns));
+        assert!(route.give_up_probe(due_ns) && !route.is_open());
+        assert_eq!(route.held_until_ns(), Some(due_ns));
+        assert!(route.take_probe(due_ns) && route.worked() && route.is_open());
     }
 
     #[test]

@@ -191,6 +191,7 @@ impl Shard {
             }
             let is_there = if batched { self.fill_batch(now, index) } else { self.take_leased_id(now, index) };
             if !is_there {
+                self.probe_unsent(now, Step::Record);
                 return;
             }
         }

@@ -46,6 +46,14 @@ impl Shard {
         }
     }
 
+    /// The lane that was to send a step's probe does something else first, such as asking for ids: another one sends it.
+    pub(super) fn probe_unsent(&mut self, now: Now, step: Step) {
+        let (route, held) = &mut self.routes[step as usize];
+        if route.give_up_probe(now.mono_ns) && !held.is_empty() {
+            self.timers.set(now.mono_ns, Timer::Route(step as u8));
+        }
+    }
+
     /// An answer has shown that a step works: whoever waits for that goes on.
     pub(super) fn route_worked(&mut self, step: Step) {
         let (route, held) = &mut self.routes[step as usize];
