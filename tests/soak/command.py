@@ -70,7 +70,7 @@ class Soak:
         self.kinds, self.early, self.warm = draw(options.seed, options.seconds // options.every - 1)
         # (kind, seconds until rest or None), in order.
         self.done = []
-        self.quiet, self.warm_s = [], None
+        self.quiet, self.warm_s, self.is_finished = [], None, False
         self.words, self.begun = "starting", time.monotonic()
         self.is_terminal, self.shown_at = sys.stdout.isatty(), 0.0
 
@@ -173,12 +173,14 @@ class Soak:
         self.meter.end()
         self.line.pid = None
         self.line.gateway.stop()
+        self.is_finished = True
 
     # ---- the outcome
 
     def summary(self):
         account, meter = self.line.account, self.meter
-        wrong = account.verdict()
+        # Of a run that ended early, what is missing may still be on its way.
+        wrong = account.verdict() if self.is_finished else {"lost": None, "doubled": account.doubled, "reordered": account.reordered, "halved": 0}
         slopes = meter.slopes(self.warm_s)
         if slopes and slopes["is_judged"] and slopes["rss_mib_per_hour"] >= SLOPE_MOST:
             account.find(f"resident memory grows by {slopes['rss_mib_per_hour']} MiB an hour, expected is less than {SLOPE_MOST}")
@@ -193,7 +195,8 @@ class Soak:
             "records": {"sent": sent, "acknowledged_http": acknowledged, "delivered": delivered, "again_under_their_key": account.repeated,
                         "parked_and_retried": account.retried, "by_kind": {kind: account.accepted(kind) for kind in ("tcp", "http", "serial")},
                         "counted_received": account.counted},
-            **wrong, "faults": dict(sorted(counts.items())), "faults_planned": len(self.kinds), "rest_s": {"median": round(statistics.median(rests), 2), "most": round(max(rests), 2)} if rests else None,
+            **wrong, "faults": dict(sorted(counts.items())), "faults_planned": len(self.kinds),
+            "rest_s": {"median": round(statistics.median(rests), 2), "most": round(max(rests), 2)} if rests else None,
             "lives": meter.lives(), "slope": slopes, "quiet_descriptors": self.quiet,
             "own_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "findings": account.findings, "finding_count": account.finding_count, "by_minute": meter.by_minute(),
@@ -217,7 +220,8 @@ def lines(found):
     yield (f"{found['seconds']} s, seed {found['seed']}, {found['cores']} core(s): {records['sent']:,} records sent, "
            f"{records['delivered']:,} delivered ({by_kind}), {records['again_under_their_key']:,} of them again under their key, "
            f"{records['parked_and_retried']:,} parked and retried")
-    yield (f"{found['lost']} lost, {found['doubled']} doubled, {found['reordered']} reordered; {found['halved']} serial records were half read when the "
+    lost = "lost: not known" if found["lost"] is None else f"{found['lost']} lost"
+    yield (f"{lost}, {found['doubled']} doubled, {found['reordered']} reordered; {found['halved']} serial records were half read when the "
            "gateway was ended")
     yield (f"{sum(found['faults'].values())} of {found['faults_planned']} faults: " + ", ".join(f"{kind} {count}" for kind, count in found["faults"].items())
            + (f"; at rest again after {rest['median']} s in the median, {rest['most']} s at most" if rest else ""))
@@ -254,8 +258,8 @@ def main(text, root, target):
     signal.alarm(options.seconds + LIMIT_S)
     line = Line(options, directory)
     soak, found = Soak(options, line), None
-    soak.say(f"seed {options.seed}, {options.cores} core(s), {options.seconds} s with a fault every {options.every} s, {RATE} records/s by "
-             f"{len(soak.kinds)} faults")
+    soak.say(f"seed {options.seed}: {options.seconds} s, {RATE} records/s, {options.cores} core(s), {len(soak.kinds)} faults, one every "
+             f"{options.every} s; nothing ends the gateway after the first {soak.early}")
     try:
         try:
             soak.run()

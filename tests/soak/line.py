@@ -121,6 +121,8 @@ class Line:
         self.wire.do(lambda: setattr(self.wire, "receiver", Service(self.wire, self.account, old.address[1], old.rng)))
         self.gateway = SoakGateway(self.site, "gateway", old.address[1], options.cores)
         self.machines, self.floods = [], []
+        # Lane and records delivered of each machine when it was last looked at.
+        self.seen = {}
         # Records that were cut on purpose in the gateway's present life.
         self.rejects_allowed = 0
         # Of the gateway while it lives, for the meter.
@@ -204,12 +206,21 @@ class Line:
         if terms.parked:
             found.append(f"{terms.parked} are parked")
         found += [f"{problem['area']} {problem['name']}: {problem['text']}" for problem in status["problems"]]
-        found += [f"{machine.name} is not connected" for machine in self.machines if not machine.is_connected()]
+        found += self.do(lambda: [words for machine in self.machines if (words := self.standstill(machine))])
         if self.floods:
             self.do(self.forget_floods)
             if self.floods:
                 found.append(f"{len(self.floods)} floods are not through")
         return found
+
+    def standstill(self, machine):
+        """What is wrong with a machine of which nothing was delivered since the last look."""
+        lane = machine.lane
+        now = (lane.name, lane.accepted) if lane else None
+        before, self.seen[machine.name] = self.seen.get(machine.name), now
+        if not machine.is_connected():
+            return f"{machine.name} is not connected"
+        return f"nothing of {lane.name} was delivered in {REST_EVERY_S} s" if now == before else None
 
     def forget_floods(self):
         over = [flood for flood in self.floods if flood.is_over]
@@ -225,7 +236,7 @@ class Line:
             found = self.unrest()
             quiet = 0 if found else quiet + 1
             idle(REST_EVERY_S)
-        return time.monotonic() - begun - (REST_LOOKS - 1) * REST_EVERY_S
+        return time.monotonic() - begun - REST_LOOKS * REST_EVERY_S
 
     def wait_for(self, what, is_so, seconds=30):
         return wait_until(what, is_so, seconds, self.gateway.child)

@@ -72,7 +72,8 @@ class Meter(threading.Thread):
             return None
         longest = max(lives, key=lambda life: life["seconds"])
         end_s = longest["from_s"] + longest["seconds"]
-        begin_s = warm_s if warm_s is not None and longest["from_s"] <= warm_s < end_s else longest["from_s"] + longest["seconds"] / 4
+        is_told = warm_s is not None and longest["from_s"] <= warm_s < end_s
+        begin_s = warm_s if is_told else longest["from_s"] + longest["seconds"] / 4
         chosen = [sample for sample in self.samples if sample.life == longest["life"] and sample.at_rest and sample.at_s >= begin_s]
         if len(chosen) < 3:
             return None

@@ -23,9 +23,10 @@ def draw(seed, count):
     while len(kinds) < early:
         kinds += shuffled(rng, LASTING + ENDING * 3)
     kinds = kinds[:early]
-    for kind in ENDING[:early]:
+    wanted = ENDING[:early]
+    for kind in wanted:
         if kind not in kinds:
-            kinds[rng.choice([index for index, other in enumerate(kinds) if other not in ENDING or kinds.count(other) > 1])] = kind
+            kinds[rng.choice([index for index, other in enumerate(kinds) if other not in wanted or kinds.count(other) > 1])] = kind
     while len(kinds) < count:
         own = shuffled(rng, LASTING)
         if len(kinds) == early:
