@@ -223,7 +223,8 @@ def lines(found):
     lost = "lost: not known" if found["lost"] is None else f"{found['lost']} lost"
     yield (f"{lost}, {found['doubled']} doubled, {found['reordered']} reordered; {found['halved']} serial records were half read when the "
            "gateway was ended")
-    yield (f"{sum(found['faults'].values())} of {found['faults_planned']} faults: " + ", ".join(f"{kind} {count}" for kind, count in found["faults"].items())
+    counts = ", ".join(f"{kind} {count}" for kind, count in found["faults"].items())
+    yield (f"{sum(found['faults'].values())} of {found['faults_planned']} faults: {counts}"
            + (f"; at rest again after {rest['median']} s in the median, {rest['most']} s at most" if rest else ""))
     if slopes:
         judged = f"expected is less than {SLOPE_MOST}" if slopes["is_judged"] else "too short to be judged"

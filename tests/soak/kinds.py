@@ -197,7 +197,7 @@ class Faults:
         line.flood(FLOODS, FLOOD_RATE, FLOOD_BYTES)
         begun = time.monotonic()
         try:
-            line.wait_for("the journal to be full", lambda: "full" in line.gateway.problem(), FULL_S)
+            line.wait_for("the journal to be full", lambda: "journal is full" in line.gateway.problem(), FULL_S)
             took = time.monotonic() - begun
             line.ebb()
             self.idle(STAYS_FULL_S)
