@@ -200,6 +200,7 @@ class Soak:
             "lives": meter.lives(), "slope": slopes, "quiet_descriptors": self.quiet,
             "own_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "findings": account.findings, "finding_count": account.finding_count, "by_minute": meter.by_minute(),
+            "course": self.done,
         }
 
 

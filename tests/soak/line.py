@@ -162,7 +162,7 @@ class Line:
 
     def before_end(self):
         """The gateway will be ended: what it has counted must come to the service."""
-        self.do(lambda: [machine.cut_begins() for machine in self.of("serial")])
+        self.do(lambda: [machine.expect_cut() for machine in self.of("serial")])
         self.count_life()
         self.pid = None
 
@@ -189,9 +189,8 @@ class Line:
 
     def rest_machines(self, rests):
         def change():
-            now = time.monotonic()
             for machine in self.machines:
-                machine.schedule.rests, machine.schedule.next_at = rests, now
+                machine.schedule.rest(rests, self.wire.receiver.rng.random())
 
         self.do(change)
 

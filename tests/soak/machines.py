@@ -27,8 +27,12 @@ class Schedule:
     """When records are due: so many a second, and none while it rests."""
 
     def __init__(self, per_second, phase):
-        self.period, self.rests = 1 / per_second, False
-        self.next_at = time.monotonic() + phase * self.period
+        self.period = 1 / per_second
+        self.rest(False, phase)
+
+    def rest(self, rests, phase=0.0):
+        """Begins to rest, or to send, in that phase of its period."""
+        self.rests, self.next_at = rests, time.monotonic() + phase * self.period
 
     def due(self, now, most=BURST):
         """How many to make now."""
@@ -229,8 +233,6 @@ class SerialMachine:
         self.lane = wire.ledger.lane(name, self.kind, name, RECORD_BYTES)
         self.master, self.again_at, self.look_at, self.ready_at, self.lost = None, 0.0, 0.0, None, 0
         self.rest, self.is_held, self.held = b"", False, 0
-        # Number from which on records may be with a gateway that was ended; see `cut_begins`.
-        self.cut_from = None
         self.leave_at = None
 
     def is_connected(self):
@@ -259,9 +261,9 @@ class SerialMachine:
             os.close(self.master)
             self.master, self.ready_at, self.again_at = None, None, time.monotonic() + AWAY_S
 
-    def cut_begins(self):
-        """The gateway is about to be ended: of the last records one may be half read, and lost with it."""
-        self.cut_from = max(self.lane.sent - CUT_RECORDS, 0)
+    def expect_cut(self):
+        """The gateway is about to be ended: of the records of this moment one may be half read, and lost with it."""
+        self.lane.cuts.append((self.lane.sent - CUT_RECORDS, self.lane.sent + CUT_RECORDS))
 
     def unplug(self):
         """Hangs up in the middle of a record, once all whole ones were delivered; that record is sent again, whole."""
@@ -294,9 +296,6 @@ class SerialMachine:
             return
         if self.ready_at is None:
             self.ready_at = now + SETTLE_S
-            if self.cut_from is not None:
-                self.lane.cuts.append((self.cut_from, self.lane.sent))
-                self.cut_from = None
         if found and found[0][1] & select.POLLIN:
             self.hear()
 
