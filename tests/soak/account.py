@@ -141,17 +141,18 @@ class Account:
             self.counted[kind] = self.counted.get(kind, 0) + source["received"] - source["rejected"]
 
     def accepted(self, kind=None):
-        return sum(lane.accepted for lane in self.lanes.values() if kind in (None, lane.kind))
+        # The list is made at once: lanes come in the other thread.
+        return sum(lane.accepted for lane in list(self.lanes.values()) if kind in (None, lane.kind))
 
     def totals(self):
         """(sent, acknowledged, accepted)"""
-        lanes = self.lanes.values()
+        lanes = list(self.lanes.values())
         return sum(lane.sent for lane in lanes), sum(lane.acknowledged for lane in lanes), self.accepted()
 
     def verdict(self):
         """Once nothing is pending: counts of what went wrong, beside the findings."""
         lost = halved = 0
-        for lane in self.lanes.values():
+        for lane in list(self.lanes.values()):
             missing, explained = lane.split_missing()
             halved += len(explained)
             lost += len(missing)
@@ -168,7 +169,7 @@ class Account:
     def shared_keys(self):
         """Keys that more than one record bears."""
         keys = array.array("Q")
-        for lane in self.lanes.values():
+        for lane in list(self.lanes.values()):
             keys.extend(lane.keys)
         ordered = sorted(key for key in keys if key)
         shared = sum(one == other for one, other in zip(ordered, ordered[1:]))

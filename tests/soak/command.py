@@ -88,8 +88,9 @@ class Soak:
         if not self.is_terminal or now - self.shown_at < 1:
             return
         self.shown_at = now
-        print(f"\r\x1b[K{clock(self.elapsed())} of {clock(self.options.seconds)}  {len(self.done)} of {len(self.kinds)} faults  {self.state()}  "
-              f"{self.words}", end="", flush=True)
+        text = (f"{clock(self.elapsed())} of {clock(self.options.seconds)}  {len(self.done)} of {len(self.kinds)} faults  {self.state()}  "
+                f"{self.words}")
+        print("\r\x1b[K" + text[:shutil.get_terminal_size().columns - 1], end="", flush=True)
 
     def state(self):
         last = self.meter.samples[-1] if self.meter.samples else None
