@@ -74,8 +74,8 @@ fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u3
     let settings = config::load(&chosen.place).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
     let admin = settings.gateway.admin.to_string();
     let (path, done) = match disposal {
-        Disposal::Retry => ("/api/parked/retry", "are delivered now"),
-        Disposal::Discard => ("/api/parked/discard", "are deleted"),
+        Disposal::Retry => ("/api/parked/retry", "are to be delivered now"),
+        Disposal::Discard => ("/api/parked/discard", "are to be deleted now"),
     };
     let body = match chosen.all {
         true => json!({ "all": true }),

@@ -243,7 +243,6 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.note("answer_id_at", answer_id_at, &new.answer_id_at, optional);
     keys.note_name("batch", *batch != new.batch);
     keys.note_name("tls", *tls != new.tls);
-    keys.note_name("batch", *batch != new.batch);
     answers_changes(answers, &new.answers, &mut keys);
     keys.number("connections", *connections, new.connections);
     keys.number("pipeline", *pipeline, new.pipeline);

@@ -9,6 +9,9 @@ const FAILURES_MAX: u32 = 8;
 /// Longest that an answer's Retry-After is obeyed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
+/// After a probe that was not sent the next one may go so much later.
+const GIVEN_BACK_NS: u64 = 1_000_000;
+
 /// What a status leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
@@ -87,6 +90,14 @@ impl Route {
             }
             _ => false,
         }
+    }
+
+    /// The probe was not sent after all: when another one may go.
+    pub fn give_back(&mut self, now_ns: u64) -> Option<u64> {
+        let State::Probing { .. } = self.state else { return None };
+        let until_ns = now_ns + GIVEN_BACK_NS;
+        self.state = State::Held { until_ns, told: false };
+        Some(until_ns)
     }
 
     /// Whether a request that was sent at `sent_ns` is the probe.

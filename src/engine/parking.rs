@@ -52,11 +52,11 @@ pub fn leave_decision(state_directory: &Path, decision: &Decision) -> io::Result
 /// # Errors
 /// Those of the file.
 pub fn decisions_left(state_directory: &Path) -> io::Result<Vec<Decision>> {
-    let text = match fs::read_to_string(path(state_directory)) {
+    let bytes = match fs::read(path(state_directory)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text?,
+        bytes => bytes?,
     };
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    Ok(String::from_utf8_lossy(&bytes).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// The cores, asked about what is parked.
@@ -66,7 +66,8 @@ pub(super) struct ParkedOnCores {
 }
 
 impl ParkedOnCores {
-    async fn ask<T>(&self, message: impl Fn(oneshot::Sender<T>) -> Message) -> Vec<T> {
+    /// The answers, and whether all cores gave one.
+    async fn ask<T>(&self, message: impl Fn(oneshot::Sender<T>) -> Message) -> (Vec<T>, bool) {
         let mut asked = Vec::new();
         for mailbox in &self.mailboxes {
             let (answer, answered) = oneshot::channel();
@@ -78,19 +79,21 @@ impl ParkedOnCores {
         for answered in asked {
             answers.extend(answered.await);
         }
-        answers
+        let all = answers.len() == self.mailboxes.len();
+        (answers, all)
     }
 
     pub(super) async fn list(&self, limit: usize) -> ParkedList {
-        let lists = self.ask(|answer| Message::Parked { limit, answer }).await;
-        let mut all = ParkedList::default();
+        let (lists, answered) = self.ask(|answer| Message::Parked { limit, answer }).await;
+        // What a core that has ended has not done is still to be done.
+        let mut all = ParkedList { is_disposing: !answered, ..ParkedList::default() };
         lists.into_iter().for_each(|list| all.add(list));
         all.first.truncate(limit);
         all
     }
 
     pub(super) async fn dispose(&self, disposal: Disposal, of: Selection) -> u64 {
-        self.ask(|answer| Message::Dispose { disposal, of: of.clone(), answer }).await.into_iter().sum()
+        self.ask(|answer| Message::Dispose { disposal, of: of.clone(), answer }).await.0.into_iter().sum()
     }
 
     /// Does what was decided while no gateway ran. The file goes when the cores have written it down: a kill before that makes it

@@ -29,6 +29,8 @@ use thiserror::Error;
 
 /// After an unclean end, numbers go on this much later, so that one that was lost is not used again.
 const NUMBERS_SKIPPED: u64 = 1 << 20;
+/// Numbers of origins and lanes, too.
+const NAMES_SKIPPED: u32 = 1 << 12;
 
 /// Why a journal cannot be opened.
 #[derive(Debug, Error)]
@@ -293,8 +295,10 @@ impl Recovery {
         journal.committed = journal.next_number;
         journal.next_segment = self.segment_max + 1;
         journal.first_own_segment = journal.next_segment;
-        journal.next_origin = self.origin_max.wrapping_add(1);
-        journal.next_lane = self.lane_max.wrapping_add(1);
+        // A write of a killed process that lands now may bring origins and lanes of its own.
+        let skipped = if self.report.clean { 0 } else { NAMES_SKIPPED };
+        journal.next_origin = self.origin_max.wrapping_add(1 + skipped);
+        journal.next_lane = self.lane_max.wrapping_add(1 + skipped);
         // Every segment was synced, now or by a clean stop. Where something is missing it must not pass for damage later.
         journal.watermark = match self.segments.last() {
             Some(last) if self.report.torn == 0 && self.unwritten_from.is_none() && self.unsynced_from.is_none() => {

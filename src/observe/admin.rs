@@ -211,6 +211,9 @@ async fn sources(State(admin): State<Arc<Admin>>) -> Response {
     Json(json!({ "sources": admin.report().await.sources })).into_response()
 }
 
+/// Parked records shown at a time: the list is made by the cores.
+const SHOWN_MAX: usize = 1_000;
+
 #[derive(Deserialize)]
 struct Limit {
     limit: Option<usize>,
@@ -218,7 +221,7 @@ struct Limit {
 
 async fn parked(State(admin): State<Arc<Admin>>, Query(Limit { limit }): Query<Limit>) -> Response {
     match &admin.gateway.parked {
-        Some(parked) => Json((parked.list)(limit.unwrap_or(100)).await).into_response(),
+        Some(parked) => Json((parked.list)(limit.unwrap_or(100).min(SHOWN_MAX)).await).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "no core can be asked").into_response(),
     }
 }

@@ -194,6 +194,7 @@ impl Shard {
             let lane = &self.lanes[of.lane as usize];
             let journal = &self.journals[lane.journal.0 as usize].journal;
             let view = journal.record(record.at);
+            debug_assert_eq!(view.number, record.number);
             self.key.clear();
             view.write_key(journal.core(), &mut self.key);
             let before = self.body.len();

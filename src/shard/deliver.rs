@@ -191,7 +191,7 @@ impl Shard {
             }
             let is_there = if batched { self.fill_batch(now, index) } else { self.take_leased_id(now, index) };
             if !is_there {
-                return;
+                return self.give_probe_back(now, Step::Record);
             }
         }
         let lease = if self.lanes[index as usize].step == Step::Id { self.lease_request() } else { None };
@@ -467,6 +467,13 @@ impl Shard {
         }
     }
 
+    /// An id shows that a server works that gives nothing but ids; of the other one a record must.
+    pub(super) fn id_api_worked(&mut self, now: Now, api: ApiId) {
+        if api != self.record_api {
+            self.api_worked(now, api);
+        }
+    }
+
     /// Whether the whole answer of a record step shows the record's id, where that is what success means.
     fn shows_id(&mut self, now: Now, request: &mut InFlight, body: &[u8]) -> bool {
         let deliver = &self.settings.deliver;
@@ -503,6 +510,7 @@ impl Shard {
         match written {
             Ok(id) => {
                 self.route_worked(Step::Id);
+                self.id_api_worked(now, api);
                 let lane = &mut self.lanes[request.lane as usize];
                 let first = lane.queue.front().expect("a record in flight stays in memory");
                 if first.journaled_ns > 0 {

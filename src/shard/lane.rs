@@ -85,6 +85,8 @@ pub(super) struct Lane {
     pub appenders: u32,
     /// A record may be delivered only once it is durable (HTTP).
     pub needs_durable: bool,
+    /// Its records were parked: the lane of their machine is another one.
+    pub brought_back: bool,
     /// A lane that waits until this one is empty.
     pub successor: Option<u32>,
 }
@@ -114,6 +116,7 @@ impl Lane {
             resent: false,
             appenders: 0,
             needs_durable: false,
+            brought_back: false,
             successor: None,
         }
     }
@@ -143,6 +146,7 @@ impl Lane {
     /// The first record is settled: what was known of its attempts is of no more use.
     pub fn next_record(&mut self) {
         self.id = self.more_ids.pop_front();
+        self.step = Step::Record; // unless it is to ask for an id first
         self.solo = false;
         (self.attempts, self.refusals, self.refusal) = (0, 0, None);
         self.resent = false;

@@ -60,6 +60,9 @@ impl Leases {
     }
 }
 
+/// Runs of ids in stock at most, beyond which nobody asks ahead: all of them are written down with each grant.
+const RANGES_MAX: usize = 64;
+
 /// Ids that a configuration asks for at a time.
 fn lease_of(settings: &Settings) -> Option<u64> {
     settings.sequence.as_ref().map(|sequence| u64::from(sequence.lease)).filter(|lease| *lease > 1)
@@ -75,13 +78,19 @@ impl Shard {
     /// a key of its own. Lanes that wait for an id.
     pub(super) fn change_leases(&mut self, old: &Settings) -> Vec<u32> {
         self.leases.in_force = lease_of(&self.settings);
+        let url = |settings: &Settings| settings.sequence.as_ref().map(|sequence| sequence.url.clone());
+        if url(old) != url(&self.settings) && !self.leases.ids.is_empty() {
+            tracing::warn!("{} leased ids are not used: another service gives them now", self.leases.left());
+            self.leases.ids.clear();
+        }
         let is_asking = |(lane, generation): (u32, u32)| {
             let lane = self.lanes.get(lane as usize).filter(|lane| lane.generation == generation);
             lane.is_some_and(|lane| lane.doing == Doing::InFlight && lane.step == Step::Id)
         };
         let goes_on =
             self.leases.in_force.is_some() && lease_of(old).is_some() && self.leases.carrier.is_some_and(is_asking);
-        if !goes_on && self.leases.carrier.take().is_some() {
+        let same_count = lease_of(old) == self.leases.in_force;
+        if !(goes_on && same_count) && self.leases.carrier.take().is_some() {
             self.leases.grants += 1;
         }
         let waits = |(index, generation): (u32, u32)| {
@@ -120,7 +129,8 @@ impl Shard {
         let lane = &mut self.lanes[index as usize];
         let me = (index, lane.generation);
         // Half a grant ahead of need, so that the others go on meanwhile.
-        if self.leases.carrier == Some(me) || self.leases.carrier.is_none() && left <= lease / 2 {
+        let ahead = left == 0 || self.leases.ids.len() < RANGES_MAX;
+        if self.leases.carrier == Some(me) || self.leases.carrier.is_none() && left <= lease / 2 && ahead {
             self.leases.carrier = Some(me);
             lane.step = Step::Id;
             true
@@ -141,6 +151,11 @@ impl Shard {
             return true;
         }
         let first = lane.queue.front().expect("a ready lane has a record in memory");
+        let recovered = self.journals[lane.journal.0 as usize].journal.recovered_id(first.number).map(Into::into);
+        if recovered.is_some() {
+            self.lanes[index as usize].id = recovered;
+            return true;
+        }
         let Some(id) = self.leases.take() else {
             if self.find_id(index) {
                 self.list_ready(index, true);
@@ -203,21 +218,30 @@ impl Shard {
                 return true;
             }
         };
-        let all = self.leases.ids.iter().cloned().chain([granted.clone()]);
-        if self.journals[0].journal.append_leased(now, all).is_err() {
+        let mut ids = self.leases.ids.clone();
+        match ids.back_mut().filter(|last| last.end == granted.start) {
+            Some(last) => last.end = granted.end,
+            None => ids.push_back(granted),
+        }
+        if self.journals[0].journal.append_leased(now, ids.iter().cloned()).is_err() {
             self.failed(now, api, request, "the journal has no room for ids".to_owned());
             return true;
         }
         self.route_worked(Step::Id);
-        self.leases.ids.push_back(granted);
-        self.leases.grants += 1;
-        self.leases.carrier = None;
+        self.id_api_worked(now, api);
+        self.leases.ids = ids;
+        // After a reload another one may ask, under another key.
+        if self.leases.is_carrier(request.lane, request.generation) {
+            self.leases.grants += 1;
+            self.leases.carrier = None;
+        }
         let lane = &mut self.lanes[request.lane as usize];
         debug_assert_eq!(lane.generation, request.generation);
         lane.attempts = 0;
         lane.resent = false;
+        lane.step = Step::Record; // whoever asked does not ask again before its own record
         lane.step_ns = now.mono_ns;
-        self.make_ready(request.lane);
+        self.list_ready(request.lane, false);
         for (index, generation) in std::mem::take(&mut self.leases.waiting) {
             let lane = self.lanes.get(index as usize);
             if lane.is_some_and(|lane| lane.generation == generation && lane.doing == Doing::AwaitsId) {

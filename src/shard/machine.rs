@@ -1,6 +1,6 @@
 //! HTTP machines: requests become records, and are answered once the records are as durable as configured.
 
-use super::lane::Waiting;
+use super::lane::{Doing, Waiting};
 use super::link::{Closing, HttpMachine, State};
 use super::timer::Timer;
 use super::{Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
@@ -141,7 +141,8 @@ impl Shard {
         }
         while let Some((_, index, generation)) = self.durable_lanes.pop_front_if(|(number, ..)| *number < durable_below)
         {
-            if self.lanes.get(index as usize).is_some_and(|lane| lane.generation == generation) {
+            let lane = self.lanes.get(index as usize).filter(|lane| lane.generation == generation);
+            if lane.is_some_and(|lane| lane.doing == Doing::AwaitsDurable) {
                 self.make_ready(index);
             }
         }

@@ -10,7 +10,7 @@ use crate::journal::{ANSWER_BYTES_MAX, OriginRef, Parked, Refused, Unparked};
 use crate::observe::snapshot::{ParkedGroup, ParkedList, ParkedRecord};
 use crate::shard::ApiId;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// Parked records brought back or deleted in one turn, so that many do not hold up the rest.
 const DISPOSED_PER_TURN: usize = 1_024;
@@ -59,8 +59,8 @@ pub struct Selection {
 pub(super) struct Parking {
     /// To be brought back or deleted, each journal's in the order of their numbers.
     disposals: VecDeque<(Disposal, usize, u64)>,
-    /// Lanes of what is being brought back, by journal and origin: for one command only, so that numbers in a lane rise.
-    lanes: HashMap<(usize, u32), (u32, u32)>,
+    /// Lanes of what is being brought back, by journal and origin, and the last number in each: numbers in a lane rise.
+    lanes: HashMap<(usize, u32), (u32, u32, u64)>,
     /// Of each journal, the number below which all is written down that was decided.
     said_below: Vec<u64>,
     /// The journal has no room: what frees some will wake the shard.
@@ -182,6 +182,11 @@ impl Shard {
     /// Brings parked records back, or deletes them, some in each turn from now on; how many.
     pub fn dispose(&mut self, disposal: Disposal, of: &Selection) -> u64 {
         let before = self.parking.disposals.len();
+        if before == 0 {
+            self.parking.lanes.clear(); // they may go on by themselves
+        }
+        let listed: HashSet<(usize, u64)> =
+            self.parking.disposals.iter().map(|(_, index, number)| (*index, *number)).collect();
         for (index, state) in self.journals.iter().enumerate() {
             let core = state.journal.core();
             let named: Option<Vec<u64>> = of.records.as_ref().map(|records| {
@@ -203,9 +208,9 @@ impl Shard {
                 }
                 None => state.journal.parked().filter(|(_, parked)| chosen(parked)).map(|(number, _)| number).collect(),
             };
-            self.parking.disposals.extend(numbers.into_iter().map(|number| (disposal, index, number)));
+            let fresh = numbers.into_iter().filter(|number| !listed.contains(&(index, *number)));
+            self.parking.disposals.extend(fresh.map(|number| (disposal, index, number)));
         }
-        self.parking.lanes.clear();
         (self.parking.disposals.len() - before) as u64
     }
 
@@ -250,7 +255,7 @@ impl Shard {
         self.terms.parked -= 1;
         self.terms.pending += 1;
         self.counters.retried_records += 1;
-        let lane_index = self.lane_to_bring_back(index, origin);
+        let lane_index = self.lane_to_bring_back(index, origin, number);
         let state = &mut self.journals[index];
         state.retried.insert(number, lane_index);
         let lane = &mut self.lanes[lane_index as usize];
@@ -272,17 +277,20 @@ impl Shard {
         }
     }
 
-    fn lane_to_bring_back(&mut self, index: usize, origin: OriginRef) -> u32 {
-        if let Some((lane, generation)) = self.parking.lanes.get(&(index, origin.0))
+    fn lane_to_bring_back(&mut self, index: usize, origin: OriginRef, record: u64) -> u32 {
+        if let Some((lane, generation, last)) = self.parking.lanes.get_mut(&(index, origin.0))
             && self.lanes.get(*lane as usize).is_some_and(|lane| lane.generation == *generation)
+            && *last < record
         {
+            *last = record;
             return *lane;
         }
         self.lane_generation += 1;
         let number = self.journals[index].journal.origin(origin).lane;
-        let lane = Lane::new(self.lane_generation, JournalId(index as u8), number);
+        let mut lane = Lane::new(self.lane_generation, JournalId(index as u8), number);
+        lane.brought_back = true;
         let lane = self.lanes.insert(lane) as u32;
-        self.parking.lanes.insert((index, origin.0), (lane, self.lane_generation));
+        self.parking.lanes.insert((index, origin.0), (lane, self.lane_generation, record));
         lane
     }
 

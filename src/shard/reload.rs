@@ -234,14 +234,14 @@ impl Shard {
         source.waits_for = self.sources.iter().find(same).map(|other| other.id);
         self.source_index[id.0 as usize] = Some(self.sources.len());
         self.sources.push(source);
-        self.find_lanes_of(id);
+        self.find_lanes_of(now, id);
         if self.phase == Phase::Running {
             self.start_source(now, id);
         }
     }
 
     /// What the journals still hold of a source of this name goes before its new records.
-    fn find_lanes_of(&mut self, id: SourceId) {
+    fn find_lanes_of(&mut self, now: Now, id: SourceId) {
         let name = self.settings.sources[id.0 as usize].name.clone();
         let mut seen = HashSet::new();
         for journal in (1..self.journals.len()).chain([0]) {
@@ -253,7 +253,9 @@ impl Shard {
                 }
                 // What was parked and is delivered after all has a lane of its own, and may be all that is left of an origin.
                 let Some(&lane) = state.origin_lanes.get(reference.0 as usize) else { continue };
-                let is_there = |lane: &Lane| usize::from(lane.journal.0) == journal && lane.number == origin.lane;
+                let is_there = |lane: &Lane| {
+                    !lane.brought_back && usize::from(lane.journal.0) == journal && lane.number == origin.lane
+                };
                 if self.lanes.get(lane as usize).is_some_and(is_there) {
                     found.push((origin.lane, origin.name.to_string(), lane));
                 }
@@ -267,7 +269,11 @@ impl Shard {
                 }
                 self.adopt_lane(id, &name, lane);
                 if self.lanes[lane as usize].doing == Doing::AwaitsLane {
+                    let is_listed = self.apis.iter().any(|api| api.ready.contains(&lane));
                     self.apis.iter_mut().for_each(|api| api.ready.retain(|other| *other != lane));
+                    if is_listed {
+                        self.give_probe_back(now, self.lanes[lane as usize].step);
+                    }
                     self.routes.iter_mut().for_each(|(_, held)| held.retain(|other| *other != lane));
                 }
             }

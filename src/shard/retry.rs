@@ -46,6 +46,14 @@ impl Shard {
         }
     }
 
+    /// The lane that was to probe a step has nothing to send after all: another one does.
+    pub(super) fn give_probe_back(&mut self, now: Now, step: Step) {
+        // While one probes, all others of its step are held: none but the probe can be on its way to be sent.
+        if let Some(until_ns) = self.routes[step as usize].0.give_back(now.mono_ns) {
+            self.timers.set(until_ns, Timer::Route(step as u8));
+        }
+    }
+
     /// An answer has shown that a step works: whoever waits for that goes on.
     pub(super) fn route_worked(&mut self, step: Step) {
         let (route, held) = &mut self.routes[step as usize];

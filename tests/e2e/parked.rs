@@ -69,7 +69,7 @@ fn a_refused_record_is_parked_with_its_answer_and_delivered_under_its_key_and_id
     assert_eq!(queue(&["retry", place], &site).0, 2, "which ones is to be said");
     // Refused again, it is parked again.
     let (code, text) = queue(&["retry", place, &wanted(0, "record")], &site);
-    assert_eq!((code, text.trim()), (0, "1 parked records are delivered now"));
+    assert_eq!((code, text.trim()), (0, "1 parked records are to be delivered now"));
     gateway.wait_terms("three more attempts", |terms| terms.parked == 2 && api.steps().len() == steps + 3);
 
     api.relent();

@@ -4,7 +4,7 @@ use super::world::{BLOCK_BYTES, Kept, World, options, segment_of};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use ringest::config::Durability;
-use ringest::journal::{Location, OriginRef, Position, Step};
+use ringest::journal::{Location, OriginRef, Position, Refused, Step};
 use ringest::observe::snapshot::{Counters, JournalSnapshot};
 use ringest::shard::{Op, Rewrite};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,9 @@ enum Action {
     Append { lane: usize, count: u8, bytes: usize },
     Id { lane: usize },
     Settle { lane: usize, count: u8 },
+    Park { lane: usize },
+    Unpark { index: usize },
+    Discard { index: usize },
     Turn { waiting: bool },
     Complete { index: usize, fails: bool },
     CompleteAll,
@@ -38,6 +41,9 @@ fn action() -> impl Strategy<Value = Action> {
         48 => (lane.clone(), 1u8..16, 0usize..1500).prop_map(|(lane, count, bytes)| Action::Append { lane, count, bytes }),
         12 => lane.clone().prop_map(|lane| Action::Id { lane }),
         48 => (lane.clone(), 1u8..16).prop_map(|(lane, count)| Action::Settle { lane, count }),
+        12 => lane.clone().prop_map(|lane| Action::Park { lane }),
+        8 => any::<usize>().prop_map(|index| Action::Unpark { index }),
+        3 => any::<usize>().prop_map(|index| Action::Discard { index }),
         32 => any::<bool>().prop_map(|waiting| Action::Turn { waiting }),
         40 => (any::<usize>(), 0u8..20).prop_map(|(index, fails)| Action::Complete { index, fails: fails == 0 }),
         12 => Just(Action::CompleteAll),
@@ -65,7 +71,7 @@ struct Waiting {
 
 /// What the disk does not do for now.
 #[derive(Default)]
-struct Refused {
+struct Refusals {
     commits: bool,
     segments: bool,
     syncs: bool,
@@ -73,9 +79,13 @@ struct Refused {
 
 struct Model {
     world: World,
-    refused: Refused,
+    refused: Refusals,
     lanes: Vec<Lane>,
     waiting: BTreeMap<u64, Waiting>,
+    /// Records that are kept aside.
+    parked: BTreeMap<u64, Waiting>,
+    /// Of those, what was deleted.
+    discarded: Vec<Kept>,
     /// Settled records, in the order in which they were.
     settled: Vec<Kept>,
     /// Settled before, or lost by a loss of power.
@@ -99,9 +109,11 @@ impl Model {
     fn new(durability: Durability, segments: u64, physical: u32, seed: u64) -> Self {
         let mut model = Self {
             world: World::new(options(durability, segments, 8), physical, seed),
-            refused: Refused::default(),
+            refused: Refusals::default(),
             lanes: Vec::new(),
             waiting: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            discarded: Vec::new(),
             settled: Vec::new(),
             past: BTreeMap::new(),
             walk: None,
@@ -131,6 +143,9 @@ impl Model {
             }
             Action::Id { lane } => self.append_id(lane),
             Action::Settle { lane, count } => (0..count).for_each(|_| self.settle(lane)),
+            Action::Park { lane } => self.park(lane),
+            Action::Unpark { index } => self.unpark(index),
+            Action::Discard { index } => self.discard(index),
             Action::Turn { waiting } => self.turn(waiting),
             Action::Complete { index, fails } => {
                 if !self.world.pending.is_empty() {
@@ -147,7 +162,7 @@ impl Model {
             Action::Walk { steps } => (0..steps).for_each(|_| self.walk_on()),
             Action::Forget { lane } => self.forget(lane),
             Action::Refuse { commits, segments, syncs, at_start } => {
-                self.refused = Refused { commits, segments, syncs };
+                self.refused = Refusals { commits, segments, syncs };
                 self.world.disk.refuses_writes = at_start;
             }
             Action::Mend => self.mend(),
@@ -209,6 +224,56 @@ impl Model {
         self.settled.push(record.kept);
     }
 
+    fn park(&mut self, lane: usize) {
+        let (lane, now) = (self.lane_of(lane), self.world.now);
+        let Some((&number, record)) = self.waiting.iter().find(|(_, record)| record.kept.lane == lane) else { return };
+        let Some(at) = record.held else { return };
+        let (origin, id) = (record.origin, record.kept.id.clone());
+        let answer = vec![b'!'; number as usize % 2000];
+        let refused = Refused { status: 422, attempts: 3, answer: &answer };
+        if self.world.journal().park(now, number, (origin, at), id.as_deref(), refused).is_err() {
+            return self.world.count("full for parking");
+        }
+        let record = self.waiting.remove(&number).expect("found");
+        self.parked.insert(number, Waiting { held: None, ..record });
+        self.world.count("parked");
+    }
+
+    fn one_parked(&self, index: usize) -> Option<u64> {
+        self.parked.keys().nth(index % self.parked.len().max(1)).copied()
+    }
+
+    fn unpark(&mut self, index: usize) {
+        let (Some(number), now) = (self.one_parked(index), self.world.now) else { return };
+        let Ok(unparked) = self.world.journal().unpark(now, number) else {
+            return self.world.count("full for parking");
+        };
+        let unparked = unparked.expect("it is kept aside");
+        let record = self.parked.remove(&number).expect("found");
+        assert_eq!(unparked.at.is_err(), !self.on_disk(), "at level memory it is held");
+        let record = Waiting { origin: unparked.origin, held: unparked.at.err(), ..record };
+        // In this model it goes before its lane's later ones, whose memory it may need.
+        let (lane, on_disk) = (record.kept.lane, record.held.is_none());
+        for other in self.waiting.values_mut().filter(|other| on_disk && other.kept.lane == lane) {
+            if let Some(at) = other.held.take() {
+                self.world.journal().release(at);
+            }
+        }
+        self.waiting.insert(number, record);
+        self.seen.insert(number); // a walk may be past it
+        self.world.count("unparked");
+    }
+
+    fn discard(&mut self, index: usize) {
+        let (Some(number), now) = (self.one_parked(index), self.world.now) else { return };
+        match self.world.journal().discard(now, number) {
+            Ok(true) => self.discarded.push(self.parked.remove(&number).expect("found").kept),
+            Ok(false) => panic!("record {number} is kept aside"),
+            Err(_) => return self.world.count("full for parking"),
+        }
+        self.world.count("discarded");
+    }
+
     /// Lanes of this start, and at times one that an earlier start left.
     fn lane_of(&mut self, lane: usize) -> u32 {
         match self.waiting.values().find(|record| record.kept.lane < self.lanes[0].number) {
@@ -252,12 +317,19 @@ impl Model {
             let op = &self.world.pending[index].op;
             if let Op::FreeSegment { .. } = *op {
                 let freed = segment_of(op);
-                let live: Vec<u64> =
-                    self.waiting.values().filter(|r| r.segment == freed).map(|r| r.kept.number).collect();
+                let live: Vec<u64> = self
+                    .waiting
+                    .values()
+                    .chain(self.parked.values())
+                    .filter(|r| r.segment == freed)
+                    .map(|r| r.kept.number)
+                    .collect();
                 if !live.is_empty() {
                     // They may have moved, since a write or sync of it failed: then they are found elsewhere.
                     let mut other = self.world.killed_here();
-                    let found: BTreeSet<u64> = other.scan_all().iter().map(|kept| kept.number).collect();
+                    let found = other.scan_all();
+                    let aside = other.journal().parked().map(|(number, _)| number);
+                    let found: BTreeSet<u64> = aside.chain(found.iter().map(|kept| kept.number)).collect();
                     assert!(live.iter().all(|number| found.contains(number)), "{freed} is freed: {live:?} wait in it");
                     self.world.count("freed after its records had moved");
                 }
@@ -265,7 +337,7 @@ impl Model {
         }
         self.world.complete(index, if fails { Err(5) } else { Ok(()) });
         for moved in std::mem::take(&mut self.world.moved) {
-            for record in self.waiting.values_mut() {
+            for record in self.waiting.values_mut().chain(self.parked.values_mut()) {
                 record.segment = moved.position(Position { segment: record.segment, offset: 1 }).segment;
             }
             // The walk may begin again where the run does now.
@@ -330,7 +402,7 @@ impl Model {
     }
 
     fn mend(&mut self) {
-        self.refused = Refused::default();
+        self.refused = Refusals::default();
         self.world.disk.refuses_writes = false;
     }
 
@@ -342,7 +414,9 @@ impl Model {
                 assert_eq!(Kept { id: record.kept.id.clone(), ..view }, record.kept);
             }
         }
-        assert_eq!(self.world.journal().unsettled(), self.waiting.len() as u64);
+        assert_eq!(self.world.journal().unsettled(), (self.waiting.len() + self.parked.len()) as u64);
+        let aside: Vec<u64> = self.world.journal().parked().map(|(number, _)| number).collect();
+        assert_eq!(aside, self.parked.keys().copied().collect::<Vec<_>>());
     }
 
     // ---- ends and starts
@@ -371,7 +445,9 @@ impl Model {
                 self.world.disk.write(segment, offset as usize, &pending.data, false);
             }
         }
+        let aside: Vec<u64> = self.parked.keys().copied().collect();
         let missing = self.start_again(true);
+        assert_eq!(aside, self.parked.keys().copied().collect::<Vec<_>>(), "kept aside before and after a kill");
         assert!(missing.is_subset(&may_be_gone), "{missing:?} are lost by a kill");
         self.world.count("kill");
     }
@@ -382,6 +458,8 @@ impl Model {
         }
         let power = self.world.options.durability == Durability::Power;
         let durable = self.world.journal().durable_below();
+        // A record may be kept aside again or not any more, but it is there.
+        self.waiting.append(&mut self.parked);
         let safe: Vec<u64> = self
             .waiting
             .iter()
@@ -389,7 +467,8 @@ impl Model {
             .map(|(number, _)| *number)
             .collect();
         // Settled records may come back: their marks were not durable.
-        for kept in std::mem::take(&mut self.settled) {
+        let deleted = std::mem::take(&mut self.discarded);
+        for kept in std::mem::take(&mut self.settled).into_iter().chain(deleted) {
             // An empty journal begins its numbers anew, in another epoch.
             if self.waiting.get(&kept.number).is_some_and(|newer| newer.kept.epoch_id != kept.epoch_id) {
                 self.past.insert((kept.epoch_id, kept.number), kept);
@@ -423,7 +502,9 @@ impl Model {
         self.world.open_whole();
         let report = self.world.journal().report().clone();
         assert!(report.clean && report.finished_blocks == 0, "{report:?}");
+        let aside: Vec<u64> = self.parked.keys().copied().collect();
         let missing = self.start_again(true);
+        assert_eq!(aside, self.parked.keys().copied().collect::<Vec<_>>(), "kept aside before and after a stop");
         assert!(missing.is_empty(), "{missing:?} are lost by a clean stop");
         self.world.count("clean stop");
     }
@@ -449,8 +530,35 @@ impl Model {
         }
         (self.walk, self.found) = (None, self.world.segments());
         let found = self.world.scan_all();
-        assert_eq!(report.recovered, found.len() as u64);
+        let aside: Vec<(u64, Option<String>, String)> = {
+            let journal = self.world.journal();
+            let name = |origin| journal.origin(origin).name.to_string();
+            let aside = journal.parked();
+            aside
+                .map(|(number, parked)| (number, parked.id.as_deref().map(str::to_owned), name(parked.origin)))
+                .collect()
+        };
+        assert_eq!(report.recovered, (found.len() + aside.len()) as u64);
         let mut before = std::mem::take(&mut self.waiting);
+        before.append(&mut self.parked);
+        for (number, id, name) in aside {
+            let Some(mut known) = before.remove(&number) else {
+                // Below level `power` segments can come back that were freed, without the marks in later ones.
+                assert!(self.world.options.durability == Durability::Process && self.world.disk.lost_power);
+                let past = self.past.keys().copied().rfind(|(_, past)| *past == number);
+                let kept = self.past.remove(&past.expect("it was a record once")).expect("found");
+                self.parked.insert(number, Waiting { kept, origin: OriginRef(0), held: None, segment: 0 });
+                continue;
+            };
+            assert!(name == known.kept.name || self.world.disk.lost_power, "{name}, not {}", known.kept.name);
+            if known.kept.name != name {
+                // Nobody knows any more who sent it.
+                (known.kept.source, known.kept.name) = (name.clone(), name);
+            }
+            assert!(id == known.kept.id || !all_ids, "{id:?}, not {:?}", known.kept.id);
+            known.kept.id = id;
+            self.parked.insert(number, Waiting { origin: OriginRef(0), held: None, segment: 0, ..known });
+        }
         for kept in found {
             // Below level `power` segments can come back that were freed, without the marks in later ones.
             let unsafe_level = self.world.options.durability == Durability::Process && self.world.disk.lost_power;
@@ -500,7 +608,8 @@ impl Model {
         self.mend();
         self.assert_progress();
         for _ in 0..20_000 {
-            if self.waiting.is_empty() {
+            (0..self.parked.len()).for_each(|_| self.unpark(0));
+            if self.waiting.is_empty() && self.parked.is_empty() {
                 break;
             }
             self.turn(false);
@@ -521,7 +630,7 @@ impl Model {
                 self.walk_on();
             }
         }
-        assert!(self.waiting.is_empty(), "{} records are never found", self.waiting.len());
+        assert!(self.waiting.is_empty() && self.parked.is_empty(), "{} records are never found", self.waiting.len());
         self.end_walk();
         if self.on_disk() {
             self.world.rest();
@@ -578,12 +687,14 @@ fn the_journal_does_what_the_model_says() {
         "clean stop",
         "committed",
         "directory not synced",
+        "discarded",
         "failed operation",
         "freed",
         "full",
         "kill",
         "killed in a rewrite",
         "loss of power",
+        "parked",
         "prepared",
         "read back",
         "reused",
@@ -593,6 +704,7 @@ fn the_journal_does_what_the_model_says() {
         "synced",
         "tail",
         "taken over",
+        "unparked",
         "unsafe",
     ] {
         assert!(seen.get(what).is_some_and(|count| *count >= 10), "{what} hardly ever happened: {seen:?}");

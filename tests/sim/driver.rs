@@ -8,6 +8,7 @@ use super::http;
 use super::machines::Kind;
 use super::net::{Got, Peer, Read};
 use super::plan::Level;
+use super::receiver::films;
 use super::world::World;
 use crate::say;
 use ringest::config::{LaneKey, SourceKind};
@@ -142,19 +143,20 @@ impl World {
             && let Some(request) = http::request(bytes)?
         {
             bytes = &bytes[request.bytes..];
-            if request.get {
+            if request.get || request.header("idempotency-key")?.ends_with("-seq") {
                 continue;
             }
-            let key = request.header("idempotency-key")?;
-            let mut parts = key.split('-');
-            let epoch = parts.next().and_then(|part| u128::from_str_radix(part, 16).ok());
-            let number = parts.nth(1).and_then(|part| part.parse::<u64>().ok());
-            let (Some(epoch), Some(number), None) = (epoch, number, parts.next()) else { continue };
-            // What an earlier start left was made durable by this one, but where the disk refuses.
-            let known = self.disks.iter().any(|disk| disk.durable.contains(&(epoch, number)));
-            let new = self.disks.iter().any(|disk| disk.epoch_id() == Some(epoch));
-            if !known && new && self.plan.body.read(&request.body)?.source.starts_with("h-") {
-                return Err(format!("{key}: sent to the API before it was durable"));
+            for (key, film) in films(&self.plan.contract, &request)? {
+                let mut parts = key.split('-');
+                let epoch = parts.next().and_then(|part| u128::from_str_radix(part, 16).ok());
+                let number = parts.nth(1).and_then(|part| part.parse::<u64>().ok());
+                let (Some(epoch), Some(number), None) = (epoch, number, parts.next()) else { continue };
+                // What an earlier start left was made durable by this one, but where the disk refuses.
+                let known = self.disks.iter().any(|disk| disk.durable.contains(&(epoch, number)));
+                let new = self.disks.iter().any(|disk| disk.epoch_id() == Some(epoch));
+                if !known && new && film.source.starts_with("h-") {
+                    return Err(format!("{key}: sent to the API before it was durable"));
+                }
             }
         }
         Ok(())

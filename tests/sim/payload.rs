@@ -257,6 +257,11 @@ impl Body {
         }
     }
 
+    /// The template of one record of a batch, which is known by the key in it.
+    pub fn template_with_key(self, with_id: bool) -> String {
+        self.template(with_id).replacen('{', r#"{"key": "{{key}}", "#, 1)
+    }
+
     fn data(self) -> &'static str {
         match self {
             Self::Json => "{{data|json}}",

@@ -7,9 +7,9 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Answers, Authority, Checksum, Confirm, Deliver, Durability, Endian, Flow, Framing, FramingKind, Gateway, Idle,
-    Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity, Sequence, Serial,
-    Settings, Source, SourceKind, Url, WhenFull,
+    Answers, Authority, Batch, BatchForm, Checksum, Confirm, Deliver, Durability, Endian, Flow, Framing, FramingKind,
+    Gateway, Idle, Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity,
+    Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::ConfirmPath;
 use ringest::delivery::route::Reaction;
@@ -407,11 +407,22 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         count_at: "/count".into(),
     });
     let confirms = rng.bool();
+    let batch = (body != Body::Raw && aside.u8(..4) == 0).then(|| Batch {
+        form: match aside.u8(..3) {
+            0 => BatchForm::Ndjson,
+            1 => BatchForm::Array { before: String::new(), behind: String::new() },
+            _ => BatchForm::Array { before: r#"{"films": "#.into(), behind: r#", "n": 1}"#.into() },
+        },
+        records: aside.usize(2..=30),
+        bytes: *aside.choice(&[1_024, 16_384]).expect("some"),
+        wait: Duration::from_millis(*aside.choice(&[0, 5]).expect("some")),
+    });
+    let template = if batch.is_some() { body.template_with_key(two_steps) } else { body.template(two_steps) };
     let deliver = Deliver {
         answers: Answers { attempts: *rng.choice(&[1, 2, 3]).expect("some"), ..answers(confirms, two_steps) },
-        batch: None,
+        batch: batch.clone(),
         url: url("/films/", port),
-        body: body.template(two_steps),
+        body: template,
         content_type: if body == Body::Raw { "application/octet-stream" } else { "application/json" }.into(),
         tls: None,
         headers: vec![("X-Plant".into(), "3".into())],
@@ -430,6 +441,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
     let contract = Contract {
         hosts: vec![deliver.url.host_header.clone()],
         films_target: "/films/".into(),
+        batch,
         confirms,
         sequence: two_steps.then(|| SequenceContract {
             hosts: vec![format!("{HOST}:{sequence_port}")],

@@ -8,7 +8,7 @@ use super::net::Net;
 use super::oracle::{Oracle, shorten};
 use super::payload::{Body, Film};
 use crate::say;
-use ringest::config::{Settings, Url};
+use ringest::config::{Batch, BatchForm, Settings, Url};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the service expects of its client.
@@ -17,6 +17,8 @@ pub struct Contract {
     /// Where records are posted now, and where they were.
     pub hosts: Vec<String>,
     pub films_target: String,
+    /// Records come in batches, and are known by the keys in them.
+    pub batch: Option<Batch>,
     /// What it has under a key is asked for below `films_target`.
     pub confirms: bool,
     /// `None`: one step.
@@ -231,9 +233,10 @@ impl Receiver {
         let stale = !net.conns[conn].shard_open;
         let is_record = !request.get && request.target == self.contract.films_target;
         if is_record {
-            let film = self.contract.body.read(&request.body).map_err(|error| format!("body: {error}"))?;
-            self.came += 1;
-            self.sent.insert(request.header("idempotency-key")?.to_owned(), (self.came, film));
+            for (key, film) in films(&self.contract, &request)? {
+                self.came += 1;
+                self.sent.insert(key, (self.came, film));
+            }
         }
         let refused = self.trouble.refuses_records.filter(|_| is_record).filter(|(_, percent)| cx.chance(*percent));
         let (status, body) = match self.trouble.status {
@@ -245,7 +248,7 @@ impl Receiver {
                 if status == 409 && cx.rng.bool() {
                     cx.stats.count("a conflict that was none");
                     self.apply(cx, oracle, &request, late, stale)?;
-                    self.accepted -= 1;
+                    self.accepted -= films(&self.contract, &request)?.len() as u64;
                 }
                 (status, "{\"detail\": \"never\"}".to_owned())
             }
@@ -284,6 +287,32 @@ impl Receiver {
         Fate::Whole
     }
 
+    fn store(
+        &mut self,
+        cx: &mut Context,
+        oracle: &mut Oracle,
+        key: &str,
+        film: &Film,
+        late: bool,
+        stale: bool,
+    ) -> Result<(), String> {
+        self.accepted += 1;
+        if self.rows.contains_key(key) {
+            cx.stats.count("row recognised by its key");
+            return Ok(());
+        }
+        self.check_id(key, film)?;
+        match oracle.row_aside(key, &film.data, late || stale) {
+            Some(row) => row,
+            None if late => oracle.late_row(&film.source, &film.data),
+            None => oracle.row(&film.source, &film.data),
+        }?;
+        say!(cx, "receiver: row {} of {}: {}", self.rows.len(), film.source, shorten(&film.data));
+        self.rows.insert(key.to_owned(), self.rows.len() as u64);
+        cx.stats.delivered += 1;
+        Ok(())
+    }
+
     /// Does what the request asks for. `late`: it was sent before a power cut. Status and body.
     fn apply(
         &mut self,
@@ -313,23 +342,13 @@ impl Receiver {
             let answer = sequence.answer.replace("ID", id).replace("COUNT", &count.to_string());
             return Ok((*cx.rng.choice(&[200, 201]).expect("two"), answer));
         }
-        if self.rows.contains_key(key) {
-            cx.stats.count("row recognised by its key");
-            self.accepted += 1;
-            return Ok((201, "{}".into()));
+        let films = films(&self.contract, request)?;
+        if films.len() > 1 {
+            cx.stats.count("batch taken");
         }
-        let film = self.contract.body.read(&request.body).map_err(|error| format!("{key}: body: {error}"))?;
-        self.check_id(key, &film)?;
-        let row = match oracle.row_aside(key, &film.data, late || stale) {
-            Some(row) => row,
-            None if late => oracle.late_row(&film.source, &film.data),
-            None => oracle.row(&film.source, &film.data),
-        };
-        row.map_err(|error| format!("{key}: {error}"))?;
-        say!(cx, "receiver: row {} of {}: {}", self.rows.len(), film.source, shorten(&film.data));
-        self.rows.insert(key.to_owned(), self.rows.len() as u64);
-        cx.stats.delivered += 1;
-        self.accepted += 1;
+        for (key, film) in films {
+            self.store(cx, oracle, &key, &film, late, stale).map_err(|error| format!("{key}: {error}"))?;
+        }
         Ok((201, "{\"ok\": true}".into()))
     }
 
@@ -417,6 +436,8 @@ impl Receiver {
         for key in keys {
             self.requests.remove(key);
         }
+        // And those of batches that they may be in.
+        self.requests.retain(|key, _| !key.contains("-b"));
     }
 
     /// The shard may have forgotten ids that it had used, and who sent a record: requests may now differ from earlier ones of
@@ -436,6 +457,37 @@ impl Receiver {
             net.tear(cx, conn);
         }
     }
+}
+
+/// The records of a request, each with its key.
+pub fn films(contract: &Contract, request: &Request) -> Result<Vec<(String, Film)>, String> {
+    let key = request.header("idempotency-key")?;
+    let read = |bytes: &[u8]| contract.body.read(bytes).map_err(|error| format!("{key}: body: {error}"));
+    let Some(batch) = &contract.batch else { return Ok(vec![(key.to_owned(), read(&request.body)?)]) };
+    let text = std::str::from_utf8(&request.body).map_err(|error| format!("{key}: body: {error}"))?;
+    let array = match &batch.form {
+        BatchForm::Ndjson if text.ends_with('\n') => format!("[{}]", text.trim_end().replace('\n', ",")),
+        BatchForm::Ndjson => return Err(format!("{key}: the last line has no end")),
+        BatchForm::Array { before, behind } => {
+            let array = text.strip_prefix(before.as_str()).and_then(|text| text.strip_suffix(behind.as_str()));
+            array.ok_or_else(|| format!("{key}: not what should stand around an array: {text}"))?.to_owned()
+        }
+    };
+    let values: Vec<serde_json::Value> =
+        serde_json::from_str(&array).map_err(|error| format!("{key}: body: {error}: {text}"))?;
+    let mut films = Vec::new();
+    for value in &values {
+        let of_record = value["key"].as_str().ok_or_else(|| format!("{key}: a record without its key"))?;
+        films.push((of_record.to_owned(), read(value.to_string().as_bytes())?));
+    }
+    let first = films.first().map_or("", |(key, _)| key);
+    let right = match films.len() {
+        0 => false,
+        1 => key == first,
+        records => key.starts_with(&format!("{first}-b{records}-")),
+    };
+    let fits = films.len() <= batch.records && (films.len() == 1 || request.body.len() <= batch.bytes + 64);
+    if right && fits { Ok(films) } else { Err(format!("{key}: a batch of {} records, {} B", films.len(), text.len())) }
 }
 
 /// How many of the ids that are asked for are given from this one on.

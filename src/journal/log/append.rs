@@ -84,6 +84,7 @@ impl Journal {
         if self.on_disk() {
             self.make_room(now, entry_bytes(payload.len()), Purpose::Progress)?;
             self.write_entry(Kind::Leased, 0, 0, &[&payload]);
+            self.is_leased = true;
         }
         Ok(())
     }

@@ -40,6 +40,8 @@ pub struct Parked {
     pub id: Option<Box<str>>,
     /// Bytes of its entry.
     pub(in crate::journal) bytes: u32,
+    /// The entry that keeps it aside, and its bytes: older ones are of no more use.
+    pub(in crate::journal) said_in: (u64, u32),
     /// At level `memory` there is no other place for it.
     pub(in crate::journal) held: Option<Location>,
 }
@@ -73,11 +75,13 @@ impl Journal {
     ) -> Result<(), Full> {
         let answer = &refused.answer[..refused.answer.len().min(ANSWER_BYTES_MAX)];
         let Refused { status, attempts, .. } = refused;
+        let mut said_in = (0, 0);
         if self.on_disk() {
             self.make_room(now, entry_bytes(PARKED_PREFIX_BYTES + answer.len()), Purpose::Progress)?;
             let prefix =
                 ParkedPayload { number, parked_wall_ns: now.wall_ns, status, attempts, answer }.encode_prefix();
-            self.write_entry(Kind::Parked, 0, 0, &[&prefix, answer]);
+            let (number, _) = self.write_entry(Kind::Parked, 0, 0, &[&prefix, answer]);
+            said_in = (number, entry_bytes(PARKED_PREFIX_BYTES + answer.len()) as u32);
         }
         let payload = u32_at(self.extent_memory(at.extent, at.offset as usize), 4) as usize;
         let parked = Parked {
@@ -89,6 +93,7 @@ impl Journal {
             answer: shown(answer),
             id: id.or(self.ids.get(&number).map(|id| &**id)).map(Into::into),
             bytes: entry_bytes(payload) as u32,
+            said_in,
             held: (!self.on_disk()).then_some(at),
         };
         let held = parked.held.is_some();

@@ -12,14 +12,14 @@
 
 use super::dense::{DenseBlocks, NoRoom};
 use super::trouble::{Trouble, describe};
-use super::{Journal, Location, Scan};
+use super::{Journal, Location, Parked, Scan};
 use crate::journal::format::{
     BlockHeader, Entries, Entry, EntryHeader, Kind, OriginPayload, Position, RecordPayload, SegmentHeader, entry_bytes,
     round_up, u32_at, u64_at,
 };
 use crate::journal::segment::Segment;
 use crate::shard::{Now, Op, Rewrite};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 
 /// A run is looked for at most this often.
@@ -211,6 +211,8 @@ impl Journal {
         let extra: usize = origins.map(|(_, o)| entry_bytes(8 + o.source.len() + o.name.len()) + ID_ENTRY_BYTES).sum();
         let room = u64::from(self.options.segment_bytes - self.physical) * self.rewriting.fill_eighths / 8;
         let capacity = room.checked_sub(extra as u64)?;
+        let aside = self.bytes_aside();
+        let live_of = |segment: &Segment| segment.live_bytes + aside.get(&segment.number).copied().unwrap_or(0);
         let (mut start, mut live, mut best) = (0, 0, 0..0);
         for (index, segment) in self.segments.iter().enumerate().take(self.segments.len().saturating_sub(1)) {
             let needed = self.unsynced.contains(&segment.number) || self.is_kept_for_move(segment.number);
@@ -218,9 +220,9 @@ impl Journal {
                 (start, live) = (index + 1, 0);
                 continue;
             }
-            live += segment.live_bytes;
+            live += live_of(segment);
             while live > capacity {
-                live -= self.segments[start].live_bytes;
+                live -= live_of(&self.segments[start]);
                 start += 1;
             }
             if index + 1 - start > best.len() {
@@ -228,6 +230,18 @@ impl Journal {
             }
         }
         (best.len() >= 2).then_some(best)
+    }
+
+    /// Bytes that entries about parked records take in each segment, beside the records: their answers and ids.
+    fn bytes_aside(&self) -> HashMap<u64, u64> {
+        let mut bytes = HashMap::new();
+        for (_, parked) in self.parked() {
+            let (number, answer) = parked.said_in;
+            if let Some(holder) = self.holder(number) {
+                *bytes.entry(holder.number).or_default() += u64::from(answer) + ID_ENTRY_BYTES as u64;
+            }
+        }
+        bytes
     }
 
     fn new_run(&mut self, run: std::ops::Range<usize>) -> Box<Run> {
@@ -488,6 +502,10 @@ impl Journal {
             }
             Kind::Id | Kind::Parked | Kind::Retried => {
                 let number = u64_at(payload, 0);
+                let is_said_again = |parked: &Parked| parked.said_in.0 != header.number;
+                if header.kind == Kind::Parked && self.parked_record(number).is_none_or(is_said_again) {
+                    return Ok(());
+                }
                 // A loss of power may bring a record back that was delivered meanwhile: if its entry is still there, its id must be.
                 let kept = run.numbers.binary_search(&number).is_ok() || self.is_older(run, number);
                 match kept || self.holder(number).is_some_and(|holder| holder.is_waiting(number)) {

@@ -2,7 +2,7 @@
 
 use super::Recovery;
 use crate::journal::Journal;
-use crate::journal::format::{ParkedPayload, u64_at};
+use crate::journal::format::{ParkedPayload, entry_bytes, u64_at};
 use crate::journal::log::{OriginRef, Parked, shown};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -38,6 +38,7 @@ impl Recovery {
             answer: shown(answer),
             id: None,
             bytes: 0,
+            said_in: (said_in, entry_bytes(payload.len()) as u32),
             held: None,
         };
         self.say_parked(said_in, number, Some(parked));
