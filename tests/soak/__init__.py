@@ -1,0 +1,1 @@
+"""The hour-long soak; run by scripts/soak."""
