@@ -33,6 +33,7 @@ def arguments(text):
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", metavar="CASE", nargs="*", help="names of cases")
     parser.add_argument("--all", action="store_true", help="run all cases")
+    parser.add_argument("--but", metavar="CASE", action="append", default=[], help="with --all: leave this one out (again for more)")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--packages", action="store_true", help="print the Debian packages that are missing for the cases (or all)")
     parser.add_argument("--ringest", metavar="FILE", type=pathlib.Path, help="the program (default: built by cargo, release)")
@@ -43,10 +44,10 @@ def arguments(text):
     parser.add_argument("--keep", action="store_true", help="leave the directories of cases that fail")
     options = parser.parse_args()
     names = [case.name for case in CASES]
-    unknown = [name for name in options.cases if name not in names]
+    unknown = [name for name in options.cases + options.but if name not in names]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(names)}")
-    options.chosen = [case for case in CASES if case.name in options.cases or not options.cases]
+    options.chosen = [case for case in CASES if (case.name in options.cases or not options.cases) and case.name not in options.but]
     if not (options.cases or options.all or options.list or options.packages):
         parser.error("say which cases, or --all")
     if options.seed is None:
@@ -139,7 +140,7 @@ def main(text, root, target):
     options = arguments(text)
     if options.list:
         for case in CASES:
-            print(f"{case.name:16}{case.text}")
+            print(f"{case.name:20}{case.text}")
         return 0
     if options.packages:
         for package in packages(options.chosen):
