@@ -1,4 +1,5 @@
-//! `ringest queue`: what waits to be delivered, from the journal's files. Nothing is changed, so the gateway may run or not.
+//! `ringest queue`: what waits to be delivered and what is parked, from the journal's files. Nothing is changed by looking, so the gateway
+//! may run or not; what is decided about parked records is in `decide`.
 
 use super::check::print;
 use super::decide::{Chosen, decide};

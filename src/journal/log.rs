@@ -271,7 +271,7 @@ enum Write {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Intake,
-    /// Ids and marks: room is reserved for them.
+    /// Ids, marks, and what is said of parked records: room is reserved for them.
     Progress,
 }
 

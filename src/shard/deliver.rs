@@ -40,6 +40,8 @@ pub(super) struct Api {
     /// When that was last counted: a connect that had begun before adds nothing.
     failed_ns: u64,
     pub retry_ns: u64,
+    /// When a batch that waits for more records was last to be sent.
+    batch_due_ns: u64,
     pub problem: Option<String>,
     /// The problem was logged, so its end will be.
     said: bool,
@@ -61,6 +63,7 @@ impl Api {
             failures: 0,
             failed_ns: 0,
             retry_ns: 0,
+            batch_due_ns: 0,
             problem: None,
             said: false,
             say_ns: 0,
@@ -129,7 +132,9 @@ impl Shard {
             if api == self.record_api
                 && let Some(due_ns) = self.batch_due_ns().filter(|due_ns| *due_ns > now.mono_ns)
             {
-                self.timers.set(due_ns, Timer::Api(index as u8));
+                if std::mem::replace(&mut self.api(api).batch_due_ns, due_ns) != due_ns {
+                    self.timers.set(due_ns, Timer::Api(index as u8));
+                }
                 self.open_connections(now, api);
                 continue;
             }

@@ -1,14 +1,12 @@
 //! Records that the API refuses for good are kept aside, and brought back or deleted when an operator says so.
 
 use super::lane::{Doing, Lane, Waiting};
-use super::{JournalId, JournalState, Now, Shard};
-use crate::delivery::InFlight;
-use crate::delivery::Step;
+use super::{ApiId, JournalId, JournalState, Now, Shard};
 use crate::delivery::confirm::shows_data;
 use crate::delivery::route::{Reaction, reaction};
+use crate::delivery::{InFlight, Step};
 use crate::journal::{ANSWER_BYTES_MAX, OriginRef, Parked, Refused, Unparked};
 use crate::observe::snapshot::{ParkedGroup, ParkedList, ParkedRecord};
-use crate::shard::ApiId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 

@@ -24,11 +24,16 @@ impl Shard {
             }
             return;
         }
-        self.push_ready(index, front);
+        self.put_on_list(index, front);
     }
 
+    /// Lists a lane to be sent though its step may be held back.
     pub(super) fn push_ready(&mut self, index: u32, front: bool) {
         self.fit_step(index);
+        self.put_on_list(index, front);
+    }
+
+    fn put_on_list(&mut self, index: u32, front: bool) {
         let lane = &mut self.lanes[index as usize];
         lane.doing = Doing::Ready;
         let step = lane.step;

@@ -211,8 +211,8 @@ impl Journal {
                 return Ok((segment.number, segment.end));
             }
         }
-        // Ids and marks are never refused for want of segments: without them nothing would be delivered and become free
-        // again. They are few and short, but the segments that they begin may go beyond the limit for a while.
+        // Ids, marks and answers that park are never refused for want of segments: without them nothing would be delivered and
+        // become free again. They are bounded by the records that they are about, but the segments that they begin may go beyond the limit for a while.
         let full = self.segments.len() + 1 >= self.options.segments_max() || !self.is_next_ready();
         if purpose == Purpose::Intake && full {
             return Err(Full);
