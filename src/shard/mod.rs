@@ -2,7 +2,8 @@
 //!
 //! - `link`: connections and ports by index; `lane`: what keeps its order; `timer`: deadlines.
 //! - `intake`, `machine`: bytes become records in the journal and in lanes. `deliver`: records of lanes become requests, answers
-//!   settle them; `secure`: those connections over TLS. `backlog`: what lies behind the window comes back from the journal.
+//!   settle them; `secure`: those connections over TLS. `retry`: what a failed one leads to; `park`: records kept aside; `batch`: many
+//!   records in one request; `lease`: ids given ahead. `backlog`: what lies behind the window comes back from the journal.
 //! - `reload`: another configuration takes the place of the present one.
 
 mod backlog;
@@ -427,8 +428,9 @@ impl Shard {
         self.resume_paused(now);
         self.advance_disposals(now);
         self.advance_backlog(now);
-        self.dispatch(now);
+        // Machines first: they wait for this, and a send takes its time.
         self.flush_machines(now);
+        self.dispatch(now);
         let waiting = !self.durable_waiters.is_empty() || !self.durable_lanes.is_empty();
         for state in &mut self.journals {
             if self.phase == Phase::Stopping {

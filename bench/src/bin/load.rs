@@ -293,8 +293,8 @@ impl Load {
 
     fn run_saturated(&mut self, batch: &mut Vec<Cqe>, tick: Duration) {
         let records = self.batch as u64;
-        // Answers come one by one: let some come together.
-        let wanted = if self.way == Way::Http { 64 } else { 1 };
+        // Answers come one by one: let some come together, where there are others to come.
+        let wanted = if self.way == Way::Http { 64.min(self.machines.len()) } else { 1 };
         while !self.stop {
             let now_ns = now_ns();
             for index in 0..self.machines.len() {
