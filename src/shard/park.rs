@@ -2,7 +2,6 @@
 
 use super::lane::{Doing, Lane, Waiting};
 use super::{ApiId, JournalId, JournalState, Now, Shard};
-use crate::delivery::confirm::shows_data;
 use crate::delivery::route::{Reaction, reaction};
 use crate::delivery::{InFlight, Step};
 use crate::journal::{ANSWER_BYTES_MAX, OriginRef, Parked, Refused, Unparked};
@@ -102,8 +101,9 @@ impl Shard {
         let confirm = self.settings.deliver.answers.confirm.as_ref().expect("asked for by its path");
         let status = request.status;
         let first = lane.queue.front().expect("a record in flight stays in memory");
-        let data = self.journals[lane.journal.0 as usize].journal.record(first.at).payload.data;
-        let has_it = matches!(status, 200..=299) && shows_data(body, &confirm.data_at, data);
+        let journal = &self.journals[lane.journal.0 as usize].journal;
+        let (source, data) = (&journal.origin(first.origin).name, journal.record(first.at).payload.data);
+        let has_it = matches!(status, 200..=299) && confirm.shown_at.has(body, source, data);
         match reaction(status, &[], &[]) {
             _ if has_it => {
                 self.route_worked(Step::Confirm);

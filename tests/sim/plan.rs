@@ -11,7 +11,7 @@ use ringest::config::{
     Gateway, Idle, Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity,
     Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
-use ringest::delivery::confirm::ConfirmPath;
+use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
 use ringest::journal::Options;
 use ringest::shard::SourceId;
@@ -419,7 +419,8 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
     });
     let template = if batch.is_some() { body.template_with_key(two_steps) } else { body.template(two_steps) };
     let deliver = Deliver {
-        answers: Answers { attempts: *rng.choice(&[1, 2, 3]).expect("some"), ..answers(confirms, two_steps) },
+        failures: aside.u32(1..=4),
+        answers: Answers { attempts: *rng.choice(&[1, 2, 3]).expect("some"), ..answers(confirms, two_steps, body) },
         batch: batch.clone(),
         url: url("/films/", port),
         body: template,
@@ -466,12 +467,13 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
 }
 
 /// Whether the service is asked what it has after a 409.
-fn answers(confirms: bool, two_steps: bool) -> Answers {
+fn answers(confirms: bool, two_steps: bool, body: Body) -> Answers {
     if !confirms {
         return Answers::default();
     }
     let path = ConfirmPath::parse("/films/{{key}}/", two_steps).expect("a path");
-    let confirm = Some(Confirm { path, data_at: "/data".into() });
+    let source = (body != Body::Raw).then(|| "/machine".into());
+    let confirm = Some(Confirm { path, shown_at: ShownAt { data: "/data".into(), source } });
     Answers { given: vec![(409, Reaction::Confirm)], confirm, ..Answers::default() }
 }
 
