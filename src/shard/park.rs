@@ -128,6 +128,32 @@ impl Shard {
         }
     }
 
+    /// An answer that is longer than what is looked at, so that nothing is known of the record: it is tried again some times, then kept
+    /// aside. Where no other record arrives either, it is not the record's fault, and all wait.
+    pub(super) fn answer_unread(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8], bytes_max: usize) {
+        self.counters.api_refusals += 1;
+        let asked = if request.step == Step::Confirm { " when it was asked what it has" } else { " to a record" };
+        let problem =
+            format!("answered {}{asked} with more than {bytes_max} bytes, which are not read", request.status);
+        let is_alone = self.fails_while_others_arrive(now, api, request.lane);
+        let lane = &mut self.lanes[request.lane as usize];
+        debug_assert_eq!(lane.generation, request.generation);
+        lane.refusals += 1;
+        if request.step == Step::Record && !is_alone {
+            self.attempt_failed(now, api, request, format!("{problem}: is this the right URL?"), Reaction::Pause);
+        } else if lane.refusals < self.settings.deliver.answers.attempts {
+            self.note_problem(now, api, problem);
+            self.route_worked(request.step);
+            self.back_off(now, request.lane);
+        } else {
+            let (status, before) = lane.refusal.clone().unwrap_or_else(|| (request.status, body.into()));
+            let mut answer = format!("({problem}) ").into_bytes();
+            answer.extend_from_slice(&before[..before.len().min(ANSWER_BYTES_MAX - answer.len())]);
+            self.route_worked(request.step);
+            self.park(now, api, request, status, &answer);
+        }
+    }
+
     /// Keeps the first record of a lane aside.
     fn park(&mut self, now: Now, api: ApiId, request: InFlight, status: u16, answer: &[u8]) {
         let parked_max = self.settings.deliver.answers.parked_max;
