@@ -237,6 +237,7 @@ around = '{"films": {{records}}}'
 records = 7
 bytes = "2KiB"
 wait = "3ms"
+failures = 6
 
 [deliver.answers]
 retry = [404]
@@ -248,8 +249,8 @@ parked_max = 12
 [deliver.confirm]
 path = "/films/{{id}}/"
 data_at = "/film/data"
-
 source_at = "/film/machine"
+
 [limits]
 read_buffer = "1KiB"
 read_buffers = 64
@@ -355,6 +356,7 @@ fn every_key_reaches_its_setting() {
                 records: 7,
                 bytes: 2048,
                 wait: Duration::from_millis(3),
+                failures: 6,
             }),
             connections: 3,
             pipeline: 4,

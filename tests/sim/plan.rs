@@ -59,6 +59,8 @@ pub enum FaultKind {
     Status(u16),
     /// So often, in a hundred, a record is refused with this status.
     Refusals(u16, u32),
+    /// Some records make the service fail, in whatever request they are: with this status, or 0 for no answer at all.
+    Poison(u16),
     SlowAnswers(u64),
     LostAnswers(u32),
     GarbledAnswers(u32),
@@ -102,6 +104,7 @@ impl FaultKind {
             Self::Status(503) => "burst of 503",
             Self::Status(_) => "burst of another status",
             Self::Refusals(..) => "refusals",
+            Self::Poison(_) => "poison records",
             Self::SlowAnswers(_) => "slow answers",
             Self::LostAnswers(_) => "lost answers",
             Self::GarbledAnswers(_) => "garbled answers",
@@ -416,10 +419,10 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         records: aside.usize(2..=30),
         bytes: *aside.choice(&[1_024, 16_384]).expect("some"),
         wait: Duration::from_millis(*aside.choice(&[0, 5]).expect("some")),
+        failures: aside.u32(1..=4),
     });
     let template = if batch.is_some() { body.template_with_key(two_steps) } else { body.template(two_steps) };
     let deliver = Deliver {
-        failures: aside.u32(1..=4),
         answers: Answers { attempts: *rng.choice(&[1, 2, 3]).expect("some"), ..answers(confirms, two_steps, body) },
         batch: batch.clone(),
         url: url("/films/", port),
@@ -523,6 +526,7 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
     if level != Level::Memory {
         kinds.extend(disk_faults(rng));
     }
+    kinds.push(FaultKind::Poison(*rng.choice(&[500, 502, 503, 0]).expect("some")));
     rng.shuffle(&mut kinds);
     kinds.truncate(rng.usize(4..=7));
     // A settled segment is given up without a word where nothing can be written: if its file stays as well, all in it is
