@@ -17,6 +17,7 @@ use crate::observe::admin;
 use crate::observe::loaded::Loaded;
 use crate::observe::process::ProcessUsage;
 use crate::observe::report::Report;
+use crate::observe::token::Token;
 use crate::shard::{PortError, SourceId};
 use crate::source::serial;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
@@ -571,6 +572,12 @@ impl Gateway {
         let mut gateway =
             admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, ask);
         gateway.loaded = self.loaded.clone();
+        gateway.token = Token::leave(&settings.gateway.state_dir)
+            .inspect_err(|error| {
+                let path = Token::path(&settings.gateway.state_dir);
+                warn!("{}: {error}: POST requests on the admin address are refused", path.display());
+            })
+            .ok();
         gateway.reload = Some(Box::new(move || {
             let (answer, answered) = oneshot::channel();
             let wished = wish.send(Wish { by: "POST /api/reload", answer: Some(answer) });

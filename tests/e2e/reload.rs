@@ -5,6 +5,7 @@ use crate::machines::{HttpMachine, Pty, TcpMachine};
 use crate::process::{Gateway, PATIENCE, Receiver, Status, eventually};
 use crate::site::{Config, Row, Site, assert_rows, assert_whole, free_address, numbers, record};
 use nix::sys::signal::Signal;
+use ringest::observe::token::Token;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -595,7 +596,8 @@ fn who_cannot_send_a_signal_asks_the_admin_server() {
     let gateway = Gateway::start(&site, &config().write(&site));
     let ask = |body: &str| {
         let admin = site.admin.to_string();
-        let answer = ringest::observe::client::post(&admin, "/api/reload", body, PATIENCE).expect("an answer");
+        let token = Token::read(&site.path("state")).expect("the gateway's token");
+        let answer = ringest::observe::client::post(&admin, "/api/reload", &token, body, PATIENCE).expect("an answer");
         (answer.status, String::from_utf8(answer.body).expect("text"))
     };
     config().tcp_listen("more", more).write(&site);
