@@ -164,7 +164,7 @@ fn a_record_that_makes_the_service_fail_is_singled_out_and_only_its_machine_wait
         let config = config(&site, tcp, "{ records = 64, failures = 2 }").deliver("connections", "1");
         let gateway = Gateway::start(&site, &config.write(&site));
         let _machines = send(tcp);
-        gateway.wait_delivered(ALL - (EACH - 13) as u64);
+        gateway.wait_terms("the others", |terms| terms.delivered == ALL - (EACH - 13) as u64);
         let status = gateway.status();
         assert!((1..=8).contains(&status.counter("batch_splits")), "{}", status.counter("batch_splits"));
         let grown = api.batches();

@@ -613,3 +613,54 @@ fn who_cannot_send_a_signal_asks_the_admin_server() {
     assert_ne!(ask("[]").0, 200);
     gateway.stop();
 }
+
+#[test]
+fn leases_and_batches_come_and_go_while_machines_send() {
+    const MACHINES: usize = 12;
+    const EACH: usize = 40;
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { delay: Duration::from_millis(1), ..Behaviour::default() });
+    let tcp = free_address();
+    let lease = "lease = 30";
+    let batch = "{ records = 16 }";
+    let config = |lease: Option<&str>, batch: Option<&str>| {
+        let config = site.config().tcp_listen("servers", tcp).deliver("drain", "\"10s\"");
+        let config = lease.into_iter().fold(config, |config, _| config.sequence("lease", "30"));
+        batch.into_iter().fold(config, |config, batch| config.deliver("batch", batch))
+    };
+    let gateway = Gateway::start(&site, &config(None, None).write(&site));
+    let mut machines: Vec<TcpMachine> = (0..MACHINES).map(|_| TcpMachine::connect(tcp)).collect();
+    let phases = [
+        (Some(lease), None),
+        (Some(lease), Some(batch)),
+        (None, Some(batch)),
+        (Some(lease), Some(batch)),
+        (Some(lease), None),
+        (None, None),
+    ];
+    for (phase, (lease, batch)) in phases.into_iter().enumerate() {
+        for (index, machine) in machines.iter_mut().enumerate() {
+            let numbers = phase * EACH..(phase + 1) * EACH;
+            machine.send(numbers.map(|number| record(&format!("m{index}"), number))).expect("its connection stays");
+        }
+        // In the middle of it.
+        let some = (phase * EACH * MACHINES + MACHINES) as u64;
+        gateway.wait_terms("some deliveries", |terms| terms.delivered >= some);
+        gateway.reloaded(&site, config(lease, batch));
+    }
+    gateway.wait_delivered((phases.len() * EACH * MACHINES) as u64);
+    assert!(api.batches().iter().any(|records| *records > 1), "there were batches");
+    assert_eq!(gateway.status().0["sources"][0]["open"], MACHINES, "no connection was closed");
+    gateway.stop();
+    let films = api.films();
+    let found = numbers(films.iter().map(|film| film.data.as_str()));
+    assert_eq!(found.len(), MACHINES);
+    assert!(found.iter().all(|(machine, numbers)| assert_whole(machine, numbers) == phases.len() * EACH));
+    let id = |body: &str| serde_json::from_str::<Value>(body).expect("JSON")["id"].as_u64().expect("an id");
+    let ids: std::collections::BTreeSet<u64> = films.iter().map(|film| id(&film.body)).collect();
+    assert_eq!(
+        (ids.len(), films.len()),
+        (phases.len() * EACH * MACHINES, ids.len()),
+        "each record once, with an id of its own"
+    );
+}
