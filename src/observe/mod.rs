@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod process;
 pub mod report;
 pub mod snapshot;
+pub mod token;
