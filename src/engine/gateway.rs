@@ -204,7 +204,13 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
         started => started?,
     };
     let reload = Reading { path: options.config, file, wish, wishes };
-    let last = gateway.serve(&runtime, stop, cores, reload, Doors { admin, ports, ready_file: options.ready_file, histograms })?;
+    let last = gateway.serve(
+        &runtime,
+        stop,
+        cores,
+        reload,
+        Doors { admin, ports, ready_file: options.ready_file, histograms },
+    )?;
     // A close that waits for a dead line's output, or a name server, keeps nobody.
     runtime.shutdown_background();
     let peak = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss() as u64 * 1024);

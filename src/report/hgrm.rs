@@ -13,7 +13,8 @@ pub fn text(histogram: &Histogram<u64>) -> String {
     let mut total = 0;
     for step in histogram.iter_quantiles(STEPS_PER_HALF) {
         total += step.count_since_last_iteration();
-        let (value, quantile) = (step.value_iterated_to().min(histogram.max()) as f64 / MS, step.quantile_iterated_to());
+        let (value, quantile) =
+            (step.value_iterated_to().min(histogram.max()) as f64 / MS, step.quantile_iterated_to());
         let _ = write!(text, "{value:12.6} {quantile:14.12} {total:10}");
         if quantile < 1.0 {
             let _ = write!(text, " {:14.2}", 1.0 / (1.0 - quantile));
@@ -22,7 +23,8 @@ pub fn text(histogram: &Histogram<u64>) -> String {
     }
     let (mean, deviation) = (histogram.mean() / MS, histogram.stdev() / MS);
     let _ = writeln!(text, "#[Mean    = {mean:12.6}, StdDeviation   = {deviation:12.6}]");
-    let _ = writeln!(text, "#[Max     = {:12.6}, Total count    = {:12}]", histogram.max() as f64 / MS, histogram.len());
+    let _ =
+        writeln!(text, "#[Max     = {:12.6}, Total count    = {:12}]", histogram.max() as f64 / MS, histogram.len());
     let halves = histogram.distinct_values();
     let digits = histogram.sigfig();
     let _ = writeln!(text, "#[Buckets = {halves:12}, SubBuckets     = {:12}]", sub_buckets(digits));

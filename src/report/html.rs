@@ -48,14 +48,16 @@ pub fn page(runs: &[Run], title: &str) -> String {
         }
     }
     page.push_str("<h2>Throughput</h2>\n");
-    figure(&mut page, |size| plot::throughput::svg(runs, main_tag(runs), size));
-    page.push_str("<h2>Latency over time</h2>\n<p>The colour says how many records a second have a latency in the cell.</p>\n");
+    figure(&mut page, |size| Some(plot::throughput::svg(runs, main_tag(runs), size)));
+    page.push_str(
+        "<h2>Latency over time</h2>\n<p>The colour says how many records a second have a latency in the cell.</p>\n",
+    );
     for run in runs {
         let is_main = |tag: &Option<String>| tag.as_deref() == main_tag(runs);
         // The whole first, then its parts; what the clock does not see is left out.
         let (main, others): (Vec<_>, Vec<_>) = run.tags.iter().partition(|tagged| is_main(&tagged.tag));
-        for tagged in main.into_iter().chain(others).filter(|tagged| tagged.whole.max() >= 1_000) {
-            figure(&mut page, |size| plot::heat::svg(run, tagged, size));
+        for tagged in main.into_iter().chain(others).filter(|tagged| tagged.is_plotted()) {
+            figure(&mut page, |size| Some(plot::heat::svg(run, tagged, size)));
         }
     }
     let version = env!("CARGO_PKG_VERSION");
@@ -64,12 +66,18 @@ pub fn page(runs: &[Run], title: &str) -> String {
 }
 
 /// The plot in both sizes, of which a screen shows one.
-fn figure(page: &mut String, plot: impl Fn(Size) -> String) {
+fn figure(page: &mut String, plot: impl Fn(Size) -> Option<String>) {
+    let (Some(wide), Some(narrow)) = (plot(WIDE), plot(NARROW)) else {
+        page.push_str(
+            "<p>Nothing above 1 µs: it takes less than a turn of the loop, in which the clock is read once.</p>\n",
+        );
+        return;
+    };
     let _ = writeln!(
         page,
         "<figure><div class=\"wide\">{}</div><div class=\"narrow\">{}</div></figure>",
-        plot(WIDE).trim_end(),
-        plot(NARROW).trim_end()
+        wide.trim_end(),
+        narrow.trim_end()
     );
 }
 

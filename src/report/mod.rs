@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 /// Most columns of a run's time axis. A longer run has wider ones.
 pub const COLUMNS_MAX: usize = 160;
 
+/// The least latency that has a place in a plot.
+pub const PLOTTED_MIN_NS: u64 = 1_000;
+
 /// The quantiles of tables, with their names for people and in JSON.
 pub const QUANTILES: [(f64, &str, &str); 5] = [
     (0.5, "p50", "p50_ns"),
@@ -37,7 +40,7 @@ pub struct Run {
     pub start_s: f64,
     /// Where the last interval ends.
     pub end_s: f64,
-    /// Interval lines that were read.
+    /// Intervals that were read, of the tag that has the most.
     pub intervals: u64,
     /// What was wrong with the file and left out, in sentences.
     pub notes: Vec<String>,
@@ -50,6 +53,8 @@ pub struct Run {
 pub struct Tagged {
     /// The tag; `None` of a line without one.
     pub tag: Option<String>,
+    /// Intervals that were read.
+    pub intervals: u64,
     /// Of all intervals, in nanoseconds.
     pub whole: Histogram<u64>,
     /// Over time, in order, without overlaps. Time that no column covers had no record.
@@ -88,6 +93,11 @@ impl Run {
 }
 
 impl Tagged {
+    /// Whether any of it is long enough for a plot: the clock is read once a turn of the loop, and what takes no turn is 1 ns.
+    pub fn is_plotted(&self) -> bool {
+        self.whole.max() >= PLOTTED_MIN_NS
+    }
+
     /// The tag for people.
     pub fn name(&self) -> &str {
         tag_name(self.tag.as_deref())

@@ -207,17 +207,18 @@ impl Reading {
             return Ok(());
         }
         let histogram = scaled(decode(interval.histogram)?, self.options.unit_ns)?;
-        self.run.intervals += 1;
         let column = Column { from_s, to_s: from_s + interval.length_s, histogram };
         self.run.end_s = self.run.end_s.max(column.to_s);
         let tags = &mut self.run.tags;
         let index = tags.iter().position(|tagged| tagged.tag.as_deref() == interval.tag).unwrap_or_else(|| {
             let mut whole = empty(column.histogram.sigfig());
             whole.auto(true);
-            tags.push(Tagged { tag: interval.tag.map(str::to_owned), whole, columns: Vec::new() });
+            tags.push(Tagged { tag: interval.tag.map(str::to_owned), intervals: 0, whole, columns: Vec::new() });
             tags.len() - 1
         });
         let tagged = &mut tags[index];
+        tagged.intervals += 1;
+        self.run.intervals = self.run.intervals.max(tagged.intervals);
         sum(&mut tagged.whole, &column.histogram);
         self.is_out_of_order |= tagged.push(column);
         Ok(())

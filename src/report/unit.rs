@@ -25,15 +25,21 @@ pub fn tick(ns: f64) -> String {
 
 /// A count, with commas from 10,000 on.
 pub fn count(number: f64) -> String {
-    if number < 10.0 && number.fract() > 0.05 {
-        return format!("{number:.1}");
+    let tenths = (number * 10.0).round();
+    if tenths < 100.0 && tenths % 10.0 != 0.0 {
+        return format!("{:.1}", tenths / 10.0);
     }
     crate::demo::report::grouped(number.round() as u64)
 }
 
 /// How a value relates to that of the first run.
 pub fn ratio(value: f64, first: f64) -> String {
-    if first <= 0.0 { "-".to_owned() } else { format!("×{:.2}", value / first) }
+    match value / first {
+        _ if first <= 0.0 => "-".to_owned(),
+        ratio if ratio >= 99.5 => format!("×{ratio:.0}"),
+        ratio if ratio >= 0.1 => format!("×{ratio:.2}"),
+        ratio => format!("×{ratio:.4}"),
+    }
 }
 
 /// A length of time.
@@ -52,13 +58,10 @@ mod tests {
     #[test]
     fn latencies_have_three_digits_and_a_unit() {
         let texts = [0.0, 1.0, 999.0, 1_000.0, 43_520.0, 999_499.0, 999_600.0, 1.25e6, 2.5e9].map(latency);
-        assert_eq!(
-            texts,
-            ["0 ns", "1 ns", "999 ns", "1.00 µs", "43.5 µs", "999 µs", "1.00 ms", "1.25 ms", "2.50 s"]
-        );
+        assert_eq!(texts, ["0 ns", "1 ns", "999 ns", "1.00 µs", "43.5 µs", "999 µs", "1.00 ms", "1.25 ms", "2.50 s"]);
         assert_eq!([12.34, 125.0, 7_260.0].map(span), ["12.3 s", "2 min 05 s", "2 h 01 min"]);
         assert_eq!([1e3, 2e4, 5e8, 1e9].map(tick), ["1 µs", "20 µs", "500 ms", "1 s"]);
-        assert_eq!([0.0, 0.25, 9.0, 1_234.4, 98_765.0].map(count), ["0", "0.2", "9", "1,234", "98,765"]);
+        assert_eq!([0.0, 0.25, 9.0, 1_234.4, 98_765.0].map(count), ["0", "0.3", "9", "1,234", "98,765"]);
         assert_eq!((ratio(3.0, 2.0), ratio(3.0, 0.0)), ("×1.50".to_owned(), "-".to_owned()));
     }
 }

@@ -11,16 +11,19 @@ pub fn files(runs: &[Run], title: &str) -> Vec<(String, String)> {
     for run in runs {
         for tagged in &run.tags {
             files.push((format!("{}.{}.hgrm", run.name, tagged.name()), hgrm::text(&tagged.whole)));
-            let heat = plot::heat::svg(run, tagged, plot::WIDE);
-            files.push((format!("heat.{}.{}.svg", run.name, tagged.name()), plot::alone(&heat)));
+            if tagged.is_plotted() {
+                let heat = plot::heat::svg(run, tagged, plot::WIDE);
+                files.push((format!("heat.{}.{}.svg", run.name, tagged.name()), plot::alone(&heat)));
+            }
         }
     }
     if let [run] = runs {
-        files.push(("percentiles.svg".to_owned(), plot::alone(&plot::percentiles::of_run(run, plot::WIDE))));
+        let curves = plot::percentiles::of_run(run, plot::WIDE);
+        files.extend(curves.map(|curves| ("percentiles.svg".to_owned(), plot::alone(&curves))));
     } else {
         for tag in tags(runs) {
             let curves = plot::percentiles::of_tag(runs, tag, plot::WIDE);
-            files.push((format!("percentiles.{}.svg", tag_name(tag)), plot::alone(&curves)));
+            files.extend(curves.map(|curves| (format!("percentiles.{}.svg", tag_name(tag)), plot::alone(&curves))));
         }
     }
     let rates = plot::throughput::svg(runs, main_tag(runs), plot::WIDE);

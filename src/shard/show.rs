@@ -3,7 +3,9 @@
 use super::link::State;
 use super::{ApiId, Now, Shard, SourceId};
 use crate::config::SourceKind;
-use crate::observe::snapshot::{JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, StageHistograms, Terms};
+use crate::observe::snapshot::{
+    JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, StageHistograms, Terms,
+};
 
 fn seconds_since(now: Now, then_ns: u64) -> f64 {
     now.mono_ns.saturating_sub(then_ns) as f64 / 1e9

@@ -1,10 +1,10 @@
 //! Frames and axes.
 
 use super::{Anchor, Size, Svg};
-use crate::report::unit;
+use crate::report::{PLOTTED_MIN_NS, unit};
 
-/// No value below is worth a place on an axis: the clock is read once a turn of the loop.
-pub const LATENCY_MIN_NS: f64 = 1_000.0;
+/// No value below has a place on an axis.
+pub const LATENCY_MIN_NS: f64 = PLOTTED_MIN_NS as f64;
 
 /// The part of a plot that data are drawn in.
 #[derive(Debug, Clone, Copy)]
@@ -147,10 +147,10 @@ impl Time {
         let (unit_s, _) = self.unit();
         let length = (self.to_s - self.from_s) / unit_s;
         let step = step_above(length * 64.0 / (self.right - self.left));
-        let mut tick = (self.from_s / unit_s / step - 1e-6).ceil() * step;
+        let mut tick = (self.from_s.max(0.0) / unit_s / step - 1e-6).ceil() * step;
         while tick <= self.to_s / unit_s * 1.000_01 {
             let decimals = usize::from(step < 0.99);
-            frame.tick_x(svg, self.x(tick * unit_s), &format!("{tick:.decimals$}"));
+            frame.tick_x(svg, self.x(tick * unit_s), &format!("{:.decimals$}", tick.max(0.0)));
             tick += step;
         }
     }
@@ -162,8 +162,14 @@ mod tests {
 
     #[test]
     fn axes_begin_and_end_at_1_2_or_5() {
-        assert_eq!([1.0, 1.5, 2.0, 7.0, 5e5, 4.9e5].map(|value| step_below(value).round()), [1.0, 1.0, 2.0, 5.0, 5e5, 2e5]);
-        assert_eq!([1.0, 1.5, 2.0, 7.0, 5e5, 5.1e5].map(|value| step_above(value).round()), [1.0, 2.0, 2.0, 10.0, 5e5, 1e6]);
+        assert_eq!(
+            [1.0, 1.5, 2.0, 7.0, 5e5, 4.9e5].map(|value| step_below(value).round()),
+            [1.0, 1.0, 2.0, 5.0, 5e5, 2e5]
+        );
+        assert_eq!(
+            [1.0, 1.5, 2.0, 7.0, 5e5, 5.1e5].map(|value| step_above(value).round()),
+            [1.0, 2.0, 2.0, 10.0, 5e5, 1e6]
+        );
         let frame = Frame { left: 0.0, right: 100.0, top: 0.0, bottom: 100.0 };
         let axis = Latency::new(&frame, 1.0, 9e6);
         assert!((axis.low() - 1e3).abs() < 1.0 && (axis.high() - 1e7).abs() < 1e3, "{axis:?}");

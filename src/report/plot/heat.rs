@@ -11,12 +11,18 @@ const ROW: f64 = 6.0;
 /// One run's latencies under a tag, with p50 and p99 of each column.
 pub fn svg(run: &Run, tagged: &Tagged, size: Size) -> String {
     let words = describe(tagged.tag.as_deref()).filter(|_| !size.is_narrow);
-    let title = format!("{}, {}{}: latency over time", run.name, tagged.name(), words.map_or(String::new(), |words| format!(" ({words})")));
+    let title = format!(
+        "{}, {}{}: latency over time",
+        run.name,
+        tagged.name(),
+        words.map_or(String::new(), |words| format!(" ({words})"))
+    );
     let mut svg = Svg::new(size, &title);
     let frame = Frame::new(size, if size.is_narrow { 34.0 } else { 44.0 }, 0.0);
     let columns = &tagged.columns[..];
     // A stage of which a few records take no time has no row for each of the powers of ten below.
-    let least = tagged.whole.iter_recorded().map(|value| value.value_iterated_to() as f64).find(|ns| *ns >= LATENCY_MIN_NS);
+    let least =
+        tagged.whole.iter_recorded().map(|value| value.value_iterated_to() as f64).find(|ns| *ns >= LATENCY_MIN_NS);
     let latency = Latency::new(&frame, least.unwrap_or(LATENCY_MIN_NS), tagged.whole.max() as f64);
     let time = Time::new(&frame, columns[0].from_s, columns.last().map_or(0.0, |column| column.to_s));
     latency.draw(&mut svg, &frame);
@@ -24,7 +30,7 @@ pub fn svg(run: &Run, tagged: &Tagged, size: Size) -> String {
     frame.draw(&mut svg, &title, time.title(), "latency");
     let cells = Cells::new(columns, &frame, &latency);
     cells.draw(&mut svg, &frame, &time, columns);
-    cells.legend(&mut svg, &frame);
+    cells.legend(&mut svg, &frame, size.is_narrow);
     over(&mut svg, &frame, &time, &latency, columns);
     svg.finish()
 }
@@ -73,7 +79,8 @@ impl Cells {
             let width = (right - left).max(1.0) + 0.2;
             for (row, rate) in rates.iter().enumerate().filter(|(_, rate)| **rate > 0.0) {
                 let y = frame.bottom - height * (row + 1) as f64;
-                let _ = write!(paths[self.heat(*rate)], "M{left:.1} {y:.1}h{width:.1}v{:.1}h-{width:.1}z", height + 0.2);
+                let _ =
+                    write!(paths[self.heat(*rate)], "M{left:.1} {y:.1}h{width:.1}v{:.1}h-{width:.1}z", height + 0.2);
             }
         }
         for (heat, path) in paths.iter().enumerate() {
@@ -82,8 +89,9 @@ impl Cells {
     }
 
     /// The scale of colours, at the upper right.
-    fn legend(&self, svg: &mut Svg, frame: &Frame) {
-        let (most, least) = (format!("{} records/s a cell", unit::count(self.most)), unit::count(self.least));
+    fn legend(&self, svg: &mut Svg, frame: &Frame, is_narrow: bool) {
+        let of = if is_narrow { "/s" } else { " records/s a cell" };
+        let (most, least) = (unit::count(self.most) + of, unit::count(self.least));
         let (y, width) = (38.0, 14.0);
         let right = frame.right - super::text_width(&most) - 6.0;
         let left = right - width * HEATS as f64;

@@ -243,6 +243,9 @@ mod tests {
         let mut svg = Svg::new(WIDE, "a<b");
         svg.text("ink", 0.0, 0.0, Anchor::Start, "\"<script>&\u{1}");
         let text = svg.finish();
-        assert!(text.contains("<title>a&lt;b</title>") && text.contains(">&quot;&lt;script&gt;&amp;\u{fffd}</text>"), "{text}");
+        assert!(
+            text.contains("<title>a&lt;b</title>") && text.contains(">&quot;&lt;script&gt;&amp;\u{fffd}</text>"),
+            "{text}"
+        );
     }
 }

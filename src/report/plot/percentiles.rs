@@ -10,17 +10,16 @@ const POINTS_PER_NINE: usize = 48;
 /// The most nines that are shown.
 const NINES_MAX: f64 = 7.0;
 
-/// All tags of one run.
-pub fn of_run(run: &Run, size: Size) -> String {
-    let curves: Vec<_> = run.tags.iter().map(|tagged| (tagged.name(), &tagged.whole)).collect();
+/// All tags of one run; `None` if none of them is long enough to be seen.
+pub fn of_run(run: &Run, size: Size) -> Option<String> {
+    let curves: Vec<_> = run.tags.iter().map(|tagged| (tagged.name(), tagged)).collect();
     svg(&format!("{}: latency by percentile", run.name), &curves, size)
 }
 
-/// One tag of all runs that have it.
-pub fn of_tag(runs: &[Run], tag: Option<&str>, size: Size) -> String {
-    let tagged = |run: &Run| -> Option<Tagged> { run.tagged(tag).cloned() };
-    let found: Vec<_> = runs.iter().filter_map(|run| tagged(run).map(|tagged| (run.name.as_str(), tagged))).collect();
-    let curves: Vec<_> = found.iter().map(|(name, tagged)| (*name, &tagged.whole)).collect();
+/// One tag of all runs that have it; `None` if it is not long enough to be seen.
+pub fn of_tag(runs: &[Run], tag: Option<&str>, size: Size) -> Option<String> {
+    let curves: Vec<_> =
+        runs.iter().filter_map(|run| run.tagged(tag).map(|tagged| (run.name.as_str(), tagged))).collect();
     let words = describe(tag).filter(|_| !size.is_narrow).map_or(String::new(), |words| format!(" ({words})"));
     svg(&format!("{}{words}: latency by percentile", tag_name(tag)), &curves, size)
 }
@@ -30,25 +29,28 @@ fn nines(histogram: &Histogram<u64>) -> f64 {
     (histogram.len() as f64).log10().clamp(1.0, NINES_MAX)
 }
 
-fn svg(title: &str, curves: &[(&str, &Histogram<u64>)], size: Size) -> String {
+fn svg(title: &str, curves: &[(&str, &Tagged)], size: Size) -> Option<String> {
     // What takes no time that the clock sees has no curve.
-    let (seen, unseen): (Vec<_>, Vec<_>) =
-        curves.iter().enumerate().partition(|(_, (_, histogram))| histogram.max() as f64 >= 1_000.0);
-    let names: Vec<&str> = seen.iter().map(|(_, (name, _))| *name).collect();
+    let (seen, unseen): (Vec<_>, Vec<_>) = curves.iter().enumerate().partition(|(_, (_, tagged))| tagged.is_plotted());
+    if seen.is_empty() {
+        return None;
+    }
+    let seen: Vec<_> = seen.into_iter().map(|(series, (name, tagged))| (series, *name, &tagged.whole)).collect();
+    let names: Vec<&str> = seen.iter().map(|(_, name, _)| *name).collect();
     let mut svg = Svg::new(size, title);
     let frame = Frame::new(size, label_width(size, &names), legend_height(size, &names));
-    let least = seen.iter().map(|(_, (_, histogram))| histogram.min() as f64).fold(f64::INFINITY, f64::min);
-    let largest = seen.iter().map(|(_, (_, histogram))| histogram.max() as f64).fold(1.0, f64::max);
-    let latency = Latency::new(&frame, if least.is_finite() { least } else { 1.0 }, largest);
+    let least = seen.iter().map(|(.., histogram)| histogram.min() as f64).fold(f64::INFINITY, f64::min);
+    let largest = seen.iter().map(|(.., histogram)| histogram.max() as f64).fold(1.0, f64::max);
+    let latency = Latency::new(&frame, least, largest);
     latency.draw(&mut svg, &frame);
-    let nines_max = seen.iter().map(|(_, (_, histogram))| nines(histogram)).fold(1.0, f64::max);
+    let nines_max = seen.iter().map(|(.., histogram)| nines(histogram)).fold(1.0, f64::max);
     let x = |nines: f64| frame.left + nines / nines_max * (frame.right - frame.left);
     for (nines, text) in ticks(nines_max, size.is_narrow) {
         frame.tick_x(&mut svg, x(nines), &text);
     }
     frame.draw(&mut svg, title, "percentile", "latency");
     let mut labels = Vec::new();
-    for (series, (name, histogram)) in seen {
+    for (series, name, histogram) in seen {
         let points = curve(histogram, &x, &latency);
         let end = *points.last().expect("a curve has two ends");
         svg.line(&format!("line s{}", series % super::SERIES), &points);
@@ -60,7 +62,7 @@ fn svg(title: &str, curves: &[(&str, &Histogram<u64>)], size: Size) -> String {
         let text = format!("below 1 µs: {}", names.join(", "));
         svg.text("", frame.left, frame.bottom + 36.0, super::Anchor::Start, &text);
     }
-    svg.finish()
+    Some(svg.finish())
 }
 
 /// The percentiles that have a tick, by their nines.
@@ -98,6 +100,11 @@ fn curve(histogram: &Histogram<u64>, x: impl Fn(f64) -> f64, latency: &Latency) 
         .collect();
     points.push((x(end), latency.y(histogram.max() as f64)));
     // Of a flat stretch, the ends are enough.
-    let flat = |index: usize| index > 0 && index + 1 < points.len() && points[index - 1].1 == points[index].1 && points[index].1 == points[index + 1].1;
+    let flat = |index: usize| {
+        index > 0
+            && index + 1 < points.len()
+            && points[index - 1].1 == points[index].1
+            && points[index].1 == points[index + 1].1
+    };
     (0..points.len()).filter(|index| !flat(*index)).map(|index| points[index]).collect()
 }

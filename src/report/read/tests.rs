@@ -54,7 +54,9 @@ fn times_count_from_the_base_from_the_start_or_from_1970() {
 
 #[test]
 fn a_log_that_was_appended_to_is_one_run() {
-    let head = |s: u32| format!("#[StartTime: 17000000{s:02}.000 (seconds since epoch)]\n#[BaseTime: 17000000{s:02}.000 (x)]\n");
+    let head = |s: u32| {
+        format!("#[StartTime: 17000000{s:02}.000 (seconds since epoch)]\n#[BaseTime: 17000000{s:02}.000 (x)]\n")
+    };
     let log = [head(0), line("Tag=t,", "0.000", &[1]), head(30), line("Tag=t,", "2.000", &[1])].concat();
     let run = run(&log).expect("a log");
     let from: Vec<f64> = run.tags[0].columns.iter().map(|column| column.from_s).collect();
@@ -79,13 +81,22 @@ fn errors_name_the_line_and_what_is_wrong_with_it() {
     let payload = good.trim_end().rsplit(',').next().expect("four fields").to_owned();
     let v1 = STANDARD.encode([0x1c, 0x84, 0x93, 0x12, 0, 0, 0, 0]);
     let cases = [
-        ("hello world\n".to_owned(), "a.hlog: line 1: START,LENGTH,MAX,HISTOGRAM are wanted; this is no HdrHistogram interval log"),
-        ("hello".to_owned(), "a.hlog: line 1: START,LENGTH,MAX,HISTOGRAM are wanted; this is no HdrHistogram interval log"),
+        (
+            "hello world\n".to_owned(),
+            "a.hlog: line 1: START,LENGTH,MAX,HISTOGRAM are wanted; this is no HdrHistogram interval log",
+        ),
+        (
+            "hello".to_owned(),
+            "a.hlog: line 1: START,LENGTH,MAX,HISTOGRAM are wanted; this is no HdrHistogram interval log",
+        ),
         (format!("{good}x,1,1,{payload}\n{good}"), "a.hlog: line 2: START is no number of seconds: \"x\""),
         (format!("{good}1,-1,1,{payload}\n{good}"), "a.hlog: line 2: LENGTH is no number of seconds: \"-1\""),
         (format!("{good}1,1,1,!!!\n{good}"), "a.hlog: line 2: the histogram is not base64, or broken off"),
         (format!("{good}1,1,1,{v1}\n{good}"), "a.hlog: line 2: the histogram is in encoding V1; V2 is read"),
-        (format!("{good}1,1,1,{}\n{good}", &payload[..payload.len() / 8 * 4]), "a.hlog: line 2: the histogram cannot be decoded"),
+        (
+            format!("{good}1,1,1,{}\n{good}", &payload[..payload.len() / 8 * 4]),
+            "a.hlog: line 2: the histogram cannot be decoded",
+        ),
         ("#[StartTime: 1.0 (seconds since epoch)]\n".to_owned(), "a.hlog: no interval in it"),
         (String::new(), "a.hlog: no interval in it"),
     ];
@@ -93,7 +104,8 @@ fn errors_name_the_line_and_what_is_wrong_with_it() {
         let error = run(&log).expect_err("no good log").to_string();
         assert!(error.starts_with(wanted), "{error}\nwanted: {wanted}");
     }
-    let binary = read(&[0xff, 0xfe, b'\n', b'x'][..], "a", "a.hlog", Options::default()).expect_err("binary").to_string();
+    let binary =
+        read(&[0xff, 0xfe, b'\n', b'x'][..], "a", "a.hlog", Options::default()).expect_err("binary").to_string();
     assert!(binary.starts_with("a.hlog: line 1: it is not text; this is no"), "{binary}");
 }
 
