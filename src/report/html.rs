@@ -17,7 +17,7 @@ p{margin:4px 0 12px}.note{border-left:3px solid var(--rule);padding:2px 0 2px 12
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}
 th,td{padding:5px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule)}
 th{font-weight:600}thead th{color:var(--soft);font-weight:500}tbody tr:hover{background:var(--band)}
-th:first-child,td:first-child{text-align:left;padding-left:0}td.text{text-align:left}
+th:first-child,td:first-child{text-align:left;padding-left:0;position:sticky;left:0;background:var(--paper)}td.text{text-align:left}
 td small{display:block;color:var(--soft);font-size:12px;line-height:1.2}
 figure{margin:20px 0 32px}svg.plot{display:block;width:100%;height:auto}
 .narrow{display:none}@media (max-width:680px){main{padding:20px 12px 48px}.wide{display:none}.narrow{display:block}}

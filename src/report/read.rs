@@ -253,11 +253,11 @@ impl Tagged {
         false
     }
 
-    /// Makes neighbours one, until there are half as many.
+    /// Makes neighbours one, until there are about half as many.
     fn widen(&mut self) {
         let first = self.columns.iter().map(|column| column.to_s - column.from_s).fold(f64::INFINITY, f64::min);
         let mut width_s = first.max(1e-3);
-        while self.columns.len() > COLUMNS_MAX / 2 {
+        while self.columns.len() > COLUMNS_MAX * 2 / 3 {
             width_s *= 2.0;
             let mut wider: Vec<Column> = Vec::new();
             for column in self.columns.drain(..) {
@@ -344,14 +344,16 @@ fn first_number(text: &str) -> Option<f64> {
 
 fn decode(text: &str) -> Result<Histogram<u64>, LineError> {
     let bytes = STANDARD.decode(text).map_err(|_| LineError::Base64)?;
-    // The last byte of the cookie says the word size, the others encoding and version; its lowest four bits do not count.
-    let version = match bytes.first_chunk().map(|cookie| u32::from_be_bytes(*cookie) & !0xf0) {
-        Some(0x1c84_9308 | 0x1c84_9309) => Some(0),
-        Some(0x1c84_9301 | 0x1c84_9302) => Some(1),
-        _ => None,
-    };
-    if let Some(version) = version {
-        return Err(LineError::Version(version));
+    let word = |at: usize| bytes.get(at..at + 4).map(|word| u32::from_be_bytes(word.try_into().expect("four bytes")));
+    // The lowest bits but four of the cookie say encoding and version, the other four the word size.
+    match word(0).map(|cookie| cookie & !0xf0) {
+        Some(0x1c84_9308 | 0x1c84_9309) => return Err(LineError::Version(0)),
+        Some(0x1c84_9301 | 0x1c84_9302) => return Err(LineError::Version(1)),
+        // Deflated; without its last bytes it would seem whole.
+        Some(0x1c84_9304) if word(4).is_none_or(|length| bytes.len() - 8 < length as usize) => {
+            return Err(LineError::Base64);
+        }
+        _ => {}
     }
     let decoded = Deserializer::new().deserialize(&mut bytes.as_slice());
     decoded.map_err(|error| LineError::Histogram(error.to_string()))
