@@ -51,7 +51,7 @@ fn svg(title: &str, curves: &[(&str, &Tagged)], size: Size) -> Option<String> {
     frame.draw(&mut svg, title, "percentile", "latency");
     let mut labels = Vec::new();
     for (series, name, histogram) in seen {
-        let points = curve(histogram, &x, &latency);
+        let points = curve(histogram, x, &latency);
         let end = *points.last().expect("a curve has two ends");
         svg.line(&format!("line s{}", series % super::SERIES), &points);
         labels.push(Label { series, name, end });
