@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod histlog;
 pub mod loaded;
 pub mod metrics;
 pub mod process;

@@ -226,15 +226,16 @@ counters! {
     pub buffers_exhausted: u64,
 }
 
-/// A stage of a record's way. Each is measured from the end of the one before, but `Whole`.
+/// A stage of a record's way. The clock is read once a turn of the loop, so what begins and ends in one turn has taken no time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// First byte to frame end.
+    /// First byte to the read that brought the frame's end.
     Frame,
-    /// Frame end to the copy in the journal's block.
+    /// That read to the copy in the journal's block: no time, unless the journal had no room.
     Journaled,
-    /// The copy to committed; measured at level `power` only.
+    /// The copy to committed; measured at level `power` only. Only HTTP machines' records wait for it: with the others it runs
+    /// beside the next stages.
     Durable,
     /// In the block to the id's answer, waiting in the lane included; with `[sequence]` only.
     Id,
@@ -259,6 +260,18 @@ impl Stage {
             Self::Whole => "whole",
         }
     }
+
+    /// What it is measured from and to, for people.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Frame => "first byte to frame end",
+            Self::Journaled => "to the journal's block",
+            Self::Durable => "to committed",
+            Self::Id => "block to the id's answer",
+            Self::Answered => "to the record's answer",
+            Self::Whole => "first byte to the answer",
+        }
+    }
 }
 
 /// One histogram a stage, in nanoseconds, 2 significant digits, up to an hour; longer is recorded as an hour.
@@ -278,6 +291,12 @@ impl StageHistograms {
     #[inline]
     pub fn record(&mut self, stage: Stage, ns: u64) {
         self.0[stage as usize].saturating_record(ns.clamp(1, Self::MAX_NS));
+    }
+
+    /// Records one duration of `count` records.
+    #[inline]
+    pub fn record_n(&mut self, stage: Stage, ns: u64, count: u64) {
+        self.0[stage as usize].saturating_record_n(ns.clamp(1, Self::MAX_NS), count);
     }
 
     /// A stage's histogram.
