@@ -157,7 +157,7 @@ def finish(options, machine: dict, rows: list[dict], scenarios) -> int:
     missed = [one for one in verdicts if one["gate"] and one["verdict"] != "reached"]
     text = write(options.out, machine, rows)
     if options.smoke:
-        print("\n" + report.verdict_table([one for one in verdicts if one["gate"]]))
+        print(f"\n{len(rows)} trials, {sum(one['gate'] for one in verdicts)} counters judged")
     else:
         print("\n" + text + "\n" + report.verdict_table(verdicts))
     for row in failed:
