@@ -162,6 +162,7 @@ name = "plant 3"
 cores = [1]
 state_dir = "/srv//ringest/"
 admin = "[::1]:9700"
+min_wait = "250us"
 
 [journal]
 durability = "memory"
@@ -197,6 +198,7 @@ name = "tcp"
 kind = "tcp_listen"
 listen = "0.0.0.0:4001"
 lane = "address"
+quick_ack = false
 framing = "semi"
 [[source]]
 name = "out"
@@ -274,6 +276,7 @@ fn every_key_reaches_its_setting() {
             cores: vec![1],
             state_dir: "/srv/ringest".into(),
             admin: "[::1]:9700".parse().unwrap(),
+            min_wait: Duration::from_micros(250),
         }
     );
     assert_eq!(
@@ -306,8 +309,10 @@ fn every_key_reaches_its_setting() {
         flow: Flow::XonXoff,
         on_missing: OnMissing::Fail,
     };
-    let listen = SourceKind::TcpListen { listen: "0.0.0.0:4001".parse().unwrap(), lane: LaneKey::Address };
-    let connect = SourceKind::TcpConnect { connect: Authority { host: "fd00::7".to_owned(), port: 4001 } };
+    let listen =
+        SourceKind::TcpListen { listen: "0.0.0.0:4001".parse().unwrap(), lane: LaneKey::Address, quick_ack: false };
+    let connect =
+        SourceKind::TcpConnect { connect: Authority { host: "fd00::7".to_owned(), port: 4001 }, quick_ack: true };
     let http = SourceKind::Http { listen: "10.0.0.1:8080".parse().unwrap() };
     let expected = [
         source("gauge", SourceKind::Serial(serial), stx, Some(Duration::from_secs(3600))),

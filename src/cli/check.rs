@@ -197,17 +197,17 @@ fn origin(source: &Source) -> (&'static str, String) {
             };
             ("serial", format!("{} {}{flow}", serial.path.display(), show_line(serial.line)))
         }
-        SourceKind::TcpListen { listen, lane } => {
+        SourceKind::TcpListen { listen, lane, .. } => {
             let lane = match lane {
                 LaneKey::Connection => "connection",
                 LaneKey::Address => "address",
             };
             ("tcp_listen", format!("{listen} (order kept by {lane})"))
         }
-        SourceKind::TcpConnect { connect } if connect.host.contains(':') => {
+        SourceKind::TcpConnect { connect, .. } if connect.host.contains(':') => {
             ("tcp_connect", format!("[{}]:{}", connect.host, connect.port))
         }
-        SourceKind::TcpConnect { connect } => ("tcp_connect", format!("{}:{}", connect.host, connect.port)),
+        SourceKind::TcpConnect { connect, .. } => ("tcp_connect", format!("{}:{}", connect.host, connect.port)),
         SourceKind::Http { listen } => ("http", format!("http://{listen}/v1/records/SOURCE")),
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn checks(settings: &Settings) -> Vec<Check> {
             SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen, .. } => {
                 address_check(&what, *listen, running)
             }
-            SourceKind::TcpConnect { connect } => device_server_check(&what, connect),
+            SourceKind::TcpConnect { connect, .. } => device_server_check(&what, connect),
         });
     }
     checks.extend(api_checks(settings));

@@ -41,6 +41,8 @@ pub struct Gateway {
     pub state_dir: PathBuf,
     /// Where metrics, health and the commands are served; loopback.
     pub admin: SocketAddr,
+    /// The least that a busy core waits for more to do. Zero: not at all.
+    pub min_wait: Duration,
 }
 
 /// When a record counts as safe, and what that survives.
@@ -221,11 +223,15 @@ pub enum SourceKind {
         listen: SocketAddr,
         /// What keeps its order.
         lane: LaneKey,
+        /// Whether the kernel acknowledges each segment at once: TCP_QUICKACK, tcp(7).
+        quick_ack: bool,
     },
     /// An outgoing TCP connection to a device server.
     TcpConnect {
         /// Host and port; resolved again at each connect.
         connect: Authority,
+        /// As above.
+        quick_ack: bool,
     },
     /// `POST /v1/records/SOURCE`; `{{source}}` is the SOURCE of the path.
     Http {

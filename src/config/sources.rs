@@ -32,13 +32,14 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 8] = [
+const KEYS_OF_KINDS: [(&str, &str); 9] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
     ("on_missing", "serial"),
     ("connect", "tcp_connect"),
     ("lane", "tcp_listen"),
+    ("quick_ack", "tcp_listen and tcp_connect"),
     ("listen", "tcp_listen and http"),
     ("allow_remote", "http"),
 ];
@@ -130,9 +131,13 @@ fn source<'d>(
         Kind::TcpListen => {
             let lanes = [("connection", LaneKey::Connection), ("address", LaneKey::Address)];
             let lane = section.choice("lane", &lanes, LaneKey::Connection);
-            listen(&section, &path, taken).map(|listen| SourceKind::TcpListen { listen, lane })
+            let quick_ack = section.boolean("quick_ack", true);
+            listen(&section, &path, taken).map(|listen| SourceKind::TcpListen { listen, lane, quick_ack })
         }
-        Kind::TcpConnect => connect(&section).map(|connect| SourceKind::TcpConnect { connect }),
+        Kind::TcpConnect => {
+            let quick_ack = section.boolean("quick_ack", true);
+            connect(&section).map(|connect| SourceKind::TcpConnect { connect, quick_ack })
+        }
         Kind::Http => http(&section, &path, taken),
     };
     section.finish_with(|key| {

@@ -56,6 +56,9 @@ impl Core for Shard {
     fn has_given_up(&self) -> bool {
         Self::has_given_up(self)
     }
+    fn in_flight(&self) -> usize {
+        Self::in_flight(self)
+    }
     fn snapshot(&self, now: Now) -> Snapshot {
         Self::snapshot(self, now)
     }

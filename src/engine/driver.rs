@@ -25,6 +25,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
@@ -37,6 +38,13 @@ use tokio::time::{Instant, Sleep};
 
 /// Completions handled before the core's turn ends and the runtime has its chance.
 pub const TURN_COMPLETIONS: usize = 1024;
+
+/// Completions in a turn from which on a core is busy, and waits with [`Gateway::min_wait`](crate::config::Gateway) for more.
+const BUSY_COMPLETIONS: usize = 16;
+
+/// Completions that it waits for: half as many as there are requests unanswered, in these bounds. If it waited for all that is under
+/// way, its peers and it would take turns in doing nothing.
+const GATHERED: RangeInclusive<usize> = 32..=256;
 
 /// Longest sleep while cold operations are under way.
 const SUBMIT_AGAIN_NS: u64 = 50_000_000;
@@ -67,6 +75,10 @@ pub trait Core {
     /// Whether it has stopped though the disk has not answered: what is in flight is left to the kernel.
     fn has_given_up(&self) -> bool {
         false
+    }
+    /// Requests that the API has not answered.
+    fn in_flight(&self) -> usize {
+        0
     }
     /// What the core shows of itself.
     fn snapshot(&self, now: Now) -> Snapshot;
@@ -413,7 +425,11 @@ impl<C: Core> Driver<C> {
         self.ring.buffers.publish();
         self.core.turn(now);
         self.carry();
-        if self.ring.needs_enter() {
+        let min_wait = self.settings.gateway.min_wait;
+        if handled >= BUSY_COMPLETIONS && !min_wait.is_zero() {
+            let enough = self.core.in_flight().clamp(*GATHERED.start(), *GATHERED.end());
+            self.ring.gather(enough, min_wait)?;
+        } else if self.ring.needs_enter() {
             self.ring.enter(TURN_COMPLETIONS)?;
         }
         let enters = self.ring.take_enters();

@@ -90,7 +90,7 @@ pub fn bind_all(settings: &Settings, cores: usize) -> Result<Vec<Listeners>, Lis
 /// Where a source listens, and on how many of `cores` cores.
 pub(super) fn listens(source: &Source, cores: usize) -> Option<(SocketAddr, usize)> {
     match source.kind {
-        SourceKind::TcpListen { listen, lane: LaneKey::Address } => Some((listen, 1)),
+        SourceKind::TcpListen { listen, lane: LaneKey::Address, .. } => Some((listen, 1)),
         SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen } => Some((listen, cores)),
         SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => None,
     }

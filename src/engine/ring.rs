@@ -169,6 +169,26 @@ impl Ring {
         }
     }
 
+    /// Submits what is queued, and sleeps until `enough` completions beside those of what was queued can be taken, or until
+    /// `limit` has passed.
+    ///
+    /// # Errors
+    /// As [`Ring::enter`].
+    pub(super) fn gather(&mut self, enough: usize, limit: Duration) -> io::Result<()> {
+        if !self.waiting.is_empty() {
+            self.enter(usize::MAX)?;
+        }
+        // A send is over when it was submitted, and so is not what is waited for.
+        let wanted = self.uring.submission().len() + enough;
+        let time = types::Timespec::from(limit);
+        self.enters += 1;
+        let gathered = self.uring.submitter().submit_with_args(wanted, &types::SubmitArgs::new().timespec(&time));
+        match gathered.map_err(|error| (error.raw_os_error(), error)) {
+            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
+    }
+
     fn refill(&mut self) {
         let mut submission = self.uring.submission();
         while let Some(entry) = self.waiting.front() {

@@ -304,6 +304,11 @@ impl Shard {
         self.apis.iter().map(|api| api.authority.clone()).collect()
     }
 
+    /// Requests that the API has not answered.
+    pub fn in_flight(&self) -> usize {
+        self.apis.iter().map(|api| api.in_flight as usize).sum()
+    }
+
     /// For the driver's own counts.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters

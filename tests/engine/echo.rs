@@ -5,7 +5,7 @@ use ringest::engine::RingOptions;
 use ringest::shard::{Completion, Fd, LinkId, Op, Readable, RecvEnd, SourceId};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Sends back what comes, in order, on every connection.
 #[derive(Default)]
@@ -160,6 +160,19 @@ fn every_byte_arrives_in_order_when_buffers_run_out_all_the_time() {
         echo_clients(address, 1000, 600);
         let counters = gateway.stop();
         assert!(counters.buffers_exhausted > 0, "the buffers did run out");
+    }
+}
+
+#[test]
+fn every_byte_arrives_in_order_while_a_busy_core_waits_for_more() {
+    for read_buffers in [8, 1024] {
+        let (mut settings, listeners, address) = listening();
+        settings.gateway.min_wait = Duration::from_micros(250);
+        let mut setup = setup(settings, listeners);
+        setup.ring = RingOptions { submissions: 64, completions: 256, read_buffers, read_buffer_bytes: 64 };
+        let gateway = start_echo(setup, None);
+        echo_clients(address, 1000, 600);
+        gateway.stop();
     }
 }
 

@@ -139,7 +139,7 @@ pub fn settings(sources: Vec<SourceKind>) -> Settings {
 
 pub fn listening() -> (Settings, Listeners, SocketAddr) {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let settings = settings(vec![SourceKind::TcpListen { listen, lane: LaneKey::Connection }]);
+    let settings = settings(vec![SourceKind::TcpListen { listen, lane: LaneKey::Connection, quick_ack: true }]);
     let listeners = bind_all(&settings, 1).expect("bound").remove(0);
     let address = TcpListener::from(listeners[0].1.try_clone().expect("duplicated")).local_addr().expect("bound");
     (settings, listeners, address)

@@ -1,12 +1,13 @@
 //! Links: accepts, sends, shutdowns, closes, connects.
 
 use crate::harness::{CLOSED, LINK, Remote, listening, pattern, settings, setup};
-use ringest::config::{Authority, Settings};
+use ringest::config::{Authority, Settings, SourceKind};
 use ringest::engine::Listeners;
 use ringest::shard::{ApiId, Destination, LinkId, Op, Readable, SourceId};
+use socket2::SockRef;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 #[test]
@@ -74,7 +75,7 @@ fn a_shutdown_waits_for_the_send_before_it() {
 fn a_send_to_a_peer_that_is_gone_comes_back_with_its_buffer_and_an_errno() {
     let (settings, listeners, address) = listening();
     let (remote, client, fd) = Remote::accept(address, settings, listeners);
-    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("set");
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("set");
     drop(client);
     remote.ask(Op::Send { link: LINK, fd, bytes: vec![0; 100] });
     let first = remote.next();
@@ -110,6 +111,22 @@ fn accepting_pauses_and_goes_on() {
     assert_eq!(remote.next(), "accepted");
     remote.running.stop();
     assert!(TcpStream::connect(address).is_err(), "after the stop nobody listens");
+}
+
+#[test]
+fn acks_of_an_accepted_connection_are_delayed_where_its_source_says_so() {
+    for quick_ack in [true, false] {
+        let (mut settings, listeners, address) = listening();
+        let SourceKind::TcpListen { quick_ack: setting, .. } = &mut settings.sources[0].kind else { unreachable!() };
+        *setting = quick_ack;
+        let (remote, _client, fd) = Remote::accept(address, settings, listeners);
+        // SAFETY: the gateway runs in this process, and closes the connection at its stop.
+        #[allow(unsafe_code)]
+        let connection = unsafe { BorrowedFd::borrow_raw(fd.0) };
+        let found = SockRef::from(&connection).tcp_quickack().expect("TCP_QUICKACK");
+        remote.running.stop();
+        assert_eq!(found, quick_ack);
+    }
 }
 
 #[test]

@@ -211,6 +211,7 @@ impl Plan {
             cores: vec![0],
             state_dir: "/nowhere".into(),
             admin: ([127, 0, 0, 1], 9600).into(),
+            min_wait: Duration::ZERO,
         };
         Self {
             seed,
@@ -319,11 +320,11 @@ fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing
         }
         Kind::TcpOut => {
             let lane = if rng.u8(..3) == 0 { LaneKey::Address } else { LaneKey::Connection };
-            (format!("t-{}", id.0), SourceKind::TcpListen { listen, lane })
+            (format!("t-{}", id.0), SourceKind::TcpListen { listen, lane, quick_ack: true })
         }
         Kind::TcpServer => {
             let connect = Authority { host: "10.9.0.1".into(), port: 4001 + id.0 };
-            (format!("c-{}", id.0), SourceKind::TcpConnect { connect })
+            (format!("c-{}", id.0), SourceKind::TcpConnect { connect, quick_ack: true })
         }
         Kind::Http => (format!("w-{}", id.0), SourceKind::Http { listen }),
     };

@@ -266,7 +266,8 @@ class SerialMachine:
         self.lane.cuts.append((self.lane.sent - CUT_RECORDS, self.lane.sent + CUT_RECORDS))
 
     def unplug(self):
-        """Hangs up in the middle of a record, once all whole ones were delivered; that record is sent again, whole."""
+        """Hangs up in the middle of a record, once the last whole one was delivered, so that none is in the tty: the half one is sent again,
+        whole. By number, not by count: one that was half read when a gateway was ended never comes."""
         self.leave_at = 0.0
 
     def tick(self, now):
@@ -331,7 +332,7 @@ class SerialMachine:
     def leave(self, now):
         if self.rest:
             self.write()
-        elif self.leave_at == 0.0 and self.lane.accepted == self.lane.sent:
+        elif self.leave_at == 0.0 and self.lane.last == self.lane.sent - 1:
             self.rest = (STX + record(self.lane.name, self.lane.sent, self.lane.length))[:30]
             self.write()
             self.leave_at = now + 0.1

@@ -88,7 +88,8 @@ class Serial(unittest.TestCase):
         self.tick_until(lambda: not self.machine.rest, reader)
         sent = lane.sent
         self.tick_until(lambda: reader.data.count(ETX) == sent, reader)
-        lane.accepted = sent
+        # One was lost before, half read by a gateway that was ended.
+        lane.accepted, lane.last = sent - 1, sent - 1
         self.tick_until(lambda: self.machine.master is None, reader)
         self.tick_until(lambda: reader.is_gone, reader)
         reader.close()

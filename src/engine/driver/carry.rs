@@ -12,6 +12,7 @@ use crate::engine::segments::{SegmentFiles, descriptor};
 use crate::shard::{Completion, Destination, Fd, JournalId, LinkId, Op, Readable, SourceId};
 use io_uring::{opcode, squeue, types};
 use nix::sys::socket::{Shutdown, shutdown};
+use socket2::SockRef;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -20,6 +21,14 @@ use tracing::warn;
 /// The errno of an error of the file system.
 fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Has the kernel wait with the ACKs of a connection, at most 40 ms each. It takes that back where the peer seems to wait for them.
+pub(super) fn delay_acks(fd: i32) {
+    // SAFETY: the connection was accepted just now, and the core has not heard of it.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    // A connection that is gone already says so to whoever reads.
+    let _ = SockRef::from(&socket).set_tcp_quickack(false);
 }
 
 impl<C: Core> Driver<C> {
@@ -319,17 +328,17 @@ impl<C: Core> Driver<C> {
     }
 
     fn connect(&mut self, id: LinkId, to: Destination) {
-        let authority = match to {
-            Destination::Api(api) => self.core.destination(api),
+        let (authority, quick_ack) = match to {
+            Destination::Api(api) => (self.core.destination(api), true),
             Destination::Source(source) => match &self.settings.sources[usize::from(source.0)].kind {
-                SourceKind::TcpConnect { connect } => connect.clone(),
+                SourceKind::TcpConnect { connect, quick_ack } => (connect.clone(), *quick_ack),
                 kind => panic!("{kind:?} has nowhere to connect to"),
             },
         };
         let limit = self.settings.deliver.connect_timeout;
         let (control, events) = (self.control.clone(), Rc::clone(&self.events));
         let task = tokio_uring::spawn(async move {
-            let result = connect(authority, limit, control).await;
+            let result = connect(authority, limit, quick_ack, control).await;
             Events::push(&events, Event::Connected { link: id, result });
         });
         self.link_at(id.index).begin(id, Phase::Connecting(task.abort_handle()), -1, false);
