@@ -12,8 +12,15 @@ from .report import of_case
 from .subject import Floor, Gateway
 
 # Cases in which what is measured is work at saturation.
-CASES = ("tcp-post", "tcp-post-pipelined", "tcp-two-step", "tcp-batch", "http-post", "serial-post")
-WIDTH, LABELS, RIGHT, TOP = 860, 250, 110, 84
+CASES = {
+    "tcp-post": "1,000 TCP machines, a POST for each record",
+    "tcp-post-pipelined": "the same, 8 requests on a connection",
+    "tcp-two-step": "an id fetched first, then the POST",
+    "tcp-batch": "16 records a write, POSTs of 100",
+    "http-post": "1,000 HTTP machines, a POST for each record",
+    "serial-post": "500 serial ports, a POST for each record",
+}
+WIDTH, LABELS, RIGHT, TOP = 880, 250, 110, 84
 BAR, GAP, GROUP = 18, 6, 46
 STYLE = """
   svg { background: #ffffff; font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
@@ -66,6 +73,7 @@ def svg(machine: dict, rows: list[dict]) -> str:
         most = max(value for _, _, value in bars)
         body.append(f'<line class="rule" x1="24" x2="{WIDTH - 24}" y1="{at - 8}" y2="{at - 8}"/>')
         body.append(f'<text class="case" x="24" y="{at + 12}">{case}</text>')
+        body.append(f'<text class="quiet" x="{LABELS}" y="{at + 12}">{CASES[case]}</text>')
         at += 26
         for name, kind, value in bars:
             length = max(1.5, room * value / most)
@@ -87,7 +95,7 @@ def svg(machine: dict, rows: list[dict]) -> str:
     virtual = " (virtual)" if machine["virtual"] else ""
     foot = (
         f'<text class="quiet" x="24" y="{height + 8}">{html.escape(str(machine["cpu"]))}, {machine["cpus"]} CPUs{virtual}, '
-        f'Linux {html.escape(machine["kernel"])}, {machine["began"][:10]}. Floor: a bare io_uring program that does the same work and nothing else.</text>'
+        f'Linux {html.escape(machine["kernel"])}, {machine["began"][:10]}. Floor: a bare io_uring program that does this work and no more.</text>'
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height + 28}" width="{WIDTH}" height="{height + 28}" role="img" '

@@ -27,8 +27,8 @@ class Ptys:
                 (self._files / "max").write_text(str(WANTED_MAX))
                 self._before, most = most, WANTED_MAX
                 print(f"kernel.pty.max raised from {self._before} to {most} for this case", file=sys.stderr)
-            except PermissionError:
-                print("kernel.pty.max cannot be raised without root; fewer ptys are used", file=sys.stderr)
+            except OSError as error:
+                print(f"kernel.pty.max cannot be raised ({error.strerror}); fewer ptys are used", file=sys.stderr)
         return max(0, most - reserve - in_use - SPARE)
 
     def __exit__(self, *_) -> None:
