@@ -67,16 +67,15 @@ def build() -> None:
 def lacking(scenarios, options) -> dict[str, str]:
     """What is not there, by subject. Ends the command if that is a peer that was asked for."""
     cases = [case for scenario in scenarios for case in scenario.cases]
-    own = {one.name: f"not built: {one.missing()}" for case in cases for one in case.subjects if one.missing()}
     if options.no_peers:
-        return own | {one.name: "left out" for case in cases for one in case.peers}
+        return {one.name: "left out" for case in cases for one in case.peers}
     peers = {name: f"missing: {what}" for name, what in peer.missing_peers(cases).items()}
     if peers and not options.smoke:
         sys.exit(
             "bench/run: peers are missing:\n" + "".join(f"  {name:<28} {what}\n" for name, what in peers.items())
             + "`bench/run --install-peers` installs them; `--no-peers` leaves them out."
         )
-    return own | peers
+    return peers
 
 
 def hdr_reports(out: Path) -> None:

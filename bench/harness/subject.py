@@ -1,10 +1,8 @@
 """What is measured: the gateway, or a floor; peers are in peer.py. Each takes records at `trial.machines_at` and posts them to
 `trial.receiver_at`; the rest of the harness does not know which it is."""
 
-import functools
 import json
 import os
-import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -67,32 +65,6 @@ class Floor(Subject):
         process.wait_for_line()
 
 
-@functools.cache
-def known_keys() -> str:
-    """The keys of the gateway that is built."""
-    command = [str(TARGET / "ringest"), "config", "example"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def section_of(key: str, example: str) -> str | None:
-    """The section in which an example of a configuration has a key, commented out or not; "" above all; None if it has it not."""
-    section = ""
-    for line in example.splitlines():
-        line = line.lstrip("#").strip()
-        if line.startswith("[") and "]" in line and "=" not in line:
-            section = line.strip("[]")
-        elif line.split("=")[0].strip() == key and "=" in line:
-            return section
-    return None
-
-
-@functools.cache
-def knows_option(command: str, option: str) -> bool:
-    """Whether a command of the gateway that is built has an option."""
-    help_text = subprocess.run([str(TARGET / "ringest"), command, "--help"], capture_output=True, text=True, check=False).stdout
-    return option in help_text
-
-
 class Gateway(Subject):
     """`ringest run` with nothing turned off, unless `blind`: then with histograms and counters compiled out."""
 
@@ -105,16 +77,11 @@ class Gateway(Subject):
         self.name, self.cores, self.ids, self.lease, self.batch = name, cores, ids, lease, batch
         self.durability, self.levers, self.blind = durability, levers, blind
 
-    def missing(self) -> str:
-        wanted = ("quick_ack", "min_wait") if self.levers else ()
-        lacking = [key for key in wanted if section_of(key, known_keys()) is None]
-        return f"the gateway has no {' and no '.join(lacking)}" if lacking else ""
-
     def command(self, trial) -> list[str]:
         config = trial.directory / "gateway.toml"
         config.write_text(self.config(trial))
         command = [str(TARGET / ("bench-blind" if self.blind else "ringest")), "run", str(config)]
-        if trial.case.rate and not self.blind and knows_option("run", "--histogram-log"):
+        if trial.case.rate and not self.blind:
             command += ["--histogram-log", str(trial.log_path("stages"))]
         return command
 
@@ -123,9 +90,9 @@ class Gateway(Subject):
         receiver = f"http://127.0.0.1:{trial.receiver_at}"
         cores = sorted(os.sched_getaffinity(0))[: self.cores]
         lines = [
-            *self._min_wait(""), "[gateway]", 'name = "bench"', f"cores = {cores}", f"state_dir = {quoted(trial.state)}",
-            f'admin = "127.0.0.1:{trial.admin_at}"', *self._min_wait("gateway"), "",
-            "[limits]", *self._min_wait("limits"), "", "[journal]", f'durability = "{self.durability}"', "",
+            "[gateway]", 'name = "bench"', f"cores = {cores}", f"state_dir = {quoted(trial.state)}",
+            f'admin = "127.0.0.1:{trial.admin_at}"', 'min_wait = "250us"' if self.levers else "", "",
+            "[journal]", f'durability = "{self.durability}"', "",
         ]
         if case.source == "ports":
             for index in range(case.machines):
@@ -146,9 +113,6 @@ class Gateway(Subject):
         if self.batch:
             lines += ["[deliver.batch]", 'form = "ndjson"', f"records = {self.batch}", 'wait = "5ms"', ""]
         return "\n".join(lines)
-
-    def _min_wait(self, section: str) -> list[str]:
-        return ['min_wait = "250us"'] if self.levers and section_of("min_wait", known_keys()) == section else []
 
     def wait_ready(self, trial, process: Process) -> None:
         process.wait_for(lambda: self._get(trial, "/readyz") is not None, "readiness")

@@ -14,7 +14,7 @@ from harness.peer import CommandPeer, Haproxy, Nginx, SyslogNg
 from harness.process import Sample, between
 from harness.ptys import Ptys
 from harness.scenario import Case
-from harness.subject import Gateway, section_of
+from harness.subject import Gateway
 from harness.trial import Trial, per_record
 
 MACHINE = {
@@ -88,14 +88,10 @@ class Configurations(unittest.TestCase):
             batch = tomllib.loads(Gateway(batch=100, durability="power").config(self.trial(directory, source="http", depth=8)))
             self.assertEqual((batch["deliver"]["batch"]["records"], batch["deliver"]["pipeline"]), (100, 8))
             self.assertEqual((batch["journal"]["durability"], batch["source"][0]["kind"]), ("power", "http"))
+            levers = tomllib.loads(Gateway(levers=True).config(self.trial(directory)))
+            self.assertEqual((levers["gateway"]["min_wait"], levers["source"][0]["quick_ack"]), ("250us", False))
             ports = tomllib.loads(Gateway().config(self.trial(directory, source="ports", machines=3)))
             self.assertEqual([one["kind"] for one in ports["source"]], ["serial"] * 3)
-
-    def test_a_key_is_found_in_its_section_also_when_it_is_commented_out(self):
-        example = "# words = here\n[gateway]\n#min_wait = \"0s\"\n#[[source]]\n# cores = [0, 2]\n#quick_ack = true\n"
-        self.assertEqual(section_of("min_wait", example), "gateway")
-        self.assertEqual(section_of("quick_ack", example), "source")
-        self.assertIsNone(section_of("no_such_key", example))
 
     def test_no_name_stays_open_in_a_peers_configuration(self):
         with tempfile.TemporaryDirectory() as directory:
