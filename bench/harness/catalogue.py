@@ -141,15 +141,21 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "serial-10k", "all the ptys that the kernel gives, 1 record/s each; beside them 500 at the same rate each",
+        "serial-10k", "all the ptys that the kernel gives, 1 record/s each; beside them 500 at that rate each, and 500 with as many records",
         (
             Case("serial-500", (GATEWAY,), source="ports", machines=500, rate=500),
+            Case("serial-500-as-many", (GATEWAY,), source="ports", machines=500, rate=10_000),
             Case("serial-10k", (GATEWAY,), source="ports", machines=10_000, rate=10_000),
         ),
         (
             Target(
                 "CPU a record ≤ 1.25 × that at 500",
                 lambda cases: cases["serial-10k"]["gateway"]["cpu_us"] / cases["serial-500"]["gateway"]["cpu_us"], most=1.25,
+            ),
+            # At a low rate a record costs a wake, which few share: the harder comparison is at the same rate of all together.
+            Target(
+                "CPU a record ≤ 1.25 × that at 500 with as many records",
+                lambda cases: cases["serial-10k"]["gateway"]["cpu_us"] / cases["serial-500-as-many"]["gateway"]["cpu_us"], most=1.25,
             ),
         ),
     ),

@@ -142,8 +142,12 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     machine, rows = describe(options, missing), []
-    for scenario in scenarios:
-        run_scenario(scenario, options, rows, missing)
+    try:
+        for scenario in scenarios:
+            run_scenario(scenario, options, rows, missing)
+    except KeyboardInterrupt:
+        print("\nbench/run: interrupted; what it had started is ended, and nothing is written", file=sys.stderr)
+        return 130
     return finish(options, machine, rows, scenarios)
 
 

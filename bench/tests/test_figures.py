@@ -1,12 +1,15 @@
 """Medians, verdicts, gates."""
 
+import types
 import unittest
+from unittest import mock
 
 from harness import figures, report
 from harness.catalogue import SCENARIOS
+from harness.command import lacking
 from harness.peer import Nginx
 from harness.run import carriers, fitted, resolved
-from harness.scenario import Case, Scenario, Share, Target, gates, later_than, of, paired, ratio
+from harness.scenario import Case, Scenario, Share, Target, gates, later_than, paired, ratio
 from harness.subject import Floor, Gateway
 
 
@@ -96,6 +99,17 @@ class Cases(unittest.TestCase):
         self.assertEqual((names({}), names({"nginx": "missing"})), (["gateway", "nginx"], ["gateway"]))
         options.no_peers, options.peer = True, ["mine=run {machines}"]
         self.assertEqual(names({}), ["gateway", "mine"])
+
+    def test_a_missing_peer_ends_a_run_unless_it_is_left_out_or_only_smoked(self):
+        scenario = Scenario("s", "work", (Case("c", (Gateway(),), (Nginx(),)),))
+        options = lambda **given: types.SimpleNamespace(**{"no_peers": False, "smoke": False, **given})
+        with mock.patch.object(Nginx, "missing", lambda self: "apt-get install nginx-light"):
+            with self.assertRaisesRegex(SystemExit, "nginx .*apt-get install nginx-light"):
+                lacking([scenario], options())
+            self.assertEqual(lacking([scenario], options(smoke=True)), {"nginx": "missing: apt-get install nginx-light"})
+            self.assertEqual(lacking([scenario], options(no_peers=True)), {"nginx": "left out"})
+        with mock.patch.object(Nginx, "missing", lambda self: ""):
+            self.assertEqual(lacking([scenario], options()), {})
 
     def test_a_rate_is_a_share_of_what_an_earlier_case_reached(self):
         case = Case("d", (), rate=Share("c", "gateway", 0.5))

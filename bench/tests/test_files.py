@@ -1,6 +1,5 @@
 """What is written and read: configurations, tables, the plot, the kernel's limit."""
 
-import json
 import tempfile
 import tomllib
 import types
