@@ -1,11 +1,12 @@
 //! The admin server with made-up snapshots, over the wire: metrics that parse, the accounting, health, who may ask.
 
 use ringest::config::Durability;
-use ringest::observe::admin::{self, Gateway};
+use ringest::observe::admin::{self, Gateway, PARKED_TIMEOUT, Parked};
 use ringest::observe::client;
 use ringest::observe::snapshot::{
-    LineSnapshot, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot, Stage, Terms,
+    LineSnapshot, ParkedList, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot, Stage, Terms,
 };
+use ringest::observe::token::Token;
 use ringest::source::serial::LineCounts;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -24,6 +25,7 @@ type Cores = Arc<Mutex<Vec<Option<Snapshot>>>>;
 struct Server {
     address: SocketAddr,
     cores: Cores,
+    token: Token,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -34,7 +36,10 @@ impl Server {
         let cores: Cores = Arc::new(Mutex::new(snapshots));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (bound, address) = std::sync::mpsc::channel();
-        let asked = cores.clone();
+        let (asked, hung) = (cores.clone(), cores.clone());
+        let directory = tempfile::tempdir().expect("a directory");
+        let token = Token::leave(directory.path()).expect("left");
+        let shown = token.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
@@ -47,7 +52,9 @@ impl Server {
                         }
                     }
                 };
-                let gateway = Gateway::per_core("plant \"3\"".to_owned(), Durability::Process, count, ask);
+                let mut gateway = Gateway::per_core("plant \"3\"".to_owned(), Durability::Process, count, ask);
+                gateway.token = Some(shown);
+                gateway.parked = Some(parked(hung));
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
                 bound.send(listener.local_addr().expect("bound")).expect("the test waits");
                 let shutdown = async move { drop(stopped.await) };
@@ -55,7 +62,7 @@ impl Server {
             });
         });
         let address = address.recv().expect("bound");
-        Self { address, cores, stop: Some(stop), thread: Some(thread) }
+        Self { address, cores, token, stop: Some(stop), thread: Some(thread) }
     }
 
     fn get(&self, path: &str) -> (u16, String) {
@@ -90,6 +97,32 @@ impl Server {
             .expect("it runs");
         let text = |bytes| String::from_utf8(bytes).expect("text");
         (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+}
+
+/// Three records are parked, which is told while all cores answer.
+fn parked(cores: Cores) -> Parked {
+    async fn answer(cores: Cores) {
+        if cores.lock().expect("fine").iter().any(Option::is_none) {
+            std::future::pending::<()>().await;
+        }
+    }
+    let asked = cores.clone();
+    Parked {
+        list: Box::new(move |_| {
+            let cores = asked.clone();
+            Box::pin(async move {
+                answer(cores).await;
+                ParkedList { total: 3, ..ParkedList::default() }
+            })
+        }),
+        dispose: Box::new(move |_, _| {
+            let cores = cores.clone();
+            Box::pin(async move {
+                answer(cores).await;
+                3
+            })
+        }),
     }
 }
 
@@ -467,4 +500,60 @@ fn the_status_command_says_when_nobody_is_there() {
         words.contains(&format!("nobody listens on {address}")) && words.contains("is the gateway running"),
         "{words}"
     );
+}
+
+#[test]
+fn whoever_changes_something_must_show_the_token() {
+    let server = Server::start(vec![Some(snapshot(0))]);
+    let post = |path: &str, fields: &str, body: &str| {
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n{fields}");
+        server.raw(&format!("{head}Content-Length: {length}\r\n\r\n{body}"))
+    };
+    let all = "{\"all\": true}";
+    let good = format!("Authorization: {}\r\n", server.token.authorization());
+    for path in ["/api/parked/retry", "/api/parked/discard"] {
+        for fields in [
+            "",
+            "Authorization: Bearer\r\n",
+            "Authorization: Bearer 00\r\n",
+            &good.replace("Bearer", "Basic"),
+            &format!("{good}{good}"),
+        ] {
+            let answer = post(path, fields, all);
+            assert!(
+                answer.starts_with("HTTP/1.0 401 ") && answer.contains("admin-token"),
+                "{path} {fields:?}: {answer}"
+            );
+            assert!(answer.to_ascii_lowercase().contains("www-authenticate: bearer"), "{answer}");
+        }
+        let answer = post(path, &good, all);
+        assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("{\"records\":3}"), "{answer}");
+    }
+    assert!(post("/api/reload", "", "{}").starts_with("HTTP/1.0 401 "));
+    assert!(post("/api/reload", &good, "{}").starts_with("HTTP/1.0 503 "), "nobody can read it again");
+    // Who looks needs none.
+    assert_eq!(server.json("/api/parked").1["total"], 3);
+    assert_eq!(
+        client::post(&server.address.to_string(), "/api/parked/retry", &server.token, all, TIMEOUT)
+            .expect("an answer")
+            .status,
+        200
+    );
+}
+
+#[test]
+fn a_core_that_hangs_is_told_within_a_bounded_time_to_who_asks_for_parked_records() {
+    let server = Server::start(vec![Some(snapshot(0)), None]);
+    let begun = std::time::Instant::now();
+    let (status, body) = server.json("/api/parked");
+    assert_eq!(status, 503, "{body}");
+    assert!(body["error"].as_str().expect("words").contains("has not answered within"), "{body}");
+    let address = server.address.to_string();
+    let answer =
+        client::post(&address, "/api/parked/discard", &server.token, "{\"all\": true}", TIMEOUT).expect("an answer");
+    assert_eq!(answer.status, 503);
+    assert!(begun.elapsed() < 2 * PARKED_TIMEOUT + Duration::from_secs(3), "{:?}", begun.elapsed());
+    server.set(1, |core| *core = Some(snapshot(1)));
+    assert_eq!(server.json("/api/parked").0, 200);
 }

@@ -6,7 +6,7 @@ use ringest::config::{
     FramingKind, Gateway, Idle, Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing,
     Oversized, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
-use ringest::delivery::confirm::ConfirmPath;
+use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -218,7 +218,7 @@ count_at = "/data/0/n"
 
 [deliver]
 url = "http://[::1]:8000"
-body = '{"i": {{id}}, "d": {{data|json}}}'
+body = '{"i": {{id}}, "s": {{source|json}}, "d": {{data|json}}}'
 content_type = "text/csv"
 headers.X-Plant = "3 b"
 success = [200, 409]
@@ -239,6 +239,7 @@ around = '{"films": {{records}}}'
 records = 7
 bytes = "2KiB"
 wait = "3ms"
+failures = 6
 
 [deliver.answers]
 retry = [404]
@@ -250,6 +251,7 @@ parked_max = 12
 [deliver.confirm]
 path = "/films/{{id}}/"
 data_at = "/film/data"
+source_at = "/film/machine"
 
 [limits]
 read_buffer = "1KiB"
@@ -338,7 +340,7 @@ fn every_key_reaches_its_setting() {
         deliver,
         Deliver {
             url: url("::1", 8000, "[::1]:8000", "/"),
-            body: r#"{"i": {{id}}, "d": {{data|json}}}"#.to_owned(),
+            body: r#"{"i": {{id}}, "s": {{source|json}}, "d": {{data|json}}}"#.to_owned(),
             content_type: "text/csv".to_owned(),
             tls: None,
             headers: vec![("X-Plant".to_owned(), "3 b".to_owned())],
@@ -351,7 +353,7 @@ fn every_key_reaches_its_setting() {
                 parked_max: 12,
                 confirm: Some(Confirm {
                     path: ConfirmPath::parse("/films/{{id}}/", true).unwrap(),
-                    data_at: "/film/data".to_owned(),
+                    shown_at: ShownAt { data: "/film/data".to_owned(), source: Some("/film/machine".to_owned()) },
                 }),
             },
             batch: Some(Batch {
@@ -359,6 +361,7 @@ fn every_key_reaches_its_setting() {
                 records: 7,
                 bytes: 2048,
                 wait: Duration::from_millis(3),
+                failures: 6,
             }),
             connections: 3,
             pipeline: 4,

@@ -1,9 +1,10 @@
-"""What is measured: the gateway, a floor, or a peer. Each takes records at `trial.machines_at` and posts them to
+"""What is measured: the gateway, or a floor; peers are in peer.py. Each takes records at `trial.machines_at` and posts them to
 `trial.receiver_at`; the rest of the harness does not know which it is."""
 
+import functools
 import json
 import os
-import shlex
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from .process import Process
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "release"
 
 
 class Subject:
@@ -20,12 +21,14 @@ class Subject:
     name = ""
     keeps_order = False
     posts = True
+    is_peer = False  # what a peer loses is a result, not a fault of the bench
+    line_feed = False  # records end with LF rather than CR
 
     def command(self, trial) -> list[str]:
         raise NotImplementedError
 
     def start(self, trial) -> Process:
-        return Process(self.name.replace(" ", "-"), self.command(trial), trial.subject_cpus, trial.directory, trial.options.nice)
+        return Process(self.file_name, self.command(trial), trial.subject_cpus, trial.directory, trial.options.nice)
 
     def wait_ready(self, trial, process: Process) -> None:
         """Until machines may connect (and, for ports, until they are open)."""
@@ -33,6 +36,14 @@ class Subject:
     def counters(self, trial) -> dict[str, int]:
         """Event counts so far, `records` among them."""
         return {}
+
+    def missing(self) -> str:
+        """What it needs and what is not there; empty if it can run."""
+        return ""
+
+    @property
+    def file_name(self) -> str:
+        return "".join(letter if letter.isalnum() else "-" for letter in self.name)
 
 
 class Floor(Subject):
@@ -56,26 +67,65 @@ class Floor(Subject):
         process.wait_for_line()
 
 
+@functools.cache
+def known_keys() -> str:
+    """The keys of the gateway that is built."""
+    command = [str(TARGET / "ringest"), "config", "example"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def section_of(key: str, example: str) -> str | None:
+    """The section in which an example of a configuration has a key, commented out or not; "" above all; None if it has it not."""
+    section = ""
+    for line in example.splitlines():
+        line = line.lstrip("#").strip()
+        if line.startswith("[") and "]" in line and "=" not in line:
+            section = line.strip("[]")
+        elif line.split("=")[0].strip() == key and "=" in line:
+            return section
+    return None
+
+
+@functools.cache
+def knows_option(command: str, option: str) -> bool:
+    """Whether a command of the gateway that is built has an option."""
+    help_text = subprocess.run([str(TARGET / "ringest"), command, "--help"], capture_output=True, text=True, check=False).stdout
+    return option in help_text
+
+
 class Gateway(Subject):
-    """`ringest run` with nothing turned off."""
+    """`ringest run` with nothing turned off, unless `blind`: then with histograms and counters compiled out."""
 
     keeps_order = True
 
-    def __init__(self, name: str = "gateway", cores: int = 1):
-        self.name, self.cores = name, cores
+    def __init__(
+        self, name: str = "gateway", *, cores: int = 1, ids: bool = False, lease: int = 1, batch: int = 0,
+        durability: str = "process", levers: bool = False, blind: bool = False,
+    ):
+        self.name, self.cores, self.ids, self.lease, self.batch = name, cores, ids, lease, batch
+        self.durability, self.levers, self.blind = durability, levers, blind
+
+    def missing(self) -> str:
+        wanted = ("quick_ack", "min_wait") if self.levers else ()
+        lacking = [key for key in wanted if section_of(key, known_keys()) is None]
+        return f"the gateway has no {' and no '.join(lacking)}" if lacking else ""
 
     def command(self, trial) -> list[str]:
         config = trial.directory / "gateway.toml"
         config.write_text(self.config(trial))
-        return [str(TARGET / "ringest"), "run", str(config)]
+        command = [str(TARGET / ("bench-blind" if self.blind else "ringest")), "run", str(config)]
+        if trial.case.rate and not self.blind and knows_option("run", "--histogram-log"):
+            command += ["--histogram-log", str(trial.log_path("stages"))]
+        return command
 
     def config(self, trial) -> str:
         case, quoted = trial.case, lambda path: json.dumps(str(path))
         receiver = f"http://127.0.0.1:{trial.receiver_at}"
         cores = sorted(os.sched_getaffinity(0))[: self.cores]
         lines = [
-            "[gateway]", 'name = "bench"', f"cores = {cores}", f"state_dir = {quoted(trial.state)}",
-            f'admin = "127.0.0.1:{trial.admin_at}"', "", "[journal]", f'durability = "{case.durability}"', "",
+            *self._min_wait(""), "[gateway]", 'name = "bench"', f"cores = {cores}", f"state_dir = {quoted(trial.state)}",
+            f'admin = "127.0.0.1:{trial.admin_at}"', *self._min_wait("gateway"), "",
+            "[limits]", *self._min_wait("limits"), "", "[journal]", f'durability = "{self.durability}"', "",
         ]
         if case.source == "ports":
             for index in range(case.machines):
@@ -84,15 +134,21 @@ class Gateway(Subject):
                 lines += ['line = "115200 8N1"', ""]
         else:
             kind = {"tcp": "tcp_listen", "http": "http"}[case.source]
-            lines += ["[[source]]", 'name = "machines"', f'kind = "{kind}"']
-            lines += [f'listen = "127.0.0.1:{trial.machines_at}"', ""]
+            lines += ["[[source]]", 'name = "machines"', f'kind = "{kind}"', f'listen = "127.0.0.1:{trial.machines_at}"']
+            lines += ["quick_ack = false", ""] if self.levers and case.source == "tcp" else [""]
         fields = '"machine": {{source|json}}, "data": {{data|json}}'
-        if case.two_step:
-            lines += ["[sequence]", f'url = "{receiver}/seq/"', 'id_at = "/id"', ""]
+        if self.ids:
+            lines += ["[sequence]", f'url = "{receiver}/seq/"', 'id_at = "/id"']
+            lines += [f"lease = {self.lease}", 'count_at = "/count"'] if self.lease > 1 else []
             fields = '"id": {{id}}, ' + fields
-        lines += ["[deliver]", f'url = "{receiver}/films/"', f"body = '{{{fields}}}'", "success = [201]"]
+        lines += ["", "[deliver]", f'url = "{receiver}/films/"', f"body = '{{{fields}}}'", "success = [201]"]
         lines += [f"connections = {case.connections}", f"pipeline = {case.depth}", ""]
+        if self.batch:
+            lines += ["[deliver.batch]", 'form = "ndjson"', f"records = {self.batch}", 'wait = "5ms"', ""]
         return "\n".join(lines)
+
+    def _min_wait(self, section: str) -> list[str]:
+        return ['min_wait = "250us"'] if self.levers and section_of("min_wait", known_keys()) == section else []
 
     def wait_ready(self, trial, process: Process) -> None:
         process.wait_for(lambda: self._get(trial, "/readyz") is not None, "readiness")
@@ -112,20 +168,7 @@ class Gateway(Subject):
         return json.loads(answer) if answer else {"counters": {}, "terms": {}, "sources": []}
 
     def counters(self, trial) -> dict[str, int]:
+        if self.blind:
+            return {}
         status = self.status(trial)
         return {**status["counters"], **status["terms"], "records": status["terms"].get("delivered", 0)}
-
-
-class Peer(Subject):
-    """Any other program, by a command with {machines}, {receiver} (ports), {url} and {directory} to be filled in."""
-
-    def __init__(self, name: str, template: str):
-        self.name, self.template = name, template
-
-    def command(self, trial) -> list[str]:
-        values = {
-            "machines": str(trial.machines_at), "receiver": str(trial.receiver_at), "directory": str(trial.directory),
-            "url": f"http://127.0.0.1:{trial.receiver_at}/films/", "ports": str(trial.ports),
-            "peers": str(ROOT / "bench" / "peers"),
-        }
-        return [part.format(**values) for part in shlex.split(self.template)]

@@ -6,9 +6,11 @@ use super::{Failure, exit};
 use crate::config;
 use crate::engine::{Decision, LockError, Pending, StateLock, leave_decision, lock_holder};
 use crate::observe::client;
+use crate::observe::token::Token;
 use crate::shard::{Disposal, record_name};
 use serde_json::{Value, json};
 use std::cell::RefCell;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,7 +56,8 @@ pub(super) fn decide(disposal: Disposal, chosen: &Chosen) -> Result<(), Failure>
         return Err(Failure::new(exit::USAGE, message));
     }
     let directory = state_directory(&chosen.place)?;
-    let count = match lock_holder(&directory)? {
+    let lock = directory.join("lock");
+    let count = match lock_holder(&directory).map_err(|error| cannot_tell(&lock, &error))? {
         Some(holder) => tell(disposal, chosen, &directory, holder)?,
         None => leave(disposal, chosen, &directory)?,
     };
@@ -85,7 +88,8 @@ fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u3
             "status": chosen.status,
         }),
     };
-    let answer = client::post(&admin, path, &body.to_string(), TIMEOUT)
+    let token = Token::read(directory).map_err(|error| cannot_tell(&Token::path(directory), &error))?;
+    let answer = client::post(&admin, path, &token, &body.to_string(), TIMEOUT)
         .map_err(|error| Failure::new(exit::LOCKED, format!("the gateway runs and cannot be told: {error}")))?;
     let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     match said["records"].as_u64().filter(|_| answer.status == 200) {
@@ -98,6 +102,18 @@ fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u3
             Err(Failure::new(exit::NOT_OK, format!("the gateway answered {}: {words}", answer.status)))
         }
     }
+}
+
+/// A gateway obeys whoever can read what it keeps in its state directory.
+fn cannot_tell(path: &Path, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        let message = format!(
+            "{}: {error}\n    only the user of the gateway, or root, may decide: run this as that user (sudo -u USER ringest queue …)",
+            path.display()
+        );
+        return Failure::new(exit::PERMISSION, message);
+    }
+    Failure::new(exit::LOCKED, format!("the gateway cannot be told: {}: {error}", path.display()))
 }
 
 /// Leaves it to the next start.

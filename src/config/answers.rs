@@ -3,8 +3,9 @@
 use super::deliver::json_pointer;
 use super::problem::Refusal;
 use super::walk::Section;
-use crate::delivery::confirm::ConfirmPath;
+use crate::delivery::confirm::{ConfirmPath, ShownAt};
 use crate::delivery::route::Reaction;
+use crate::delivery::template::Template;
 
 /// What an answer that is no success leads to.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,8 +31,8 @@ impl Default for Answers {
 pub struct Confirm {
     /// What is fetched, from the record step's server.
     pub path: ConfirmPath,
-    /// JSON pointer (RFC 6901) to the data in the answer.
-    pub data_at: String,
+    /// Where the answer shows the record.
+    pub shown_at: ShownAt,
 }
 
 const ATTEMPTS: u32 = 3;
@@ -42,10 +43,11 @@ pub(super) fn answers(
     section: Section<'_, '_>,
     confirm: Section<'_, '_>,
     success: &[u16],
-    has_sequence: bool,
+    (body, has_sequence): (&str, bool),
 ) -> Answers {
     let is_said = confirm.is_present();
-    let confirm = read_confirm(confirm, has_sequence);
+    let shows_source = Template::parse(body, has_sequence).is_ok_and(|template| template.uses_source());
+    let confirm = read_confirm(confirm, has_sequence, shows_source);
     let mut given: Vec<(u16, Reaction)> = Vec::new();
     let lists = [
         ("retry", Reaction::Retry),
@@ -85,7 +87,7 @@ pub(super) fn answers(
     Answers { given, attempts, parked_max, confirm }
 }
 
-fn read_confirm(section: Section<'_, '_>, has_sequence: bool) -> Option<Confirm> {
+fn read_confirm(section: Section<'_, '_>, has_sequence: bool, shows_source: bool) -> Option<Confirm> {
     const PATH: &str = "a path on the server of [deliver], such as \"/films/{{id}}/\"";
     if section.is_present() && section.get("path").is_none() {
         section.missing("path", PATH);
@@ -96,6 +98,14 @@ fn read_confirm(section: Section<'_, '_>, has_sequence: bool) -> Option<Confirm>
         })
     });
     let data_at = section.parsed("data_at", "a JSON pointer such as \"/data\"", json_pointer);
+    let source_at = section.parsed("source_at", "a JSON pointer such as \"/machine\"", |text| {
+        if !shows_source {
+            let what = "the body of [deliver] does not say the source, so that the service cannot show it";
+            return Err(Refusal::new(what, "{{source|json}} in the body, or leave it out"));
+        }
+        json_pointer(text)
+    });
     section.finish();
-    Some(Confirm { path: path?, data_at: data_at.unwrap_or_else(|| "/data".to_owned()) })
+    let data = data_at.unwrap_or_else(|| "/data".to_owned());
+    Some(Confirm { path: path?, shown_at: ShownAt { data, source: source_at } })
 }

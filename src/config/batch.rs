@@ -16,6 +16,8 @@ pub struct Batch {
     pub bytes: usize,
     /// How long a record waits for others.
     pub wait: Duration,
+    /// Failures in a row of the same batch after which it is cut in halves: one of its records may be what the service fails by.
+    pub failures: u32,
 }
 
 /// What stands around and between the records of a batch.
@@ -31,6 +33,8 @@ pub enum BatchForm {
         behind: String,
     },
 }
+
+const FAILURES: usize = 3;
 
 /// `None` without the section. `body` is the template of one record.
 pub(super) fn batch(section: Section<'_, '_>, body: &str, has_sequence: bool) -> Option<Batch> {
@@ -51,6 +55,7 @@ pub(super) fn batch(section: Section<'_, '_>, body: &str, has_sequence: bool) ->
     let records = section.integer("records", 100, 2..=10_000);
     let bytes = section.size("bytes", 256 << 10, 1 << 10..=16 << 20) as usize;
     let wait = section.duration("wait", Duration::from_millis(5), Duration::ZERO..=Duration::from_secs(60));
+    let failures = section.integer("failures", FAILURES, 1..=1_000) as u32;
     let is_present = section.is_present();
     if is_present && let Ok(template) = Template::parse(body, has_sequence) {
         if !template.is_json() || template.uses_raw_data() {
@@ -66,7 +71,8 @@ pub(super) fn batch(section: Section<'_, '_>, body: &str, has_sequence: bool) ->
         if !template.uses_key() {
             section.note(
                 "form",
-                "after a restart records are put together anew, and a service that has some of them knows them only by their keys",
+                "after a restart, and when a batch has failed some times, records are put together anew: a service that has some of them \
+                 knows them only by their keys",
                 "\"key\": \"{{key}}\" in the body",
             );
         }
@@ -79,5 +85,5 @@ pub(super) fn batch(section: Section<'_, '_>, body: &str, has_sequence: bool) ->
             BatchForm::Array { before, behind }
         }
     };
-    is_present.then_some(Batch { form, records, bytes, wait })
+    is_present.then_some(Batch { form, records, bytes, wait, failures })
 }

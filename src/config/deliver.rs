@@ -97,7 +97,7 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Opti
     let secure = url.iter().chain(id_url).any(|url| url.secure);
     let tls = super::tls::tls(section.section("tls"), secure);
     let success = success(&section);
-    let answers = answers(section.section("answers"), section.section("confirm"), &success, has_sequence);
+    let answers = answers(section.section("answers"), section.section("confirm"), &success, (&body, has_sequence));
     let answer_type = section.parsed("answer_type", "a media type such as \"application/json\"", |text| {
         let name = media_type(text)?;
         if name.contains(';') {

@@ -387,6 +387,8 @@ pub struct Deliver {
 pub struct Tls {
     /// Certificates of the CAs that may sign the API's: those of `ca`, or this machine's own. Never empty.
     pub authorities: Vec<CertificateDer<'static>>,
+    /// They are those of `ca`.
+    pub is_named: bool,
     /// The client certificate, if there is one.
     pub identity: Option<Identity>,
 }

@@ -3,13 +3,14 @@
 use super::problem::Refusal;
 use super::settings::{Identity, Tls};
 use super::walk::Section;
-use crate::tls::{Client, SettingsError};
+use crate::tls::{Client, SettingsError, expiries};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 const CA: &str =
     "a PEM file with the certificate of the CA that signed the server's, such as \"/etc/ringest/api-ca.pem\"";
@@ -49,8 +50,13 @@ pub(super) fn tls(section: Section<'_, '_>, secure: bool) -> Option<Tls> {
     let key = read(&section, "key", KEY, key, private_key);
     let complete = wants_cert == (chain.is_some() && key.is_some());
     let identity = chain.zip(key).map(|(chain, key)| Identity { chain, key: Arc::new(key) });
-    let tls = authorities.filter(|_| complete).map(|authorities| Tls { authorities, identity });
+    let tls = authorities.filter(|_| complete).map(|authorities| Tls { authorities, is_named: wants_ca, identity });
     let tls = tls.filter(|tls| works(&section, tls));
+    for expiry in tls.iter().flat_map(expiries) {
+        if let Some(what) = expiry.warning(SystemTime::now()) {
+            section.note(expiry.of.key(), what, "its successor in this file, and then a reload (SIGHUP)");
+        }
+    }
     section.finish();
     tls.filter(|_| secure)
 }

@@ -114,11 +114,28 @@ fn write_percent(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Whether an answer's body has a record's bytes at a JSON pointer, in any of the forms in which they can have been sent: text,
-/// base64, hexadecimal digits, or JSON of the machine's own.
-pub fn shows_data(body: &[u8], pointer: &str, data: &[u8]) -> bool {
-    let Ok(answer) = serde_json::from_slice::<Value>(body) else { return false };
-    let Some(shown) = answer.pointer(pointer) else { return false };
+/// Where an answer shows what makes a record that one and no other. JSON pointers (RFC 6901).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownAt {
+    /// The data.
+    pub data: String,
+    /// The source's name, as `{{source}}` shows it: where ids collide, another machine's record can have the same data.
+    pub source: Option<String>,
+}
+
+impl ShownAt {
+    /// Whether an answer's body shows a record of this source with these bytes.
+    pub fn has(&self, body: &[u8], source: &str, data: &[u8]) -> bool {
+        let Ok(answer) = serde_json::from_slice::<Value>(body) else { return false };
+        let is_of_source =
+            self.source.as_deref().is_none_or(|at| answer.pointer(at).and_then(Value::as_str) == Some(source));
+        is_of_source && answer.pointer(&self.data).is_some_and(|shown| is_data(shown, data))
+    }
+}
+
+/// Whether a value is a record's bytes in any of the forms in which they can have been sent: text, base64, hexadecimal digits, or
+/// JSON of the machine's own.
+fn is_data(shown: &Value, data: &[u8]) -> bool {
     let mut form = Vec::new();
     write_json(data, &mut form);
     if serde_json::from_slice::<Value>(&form).is_ok_and(|text| text == *shown) {
@@ -173,6 +190,7 @@ mod tests {
 
     #[test]
     fn data_is_found_in_each_form_in_which_it_can_have_been_sent() {
+        let at = ShownAt { data: "/data".to_owned(), source: None };
         for (body, data) in [
             (r#"{"data": "a\"b"}"#, &b"a\"b"[..]),
             (r#"{"data": "YWI="}"#, b"ab"),
@@ -180,7 +198,7 @@ mod tests {
             (r#"{"data": {"b": 1, "a": [2]}}"#, br#"{"a":[2],"b":1}"#),
             (r#"{"data": "\ufffd"}"#, b"\xff"),
         ] {
-            assert!(shows_data(body.as_bytes(), "/data", data), "{body}");
+            assert!(at.has(body.as_bytes(), "a", data), "{body}");
         }
         for (body, data) in [
             (r#"{"data": "ab"}"#, &b"ac"[..]),
@@ -188,7 +206,21 @@ mod tests {
             ("<html>", b"ab"),
             (r#"{"data": 5}"#, b"6"),
         ] {
-            assert!(!shows_data(body.as_bytes(), "/data", data), "{body}");
+            assert!(!at.has(body.as_bytes(), "a", data), "{body}");
+        }
+    }
+
+    #[test]
+    fn equal_data_of_another_source_is_not_this_record() {
+        let at = ShownAt { data: "/data".to_owned(), source: Some("/of/machine".to_owned()) };
+        assert!(at.has(br#"{"of": {"machine": "press \u00e9"}, "data": "x"}"#, "press \u{e9}", b"x"));
+        for body in [
+            r#"{"of": {"machine": "press 5"}, "data": "x"}"#,
+            r#"{"of": {"machine": "press 4"}, "data": "y"}"#,
+            r#"{"of": {"machine": 4}, "data": "x"}"#,
+            r#"{"machine": "press 4", "data": "x"}"#,
+        ] {
+            assert!(!at.has(body.as_bytes(), "press 4", b"x"), "{body}");
         }
     }
 }

@@ -152,6 +152,11 @@ impl Template {
         self.parts.contains(&Part::Field(Field::Id))
     }
 
+    /// Whether the template shows the record's source, in any form.
+    pub fn uses_source(&self) -> bool {
+        [Field::SourceJson, Field::Source].into_iter().any(|field| self.parts.contains(&Part::Field(field)))
+    }
+
     /// Whether the template shows the record's bytes, in any form.
     pub fn uses_data(&self) -> bool {
         [Field::DataJson, Field::DataBase64, Field::DataHex, Field::Data]

@@ -56,6 +56,9 @@ pub(super) fn text(options: &Options, cores: &[usize], dir: &Path, addresses: &A
          success = [201]\nconnections = {}\npipeline = {}\n",
         options.connections, options.pipeline
     );
+    if options.two_step {
+        text += "\n[deliver.confirm]\npath = \"/films/{{id}}/\"\ndata_at = \"/data\"\nsource_at = \"/machine\"\n";
+    }
     text
 }
 

@@ -354,6 +354,22 @@ impl Storage for FsStorage {
         Ok(())
     }
 
+    fn leave_token(&mut self, name: &str) -> io::Result<()> {
+        let path = self.shared_memory.join(name);
+        // Without shared memory there is no place that a copy would not have with it: nothing is left then.
+        if let Err(error) = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            info!("leased ids that were not used are given up: {} cannot be made: {error}", path.display());
+        }
+        Ok(())
+    }
+
+    fn take_token(&mut self, name: &str) -> io::Result<bool> {
+        let path = self.shared_memory.join(name);
+        let is_own = |metadata: fs::Metadata| metadata.is_file() && metadata.uid() == nix::unistd::geteuid().as_raw();
+        // One of several that come at once removes it.
+        Ok(fs::symlink_metadata(&path).is_ok_and(is_own) && fs::remove_file(&path).is_ok())
+    }
+
     fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let directory = self.directory.join("quarantine");
         create_private_directory(&directory)?;

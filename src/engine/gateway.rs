@@ -19,6 +19,7 @@ use crate::observe::histlog::{HistogramLog, HistogramLogError};
 use crate::observe::loaded::Loaded;
 use crate::observe::process::ProcessUsage;
 use crate::observe::report::Report;
+use crate::observe::token::Token;
 use crate::shard::{PortError, SourceId};
 use crate::source::serial;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as threads;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -496,6 +497,7 @@ impl Gateway {
         }
         drop(opened);
         let mut gateway = Self { settings: Arc::clone(settings), mailboxes, ready, ended, loaded: Loaded::default() };
+        gateway.loaded.set_certificates(settings);
         let gathered = runtime.block_on(async {
             tokio::select! {
                 names = gather(&mut journals, cores) => names,
@@ -561,6 +563,7 @@ impl Gateway {
             let parked = ParkedOnCores { mailboxes: self.mailboxes.clone() };
             let left = tokio::spawn(parked.do_what_was_left(self.settings.gateway.state_dir.clone()));
             let reloader = tokio::spawn(reloader.run(wishes));
+            let certificates = tokio::spawn(watch_certificates(self.loaded.clone()));
             let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), stopping, current));
             let histograms = histograms.map(|(log, every)| Histograms::start(log, every, self.mailboxes.clone()));
             let ended = self.wait(ready).await;
@@ -569,6 +572,7 @@ impl Gateway {
             }
             stop.abort();
             reloader.abort();
+            certificates.abort();
             left.abort();
             control.abort();
             let _ = close_admin.send(());
@@ -593,6 +597,12 @@ impl Gateway {
         let mut gateway =
             admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, ask);
         gateway.loaded = self.loaded.clone();
+        gateway.token = Token::leave(&settings.gateway.state_dir)
+            .inspect_err(|error| {
+                let path = Token::path(&settings.gateway.state_dir);
+                warn!("{}: {error}: POST requests on the admin address are refused", path.display());
+            })
+            .ok();
         gateway.reload = Some(Box::new(move || {
             let (answer, answered) = oneshot::channel();
             let wished = wish.send(Wish { by: "POST /api/reload", answer: Some(answer) });
@@ -703,6 +713,17 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     new.push(".new");
     std::fs::write(&new, text)?;
     std::fs::rename(&new, path)
+}
+
+/// Says once a day which certificates end soon; the start and each reload have said it when they read them.
+async fn watch_certificates(loaded: Loaded) {
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    loop {
+        tokio::time::sleep(DAY).await;
+        for warning in loaded.certificates().iter().filter_map(|end| end.warning(SystemTime::now())) {
+            warn!("{warning}: put its successor into the file, and reload (SIGHUP)");
+        }
+    }
 }
 
 /// Obeys wishes to stop: the first drains the gateway, a second signal ends it at once.

@@ -121,6 +121,7 @@ impl Reloader {
         match &outcome {
             Ok(done) => {
                 self.start.loaded.succeed();
+                self.start.loaded.set_certificates(&self.start.file);
                 info!("{by}: the configuration was read again: {done}");
             }
             // It is no fault of the configuration.

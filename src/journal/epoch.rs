@@ -61,6 +61,11 @@ impl Epoch {
         })
     }
 
+    /// Name of what it leaves at its end for the one start that goes on with its ids.
+    pub fn token_name(&self) -> String {
+        format!("ringest-left-{:032x}", self.id)
+    }
+
     /// Name of its block file.
     pub fn block_name(&self) -> String {
         format!("ringest-{:032x}", self.file_id)

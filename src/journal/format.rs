@@ -25,7 +25,7 @@
 //!                 18 zero u16           20 attempts u32     24 answer …
 //! retried          0 record number u64
 //! discarded        0 record number u64
-//! leased           n × (first id u64, the id behind the last u64)
+//! leased           0 origin u64          8 zero u64         16 n × (first id u64, the id behind the last u64)
 //! ```
 //!
 //! A block begins at a multiple of the physical block. The part before *open crc* is written when the block is opened, the rest when
@@ -47,6 +47,8 @@ pub const ENTRY_HEADER_BYTES: usize = 24;
 pub const RECORD_PREFIX_BYTES: usize = 24;
 /// Bytes of a parked entry's payload before the answer.
 pub const PARKED_PREFIX_BYTES: usize = 24;
+/// Bytes of a leased entry's payload before the ids.
+pub const LEASED_PREFIX_BYTES: usize = 16;
 /// Bytes of a segment's header that mean something; the rest of its physical block is zero.
 pub const SEGMENT_HEADER_BYTES: usize = 84;
 /// The format's version.
@@ -376,7 +378,7 @@ fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
         }
         Kind::Id | Kind::Discarded | Kind::Retried => payload.len() >= 8,
         Kind::Delivered => payload.len().is_multiple_of(8),
-        Kind::Leased => payload.len().is_multiple_of(16),
+        Kind::Leased => payload.len() >= LEASED_PREFIX_BYTES && payload.len().is_multiple_of(16),
         Kind::Parked => payload.len() >= PARKED_PREFIX_BYTES,
     }
 }

@@ -38,6 +38,15 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use trouble::Troubles;
 
+/// Ids that a service gave ahead and that are not used yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leased {
+    /// Tells services apart; 0 is none.
+    pub origin: u64,
+    /// In the order in which they are to be used.
+    pub ids: Vec<Range<u64>>,
+}
+
 /// Blocks written at the same time.
 const COMMITS_MAX: usize = 4;
 /// Most numbers in one delivered entry.
@@ -303,11 +312,13 @@ pub struct Journal {
     pub(super) origin_ids: HashMap<u32, OriginRef>,
     pub(super) ids: HashMap<u64, Box<str>>,
     /// Ids that the last run left.
-    pub(super) leased: Vec<Range<u64>>,
+    pub(super) leased: Leased,
     /// There is a list of such ids on disk, which is not to be read again.
     pub(super) is_leased: bool,
     /// What a clean end has to write down of them.
-    left_leased: Option<Vec<Range<u64>>>,
+    left_leased: Option<Leased>,
+    /// There are some.
+    pub(super) leaves_ids: bool,
     /// Records that are kept aside, by number.
     pub(super) parked: BTreeMap<u64, Parked>,
     pub(super) watermark: Position,
@@ -374,9 +385,10 @@ impl Journal {
             origins: Slab::new(),
             origin_ids: HashMap::new(),
             ids: HashMap::new(),
-            leased: Vec::new(),
+            leased: Leased::default(),
             is_leased: false,
             left_leased: None,
+            leaves_ids: false,
             parked: BTreeMap::new(),
             watermark: Position::default(),
             rng: fastrand::Rng::with_seed(seed),

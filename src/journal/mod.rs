@@ -14,8 +14,8 @@ mod unfinished;
 pub use blocks::BlockMemory;
 pub use format::Position;
 pub use log::{
-    ANSWER_BYTES_MAX, Found, Full, Journal, Location, Moved, NewRecord, Origin, OriginRef, Parked, RecordView, Refused,
-    Scan, Step, Unparked,
+    ANSWER_BYTES_MAX, Found, Full, Journal, Leased, Location, Moved, NewRecord, Origin, OriginRef, Parked, RecordView,
+    Refused, Scan, Step, Unparked,
 };
 pub use recovery::{OpenError, Report, open};
 pub use storage::{BlockFile, Storage};

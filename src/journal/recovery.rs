@@ -128,7 +128,8 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     journal.epoch_record = epoch.encode();
     recovery.report.epoch = epoch.number;
     let replaced = std::mem::take(&mut recovery.replaced);
-    recovery.finish(&mut journal);
+    let is_heir = recovery.is_heir(storage, last)?;
+    recovery.finish(&mut journal, is_heir);
     journal.take_over(unwritten);
     doing("write the epoch file", storage.write_epoch(epoch.number, &epoch.encode()))?;
     // Only now, since that made the directory durable, is it certain that the dense segments which stand for these have their names.
@@ -165,6 +166,9 @@ impl Journal {
         let (mut epoch, _) = Epoch::decode(&self.epoch_record).expect("encoded at start");
         epoch.closed = true;
         storage.write_epoch(epoch.number, &epoch.encode())?;
+        if self.leaves_ids {
+            storage.leave_token(&epoch.token_name())?;
+        }
         storage.remove_blocks(name)
     }
 }
@@ -289,7 +293,13 @@ impl Recovery {
         Ok(None)
     }
 
-    fn finish(mut self, journal: &mut Journal) {
+    /// Whether the ids that the last start left are left to this one, and not to one in another copy of the directory.
+    fn is_heir(&mut self, storage: &mut impl Storage, last: Option<Epoch>) -> Result<bool, OpenError> {
+        let Some(epoch) = last.filter(|_| self.report.clean && self.aside.has_leased()) else { return Ok(false) };
+        doing("look for what the last run left", storage.take_token(&epoch.token_name()))
+    }
+
+    fn finish(mut self, journal: &mut Journal, is_heir: bool) {
         let skipped = if self.report.clean { 0 } else { NUMBERS_SKIPPED };
         journal.next_number = self.number_max + 1 + skipped;
         journal.committed = journal.next_number;
@@ -325,7 +335,7 @@ impl Recovery {
             }
         }
         journal.segments = self.segments.into();
-        self.aside.finish(self.report.clean, journal);
+        self.aside.finish(is_heir, journal);
         journal.define_again(self.defined_before);
         journal.report = self.report;
     }

@@ -48,6 +48,17 @@ pub trait Storage {
         Ok(())
     }
 
+    /// Leaves something outside of the directory, which no copy of the directory has with it. It is gone when the machine is started again.
+    fn leave_token(&mut self, name: &str) -> io::Result<()> {
+        self.create_blocks(Some(name), 4096).map(drop)
+    }
+    /// Takes it away: whether it was there, which one caller alone is told.
+    fn take_token(&mut self, name: &str) -> io::Result<bool> {
+        let is_there = self.open_blocks(name)?.is_some();
+        self.remove_blocks(name)?;
+        Ok(is_there)
+    }
+
     /// Keeps bytes that cannot be used, for an operator to look at.
     fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
 }

@@ -2,19 +2,24 @@
 //! snapshots and for what is parked, and passes on what an operator decides about that and about the configuration. It runs on the control thread, never on a core of the data path.
 //!
 //! A request whose Host is not a name of this machine's loopback is refused, so that a page from elsewhere cannot read the
-//! gateway by a name that it makes resolve to 127.0.0.1 (DNS rebinding).
+//! gateway by a name that it makes resolve to 127.0.0.1 (DNS rebinding). Who looks needs nothing else; who changes something needs the
+//! token that the gateway leaves in its state directory.
 
 use super::loaded::Loaded;
 use super::metrics::{self, Identity};
 use super::process::ProcessUsage;
 use super::report::Report;
 use super::snapshot::{ParkedList, Snapshot};
+use super::token::Token;
 use crate::config::Durability;
 use crate::shard::{Disposal, Selection, record_name};
 use axum::Json;
 use axum::Router;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
@@ -31,6 +36,10 @@ use tokio::sync::Mutex;
 
 /// A core that does not answer for so long is reported.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// As long for what is parked: it can be a long list.
+pub const PARKED_TIMEOUT: Duration = Duration::from_secs(5);
+/// A reload opens ports and asks all cores, which has deadlines of its own.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A request still open so long after the shutdown began is cut.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -55,6 +64,8 @@ pub struct Gateway {
     pub reload: Option<ReloadConfig>,
     /// What is parked, where there are cores to be asked.
     pub parked: Option<Parked>,
+    /// What a request that changes something must show; without it there are none.
+    pub token: Option<Token>,
 }
 
 /// Has the configuration read again: what was done, or why nothing was, in words.
@@ -102,6 +113,7 @@ impl Gateway {
             request: Box::new(request),
             reload: None,
             parked: None,
+            token: None,
         }
     }
 }
@@ -136,6 +148,11 @@ pub async fn serve(
 /// The routes, for a server or a test.
 pub fn router(gateway: Gateway) -> Router {
     let admin = Arc::new(Admin { gateway, last: Mutex::default() });
+    let changing = Router::new()
+        .route("/api/parked/retry", post(retry_parked))
+        .route("/api/parked/discard", post(discard_parked))
+        .route("/api/reload", post(reload))
+        .route_layer(axum::middleware::from_fn_with_state(Arc::clone(&admin), check_token));
     Router::new()
         .route("/", get(page))
         .route("/healthz", get(healthz))
@@ -144,9 +161,7 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/api/status", get(status))
         .route("/api/sources", get(sources))
         .route("/api/parked", get(parked))
-        .route("/api/parked/retry", post(retry_parked))
-        .route("/api/parked/discard", post(discard_parked))
-        .route("/api/reload", post(reload))
+        .merge(changing)
         .with_state(admin)
         .layer(axum::middleware::from_fn(check_host))
 }
@@ -221,9 +236,22 @@ struct Limit {
 
 async fn parked(State(admin): State<Arc<Admin>>, Query(Limit { limit }): Query<Limit>) -> Response {
     match &admin.gateway.parked {
-        Some(parked) => Json((parked.list)(limit.unwrap_or(100).min(SHOWN_MAX)).await).into_response(),
+        Some(parked) => match in_time(PARKED_TIMEOUT, (parked.list)(limit.unwrap_or(100).min(SHOWN_MAX))).await {
+            Ok(list) => Json(list).into_response(),
+            Err(silent) => silent,
+        },
         None => (StatusCode::SERVICE_UNAVAILABLE, "no core can be asked").into_response(),
     }
+}
+
+/// What the cores answer, or the answer that one of them does not.
+async fn in_time<T>(limit: Duration, asked: impl Future<Output = T>) -> Result<T, Response> {
+    tokio::time::timeout(limit, asked).await.map_err(|_| {
+        let words = format!(
+            "a core has not answered within {limit:?}: /healthz says which. What was asked for may still be done when it goes on"
+        );
+        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": words }))).into_response()
+    })
 }
 
 /// Which parked records. All of them only if that is said.
@@ -260,8 +288,10 @@ async fn dispose(admin: &Admin, disposal: Disposal, chosen: Chosen) -> Response 
     let Some(parked) = &admin.gateway.parked else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no core can be asked").into_response();
     };
-    let count = (parked.dispose)(disposal, Selection { records, source, status }).await;
-    Json(json!({ "records": count })).into_response()
+    match in_time(PARKED_TIMEOUT, (parked.dispose)(disposal, Selection { records, source, status })).await {
+        Ok(count) => Json(json!({ "records": count })).into_response(),
+        Err(silent) => silent,
+    }
 }
 
 /// As SIGHUP does, for where nobody can send a signal. The empty JSON object keeps forms of other pages out, as above.
@@ -269,9 +299,10 @@ async fn reload(State(admin): State<Arc<Admin>>, Json(Nothing {}): Json<Nothing>
     let Some(reload) = &admin.gateway.reload else {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "nobody can read it again" }))).into_response();
     };
-    match reload().await {
-        Ok(done) => Json(json!({ "done": done })).into_response(),
-        Err(why) => (StatusCode::CONFLICT, Json(json!({ "error": why }))).into_response(),
+    match in_time(RELOAD_TIMEOUT, reload()).await {
+        Err(silent) => silent,
+        Ok(Ok(done)) => Json(json!({ "done": done })).into_response(),
+        Ok(Err(why)) => (StatusCode::CONFLICT, Json(json!({ "error": why }))).into_response(),
     }
 }
 
@@ -320,6 +351,27 @@ async fn metrics_text(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Re
     } else {
         ([(CONTENT_TYPE, metrics::PROMETHEUS_TYPE)], metrics::prometheus(report, identity)).into_response()
     }
+}
+
+/// Refuses requests without the token, on routes that change something.
+async fn check_token(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let refused = |words: &str| (StatusCode::UNAUTHORIZED, Json(json!({ "error": words }))).into_response();
+    let Some(token) = &admin.gateway.token else {
+        let words = "the gateway could not leave its token, so that nobody can show it: its log says why";
+        return (StatusCode::FORBIDDEN, Json(json!({ "error": words }))).into_response();
+    };
+    let mut given = request.headers().get_all(AUTHORIZATION).iter();
+    if let (Some(value), None) = (given.next(), given.next())
+        && token.is_in(value.as_bytes())
+    {
+        return next.run(request).await;
+    }
+    let mut response = refused(
+        "this needs Authorization: Bearer with the text of the file admin-token in the gateway's state directory, which is new with \
+         each start",
+    );
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
 }
 
 /// Refuses requests by a name that is not this machine's loopback, and forbids caches and guesses of types.

@@ -1,5 +1,6 @@
 //! One blocking HTTP request, for commands that ask a running gateway. Never used on the data path.
 
+use super::token::Token;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -58,10 +59,13 @@ pub fn get(address: &str, path: &str, timeout: Duration) -> Result<Answer, GetEr
     ask(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: */*\r\n\r\n"), timeout)
 }
 
-/// Posts JSON, in the same way as [`get`] gets.
-pub fn post(address: &str, path: &str, json: &str, timeout: Duration) -> Result<Answer, GetError> {
+/// Posts JSON with a gateway's token, in the same way as [`get`] gets.
+pub fn post(address: &str, path: &str, token: &Token, json: &str, timeout: Duration) -> Result<Answer, GetError> {
     let length = json.len();
-    let head = format!("POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n");
+    let token = token.authorization();
+    let head = format!(
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: {token}\r\nContent-Type: application/json\r\n"
+    );
     ask(address, &format!("{head}Content-Length: {length}\r\n\r\n{json}"), timeout)
 }
 

@@ -1,7 +1,9 @@
 //! What became of the last attempt to read the configuration.
 
 use super::report::{Area, Problem};
+use crate::config::Settings;
 use crate::delivery::template::rfc3339_micros;
+use crate::tls::{Expiry, expiries};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,6 +18,8 @@ struct Attempts {
     success_wall_ns: u64,
     /// Attempts since then: when the last one failed, and why.
     failure: Option<(u64, String)>,
+    /// Of the configuration in force.
+    certificates: Vec<Expiry>,
 }
 
 fn wall_ns() -> u64 {
@@ -29,14 +33,25 @@ fn shown(wall_ns: u64) -> String {
 impl Default for Loaded {
     /// The configuration was read now.
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Attempts { success_wall_ns: wall_ns(), failure: None })))
+        Self(Arc::new(Mutex::new(Attempts { success_wall_ns: wall_ns(), failure: None, certificates: Vec::new() })))
     }
 }
 
 impl Loaded {
     /// Another configuration is in force.
     pub fn succeed(&self) {
-        *self.attempts() = Attempts { success_wall_ns: wall_ns(), failure: None };
+        let mut attempts = self.attempts();
+        (attempts.success_wall_ns, attempts.failure) = (wall_ns(), None);
+    }
+
+    /// When the certificates end that the configuration in force names.
+    pub fn certificates(&self) -> Vec<Expiry> {
+        self.attempts().certificates.clone()
+    }
+
+    /// Those of the configuration that is in force from now on.
+    pub fn set_certificates(&self, settings: &Settings) {
+        self.attempts().certificates = settings.deliver.tls.as_ref().map(expiries).unwrap_or_default();
     }
 
     /// An attempt failed; the configuration is what it was.

@@ -222,6 +222,12 @@ impl Page {
         gauge(encoder, "config_last_reload_successful", help, f64::from(u8::from(loaded.is_successful())))?;
         let help = "When the configuration in force was read, in seconds since 1970.";
         gauge(encoder, "config_last_reload_success_timestamp_seconds", help, loaded.success_s())?;
+        let ends = loaded.certificates().into_iter().map(|end| {
+            let labels = [("certificate", end.of.name().to_owned()), ("subject", end.subject)];
+            (labels, end.not_after_s as f64)
+        });
+        let help = "When a certificate of [deliver.tls] ends, in seconds since 1970.";
+        family(encoder, "tls_certificate_expiry_timestamp_seconds", help, false, ends)?;
         let labels = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("name", name.clone()),

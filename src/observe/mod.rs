@@ -4,6 +4,8 @@
 //! to Prometheus, to people and to programs. Nothing here runs on a core of the data path.
 
 pub mod admin;
+#[cfg(feature = "bench-blind")]
+mod blind;
 pub mod client;
 pub mod histlog;
 pub mod loaded;
@@ -11,3 +13,4 @@ pub mod metrics;
 pub mod process;
 pub mod report;
 pub mod snapshot;
+pub mod token;

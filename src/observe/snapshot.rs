@@ -104,13 +104,20 @@ impl Terms {
     }
 }
 
+/// A count of events.
+#[cfg(not(feature = "bench-blind"))]
+type Count = u64;
+/// A count of nothing: what is added to it is gone.
+#[cfg(feature = "bench-blind")]
+use super::blind::Count;
+
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ pub $name:ident: u64,)*) => {
         /// Event counts since the process started. Each is a Prometheus counter of the same name with `ringest_` before
         /// and `_total` behind; the comment is its help text.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
         pub struct Counters {
-            $($(#[doc = $help])+ pub $name: u64,)*
+            $($(#[doc = $help])+ pub $name: Count,)*
         }
 
         impl Counters {
@@ -121,7 +128,7 @@ macro_rules! counters {
 
             /// Each counter's name, help text and value, in the order of their declaration.
             pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
-                [$((stringify!($name), concat!($($help),+).trim_ascii(), self.$name),)*].into_iter()
+                [$((stringify!($name), concat!($($help),+).trim_ascii(), u64::from(self.$name)),)*].into_iter()
             }
         }
     };
@@ -290,6 +297,9 @@ impl StageHistograms {
     /// Records one duration.
     #[inline]
     pub fn record(&mut self, stage: Stage, ns: u64) {
+        if cfg!(feature = "bench-blind") {
+            return;
+        }
         self.0[stage as usize].saturating_record(ns.clamp(1, Self::MAX_NS));
     }
 

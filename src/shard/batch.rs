@@ -1,8 +1,8 @@
 //! Many records in one request, of many lanes, and of each lane in order.
 //!
 //! The lane that a batch was begun for *carries* it through all that can happen to a request; the others stand still until it is settled.
-//! A batch without an answer is sent again as it is, under its key. One that is refused is cut in halves that share no lane, and so on,
-//! until a record that is refused alone is dealt with as a record.
+//! A batch without an answer is sent again as it is, under its key. One that is refused, or that fails some times in a row,
+//! is cut in halves that share no lane, and so on, until a record that is alone is dealt with as a record.
 
 use super::lane::{Doing, Lane};
 use super::{Now, Shard};
@@ -249,7 +249,7 @@ impl Shard {
         }
     }
 
-    /// A batch was refused: its halves go on their own ways. `false` where the lane carries none.
+    /// A batch was refused, or has failed again and again: its halves go on their own ways. `false` where the lane carries none.
     pub(super) fn split_batch(&mut self, carrier: u32) -> bool {
         let Some(members) = self.lanes[carrier as usize].batch.take() else { return false };
         self.counters.batch_splits += 1;
@@ -271,6 +271,7 @@ impl Shard {
             let Some(first) = half.first().map(|member| member.lane) else { continue };
             let lane = &mut self.lanes[first as usize];
             lane.attempts = 0;
+            (lane.failures, lane.failing_since_ns) = (0, None);
             lane.resent = false;
             if half.iter().map(|member| member.records).sum::<usize>() == 1 {
                 lane.solo = true;

@@ -17,8 +17,8 @@ use std::collections::VecDeque;
 
 /// The largest answer of an id step that is looked at.
 const ID_BODY_BYTES_MAX: usize = 64 * 1024;
-/// The largest answer to the question what the service has: a record of the largest size, with every byte escaped, fits in.
-const CONFIRM_BODY_BYTES_MAX: usize = 512 * 1024;
+/// The largest answer that is looked at and may show a record: one of the largest size, with every byte escaped, fits in.
+const RECORD_BODY_BYTES_MAX: usize = 512 * 1024;
 /// An API that fails and works by turns is logged at most once in this time.
 const SAY_EVERY_NS: u64 = 10_000_000_000;
 
@@ -425,16 +425,16 @@ impl Shard {
                 let deliver = &self.settings.deliver;
                 let (most, whole) = match request.step {
                     Step::Id => (ID_BODY_BYTES_MAX, true),
-                    Step::Confirm => (CONFIRM_BODY_BYTES_MAX, true),
+                    Step::Confirm => (RECORD_BODY_BYTES_MAX, true),
                     Step::Record if request.delivered => (0, false),
                     Step::Record if deliver.answer_id_at.is_some() && deliver.success.contains(&request.status) => {
-                        (ID_BODY_BYTES_MAX, true)
+                        (RECORD_BODY_BYTES_MAX, true)
                     }
                     Step::Record => (ANSWER_BYTES_MAX, false),
                 };
                 let room = most - connection.body.len().min(most);
                 if whole && bytes.len() > room {
-                    return Some((format!("its answer is longer than {most} bytes"), false));
+                    return Some(self.answer_too_long(now, conn, most));
                 }
                 connection.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 None
@@ -461,6 +461,26 @@ impl Shard {
                 (!reusable).then(|| ("it closed the connection".to_owned(), true))
             }
         }
+    }
+
+    /// The oldest request's answer is longer than what is looked at: its connection closes, and what was sent behind it goes again.
+    fn answer_too_long(&mut self, now: Now, conn: &mut ApiLink, bytes_max: usize) -> (String, bool) {
+        let request = conn.connection.in_flight.pop_front().expect("an answer has its request");
+        conn.connection.answered += 1; // the others may go again at once
+        conn.connection.idle_ns = now.mono_ns;
+        self.api(conn.api).in_flight -= 1;
+        if request.step == Step::Id {
+            let status = request.status;
+            self.failed(
+                now,
+                conn.api,
+                request,
+                format!("answered {status} to the id step with more than {bytes_max} bytes"),
+            );
+        } else {
+            self.answer_unread(now, conn.api, request, &conn.connection.body, bytes_max);
+        }
+        ("an answer before this one was too long".to_owned(), true)
     }
 
     pub(super) fn api_worked(&mut self, now: Now, id: ApiId) {

@@ -77,7 +77,11 @@ pub(super) struct Lane {
     pub attempts: u32,
     /// Answers that refused its first record.
     pub refusals: u32,
-    /// The last of them, while the service is asked what it has.
+    /// Failures in a row of the batch that it carries, as far as its records may be to blame.
+    pub failures: u32,
+    /// When its first record, or that batch, began to fail so, in monotonic nanoseconds.
+    pub failing_since_ns: Option<u64>,
+    /// The last of the refusals, while the service is asked what it has.
     pub refusal: Option<(u16, Box<[u8]>)>,
     /// The first record was sent again on a new connection since the old one was stale.
     pub resent: bool,
@@ -112,6 +116,8 @@ impl Lane {
             step_ns: 0,
             attempts: 0,
             refusals: 0,
+            failures: 0,
+            failing_since_ns: None,
             refusal: None,
             resent: false,
             appenders: 0,
@@ -149,6 +155,7 @@ impl Lane {
         self.step = Step::Record; // unless it is to ask for an id first
         self.solo = false;
         (self.attempts, self.refusals, self.refusal) = (0, 0, None);
+        (self.failures, self.failing_since_ns) = (0, None);
         self.resent = false;
     }
 

@@ -8,6 +8,7 @@ use super::lane::Doing;
 use super::{Now, Shard};
 use crate::config::Settings;
 use crate::delivery::{InFlight, Step};
+use crate::journal::Leased;
 use crate::shard::ApiId;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -17,6 +18,8 @@ use std::ops::Range;
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     ids: VecDeque<Range<u64>>,
+    /// Which service gives them.
+    origin: u64,
     /// How many are asked for at a time by the configuration in force, if they are.
     in_force: Option<u64>,
     /// The lane that asks for more, and its generation.
@@ -63,6 +66,17 @@ impl Leases {
 /// Runs of ids in stock at most, beyond which nobody asks ahead: all of them are written down with each grant.
 const RANGES_MAX: usize = 64;
 
+/// What tells one service that gives ids from another: a hash of where they are asked for (FNV-1a, 64 bits). Never 0.
+fn origin_of(settings: &Settings) -> u64 {
+    let Some(sequence) = &settings.sequence else { return 0 };
+    let url = &sequence.url;
+    let text = format!("{} {} {} {}", url.secure, url.authority.host, url.authority.port, url.target);
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    hash.max(1)
+}
+
 /// Ids that a configuration asks for at a time.
 fn lease_of(settings: &Settings) -> Option<u64> {
     settings.sequence.as_ref().map(|sequence| u64::from(sequence.lease)).filter(|lease| *lease > 1)
@@ -78,8 +92,9 @@ impl Shard {
     /// a key of its own. Lanes that wait for an id.
     pub(super) fn change_leases(&mut self, old: &Settings) -> Vec<u32> {
         self.leases.in_force = lease_of(&self.settings);
-        let url = |settings: &Settings| settings.sequence.as_ref().map(|sequence| sequence.url.clone());
-        if url(old) != url(&self.settings) && !self.leases.ids.is_empty() {
+        let origin = origin_of(&self.settings);
+        let is_other = std::mem::replace(&mut self.leases.origin, origin) != origin;
+        if is_other && !self.leases.ids.is_empty() {
             tracing::warn!("{} leased ids are not used: another service gives them now", self.leases.left());
             self.leases.ids.clear();
         }
@@ -90,7 +105,7 @@ impl Shard {
         let goes_on =
             self.leases.in_force.is_some() && lease_of(old).is_some() && self.leases.carrier.is_some_and(is_asking);
         let same_count = lease_of(old) == self.leases.in_force;
-        if !(goes_on && same_count) && self.leases.carrier.take().is_some() {
+        if !(goes_on && same_count && !is_other) && self.leases.carrier.take().is_some() {
             self.leases.grants += 1;
         }
         let waits = |(index, generation): (u32, u32)| {
@@ -103,8 +118,17 @@ impl Shard {
     /// What an earlier run left.
     pub(super) fn adopt_leases(&mut self) {
         self.leases.in_force = lease_of(&self.settings);
+        self.leases.origin = origin_of(&self.settings);
         for state in &mut self.journals {
-            self.leases.ids.extend(state.journal.take_leased());
+            let Leased { origin, ids } = state.journal.take_leased();
+            if origin == self.leases.origin {
+                self.leases.ids.extend(ids);
+            } else if !ids.is_empty() {
+                let count: u64 = ids.iter().map(|ids| ids.end - ids.start).sum();
+                tracing::warn!(
+                    "{count} leased ids that the last run left are not used: another service gives them now"
+                );
+            }
         }
     }
 
@@ -112,8 +136,9 @@ impl Shard {
     pub(super) fn leave_leases(&mut self) {
         let is_leasing = self.lease().is_some();
         let mut left = Vec::from_iter(self.leases.ids.iter().cloned());
+        let origin = self.leases.origin;
         for state in &mut self.journals {
-            state.journal.leave_leased(std::mem::take(&mut left), is_leasing);
+            state.journal.leave_leased(Leased { origin, ids: std::mem::take(&mut left) }, is_leasing);
         }
     }
 
@@ -210,6 +235,10 @@ impl Shard {
     /// The answer to that. `false` where ids are not leased.
     pub(super) fn lease_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) -> bool {
         let Some(lease) = lease_of(&self.settings) else { return false };
+        if origin_of(&self.settings) != self.leases.origin {
+            self.failed(now, api, request, "its ids are not used: another service gives them now".to_owned());
+            return true;
+        }
         let sequence = self.settings.sequence.as_ref().expect("a lease is configured there");
         let granted = match granted(body, &sequence.id_at, &sequence.count_at, lease) {
             Ok(granted) => granted,
@@ -223,7 +252,7 @@ impl Shard {
             Some(last) => last.end = granted.end,
             None => ids.push_back(granted),
         }
-        if self.journals[0].journal.append_leased(now, ids.iter().cloned()).is_err() {
+        if self.journals[0].journal.append_leased(now, self.leases.origin, ids.iter().cloned()).is_err() {
             self.failed(now, api, request, "the journal has no room for ids".to_owned());
             return true;
         }

@@ -2,7 +2,6 @@
 
 use super::lane::{Doing, Lane, Waiting};
 use super::{ApiId, JournalId, JournalState, Now, Shard};
-use crate::delivery::confirm::shows_data;
 use crate::delivery::route::{Reaction, reaction};
 use crate::delivery::{InFlight, Step};
 use crate::journal::{ANSWER_BYTES_MAX, OriginRef, Parked, Refused, Unparked};
@@ -102,8 +101,9 @@ impl Shard {
         let confirm = self.settings.deliver.answers.confirm.as_ref().expect("asked for by its path");
         let status = request.status;
         let first = lane.queue.front().expect("a record in flight stays in memory");
-        let data = self.journals[lane.journal.0 as usize].journal.record(first.at).payload.data;
-        let has_it = matches!(status, 200..=299) && shows_data(body, &confirm.data_at, data);
+        let journal = &self.journals[lane.journal.0 as usize].journal;
+        let (source, data) = (&journal.origin(first.origin).name, journal.record(first.at).payload.data);
+        let has_it = matches!(status, 200..=299) && confirm.shown_at.has(body, source, data);
         match reaction(status, &[], &[]) {
             _ if has_it => {
                 self.route_worked(Step::Confirm);
@@ -125,6 +125,32 @@ impl Shard {
                 self.route_worked(Step::Confirm);
                 self.park(now, api, request, status, &answer);
             }
+        }
+    }
+
+    /// An answer that is longer than what is looked at, so that nothing is known of the record: it is tried again some times, then kept
+    /// aside. Where no other record arrives either, it is not the record's fault, and all wait.
+    pub(super) fn answer_unread(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8], bytes_max: usize) {
+        self.counters.api_refusals += 1;
+        let asked = if request.step == Step::Confirm { " when it was asked what it has" } else { " to a record" };
+        let problem =
+            format!("answered {}{asked} with more than {bytes_max} bytes, which are not read", request.status);
+        let is_alone = self.fails_while_others_arrive(now, api, request.lane);
+        let lane = &mut self.lanes[request.lane as usize];
+        debug_assert_eq!(lane.generation, request.generation);
+        lane.refusals += 1;
+        if request.step == Step::Record && !is_alone {
+            self.attempt_failed(now, api, request, format!("{problem}: is this the right URL?"), Reaction::Pause);
+        } else if lane.refusals < self.settings.deliver.answers.attempts {
+            self.note_problem(now, api, problem);
+            self.route_worked(request.step);
+            self.back_off(now, request.lane);
+        } else {
+            let (status, before) = lane.refusal.clone().unwrap_or_else(|| (request.status, body.into()));
+            let mut answer = format!("({problem}) ").into_bytes();
+            answer.extend_from_slice(&before[..before.len().min(ANSWER_BYTES_MAX - answer.len())]);
+            self.route_worked(request.step);
+            self.park(now, api, request, status, &answer);
         }
     }
 

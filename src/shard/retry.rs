@@ -144,6 +144,13 @@ impl Shard {
         });
         let (route, _) = &mut self.routes[request.step as usize];
         let hold = route.failed(now.mono_ns, request.sent_ns, &mut self.rng, retry, reaction, told);
+        if let Hold::Until(until_ns) = hold {
+            self.counters.api_holds += 1;
+            self.hold_back(request.step, until_ns);
+        }
+        if self.is_to_be_cut(now, api, &request, reaction) && self.split_batch(request.lane) {
+            return;
+        }
         let lane = &mut self.lanes[request.lane as usize];
         debug_assert_eq!(lane.generation, request.generation);
         if hold == Hold::No {
@@ -151,11 +158,30 @@ impl Shard {
         }
         lane.attempts = lane.attempts.saturating_add(1);
         lane.resent = false;
-        if let Hold::Until(until_ns) = hold {
-            self.counters.api_holds += 1;
-            self.hold_back(request.step, until_ns);
-        }
         self.list_ready(request.lane, false);
+    }
+
+    /// Counts a failure of a batch. After some in a row one of its records may be what the service fails by, and all that are with it
+    /// would wait for ever. A service that says it is busy speaks of itself, unless it takes others meanwhile.
+    fn is_to_be_cut(&mut self, now: Now, api: ApiId, request: &InFlight, reaction: Reaction) -> bool {
+        let Some(batch) = &self.settings.deliver.batch else { return false };
+        let failures_max = batch.failures;
+        if request.step != Step::Record || reaction != Reaction::Retry {
+            return false;
+        }
+        let is_busy = request.retry_after.is_some() || matches!(request.status, 429 | 503);
+        let counts = self.fails_while_others_arrive(now, api, request.lane) || !is_busy;
+        let lane = &mut self.lanes[request.lane as usize];
+        lane.failures = lane.failures.saturating_add(u32::from(counts));
+        lane.failures >= failures_max
+    }
+
+    /// Whether records of other lanes have arrived since the first record of this one began to fail, or the batch that it carries.
+    pub(super) fn fails_while_others_arrive(&mut self, now: Now, api: ApiId, index: u32) -> bool {
+        let last_success_ns = self.api(api).last_success_ns;
+        let lane = &mut self.lanes[index as usize];
+        let since_ns = *lane.failing_since_ns.get_or_insert(now.mono_ns);
+        last_success_ns.is_some_and(|at_ns| at_ns > since_ns)
     }
 
     /// The first record of a lane is tried again later.

@@ -1,6 +1,6 @@
 //! TLS towards the API, as a client: bytes in, plaintext and bytes out, by rustls' unbuffered connections.
 //!
-//! - `session`: one connection. `tickets`: what lets the next one do without a whole handshake. `error`: what went wrong, in words,
+//! - `expiry`: when certificates end. `session`: one connection. `tickets`: what lets the next one do without a whole handshake. `error`: what went wrong, in words,
 //!   and what to do.
 //! - [`Client`] is what all sessions of a shard share. It is built outside of the shard, so that another one can take its place.
 //!
@@ -8,10 +8,12 @@
 //! ([`Client::set_time`]): a shard has one `now` a turn, and under a virtual clock certificates expire by that clock.
 
 mod error;
+mod expiry;
 mod session;
 mod tickets;
 
 pub use error::TlsError;
+pub use expiry::{Expiry, SOON, Use, expiries};
 pub use session::{ClientSession, Progress};
 
 use crate::config::{Identity, Tls};

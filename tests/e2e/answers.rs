@@ -101,3 +101,30 @@ fn a_login_page_with_the_right_status_is_no_success() {
     assert_eq!(problem(&gateway), None);
     gateway.stop();
 }
+
+#[test]
+fn an_answer_too_long_to_be_looked_at_parks_its_record_alone_while_others_arrive() {
+    let site = Site::new();
+    // 512 KiB are looked at, so that a service may show the largest record.
+    let api = Api::start(site.api, Behaviour { long: Some(("m0 000000", 513 << 10)), ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().tcp_listen("servers", tcp).deliver("answer_id_at", "\"/id\"");
+    let config = config.deliver("retry", "{ first = \"10ms\", max = \"50ms\" }");
+    let gateway = Gateway::start(&site, &config.write(&site));
+    let mut long = TcpMachine::connect(tcp);
+    let mut other = TcpMachine::connect(tcp);
+    long.send((0..2).map(|number| record("m0", number))).expect("sent");
+    // As long as nothing else arrives, it may be another service that listens there.
+    let problem = |gateway: &Gateway| gateway.status().0["routes"][0]["problem"].as_str().map(str::to_owned);
+    eventually("the bound to be said", || {
+        problem(&gateway).filter(|problem| problem.contains("more than 524288 bytes"))
+    });
+    eventually("many attempts", || (api.steps().len() > 6).then_some(()));
+    assert_eq!((gateway.terms().parked, gateway.terms().delivered), (0, 0));
+    other.send((0..2).map(|number| record("m1", number))).expect("sent");
+    gateway.wait_terms("the others to arrive", |terms| terms.delivered == 3 && terms.parked == 1);
+    let parked = gateway.get("/api/parked");
+    let answer = parked["first"][0]["answer"].as_str().expect("text");
+    assert!(answer.contains("more than 524288 bytes") && parked["first"][0]["status"] == 201, "{parked}");
+    gateway.stop();
+}

@@ -30,6 +30,10 @@ pub struct Behaviour {
     pub refuse_every: usize,
     /// A record step whose data has this in it is answered 422 and forgotten, until [`Api::relent`].
     pub refuse_data: Option<&'static str>,
+    /// A record step whose data has this in it is remembered by nobody: answered with this status, or 0 for a reset.
+    pub fail_data: Option<(&'static str, u16)>,
+    /// A record step whose data has this in it is answered with so many bytes more.
+    pub long: Option<(&'static str, usize)>,
     /// The first record step of each id is answered 409, and what stands under the id is:
     pub conflict: Option<Conflict>,
 }
@@ -136,6 +140,8 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
         std::thread::sleep(behaviour.delay);
         let mut status = "201 Created\r\nContent-Type: application/json; charset=utf-8";
         let mut shown = None;
+        let mut fails = false;
+        let mut padding = 0;
         let id = {
             let mut memory = memory.lock().expect("no thread panics with it");
             if path == "/films/" {
@@ -143,8 +149,12 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                 let value = &values[0];
                 let data: String = values.iter().map(|value| value["data"].as_str().expect("data")).collect();
                 let mut taken = 0;
+                padding = behaviour.long.filter(|(part, _)| data.contains(part)).map_or(0, |(_, bytes)| bytes);
                 memory.steps.push(Instant::now());
                 if behaviour.refuse_every > 0 && memory.steps.len().is_multiple_of(behaviour.refuse_every) {
+                    status = "500 Internal Server Error";
+                } else if let Some((_, failure)) = behaviour.fail_data.filter(|(part, _)| data.contains(part)) {
+                    fails = failure == 0;
                     status = "500 Internal Server Error";
                 } else if behaviour.refuse_data.is_some_and(|part| !memory.relented && data.contains(part)) {
                     status = "422 Unprocessable Content";
@@ -194,10 +204,10 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                 id
             }
         };
-        if answers + 1 == behaviour.drop_every {
+        if fails || answers + 1 == behaviour.drop_every {
             return;
         }
-        let body = shown.unwrap_or_else(|| format!("{{\"id\": {id}}}"));
+        let body = shown.unwrap_or_else(|| format!("{{\"id\": {id}}}")) + &" ".repeat(padding);
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         // The gateway may be gone.
         if stream.get_mut().write_all(answer.as_bytes()).is_err() {

@@ -152,3 +152,25 @@ fn leased_ids_are_one_for_each_record_of_a_batch_also_through_refusals_and_lost_
     let different: std::collections::BTreeSet<&String> = ids.values().collect();
     assert_eq!((ids.len() as u64, different.len()), (ALL - 1, ids.len()));
 }
+
+#[test]
+fn a_record_that_makes_the_service_fail_is_singled_out_and_only_its_machine_waits() {
+    for failure in [500, 0] {
+        let site = Site::new();
+        let behaviour = Behaviour { fail_data: Some(("m7 000013", failure)), ..Behaviour::default() };
+        let api = Api::start(site.api, behaviour);
+        let tcp = free_address();
+        // One request at a time, with records of all machines.
+        let config = config(&site, tcp, "{ records = 64, failures = 2 }").deliver("connections", "1");
+        let gateway = Gateway::start(&site, &config.write(&site));
+        let _machines = send(tcp);
+        gateway.wait_terms("the others", |terms| terms.delivered == ALL - (EACH - 13) as u64);
+        let status = gateway.status();
+        assert!((1..=8).contains(&status.counter("batch_splits")), "{}", status.counter("batch_splits"));
+        let grown = api.batches();
+        assert!(grown.iter().rev().take(3).any(|records| *records > 16), "batches are whole again: {grown:?}");
+        gateway.stop();
+        let found = assert_all(&api, "m7");
+        assert_eq!((found.len(), &found["m7"]), (MACHINES, &(0..13).collect()));
+    }
+}

@@ -265,3 +265,23 @@ fn on_a_file_system_without_o_direct_a_line_says_what_that_costs_and_all_works()
         run("umount", &["-l".as_ref(), site.path("state").as_ref()]);
     });
 }
+
+#[test]
+fn another_user_of_the_machine_cannot_decide_about_parked_records() {
+    let site = Site::new();
+    let config = site.config().tcp_listen("servers", free_address()).write(&site);
+    let gateway = Gateway::start(&site, &config);
+    let place = config.to_str().expect("a path");
+    let decide = || as_nobody(&site).args(["queue", "discard", place, "--all"]).output().expect("it runs");
+    // Also where the directory itself was opened, the token is not.
+    for mode in [0o700, 0o755] {
+        fs::set_permissions(site.path("state"), Permissions::from_mode(mode)).expect("a directory");
+        let lock = Permissions::from_mode(if mode == 0o700 { 0o600 } else { 0o644 });
+        fs::set_permissions(site.path("state/lock"), lock).expect("the lock");
+        let output = decide();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(7), "{words}");
+        assert!(words.contains("only the user of the gateway, or root, may decide"), "{words}");
+    }
+    gateway.stop();
+}

@@ -66,3 +66,44 @@ fn ids_are_leased_used_in_order_and_the_rest_goes_on_after_a_clean_stop_and_neve
     let names: Vec<String> = (0..MACHINES).map(|index| format!("m{index}")).collect();
     assert_rows(&site.rows(), &names.iter().map(|name| (&**name, 35)).collect::<Vec<_>>());
 }
+
+#[test]
+fn ids_that_a_run_left_are_used_by_one_later_run_of_the_same_service_alone() {
+    let site = Site::new();
+    let receiver = Receiver::start(&site);
+    let tcp = free_address();
+    let config = |url: &str| {
+        let path = site.config().sequence("lease", "100").tcp_listen("servers", tcp).write(&site);
+        let text = std::fs::read_to_string(&path).expect("written").replace("/seq/", url);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let unused = |gateway: &Gateway| gateway.status().0["shards"][0]["unused_ids"].clone();
+    let none = Value::Array(Vec::new());
+    let gateway = Gateway::start(&site, &config("/seq/"));
+    let mut machine = TcpMachine::connect(tcp);
+    machine.send((0..10).map(|number| record("m", number))).expect("sent");
+    gateway.wait_delivered(10);
+    let left = unused(&gateway);
+    assert_eq!(left[0][0], 11, "{left}");
+    gateway.stop();
+    let (state, copy, other) = (site.path("state"), site.path("copy"), site.path("other"));
+    let done = std::process::Command::new("cp").arg("-a").args([&state, &copy]).status().expect("cp runs");
+    assert!(done.success());
+
+    let gateway = Gateway::start(&site, &config("/seq/"));
+    assert_eq!(unused(&gateway), left, "the first that comes has them");
+    gateway.stop();
+    std::fs::rename(&state, &other).expect("renamed");
+    std::fs::rename(&copy, &state).expect("renamed");
+    let gateway = Gateway::start(&site, &config("/seq/"));
+    assert_eq!(unused(&gateway), none, "a copy has none");
+    gateway.stop();
+
+    std::fs::rename(&state, &copy).expect("renamed");
+    std::fs::rename(&other, &state).expect("renamed");
+    let gateway = Gateway::start(&site, &config("/seq/?line=3"));
+    assert_eq!(unused(&gateway), none, "another service's are not used");
+    gateway.stop();
+    receiver.stop();
+}

@@ -17,6 +17,8 @@ const POISON: Behaviour = Behaviour {
     refuse_every: 0,
     refuse_data: Some("3"),
     conflict: None,
+    fail_data: None,
+    long: None,
 };
 
 fn config(site: &Site, tcp: SocketAddr) -> PathBuf {

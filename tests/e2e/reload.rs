@@ -5,6 +5,7 @@ use crate::machines::{HttpMachine, Pty, TcpMachine};
 use crate::process::{Gateway, PATIENCE, Receiver, Status, eventually};
 use crate::site::{Config, Row, Site, assert_rows, assert_whole, free_address, numbers, record};
 use nix::sys::signal::Signal;
+use ringest::observe::token::Token;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -595,7 +596,8 @@ fn who_cannot_send_a_signal_asks_the_admin_server() {
     let gateway = Gateway::start(&site, &config().write(&site));
     let ask = |body: &str| {
         let admin = site.admin.to_string();
-        let answer = ringest::observe::client::post(&admin, "/api/reload", body, PATIENCE).expect("an answer");
+        let token = Token::read(&site.path("state")).expect("the gateway's token");
+        let answer = ringest::observe::client::post(&admin, "/api/reload", &token, body, PATIENCE).expect("an answer");
         (answer.status, String::from_utf8(answer.body).expect("text"))
     };
     config().tcp_listen("more", more).write(&site);
@@ -610,4 +612,55 @@ fn who_cannot_send_a_signal_asks_the_admin_server() {
     assert!(body.contains("journal.window"), "{body}");
     assert_ne!(ask("[]").0, 200);
     gateway.stop();
+}
+
+#[test]
+fn leases_and_batches_come_and_go_while_machines_send() {
+    const MACHINES: usize = 12;
+    const EACH: usize = 40;
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { delay: Duration::from_millis(1), ..Behaviour::default() });
+    let tcp = free_address();
+    let lease = "lease = 30";
+    let batch = "{ records = 16 }";
+    let config = |lease: Option<&str>, batch: Option<&str>| {
+        let config = site.config().tcp_listen("servers", tcp).deliver("drain", "\"10s\"");
+        let config = lease.into_iter().fold(config, |config, _| config.sequence("lease", "30"));
+        batch.into_iter().fold(config, |config, batch| config.deliver("batch", batch))
+    };
+    let gateway = Gateway::start(&site, &config(None, None).write(&site));
+    let mut machines: Vec<TcpMachine> = (0..MACHINES).map(|_| TcpMachine::connect(tcp)).collect();
+    let phases = [
+        (Some(lease), None),
+        (Some(lease), Some(batch)),
+        (None, Some(batch)),
+        (Some(lease), Some(batch)),
+        (Some(lease), None),
+        (None, None),
+    ];
+    for (phase, (lease, batch)) in phases.into_iter().enumerate() {
+        for (index, machine) in machines.iter_mut().enumerate() {
+            let numbers = phase * EACH..(phase + 1) * EACH;
+            machine.send(numbers.map(|number| record(&format!("m{index}"), number))).expect("its connection stays");
+        }
+        // In the middle of it.
+        let some = (phase * EACH * MACHINES + MACHINES) as u64;
+        gateway.wait_terms("some deliveries", |terms| terms.delivered >= some);
+        gateway.reloaded(&site, config(lease, batch));
+    }
+    gateway.wait_delivered((phases.len() * EACH * MACHINES) as u64);
+    assert!(api.batches().iter().any(|records| *records > 1), "there were batches");
+    assert_eq!(gateway.status().0["sources"][0]["open"], MACHINES, "no connection was closed");
+    gateway.stop();
+    let films = api.films();
+    let found = numbers(films.iter().map(|film| film.data.as_str()));
+    assert_eq!(found.len(), MACHINES);
+    assert!(found.iter().all(|(machine, numbers)| assert_whole(machine, numbers) == phases.len() * EACH));
+    let id = |body: &str| serde_json::from_str::<Value>(body).expect("JSON")["id"].as_u64().expect("an id");
+    let ids: std::collections::BTreeSet<u64> = films.iter().map(|film| id(&film.body)).collect();
+    assert_eq!(
+        (ids.len(), films.len()),
+        (phases.len() * EACH * MACHINES, ids.len()),
+        "each record once, with an id of its own"
+    );
 }

@@ -401,3 +401,46 @@ fn check_online_tells_what_is_wrong_with_a_certificate_and_asks_nothing() {
     assert!(said.contains("no whole TLS handshake within 100ms"), "{said}");
     answering.join().expect("it has answered");
 }
+
+#[test]
+fn renewed_files_of_the_same_names_are_used_after_a_reload_and_no_port_closes() {
+    let site = Site::new();
+    let [ca, cert, key] = ["ca.pem", "client.pem", "client.key"].map(|name| site.path(name));
+    // Another CA on both sides each time.
+    let renew = |year: i32| {
+        let (authority, clients) = (Authority::new("Plant"), Authority::new("Gateways"));
+        let ours = clients.issue_until(&["gateway-3"], year);
+        for (path, text) in [(&ca, authority.pem()), (&cert, ours.pem), (&key, ours.key_pem)] {
+            std::fs::write(path, text).expect("a file");
+        }
+        authority.issue(ADDRESS).server(BOTH, Some(&clients))
+    };
+    let service = Service::start(site.api, renew(2090));
+    let tcp = free_address();
+    let tls = format!("ca = {ca:?}, cert = {cert:?}, key = {key:?}");
+    let config = site.config().secure(&tls).tcp_listen("servers", tcp).write(&site);
+    let gateway = Gateway::start(&site, &config);
+    let ends = || {
+        let answer = client::get(&site.admin.to_string(), "/metrics", PATIENCE).expect("the gateway answers");
+        let text = String::from_utf8(answer.body).expect("text");
+        let name = "ringest_tls_certificate_expiry_timestamp_seconds{certificate=\"client\"";
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("none in {text}"));
+        line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")
+    };
+    assert_eq!(ends(), 3_786_912_000.0, "2090");
+    let mut machine = TcpMachine::connect(tcp);
+    for (round, year) in [2091, 2092, 2093].into_iter().enumerate() {
+        machine.send((round * 20..(round + 1) * 20).map(|number| record("m0", number))).expect("its connection stays");
+        gateway.wait_terms("some", |terms| terms.delivered > (round * 20) as u64);
+        let server = renew(year);
+        service.set(|seen| seen.config = Arc::new(server));
+        let before = ends();
+        gateway.process.signal(nix::sys::signal::Signal::SIGHUP);
+        eventually("the files to be read again", || (ends() > before).then_some(()));
+    }
+    gateway.wait_delivered(60);
+    service.assert_films(1, 60);
+    assert_eq!(gateway.status().open("servers"), 1);
+    assert!(service.get(|seen| seen.whole_handshakes) > 1, "by the new certificates");
+    gateway.stop();
+}

@@ -55,7 +55,7 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
             let record = RecordPayload { first_byte_wall_ns: 1, frame_us: 2, origin: 3, key, body_hash: 4, data };
             [&record.encode_prefix()[..], key, data].concat()
         }
-        Kind::Leased => bytes[..bytes.len() / 16 * 16].to_vec(),
+        Kind::Leased => [&[1; 16], &bytes[..bytes.len() / 16 * 16]].concat(),
         Kind::Delivered => bytes[..bytes.len() / 8 * 8].to_vec(),
         Kind::Id | Kind::Discarded | Kind::Retried => [&[1; 8], bytes].concat(),
         Kind::Parked => [&[1; 24], bytes].concat(),

@@ -509,6 +509,48 @@ pub fn c21() -> Row {
     Row::new(cases).key("confirm", "{ path = \"/films/{{key}}\" }").key("answers", "{ confirm = [409, 202] }")
 }
 
+/// Where ids collide, another machine's record can have the same data.
+pub fn c21_of_a_machine() -> Row {
+    let empty = Row::new(Vec::new());
+    let conflict = || vec![Store, Send(answer409())];
+    // As long as it lasts: the machine's name is filled in.
+    let shows = |number: usize, machine: &str| {
+        let record = empty.record(number);
+        let body = format!("{{\"data\": \"{record}\", \"of\": {{\"machine\": {machine}}}}}");
+        vec![Send(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}").into_bytes()), Fin]
+    };
+    let mut cases = vec![Case::of("of this machine", vec![conflict(), shows(0, "\"@MACHINE@\"")], 2)];
+    for machine in ["\"another\"", "\"@MACHINE@0\"", "null", "7"] {
+        let answers = vec![refused("409 Conflict", ""), shows(cases.len(), machine)];
+        cases.push(Case::of(format!("of {machine}"), answers, 2).parked(409));
+    }
+    let answers = vec![refused("409 Conflict", ""), vec![Send(found(&empty, cases.len()))]];
+    cases.push(Case::of("of no machine", answers, 2).parked(409));
+    cases.push(Case::taken("the next one", vec![Store, Send(created())]));
+    Row::new(cases).key("confirm", "{ path = \"/films/{{key}}\", source_at = \"/of/machine\" }")
+}
+
+/// What is longer than a record of the largest size can be in any form is not read.
+pub fn c21_too_long() -> Row {
+    const BYTES_MAX: usize = 512 * 1024;
+    let empty = Row::new(Vec::new());
+    let conflict = || vec![Store, Send(answer409())];
+    let shows = |number: usize, bytes: usize| {
+        let record = format!("{{\"data\": \"{}\"}}", empty.record(number));
+        vec![Send(answer("200 OK", "", &(record.clone() + &" ".repeat(bytes - record.len()))))]
+    };
+    let too_long = |number: usize| shows(number, BYTES_MAX + 1);
+    let endless = || vec![Send(b"HTTP/1.1 200 \r\n\r\n".to_vec()), Endless(vec![b' '; 8192])];
+    let cases = vec![
+        Case::of("as long as can be", vec![conflict(), shows(0, BYTES_MAX)], 2),
+        Case::of("longer once", vec![conflict(), too_long(1), shows(1, BYTES_MAX)], 3),
+        Case::of("longer each time", vec![conflict(), too_long(2), too_long(2)], 3).parked(409),
+        Case::of("without end", vec![conflict(), endless(), endless()], 3).parked(409),
+        Case::taken("the next one", vec![Store, Send(created())]),
+    ];
+    Row::new(cases).key("confirm", "{ path = \"/films/{{key}}\" }")
+}
+
 /// All of it at once, drawn by a seed: several machines, connections and requests in flight.
 pub fn mix(seed: u64) -> Row {
     let mut rng = fastrand::Rng::with_seed(seed);

@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 pub enum Act {
     /// Takes the record; a second time under the same key changes nothing.
     Store,
-    /// Writes, in one piece. `@DATE+N@` becomes the date in N seconds, `@DATE-N@` one that is over.
+    /// Writes, in one piece. `@DATE+N@` becomes the date in N seconds, `@DATE-N@` one that is over, `@MACHINE@` what the record said.
     Send(Vec<u8>),
     /// In ms.
     Pause(u64),
@@ -251,8 +251,9 @@ impl Receiver {
             return (number, taken);
         };
         let acts = case.answers.get(asked.len() - 1).cloned().unwrap_or(taken);
+        let machine = machine(&asked[0].bytes).unwrap_or_default();
         let acts = acts.into_iter().map(|act| match act {
-            Act::Send(bytes) => Act::Send(dated(bytes, wall_s)),
+            Act::Send(bytes) => Act::Send(replaced(dated(bytes, wall_s), "@MACHINE@", &machine)),
             act => act,
         });
         (number, acts.collect())
@@ -330,6 +331,17 @@ impl Receiver {
             .collect();
         assert_eq!(parked, statuses, "parked");
     }
+}
+
+/// The machine that a record's request names.
+fn machine(request: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(request).ok()?;
+    Some(text.split_once("\"machine\": \"")?.1.split_once('"')?.0.to_owned())
+}
+
+fn replaced(bytes: Vec<u8>, mark: &str, with: &str) -> Vec<u8> {
+    let Some(at) = bytes.windows(mark.len()).position(|window| window == mark.as_bytes()) else { return bytes };
+    [&bytes[..at], with.as_bytes(), &bytes[at + mark.len()..]].concat()
 }
 
 /// Puts dates where they are asked for (RFC 9110 section 5.6.7).

@@ -24,6 +24,7 @@ impl World {
             }
             FaultKind::Status(status) => trouble.status = Some(status),
             FaultKind::Refusals(status, percent) => trouble.refuses_records = Some((status, percent)),
+            FaultKind::Poison(status) => trouble.poison = Some(status),
             FaultKind::SlowAnswers(ns) => trouble.slow_ns = ns,
             FaultKind::LostAnswers(percent) => trouble.lost = percent,
             FaultKind::GarbledAnswers(percent) => trouble.garbled = percent,
@@ -98,6 +99,7 @@ impl World {
             FaultKind::Outage { .. } => (trouble.refuses, trouble.swallows) = (false, false),
             FaultKind::Status(_) => trouble.status = None,
             FaultKind::Refusals(..) => trouble.refuses_records = None,
+            FaultKind::Poison(_) => trouble.poison = None,
             FaultKind::SlowAnswers(_) => trouble.slow_ns = 0,
             FaultKind::LostAnswers(_) => trouble.lost = 0,
             FaultKind::GarbledAnswers(_) => trouble.garbled = 0,

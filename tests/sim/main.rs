@@ -48,7 +48,7 @@ const WORLD_MAX: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What every run of [`SEEDS`] worlds must have seen, or it proves less than it says.
-const MUST_HAPPEN: [&str; 46] = [
+const MUST_HAPPEN: [&str; 48] = [
     "a conflict that was none",
     "accept failed",
     "acknowledged over HTTP",
@@ -57,6 +57,7 @@ const MUST_HAPPEN: [&str; 46] = [
     "burst of 500",
     "burst of 503",
     "clean stop at the end",
+    "batch with a poison record",
     "commit landed at a crash",
     "commit lost at a crash",
     "commit torn at a crash",
@@ -75,6 +76,7 @@ const MUST_HAPPEN: [&str; 46] = [
     "machine left in a record",
     "parked record discarded",
     "parked record retried",
+    "poison record alone",
     "port busy",
     "port missing at start",
     "power cut while running",

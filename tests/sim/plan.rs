@@ -11,7 +11,7 @@ use ringest::config::{
     Gateway, Idle, Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity,
     Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
-use ringest::delivery::confirm::ConfirmPath;
+use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
 use ringest::journal::Options;
 use ringest::shard::SourceId;
@@ -59,6 +59,8 @@ pub enum FaultKind {
     Status(u16),
     /// So often, in a hundred, a record is refused with this status.
     Refusals(u16, u32),
+    /// Some records make the service fail, in whatever request they are: with this status, or 0 for no answer at all.
+    Poison(u16),
     SlowAnswers(u64),
     LostAnswers(u32),
     GarbledAnswers(u32),
@@ -102,6 +104,7 @@ impl FaultKind {
             Self::Status(503) => "burst of 503",
             Self::Status(_) => "burst of another status",
             Self::Refusals(..) => "refusals",
+            Self::Poison(_) => "poison records",
             Self::SlowAnswers(_) => "slow answers",
             Self::LostAnswers(_) => "lost answers",
             Self::GarbledAnswers(_) => "garbled answers",
@@ -417,10 +420,11 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         records: aside.usize(2..=30),
         bytes: *aside.choice(&[1_024, 16_384]).expect("some"),
         wait: Duration::from_millis(*aside.choice(&[0, 5]).expect("some")),
+        failures: aside.u32(1..=4),
     });
     let template = if batch.is_some() { body.template_with_key(two_steps) } else { body.template(two_steps) };
     let deliver = Deliver {
-        answers: Answers { attempts: *rng.choice(&[1, 2, 3]).expect("some"), ..answers(confirms, two_steps) },
+        answers: Answers { attempts: *rng.choice(&[1, 2, 3]).expect("some"), ..answers(confirms, two_steps, body) },
         batch: batch.clone(),
         url: url("/films/", port),
         body: template,
@@ -467,12 +471,13 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
 }
 
 /// Whether the service is asked what it has after a 409.
-fn answers(confirms: bool, two_steps: bool) -> Answers {
+fn answers(confirms: bool, two_steps: bool, body: Body) -> Answers {
     if !confirms {
         return Answers::default();
     }
     let path = ConfirmPath::parse("/films/{{key}}/", two_steps).expect("a path");
-    let confirm = Some(Confirm { path, data_at: "/data".into() });
+    let source = (body != Body::Raw).then(|| "/machine".into());
+    let confirm = Some(Confirm { path, shown_at: ShownAt { data: "/data".into(), source } });
     Answers { given: vec![(409, Reaction::Confirm)], confirm, ..Answers::default() }
 }
 
@@ -522,6 +527,7 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
     if level != Level::Memory {
         kinds.extend(disk_faults(rng));
     }
+    kinds.push(FaultKind::Poison(*rng.choice(&[500, 502, 503, 0]).expect("some")));
     rng.shuffle(&mut kinds);
     kinds.truncate(rng.usize(4..=7));
     // A settled segment is given up without a word where nothing can be written: if its file stays as well, all in it is

@@ -57,6 +57,8 @@ pub struct Trouble {
     /// Answers are this status.
     pub status: Option<u16>,
     /// So often, in a hundred, a record is refused with this status.
+    /// Status with which it fails by a poison record; 0: without an answer.
+    pub poison: Option<u16>,
     pub refuses_records: Option<(u16, u32)>,
     /// Answers take up to this long.
     pub slow_ns: u64,
@@ -239,8 +241,24 @@ impl Receiver {
             }
         }
         let refused = self.trouble.refuses_records.filter(|_| is_record).filter(|(_, percent)| cx.chance(*percent));
+        let poisoned = match self.trouble.poison {
+            Some(status) if is_record => {
+                let films = films(&self.contract, &request)?;
+                let is_poison =
+                    |(_, film): &(String, Film)| film.data.iter().map(|byte| u32::from(*byte)).sum::<u32>() % 16 == 7;
+                let found = films.iter().any(is_poison);
+                match (found, films.len()) {
+                    (true, 1) => cx.stats.count("poison record alone"),
+                    (true, _) => cx.stats.count("batch with a poison record"),
+                    (false, _) => {}
+                }
+                found.then_some(status)
+            }
+            _ => None,
+        };
         let (status, body) = match self.trouble.status {
             Some(status) => (status, "{\"detail\": \"try again\"}".to_owned()),
+            None if poisoned.is_some() => (poisoned.expect("looked at"), String::new()),
             None if request.get => self.show(cx, &request),
             None if refused.is_some() => {
                 let (status, _) = refused.expect("looked at");
@@ -358,12 +376,17 @@ impl Receiver {
         if !self.rows.contains_key(key) {
             return (404, "{}".to_owned());
         }
+        let film = &self.sent[key].1;
+        let data = String::from_utf8_lossy(&film.data);
         if cx.chance(10) {
             return (200, "{\"data\": \"another\"}".to_owned());
         }
+        if self.contract.body != Body::Raw && cx.chance(10) {
+            cx.stats.count("equal data of another machine");
+            return (200, serde_json::json!({ "key": key, "machine": "another", "data": data }).to_string());
+        }
         self.accepted += 1;
-        let data = String::from_utf8_lossy(&self.sent[key].1.data);
-        (200, serde_json::json!({ "key": key, "data": data }).to_string())
+        (200, serde_json::json!({ "key": key, "machine": film.source, "data": data }).to_string())
     }
 
     /// A parked record, by its name (core and number): key, source, data, and whether there is a row of it.

@@ -436,3 +436,13 @@ fn c20_a_peer_that_vanishes_is_noticed_within_thirty_seconds() {
 fn c21_after_a_conflict_the_service_is_asked_what_it_has() {
     play(cases::c21());
 }
+
+#[test]
+fn c21_an_answer_beyond_all_bounds_parks_the_record_after_the_configured_attempts() {
+    play(cases::c21_too_long());
+}
+
+#[test]
+fn c21_equal_data_of_another_machine_is_not_the_record() {
+    play(cases::c21_of_a_machine());
+}

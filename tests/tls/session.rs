@@ -15,7 +15,8 @@ const HOST: &str = "api.example";
 fn client(authority: &Authority, identity: Option<&Issued>) -> Client {
     let identity =
         identity.map(|issued| Identity { chain: vec![issued.certificate.clone()], key: Arc::new(issued.key()) });
-    let client = Client::new(&Tls { authorities: vec![authority.der()], identity }).expect("good settings");
+    let client =
+        Client::new(&Tls { authorities: vec![authority.der()], is_named: true, identity }).expect("good settings");
     client.set_time(NOW_NS);
     client
 }

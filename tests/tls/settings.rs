@@ -1,7 +1,8 @@
 //! `[deliver.tls]`: what is wrong with its files, what is only worth knowing, and whose CAs count without it.
 
 use crate::pki::{Authority, Issued};
-use ringest::config::{self, Checked};
+use ringest::config::{self, Checked, Tls};
+use ringest::tls::{Use, expiries};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -123,4 +124,26 @@ fn without_a_ca_file_those_of_this_machine_count_and_their_absence_is_said() {
     assert_eq!(code, Some(3));
     assert!(err.contains("deliver.tls.ca: this machine has no CA certificates"), "{err}");
     assert!(err.contains("install the package ca-certificates"), "{err}");
+}
+
+#[test]
+fn a_certificate_that_ends_soon_or_is_over_is_worth_a_note() {
+    let (directory, _) = files();
+    let tls = check(directory.path(), URL, ALL).expect("good").settings.deliver.tls.expect("a URL is https");
+    let found = expiries(&tls);
+    let shown: Vec<(Use, i64)> = found.iter().map(|end| (end.of, end.not_after_s)).collect();
+    // 2090, and two CAs without an end of their own: that of the client's chain, and the one that is trusted.
+    assert!(shown.contains(&(Use::Client, 3_786_912_000)), "{found:?}");
+    assert_eq!(shown.iter().filter(|(of, _)| *of == Use::Authority).count(), 1, "{found:?}");
+    assert!(found.iter().any(|end| end.of == Use::Authority && end.subject.contains("CN=Plant")), "{found:?}");
+    assert_eq!(expiries(&Tls { is_named: false, ..tls }).iter().filter(|end| end.of == Use::Authority).count(), 0);
+
+    let clients = Authority::new("Gateways");
+    let old = clients.issue_until(&["gateway-3"], 2020);
+    fs::write(directory.path().join("client.pem"), &old.pem).expect("a file");
+    fs::write(directory.path().join("client.key"), &old.key_pem).expect("a file");
+    let notes = check(directory.path(), URL, ALL).expect("good").notes;
+    let [note] = notes.as_slice() else { panic!("{notes:?}") };
+    assert_eq!(note.key, "deliver.tls.cert");
+    assert!(note.what.starts_with("the client certificate ") && note.what.ends_with(" ended on 2020-01-01"), "{note}");
 }

@@ -58,7 +58,7 @@ struct World {
 }
 
 fn trusting(authority: &Authority) -> Client {
-    Client::new(&Tls { authorities: vec![authority.der()], identity: None }).expect("good settings")
+    Client::new(&Tls { authorities: vec![authority.der()], is_named: true, identity: None }).expect("good settings")
 }
 
 impl World {

@@ -1,8 +1,8 @@
 //! Entries go into the open block of the current extent.
 
 use super::{
-    Block, Extent, Full, Journal, Location, Memory, NewRecord, ORIGIN_ENTRY_BYTES_MAX, OpenBlock, OriginRef, Purpose,
-    Write,
+    Block, Extent, Full, Journal, Leased, Location, Memory, NewRecord, ORIGIN_ENTRY_BYTES_MAX, OpenBlock, OriginRef,
+    Purpose, Write,
 };
 use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, EntryHeader, Kind, OriginPayload, RECORD_PREFIX_BYTES,
@@ -75,12 +75,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes down which ids the service gave ahead are not used yet, before one of them is.
+    /// Writes down which ids a service gave ahead are not used yet, before one of them is. `origin` tells services apart.
     ///
     /// # Errors
     /// [`Full`] while even the reserved room is taken; none of them must be used yet.
-    pub fn append_leased(&mut self, now: Now, ids: impl Iterator<Item = Range<u64>>) -> Result<(), Full> {
-        let payload: Vec<u8> = ids.flat_map(|ids| [ids.start, ids.end]).flat_map(u64::to_le_bytes).collect();
+    pub fn append_leased(&mut self, now: Now, origin: u64, ids: impl Iterator<Item = Range<u64>>) -> Result<(), Full> {
+        let numbers = [origin, 0].into_iter().chain(ids.flat_map(|ids| [ids.start, ids.end]));
+        let payload: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
         if self.on_disk() {
             self.make_room(now, entry_bytes(payload.len()), Purpose::Progress)?;
             self.write_entry(Kind::Leased, 0, 0, &[&payload]);
@@ -90,22 +91,23 @@ impl Journal {
     }
 
     /// What a clean end writes down of ids that were given ahead, or that there are none: not before that is done is the journal flushed.
-    pub fn leave_leased(&mut self, ids: Vec<Range<u64>>, is_leasing: bool) {
-        if self.on_disk() && (is_leasing || self.is_leased || !ids.is_empty()) {
-            self.left_leased = Some(ids);
+    pub fn leave_leased(&mut self, leased: Leased, is_leasing: bool) {
+        if self.on_disk() && (is_leasing || self.is_leased || !leased.ids.is_empty()) {
+            self.leaves_ids = !leased.ids.is_empty();
+            self.left_leased = Some(leased);
         }
     }
 
     pub(super) fn write_left_leased(&mut self, now: Now) {
-        if let Some(ids) = self.left_leased.take()
-            && self.append_leased(now, ids.iter().cloned()).is_err()
+        if let Some(leased) = self.left_leased.take()
+            && self.append_leased(now, leased.origin, leased.ids.iter().cloned()).is_err()
         {
-            self.left_leased = Some(ids);
+            self.left_leased = Some(leased);
         }
     }
 
     /// Ids that the last run was given ahead, did not use, and wrote down at its clean end. They are not here a second time.
-    pub fn take_leased(&mut self) -> Vec<Range<u64>> {
+    pub fn take_leased(&mut self) -> Leased {
         std::mem::take(&mut self.leased)
     }
 

@@ -2,10 +2,9 @@
 
 use super::Recovery;
 use crate::journal::Journal;
-use crate::journal::format::{ParkedPayload, entry_bytes, u64_at};
-use crate::journal::log::{OriginRef, Parked, shown};
+use crate::journal::format::{LEASED_PREFIX_BYTES, ParkedPayload, entry_bytes, u64_at};
+use crate::journal::log::{Leased, OriginRef, Parked, shown};
 use std::collections::HashMap;
-use std::ops::Range;
 
 /// The newest of the entries that keep a record aside, or bring it back.
 struct FoundParked {
@@ -22,7 +21,7 @@ struct FoundParked {
 pub(super) struct Aside {
     parked: HashMap<u64, FoundParked>,
     /// The newest list of ids that were given ahead, and its entry's number.
-    leased: (u64, Vec<Range<u64>>),
+    leased: (u64, Leased),
 }
 
 impl Recovery {
@@ -59,8 +58,9 @@ impl Recovery {
     /// Ids that are not used yet.
     pub(super) fn apply_leased(&mut self, said_in: u64, payload: &[u8]) {
         if said_in >= self.aside.leased.0 {
-            let ranges = payload.chunks_exact(16).map(|range| u64_at(range, 0)..u64_at(range, 8));
-            self.aside.leased = (said_in, ranges.collect());
+            let (prefix, ranges) = payload.split_at(LEASED_PREFIX_BYTES);
+            let ids = ranges.chunks_exact(16).map(|range| u64_at(range, 0)..u64_at(range, 8)).collect();
+            self.aside.leased = (said_in, Leased { origin: u64_at(prefix, 0), ids });
         }
     }
 
@@ -77,11 +77,16 @@ impl Recovery {
 }
 
 impl Aside {
-    /// Hands all of it to a journal that knows its origins and ids.
-    pub(super) fn finish(self, clean: bool, journal: &mut Journal) {
+    /// Ids were left to a later start.
+    pub(super) fn has_leased(&self) -> bool {
+        !self.leased.1.ids.is_empty()
+    }
+
+    /// Hands all of it to a journal that knows its origins and ids. `is_heir`: the last start ended in order and left its ids to this one.
+    pub(super) fn finish(self, is_heir: bool, journal: &mut Journal) {
         journal.is_leased = self.leased.0 > 0;
         // After any other end it is not known which of them were used.
-        journal.leased = if clean { self.leased.1 } else { Vec::new() };
+        journal.leased = if is_heir { self.leased.1 } else { Leased::default() };
         for (number, FoundParked { parked, origin, .. }) in self.parked {
             // Without its record it was settled, or is lost.
             let origin = origin.and_then(|id| journal.origin_ids.get(&id).copied());
