@@ -1,7 +1,7 @@
 //! Reports of latencies: histogram logs are read, and become tables, JSON, `.hgrm` files, plots and one page.
 //!
 //! Logs are those of `ringest run --histogram-log` and of any tool that writes HdrHistogram interval logs in V2 encoding. Values are
-//! kept in nanoseconds. All but [`read`] and [`write`] is pure.
+//! kept in nanoseconds. All but [`read`] and [`mod@write`] is pure.
 
 pub mod hgrm;
 pub mod html;

@@ -95,8 +95,9 @@ fn errors_name_the_line_and_what_is_wrong_with_it() {
         (format!("{good}1,1,1,{v1}\n{good}"), "a.hlog: line 2: the histogram is in encoding V1; V2 is read"),
         (
             format!("{good}1,1,1,{}\n{good}", &payload[..payload.len() / 8 * 4]),
-            "a.hlog: line 2: the histogram cannot be decoded",
+            "a.hlog: line 2: the histogram is not base64, or broken off",
         ),
+        (format!("{good}1,1,1,AAAAAAAA\n{good}"), "a.hlog: line 2: the histogram cannot be decoded: "),
         ("#[StartTime: 1.0 (seconds since epoch)]\n".to_owned(), "a.hlog: no interval in it"),
         (String::new(), "a.hlog: no interval in it"),
     ];
