@@ -14,7 +14,7 @@ from . import peer, plot, readme, report
 from .catalogue import SCENARIOS
 from .machine import describe
 from .run import run_scenario
-from .subject import ROOT, TARGET, knows_option
+from .subject import ROOT, TARGET
 
 SMOKE = {"seconds": 0.5, "warm_up": 0.3, "idle_seconds": 1, "repeats": 1}
 BUILDS = (
@@ -81,7 +81,7 @@ def lacking(scenarios, options) -> dict[str, str]:
 def hdr_reports(out: Path) -> None:
     """Percentile tables and plots of the histogram logs, by `ringest report`; of each subject the second trial, or the only one."""
     logs = sorted((out / "histograms").glob("*.hlog")) if (out / "histograms").exists() else []
-    if not logs or not knows_option("report", "--out"):
+    if not logs:
         return
     groups: dict[tuple[str, str], dict[str, Path]] = {}
     for log in logs:
