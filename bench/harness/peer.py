@@ -130,13 +130,15 @@ class SyslogNg(Packaged):
             f'disk-buffer(reliable(yes) disk-buf-size(268435456) mem-buf-size(33554432) dir("{disk}"))'
             if self.disk else "log-fifo-size(200000)"
         )
-        version = subprocess.run([self.path(), "--version"], capture_output=True, text=True, check=False).stdout
-        config_version = next((line.split(":")[1].strip() for line in version.splitlines() if line.startswith("Config version")), "3.38")
         config = self.configured(
-            trial, "syslog-ng.conf", version=config_version, buffer=buffer, batch=str(self.batch), workers=str(self.workers)
+            trial, "syslog-ng.conf", version=self.config_version(), buffer=buffer, batch=str(self.batch), workers=str(self.workers)
         )
         files = [f"--{what}={trial.directory}/syslog-ng.{what}" for what in ("persist-file", "pidfile", "control")]
         return [self.path(), "--foreground", "--no-caps", f"--cfgfile={config}", *files]
+
+    def config_version(self) -> str:
+        said = subprocess.run([self.path(), "--version"], capture_output=True, text=True, check=True).stdout
+        return next(line.split(":")[1].strip() for line in said.splitlines() if line.startswith("Config version"))
 
 
 def missing_peers(cases) -> dict[str, str]:

@@ -42,8 +42,8 @@ pub const TURN_COMPLETIONS: usize = 1024;
 /// Completions in a turn from which on a core is busy, and waits with [`Gateway::min_wait`](crate::config::Gateway) for more.
 const BUSY_COMPLETIONS: usize = 16;
 
-/// Completions that it waits for: half as many as there are requests unanswered, in these bounds. If it waited for all that is under
-/// way, its peers and it would take turns in doing nothing.
+/// Completions that it waits for: as many as there are requests unanswered, in these bounds. Each answer lets a record come, too, so that
+/// is half of what is under way; if it waited for all, its peers and it would take turns in doing nothing.
 const GATHERED: RangeInclusive<usize> = 32..=256;
 
 /// Longest sleep while cold operations are under way.
@@ -389,6 +389,8 @@ impl<C: Core> Driver<C> {
             if !self.ring.prepare_sleep() {
                 continue;
             }
+            // The turn may have waited.
+            let now = clock::now();
             timer.set(now, self.wake_by(now, deadline));
             message = self.sleep(&eventfd, &mut timer).await?;
             (handled, turns) = (0, 0);
@@ -431,10 +433,10 @@ impl<C: Core> Driver<C> {
         self.ring.buffers.publish();
         self.core.turn(now);
         self.carry();
-        let min_wait = self.settings.gateway.min_wait;
-        if handled >= BUSY_COMPLETIONS && !min_wait.is_zero() {
+        let limit = self.gather_limit(now, handled);
+        if !limit.is_zero() {
             let enough = self.core.in_flight().clamp(*GATHERED.start(), *GATHERED.end());
-            self.ring.gather(enough, min_wait)?;
+            self.ring.gather(enough, limit)?;
         } else if self.ring.needs_enter() {
             self.ring.enter(TURN_COMPLETIONS)?;
         }
@@ -444,6 +446,16 @@ impl<C: Core> Driver<C> {
         counters.completions += handled as u64;
         counters.enters += enters;
         Ok(handled)
+    }
+
+    /// How long to wait for more: not at all unless the core is busy, and not beyond what is due.
+    fn gather_limit(&self, now: Now, handled: usize) -> Duration {
+        let min_wait = self.settings.gateway.min_wait;
+        if min_wait.is_zero() || handled < BUSY_COMPLETIONS || !self.events.queue.borrow().is_empty() {
+            return Duration::ZERO;
+        }
+        let until = self.core.next_deadline().map(|deadline| deadline.saturating_sub(now.mono_ns));
+        until.map_or(min_wait, |until| min_wait.min(Duration::from_nanos(until)))
     }
 
     /// Gives a completion to the core and carries out what it asks for then, so that nothing reaches a link that the core

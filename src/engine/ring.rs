@@ -176,7 +176,7 @@ impl Ring {
     /// As [`Ring::enter`].
     pub(super) fn gather(&mut self, enough: usize, limit: Duration) -> io::Result<()> {
         if !self.waiting.is_empty() {
-            self.enter(usize::MAX)?;
+            self.enter(1)?;
         }
         // A send is over when it was submitted, and so is not what is waited for.
         let wanted = self.uring.submission().len() + enough;

@@ -202,7 +202,8 @@ impl Reading {
         }
         let from_s = absolute_s - self.run.start_s;
         // A moment more than the rounding of three decimals.
-        if from_s < self.options.from_s - 2e-3 || from_s >= self.options.to_s - 2e-3 {
+        let is_before = self.options.from_s > 0.0 && from_s < self.options.from_s - 2e-3;
+        if is_before || from_s >= self.options.to_s - 2e-3 {
             self.left_out += 1;
             return Ok(());
         }

@@ -64,6 +64,15 @@ fn a_log_that_was_appended_to_is_one_run() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_is_told_and_nothing_is_left_out() {
+    let log = |start: u64| {
+        format!("#[StartTime: {start}.000 (seconds since epoch)]\n{}", line("", &format!("{start}.000"), &[1]))
+    };
+    let run = run(&(log(1_700_003_600) + &log(1_700_000_000))).expect("a log");
+    assert_eq!((run.intervals, run.tags[0].whole.len(), run.notes.len()), (2, 2, 1));
+}
+
+#[test]
 fn a_last_line_that_is_broken_off_is_told_and_left_out() {
     let whole = line("Tag=t,", "0.000", &[1]) + &line("Tag=t,", "1.000", &[2]);
     let first = whole.lines().next().expect("two lines").len() + 1;
