@@ -110,6 +110,8 @@ def gates(case: Case) -> tuple[Target, ...]:
                 most = MOST_WRITES_AT_POWER
             found.append(Target(f"{prefix}{text} ≤ {most:g}", of(subject.name, key), most=most, needs=(subject.name,), gate=True))
         if case.depth >= 8 and not case.rate:
+            # With the levers it depends on when the machine's ACKs let the load send, so a miss is a result, not a fault.
             figure = of(subject.name, "records_per_send")
-            found.append(Target(f"{prefix}records a send ≥ {RECORDS_A_SEND}", figure, least=RECORDS_A_SEND, needs=(subject.name,), gate=True))
+            text = f"{prefix}records a send ≥ {RECORDS_A_SEND}"
+            found.append(Target(text, figure, least=RECORDS_A_SEND, needs=(subject.name,), gate=not subject.levers))
     return tuple(found)
