@@ -5,7 +5,7 @@
 //! - [`engine`]: threads, data ring, files: all that touches the kernel. It drives
 //! - [`shard`]: the sans-IO owner of all that one core does. It sees completions and `now`, and emits operations. Inside it:
 //! - [`source`], [`framing`], [`http`]: bytes in, records out; [`journal`]: records kept; [`delivery`], [`tls`]: records delivered.
-//! - [`observe`]: counters, histograms, the admin server. [`simulate`] and [`receive`]: both ends of the line,
+//! - [`observe`]: counters, histograms and their log, the admin server; [`report`]: tables and plots of such logs. [`simulate`] and [`receive`]: both ends of the line,
 //!   for tests and for [`demo`].
 
 pub mod cli;
@@ -18,6 +18,7 @@ pub mod http;
 pub mod journal;
 pub mod observe;
 pub mod receive;
+pub mod report;
 pub mod shard;
 pub mod simulate;
 pub mod source;

@@ -2,6 +2,7 @@
 
 use ringest::config::{self, Durability, Settings};
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
+use ringest::observe::snapshot::Stage;
 use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -447,6 +448,23 @@ fn a_line_with_rts_and_cts_is_held_by_not_being_read() {
     world.settle();
     assert!(!world.paused);
     assert_eq!(numbers(&world.delivered), (0..=sent).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_waited_for_room_in_the_journal_is_measured_from_when_it_was_read() {
+    let mut world = World::serial("rtscts", 4 << 20);
+    let sent = fill(&mut world) as u64;
+    world.receive(format!("{}\r", numbered(sent as usize)).as_bytes());
+    assert!(world.paused);
+    world.now_ns += 300 * MS;
+    world.answers = true;
+    world.settle();
+    let stages = world.shard.stages();
+    let (frame, journaled) = (stages.stage(Stage::Frame), stages.stage(Stage::Journaled));
+    assert_eq!((frame.len(), journaled.len()), (sent + 1, sent + 1));
+    assert!(journaled.count_between(2, u64::MAX) == 1, "one of them has waited");
+    assert!(journaled.max().abs_diff(300 * MS) < 3 * MS, "{}", journaled.max());
+    assert!(frame.max() < MS, "its frame ended when it was read: {}", frame.max());
 }
 
 #[test]

@@ -2,33 +2,38 @@
 
 import argparse
 import datetime
-import json
-import os
-import platform
 import resource
+import shlex
+import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from . import report
-from .scenario import ACROSS, SCENARIOS
-from .subject import ROOT, TARGET, Peer
-from .trial import PTY_MAX_WANTED, Trial
+from . import peer, plot, readme, report
+from .catalogue import SCENARIOS
+from .machine import describe
+from .run import run_scenario
+from .subject import ROOT, TARGET
 
-PTY_MAX = Path("/proc/sys/kernel/pty/max")
-PTY_RESERVE = Path("/proc/sys/kernel/pty/reserve")
+SMOKE = {"seconds": 0.5, "warm_up": 0.3, "idle_seconds": 1, "repeats": 1}
+BUILDS = (
+    ("cargo", "build", "--release"),
+    ("cargo", "build", "--release", "-p", "ringest-bench"),
+    ("cargo", "build", "--release", "-p", "ringest-bench", "--features", "blind", "--bin", "bench-blind"),
+)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/run", description="Measures ringest against the floor of this machine.")
+    parser = argparse.ArgumentParser(prog="bench/run", description="Measures ringest against the floor of this machine and against peers.")
     parser.add_argument("scenarios", metavar="SCENARIO", nargs="*", help="by name, or `all`; see --list")
     parser.add_argument("--seconds", type=float, default=5, help="measured time of a trial (default 5)")
     parser.add_argument("--warm-up", type=float, default=1.5, help="seconds before it (default 1.5)")
     parser.add_argument("--idle-seconds", type=float, default=10, help="measured time of idle scenarios (default 10)")
     parser.add_argument("--repeats", type=int, default=3, help="trials of each subject, in turn (default 3)")
-    parser.add_argument("--smoke", action="store_true", help="one short trial of each: does it run and are the accounts right?")
+    parser.add_argument("--smoke", action="store_true", help="one short trial of each: are the accounts and the counters right?")
+    parser.add_argument("--no-peers", action="store_true", help="leave out nginx, haproxy, syslog-ng and the Python gateway")
+    parser.add_argument("--install-peers", action="store_true", help="install them (apt-get, and a virtual environment), and end")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND",
                         help="measure this program too; {machines} and {receiver} are ports, {url} is the receiver's, "
                              "{ports} and {directory} are directories")
@@ -38,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nice", type=int, default=0, help="priority of all processes of a trial, where the machine is not idle")
     parser.add_argument("--no-build", action="store_true", help="measure what is built already")
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
+    parser.add_argument("--table", metavar="RUN", type=Path, help="make tables and plots of a recorded run again, also those in README.md, and end")
     return parser.parse_args()
 
 
@@ -53,162 +59,113 @@ def chosen(names: list[str]) -> list:
 
 
 def build() -> None:
-    for command in (["cargo", "build", "--release"], ["cargo", "build", "--release", "-p", "ringest-bench"]):
-        print("$", " ".join(command), file=sys.stderr)
+    for command in BUILDS:
+        print("$", shlex.join(command), file=sys.stderr)
         subprocess.run(command, cwd=ROOT, check=True)
 
 
-def output_of(*command: str) -> str:
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return result.stdout.strip()
+def lacking(scenarios, options) -> dict[str, str]:
+    """What is not there, by subject. Ends the command if that is a peer that was asked for."""
+    cases = [case for scenario in scenarios for case in scenario.cases]
+    if options.no_peers:
+        return {one.name: "left out" for case in cases for one in case.peers}
+    peers = {name: f"missing: {what}" for name, what in peer.missing_peers(cases).items()}
+    if peers and not options.smoke:
+        sys.exit(
+            "bench/run: peers are missing:\n" + "".join(f"  {name:<28} {what}\n" for name, what in peers.items())
+            + "`bench/run --install-peers` installs them; `--no-peers` leaves them out."
+        )
+    return peers
 
 
-def machine(options) -> dict:
-    """What the figures depend on."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    cpuinfo = {key.strip(): value.strip() for key, value in fields.items()}
-    memory = Path("/proc/meminfo").read_text().splitlines()[0].split()[1]
-    return {
-        "host": socket.gethostname(), "cpu": cpuinfo.get("model name"), "cpus": os.cpu_count(),
-        "memory_gib": round(int(memory) / (1 << 20), 1), "kernel": platform.release(),
-        "virtual": "hypervisor" in cpuinfo.get("flags", ""), "rustc": output_of("rustc", "--version"),
-        "commit": output_of("git", "rev-parse", "HEAD"),
-        "changed": bool(output_of("git", "status", "--porcelain", "--untracked-files=no")),
-        "load_average": os.getloadavg(), "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "file_system": output_of("stat", "-f", "-c", "%T", str(options.scratch)),
-        "seconds": options.seconds, "repeats": options.repeats, "arguments": sys.argv[1:],
-    }
+def hdr_reports(out: Path) -> None:
+    """Percentile tables and plots of the histogram logs, by `ringest report`; of each subject the second trial, or the only one."""
+    logs = sorted((out / "histograms").glob("*.hlog")) if (out / "histograms").exists() else []
+    if not logs:
+        return
+    groups: dict[tuple[str, str], dict[str, Path]] = {}
+    for log in logs:
+        case, subject, _, what, _ = log.name.split(".")
+        found = groups.setdefault((case, what), {})
+        if subject not in found or log.name.split(".")[2] == "2":
+            found[subject] = log
+    for (case, what), found in groups.items():
+        command = [str(TARGET / "ringest"), "report", "--out", str(out / "reports" / f"{case}-{what}")]
+        command += [f"{subject}={log}" for subject, log in found.items()]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            print(f"ringest report of {case}, {what}: {result.stderr.strip()[-400:]}", file=sys.stderr)
 
 
-class Ptys:
-    """Raises the kernel's limit for a case that needs it, and puts it back."""
-
-    def __init__(self, case):
-        self._wanted = case.machines + 64 if case.source == "ports" else 0
-        self._before = None
-
-    def __enter__(self) -> int:
-        """How many machines there may be."""
-        if not self._wanted:
-            return 1 << 30
-        most, reserve = int(PTY_MAX.read_text()), int(PTY_RESERVE.read_text())
-        in_use = int(Path("/proc/sys/kernel/pty/nr").read_text())
-        if in_use + self._wanted > most - reserve:
-            try:
-                PTY_MAX.write_text(str(max(most, PTY_MAX_WANTED)))
-                self._before, most = most, max(most, PTY_MAX_WANTED)
-                print(f"kernel.pty.max raised from {self._before} to {most} for this case", file=sys.stderr)
-            except PermissionError:
-                print("kernel.pty.max cannot be raised without root; fewer ptys are used", file=sys.stderr)
-        return most - reserve - in_use - 64
-
-    def __exit__(self, *_) -> None:
-        if self._before is not None:
-            PTY_MAX.write_text(str(self._before))
+def write(out: Path, machine: dict, rows: list[dict]) -> str:
+    """All files of a run; the summary."""
+    text = report.summary(machine, SCENARIOS, rows)
+    report.write_run(out, machine, rows, text)
+    plot.write(out, machine, rows)
+    hdr_reports(out)
+    return text
 
 
-def run_case(scenario, case, options, rows: list[dict]) -> dict[str, dict]:
-    """All trials of a case, the subjects in turn; the medians by subject."""
-    peers = [Peer(*peer.split("=", 1)) for peer in options.peer] if case.source in ("tcp", "http") and not case.idle else []
-    of_case = []
-    for repeat in range(options.repeats):
-        for subject in [*case.subjects, *peers]:
-            row = {"scenario": scenario.name, "case": case.name, "subject": subject.name, "repeat": repeat}
-            row |= Trial(case, subject, options).run()
-            of_case.append(row)
-            say(row)
-    rows += of_case
-    names = [subject.name for subject in [*case.subjects, *peers]]
-    return {name: report.medians([row for row in of_case if row["subject"] == name]) for name in names}
-
-
-def say(row: dict) -> None:
-    """One line a trial."""
-    text = f"  {row['case']:<20} {row['subject']:<22}"
-    if "cpu_us" in row:
-        text += f" {row['records_per_s']:>10,.0f}/s  {row['cpu_us']:6.2f} µs (user {row['user_us']:.2f})  busy {row['busy']:.0%}, others {row['others_busy']:.0%}"
-    elif "bytes_per_connection" in row:
-        text += f" {row['bytes_per_connection']:.0f} B a connection, {row['cpu_ms_per_10s']:.1f} ms in 10 s"
-    if row["failed"]:
-        text += "  FAILED: " + "; ".join(row["failed"])
-    print(text, file=sys.stderr, flush=True)
-
-
-def run_commits(options, rows: list[dict]) -> str:
-    """The commit loop, a floor without a load."""
-    cells = []
-    for size in (4096, 16_384):
-        found = []
-        for repeat in range(options.repeats):
-            with tempfile.TemporaryDirectory(dir=options.scratch) as directory:
-                command = [str(TARGET / "bench-floor"), "commit", "--file", f"{directory}/blocks", "--bytes", str(size)]
-                command += ["--seconds", str(min(options.seconds, 2))]
-                result = subprocess.run(command, check=True, capture_output=True, text=True)
-            found.append(json.loads(result.stdout))
-            rows.append({"scenario": "floors", "case": f"commit-{size}", "subject": "commit", "repeat": repeat, **found[-1]})
-        median = lambda key: sorted(one[key] for one in found)[len(found) // 2]
-        cells.append([f"{size >> 10} KiB", *(report.number(median(key), 1) for key in ("p50_us", "p99_us", "cpu_us_per_commit"))])
-    return report.table(["commit (O_DIRECT, O_DSYNC)", "p50 µs", "p99 µs", "CPU µs"], cells)
-
-
-def run_scenario(scenario, options, rows: list[dict], verdicts: list[dict]) -> str:
-    print(f"\n{scenario.name}: {scenario.work}", file=sys.stderr)
-    text = [f"## {scenario.name}", scenario.work[0].upper() + scenario.work[1:] + "."]
-    if scenario.not_built:
-        verdicts.append({"text": scenario.name, "figure": None, "verdict": f"not built: {scenario.not_built}"})
-        return "\n\n".join([*text, f"**Not built:** {scenario.not_built}."])
-    by_case = {}
-    for case in scenario.cases:
-        with Ptys(case) as most:
-            if case.machines > most:
-                case = type(case)(**{**vars(case), "machines": most, "rate": case.rate and most})
-            by_subject = run_case(scenario, case, options, rows)
-        found = [report.judge(target, by_subject) for target in case.targets]
-        verdicts += found
-        text += [f"### {case.name}"] if len(scenario.cases) > 1 else []
-        text.append(report.case_report(case, by_subject, found))
-        by_case[case.name] = by_subject.get("gateway", {})
-    if scenario.name in ACROSS:
-        verdicts.append(report.judge(ACROSS[scenario.name], by_case))
-        text.append(report.verdict_table(verdicts[-1:]))
-    if scenario.name == "floors":
-        text.append(run_commits(options, rows))
-    return "\n\n".join(text)
+def stop(number: int, _) -> None:
+    """As Ctrl-C: processes are ended and what was changed is put back on the way out."""
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop)
     if options.list:
         for scenario in SCENARIOS:
-            print(f"{scenario.name:<20} {scenario.work}" + (f" [not built: {scenario.not_built}]" if scenario.not_built else ""))
+            print(f"{scenario.name:<20} {scenario.work}")
+        return 0
+    if options.install_peers:
+        peer.install()
+        return 0
+    if options.table:
+        machine, rows = report.read_run(options.table)
+        (options.table / "summary.md").write_text(report.summary(machine, SCENARIOS, rows))
+        plot.write(options.table, machine, rows)
+        readme.update(ROOT / "bench" / "README.md", options.table, machine, rows, SCENARIOS)
         return 0
     scenarios = chosen(options.scenarios)
     if options.smoke:
-        options.seconds, options.warm_up, options.idle_seconds, options.repeats = 0.5, 0.3, 1, 1
+        vars(options).update(SMOKE)
     if not options.no_build:
         build()
-    options.scratch = options.scratch or TARGET.parent / "bench"
+    missing = lacking(scenarios, options)
+    options.scratch = (options.scratch or TARGET.parent / "bench").absolute()
     options.scratch.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.datetime.now():%Y-%m-%dT%H%M%S}-{socket.gethostname()}"
-    options.out = options.out or (options.scratch / "smoke" if options.smoke else ROOT / "bench" / "runs" / name)
+    options.out = (options.out or (options.scratch / "smoke" if options.smoke else ROOT / "bench" / "runs" / name)).absolute()
     options.out.mkdir(parents=True, exist_ok=True)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    described, rows, verdicts = machine(options), [], []
-    parts = [run_scenario(scenario, options, rows, verdicts) for scenario in scenarios]
+    machine, rows = describe(options, missing), []
+    try:
+        for scenario in scenarios:
+            run_scenario(scenario, options, rows, missing)
+    except KeyboardInterrupt:
+        print("\nbench/run: interrupted; what it had started is ended, and nothing is written", file=sys.stderr)
+        return 130
+    return finish(options, machine, rows, scenarios)
+
+
+def finish(options, machine: dict, rows: list[dict], scenarios) -> int:
+    """Writes the files, prints the verdicts; 1 if a trial failed or a gate was missed."""
     failed = [row for row in rows if row.get("failed")]
-    head = (
-        f"# Bench run of {described['began']}\n\n{described['cpu']}, {described['cpus']} CPUs"
-        f"{' (virtual)' if described['virtual'] else ''}, Linux {described['kernel']}, commit {described['commit'][:12]}"
-        f"{' with changes' if described['changed'] else ''}. Medians of {options.repeats} trials of {options.seconds:g} s; "
-        f"spread is the widest difference of CPU a record. {len(failed)} trials failed.\n"
-    )
+    verdicts = [
+        one for scenario in scenarios for found in report.verdicts_of(scenario, rows, machine["missing"]).values() for one in found
+    ]
+    missed = [one for one in verdicts if one["gate"] and one["verdict"] != "reached"]
+    text = write(options.out, machine, rows)
+    if options.smoke:
+        print(f"\n{len(rows)} trials, {sum(one['gate'] for one in verdicts)} counters judged")
+    else:
+        print("\n" + text + "\n" + report.verdict_table(verdicts))
     for row in failed:
-        head += f"\n- {row['case']}, {row['subject']}: {'; '.join(row['failed'])}"
-    summary = "\n\n".join([head, *parts]) + "\n"
-    report.write_run(options.out, described, rows, summary)
-    print("\n" + summary)
-    if verdicts:
-        print(report.verdict_table(verdicts))
+        print(f"FAILED: {row['case']}, {row['subject']}: {'; '.join(row['failed'])}")
+    for one in missed:
+        print(f"MISSED: {one['text']}: {report.number(one['figure'], 3)} {one['verdict']}")
     print(f"\nwritten to {options.out}")
-    return 1 if failed else 0
+    return 1 if failed or missed else 0

@@ -115,8 +115,9 @@ class Process:
         return {}
 
     def kill(self) -> None:
+        """Ends it, and with it all that it started: it leads a session of its own."""
         if self._child.poll() is None:
-            self._child.kill()
+            os.killpg(self.pid, signal.SIGKILL)
             self._child.wait()
 
     def pids(self) -> list[int]:
@@ -136,7 +137,12 @@ class Process:
         self.check()
         sample = Sample(time.monotonic(), {}, 0, 0, {}, 0, 0)
         for pid in self.pids():
-            _add(sample, Path(f"/proc/{pid}"))
+            try:
+                _add(sample, Path(f"/proc/{pid}"))
+            except (FileNotFoundError, ProcessLookupError, KeyError):
+                if pid == self.pid:
+                    raise Failure(f"{self.name} has just ended: {self.last_words()}") from None
+                continue  # a child that has just ended
         return sample
 
 

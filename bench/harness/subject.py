@@ -1,9 +1,8 @@
-"""What is measured: the gateway, a floor, or a peer. Each takes records at `trial.machines_at` and posts them to
+"""What is measured: the gateway, or a floor; peers are in peer.py. Each takes records at `trial.machines_at` and posts them to
 `trial.receiver_at`; the rest of the harness does not know which it is."""
 
 import json
 import os
-import shlex
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from .process import Process
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "release"
 
 
 class Subject:
@@ -20,12 +19,14 @@ class Subject:
     name = ""
     keeps_order = False
     posts = True
+    is_peer = False  # what a peer loses is a result, not a fault of the bench
+    line_feed = False  # records end with LF rather than CR
 
     def command(self, trial) -> list[str]:
         raise NotImplementedError
 
     def start(self, trial) -> Process:
-        return Process(self.name.replace(" ", "-"), self.command(trial), trial.subject_cpus, trial.directory, trial.options.nice)
+        return Process(self.file_name, self.command(trial), trial.subject_cpus, trial.directory, trial.options.nice)
 
     def wait_ready(self, trial, process: Process) -> None:
         """Until machines may connect (and, for ports, until they are open)."""
@@ -33,6 +34,14 @@ class Subject:
     def counters(self, trial) -> dict[str, int]:
         """Event counts so far, `records` among them."""
         return {}
+
+    def missing(self) -> str:
+        """What it needs and what is not there; empty if it can run."""
+        return ""
+
+    @property
+    def file_name(self) -> str:
+        return "".join(letter if letter.isalnum() else "-" for letter in self.name)
 
 
 class Floor(Subject):
@@ -57,17 +66,24 @@ class Floor(Subject):
 
 
 class Gateway(Subject):
-    """`ringest run` with nothing turned off."""
+    """`ringest run` with nothing turned off, unless `blind`: then with histograms and counters compiled out."""
 
     keeps_order = True
 
-    def __init__(self, name: str = "gateway", cores: int = 1):
-        self.name, self.cores = name, cores
+    def __init__(
+        self, name: str = "gateway", *, cores: int = 1, ids: bool = False, lease: int = 1, batch: int = 0,
+        durability: str = "process", levers: bool = False, blind: bool = False,
+    ):
+        self.name, self.cores, self.ids, self.lease, self.batch = name, cores, ids, lease, batch
+        self.durability, self.levers, self.blind = durability, levers, blind
 
     def command(self, trial) -> list[str]:
         config = trial.directory / "gateway.toml"
         config.write_text(self.config(trial))
-        return [str(TARGET / "ringest"), "run", str(config)]
+        command = [str(TARGET / ("bench-blind" if self.blind else "ringest")), "run", str(config)]
+        if trial.case.rate and not self.blind:
+            command += ["--histogram-log", str(trial.log_path("stages"))]
+        return command
 
     def config(self, trial) -> str:
         case, quoted = trial.case, lambda path: json.dumps(str(path))
@@ -75,7 +91,8 @@ class Gateway(Subject):
         cores = sorted(os.sched_getaffinity(0))[: self.cores]
         lines = [
             "[gateway]", 'name = "bench"', f"cores = {cores}", f"state_dir = {quoted(trial.state)}",
-            f'admin = "127.0.0.1:{trial.admin_at}"', "", "[journal]", f'durability = "{case.durability}"', "",
+            f'admin = "127.0.0.1:{trial.admin_at}"', 'min_wait = "250us"' if self.levers else "", "",
+            "[journal]", f'durability = "{self.durability}"', "",
         ]
         if case.source == "ports":
             for index in range(case.machines):
@@ -84,14 +101,17 @@ class Gateway(Subject):
                 lines += ['line = "115200 8N1"', ""]
         else:
             kind = {"tcp": "tcp_listen", "http": "http"}[case.source]
-            lines += ["[[source]]", 'name = "machines"', f'kind = "{kind}"']
-            lines += [f'listen = "127.0.0.1:{trial.machines_at}"', ""]
+            lines += ["[[source]]", 'name = "machines"', f'kind = "{kind}"', f'listen = "127.0.0.1:{trial.machines_at}"']
+            lines += ["quick_ack = false", ""] if self.levers and case.source == "tcp" else [""]
         fields = '"machine": {{source|json}}, "data": {{data|json}}'
-        if case.two_step:
-            lines += ["[sequence]", f'url = "{receiver}/seq/"', 'id_at = "/id"', ""]
+        if self.ids:
+            lines += ["[sequence]", f'url = "{receiver}/seq/"', 'id_at = "/id"']
+            lines += [f"lease = {self.lease}", 'count_at = "/count"'] if self.lease > 1 else []
             fields = '"id": {{id}}, ' + fields
-        lines += ["[deliver]", f'url = "{receiver}/films/"', f"body = '{{{fields}}}'", "success = [201]"]
+        lines += ["", "[deliver]", f'url = "{receiver}/films/"', f"body = '{{{fields}}}'", "success = [201]"]
         lines += [f"connections = {case.connections}", f"pipeline = {case.depth}", ""]
+        if self.batch:
+            lines += ["[deliver.batch]", 'form = "ndjson"', f"records = {self.batch}", 'wait = "5ms"', ""]
         return "\n".join(lines)
 
     def wait_ready(self, trial, process: Process) -> None:
@@ -112,20 +132,7 @@ class Gateway(Subject):
         return json.loads(answer) if answer else {"counters": {}, "terms": {}, "sources": []}
 
     def counters(self, trial) -> dict[str, int]:
+        if self.blind:
+            return {}
         status = self.status(trial)
         return {**status["counters"], **status["terms"], "records": status["terms"].get("delivered", 0)}
-
-
-class Peer(Subject):
-    """Any other program, by a command with {machines}, {receiver} (ports), {url} and {directory} to be filled in."""
-
-    def __init__(self, name: str, template: str):
-        self.name, self.template = name, template
-
-    def command(self, trial) -> list[str]:
-        values = {
-            "machines": str(trial.machines_at), "receiver": str(trial.receiver_at), "directory": str(trial.directory),
-            "url": f"http://127.0.0.1:{trial.receiver_at}/films/", "ports": str(trial.ports),
-            "peers": str(ROOT / "bench" / "peers"),
-        }
-        return [part.format(**values) for part in shlex.split(self.template)]

@@ -13,9 +13,6 @@ from .process import Failure, Process, between, cpu_times
 from .subject import TARGET
 from .where import shares
 
-# Beyond it the kernel's own share of ptys is left alone.
-PTY_MAX_WANTED = 12_000
-
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody has now."""
@@ -32,8 +29,8 @@ def free_ports(count: int) -> list[int]:
 class Trial:
     """The assembly around one subject, in a fresh directory."""
 
-    def __init__(self, case, subject, options):
-        self.case, self.subject, self.options = case, subject, options
+    def __init__(self, case, subject, options, repeat: int = 0):
+        self.case, self.subject, self.options, self.repeat = case, subject, options, repeat
         cpus = sorted(os.sched_getaffinity(0))
         self.subject_cpus = set(cpus[: case.spread])
         self.other_cpus = set(cpus[case.spread :] or cpus[-1:])
@@ -74,16 +71,33 @@ class Trial:
         row = self._measure(subject, before_connections)
         row["load"] = load.stop() if load else {}
         row["receiver"] = {}
-        row["subject_end"] = subject.stop()
+        stayed = self._stop_subject(row, subject)
         if null:
             row["receiver"] = null.stop()
-        row["failed"] = self._faults(row)
+        faults = self._faults(row) + stayed
+        row["failed"], row["remarks"] = ([], faults) if self.subject.is_peer else (faults, [])
         return row
+
+    def _stop_subject(self, row: dict, subject: Process) -> list[str]:
+        """What is wrong with the way in which it ended."""
+        try:
+            row["subject_end"] = subject.stop()
+        except Failure as failure:
+            return [str(failure)]
+        return []
+
+    def log_path(self, what: str) -> Path:
+        """Where a histogram log of this trial is kept."""
+        directory = self.options.out / "histograms"
+        directory.mkdir(exist_ok=True)
+        return directory / f"{self.case.name.replace('/', '-')}.{self.subject.file_name}.{self.repeat + 1}.{what}.hlog"
 
     def _start_receiver(self) -> Process:
         command = [str(TARGET / "bench-null"), "--listen", f"127.0.0.1:{self.receiver_at}", "--board", self.board.path]
         if not self.case.checked:
             command.append("--unchecked")
+        if self.case.rate:
+            command += ["--histogram-log", str(self.log_path("arrived"))]
         null = self._start(Process("receiver", command, self.other_cpus, self.directory, self.options.nice))
         null.wait_for_line()
         return null
@@ -94,6 +108,9 @@ class Trial:
         command += ["--window", str(case.window), "--batch", str(case.batch)]
         if case.rate:
             command += ["--rate", str(case.rate)]
+            command += ["--histogram-log", str(self.log_path("accepted"))] if case.source == "http" else []
+        if self.subject.line_feed:
+            command.append("--line-feed")
         to = str(self.ports) if case.source == "ports" else f"127.0.0.1:{self.machines_at}"
         load = self._start(Process("load", [*command, f"--{case.source}", to], self.other_cpus, self.directory, self.options.nice))
         load.wait_for(lambda: self.board[READY] == 1, "the connection of all machines", 60)
@@ -141,7 +158,7 @@ class Trial:
         return row
 
     def _profile(self, subject: Process, seconds: float) -> Path:
-        out = self.options.out / f"{self.case.name.replace('/', '-')}-{self.subject.name.replace(' ', '-')}.perf"
+        out = self.options.out / f"{self.case.name.replace('/', '-')}-{self.subject.file_name}.perf"
         record = ["perf", "record", "-q", "-g", "-F", "2999", "-o", str(out), "-p", str(subject.pid)]
         subprocess.run([*record, "--", "sleep", str(seconds)], check=True, stdout=subprocess.DEVNULL)
         return out

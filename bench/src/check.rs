@@ -12,7 +12,7 @@ struct Machine {
     next: u64,
     /// Bit i: sequence `next - 1 - i` came.
     seen: u64,
-    /// A hash of the last record's Idempotency-Key.
+    /// A hash of the last record's Idempotency-Key; 0 for none.
     key: u64,
 }
 
@@ -45,7 +45,7 @@ impl Checker {
         Self { machines: vec![Machine::default(); machines], counts: Counts::default() }
     }
 
-    /// Takes a record that arrived under a key; whether it came for the first time.
+    /// Takes a record that arrived under a key (0 is none); whether it came for the first time.
     #[inline]
     pub fn take(&mut self, record: Record, key: u64) -> bool {
         let Some(machine) = self.machines.get_mut(record.machine as usize) else {
@@ -60,7 +60,7 @@ impl Checker {
             let behind = machine.next - 1 - record.sequence;
             let bit = 1 << (behind % WINDOW);
             if behind >= WINDOW || machine.seen & bit != 0 {
-                let same = behind == 0 && machine.key == key;
+                let same = behind == 0 && key != 0 && machine.key == key;
                 *if same { &mut self.counts.repeated } else { &mut self.counts.doubled } += 1;
                 return false;
             }
@@ -104,6 +104,14 @@ mod tests {
         assert!(!checker.take(record(0, 0), 7));
         assert!(!checker.take(record(0, 0), 8));
         assert_eq!(checker.counts, Counts { distinct: 1, repeated: 1, doubled: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn without_a_key_a_record_that_comes_again_is_a_double() {
+        let mut checker = Checker::new(1);
+        checker.take(record(0, 0), 0);
+        assert!(!checker.take(record(0, 0), 0));
+        assert_eq!((checker.counts.repeated, checker.counts.doubled), (0, 1));
     }
 
     #[test]

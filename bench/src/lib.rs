@@ -6,6 +6,7 @@
 //! - [`ring`]: the bare io_uring. [`net`]: sockets. [`pty`]: pseudo-terminals.
 //! - [`board`]: memory shared by load, receiver and harness, which bounds what is outstanding.
 //! - [`check`]: what the receiver checks of the records.
+//! - [`times`]: histograms of times, and their logs.
 //! - [`process`]: what a program cost itself, and how it ends. [`disk`]: files of the commit loop.
 
 pub mod board;
@@ -17,3 +18,4 @@ pub mod process;
 pub mod pty;
 pub mod record;
 pub mod ring;
+pub mod times;

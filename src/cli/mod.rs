@@ -16,6 +16,7 @@ mod online;
 pub mod ports;
 pub mod queue;
 pub mod receive;
+pub mod report;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -105,6 +106,8 @@ enum Command {
     Status(status::Arguments),
     /// What waits to be delivered: list, show or export it; check a journal
     Queue(queue::Arguments),
+    /// Percentile tables and plots of histogram logs, one or several compared
+    Report(report::Arguments),
     /// Print what this machine offers: kernel, io_uring, limits, file systems, ports
     Doctor(doctor::Arguments),
     /// List serial ports with their stable names, adapters and users, without opening them
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Frame(arguments) => frame::main(*arguments),
         Command::Status(arguments) => status::main(arguments),
         Command::Queue(arguments) => queue::main(arguments),
+        Command::Report(arguments) => report::main(arguments),
         Command::Doctor(arguments) => doctor::main(arguments),
         Command::Ports(arguments) => ports::main(arguments),
         Command::Config(arguments) => config::main(arguments),

@@ -3,8 +3,10 @@
 use super::{Failure, exit, tell};
 use crate::config;
 use crate::engine::{self, EngineError, ListenError, LockError, Summary};
+use crate::observe::histlog::HistogramLogError;
 use crate::observe::snapshot::Stage;
 use crate::shard::PortError;
+use crate::simulate::duration;
 use nix::sys::signal::{SigSet, Signal};
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal};
@@ -23,6 +25,12 @@ pub struct Arguments {
     /// Write this file once records are taken; it holds the admin server's address
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Log the latencies of each stage here, as HdrHistogram V2 interval logs that `ringest report` and others read
+    #[arg(long, value_name = "FILE")]
+    histogram_log: Option<PathBuf>,
+    /// How long an interval of that log is: 1s, 500ms, 1m
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval, requires = "histogram_log")]
+    histogram_interval: Duration,
 }
 
 const HELP: &str = "\
@@ -31,6 +39,11 @@ A second signal ends at once; what was accepted is kept.
 SIGHUP has the configuration read again. Sources that are as they were keep their ports and connections; of removed ones what was
 received is delivered. A file with problems, or one that changes [gateway], [journal] (but for when_full) or the read buffers, changes
 nothing: why is in the log, in `ringest status` and in the metrics (ringest_config_last_reload_successful).
+--histogram-log FILE is appended to: some 2 KiB an interval under load, nothing while no record comes. A tag for each stage: frame (first
+byte to frame end), journaled (to the journal's block), durable (to committed; at level power), id (block to the id's answer; with
+[sequence]), answered (to the record's answer), whole (first byte to answer). Values are nanoseconds. A file that was renamed or deleted is made
+anew within an interval, so rotating it needs no signal. If it cannot be written any more, the log says so, the gateway goes on, and the
+next interval that can be written holds what is missing. `ringest report FILE` shows tables and plots.
 RUST_LOG sets what is logged (default: info).
 `ringest check --online CONFIG` says beforehand what would go wrong.
 
@@ -63,7 +76,12 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     for note in &checked.notes {
         warn!("{note}");
     }
-    let options = engine::Options { ready_file: arguments.ready_file, config: Some(arguments.config), stop: None };
+    let options = engine::Options {
+        ready_file: arguments.ready_file,
+        histogram_log: arguments.histogram_log.map(|path| (path, arguments.histogram_interval)),
+        config: Some(arguments.config),
+        stop: None,
+    };
     match engine::run(checked.settings, options) {
         Ok(summary) => {
             tell(&text(&summary));
@@ -75,6 +93,13 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
         Err(error) => return Err(Failure::new(code(&error), error.to_string())),
     }
     Ok(())
+}
+
+/// How long an interval of the histogram log is.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration::parse(text)?;
+    let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
+    if allowed.contains(&interval) { Ok(interval) } else { Err("100ms to 1h".to_owned()) }
 }
 
 /// Lines on standard error. The journal of the system adds its own time.
@@ -111,8 +136,10 @@ fn code(error: &EngineError) -> u8 {
             PortError::Other(_) => exit::FAILURE,
         },
         EngineError::Journal { .. } | EngineError::JournalDirectory { .. } => exit::JOURNAL,
+        EngineError::HistogramLog(HistogramLogError::Io { error, .. }) => of_io(error, exit::FAILURE),
         EngineError::Stopped { .. } => 0,
         EngineError::Listen(ListenError::Other { .. })
+        | EngineError::HistogramLog(_)
         | EngineError::Ring { .. }
         | EngineError::Thread(_)
         | EngineError::ReadyFile { .. } => exit::FAILURE,

@@ -254,6 +254,12 @@ fn parse_placeholder(inside: &str, offset: usize) -> Result<Field, TemplateError
 pub fn write_json(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     let mut lossy = false;
     out.push(b'"');
+    // Nearly all records.
+    if bytes.is_ascii() {
+        escape_json(bytes, out);
+        out.push(b'"');
+        return false;
+    }
     for chunk in bytes.utf8_chunks() {
         escape_json(chunk.valid().as_bytes(), out);
         if !chunk.invalid().is_empty() {

@@ -95,7 +95,7 @@ fn write_latencies(text: &mut String, outcome: &Outcome) -> std::fmt::Result {
         else {
             continue;
         };
-        let label = format!("{:<11}{}", stage.name(), explanation(stage));
+        let label = format!("{:<11}{}", stage.name(), stage.description());
         write!(text, "  {label:<40}{:>10}", duration(*p50_us))?;
         write!(text, "{:>10}", p90_us.map_or("-".to_owned(), duration))?;
         writeln!(text, "{:>10}{:>10}{:>10}", duration(*p99_us), duration(*p999_us), duration(*max_us))?;
@@ -106,17 +106,6 @@ fn write_latencies(text: &mut String, outcome: &Outcome) -> std::fmt::Result {
         write!(text, "{:>10}", duration(histogram.value_at_quantile(quantile) as f64))?;
     }
     writeln!(text, "{:>10}", duration(histogram.max() as f64))
-}
-
-fn explanation(stage: snapshot::Stage) -> &'static str {
-    match stage {
-        snapshot::Stage::Frame => "first byte to frame end",
-        snapshot::Stage::Journaled => "to the journal's block",
-        snapshot::Stage::Durable => "to committed",
-        snapshot::Stage::Id => "block to the id's answer",
-        snapshot::Stage::Answered => "to the record's answer",
-        snapshot::Stage::Whole => "first byte to the answer",
-    }
 }
 
 fn write_verdict(text: &mut String, outcome: &Outcome) -> std::fmt::Result {

@@ -9,7 +9,7 @@ use super::listen::Listeners;
 use super::ring::RingOptions;
 use crate::config::{Authority, Durability, Settings};
 use crate::journal::{self, Journal, Storage};
-use crate::observe::snapshot::{Counters, ParkedList, Snapshot};
+use crate::observe::snapshot::{Counters, ParkedList, Snapshot, StageHistograms};
 use crate::shard::{ApiId, Completion, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
 use crate::tls;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -61,6 +61,9 @@ impl Core for Shard {
     }
     fn snapshot(&self, now: Now) -> Snapshot {
         Self::snapshot(self, now)
+    }
+    fn stages(&self) -> StageHistograms {
+        Self::stages(self).clone()
     }
     fn counters_mut(&mut self) -> &mut Counters {
         Self::counters_mut(self)

@@ -15,7 +15,7 @@ use super::ring::{Cqe, Ring, RingOptions};
 use super::segments::{SegmentFile, SegmentFiles};
 use crate::config::{Authority, Settings};
 use crate::journal::BlockFile;
-use crate::observe::snapshot::{Counters, ParkedList, Snapshot};
+use crate::observe::snapshot::{Counters, ParkedList, Snapshot, StageHistograms};
 use crate::shard::{
     ApiId, Completion, Disposal, Fd, JournalId, LinkId, Now, Op, PortError, Reload, Reloaded, Selection, SourceId,
 };
@@ -82,6 +82,10 @@ pub trait Core {
     }
     /// What the core shows of itself.
     fn snapshot(&self, now: Now) -> Snapshot;
+    /// Its histograms alone.
+    fn stages(&self) -> StageHistograms {
+        StageHistograms::default()
+    }
     /// For the driver's own counts.
     fn counters_mut(&mut self) -> &mut Counters;
     /// Brings parked records back, or deletes them; how many.
@@ -129,6 +133,8 @@ pub enum Message {
     Reload(Box<NewSettings>),
     /// Asks for a snapshot, taken between two turns.
     Snapshot(oneshot::Sender<Snapshot>),
+    /// Asks for the histograms alone, as they are between two turns.
+    Stages(oneshot::Sender<StageHistograms>),
     /// Asks what is parked.
     Parked {
         /// How many records are shown.

@@ -4,6 +4,7 @@ use super::control::{Control, Request, locked};
 use super::core::{CoreThread, Last};
 use super::driver::Message;
 use super::files::{core_directories, create_private_directory};
+use super::histograms::Histograms;
 use super::lines::Lines;
 use super::listen::{ListenError, Listeners, bind_admin, bind_all};
 use super::lock::{LockError, StateLock};
@@ -14,6 +15,7 @@ use super::reload::{Reloader, Start, Wish};
 use crate::config::{Durability, Limits, OnMissing, Serial, Settings, Source, SourceKind};
 use crate::journal::OpenError;
 use crate::observe::admin;
+use crate::observe::histlog::{HistogramLog, HistogramLogError};
 use crate::observe::loaded::Loaded;
 use crate::observe::process::ProcessUsage;
 use crate::observe::report::Report;
@@ -111,6 +113,9 @@ pub enum EngineError {
         /// Who told it.
         reason: &'static str,
     },
+    /// The histogram log cannot be written.
+    #[error(transparent)]
+    HistogramLog(#[from] HistogramLogError),
     /// A thread or the control thread's runtime cannot be started.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
@@ -139,6 +144,8 @@ pub(super) fn permission_remedy(error: &io::Error) -> String {
 pub struct Options {
     /// Written, whole or not at all, once all cores take records; it holds the admin server's address and a line feed.
     pub ready_file: Option<PathBuf>,
+    /// Where the latencies of each interval are logged, and how long an interval is.
+    pub histogram_log: Option<(PathBuf, Duration)>,
     /// The file that the settings came from, which SIGHUP has read again.
     pub config: Option<PathBuf>,
     /// Stops the gateway as SIGTERM does, for whoever runs it inside another program.
@@ -184,6 +191,10 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
     let mut stop = runtime.block_on(async { Stop::new(options.stop, wish.clone()) }).map_err(EngineError::Thread)?;
     let settings = Arc::new(settings);
     let Taken { lock, listeners, admin, ports, directories } = take(&runtime, &mut stop, &settings)?;
+    let histograms = match options.histogram_log {
+        Some((path, every)) => Some((HistogramLog::open(path)?, every)),
+        None => None,
+    };
     let started_cores = Gateway::start(&settings, listeners, directories, features.read_multishot, &runtime, &mut stop);
     let (gateway, cores) = match started_cores {
         Err(stopped @ EngineError::Stopped { .. }) => {
@@ -194,7 +205,13 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
         started => started?,
     };
     let reload = Reading { path: options.config, file, wish, wishes };
-    let last = gateway.serve(&runtime, stop, cores, reload, Doors { admin, ports, ready_file: options.ready_file })?;
+    let last = gateway.serve(
+        &runtime,
+        stop,
+        cores,
+        reload,
+        Doors { admin, ports, ready_file: options.ready_file, histograms },
+    )?;
     // A close that waits for a dead line's output, or a name server, keeps nobody.
     runtime.shutdown_background();
     let peak = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss() as u64 * 1024);
@@ -431,6 +448,7 @@ struct Doors {
     admin: TcpListener,
     ports: HashMap<SourceId, OwnedFd>,
     ready_file: Option<PathBuf>,
+    histograms: Option<(HistogramLog, Duration)>,
 }
 
 impl Gateway {
@@ -516,7 +534,7 @@ impl Gateway {
         doors: Doors,
     ) -> Result<Vec<Last>, EngineError> {
         let Cores { control: ask, requests, placement } = cores;
-        let Doors { admin, ports, ready_file } = doors;
+        let Doors { admin, ports, ready_file, histograms } = doors;
         let Reading { path, file, wish, wishes } = reading;
         let stopping = Arc::new(AtomicBool::new(false));
         let (running, current) = watch::channel(Arc::clone(&self.settings));
@@ -547,7 +565,11 @@ impl Gateway {
             let reloader = tokio::spawn(reloader.run(wishes));
             let certificates = tokio::spawn(watch_certificates(self.loaded.clone()));
             let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), stopping, current));
+            let histograms = histograms.map(|(log, every)| Histograms::start(log, every, self.mailboxes.clone()));
             let ended = self.wait(ready).await;
+            if let Some(histograms) = histograms {
+                histograms.finish(ended.iter().flatten().map(|core| &core.snapshot)).await;
+            }
             stop.abort();
             reloader.abort();
             certificates.abort();

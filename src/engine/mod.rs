@@ -12,6 +12,7 @@ mod core;
 mod driver;
 mod files;
 mod gateway;
+mod histograms;
 mod lines;
 mod listen;
 mod lock;

@@ -35,7 +35,6 @@ pub use rewrite::Moved;
 use rewrite::Rewriting;
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt::Write as _;
 use std::ops::Range;
 use trouble::Troubles;
 
@@ -130,7 +129,13 @@ pub struct RecordView<'a> {
 impl RecordView<'_> {
     /// Appends its key: the epoch's random id, the core, its number. No other record ever has it.
     pub fn write_key(&self, core: u32, key: &mut String) {
-        write!(key, "{:032x}-{core}-{}", self.epoch_id, self.number).expect("a String takes all");
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let epoch: [u8; 32] = std::array::from_fn(|nth| DIGITS[(self.epoch_id >> (124 - 4 * nth)) as usize & 15]);
+        key.push_str(str::from_utf8(&epoch).expect("digits"));
+        key.push('-');
+        key.push_str(itoa::Buffer::new().format(core));
+        key.push('-');
+        key.push_str(itoa::Buffer::new().format(self.number));
     }
 }
 
@@ -588,5 +593,21 @@ impl Journal {
     fn uncommitted_since_ns(&self) -> Option<u64> {
         let open = self.open.as_ref().filter(|open| open.entries > 0 && self.on_disk()).map(|open| open.opened_ns);
         self.in_flight.front().or(self.sealed.front()).map(|block| block.opened_ns).or(open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_epoch_in_32_digits_the_core_and_the_number() {
+        for (epoch_id, core, number) in [(0, 0, 0), (0xab << 64 | 7, 15, 1_234_567), (u128::MAX, u32::MAX, u64::MAX)] {
+            let payload =
+                RecordPayload { origin: 0, first_byte_wall_ns: 0, frame_us: 0, key: b"", body_hash: 0, data: b"" };
+            let mut key = String::new();
+            RecordView { number, flags: 0, epoch_id, payload }.write_key(core, &mut key);
+            assert_eq!(key, format!("{epoch_id:032x}-{core}-{number}"));
+        }
     }
 }

@@ -4,7 +4,10 @@
 //! to Prometheus, to people and to programs. Nothing here runs on a core of the data path.
 
 pub mod admin;
+#[cfg(feature = "bench-blind")]
+mod blind;
 pub mod client;
+pub mod histlog;
 pub mod loaded;
 pub mod metrics;
 pub mod process;

@@ -104,13 +104,20 @@ impl Terms {
     }
 }
 
+/// A count of events.
+#[cfg(not(feature = "bench-blind"))]
+type Count = u64;
+/// A count of nothing: what is added to it is gone.
+#[cfg(feature = "bench-blind")]
+use super::blind::Count;
+
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ pub $name:ident: u64,)*) => {
         /// Event counts since the process started. Each is a Prometheus counter of the same name with `ringest_` before
         /// and `_total` behind; the comment is its help text.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
         pub struct Counters {
-            $($(#[doc = $help])+ pub $name: u64,)*
+            $($(#[doc = $help])+ pub $name: Count,)*
         }
 
         impl Counters {
@@ -121,7 +128,7 @@ macro_rules! counters {
 
             /// Each counter's name, help text and value, in the order of their declaration.
             pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
-                [$((stringify!($name), concat!($($help),+).trim_ascii(), self.$name),)*].into_iter()
+                [$((stringify!($name), concat!($($help),+).trim_ascii(), u64::from(self.$name)),)*].into_iter()
             }
         }
     };
@@ -226,15 +233,16 @@ counters! {
     pub buffers_exhausted: u64,
 }
 
-/// A stage of a record's way. Each is measured from the end of the one before, but `Whole`.
+/// A stage of a record's way. The clock is read once a turn of the loop, so what begins and ends in one turn has taken no time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// First byte to frame end.
+    /// First byte to the read that brought the frame's end.
     Frame,
-    /// Frame end to the copy in the journal's block.
+    /// That read to the copy in the journal's block: no time, unless the journal had no room.
     Journaled,
-    /// The copy to committed; measured at level `power` only.
+    /// The copy to committed; measured at level `power` only. Only HTTP machines' records wait for it: with the others it runs
+    /// beside the next stages.
     Durable,
     /// In the block to the id's answer, waiting in the lane included; with `[sequence]` only.
     Id,
@@ -259,6 +267,18 @@ impl Stage {
             Self::Whole => "whole",
         }
     }
+
+    /// What it is measured from and to, for people.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Frame => "first byte to frame end",
+            Self::Journaled => "to the journal's block",
+            Self::Durable => "to committed",
+            Self::Id => "block to the id's answer",
+            Self::Answered => "to the record's answer",
+            Self::Whole => "first byte to the answer",
+        }
+    }
 }
 
 /// One histogram a stage, in nanoseconds, 2 significant digits, up to an hour; longer is recorded as an hour.
@@ -277,7 +297,16 @@ impl StageHistograms {
     /// Records one duration.
     #[inline]
     pub fn record(&mut self, stage: Stage, ns: u64) {
+        if cfg!(feature = "bench-blind") {
+            return;
+        }
         self.0[stage as usize].saturating_record(ns.clamp(1, Self::MAX_NS));
+    }
+
+    /// Records one duration of `count` records.
+    #[inline]
+    pub fn record_n(&mut self, stage: Stage, ns: u64, count: u64) {
+        self.0[stage as usize].saturating_record_n(ns.clamp(1, Self::MAX_NS), count);
     }
 
     /// A stage's histogram.

@@ -492,14 +492,22 @@ impl Shard {
         let framed = framer.next(framing, at_ns, input);
         let is_frame = framed.is_some();
         if let Some(framed) = framed {
-            self.handle_framed(now, link, stream, framed, full);
+            self.handle_framed(now, link, stream, at_ns, framed, full);
         }
         stream.framer = framer;
         is_frame
     }
 
-    /// One frame of a stream. `full`: the journal has no room for a record.
-    fn handle_framed(&mut self, now: Now, link: LinkId, stream: &mut Stream, framed: Framed<'_>, full: bool) {
+    /// One frame of a stream, whose end came at `at_ns`. `full`: the journal has no room for a record.
+    fn handle_framed(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        stream: &mut Stream,
+        at_ns: u64,
+        framed: Framed<'_>,
+        full: bool,
+    ) {
         match framed {
             Framed::Empty => self.counters.empty_frames += 1,
             Framed::Garbage { bytes, count } => self.count_garbage(now, stream.source, link, bytes, count),
@@ -508,6 +516,8 @@ impl Shard {
             Framed::Record { bytes, first_byte_ns, flags } => {
                 self.counters.cut_records += u64::from(flags.contains(FrameFlags::CUT));
                 self.counters.unended_records += u64::from(flags.contains(FrameFlags::UNENDED));
+                self.stages.record(Stage::Frame, at_ns.saturating_sub(first_byte_ns));
+                self.stages.record(Stage::Journaled, now.mono_ns - at_ns);
                 self.accept_record(now, stream, bytes, first_byte_ns, flags.0);
             }
         }
@@ -568,8 +578,7 @@ impl Shard {
     pub(super) fn enqueue(&mut self, now: Now, lane_index: u32, waiting: Waiting) {
         self.terms.received += 1;
         self.terms.pending += 1;
-        self.stages.record(Stage::Frame, now.mono_ns - waiting.first_byte_ns);
-        self.stages.record(Stage::Journaled, 0);
+        self.undurable.push(waiting.number, now.mono_ns);
         let lane = &mut self.lanes[lane_index as usize];
         let journal = &mut self.journals[lane.journal.0 as usize].journal;
         lane.pending += 1;
@@ -681,7 +690,7 @@ impl Shard {
         let mut framer = std::mem::take(&mut stream.framer);
         if let Some(framed) = framer.finish(framing) {
             let full = !self.journal().can_append(now, framing.max_bytes);
-            self.handle_framed(now, link, stream, framed, full);
+            self.handle_framed(now, link, stream, now.mono_ns, framed, full);
         }
         self.close(link);
         if stream.peer.is_some() {

@@ -7,6 +7,7 @@ use super::{Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
 use crate::config::Durability;
 use crate::http::server::{Request, ServerConnection, Verdict};
 use crate::journal::NewRecord;
+use crate::observe::snapshot::Stage;
 
 /// How long a closed connection is drained before it is given up (RFC 9112 section 9.6).
 const LINGER_NS: u64 = 2_000_000_000;
@@ -108,6 +109,8 @@ impl Shard {
         let (number, at) = self.journal().append_record(now, record).expect("room was made");
         self.source(machine.source).received += 1;
         let first_byte_ns = request.first_byte_ns;
+        self.stages.record(Stage::Frame, frame_ns);
+        self.stages.record(Stage::Journaled, 0);
         self.enqueue(now, lane, Waiting { number, at, origin, first_byte_ns, journaled_ns: now.mono_ns });
         machine.durable_needed = number + 1;
         Verdict::Accepted { last_number: number, records: 1 }

@@ -23,6 +23,7 @@ mod samples;
 mod secure;
 mod show;
 mod timer;
+mod undurable;
 
 pub use op::*;
 pub use park::{Disposal, Selection, record_name};
@@ -47,6 +48,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use timer::{Timer, Timers};
+use undurable::Undurable;
 
 /// How long a stop waits for the disk: when it works, ...
 const FLUSH_MAX_NS: u64 = 20_000_000_000;
@@ -152,6 +154,8 @@ pub struct Shard {
     terms: Terms,
     counters: Counters,
     stages: StageHistograms,
+    /// Of this core's own journal, into which all new records go.
+    undurable: Undurable,
 }
 
 /// A journal and what the shard keeps beside it.
@@ -244,6 +248,7 @@ impl Shard {
             terms: Terms::default(),
             counters: Counters::default(),
             stages: StageHistograms::new(),
+            undurable: Undurable::new(settings.journal.durability),
             settings,
         };
         for (index, mut journal) in journals.into_iter().enumerate() {
@@ -348,6 +353,7 @@ impl Shard {
             }
             Completion::Committed { journal, segment, offset, result } => {
                 self.journals[journal.0 as usize].journal.handle_committed(now, Position { segment, offset }, result);
+                self.measure_durable(now, journal);
             }
             Completion::SegmentPrepared { journal, segment, result } => {
                 self.journals[journal.0 as usize].journal.handle_prepared(now, segment, result);

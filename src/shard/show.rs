@@ -3,7 +3,9 @@
 use super::link::State;
 use super::{ApiId, Now, Shard, SourceId};
 use crate::config::SourceKind;
-use crate::observe::snapshot::{JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, Terms};
+use crate::observe::snapshot::{
+    JournalSnapshot, LineSnapshot, RouteSnapshot, Snapshot, SourceSnapshot, StageHistograms, Terms,
+};
 
 fn seconds_since(now: Now, then_ns: u64) -> f64 {
     now.mono_ns.saturating_sub(then_ns) as f64 / 1e9
@@ -13,6 +15,11 @@ impl Shard {
     /// The identity's terms alone, which cost next to nothing; call it between two turns.
     pub fn terms(&self) -> Terms {
         self.terms
+    }
+
+    /// The histograms alone, whose copy costs the same however many machines there are; call it between two turns.
+    pub fn stages(&self) -> &StageHistograms {
+        &self.stages
     }
 
     /// Everything at this moment; call it between two turns.

@@ -10,6 +10,7 @@ mod crashes;
 mod environment;
 mod forbid;
 mod full;
+mod histograms;
 mod http;
 mod leases;
 mod machines;

@@ -61,7 +61,7 @@ impl Gateway {
         let file = directory.join("ready");
         let _ = std::fs::remove_file(&file);
         let (stop, stopped) = oneshot::channel();
-        let options = Options { ready_file: Some(file.clone()), stop: Some(stopped), config: None };
+        let options = Options { ready_file: Some(file.clone()), stop: Some(stopped), ..Options::default() };
         let thread = std::thread::spawn(move || engine::run(settings, options));
         let started = Instant::now();
         let text = loop {

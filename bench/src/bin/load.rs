@@ -9,11 +9,11 @@
 #![allow(unsafe_code)] // sends from memory that stays in place
 
 use clap::{ArgGroup, Parser};
-use hdrhistogram::Histogram;
 use ringest_bench::board::{Board, Word};
 use ringest_bench::process::{exact_timers, now_ns, raise_open_files, stop_signal, usage};
 use ringest_bench::record::{self, BYTES, END, Record};
 use ringest_bench::ring::{self, Cqe, Kind, Ring, Tag};
+use ringest_bench::times::Times;
 use ringest_bench::{http, net, pty};
 use serde_json::json;
 use std::collections::VecDeque;
@@ -61,6 +61,12 @@ struct Arguments {
     /// Records a second of all machines together, on a schedule
     #[arg(long)]
     rate: Option<f64>,
+    /// End records with a line feed rather than a carriage return
+    #[arg(long)]
+    line_feed: bool,
+    /// Write the times from schedule to a machine's 201 to this file, as an HdrHistogram interval log
+    #[arg(long)]
+    histogram_log: Option<PathBuf>,
     /// Longest sleep while saturating
     #[arg(long, default_value_t = 200)]
     tick_us: u64,
@@ -103,7 +109,8 @@ struct Load {
     /// Where record and key stand in an HTTP request.
     record_at: usize,
     key_at: usize,
-    accepted_ns: Histogram<u64>,
+    accepted: Times,
+    end: u8,
     refused: u64,
     lost: u64,
     stop: bool,
@@ -132,6 +139,7 @@ fn main() -> io::Result<()> {
         load.retry();
         load.step(&mut batch, 1, Duration::from_millis(1));
     }
+    load.accepted.save(now_ns())?;
     println!("{}", load.report());
     Ok(())
 }
@@ -163,7 +171,8 @@ impl Load {
             window: arguments.window as u64,
             record_at: 0,
             key_at: 0,
-            accepted_ns: Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("valid bounds"),
+            accepted: Times::new(arguments.histogram_log.as_deref(), "accepted"),
+            end: if arguments.line_feed { b'\n' } else { END },
             refused: 0,
             lost: 0,
             stop: false,
@@ -247,7 +256,7 @@ impl Load {
                     if success {
                         self.board.add(Word::Accepted, 1);
                         if let (1, Some(scheduled_ns)) = (self.board.load(Word::Phase), scheduled_ns) {
-                            self.accepted_ns.saturating_record(now_ns.saturating_sub(scheduled_ns));
+                            self.accepted.record(scheduled_ns, now_ns);
                         }
                     } else {
                         self.refused += 1;
@@ -365,7 +374,7 @@ impl Load {
             let bytes = &mut bytes[..records * (BYTES + 1)];
             for (i, line) in bytes.chunks_exact_mut(BYTES + 1).enumerate() {
                 record::write(line.first_chunk_mut().expect("a line is longer than a record"), record(i));
-                line[BYTES] = END;
+                line[BYTES] = self.end;
             }
             &*bytes
         };
@@ -383,7 +392,6 @@ impl Load {
     }
 
     fn report(&self) -> serde_json::Value {
-        let us = |quantile: f64| self.accepted_ns.value_at_quantile(quantile) as f64 / 1e3;
         json!({
             "sent": self.board.load(Word::Sent),
             "arrived": self.board.load(Word::Arrived),
@@ -392,10 +400,7 @@ impl Load {
             "lost": self.lost,
             "behind": self.machines.iter().map(|machine| machine.due.len()).sum::<usize>(),
             "enters": self.ring.enters,
-            "accepted_us": {
-                "count": self.accepted_ns.len(), "p50": us(0.5), "p90": us(0.9), "p99": us(0.99), "p999": us(0.999),
-                "max": us(1.0),
-            },
+            "accepted_us": self.accepted.report(),
             "usage": usage(),
         })
     }

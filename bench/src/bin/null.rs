@@ -1,20 +1,20 @@
 //! The null receiver: takes records by POST, checks them, answers, keeps nothing. It prints what came as one line of JSON
 //! when it ends (SIGTERM).
 //!
-//! A request whose target begins with `/seq` is answered with a fresh id; any other must hold one record somewhere in its
-//! body, or many one after the other.
+//! A request whose target begins with `/seq` is answered with a fresh id, or as many as its `count` asks for; any other must
+//! hold one record in its body, or one in each line, or an array of them.
 #![allow(unsafe_code)] // sends from buffers that stay in place
 
 use clap::Parser;
-use hdrhistogram::Histogram;
 use memchr::memmem::Finder;
 use ringest_bench::board::{Board, Word};
 use ringest_bench::check::Checker;
-use ringest_bench::http::{self, CREATED, ID_FIRST, ID_HEAD};
+use ringest_bench::http::{self, CREATED, ID_FIRST};
 use ringest_bench::net;
 use ringest_bench::process::{now_ns, raise_open_files, stop_signal, usage};
 use ringest_bench::record::{self, START};
 use ringest_bench::ring::{Cqe, Kind, Ring, Tag};
+use ringest_bench::times::Times;
 use serde_json::json;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -33,9 +33,9 @@ struct Arguments {
     /// Count requests and look at nothing in them
     #[arg(long)]
     unchecked: bool,
-    /// Write the times from schedule to arrival to this file, as an HdrHistogram (V2)
+    /// Write the times from schedule to arrival to this file, as an HdrHistogram interval log
     #[arg(long)]
-    histogram: Option<PathBuf>,
+    histogram_log: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -56,12 +56,13 @@ struct Receiver {
     board: Board,
     unchecked: bool,
     checker: Checker,
-    latency_ns: Histogram<u64>,
+    latency: Times,
     finder: Finder<'static>,
     connections: Vec<Connection>,
     /// Connections with answers to send.
     answering: Vec<usize>,
     next_id: u64,
+    id_requests: u64,
     requests: u64,
     request_bytes: u64,
     malformed: u64,
@@ -80,11 +81,12 @@ fn main() -> io::Result<()> {
         checker: Checker::new(board.machines()),
         board,
         unchecked: arguments.unchecked,
-        latency_ns: Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("valid bounds"),
+        latency: Times::new(arguments.histogram_log.as_deref(), "arrived"),
         finder: Finder::new(START),
         connections: Vec::new(),
         answering: Vec::new(),
         next_id: ID_FIRST,
+        id_requests: 0,
         requests: 0,
         request_bytes: 0,
         malformed: 0,
@@ -104,12 +106,7 @@ fn main() -> io::Result<()> {
         }
         receiver.answer();
     }
-    if let Some(path) = &arguments.histogram {
-        use hdrhistogram::serialization::{Serializer, V2Serializer};
-        let mut bytes = Vec::new();
-        V2Serializer::new().serialize(&receiver.latency_ns, &mut bytes).map_err(io::Error::other)?;
-        std::fs::write(path, bytes)?;
-    }
+    receiver.latency.save(now_ns())?;
     println!("{}", receiver.report());
     Ok(())
 }
@@ -195,18 +192,20 @@ impl Receiver {
             used += message.bytes;
             self.requests += 1;
             self.request_bytes += message.bytes as u64;
-            let is_id = message.start.starts_with(b"POST /seq");
-            if !is_id {
+            if message.start.starts_with(b"POST /seq") {
+                let Some(count) = http::ids_asked(message.body) else {
+                    self.malformed += 1;
+                    self.close(index);
+                    return bytes.len();
+                };
+                http::write_ids(&mut self.connections[index].waiting, self.next_id, count);
+                self.next_id += count;
+                self.id_requests += 1;
+            } else {
                 self.records(message.key, message.body, now_ns);
+                self.connections[index].waiting.extend_from_slice(CREATED);
             }
             let connection = &mut self.connections[index];
-            if is_id {
-                connection.waiting.extend_from_slice(ID_HEAD);
-                let _ = write!(connection.waiting, "{}}}", self.next_id);
-                self.next_id += 1;
-            } else {
-                connection.waiting.extend_from_slice(CREATED);
-            }
             if !connection.listed {
                 connection.listed = true;
                 self.answering.push(index);
@@ -227,23 +226,20 @@ impl Receiver {
             hash.rotate_left(25).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from_le_bytes(word)
         });
         let measuring = self.board.load(Word::Phase) == 1;
-        let mut rest = body;
-        let mut found = false;
-        while let Some(at) = self.finder.find(rest) {
-            found = true;
-            let Some(record) = record::parse(&rest[at..]) else {
-                self.checker.counts.corrupt += 1;
+        let (checker, board, latency) = (&mut self.checker, self.board, &mut self.latency);
+        let whole = http::each_record(&self.finder, body, |bytes| {
+            let Some(record) = record::parse(bytes) else {
+                checker.counts.corrupt += 1;
                 return;
             };
-            if self.checker.take(record, key) {
-                self.board.count(record.machine as usize, 1);
+            if checker.take(record, key) {
+                board.count(record.machine as usize, 1);
                 if measuring {
-                    self.latency_ns.saturating_record(now_ns.saturating_sub(record.scheduled_ns));
+                    latency.record(record.scheduled_ns, now_ns);
                 }
             }
-            rest = &rest[at + record::BYTES..];
-        }
-        if !found {
+        });
+        if !whole {
             self.checker.counts.corrupt += 1;
         }
     }
@@ -265,11 +261,11 @@ impl Receiver {
 
     fn report(&self) -> serde_json::Value {
         let counts = &self.checker.counts;
-        let us = |quantile: f64| self.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
         json!({
             "requests": self.requests,
             "request_bytes": self.request_bytes,
             "ids": self.next_id - ID_FIRST,
+            "id_requests": self.id_requests,
             "records": self.board.load(Word::Arrived),
             "distinct": counts.distinct,
             "repeated": counts.repeated,
@@ -282,10 +278,7 @@ impl Receiver {
             "sends": self.sends,
             "enters": self.ring.enters,
             "exhausted": self.ring.exhausted,
-            "latency_us": {
-                "count": self.latency_ns.len(), "p50": us(0.5), "p90": us(0.9), "p99": us(0.99), "p999": us(0.999),
-                "max": us(1.0),
-            },
+            "latency_us": self.latency.report(),
             "usage": usage(),
         })
     }

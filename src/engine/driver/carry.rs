@@ -407,6 +407,9 @@ impl<C: Core> Driver<C> {
                 // Whoever asked may have gone.
                 let _ = answer.send(self.core.snapshot(now));
             }
+            Message::Stages(answer) => {
+                let _ = answer.send(self.core.stages());
+            }
             Message::Parked { limit, answer } => {
                 let _ = answer.send(self.core.parked(limit));
             }

@@ -1,0 +1,85 @@
+"""Runs scenarios: each case's subjects in turn, again and again, so that a ratio is between neighbours in time."""
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+
+from .figures import by_subject
+from .peer import CommandPeer
+from .ptys import Ptys
+from .scenario import Case, Share
+from .subject import TARGET
+from .trial import Trial
+
+COMMIT_BYTES = (4096, 16_384)
+
+
+def carriers(case: Case, options, missing: dict[str, str]) -> list:
+    """Who carries the case's load: what is there of its subjects and peers, and the user's."""
+    own = [subject for subject in (*case.subjects, *(() if options.no_peers else case.peers)) if subject.name not in missing]
+    takes_peers = case.source in ("tcp", "http") and not case.idle and case.spread == 1
+    return own + ([CommandPeer(*peer.split("=", 1)) for peer in options.peer] if takes_peers else [])
+
+
+def resolved(case: Case, rows: list[dict]) -> Case:
+    """The case with the rate that an earlier one gives."""
+    if not isinstance(case.rate, Share):
+        return case
+    measured = by_subject([row for row in rows if row["case"] == case.rate.case]).get(case.rate.subject, {})
+    rate = case.rate.share * measured.get("records_per_s", 0)
+    return dataclasses.replace(case, rate=max(1.0, round(rate)))
+
+
+def fitted(case: Case, most: int) -> Case:
+    """The case with as many machines as there are ptys, each at its own rate."""
+    if case.source != "ports" or case.machines <= most:
+        return case
+    return dataclasses.replace(case, machines=most, rate=case.rate and case.rate * most / case.machines)
+
+
+def run_scenario(scenario, options, rows: list[dict], missing: dict[str, str]) -> None:
+    print(f"\n{scenario.name}: {scenario.work}", file=sys.stderr)
+    for case in scenario.cases:
+        with Ptys(case.machines) if case.source == "ports" else contextlib.nullcontext(0) as most:
+            run_case(scenario, fitted(resolved(case, rows), most), options, rows, missing)
+
+
+def run_case(scenario, case: Case, options, rows: list[dict], missing: dict[str, str]) -> None:
+    named = {"scenario": scenario.name, "case": case.name}
+    subjects = carriers(case, options, missing)
+    for subject in (*case.subjects, *case.peers):
+        if subject.name in missing:
+            print(f"  {case.name:<20} {subject.name:<24} {missing[subject.name]}", file=sys.stderr)
+    for repeat in range(options.repeats * (1 if options.smoke else case.rounds)):
+        for subject in subjects:
+            row = {**named, "subject": subject.name, "repeat": repeat, **Trial(case, subject, options, repeat).run()}
+            rows.append(row)
+            say(row)
+        if case.commits:
+            rows += [{**named, "repeat": repeat, **commit(size, options)} for size in COMMIT_BYTES]
+
+
+def commit(size: int, options) -> dict:
+    """The bare commit loop, on the file system of the journals."""
+    with tempfile.TemporaryDirectory(dir=options.scratch) as directory:
+        command = [str(TARGET / "bench-floor"), "commit", "--file", f"{directory}/blocks", "--bytes", str(size)]
+        command += ["--seconds", str(min(options.seconds, 2))]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return {"subject": f"commit of {size >> 10} KiB", "failed": [], **json.loads(result.stdout)}
+
+
+def say(row: dict) -> None:
+    """One line a trial."""
+    text = f"  {row['case']:<20} {row['subject']:<24}"
+    if "cpu_us" in row:
+        text += f" {row['records_per_s']:>10,.0f}/s  {row['cpu_us']:6.2f} µs (user {row['user_us']:.2f})  busy {row['busy']:.0%}, others {row['others_busy']:.0%}"
+    elif "bytes_per_connection" in row:
+        text += f" {row['bytes_per_connection']:.0f} B a connection, {row['cpu_ms_per_10s']:.1f} ms in 10 s"
+    if row["failed"]:
+        text += "  FAILED: " + "; ".join(row["failed"])
+    if row.get("remarks"):
+        text += "  " + "; ".join(row["remarks"])
+    print(text, file=sys.stderr, flush=True)
