@@ -110,6 +110,8 @@ pub struct Disk {
     pub(super) dense: Option<Segment>,
     pub(super) epochs: BTreeMap<u64, Vec<u8>>,
     pub(super) blocks: BTreeMap<String, BlockFile>,
+    /// What clean stops leave for one later start, beside the directory.
+    pub(super) tokens: BTreeSet<String>,
     pub quarantined: Vec<String>,
     operations: BTreeMap<usize, Operation>,
     begun: usize,
@@ -150,6 +152,7 @@ impl Disk {
             dense: None,
             epochs: BTreeMap::new(),
             blocks: BTreeMap::new(),
+            tokens: BTreeSet::new(),
             quarantined: Vec::new(),
             operations: BTreeMap::new(),
             begun: 0,
@@ -614,6 +617,7 @@ impl Disk {
 
     fn lose_power(&mut self, cx: &mut Context) {
         self.blocks.clear();
+        self.tokens.clear();
         self.boot = self.rng.u128(..).to_le_bytes();
         self.segments.retain(|_, file| !file.volatile || cx.rng.u8(..4) > 0);
         self.undo_replaced(cx);

@@ -154,6 +154,17 @@ impl Storage for Disk {
         Ok(())
     }
 
+    fn leave_token(&mut self, name: &str) -> io::Result<()> {
+        self.burn()?;
+        self.tokens.insert(name.to_owned());
+        Ok(())
+    }
+
+    fn take_token(&mut self, name: &str) -> io::Result<bool> {
+        self.burn()?;
+        Ok(self.tokens.remove(name))
+    }
+
     fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.burn()?;
         self.quarantined.push(format!("{name}, {} B", bytes.len()));
