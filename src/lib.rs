@@ -5,8 +5,8 @@
 //! - [`engine`]: threads, data ring, files: all that touches the kernel. It drives
 //! - [`shard`]: the sans-IO owner of all that one core does. It sees completions and `now`, and emits operations. Inside it:
 //! - [`source`], [`framing`], [`http`]: bytes in, records out; [`journal`]: records kept; [`delivery`], [`tls`]: records delivered.
-//! - [`observe`]: counters, histograms and their log, the admin server; [`report`]: tables and plots of such logs. [`simulate`] and [`receive`]: both ends of the line,
-//!   for tests and for [`demo`].
+//! - [`observe`]: counters, histograms and their log, the admin server; [`report`]: tables and plots of such logs. [`simulate`] and
+//!   [`receive`]: both ends of the line, for tests and for [`demo`].
 
 pub mod cli;
 pub mod config;

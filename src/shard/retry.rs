@@ -166,10 +166,11 @@ impl Shard {
     fn is_to_be_cut(&mut self, now: Now, api: ApiId, request: &InFlight, reaction: Reaction) -> bool {
         let Some(batch) = &self.settings.deliver.batch else { return false };
         let failures_max = batch.failures;
-        if request.step != Step::Record || reaction != Reaction::Retry {
+        // Too many requests: half of the batch in each would be more of them.
+        if request.step != Step::Record || reaction != Reaction::Retry || request.status == 429 {
             return false;
         }
-        let is_busy = request.retry_after.is_some() || matches!(request.status, 429 | 503);
+        let is_busy = request.retry_after.is_some() || request.status == 503;
         let counts = self.fails_while_others_arrive(now, api, request.lane) || !is_busy;
         let lane = &mut self.lanes[request.lane as usize];
         lane.failures = lane.failures.saturating_add(u32::from(counts));

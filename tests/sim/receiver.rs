@@ -56,9 +56,9 @@ pub struct Trouble {
     pub swallows: bool,
     /// Answers are this status.
     pub status: Option<u16>,
-    /// So often, in a hundred, a record is refused with this status.
     /// Status with which it fails by a poison record; 0: without an answer.
     pub poison: Option<u16>,
+    /// So often, in a hundred, a record is refused with this status.
     pub refuses_records: Option<(u16, u32)>,
     /// Answers take up to this long.
     pub slow_ns: u64,

@@ -214,7 +214,8 @@ impl Journal {
             }
         }
         // Ids, marks and answers that park are never refused for want of segments: without them nothing would be delivered and
-        // become free again. They are bounded by the records that they are about, but the segments that they begin may go beyond the limit for a while.
+        // become free again. They are bounded by the records that they are about, but the segments that they begin may go beyond
+        // the limit for a while.
         let full = self.segments.len() + 1 >= self.options.segments_max() || !self.is_next_ready();
         if purpose == Purpose::Intake && full {
             return Err(Full);
