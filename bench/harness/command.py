@@ -119,6 +119,11 @@ def main() -> int:
         for scenario in SCENARIOS:
             print(f"{scenario.name:<20} {scenario.work}")
         return 0
+    named = {subject.name for scenario in SCENARIOS for case in scenario.cases for subject in (*case.subjects, *case.peers)}
+    for one in options.peer:
+        name, separator, command = one.partition("=")
+        if not (name and separator and command) or name in named:
+            sys.exit(f"bench/run: --peer {one}: NAME=COMMAND is wanted, with a name that no other subject has")
     if options.install_peers:
         peer.install()
         return 0

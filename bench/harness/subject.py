@@ -31,6 +31,13 @@ class Subject:
     def wait_ready(self, trial, process: Process) -> None:
         """Until machines may connect (and, for ports, until they are open)."""
 
+    def wait_connected(self, trial, process: Process) -> None:
+        """Until it has accepted all machines, where it says so."""
+
+    def connections(self, trial) -> int:
+        """Machines whose connections or ports are open, where it says so."""
+        return trial.case.machines
+
     def counters(self, trial) -> dict[str, int]:
         """Event counts so far, `records` among them."""
         return {}
@@ -117,8 +124,13 @@ class Gateway(Subject):
     def wait_ready(self, trial, process: Process) -> None:
         process.wait_for(lambda: self._get(trial, "/readyz") is not None, "readiness")
         if trial.case.source == "ports":
-            opened = lambda: sum(source["open"] for source in self.status(trial)["sources"]) >= trial.case.machines
-            process.wait_for(opened, "the opening of all ports", 60)
+            self.wait_connected(trial, process)
+
+    def wait_connected(self, trial, process: Process) -> None:
+        process.wait_for(lambda: self.connections(trial) >= trial.case.machines, "the opening of all ports or connections", 60)
+
+    def connections(self, trial) -> int:
+        return trial.case.machines if self.blind else sum(source["open"] for source in self.status(trial)["sources"])
 
     def _get(self, trial, path: str) -> bytes | None:
         try:

@@ -67,6 +67,8 @@ class Trial:
         before_connections = subject.sample()
         if self.case.source in ("tcp", "http"):
             load = self._start_load()
+            # A connect is over when the kernel took it; whether it was accepted, the subject says.
+            self.subject.wait_connected(self, subject)
         self.board[GO] = 0 if self.case.idle else 1
         row = self._measure(subject, before_connections)
         row["load"] = load.stop() if load else {}
@@ -74,8 +76,8 @@ class Trial:
         stayed = self._stop_subject(row, subject)
         if null:
             row["receiver"] = null.stop()
-        faults = self._faults(row) + stayed
-        row["failed"], row["remarks"] = ([], faults) if self.subject.is_peer else (faults, [])
+        faults, unfit = self._faults(row) + stayed, self._unfit(row)
+        row["failed"], row["remarks"] = (unfit, faults) if self.subject.is_peer else (faults + unfit, [])
         return row
 
     def _stop_subject(self, row: dict, subject: Process) -> list[str]:
@@ -145,6 +147,7 @@ class Trial:
             memory = last.anonymous_bytes - before_connections.anonymous_bytes
             row["bytes_per_connection"] = memory / self.case.machines
             row["cpu_ms_per_10s"] = cost.cpu_us / 1e3 * 10 / cost.seconds
+            row["open"] = self.subject.connections(self)
         elif records:
             row |= {
                 "cpu_us": cost.cpu_us / records, "user_us": cost.user_us / records, "system_us": cost.system_us / records,
@@ -167,13 +170,17 @@ class Trial:
         """What must not be, beyond any figure."""
         faults, load, receiver = [], row["load"], row["receiver"]
         if self.case.idle:
-            return ["machines lost their connections: " + str(load["lost"])] if load["lost"] else []
+            gone = max(load["lost"], self.case.machines - row["open"])
+            return [f"{gone} machines lost their connection"] if gone else []
         if row["records"] == 0:
             faults.append("no record arrived")
         if load and load["lost"]:
             faults.append(f"{load['lost']} machines lost their connection")
         if load and load["arrived"] < load["sent"]:
             faults.append(f"{load['sent'] - load['arrived']} of {load['sent']} records did not arrive")
+        # The last answers may not have been read when the load was ended.
+        if self.case.source == "http" and self.case.rate and load["accepted"] + self.case.machines < load["sent"]:
+            faults.append(f"{load['sent'] - load['accepted']} of {load['sent']} requests were not answered")
         if receiver and self.case.checked:
             for what in ("doubled", "corrupt", "missing", "malformed"):
                 if receiver[what]:
@@ -181,6 +188,17 @@ class Trial:
             if self.subject.keeps_order and receiver["disordered"]:
                 faults.append(f"{receiver['disordered']} out of order")
         return faults
+
+
+    def _unfit(self, row: dict) -> list[str]:
+        """Why the row says nothing of its subject: the load was not what it should be."""
+        if self.options.smoke or self.case.idle or not row["records"]:
+            return []
+        if self.case.rate and row["records_per_s"] < 0.95 * self.case.rate:
+            return [f"{row['records_per_s']:.0f} records/s of {self.case.rate:.0f} that were due"]
+        if not self.case.rate and max(row["busy"], row["others_busy"]) < 0.5:
+            return [f"nobody was busy (subject {row['busy']:.0%}, others {row['others_busy']:.0%}): the CPUs had other work"]
+        return []
 
 
 def per_record(before: dict, after: dict) -> dict:

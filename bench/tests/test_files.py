@@ -147,7 +147,7 @@ class Accounts(unittest.TestCase):
         self.assertEqual(per_record(after, after), {})
 
     def faults(self, load: dict, receiver: dict, **case) -> list[str]:
-        trial = Trial(Case("c", (), **case), Gateway(), None)
+        trial = Trial(Case("c", (), **case), Gateway(), types.SimpleNamespace(smoke=False))
         whole = {"doubled": 0, "corrupt": 0, "missing": 0, "malformed": 0, "disordered": 0}
         return trial._faults({"load": {"lost": 0, "sent": 5, "arrived": 5, **load}, "receiver": {**whole, **receiver}, "records": 5})
 
@@ -155,6 +155,20 @@ class Accounts(unittest.TestCase):
         self.assertEqual(self.faults({}, {}), [])
         self.assertEqual(self.faults({"arrived": 3}, {}), ["2 of 5 records did not arrive"])
         self.assertEqual(self.faults({"lost": 1}, {"doubled": 2, "disordered": 4}), ["1 machines lost their connection", "2 doubled", "4 out of order"])
+        self.assertEqual(self.faults({"accepted": 2}, {}, source="http", rate=9, machines=2), ["3 of 5 requests were not answered"])
+
+    def test_connections_of_idle_machines_are_counted_by_the_gateway(self):
+        trial = Trial(Case("c", (), machines=5, idle=True), Gateway(), types.SimpleNamespace(smoke=False))
+        self.assertEqual(trial._faults({"load": {"lost": 0}, "receiver": {}, "open": 5}), [])
+        self.assertEqual(trial._faults({"load": {"lost": 0}, "receiver": {}, "open": 3}), ["2 machines lost their connection"])
+
+    def test_a_trial_on_cpus_that_had_other_work_is_no_figure(self):
+        def unfit(rate=None, **row):
+            trial = Trial(Case("c", (), rate=rate), Gateway(), types.SimpleNamespace(smoke=False))
+            return len(trial._unfit({"records": 1, "records_per_s": 100.0, "busy": 0.1, "others_busy": 0.9, **row}))
+
+        self.assertEqual((unfit(), unfit(others_busy=0.4)), (0, 1))
+        self.assertEqual((unfit(rate=104), unfit(rate=110)), (0, 1))
 
 
 if __name__ == "__main__":
