@@ -3,8 +3,8 @@
 use super::clock;
 use super::control::Request;
 use super::driver::{Core, Driver, DriverOptions, JournalFiles, Message};
+use super::error::EngineError;
 use super::files::{FsStorage, core_directory};
-use super::gateway::EngineError;
 use super::listen::Listeners;
 use super::ring::RingOptions;
 use crate::config::{Authority, Durability, Settings};

@@ -3,24 +3,25 @@
 use super::control::{Control, Request, locked};
 use super::core::{CoreThread, Last};
 use super::driver::Message;
+use super::error::EngineError;
 use super::files::{core_directories, create_private_directory};
 use super::histograms::Histograms;
 use super::lines::Lines;
-use super::listen::{ListenError, Listeners, bind_admin, bind_all};
-use super::lock::{LockError, StateLock};
+use super::listen::{Listeners, bind_admin, bind_all};
+use super::lock::StateLock;
 use super::parking::ParkedOnCores;
 use super::placement::Placement;
-use super::probe::{self, ProbeError};
+use super::probe;
 use super::reload::{Reloader, Start, Wish};
+use super::stop::Stop;
 use crate::config::{Durability, Limits, OnMissing, Serial, Settings, Source, SourceKind};
-use crate::journal::OpenError;
 use crate::observe::admin;
-use crate::observe::histlog::{HistogramLog, HistogramLogError};
+use crate::observe::histlog::HistogramLog;
 use crate::observe::loaded::Loaded;
 use crate::observe::process::ProcessUsage;
 use crate::observe::report::Report;
 use crate::observe::token::Token;
-use crate::shard::{PortError, SourceId};
+use crate::shard::SourceId;
 use crate::source::serial;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use std::collections::HashMap;
@@ -33,14 +34,8 @@ use std::sync::mpsc as threads;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
-
-/// Exit code after a second Ctrl-C: that of a process that SIGINT ended.
-const INTERRUPTED: i32 = 130;
-/// The same for SIGTERM.
-const TERMINATED: i32 = 143;
 
 /// Descriptors of a core besides connections and listeners, and of the process besides its cores (the admin server's connections
 /// among them).
@@ -52,92 +47,6 @@ const CONNECTIONS_FEW: usize = 1_024;
 
 /// Threads that may wait for serial ports at once.
 const BLOCKING_THREADS: usize = 64;
-
-/// Why the gateway did not start, or did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// The kernel or a sandbox forbids io_uring.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// The state directory cannot be made or read.
-    #[error("the state directory {}: {error}{}", directory.display(), permission_remedy(error))]
-    StateDirectory {
-        /// The directory.
-        directory: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// Another gateway runs on it.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// An address cannot be listened on.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// A port with `on_missing = "fail"` cannot be opened.
-    #[error("source {source_name}: {}: {error}", path.display())]
-    Port {
-        /// The source's name.
-        source_name: String,
-        /// The port's path.
-        path: PathBuf,
-        /// Why not.
-        error: PortError,
-    },
-    /// A journal cannot be opened.
-    #[error("the journal {}: {error}", directory.display())]
-    Journal {
-        /// Its directory.
-        directory: PathBuf,
-        /// Why not.
-        error: OpenError,
-    },
-    /// A journal's files cannot be used.
-    #[error("the journal {}: {error}", directory.display())]
-    JournalDirectory {
-        /// Its directory.
-        directory: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// A core's ring cannot be made or used.
-    #[error("core {core}: io_uring: {error}")]
-    Ring {
-        /// Index of the core.
-        core: u16,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// It was told to stop before it took records; what a journal holds waits for the next start.
-    #[error("stopped ({reason}) before it took records")]
-    Stopped {
-        /// Who told it.
-        reason: &'static str,
-    },
-    /// The histogram log cannot be written.
-    #[error(transparent)]
-    HistogramLog(#[from] HistogramLogError),
-    /// A thread or the control thread's runtime cannot be started.
-    #[error("a thread cannot be started: {0}")]
-    Thread(io::Error),
-    /// The ready file cannot be written.
-    #[error("the ready file {}: {error}", path.display())]
-    ReadyFile {
-        /// Its path.
-        path: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-}
-
-/// What to do where the state directory is forbidden; empty for other errors.
-pub(super) fn permission_remedy(error: &io::Error) -> String {
-    if error.kind() != io::ErrorKind::PermissionDenied {
-        return String::new();
-    }
-    let user = nix::unistd::Uid::effective();
-    let user = nix::unistd::User::from_uid(user).ok().flatten().map_or(user.to_string(), |user| user.name);
-    format!(": `chown -R {user}` the directory, StateDirectory= in a unit, or another state_dir")
-}
 
 /// How the gateway is run.
 #[derive(Debug, Default)]
@@ -341,79 +250,6 @@ fn share_directories(settings: &Settings, found: Vec<u16>) -> Vec<Vec<u16>> {
         }
     }
     directories
-}
-
-/// What ends the gateway: the signals that it obeys, and whoever runs it inside another program.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-    asked: Option<oneshot::Receiver<()>>,
-    /// Takes wishes to have the configuration read again; they are served once the cores run.
-    wish: mpsc::UnboundedSender<Wish>,
-}
-
-/// Who wants it to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reason {
-    Terminate,
-    Interrupt,
-    Asked,
-}
-
-impl Reason {
-    fn words(self) -> &'static str {
-        match self {
-            Self::Terminate => "SIGTERM",
-            Self::Interrupt => "Ctrl-C",
-            Self::Asked => "asked to",
-        }
-    }
-
-    /// Of a process that is ended by a second one.
-    fn exit_code(self) -> Option<i32> {
-        match self {
-            Self::Terminate => Some(TERMINATED),
-            Self::Interrupt => Some(INTERRUPTED),
-            Self::Asked => None,
-        }
-    }
-}
-
-impl Stop {
-    fn new(asked: Option<oneshot::Receiver<()>>, wish: mpsc::UnboundedSender<Wish>) -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-            asked,
-            wish,
-        })
-    }
-
-    /// The next wish to stop. Loses none when it is dropped before.
-    async fn wanted(&mut self) -> Reason {
-        loop {
-            let asked = async {
-                match &mut self.asked {
-                    Some(asked) => drop(asked.await),
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = self.terminate.recv() => return Reason::Terminate,
-                _ = self.interrupt.recv() => return Reason::Interrupt,
-                _ = self.hang_up.recv() => {
-                    // Whoever serves them ends with the gateway.
-                    let _ = self.wish.send(Wish { by: "SIGHUP", answer: None });
-                }
-                () = asked => {
-                    self.asked = None;
-                    return Reason::Asked;
-                }
-            }
-        }
-    }
 }
 
 type Ended = (u16, Result<Option<Last>, EngineError>);

@@ -1,6 +1,6 @@
 //! One gateway a state directory: a lock file with the holder's PID in it.
 
-use super::gateway::permission_remedy;
+use super::error::permission_remedy;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
