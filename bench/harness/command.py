@@ -4,6 +4,7 @@ import argparse
 import datetime
 import resource
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,11 +79,11 @@ def lacking(scenarios, options) -> dict[str, str]:
     return peers
 
 
-def hdr_reports(out: Path) -> None:
-    """Percentile tables and plots of the histogram logs, by `ringest report`; of each subject the second trial, or the only one."""
+def hdr_reports(out: Path) -> list[str]:
+    """Percentile tables and plots of the histogram logs, by `ringest report`; of each subject the second trial, or the only one.
+    What could not be made."""
     logs = sorted((out / "histograms").glob("*.hlog")) if (out / "histograms").exists() else []
-    if not logs:
-        return
+    failures = []
     groups: dict[tuple[str, str], dict[str, Path]] = {}
     for log in logs:
         case, subject, _, what, _ = log.name.split(".")
@@ -94,16 +95,16 @@ def hdr_reports(out: Path) -> None:
         command += [f"{subject}={log}" for subject, log in found.items()]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
-            print(f"ringest report of {case}, {what}: {result.stderr.strip()[-400:]}", file=sys.stderr)
+            failures.append(f"report of {case}, {what}: {result.stderr.strip()[-400:]}")
+    return failures
 
 
-def write(out: Path, machine: dict, rows: list[dict]) -> str:
-    """All files of a run; the summary."""
+def write(out: Path, machine: dict, rows: list[dict]) -> tuple[str, list[str]]:
+    """All files of a run: the summary, and what of them could not be made."""
     text = report.summary(machine, SCENARIOS, rows)
     report.write_run(out, machine, rows, text)
     plot.write(out, machine, rows)
-    hdr_reports(out)
-    return text
+    return text, hdr_reports(out)
 
 
 def stop(number: int, _) -> None:
@@ -144,6 +145,8 @@ def main() -> int:
     name = f"{datetime.datetime.now():%Y-%m-%dT%H%M%S}-{socket.gethostname()}"
     options.out = (options.out or (options.scratch / "smoke" if options.smoke else ROOT / "bench" / "runs" / name)).absolute()
     options.out.mkdir(parents=True, exist_ok=True)
+    # Logs are appended to.
+    shutil.rmtree(options.out / "histograms", ignore_errors=True)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     machine, rows = describe(options, missing), []
@@ -163,7 +166,7 @@ def finish(options, machine: dict, rows: list[dict], scenarios) -> int:
         one for scenario in scenarios for found in report.verdicts_of(scenario, rows, machine["missing"]).values() for one in found
     ]
     missed = [one for one in verdicts if one["gate"] and one["verdict"] != "reached"]
-    text = write(options.out, machine, rows)
+    text, unmade = write(options.out, machine, rows)
     if options.smoke:
         print(f"\n{len(rows)} trials, {sum(one['gate'] for one in verdicts)} counters judged")
     else:
@@ -172,5 +175,7 @@ def finish(options, machine: dict, rows: list[dict], scenarios) -> int:
         print(f"FAILED: {row['case']}, {row['subject']}: {'; '.join(row['failed'])}")
     for one in missed:
         print(f"MISSED: {one['text']}: {report.number(one['figure'], 3)} {one['verdict']}")
+    for one in unmade:
+        print(f"FAILED: {one}")
     print(f"\nwritten to {options.out}")
-    return 1 if failed or missed else 0
+    return 1 if failed or missed or unmade else 0

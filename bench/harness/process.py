@@ -1,5 +1,6 @@
 """Processes of a trial: started pinned, sampled through /proc, ended by their own id."""
 
+import contextlib
 import json
 import os
 import signal
@@ -116,9 +117,9 @@ class Process:
 
     def kill(self) -> None:
         """Ends it, and with it all that it started: it leads a session of its own."""
-        if self._child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # all of them have ended
             os.killpg(self.pid, signal.SIGKILL)
-            self._child.wait()
+        self._child.wait()
 
     def pids(self) -> list[int]:
         """The process and its descendants: a peer may have workers."""
@@ -155,7 +156,7 @@ def _add(sample: Sample, proc: Path) -> None:
             sample.switches[tid] = (
                 int(status["voluntary_ctxt_switches"]), int(status["nonvoluntary_ctxt_switches"]),
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
     fields = (proc / "stat").read_text().rsplit(")", 1)[1].split()
     sample.user_ticks += int(fields[11])
