@@ -25,7 +25,7 @@
 //!                 18 zero u16           20 attempts u32     24 answer …
 //! retried          0 record number u64
 //! discarded        0 record number u64
-//! leased           0 origin u64          8 zero u64         16 n × (first id u64, the id behind the last u64)
+//! leased           0 origin u64          8 left by u64      16 n × (first id u64, the id behind the last u64)
 //! ```
 //!
 //! A block begins at a multiple of the physical block. The part before *open crc* is written when the block is opened, the rest when

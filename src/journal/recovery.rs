@@ -295,7 +295,9 @@ impl Recovery {
 
     /// Whether the ids that the last start left are left to this one, and not to one in another copy of the directory.
     fn is_heir(&mut self, storage: &mut impl Storage, last: Option<Epoch>) -> Result<bool, OpenError> {
-        let Some(epoch) = last.filter(|_| self.report.clean && self.aside.has_leased()) else { return Ok(false) };
+        let Some(epoch) = last.filter(|epoch| self.report.clean && self.aside.has_ids_of(epoch)) else {
+            return Ok(false);
+        };
         doing("look for what the last run left", storage.take_token(&epoch.token_name()))
     }
 

@@ -80,7 +80,18 @@ impl Journal {
     /// # Errors
     /// [`Full`] while even the reserved room is taken; none of them must be used yet.
     pub fn append_leased(&mut self, now: Now, origin: u64, ids: impl Iterator<Item = Range<u64>>) -> Result<(), Full> {
-        let numbers = [origin, 0].into_iter().chain(ids.flat_map(|ids| [ids.start, ids.end]));
+        self.write_leased(now, origin, 0, ids)
+    }
+
+    /// `left_by`: the epoch that leaves these ids to the next start, by the low half of its id; 0 while ids may still be used.
+    fn write_leased(
+        &mut self,
+        now: Now,
+        origin: u64,
+        left_by: u64,
+        ids: impl Iterator<Item = Range<u64>>,
+    ) -> Result<(), Full> {
+        let numbers = [origin, left_by].into_iter().chain(ids.flat_map(|ids| [ids.start, ids.end]));
         let payload: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
         if self.on_disk() {
             self.make_room(now, entry_bytes(payload.len()), Purpose::Progress)?;
@@ -100,7 +111,7 @@ impl Journal {
 
     pub(super) fn write_left_leased(&mut self, now: Now) {
         if let Some(leased) = self.left_leased.take()
-            && self.append_leased(now, leased.origin, leased.ids.iter().cloned()).is_err()
+            && self.write_leased(now, leased.origin, self.epoch_id as u64, leased.ids.iter().cloned()).is_err()
         {
             self.left_leased = Some(leased);
         }

@@ -2,6 +2,7 @@
 
 use super::Recovery;
 use crate::journal::Journal;
+use crate::journal::epoch::Epoch;
 use crate::journal::format::{LEASED_PREFIX_BYTES, ParkedPayload, entry_bytes, u64_at};
 use crate::journal::log::{Leased, OriginRef, Parked, shown};
 use std::collections::HashMap;
@@ -22,6 +23,8 @@ pub(super) struct Aside {
     parked: HashMap<u64, FoundParked>,
     /// The newest list of ids that were given ahead, and its entry's number.
     leased: (u64, Leased),
+    /// The epoch that left them to the next start, by the low half of its id; 0: they were still in use.
+    left_by: u64,
 }
 
 impl Recovery {
@@ -61,6 +64,7 @@ impl Recovery {
             let (prefix, ranges) = payload.split_at(LEASED_PREFIX_BYTES);
             let ids = ranges.chunks_exact(16).map(|range| u64_at(range, 0)..u64_at(range, 8)).collect();
             self.aside.leased = (said_in, Leased { origin: u64_at(prefix, 0), ids });
+            self.aside.left_by = u64_at(prefix, 8);
         }
     }
 
@@ -77,9 +81,9 @@ impl Recovery {
 }
 
 impl Aside {
-    /// Ids were left to a later start.
-    pub(super) fn has_leased(&self) -> bool {
-        !self.leased.1.ids.is_empty()
+    /// Whether that epoch left ids to the next start. An older list stands for what damage took away, and some of its ids were used.
+    pub(super) fn has_ids_of(&self, epoch: &Epoch) -> bool {
+        !self.leased.1.ids.is_empty() && self.left_by == epoch.id as u64
     }
 
     /// Hands all of it to a journal that knows its origins and ids. `is_heir`: the last start ended in order and left its ids to this one.
