@@ -92,8 +92,6 @@ pub(super) struct HttpMachine {
     pub connection: ServerConnection,
     pub lane: Option<u32>,
     pub origin: Option<OriginRef>,
-    /// The last answer that waits for durability needs entries below this number.
-    pub durable_needed: u64,
     pub sending: bool,
     /// Listed to be looked at when the turn ends.
     pub dirty: bool,

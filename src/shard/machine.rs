@@ -8,6 +8,8 @@ use crate::config::Durability;
 use crate::http::server::{Request, ServerConnection, Verdict};
 use crate::journal::NewRecord;
 use crate::observe::snapshot::Stage;
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 
 /// How long a closed connection is drained before it is given up (RFC 9112 section 9.6).
 const LINGER_NS: u64 = 2_000_000_000;
@@ -26,7 +28,6 @@ impl Shard {
             connection: ServerConnection::new(now.mono_ns),
             lane: None,
             origin: None,
-            durable_needed: 0,
             sending: false,
             dirty: false,
             waiting: false,
@@ -112,7 +113,6 @@ impl Shard {
         self.stages.record(Stage::Frame, frame_ns);
         self.stages.record(Stage::Journaled, 0);
         self.enqueue(now, lane, Waiting { number, at, origin, first_byte_ns, journaled_ns: now.mono_ns });
-        machine.durable_needed = number + 1;
         Verdict::Accepted { last_number: number, records: 1 }
     }
 
@@ -123,22 +123,33 @@ impl Shard {
         }
     }
 
+    /// Lists a machine whose answers wait for what is not durable, unless it is listed.
+    fn await_durable(&mut self, now: Now, link: LinkId, machine: &mut HttpMachine, durable_below: u64) {
+        if !machine.waiting
+            && let Some(number) = machine.connection.awaits(durable_below)
+        {
+            machine.waiting = true;
+            machine.waiting_since_ns = now.mono_ns;
+            self.durable_waiters.push(Reverse((number, link)));
+        }
+    }
+
+    fn pop_durable_waiter(&mut self, durable_below: u64) -> Option<LinkId> {
+        let first = self.durable_waiters.peek_mut().filter(|first| first.0.0 < durable_below)?;
+        let Reverse((_, link)) = PeekMut::pop(first);
+        Some(link)
+    }
+
     /// What became durable lets answers and deliveries go.
     pub(super) fn release_durable(&mut self, now: Now) {
         if self.durable_waiters.is_empty() && self.durable_lanes.is_empty() {
             return;
         }
         let durable_below = self.journals[0].journal.durable_below();
-        for link in std::mem::take(&mut self.durable_waiters) {
+        while let Some(link) = self.pop_durable_waiter(durable_below) {
             let Some((_, State::Http(mut machine))) = self.links.take(link) else { continue };
-            machine.waiting = machine.durable_needed > durable_below;
-            if machine.connection.has_released(durable_below) {
-                machine.waiting_since_ns = now.mono_ns;
-            }
-            if machine.waiting {
-                // The oldest of its answers may go all the same.
-                self.durable_waiters.push(link);
-            }
+            machine.waiting = false;
+            self.await_durable(now, link, &mut machine, durable_below);
             self.mark_dirty(link, &mut machine);
             self.links.put(link, State::Http(machine));
         }
@@ -186,11 +197,7 @@ impl Shard {
                 self.linger(now, link, fd, machine);
             }
         }
-        if machine.durable_needed > durable_below && !machine.waiting {
-            machine.waiting = true;
-            machine.waiting_since_ns = now.mono_ns;
-            self.durable_waiters.push(link);
-        }
+        self.await_durable(now, link, machine, durable_below);
         if machine.paused && machine.connection.wants_read() {
             machine.paused = false;
             if !machine.reading {

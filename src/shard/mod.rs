@@ -44,7 +44,8 @@ use lease::Leases;
 use link::{Links, State};
 use park::Parking;
 use slab::Slab;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use timer::{Timer, Timers};
@@ -119,8 +120,8 @@ pub struct Shard {
     dirty_machines: Vec<LinkId>,
     /// Buffers of answers that were sent.
     send_buffers: Vec<Vec<u8>>,
-    /// HTTP connections whose answers wait for durability.
-    durable_waiters: Vec<LinkId>,
+    /// HTTP connections whose answers wait for durability, with the number of the first record that is waited for.
+    durable_waiters: BinaryHeap<Reverse<(u64, LinkId)>>,
     /// Lanes whose first record waits for durability, with its number.
     durable_lanes: VecDeque<(u64, u32, u32)>,
     /// Links that wait for room in the journal.
@@ -220,7 +221,7 @@ impl Shard {
             early: Vec::new(),
             dirty_machines: Vec::new(),
             send_buffers: Vec::new(),
-            durable_waiters: Vec::new(),
+            durable_waiters: BinaryHeap::new(),
             durable_lanes: VecDeque::new(),
             paused_links: Vec::new(),
             held_bytes_max,

@@ -37,7 +37,7 @@ pub struct ApiId(pub u8);
 pub struct JournalId(pub u8);
 
 /// A connection or an open port. Stale ids are told by their generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId {
     /// Index into the shard's links.
     pub index: u32,

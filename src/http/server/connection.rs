@@ -208,9 +208,13 @@ impl ServerConnection {
         self.durable_below = self.durable_below.max(durable_below);
     }
 
-    /// Whether an answer goes that waits now, once records below `durable_below` are durable.
-    pub fn has_released(&self, durable_below: u64) -> bool {
-        !self.has_output() && self.first.is_some_and(|answer| answer.may_go(durable_below))
+    /// The number that the first answer waits for which does not go yet though records below `durable_below` are durable.
+    pub fn awaits(&self, durable_below: u64) -> Option<u64> {
+        let mut answers = self.first.iter().chain(&self.rest);
+        answers.find_map(|answer| match answer {
+            Answer::Accepted { last_number, .. } if !answer.may_go(durable_below) => Some(*last_number),
+            _ => None,
+        })
     }
 
     /// Whether an answer may be sent now.
