@@ -19,7 +19,6 @@ use tokio::time::timeout;
 pub(super) async fn connect(
     to: Authority,
     limit: Duration,
-    quick_ack: bool,
     control: mpsc::UnboundedSender<Request>,
 ) -> Result<OwnedFd, String> {
     let addresses = match timeout(limit, resolve(to.clone(), control)).await {
@@ -28,7 +27,7 @@ pub(super) async fn connect(
     };
     let mut failures = Vec::new();
     for address in addresses {
-        let reason = match timeout(limit, connect_to(address, quick_ack)).await {
+        let reason = match timeout(limit, connect_to(address)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {limit:?}"),
@@ -57,12 +56,9 @@ async fn resolve(to: Authority, control: mpsc::UnboundedSender<Request>) -> io::
     answered.await.map_err(|_| ended())?
 }
 
-async fn connect_to(address: SocketAddr, quick_ack: bool) -> io::Result<OwnedFd> {
+async fn connect_to(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     prepare(&SockRef::from(&socket))?;
     let stream = socket.connect(address).await?;
-    if !quick_ack {
-        SockRef::from(&stream).set_tcp_quickack(false)?;
-    }
     Ok(OwnedFd::from(stream.into_std()?))
 }

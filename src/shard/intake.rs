@@ -221,7 +221,7 @@ impl Shard {
             Ok(fd) => {
                 found.fd = Some(fd);
                 stream.reading = true;
-                let kind = if stream.parmrk.is_some() { Readable::Tty } else { Readable::Socket };
+                let kind = self.readable(id);
                 self.counters.opened_sources += 1;
                 let source = self.source(id);
                 source.connected = true;
@@ -236,6 +236,17 @@ impl Shard {
                 self.links.remove(link);
                 self.lose_source(now, id, problem);
             }
+        }
+    }
+
+    /// How what a source opens or accepts is read.
+    pub(super) fn readable(&self, id: SourceId) -> Readable {
+        match self.source_kind(id) {
+            SourceKind::Serial(_) => Readable::Tty,
+            SourceKind::TcpListen { quick_ack: false, .. } | SourceKind::TcpConnect { quick_ack: false, .. } => {
+                Readable::SocketLateAcks
+            }
+            SourceKind::TcpListen { .. } | SourceKind::TcpConnect { .. } | SourceKind::Http { .. } => Readable::Socket,
         }
     }
 
@@ -294,7 +305,7 @@ impl Shard {
             stream.reading = true;
             self.links.insert(Some(fd), State::Stream(Box::new(stream)))
         };
-        self.ops.push_back(Op::Recv { link, fd, kind: Readable::Socket });
+        self.ops.push_back(Op::Recv { link, fd, kind: self.readable(id) });
         if self.machine_connections >= self.settings.limits.connections {
             self.pause_accept("the limit of connections is reached");
         }

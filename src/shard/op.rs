@@ -59,6 +59,8 @@ pub enum Destination {
 pub enum Readable {
     /// A socket: multishot recv.
     Socket,
+    /// The same, and the kernel is to wait with its ACKs (tcp(7), TCP_QUICKACK).
+    SocketLateAcks,
     /// A tty: READ_MULTISHOT, or single reads before Linux 6.7.
     Tty,
 }

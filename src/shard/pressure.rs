@@ -8,7 +8,7 @@
 //! | serial, `flow = "none"` | nothing holds it back, and what the kernel has no room for is lost uncounted: so it is read on, its share is held here, and of what comes beyond that the oldest records are rejected: counted, with a sample |
 
 use super::link::{Held, State, Stream};
-use super::{Fd, LinkId, Now, Op, Readable, Shard, SourceId};
+use super::{Fd, LinkId, Now, Op, Shard, SourceId};
 use crate::config::{Flow, Settings, SourceKind, WhenFull};
 use crate::framing::FrameFlags;
 
@@ -105,8 +105,7 @@ impl Shard {
             && let Some(fd) = fd
         {
             stream.reading = true;
-            let kind = if stream.parmrk.is_some() { Readable::Tty } else { Readable::Socket };
-            self.ops.push_back(Op::Recv { link, fd, kind });
+            self.ops.push_back(Op::Recv { link, fd, kind: self.readable(stream.source) });
         }
     }
 

@@ -1,7 +1,7 @@
 //! Links: accepts, sends, shutdowns, closes, connects.
 
 use crate::harness::{CLOSED, LINK, Remote, listening, pattern, settings, setup};
-use ringest::config::{Authority, Settings, SourceKind};
+use ringest::config::{Authority, Settings};
 use ringest::engine::Listeners;
 use ringest::shard::{ApiId, Destination, LinkId, Op, Readable, SourceId};
 use socket2::SockRef;
@@ -114,18 +114,28 @@ fn accepting_pauses_and_goes_on() {
 }
 
 #[test]
-fn acks_of_an_accepted_connection_are_delayed_where_its_source_says_so() {
-    for quick_ack in [true, false] {
-        let (mut settings, listeners, address) = listening();
-        let SourceKind::TcpListen { quick_ack: setting, .. } = &mut settings.sources[0].kind else { unreachable!() };
-        *setting = quick_ack;
-        let (remote, _client, fd) = Remote::accept(address, settings, listeners);
+fn acks_stay_late_where_that_is_asked_for_also_after_the_kernel_has_gone_back_to_its_own_way() {
+    for (kind, is_late) in [(Readable::Socket, false), (Readable::SocketLateAcks, true)] {
+        let (settings, listeners, address) = listening();
+        let (remote, mut client, fd) = Remote::accept(address, settings, listeners);
         // SAFETY: the gateway runs in this process, and closes the connection at its stop.
         #[allow(unsafe_code)]
         let connection = unsafe { BorrowedFd::borrow_raw(fd.0) };
-        let found = SockRef::from(&connection).tcp_quickack().expect("TCP_QUICKACK");
+        let connection = SockRef::from(&connection);
+        let mut read = |times: usize| {
+            for _ in 0..times {
+                client.write_all(b"x").expect("written");
+                assert_eq!(remote.next(), "received 3.7");
+            }
+        };
+        remote.ask(Op::Recv { link: LINK, fd, kind });
+        read(1);
+        let late_at_first = !connection.tcp_quickack().expect("TCP_QUICKACK");
+        connection.set_tcp_quickack(true).expect("TCP_QUICKACK");
+        read(32);
+        let late_again = !connection.tcp_quickack().expect("TCP_QUICKACK");
         remote.running.stop();
-        assert_eq!(found, quick_ack);
+        assert_eq!((late_at_first, late_again), (is_late, is_late), "{kind:?}");
     }
 }
 

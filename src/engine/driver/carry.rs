@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // entries name memory and files; each SAFETY comment says who keeps them
 
 use super::complete::{Kind, user_data};
-use super::link::Phase;
+use super::link::{Link, Phase};
 use super::{Commit, Core, Driver, Event, Events, Message};
 use crate::config::SourceKind;
 use crate::engine::buffers::Buffers;
@@ -23,12 +23,29 @@ fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
-/// Has the kernel wait with the ACKs of a connection, at most 40 ms each. It takes that back where the peer seems to wait for them.
-pub(super) fn delay_acks(fd: i32) {
-    // SAFETY: the connection was accepted just now, and the core has not heard of it.
+/// Reads after which the kernel is told again to wait with its ACKs: it goes back to its own way once an ACK has waited its full time.
+const LATE_ACKS_READS: u8 = 16;
+
+/// Has the kernel wait with the ACKs of a connection, at most 40 ms each (tcp(7), TCP_QUICKACK: "not permanent").
+fn delay_acks(fd: i32) {
+    // SAFETY: the caller's link is open, and so is its file.
     let socket = unsafe { BorrowedFd::borrow_raw(fd) };
     // A connection that is gone already says so to whoever reads.
     let _ = SockRef::from(&socket).set_tcp_quickack(false);
+}
+
+impl Link {
+    /// Counts a read of a connection whose ACKs are to be late.
+    pub(super) fn put_acks_off(&mut self) {
+        match &mut self.late_acks {
+            None => {}
+            Some(reads @ 1..) => *reads -= 1,
+            Some(reads) => {
+                *reads = LATE_ACKS_READS - 1;
+                delay_acks(self.fd);
+            }
+        }
+    }
 }
 
 impl<C: Core> Driver<C> {
@@ -170,7 +187,7 @@ impl<C: Core> Driver<C> {
     }
 
     /// The link of an operation. One that came by an accept is first heard of here.
-    fn open_link(&mut self, id: LinkId, fd: Fd, tty: bool) -> &mut super::Link {
+    fn open_link(&mut self, id: LinkId, fd: Fd, tty: bool) -> &mut Link {
         let link = self.link_at(id.index);
         if matches!(link.phase, Phase::Free) {
             link.begin(id, Phase::Open, fd.0, tty);
@@ -180,7 +197,7 @@ impl<C: Core> Driver<C> {
         link
     }
 
-    fn link_at(&mut self, index: u32) -> &mut super::Link {
+    fn link_at(&mut self, index: u32) -> &mut Link {
         let index = index as usize;
         if index >= self.links.len() {
             self.links.resize_with(index + 1, Default::default);
@@ -191,6 +208,8 @@ impl<C: Core> Driver<C> {
     fn recv(&mut self, id: LinkId, fd: Fd, kind: Readable) {
         let link = self.open_link(id, fd, kind == Readable::Tty);
         link.read_wanted = true;
+        link.late_acks = (kind == Readable::SocketLateAcks).then_some(0);
+        link.put_acks_off();
         self.arm_recv(id);
     }
 
@@ -328,17 +347,17 @@ impl<C: Core> Driver<C> {
     }
 
     fn connect(&mut self, id: LinkId, to: Destination) {
-        let (authority, quick_ack) = match to {
-            Destination::Api(api) => (self.core.destination(api), true),
+        let authority = match to {
+            Destination::Api(api) => self.core.destination(api),
             Destination::Source(source) => match &self.settings.sources[usize::from(source.0)].kind {
-                SourceKind::TcpConnect { connect, quick_ack } => (connect.clone(), *quick_ack),
+                SourceKind::TcpConnect { connect, .. } => connect.clone(),
                 kind => panic!("{kind:?} has nowhere to connect to"),
             },
         };
         let limit = self.settings.deliver.connect_timeout;
         let (control, events) = (self.control.clone(), Rc::clone(&self.events));
         let task = tokio_uring::spawn(async move {
-            let result = connect(authority, limit, quick_ack, control).await;
+            let result = connect(authority, limit, control).await;
             Events::push(&events, Event::Connected { link: id, result });
         });
         self.link_at(id.index).begin(id, Phase::Connecting(task.abort_handle()), -1, false);

@@ -1,9 +1,7 @@
 //! Completions of the data ring, and events from outside it, become completions of the core.
 
-use super::carry::delay_acks;
 use super::link::Phase;
 use super::{Core, Driver, Event};
-use crate::config::SourceKind;
 use crate::engine::ring::Cqe;
 use crate::shard::{Completion, Fd, LinkId, Now, PortError, RecvEnd};
 use nix::sys::socket::{SockaddrStorage, getpeername};
@@ -104,9 +102,6 @@ impl<C: Core> Driver<C> {
             listener.socket = None;
         }
         if cqe.result >= 0 {
-            if let SourceKind::TcpListen { quick_ack: false, .. } = self.settings.sources[usize::from(source.0)].kind {
-                delay_acks(cqe.result);
-            }
             match peer(cqe.result) {
                 Some(peer) => self.hear(now, Completion::Accepted { source, fd: Fd(cqe.result), peer }),
                 // The peer was gone before we looked.
@@ -128,6 +123,7 @@ impl<C: Core> Driver<C> {
         let open = link.is_open();
         if let Some(buffer) = cqe.buffer() {
             if cqe.result > 0 && open {
+                link.put_acks_off();
                 let bytes = self.ring.buffers.bytes_mut(buffer, cqe.result as usize);
                 self.core.handle(now, Completion::Received { link: id, bytes });
             }

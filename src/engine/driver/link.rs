@@ -30,6 +30,8 @@ pub(super) struct Link {
     pub(super) phase: Phase,
     pub(super) fd: i32,
     pub(super) tty: bool,
+    /// How many reads may still end before ACKs are put off anew; `None` where they are not.
+    pub(super) late_acks: Option<u8>,
     /// A read is in flight.
     pub(super) reading: bool,
     /// The core wants to read.
