@@ -26,8 +26,8 @@ pub(super) struct Leases {
     carrier: Option<(u32, u32)>,
     /// Grants so far: part of the key under which the next one is asked for.
     grants: u64,
-    /// Lanes that wait for an id, with their generations.
-    waiting: Vec<(u32, u32)>,
+    /// Lanes that wait for an id, with their generations, the first one first. While there are any, one lane asks.
+    waiting: VecDeque<(u32, u32)>,
 }
 
 impl Leases {
@@ -151,20 +151,20 @@ impl Shard {
     pub(super) fn find_id(&mut self, index: u32) -> bool {
         let Some(lease) = self.lease() else { return true };
         let left = self.leases.left();
-        let lane = &mut self.lanes[index as usize];
-        let me = (index, lane.generation);
+        let me = (index, self.lanes[index as usize].generation);
         // Half a grant ahead of need, so that the others go on meanwhile.
+        let wanted = left <= lease / 2 || self.leases.waiting.len() as u64 >= left;
         let ahead = left == 0 || self.leases.ids.len() < RANGES_MAX;
-        if self.leases.carrier == Some(me) || self.leases.carrier.is_none() && left <= lease / 2 && ahead {
+        if self.leases.carrier == Some(me) || self.leases.carrier.is_none() && wanted && ahead {
             self.leases.carrier = Some(me);
-            lane.step = Step::Id;
+            self.lanes[index as usize].step = Step::Id;
             true
         } else if left > 0 {
-            lane.step = Step::Record;
+            self.lanes[index as usize].step = Step::Record;
             true
         } else {
-            lane.doing = Doing::AwaitsId;
-            self.leases.waiting.push(me);
+            self.lanes[index as usize].doing = Doing::AwaitsId;
+            self.leases.waiting.push_back(me);
             false
         }
     }
@@ -247,6 +247,7 @@ impl Shard {
                 return true;
             }
         };
+        let count = granted.end - granted.start;
         let mut ids = self.leases.ids.clone();
         match ids.back_mut().filter(|last| last.end == granted.start) {
             Some(last) => last.end = granted.end,
@@ -271,13 +272,27 @@ impl Shard {
         lane.step = Step::Record; // whoever asked does not ask again before its own record
         lane.step_ns = now.mono_ns;
         self.list_ready(request.lane, false);
-        for (index, generation) in std::mem::take(&mut self.leases.waiting) {
+        self.share_leased(count);
+        true
+    }
+
+    /// Lets as many lanes go on as ids were granted, so that no grant has to look at all that wait. If there are more, one of them asks.
+    fn share_leased(&mut self, mut granted: u64) {
+        while granted > 0 || self.leases.carrier.is_none() {
+            let Some(lane) = self.pop_waiting_for_id() else { return };
+            self.make_ready(lane);
+            granted = granted.saturating_sub(1);
+        }
+    }
+
+    fn pop_waiting_for_id(&mut self) -> Option<u32> {
+        while let Some((index, generation)) = self.leases.waiting.pop_front() {
             let lane = self.lanes.get(index as usize);
             if lane.is_some_and(|lane| lane.generation == generation && lane.doing == Doing::AwaitsId) {
-                self.make_ready(index);
+                return Some(index);
             }
         }
-        true
+        None
     }
 }
 
