@@ -296,6 +296,26 @@ fn c6_what_comes_behind_an_answer_stays_in_the_input() {
 }
 
 #[test]
+fn heads_that_come_again_are_read_as_at_first() {
+    let answer = |status: u16, fields: &str, body: &str| {
+        format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\n{fields}\r\n{body}", body.len())
+    };
+    let long = format!("X-Trace: {}\r\n", "t".repeat(2000));
+    let kinds = [
+        answer(201, "", "good"),
+        answer(200, "Content-Type: application/json\r\n", "{\"id\": 7}"),
+        answer(503, "Retry-After: 3\r\n", ""),
+        answer(201, &long, "good"),
+        answer(201, "", "fine"),
+    ];
+    let order = [0, 0, 1, 0, 1, 2, 1, 3, 3, 4, 0, 2, 2, 1];
+    let outcome = read_all_ways(order.map(|kind: usize| &*kinds[kind]).concat(), false);
+    let alone: Vec<Answer> = order.iter().flat_map(|kind| read_all_ways(&kinds[*kind], false).answers).collect();
+    assert_eq!(outcome.answers, alone);
+    assert_eq!((outcome.error, outcome.idle), (None, true));
+}
+
+#[test]
 fn c9_a_connection_that_ends_is_not_used_again() {
     for (bytes, reusable) in [
         (created(""), true),

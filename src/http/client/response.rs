@@ -3,6 +3,7 @@
 use super::head::{self, Head, RawHead};
 use crate::http::chunked::{Chunk, ChunkFault, Decoder};
 use crate::http::fields::{Framing, FramingFault, Line, LineScan, append_bounded};
+use std::collections::VecDeque;
 
 /// Longest head, in bytes, with its status line and empty line.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -100,6 +101,18 @@ enum State {
     Failed(ResponseError),
 }
 
+/// Longest head that is compared with the next ones, in bytes.
+const KNOWN_HEAD_BYTES_MAX: usize = 1024;
+/// How many: that of an id and that of a record.
+const KNOWN_HEADS_MAX: usize = 2;
+
+/// A head, and what it says.
+#[derive(Debug)]
+struct KnownHead {
+    bytes: Vec<u8>,
+    raw: RawHead,
+}
+
 /// Reads the answers of one connection, one after the other.
 ///
 /// Its owner gives it bytes until [`next`](Self::next) returns `None`, and knows which requests are unanswered: bytes that
@@ -108,6 +121,8 @@ enum State {
 pub struct ResponseReader {
     /// A head that came in pieces.
     buffer: Vec<u8>,
+    /// Heads that came in one: mostly, the next one is the same as one of them.
+    known: VecDeque<KnownHead>,
     state: State,
     body_bytes: u64,
     interim: u8,
@@ -122,7 +137,13 @@ impl Default for ResponseReader {
 impl ResponseReader {
     /// Before the first answer of a connection.
     pub fn new() -> Self {
-        Self { buffer: Vec::new(), state: State::Head(LineScan::default()), body_bytes: 0, interim: 0 }
+        Self {
+            buffer: Vec::new(),
+            known: VecDeque::new(),
+            state: State::Head(LineScan::default()),
+            body_bytes: 0,
+            interim: 0,
+        }
     }
 
     /// Takes bytes from the front of `input` up to the next event; `None` when it needs more. Bytes behind an
@@ -178,7 +199,8 @@ impl ResponseReader {
 
     /// Memory held beyond its own size, in bytes.
     pub fn held_bytes(&self) -> usize {
-        self.buffer.capacity()
+        let known: usize = self.known.iter().map(|known| known.bytes.capacity()).sum();
+        self.buffer.capacity() + self.known.capacity() * size_of::<KnownHead>() + known
     }
 
     fn fail(&mut self, error: ResponseError) {
@@ -221,7 +243,12 @@ impl ResponseReader {
         let held = self.buffer.len();
         let window = &input[..input.len().min(HEAD_BYTES_MAX - held)];
         if held == 0 {
+            if let Some(known) = self.known.iter().find(|known| window.starts_with(&known.bytes)) {
+                *input = &input[known.bytes.len()..];
+                return Ok(Some(known.raw));
+            }
             if let Some((raw, end)) = head::parse_fast(window) {
+                self.learn(&window[..end], raw);
                 *input = &input[end..];
                 return Ok(Some(raw));
             }
@@ -252,6 +279,18 @@ impl ResponseReader {
                 Ok(None)
             }
         }
+    }
+
+    /// Keeps a head in place of the oldest one.
+    fn learn(&mut self, head: &[u8], raw: RawHead) {
+        if head.len() > KNOWN_HEAD_BYTES_MAX {
+            return;
+        }
+        let oldest = if self.known.len() == KNOWN_HEADS_MAX { self.known.pop_front() } else { None };
+        let mut bytes = oldest.map_or_else(Vec::new, |oldest| oldest.bytes);
+        bytes.clear();
+        bytes.extend_from_slice(head);
+        self.known.push_back(KnownHead { bytes, raw });
     }
 
     fn read_length<'a>(
