@@ -5,5 +5,7 @@ pub mod confirm;
 mod connection;
 pub mod route;
 pub mod template;
+mod token;
 
 pub use connection::{Connection, InFlight, Step};
+pub use token::token_at;

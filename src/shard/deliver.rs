@@ -8,7 +8,7 @@ use super::timer::Timer;
 use super::{ApiId, Destination, Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard};
 use crate::config::{Authority, Url};
 use crate::delivery::template::Fields;
-use crate::delivery::{Connection, InFlight, Step, backoff};
+use crate::delivery::{Connection, InFlight, Step, backoff, token_at};
 use crate::http::client::{Event, ResponseError};
 use crate::journal::ANSWER_BYTES_MAX;
 use crate::observe::snapshot::Stage;
@@ -114,7 +114,9 @@ impl Shard {
         if id_step && lane.id.is_none() && !self.find_id(index) {
             return;
         }
-        self.list_ready(index, false);
+        // Many may wait for what a lane brings that asks for all.
+        let front = self.leases.is_carrier(index, self.lanes[index as usize].generation);
+        self.list_ready(index, front);
     }
 
     pub(super) fn api_of(&self, step: Step) -> ApiId {
@@ -505,7 +507,7 @@ impl Shard {
         let Some(pointer) = &deliver.answer_id_at else { return false };
         let lane = &self.lanes[request.lane as usize];
         let good = deliver.success.contains(&request.status) && request.typed;
-        if good && lane.id.is_some() && id_token(body, pointer) == lane.id {
+        if good && lane.id.is_some() && token_at(body, pointer) == lane.id {
             request.delivered = true;
             self.delivered(now, request.lane, request.generation);
             self.route_worked(Step::Record);
@@ -519,7 +521,7 @@ impl Shard {
         }
         let pointer = self.settings.sequence.as_ref().map_or("", |sequence| &sequence.id_at);
         let id = match request.status {
-            200..=299 => id_token(body, pointer).ok_or_else(|| format!("no id at {pointer} of its answer")),
+            200..=299 => token_at(body, pointer).ok_or_else(|| format!("no id at {pointer} of its answer")),
             _ => return self.refused(now, api, request, body),
         };
         let lane = &mut self.lanes[request.lane as usize];
@@ -706,14 +708,4 @@ impl Shard {
 
 fn describe(error: &ResponseError) -> String {
     format!("its answer cannot be read: {error}")
-}
-
-/// The JSON token of the id in an answer: a number or a quoted string, as it is sent on.
-fn id_token(body: &[u8], pointer: &str) -> Option<Box<str>> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    match value.pointer(pointer)? {
-        serde_json::Value::Number(number) if !number.is_f64() => Some(number.to_string().into()),
-        text @ serde_json::Value::String(_) => Some(text.to_string().into()),
-        _ => None,
-    }
 }

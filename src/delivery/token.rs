@@ -1,0 +1,225 @@
+//! The id in an answer, read without building the document around it.
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::fmt;
+
+/// The JSON token at `pointer` (RFC 6901) of `body`: a whole number of at most 64 bits, or a string in its quotes, as it is sent on.
+/// `None` if there is none, it is anything else, or `body` is no JSON.
+pub fn token_at(body: &[u8], pointer: &str) -> Option<Box<str>> {
+    if !(pointer.is_empty() || pointer.starts_with('/')) {
+        return None;
+    }
+    let mut document = serde_json::Deserializer::from_slice(body);
+    let found = Look { pointer }.deserialize(&mut document).ok()?;
+    document.end().ok()?;
+    found
+}
+
+/// Looks for what a pointer names below the value that it is given.
+#[derive(Clone, Copy)]
+struct Look<'p> {
+    pointer: &'p str,
+}
+
+impl<'p> Look<'p> {
+    /// The first reference token, and the look that goes on below it; `None` if the pointer ends here.
+    fn step(self) -> Option<(&'p str, Self)> {
+        let path = self.pointer.strip_prefix('/')?;
+        let end = path.find('/').unwrap_or(path.len());
+        Some((&path[..end], Self { pointer: &path[end..] }))
+    }
+
+    fn is_here(self) -> bool {
+        self.pointer.is_empty()
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Look<'_> {
+    type Value = Option<Box<str>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<Self::Value, D::Error> {
+        value.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Look<'_> {
+    type Value = Option<Box<str>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any JSON")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(self.is_here().then(|| itoa::Buffer::new().format(number).into()))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(self.is_here().then(|| itoa::Buffer::new().format(number).into()))
+    }
+
+    fn visit_f64<E: Error>(self, _number: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E: Error>(self, _value: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(self.is_here().then(|| serde_json::Value::from(text).to_string().into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        let (name, below) = self.step().unzip();
+        while let Some(is_name) = map.next_key_seed(Is { name })? {
+            match below.filter(|_| is_name) {
+                Some(below) => found = map.next_value_seed(below)?,
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(found)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        let (name, below) = self.step().unzip();
+        let place = name.and_then(index);
+        let mut at = 0;
+        loop {
+            let is_next = match below.filter(|_| place == Some(at)) {
+                Some(below) => sequence.next_element_seed(below)?.map(|element| found = element),
+                None => sequence.next_element::<IgnoredAny>()?.map(drop),
+            };
+            if is_next.is_none() {
+                return Ok(found);
+            }
+            at += 1;
+        }
+    }
+}
+
+/// An array's index: digits without a zero before them (RFC 6901 section 4).
+fn index(name: &str) -> Option<usize> {
+    let sound = name.bytes().all(|byte| byte.is_ascii_digit()) && (name == "0" || !name.starts_with('0'));
+    name.parse().ok().filter(|_| sound)
+}
+
+/// Whether a member's name is a reference token.
+struct Is<'p> {
+    name: Option<&'p str>,
+}
+
+impl<'de> DeserializeSeed<'de> for Is<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, name: D) -> Result<bool, D::Error> {
+        name.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Is<'_> {
+    type Value = bool;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a member's name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<bool, E> {
+        Ok(match self.name {
+            Some(token) if token.contains('~') => token.replace("~1", "/").replace("~0", "~") == name,
+            token => token == Some(name),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::token_at;
+
+    /// The same, by way of the whole document.
+    fn of_document(body: &[u8], pointer: &str) -> Option<Box<str>> {
+        match serde_json::from_slice::<serde_json::Value>(body).ok()?.pointer(pointer)? {
+            serde_json::Value::Number(number) if !number.is_f64() => Some(number.to_string().into()),
+            text @ serde_json::Value::String(_) => Some(text.to_string().into()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn whole_numbers_and_strings_are_found_and_nothing_else_is() {
+        let body = br#" {"id": 41, "text": "a\"\u00e9", "a": [1, {"b/c": -2, "~": "x"}], "f": 1.5, "n": null, "id2": 1e3, "t": true} "#;
+        for (pointer, token) in [
+            ("/id", Some("41")),
+            ("/text", Some("\"a\\\"é\"")),
+            ("/a/0", Some("1")),
+            ("/a/1/b~1c", Some("-2")),
+            ("/a/1/~0", Some("\"x\"")),
+        ] {
+            assert_eq!(token_at(body, pointer).as_deref(), token, "{pointer}");
+        }
+        for nothing in ["", "id", "/", "/a", "/a/2", "/a/00", "/a/+1", "/f", "/n", "/id2", "/t", "/id/x", "/other"] {
+            assert_eq!(token_at(body, nothing), None, "{nothing}");
+        }
+        assert_eq!(token_at(b"\"7\"", "").as_deref(), Some("\"7\""), "the document itself");
+    }
+
+    #[test]
+    fn a_name_that_comes_again_counts_by_its_last_value() {
+        assert_eq!(token_at(br#"{"id": 1, "id": 2}"#, "/id").as_deref(), Some("2"));
+        assert_eq!(token_at(br#"{"id": 1, "id": [2]}"#, "/id"), None);
+    }
+
+    #[test]
+    fn what_is_no_whole_json_has_no_id() {
+        for body in [
+            &b""[..],
+            b"{\"id\": 7",
+            b"{\"id\": 7} x",
+            b"{\"id\": 07}",
+            b"{\"id\": 7,}",
+            b"\xff",
+            b"{\"id\": 7, \"a\": nul}",
+        ] {
+            assert_eq!(token_at(body, "/id"), None, "{}", body.escape_ascii());
+        }
+        // Beyond 64 bits it could only be sent on rounded.
+        assert_eq!(token_at(br#"{"id": 18446744073709551616}"#, "/id"), None);
+    }
+
+    fn document() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            "-?[0-9]{1,21}",
+            "[0-9].[0-9]",
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            "\"[a-c~/0]{0,3}\""
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            let member = ("[abc~/01]{0,2}", inner.clone()).prop_map(|(name, value)| format!("\"{name}\" : {value}"));
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(|all| format!("[{}]", all.join(", "))),
+                prop::collection::vec(member, 0..4).prop_map(|all| format!("{{{}}}", all.join(","))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_what_the_whole_document_has_there(
+            body in document(),
+            pointer in "(/([abc01]{0,2}|~0|~1)){0,3}",
+            cut in any::<prop::sample::Index>(),
+        ) {
+            prop_assert_eq!(token_at(body.as_bytes(), &pointer), of_document(body.as_bytes(), &pointer));
+            let cut = &body.as_bytes()[..cut.index(body.len() + 1)];
+            prop_assert_eq!(token_at(cut, &pointer), of_document(cut, &pointer));
+        }
+    }
+}
