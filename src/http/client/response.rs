@@ -205,6 +205,7 @@ impl ResponseReader {
 
     fn fail(&mut self, error: ResponseError) {
         self.buffer = Vec::new();
+        self.known = VecDeque::new();
         self.state = State::Failed(error);
     }
 
