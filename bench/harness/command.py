@@ -100,9 +100,9 @@ def hdr_reports(out: Path) -> list[str]:
 
 
 def write(out: Path, machine: dict, rows: list[dict]) -> tuple[str, list[str]]:
-    """All files of a run: the summary, and what of them could not be made."""
+    """What is made of a run's rows: the summary, and what of them could not be made."""
     text = report.summary(machine, SCENARIOS, rows)
-    report.write_run(out, machine, rows, text)
+    (out / "summary.md").write_text(text)
     plot.write(out, machine, rows)
     return text, hdr_reports(out)
 
@@ -150,11 +150,12 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     machine, rows = describe(options, missing), []
+    report.begin_run(options.out, machine)
     try:
         for scenario in scenarios:
             run_scenario(scenario, options, rows, missing)
     except KeyboardInterrupt:
-        print("\nbench/run: interrupted; what it had started is ended, and nothing is written", file=sys.stderr)
+        print(f"\nbench/run: interrupted; what it had started is ended; its {len(rows)} trials are in {options.out}", file=sys.stderr)
         return 130
     return finish(options, machine, rows, scenarios)
 

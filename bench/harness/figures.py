@@ -23,9 +23,17 @@ def medians(rows: list[dict]) -> dict:
     if "cpu_us" in result:
         costs = [row["cpu_us"] for row in good]
         result["spread"] = (max(costs) - min(costs)) / statistics.median(costs)
-        result["each"] = {"cpu_us": costs}
+        result["each"] = {key: {row["repeat"]: row[key] for row in good if key in row} for key in ("cpu_us", "records_per_s")}
     result["remarks"] = sorted({remark for row in rows for remark in row.get("remarks", ())})
     return result
+
+
+def paired(one: dict, other: dict, key: str) -> float | None:
+    """The median of `one` as a multiple of `other`, each taken between trials that ran one after the other: a machine that turns slow
+    for half a minute does so for both. `None` without such a pair."""
+    one, other = one["each"][key], other["each"][key]
+    ratios = [one[repeat] / other[repeat] for repeat in one if repeat in other]
+    return statistics.median(ratios) if ratios else None
 
 
 def by_subject(rows: list[dict]) -> dict[str, dict]:
@@ -43,6 +51,8 @@ def judge(target, rows: dict, missing: dict[str, str]) -> dict:
     try:
         figure = target.figure(rows)
     except (KeyError, ValueError, ZeroDivisionError, IndexError):
+        figure = None
+    if figure is None:
         return {**verdict, "verdict": "not measured"}
     reached = (target.most is None or figure <= target.most) and (target.least is None or figure >= target.least)
     return {**verdict, "figure": figure, "verdict": "reached" if reached else "MISSED"}

@@ -2,7 +2,7 @@
 
 import json
 
-from .figures import by_subject, judge
+from .figures import by_subject, judge, paired
 from .scenario import gates
 from .subject import Floor
 
@@ -113,13 +113,13 @@ def _idle_table(subjects: dict[str, dict]) -> str:
 
 
 def _load_table(case, subjects: dict[str, dict]) -> str:
-    floor = next((subjects[one.name].get("cpu_us") for one in case.subjects if isinstance(one, Floor) and one.name in subjects), None)
+    floor = next((subjects[one.name] for one in case.subjects if isinstance(one, Floor) and "cpu_us" in subjects.get(one.name, ())), None)
     cells = []
     for name, row in subjects.items():
         cpu_us = row.get("cpu_us")
         cells.append([
             name, number(row.get("records_per_s")), number(cpu_us), number(row.get("user_us")), number(row.get("system_us")),
-            number(1e6 / cpu_us if cpu_us else None), number(cpu_us / floor if floor and cpu_us else None),
+            number(1e6 / cpu_us if cpu_us else None), number(paired(row, floor, "cpu_us") if floor and cpu_us else None),
             percent(row.get("spread")), percent(row.get("busy")), percent(row.get("others_busy")),
             number(row.get("load_us")), number(row.get("receiver_us")), number(row.get("switches"), 3), mib(row),
         ])
@@ -142,13 +142,15 @@ def summary(machine: dict, scenarios, rows: list[dict]) -> str:
     return "\n\n".join([head, *parts]) + "\n"
 
 
-def write_run(directory, machine: dict, rows: list[dict], text: str) -> None:
-    """The files of a run: machine, every single row, summary."""
+def begin_run(directory, machine: dict) -> None:
+    """The files of a run of which nothing is measured yet."""
     (directory / "machine.json").write_text(json.dumps(machine, indent=2, ensure_ascii=False) + "\n")
-    with open(directory / "rows.jsonl", "w", encoding="utf-8") as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    (directory / "summary.md").write_text(text)
+    (directory / "rows.jsonl").write_text("")
+
+
+def append_row(directory, row: dict) -> None:
+    with open(directory / "rows.jsonl", "a", encoding="utf-8") as out:
+        out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_run(directory) -> tuple[dict, list[dict]]:

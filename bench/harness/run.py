@@ -10,6 +10,7 @@ import tempfile
 from .figures import by_subject
 from .peer import CommandPeer
 from .ptys import Ptys
+from .report import append_row
 from .scenario import Case, Share
 from .subject import TARGET
 from .trial import Trial
@@ -44,10 +45,12 @@ def run_scenario(scenario, options, rows: list[dict], missing: dict[str, str]) -
     print(f"\n{scenario.name}: {scenario.work}", file=sys.stderr)
     for case in scenario.cases:
         with Ptys(case.machines) if case.source == "ports" else contextlib.nullcontext(0) as most:
-            run_case(scenario, fitted(resolved(case, rows), most), options, rows, missing)
+            fit = fitted(resolved(case, rows), most)
+            remarks = [f"{fit.machines} ports, the kernel has no more"] if fit.machines < case.machines else []
+            run_case(scenario, fit, options, rows, missing, remarks)
 
 
-def run_case(scenario, case: Case, options, rows: list[dict], missing: dict[str, str]) -> None:
+def run_case(scenario, case: Case, options, rows: list[dict], missing: dict[str, str], remarks: list[str]) -> None:
     named = {"scenario": scenario.name, "case": case.name}
     subjects = carriers(case, options, missing)
     for subject in (*case.subjects, *case.peers):
@@ -56,10 +59,17 @@ def run_case(scenario, case: Case, options, rows: list[dict], missing: dict[str,
     for repeat in range(options.repeats * (1 if options.smoke else case.rounds)):
         for subject in subjects:
             row = {**named, "subject": subject.name, "repeat": repeat, **Trial(case, subject, options, repeat).run()}
-            rows.append(row)
+            row["remarks"] = remarks + row.get("remarks", [])
+            keep(row, options, rows)
             say(row)
-        if case.commits:
-            rows += [{**named, "repeat": repeat, **commit(size, options)} for size in COMMIT_BYTES]
+        for size in COMMIT_BYTES if case.commits else ():
+            keep({**named, "repeat": repeat, **commit(size, options)}, options, rows)
+
+
+def keep(row: dict, options, rows: list[dict]) -> None:
+    """Also on disk at once, so that a run that is ended early leaves what it has."""
+    rows.append(row)
+    append_row(options.out, row)
 
 
 def commit(size: int, options) -> dict:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .figures import paired
 from .peer import Peer
 from .subject import Gateway, Subject
 
@@ -60,8 +61,8 @@ class Scenario:
 
 
 def ratio(over: str, under: str = "gateway", key: str = "cpu_us"):
-    """`under` as a multiple of `over`."""
-    return lambda rows: rows[under][key] / rows[over][key]
+    """`under` as a multiple of `over`, from neighbours in time."""
+    return lambda rows: paired(rows[under], rows[over], key)
 
 
 def of(subject: str, key: str):
@@ -71,17 +72,6 @@ def of(subject: str, key: str):
 def later_than(which: str, percentile: str, *peers: str):
     """A percentile as a multiple of the best of the peers'."""
     return lambda rows: rows["gateway"][which][percentile] / min(rows[peer][which][percentile] for peer in peers)
-
-
-def paired(key: str, subject: str, beside: str):
-    """The median of the ratios of trials that ran one after the other."""
-
-    def figure(rows):
-        ratios = sorted(one / other for one, other in zip(rows[subject]["each"][key], rows[beside]["each"][key]))
-        middle = len(ratios) // 2
-        return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
-
-    return figure
 
 
 # A counter's greatest value a record: when the load saturates, and when each record comes alone. They leave room for a

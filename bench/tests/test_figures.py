@@ -9,12 +9,12 @@ from harness.catalogue import SCENARIOS
 from harness.command import lacking
 from harness.peer import Nginx
 from harness.run import carriers, fitted, resolved
-from harness.scenario import Case, Scenario, Share, Target, gates, later_than, paired, ratio
+from harness.scenario import Case, Scenario, Share, Target, gates, later_than, ratio
 from harness.subject import Floor, Gateway
 
 
 def row(subject: str, cpu_us: float, **more) -> dict:
-    return {"scenario": "s", "case": "c", "subject": subject, "failed": [], "cpu_us": cpu_us, **more}
+    return {"scenario": "s", "case": "c", "subject": subject, "repeat": 0, "failed": [], "cpu_us": cpu_us, **more}
 
 
 class Medians(unittest.TestCase):
@@ -62,8 +62,11 @@ class Verdicts(unittest.TestCase):
         self.assertAlmostEqual(self.judge(Target("", later_than("latency_us", "p50", "nginx", "haproxy"), most=1), rows)["figure"], 0.9)
 
     def test_pairs_are_judged_by_the_median_of_their_ratios(self):
-        rows = [row(name, cost) for costs in ((10, 10), (22, 20), (3, 1)) for name, cost in zip(("gateway", "blind"), costs)]
-        self.assertAlmostEqual(self.judge(Target("", paired("cpu_us", "gateway", "blind"), most=1.03), rows)["figure"], 1.1)
+        pairs = enumerate(((10, 10), (22, 20), (3, 1)))
+        rows = [row(name, cost, repeat=at) for at, costs in pairs for name, cost in zip(("gateway", "blind"), costs)]
+        target = Target("", ratio("blind"), most=1.03)
+        self.assertAlmostEqual(self.judge(target, rows)["figure"], 1.1)
+        self.assertEqual(self.judge(target, [row("gateway", 1), row("blind", 1, repeat=1)])["verdict"], "not measured")
 
 
 class Gates(unittest.TestCase):

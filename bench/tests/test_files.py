@@ -25,7 +25,7 @@ MACHINE = {
 
 def row(scenario: str, subject: str, cpu_us: float, **more) -> dict:
     common = {"records_per_s": 1e6 / cpu_us, "cpu_us": cpu_us, "user_us": 0.5, "system_us": cpu_us - 0.5, "failed": [], "remarks": []}
-    return {"scenario": scenario, "case": scenario, "subject": subject, **common, **more}
+    return {"scenario": scenario, "case": scenario, "subject": subject, "repeat": 0, **common, **more}
 
 
 ROWS = [
@@ -38,7 +38,9 @@ class Tables(unittest.TestCase):
     def test_a_recorded_run_gives_the_same_summary_again(self):
         with tempfile.TemporaryDirectory() as directory:
             text = report.summary(MACHINE, SCENARIOS, ROWS)
-            report.write_run(Path(directory), MACHINE, ROWS, text)
+            report.begin_run(Path(directory), MACHINE)
+            for one in ROWS:
+                report.append_row(Path(directory), one)
             machine, rows = report.read_run(Path(directory))
             self.assertEqual(report.summary(machine, SCENARIOS, rows), text)
         for wanted in ("nginx: 7 missing", "haproxy: missing: apt-get install haproxy", "3.000", "reached"):
