@@ -4,24 +4,25 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use std::fmt;
 
 /// The JSON token at `pointer` (RFC 6901) of `body`: a whole number of at most 64 bits, or a string in its quotes, as it is sent on.
-/// `None` if there is none, it is anything else, or `body` is no JSON.
+/// `None` if there is none, it is anything else, or `body` has not the shape of JSON: of what is passed over, encoding, depth and the size
+/// of numbers are not looked at.
 pub fn token_at(body: &[u8], pointer: &str) -> Option<Box<str>> {
     if !(pointer.is_empty() || pointer.starts_with('/')) {
         return None;
     }
     let mut document = serde_json::Deserializer::from_slice(body);
-    let found = Look { pointer }.deserialize(&mut document).ok()?;
+    let found = Finder { pointer }.deserialize(&mut document).ok()?;
     document.end().ok()?;
     found
 }
 
-/// Looks for what a pointer names below the value that it is given.
+/// Finders for what a pointer names below the value that it is given.
 #[derive(Clone, Copy)]
-struct Look<'p> {
+struct Finder<'p> {
     pointer: &'p str,
 }
 
-impl<'p> Look<'p> {
+impl<'p> Finder<'p> {
     /// The first reference token, and the look that goes on below it; `None` if the pointer ends here.
     fn step(self) -> Option<(&'p str, Self)> {
         let path = self.pointer.strip_prefix('/')?;
@@ -34,7 +35,7 @@ impl<'p> Look<'p> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Look<'_> {
+impl<'de> DeserializeSeed<'de> for Finder<'_> {
     type Value = Option<Box<str>>;
 
     fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<Self::Value, D::Error> {
@@ -42,7 +43,7 @@ impl<'de> DeserializeSeed<'de> for Look<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Look<'_> {
+impl<'de> Visitor<'de> for Finder<'_> {
     type Value = Option<Box<str>>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,7 +77,7 @@ impl<'de> Visitor<'de> for Look<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
         let (name, below) = self.step().unzip();
-        while let Some(is_name) = map.next_key_seed(Is { name })? {
+        while let Some(is_name) = map.next_key_seed(NameIs { name })? {
             match below.filter(|_| is_name) {
                 Some(below) => found = map.next_value_seed(below)?,
                 None => drop(map.next_value::<IgnoredAny>()?),
@@ -110,11 +111,11 @@ fn index(name: &str) -> Option<usize> {
 }
 
 /// Whether a member's name is a reference token.
-struct Is<'p> {
+struct NameIs<'p> {
     name: Option<&'p str>,
 }
 
-impl<'de> DeserializeSeed<'de> for Is<'_> {
+impl<'de> DeserializeSeed<'de> for NameIs<'_> {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'de>>(self, name: D) -> Result<bool, D::Error> {
@@ -122,7 +123,7 @@ impl<'de> DeserializeSeed<'de> for Is<'_> {
     }
 }
 
-impl Visitor<'_> for Is<'_> {
+impl Visitor<'_> for NameIs<'_> {
     type Value = bool;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -188,6 +189,13 @@ mod tests {
             b"{\"id\": 7, \"a\": nul}",
         ] {
             assert_eq!(token_at(body, "/id"), None, "{}", body.escape_ascii());
+        }
+        for body in [
+            &b"{\"id\": 7, \"name\": \"M\xfcller\"}"[..],
+            b"{\"a\": \"\\ud800\", \"id\": 7}",
+            b"{\"a\": 1e999, \"id\": 7}",
+        ] {
+            assert_eq!(token_at(body, "/id").as_deref(), Some("7"), "{}", body.escape_ascii());
         }
         // Beyond 64 bits it could only be sent on rounded.
         assert_eq!(token_at(br#"{"id": 18446744073709551616}"#, "/id"), None);

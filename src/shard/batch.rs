@@ -167,9 +167,8 @@ impl Shard {
             }
         }
         passed.append(&mut ready);
-        // A lane that found no id may have been listed meanwhile.
-        passed.append(&mut self.api(api).ready);
-        self.api(api).ready = passed;
+        // A lane that found no id may have been listed meanwhile, in front.
+        self.api(api).ready.append(&mut passed);
         members
     }
 

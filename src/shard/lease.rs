@@ -153,7 +153,7 @@ impl Shard {
         let left = self.leases.left();
         let me = (index, self.lanes[index as usize].generation);
         // Half a grant ahead of need, so that the others go on meanwhile.
-        let wanted = left <= lease / 2 || self.leases.waiting.len() as u64 >= left;
+        let wanted = left <= (lease / 2).max(self.leases.waiting.len() as u64);
         let ahead = left == 0 || self.leases.ids.len() < RANGES_MAX;
         if self.leases.carrier == Some(me) || self.leases.carrier.is_none() && wanted && ahead {
             self.leases.carrier = Some(me);

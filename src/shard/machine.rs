@@ -123,17 +123,6 @@ impl Shard {
         }
     }
 
-    /// Lists a machine whose answers wait for what is not durable, unless it is listed.
-    fn await_durable(&mut self, now: Now, link: LinkId, machine: &mut HttpMachine, durable_below: u64) {
-        if !machine.waiting
-            && let Some(number) = machine.connection.awaits(durable_below)
-        {
-            machine.waiting = true;
-            machine.waiting_since_ns = now.mono_ns;
-            self.durable_waiters.push(Reverse((number, link)));
-        }
-    }
-
     fn pop_durable_waiter(&mut self, durable_below: u64) -> Option<LinkId> {
         let first = self.durable_waiters.peek_mut().filter(|first| first.0.0 < durable_below)?;
         let Reverse((_, link)) = PeekMut::pop(first);
@@ -141,15 +130,14 @@ impl Shard {
     }
 
     /// What became durable lets answers and deliveries go.
-    pub(super) fn release_durable(&mut self, now: Now) {
+    pub(super) fn release_durable(&mut self) {
         if self.durable_waiters.is_empty() && self.durable_lanes.is_empty() {
             return;
         }
         let durable_below = self.journals[0].journal.durable_below();
         while let Some(link) = self.pop_durable_waiter(durable_below) {
             let Some((_, State::Http(mut machine))) = self.links.take(link) else { continue };
-            machine.waiting = false;
-            self.await_durable(now, link, &mut machine, durable_below);
+            machine.waiting = false; // if it waits for more, it is listed anew when it is flushed
             self.mark_dirty(link, &mut machine);
             self.links.put(link, State::Http(machine));
         }
@@ -176,6 +164,13 @@ impl Shard {
     fn flush_machine(&mut self, now: Now, link: LinkId, fd: Option<Fd>, machine: &mut HttpMachine) {
         let durable_below = self.journals[0].journal.durable_below();
         machine.connection.release(durable_below);
+        if !machine.waiting
+            && let Some(number) = machine.connection.awaits()
+        {
+            machine.waiting = true;
+            machine.waiting_since_ns = now.mono_ns;
+            self.durable_waiters.push(Reverse((number, link)));
+        }
         if machine.closing != Closing::No || machine.sending {
             return;
         }
@@ -197,7 +192,6 @@ impl Shard {
                 self.linger(now, link, fd, machine);
             }
         }
-        self.await_durable(now, link, machine, durable_below);
         if machine.paused && machine.connection.wants_read() {
             machine.paused = false;
             if !machine.reading {

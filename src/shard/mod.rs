@@ -431,12 +431,13 @@ impl Shard {
     /// Ends a turn: what the completions made possible is done, operations are emitted. Also called when
     /// [`Shard::next_deadline`] has passed.
     pub fn turn(&mut self, now: Now) {
+        // Before the timers: one of them gives up machines that have waited for a commit for too long.
+        self.release_durable();
         while let Some(timer) = self.timers.pop_due(now.mono_ns) {
             self.handle_timer(now, timer);
         }
         self.advance_phase(now);
         self.bury();
-        self.release_durable(now);
         self.resume_paused(now);
         self.advance_disposals(now);
         self.advance_backlog(now);

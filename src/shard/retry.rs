@@ -47,7 +47,7 @@ impl Shard {
         let (route, held) = &mut self.routes[usize::from(step)];
         if !held.is_empty() && route.take_probe(now.mono_ns) {
             let lane = held.pop_front().expect("looked at above");
-            self.push_ready(lane, false);
+            self.push_ready(lane, true);
         }
     }
 

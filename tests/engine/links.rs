@@ -122,18 +122,20 @@ fn acks_stay_late_where_that_is_asked_for_also_after_the_kernel_has_gone_back_to
         #[allow(unsafe_code)]
         let connection = unsafe { BorrowedFd::borrow_raw(fd.0) };
         let connection = SockRef::from(&connection);
-        let mut read = |times: usize| {
-            for _ in 0..times {
-                client.write_all(b"x").expect("written");
-                assert_eq!(remote.next(), "received 3.7");
-            }
+        // An ACK that waits its full time ends the lateness, and a busy machine may give it that time before the look.
+        let mut is_late_after = |reads: usize| {
+            (0..20).any(|_| {
+                for _ in 0..reads {
+                    client.write_all(b"x").expect("written");
+                    assert_eq!(remote.next(), "received 3.7");
+                }
+                !connection.tcp_quickack().expect("TCP_QUICKACK")
+            })
         };
         remote.ask(Op::Recv { link: LINK, fd, kind });
-        read(1);
-        let late_at_first = !connection.tcp_quickack().expect("TCP_QUICKACK");
+        let late_at_first = is_late_after(1);
         connection.set_tcp_quickack(true).expect("TCP_QUICKACK");
-        read(32);
-        let late_again = !connection.tcp_quickack().expect("TCP_QUICKACK");
+        let late_again = is_late_after(16);
         remote.running.stop();
         assert_eq!((late_at_first, late_again), (is_late, is_late), "{kind:?}");
     }

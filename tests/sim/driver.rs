@@ -7,7 +7,7 @@ use super::event::{ConnId, End, Event};
 use super::http;
 use super::machines::Kind;
 use super::net::{Got, Peer, Read};
-use super::plan::Level;
+use super::plan::{Level, socket_of};
 use super::receiver::films;
 use super::world::World;
 use crate::say;
@@ -366,7 +366,7 @@ impl World {
             }
             Destination::Api(_) => None,
             Destination::Source(source) => self.machine_of(source, Kind::TcpServer).map(|machine| {
-                let conn = self.net.open(Peer::Machine(machine), Readable::Socket);
+                let conn = self.net.open(Peer::Machine(machine), socket_of(Kind::TcpServer, source));
                 if let Some(old) = self.machines[machine].conn.take() {
                     self.net.close_peer(&mut self.cx, old);
                 }

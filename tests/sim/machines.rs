@@ -9,9 +9,10 @@ use super::http;
 use super::net::{Net, Peer};
 use super::oracle::Oracle;
 use super::payload::{self, Alphabet};
+use super::plan::socket_of;
 use crate::say;
 use ringest::config::{Framing, FramingKind};
-use ringest::shard::{Readable, SourceId};
+use ringest::shard::SourceId;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -242,7 +243,7 @@ impl Machine {
             self.wake_in(cx, delay);
             return;
         }
-        let conn = net.open(Peer::Machine(self.index), Readable::Socket);
+        let conn = net.open(Peer::Machine(self.index), socket_of(self.plan.kind, self.plan.source));
         self.last_conn = Some(conn);
         self.connections += 1;
         let address = Ipv4Addr::new(10, 0, 0, self.index as u8 + 1);

@@ -427,7 +427,7 @@ impl Net {
         if state.reset {
             return;
         }
-        if unread && state.kind == Readable::Socket {
+        if unread && state.kind != Readable::Tty {
             state.reset = true;
             let lose = cx.rng.bool();
             if lose {

@@ -14,7 +14,7 @@ use ringest::config::{
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
 use ringest::journal::Options;
-use ringest::shard::SourceId;
+use ringest::shard::{Readable, SourceId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -312,6 +312,17 @@ fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, 
     (sources, machines)
 }
 
+/// Every second TCP source has its ACKs late.
+fn is_quick(id: SourceId) -> bool {
+    id.0.is_multiple_of(2)
+}
+
+/// How a connection of a source is read.
+pub fn socket_of(kind: Kind, id: SourceId) -> Readable {
+    let is_late = matches!(kind, Kind::TcpOut | Kind::TcpServer) && !is_quick(id);
+    if is_late { Readable::SocketLateAcks } else { Readable::Socket }
+}
+
 fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing) -> Source {
     let listen = ([127, 0, 0, 1], 4000 + id.0).into();
     let (name, kind) = match kind {
@@ -323,11 +334,11 @@ fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing
         }
         Kind::TcpOut => {
             let lane = if rng.u8(..3) == 0 { LaneKey::Address } else { LaneKey::Connection };
-            (format!("t-{}", id.0), SourceKind::TcpListen { listen, lane, quick_ack: true })
+            (format!("t-{}", id.0), SourceKind::TcpListen { listen, lane, quick_ack: is_quick(id) })
         }
         Kind::TcpServer => {
             let connect = Authority { host: "10.9.0.1".into(), port: 4001 + id.0 };
-            (format!("c-{}", id.0), SourceKind::TcpConnect { connect, quick_ack: true })
+            (format!("c-{}", id.0), SourceKind::TcpConnect { connect, quick_ack: is_quick(id) })
         }
         Kind::Http => (format!("w-{}", id.0), SourceKind::Http { listen }),
     };

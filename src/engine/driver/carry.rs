@@ -26,23 +26,19 @@ fn errno(error: &io::Error) -> i32 {
 /// Reads after which the kernel is told again to wait with its ACKs: it goes back to its own way once an ACK has waited its full time.
 const LATE_ACKS_READS: u8 = 16;
 
-/// Has the kernel wait with the ACKs of a connection, at most 40 ms each (tcp(7), TCP_QUICKACK: "not permanent").
-fn delay_acks(fd: i32) {
-    // SAFETY: the caller's link is open, and so is its file.
-    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
-    // A connection that is gone already says so to whoever reads.
-    let _ = SockRef::from(&socket).set_tcp_quickack(false);
-}
-
 impl Link {
-    /// Counts a read of a connection whose ACKs are to be late.
+    /// A read of an open connection. Where ACKs are to be late, the kernel is told so from time to time: it waits with each at most 40 ms, and
+    /// the setting is "not permanent" (tcp(7), TCP_QUICKACK).
     pub(super) fn put_acks_off(&mut self) {
         match &mut self.late_acks {
             None => {}
             Some(reads @ 1..) => *reads -= 1,
             Some(reads) => {
                 *reads = LATE_ACKS_READS - 1;
-                delay_acks(self.fd);
+                // SAFETY: the callers' links are open, and so is the file.
+                let socket = unsafe { BorrowedFd::borrow_raw(self.fd) };
+                // A connection that is gone already says so to whoever reads.
+                let _ = SockRef::from(&socket).set_tcp_quickack(false);
             }
         }
     }

@@ -9,6 +9,10 @@ use std::collections::VecDeque;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Longest body, in bytes.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
+/// Longest head that is compared with the next ones, in bytes.
+const KNOWN_HEAD_BYTES_MAX: usize = 1024;
+/// How many: one for each step of delivery.
+const KNOWN_HEADS_MAX: usize = 3;
 /// Interim answers (1xx) before one final answer.
 const INTERIM_MAX: u8 = 16;
 
@@ -100,11 +104,6 @@ enum State {
     /// After an error, which stays.
     Failed(ResponseError),
 }
-
-/// Longest head that is compared with the next ones, in bytes.
-const KNOWN_HEAD_BYTES_MAX: usize = 1024;
-/// How many: that of an id and that of a record.
-const KNOWN_HEADS_MAX: usize = 2;
 
 /// A head, and what it says.
 #[derive(Debug)]
@@ -284,7 +283,7 @@ impl ResponseReader {
 
     /// Keeps a head in place of the oldest one.
     fn learn(&mut self, head: &[u8], raw: RawHead) {
-        if head.len() > KNOWN_HEAD_BYTES_MAX {
+        if head.len() > KNOWN_HEAD_BYTES_MAX || raw.status < 200 {
             return;
         }
         let oldest = if self.known.len() == KNOWN_HEADS_MAX { self.known.pop_front() } else { None };

@@ -208,11 +208,11 @@ impl ServerConnection {
         self.durable_below = self.durable_below.max(durable_below);
     }
 
-    /// The number that the first answer waits for which does not go yet though records below `durable_below` are durable.
-    pub fn awaits(&self, durable_below: u64) -> Option<u64> {
+    /// The number that must become durable for the next of the answers to go that may not go yet.
+    pub fn awaits(&self) -> Option<u64> {
         let mut answers = self.first.iter().chain(&self.rest);
         answers.find_map(|answer| match answer {
-            Answer::Accepted { last_number, .. } if !answer.may_go(durable_below) => Some(*last_number),
+            Answer::Accepted { last_number, .. } if !answer.may_go(self.durable_below) => Some(*last_number),
             _ => None,
         })
     }
