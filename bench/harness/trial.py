@@ -196,7 +196,9 @@ class Trial:
             return []
         if self.case.rate and row["records_per_s"] < 0.95 * self.case.rate:
             return [f"{row['records_per_s']:.0f} records/s of {self.case.rate:.0f} that were due"]
-        if not self.case.rate and max(row["busy"], row["others_busy"]) < 0.5:
+        # What ports carry passes through a thread of the kernel, which belongs to neither.
+        least = 0.35 if self.case.source == "ports" else 0.5
+        if not self.case.rate and max(row["busy"], row["others_busy"]) < least:
             return [f"nobody was busy (subject {row['busy']:.0%}, others {row['others_busy']:.0%}): the CPUs had other work"]
         return []
 
