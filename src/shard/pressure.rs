@@ -56,8 +56,11 @@ impl Shard {
     /// of it is: else each could read a socket's whole buffer for the little room that there was, and with thousands of links that
     /// would be memory without a bound. So no more is held than a turn or two of reads.
     pub(super) fn resume_paused(&mut self, now: Now) {
+        if self.paused_links.is_empty() {
+            return;
+        }
         let largest = self.settings.sources.iter().map(|source| source.framing.max_bytes).max().unwrap_or(0);
-        if self.paused_links.is_empty() || !self.journal().can_append(now, largest) {
+        if !self.journal().can_append(now, largest) {
             return;
         }
         let mut empty = Vec::new();
