@@ -132,7 +132,7 @@ def main() -> int:
         machine, rows = report.read_run(options.table)
         (options.table / "summary.md").write_text(report.summary(machine, SCENARIOS, rows))
         plot.write(options.table, machine, rows)
-        readme.update(ROOT / "bench" / "README.md", options.table, machine, rows, SCENARIOS)
+        readme.update(ROOT, options.table, machine, rows, SCENARIOS)
         return 0
     scenarios = chosen(options.scenarios)
     if options.smoke:

@@ -1,12 +1,24 @@
-"""The table in bench/README.md, made from a recorded run between two markers."""
+"""The tables in bench/README.md and README.md, made from a recorded run between two markers."""
 
 from pathlib import Path
 
 from .figures import by_subject
+from .plot import kind_of, label_of
 from .report import number, of_case, table, verdicts_of
 
 BEGIN = "<!-- table: bench/run --table RUN writes what is between these lines -->"
 END = "<!-- end of table -->"
+# What README.md shows: case, subject, and the work in words.
+HEADLINES = (
+    ("tcp-post", "gateway", "1,000 TCP machines, a POST for each record"),
+    ("tcp-post-pipelined", "gateway", "the same, 8 requests on a connection"),
+    ("tcp-post-pipelined", "gateway, levers", "the same, with `quick_ack = false` and `min_wait`"),
+    ("tcp-two-step", "gateway", "1,000 TCP machines, an id fetched before each POST"),
+    ("tcp-two-step", "gateway, lease 100", "the same, ids leased by 100"),
+    ("tcp-batch", "gateway", "16 records a write, POSTs of 100"),
+    ("http-post", "gateway", "1,000 HTTP machines, a POST for each record"),
+    ("serial-post", "gateway", "500 serial ports, a POST for each record"),
+)
 
 
 def figures_table(machine: dict, rows: list[dict], scenarios) -> str:
@@ -43,17 +55,41 @@ def throughput_table(rows: list[dict], scenarios) -> str:
 def section(run: Path, machine: dict, rows: list[dict], scenarios) -> str:
     changed = " with changes" if machine["changed"] else ""
     return "\n\n".join([
-        f"From `bench/runs/{run.resolve().name}`: {machine['cpu']}, {machine['cpus']} CPUs{' (virtual)' if machine['virtual'] else ''}, "
-        f"Linux {machine['kernel']}, commit {machine['commit'][:12]}{changed}, medians of {machine['repeats']} trials of {machine['seconds']:g} s.",
+        f"From `bench/runs/{run.resolve().name}`: {machine_words(machine)}, commit {machine['commit'][:12]}{changed}, "
+        f"medians of {machine['repeats']} trials of {machine['seconds']:g} s.",
         figures_table(machine, rows, scenarios),
         f"![Records per CPU second of ringest, peers and floor](runs/{run.resolve().name}/plots/cpu.svg)",
         throughput_table(rows, scenarios),
     ])
 
 
-def update(path: Path, run: Path, machine: dict, rows: list[dict], scenarios) -> None:
-    """Writes the section anew; what stands around it stays."""
-    path.write_text(replaced(path.read_text(), section(run, machine, rows, scenarios)))
+def machine_words(machine: dict) -> str:
+    return f"{machine['cpu']}, {machine['cpus']} CPUs{' (virtual)' if machine['virtual'] else ''}, Linux {machine['kernel']}"
+
+
+def headline(run: Path, machine: dict, rows: list[dict], scenarios) -> str:
+    """What one core carries, beside the others that did the same work in the same run."""
+    cases = {case.name: case for scenario in scenarios for case in scenario.cases}
+    cells = []
+    for name, subject, work in HEADLINES:
+        measured = by_subject([row for row in rows if row["case"] == name])
+        if "cpu_us" not in measured.get(subject, ()):
+            continue
+        kinds = {one: kind_of(cases[name], one) for one in measured if "cpu_us" in measured[one]}
+        beside = [label_of(one, kind) + f" {measured[one]['cpu_us']:.3g}" for one, kind in kinds.items() if kind in ("floor", "peer")]
+        row = measured[subject]
+        cells.append([work, number(row["records_per_s"]), number(row["cpu_us"]), "; ".join(beside) if subject == "gateway" else ""])
+    return "\n\n".join([
+        table(["64-byte records, one core", "records/s", "CPU µs a record", "CPU µs a record of others that do the same work"], cells),
+        f"{machine_words(machine)}, {machine['began'][:10]}; medians of {machine['repeats']} trials.",
+        f"![Records per CPU second of ringest, peers and floor](bench/runs/{run.resolve().name}/plots/cpu.svg)",
+    ])
+
+
+def update(root: Path, run: Path, machine: dict, rows: list[dict], scenarios) -> None:
+    """Writes the sections anew; what stands around them stays."""
+    for path, text in (("bench/README.md", section), ("README.md", headline)):
+        (root / path).write_text(replaced((root / path).read_text(), text(run, machine, rows, scenarios)))
 
 
 def replaced(text: str, between: str) -> str:

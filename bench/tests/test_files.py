@@ -55,8 +55,14 @@ class Tables(unittest.TestCase):
         with self.assertRaises(ValueError):
             readme.replaced("no markers", "x")
 
-    def test_the_readme_of_the_bench_has_the_markers(self):
-        readme.replaced((Path(readme.__file__).parents[1] / "README.md").read_text(), "x")
+    def test_both_readmes_have_the_markers(self):
+        for root in Path(readme.__file__).parents[1:3]:
+            readme.replaced((root / "README.md").read_text(), "x")
+
+    def test_the_headline_sets_the_gateway_beside_all_others(self):
+        text = readme.headline(Path("run"), MACHINE, ROWS, SCENARIOS)
+        wanted = "1,000 HTTP machines, a POST for each record | 90,909    | 11.00           | floor: POST in + POST out 10; nginx 33"
+        self.assertIn(wanted, text)
 
 
 class Plot(unittest.TestCase):
