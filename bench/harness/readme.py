@@ -56,7 +56,7 @@ def section(run: Path, machine: dict, rows: list[dict], scenarios) -> str:
     changed = " with changes" if machine["changed"] else ""
     return "\n\n".join([
         f"From `bench/runs/{run.resolve().name}`: {machine_words(machine)}, commit {machine['commit'][:12]}{changed}, "
-        f"medians of {machine['repeats']} trials of {machine['seconds']:g} s.",
+        f"medians of {machine['repeats']} trials of {machine['seconds']:g} s{noted(machine)}.",
         figures_table(machine, rows, scenarios),
         f"![Records per CPU second of ringest, peers and floor](runs/{run.resolve().name}/plots/cpu.svg)",
         throughput_table(rows, scenarios),
@@ -65,6 +65,11 @@ def section(run: Path, machine: dict, rows: list[dict], scenarios) -> str:
 
 def machine_words(machine: dict) -> str:
     return f"{machine['cpu']}, {machine['cpus']} CPUs{' (virtual)' if machine['virtual'] else ''}, Linux {machine['kernel']}"
+
+
+def noted(machine: dict) -> str:
+    """What whoever recorded the run has written into `machine.json`, as `note`."""
+    return f" ({machine['note']})" if machine.get("note") else ""
 
 
 def headline(run: Path, machine: dict, rows: list[dict], scenarios) -> str:
@@ -81,7 +86,7 @@ def headline(run: Path, machine: dict, rows: list[dict], scenarios) -> str:
         cells.append([work, number(row["records_per_s"]), number(row["cpu_us"]), "; ".join(beside) if subject == "gateway" else ""])
     return "\n\n".join([
         table(["64-byte records, one core", "records/s", "CPU µs a record", "CPU µs a record of others that do the same work"], cells),
-        f"{machine_words(machine)}, {machine['began'][:10]}; medians of {machine['repeats']} trials.",
+        f"{machine_words(machine)}, {machine['began'][:10]}; medians of {machine['repeats']} trials{noted(machine)}.",
         f"![Records per CPU second of ringest, peers and floor](bench/runs/{run.resolve().name}/plots/cpu.svg)",
     ])
 
