@@ -82,7 +82,7 @@ fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, eof: bool) -> Outcome {
                     break 'pieces;
                 }
             }
-            // A head that comes in pieces, and two short ones to compare with.
+            // A head that comes in pieces, and three short ones to compare with.
             assert!(reader.held_bytes() <= HEAD_BYTES_MAX + 4096, "{} bytes held", reader.held_bytes());
         }
         let over = outcome.answers.last().and_then(|last| last.end).is_some_and(|(_, reusable)| !reusable);
