@@ -16,7 +16,7 @@ pub fn token_at(body: &[u8], pointer: &str) -> Option<Box<str>> {
     found
 }
 
-/// Finders for what a pointer names below the value that it is given.
+/// Looks for what a pointer names below the value that it is given.
 #[derive(Clone, Copy)]
 struct Finder<'p> {
     pointer: &'p str,

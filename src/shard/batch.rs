@@ -258,9 +258,12 @@ impl Shard {
         for Member { lane, records } in members {
             match left {
                 0 => behind.push(Member { lane, records }),
-                // What is left of a lane that is cut waits for its front.
+                // What is left of a lane that is cut waits for its front, and is suspect once that is fine. Not so what an earlier cut left
+                // behind it: that batch was refused for a record of this one.
                 _ => {
-                    self.lanes[lane as usize].cut += records.saturating_sub(left);
+                    if records > left {
+                        self.lanes[lane as usize].cut = records - left;
+                    }
                     front.push(Member { lane, records: records.min(left) });
                 }
             }

@@ -68,7 +68,8 @@ pub(super) struct Lane {
     pub more_ids: VecDeque<Box<str>>,
     /// The batch that it carries: more than its first record, or more than its own.
     pub batch: Option<Batch>,
-    /// So many records, behind those of a batch that it is in, were in one that was refused: they go without those of other lanes.
+    /// So many records, behind those of a batch that it is in, were with them in one that was refused: they go without those of other
+    /// lanes, and without more of their own.
     pub cut: usize,
     /// The first record goes alone: a batch with it was refused.
     pub solo: bool,

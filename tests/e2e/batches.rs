@@ -100,6 +100,20 @@ fn a_refused_batch_is_cut_until_the_poison_record_alone_is_parked() {
 }
 
 #[test]
+fn a_refused_batch_of_one_machine_is_cut_no_more_often_than_it_can_be_halved() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { refuse_data: Some("m7 000013"), ..Behaviour::default() });
+    let tcp = free_address();
+    let gateway = Gateway::start(&site, &config(&site, tcp, "{ records = 64, wait = \"5s\" }").write(&site));
+    let mut machine = TcpMachine::connect(tcp);
+    machine.send((0..64).map(|number| record("m7", number))).expect("sent");
+    gateway.wait_terms("all to be settled", |terms| terms.delivered == 63 && terms.parked == 1);
+    assert_eq!(gateway.status().counter("batch_splits"), 6);
+    gateway.stop();
+    assert_eq!(numbers(api.films().iter().map(|film| film.data.as_str()))["m7"].len(), 63);
+}
+
+#[test]
 fn a_batch_without_an_answer_is_sent_again_as_it_was_and_under_its_key() {
     let site = Site::new();
     let api = Api::start(site.api, Behaviour { drop_every: 3, ..Behaviour::default() });
