@@ -18,6 +18,7 @@ GATEWAY = Gateway()
 LEVERED = Gateway("gateway, levers", levers=True)
 LEASED = Gateway("gateway, lease 100", ids=True, lease=100)
 ONE_STEP = Gateway("gateway, no id step")
+TWO_SHARDS = Gateway("gateway, 2 shards", cores=2)
 POWER = Gateway("gateway at power", durability="power")
 BLIND = Gateway("without histograms and counters", blind=True)
 
@@ -206,15 +207,11 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "cores", "tcp-post with 1 and 2 shards",
+        "cores", "tcp-post with 1 and 2 shards, in pairs",
         (
-            Case("cores/1", (GATEWAY,)),
-            Case("cores/2", (Gateway(cores=2),), spread=2),
-        ),
-        (
-            Target(
-                "CPU a record of 2 shards ≤ 1.1 × that of 1",
-                lambda cases: cases["cores/2"]["gateway"]["cpu_us"] / cases["cores/1"]["gateway"]["cpu_us"], most=1.1,
+            Case(
+                "cores", (GATEWAY, TWO_SHARDS), rounds=2,
+                targets=(Target("CPU a record of 2 shards ≤ 1.1 × that of 1", ratio("gateway", TWO_SHARDS.name), most=1.1),),
             ),
         ),
     ),

@@ -21,7 +21,7 @@ COMMIT_BYTES = (4096, 16_384)
 def carriers(case: Case, options, missing: dict[str, str]) -> list:
     """Who carries the case's load: what is there of its subjects and peers, and the user's."""
     own = [subject for subject in (*case.subjects, *(() if options.no_peers else case.peers)) if subject.name not in missing]
-    takes_peers = case.source in ("tcp", "http") and not case.idle and case.spread == 1
+    takes_peers = case.source in ("tcp", "http") and not case.idle
     return own + ([CommandPeer(*peer.split("=", 1)) for peer in options.peer] if takes_peers else [])
 
 

@@ -46,7 +46,6 @@ class Case:
     depth: int = 1
     checked: bool = True  # the receiver looks into the records
     idle: bool = False  # nothing is sent
-    spread: int = 1  # CPUs of the subject
     rounds: int = 1  # times the repeats asked for, where a small difference is looked for
     commits: bool = False  # the bare commit loop runs in turn with it
     targets: tuple[Target, ...] = ()

@@ -17,6 +17,7 @@ class Subject:
     """Base of all; `command` and what else differs is overridden."""
 
     name = ""
+    cores = 1  # CPUs that it has
     keeps_order = False
     posts = True
     is_peer = False  # what a peer loses is a result, not a fault of the bench

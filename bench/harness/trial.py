@@ -32,8 +32,8 @@ class Trial:
     def __init__(self, case, subject, options, repeat: int = 0):
         self.case, self.subject, self.options, self.repeat = case, subject, options, repeat
         cpus = sorted(os.sched_getaffinity(0))
-        self.subject_cpus = set(cpus[: case.spread])
-        self.other_cpus = set(cpus[case.spread :] or cpus[-1:])
+        self.subject_cpus = set(cpus[: subject.cores])
+        self.other_cpus = set(cpus[subject.cores :] or cpus[-1:])
         self.machines_at, self.receiver_at, self.admin_at = free_ports(3)
         self._processes: list[Process] = []
 
