@@ -152,13 +152,17 @@ impl Shard {
 
     /// Sends what may be sent now, once a turn for each connection.
     pub(super) fn flush_machines(&mut self, now: Now) {
-        for link in std::mem::take(&mut self.dirty_machines) {
+        let mut dirty = std::mem::take(&mut self.dirty_machines);
+        for link in dirty.drain(..) {
             let Some((fd, state)) = self.links.take(link) else { continue };
             let State::Http(mut machine) = state else { unreachable!("only HTTP links are listed") };
             machine.dirty = false;
             self.flush_machine(now, link, fd, &mut machine);
             self.links.put(link, State::Http(machine));
         }
+        // To flush lists nothing, so that the list and its memory serve again.
+        debug_assert!(self.dirty_machines.is_empty());
+        self.dirty_machines = dirty;
     }
 
     fn flush_machine(&mut self, now: Now, link: LinkId, fd: Option<Fd>, machine: &mut HttpMachine) {
