@@ -104,7 +104,7 @@ fn a_refused_batch_of_one_machine_is_cut_no_more_often_than_it_can_be_halved() {
     let site = Site::new();
     let api = Api::start(site.api, Behaviour { refuse_data: Some("m7 000013"), ..Behaviour::default() });
     let tcp = free_address();
-    let gateway = Gateway::start(&site, &config(&site, tcp, "{ records = 64, wait = \"5s\" }").write(&site));
+    let gateway = Gateway::start(&site, &config(&site, tcp, "{ records = 64, wait = \"1s\" }").write(&site));
     let mut machine = TcpMachine::connect(tcp);
     machine.send((0..64).map(|number| record("m7", number))).expect("sent");
     gateway.wait_terms("all to be settled", |terms| terms.delivered == 63 && terms.parked == 1);
