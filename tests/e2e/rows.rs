@@ -457,7 +457,7 @@ fn c19_a_name_is_resolved_at_each_connect_and_never_on_a_core() {
             let begun = Instant::now();
             machine.send((1..=COUNT).map(|number| row.record(number))).expect("sent");
             gateway.wait_terms("intake", |terms| terms.received == COUNT as u64 + 1);
-            assert!(begun.elapsed() < Duration::from_secs(2), "{:?} while a name is resolved", begun.elapsed());
+            assert!(begun.elapsed() < Duration::from_secs(10), "{:?} while a name is resolved", begun.elapsed());
             problem("the name was not resolved within 500ms");
             std::fs::write(site.path("nsswitch.conf"), "hosts: files\n").expect("written");
             problem("the name cannot be resolved");
