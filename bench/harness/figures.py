@@ -43,7 +43,7 @@ def by_subject(rows: list[dict]) -> dict[str, dict]:
 
 
 def judge(target, rows: dict, missing: dict[str, str]) -> dict:
-    """The figure of a target beside what is to be reached. A ratio is taken between the medians of one run."""
+    """The figure of a target beside what is to be reached."""
     lacking = sorted({missing[name] for name in target.needs if name in missing})
     verdict = {"text": target.text, "figure": None, "gate": target.gate}
     if lacking:

@@ -15,6 +15,15 @@ def output_of(*command: str) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def words(machine: dict) -> str:
+    """The machine of a run, as it stands above what is made of it."""
+    return f"{machine['cpu']}, {machine['cpus']} CPUs{' (virtual)' if machine['virtual'] else ''}, Linux {machine['kernel']}"
+
+
+def commit_words(machine: dict) -> str:
+    return f"commit {machine['commit'][:12]}{' with changes' if machine['changed'] else ''}"
+
+
 def describe(options, missing: dict[str, str]) -> dict:
     fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     cpuinfo = {key.strip(): value.strip() for key, value in fields.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .catalogue import SCENARIOS
 from .figures import by_subject
+from .machine import words
 from .report import of_case
 from .subject import Floor, Gateway
 
@@ -15,7 +16,7 @@ from .subject import Floor, Gateway
 CASES = {
     "tcp-post": "1,000 TCP machines, a POST for each record",
     "tcp-post-pipelined": "the same, 8 requests on a connection",
-    "tcp-two-step": "an id fetched first, then the POST",
+    "tcp-two-step": "1,000 TCP machines, an id fetched before each POST",
     "tcp-batch": "16 records a write, POSTs of 100",
     "http-post": "1,000 HTTP machines, a POST for each record",
     "serial-post": "500 serial ports, a POST for each record",
@@ -92,10 +93,9 @@ def svg(machine: dict, rows: list[dict]) -> str:
         f'<text class="quiet" x="24" y="56">What one second of CPU time of the program carries, from machines to a web service. '
         f"Each scenario has its own scale.</text>"
     )
-    virtual = " (virtual)" if machine["virtual"] else ""
     foot = (
-        f'<text class="quiet" x="24" y="{height + 8}">{html.escape(str(machine["cpu"]))}, {machine["cpus"]} CPUs{virtual}, '
-        f'Linux {html.escape(machine["kernel"])}, {machine["began"][:10]}. Floor: a bare io_uring program that does this work and no more.</text>'
+        f'<text class="quiet" x="24" y="{height + 8}">{html.escape(words(machine))}, {machine["began"][:10]}. '
+        f'Floor: a bare io_uring program that does this work and no more.</text>'
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height + 28}" width="{WIDTH}" height="{height + 28}" role="img" '

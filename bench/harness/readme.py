@@ -3,22 +3,17 @@
 from pathlib import Path
 
 from .figures import by_subject
-from .plot import kind_of, label_of
+from .machine import commit_words, words
+from .plot import CASES, kind_of, label_of
 from .report import number, of_case, table, verdicts_of
 
 BEGIN = "<!-- table: bench/run --table RUN writes what is between these lines -->"
 END = "<!-- end of table -->"
-# What README.md shows: case, subject, and the work in words.
-HEADLINES = (
-    ("tcp-post", "gateway", "1,000 TCP machines, a POST for each record"),
-    ("tcp-post-pipelined", "gateway", "the same, 8 requests on a connection"),
-    ("tcp-post-pipelined", "gateway, levers", "the same, with `quick_ack = false` and `min_wait`"),
-    ("tcp-two-step", "gateway", "1,000 TCP machines, an id fetched before each POST"),
-    ("tcp-two-step", "gateway, lease 100", "the same, ids leased by 100"),
-    ("tcp-batch", "gateway", "16 records a write, POSTs of 100"),
-    ("http-post", "gateway", "1,000 HTTP machines, a POST for each record"),
-    ("serial-post", "gateway", "500 serial ports, a POST for each record"),
-)
+# What README.md shows of the plot's cases beside the gateway as it is: a variant of it, and how it differs.
+VARIANTS = {
+    "tcp-post-pipelined": ("gateway, levers", "with `quick_ack = false` and `min_wait`"),
+    "tcp-two-step": ("gateway, lease 100", "ids leased by 100"),
+}
 
 
 def figures_table(machine: dict, rows: list[dict], scenarios) -> str:
@@ -53,18 +48,13 @@ def throughput_table(rows: list[dict], scenarios) -> str:
 
 
 def section(run: Path, machine: dict, rows: list[dict], scenarios) -> str:
-    changed = " with changes" if machine["changed"] else ""
     return "\n\n".join([
-        f"From `bench/runs/{run.resolve().name}`: {machine_words(machine)}, commit {machine['commit'][:12]}{changed}, "
+        f"From `bench/runs/{run.resolve().name}`: {words(machine)}, {commit_words(machine)}, "
         f"medians of {machine['repeats']} trials of {machine['seconds']:g} s{noted(machine)}.",
         figures_table(machine, rows, scenarios),
         f"![Records per CPU second of ringest, peers and floor](runs/{run.resolve().name}/plots/cpu.svg)",
         throughput_table(rows, scenarios),
     ])
-
-
-def machine_words(machine: dict) -> str:
-    return f"{machine['cpu']}, {machine['cpus']} CPUs{' (virtual)' if machine['virtual'] else ''}, Linux {machine['kernel']}"
 
 
 def noted(machine: dict) -> str:
@@ -76,17 +66,17 @@ def headline(run: Path, machine: dict, rows: list[dict], scenarios) -> str:
     """What one core carries, beside the others that did the same work in the same run."""
     cases = {case.name: case for scenario in scenarios for case in scenario.cases}
     cells = []
-    for name, subject, work in HEADLINES:
-        measured = by_subject([row for row in rows if row["case"] == name])
-        if "cpu_us" not in measured.get(subject, ()):
-            continue
-        kinds = {one: kind_of(cases[name], one) for one in measured if "cpu_us" in measured[one]}
-        beside = [label_of(one, kind) + f" {measured[one]['cpu_us']:.3g}" for one, kind in kinds.items() if kind in ("floor", "peer")]
-        row = measured[subject]
-        cells.append([work, number(row["records_per_s"]), number(row["cpu_us"]), "; ".join(beside) if subject == "gateway" else ""])
+    for name, work in CASES.items():
+        measured = {one: row for one, row in by_subject(of_case(rows, cases[name])).items() if "cpu_us" in row}
+        kinds = {one: kind_of(cases[name], one) for one in measured}
+        beside = [f"{label_of(one, kind)} {measured[one]['cpu_us']:.3g}" for one, kind in kinds.items() if kind in ("floor", "peer")]
+        variant, differs = VARIANTS.get(name, ("", ""))
+        for subject, text, others in (("gateway", work, "; ".join(beside)), (variant, f"the same, {differs}", "")):
+            if row := measured.get(subject):
+                cells.append([text, number(row["records_per_s"]), number(row["cpu_us"]), others])
     return "\n\n".join([
         table(["64-byte records, one core", "records/s", "CPU µs a record", "CPU µs a record of others that do the same work"], cells),
-        f"{machine_words(machine)}, {machine['began'][:10]}; medians of {machine['repeats']} trials{noted(machine)}.",
+        f"{words(machine)}, {machine['began'][:10]}; medians of {machine['repeats']} trials{noted(machine)}.",
         f"![Records per CPU second of ringest, peers and floor](bench/runs/{run.resolve().name}/plots/cpu.svg)",
     ])
 

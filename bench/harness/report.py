@@ -3,6 +3,7 @@
 import json
 
 from .figures import by_subject, judge, paired
+from .machine import commit_words, words
 from .scenario import gates
 from .subject import Floor
 
@@ -130,9 +131,7 @@ def summary(machine: dict, scenarios, rows: list[dict]) -> str:
     """The whole of a run, as markdown."""
     failed = [row for row in rows if row.get("failed")]
     head = (
-        f"# Bench run of {machine['began']}\n\n{machine['cpu']}, {machine['cpus']} CPUs"
-        f"{' (virtual)' if machine['virtual'] else ''}, Linux {machine['kernel']}, commit {machine['commit'][:12]}"
-        f"{' with changes' if machine['changed'] else ''}. Medians of {machine['repeats']} trials of {machine['seconds']:g} s; "
+        f"# Bench run of {machine['began']}\n\n{words(machine)}, {commit_words(machine)}. Medians of {machine['repeats']} trials of {machine['seconds']:g} s; "
         f"spread is the widest difference of CPU a record. {len(failed)} trials failed.\n"
     )
     for row in failed:

@@ -96,9 +96,8 @@ class Gateway(Subject):
     def config(self, trial) -> str:
         case, quoted = trial.case, lambda path: json.dumps(str(path))
         receiver = f"http://127.0.0.1:{trial.receiver_at}"
-        cores = sorted(os.sched_getaffinity(0))[: self.cores]
         lines = [
-            "[gateway]", 'name = "bench"', f"cores = {cores}", f"state_dir = {quoted(trial.state)}",
+            "[gateway]", 'name = "bench"', f"cores = {sorted(trial.subject_cpus)}", f"state_dir = {quoted(trial.state)}",
             f'admin = "127.0.0.1:{trial.admin_at}"', 'min_wait = "250us"' if self.levers else "", "",
             "[journal]", f'durability = "{self.durability}"', "",
         ]

@@ -83,12 +83,14 @@ class Configurations(unittest.TestCase):
         case = Case("c", (), **case)
         return types.SimpleNamespace(
             case=case, directory=where, state=where / "state", ports=where / "ports", machines_at=1001, receiver_at=1002, admin_at=1003,
+            subject_cpus={3, 1},
         )
 
     def test_the_gateways_are_valid_toml_and_say_what_they_were_asked_for(self):
         with tempfile.TemporaryDirectory() as directory:
             plain = tomllib.loads(Gateway().config(self.trial(directory)))
             self.assertNotIn("sequence", plain)
+            self.assertEqual(plain["gateway"]["cores"], [1, 3])
             self.assertEqual((plain["journal"]["durability"], plain["deliver"]["connections"]), ("process", 64))
             leased = tomllib.loads(Gateway(ids=True, lease=100).config(self.trial(directory)))
             self.assertEqual((leased["sequence"]["lease"], leased["sequence"]["count_at"]), (100, "/count"))
