@@ -216,7 +216,7 @@ impl World {
             match self.parked.asked.remove(&name) {
                 Some(disposal) => {
                     discarded += u64::from(disposal == Disposal::Discard);
-                    say!(self.cx, "record {name} ({key}): {disposal:?} is done");
+                    say!(self.cx, "record {name} ({key}) is done: {}", disposal.words());
                     self.cx.stats.count(match disposal {
                         Disposal::Retry => "parked record retried",
                         Disposal::Discard => "parked record discarded",
@@ -279,7 +279,7 @@ impl World {
         let records = chosen.iter().map(|name| record_name(name).expect("a name")).collect();
         let selection =
             if all { Selection::default() } else { Selection { records: Some(records), ..Selection::default() } };
-        say!(self.cx, "operator: {disposal:?} of {chosen:?}");
+        say!(self.cx, "operator: {} {}", chosen.join(" "), disposal.words());
         let count = shard.dispose(disposal, &selection);
         if count != chosen.len() as u64 {
             return Err(format!("{disposal:?} of {} parked records takes up {count}", chosen.len()));

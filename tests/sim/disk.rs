@@ -677,20 +677,21 @@ impl Work {
 impl Operation {
     fn describe(&self) -> String {
         let Self { journal: JournalId(journal), segment, .. } = self;
-        let (what, from, bytes) = match &self.work {
-            Work::Commit { offset, data, .. } => ("commit", *offset, data.len()),
-            Work::Prepare { bytes, .. } => ("prepare", 0, *bytes as usize),
-            Work::Sync => ("sync", 0, 0),
-            Work::Free { .. } => ("free", 0, 0),
-            Work::ReadBack { offset, buffer } => ("read back", *offset, buffer.len()),
-            Work::Rewrite(Rewrite::Begin { bytes }) => ("rewrite: begin", 0, *bytes as usize),
-            Work::Rewrite(Rewrite::Read { offset, buffer, .. }) => ("rewrite: read", *offset, buffer.len()),
-            Work::Rewrite(Rewrite::Write { offset, bytes }) => ("rewrite: write", *offset, bytes.len()),
-            Work::Rewrite(Rewrite::Replace { .. }) => ("rewrite: replace", 0, 0),
-            Work::Rewrite(Rewrite::SyncDirectory) => ("rewrite: sync directory", 0, 0),
-            Work::Rewrite(Rewrite::GiveUp) => ("rewrite: give up", 0, 0),
+        let (what, from, bytes, written) = match &self.work {
+            Work::Commit { offset, data, .. } => ("commit", *offset, data.len(), &data[..]),
+            Work::Prepare { bytes, header, .. } => ("prepare", 0, *bytes as usize, &header[..]),
+            Work::Sync => ("sync", 0, 0, &[][..]),
+            Work::Free { .. } => ("free", 0, 0, &[][..]),
+            Work::ReadBack { offset, buffer } => ("read back", *offset, buffer.len(), &[][..]),
+            Work::Rewrite(Rewrite::Begin { bytes }) => ("rewrite: begin", 0, *bytes as usize, &[][..]),
+            Work::Rewrite(Rewrite::Read { offset, buffer, .. }) => ("rewrite: read", *offset, buffer.len(), &[][..]),
+            Work::Rewrite(Rewrite::Write { offset, bytes }) => ("rewrite: write", *offset, bytes.len(), &bytes[..]),
+            Work::Rewrite(Rewrite::Replace { header }) => ("rewrite: replace", 0, 0, &header[..]),
+            Work::Rewrite(Rewrite::SyncDirectory) => ("rewrite: sync directory", 0, 0, &[][..]),
+            Work::Rewrite(Rewrite::GiveUp) => ("rewrite: give up", 0, 0, &[][..]),
         };
-        format!("{what} j{journal} segment {segment} at {from}, {bytes} B")
+        let hash = crc32c::crc32c(written);
+        format!("{what} j{journal} segment {segment} at {from}, {bytes} B, {hash:08x}")
     }
 }
 

@@ -13,6 +13,7 @@ use super::world::World;
 use crate::say;
 use ringest::config::{LaneKey, SourceKind};
 use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, PortError, Readable, RecvEnd, Shard, SourceId};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 /// The first descriptors are taken.
@@ -36,6 +37,17 @@ enum Phase {
     Failed,
     Open(ConnId),
     Closing,
+}
+
+/// Names of a life's links in the trace: by first appearance, so that how the shard numbers them does not show.
+#[derive(Debug, Default)]
+pub struct Seen(HashMap<LinkId, usize>);
+
+impl Seen {
+    fn name(&mut self, link: LinkId) -> usize {
+        let next = self.0.len();
+        *self.0.entry(link).or_insert(next)
+    }
 }
 
 fn fd(conn: ConnId) -> Fd {
@@ -80,7 +92,7 @@ impl World {
             }
             Op::Recv { link, fd, kind } => {
                 let conn = self.open_conn(link, fd)?;
-                say!(self.cx, "op recv on {}: conn {conn}", link.index);
+                say!(self.cx, "op recv on {}: conn {conn}", self.seen.name(link));
                 let state = &mut self.net.conns[conn];
                 if state.read != Read::Off || state.kind != kind {
                     return Err(format!("recv ({kind:?}) on conn {conn}, whose read is {:?}", state.read));
@@ -91,7 +103,8 @@ impl World {
             Op::PauseRecv { link } => self.pause_recv(link)?,
             Op::Send { link, fd, bytes } => {
                 let conn = self.open_conn(link, fd)?;
-                say!(self.cx, "op send on {}: conn {conn}, {} B", link.index, bytes.len());
+                let (name, hash) = (self.seen.name(link), crc32c::crc32c(&bytes));
+                say!(self.cx, "op send on {name}: conn {conn}, {} B, {hash:08x}", bytes.len());
                 if bytes.is_empty() || self.net.sending(conn) || self.net.is_shut_down(conn) {
                     return Err(format!("send of {} B on conn {conn}, busy, shut down or nothing", bytes.len()));
                 }
@@ -106,13 +119,13 @@ impl World {
             }
             Op::Shutdown { link, fd } => {
                 let conn = self.open_conn(link, fd)?;
-                say!(self.cx, "op shutdown on {}: conn {conn}", link.index);
+                say!(self.cx, "op shutdown on {}: conn {conn}", self.seen.name(link));
                 self.net.shutdown(&mut self.cx, conn);
             }
             Op::Close { link, fd } => self.close(link, fd)?,
             Op::Connect { link, to } => self.connect(link, to)?,
             Op::OpenPort { link, source } => {
-                say!(self.cx, "op open port {} as {}", source.0, link.index);
+                say!(self.cx, "op open port {} as {}", source.0, self.seen.name(link));
                 self.claim(link, Phase::Opening(source))?;
                 let delay = self.cx.rng.u64(10 * US..5 * MS);
                 self.cx.after(delay, Event::OpenPort { life: self.life, link, source });
@@ -205,7 +218,7 @@ impl World {
             return Err(format!("pause of link {link:?}, which is not open"));
         };
         let state = &mut self.net.conns[conn];
-        say!(self.cx, "op pause recv on {}: conn {conn} {:?}", link.index, state.read);
+        say!(self.cx, "op pause recv on {}: conn {conn} {:?}", self.seen.name(link), state.read);
         match state.read {
             Read::Armed if generation == link.generation => {
                 state.read = Read::Pausing;
@@ -220,7 +233,7 @@ impl World {
     }
 
     fn close(&mut self, link: LinkId, file: Option<Fd>) -> Result<(), String> {
-        say!(self.cx, "op close {} {file:?}", link.index);
+        say!(self.cx, "op close {}: {}", self.seen.name(link), if file.is_some() { "open" } else { "not open" });
         // The file may have come in the same turn, after the shard had asked for the close.
         let crossed = match self.links.get(&link.index) {
             Some(Link { phase: Phase::Open(conn), .. }) if self.opened.contains(conn) => Some(fd(*conn)),
@@ -246,7 +259,11 @@ impl World {
     }
 
     fn connect(&mut self, link: LinkId, to: Destination) -> Result<(), String> {
-        say!(self.cx, "op connect {} to {to:?}", link.index);
+        let name = self.seen.name(link);
+        match to {
+            Destination::Api(api) => say!(self.cx, "op connect {name} to api {}", api.0),
+            Destination::Source(source) => say!(self.cx, "op connect {name} to source {}", source.0),
+        }
         self.claim(link, Phase::Connecting(to))?;
         if let Destination::Api(api) = to {
             let same = |state: &Link| match state.phase {
@@ -345,7 +362,7 @@ impl World {
     pub fn on_sent(&mut self, conn: ConnId) {
         let link = self.net.conns[conn].link;
         if let (Some((bytes, result)), Some(link)) = (self.net.sent(&mut self.cx, conn), link) {
-            say!(self.cx, "sent {} B on conn {conn}: {result:?}", bytes.len());
+            say!(self.cx, "sent {} B on conn {conn}: {}", bytes.len(), result.err().unwrap_or(0));
             self.tell(Completion::Sent { link, bytes, result });
         }
     }
@@ -376,7 +393,7 @@ impl World {
                 conn
             }),
         };
-        say!(self.cx, "link {} connected: {conn:?}", link.index);
+        say!(self.cx, "link {} connected: {conn:?}", self.seen.name(link));
         let phase = conn.map_or(Phase::Failed, Phase::Open);
         self.links.insert(link.index, Link { generation: link.generation, phase });
         let result = conn.map(fd).ok_or_else(|| "api.example:8000: connection refused".to_owned());
@@ -416,7 +433,11 @@ impl World {
             self.net.conns[conn].link = Some(link);
             Ok(conn)
         };
-        say!(self.cx, "link {} port {}: {result:?}", link.index, source.0);
+        let outcome = match &result {
+            Ok(conn) => format!("conn {conn}"),
+            Err(error) => error.to_string(),
+        };
+        say!(self.cx, "link {} port {}: {outcome}", self.seen.name(link), source.0);
         let phase = result.as_ref().map_or(Phase::Failed, |&conn| Phase::Open(conn));
         self.links.insert(link.index, Link { generation: link.generation, phase });
         self.tell(Completion::PortOpened { link, result: result.map(fd) });
@@ -426,7 +447,7 @@ impl World {
     pub fn on_closed(&mut self, life: u32, link: LinkId) {
         if self.phase(life, link) == Some(Phase::Closing) {
             self.links.remove(&link.index);
-            say!(self.cx, "link {} closed", link.index);
+            say!(self.cx, "link {} closed", self.seen.name(link));
             self.tell(Completion::Closed { link });
         }
     }

@@ -2,6 +2,7 @@
 
 use super::context::MS;
 use super::disk::Disk;
+use super::driver::Seen;
 use super::event::Event;
 use super::net::Peer;
 use super::plan::{CrashPoint, Tampering};
@@ -14,6 +15,33 @@ use ringest::shard::{Op, Reload, Setup, Shard, SourceId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What a start found, in words that do not follow the names in the code.
+fn found_words(found: &journal::Report) -> String {
+    format!(
+        "epoch {}, clean {}, {} segments of {} B, {} recovered, {} parked, {} blocks finished and {} unwritten, {} damaged, \
+         {} torn, alarms: {}",
+        found.epoch,
+        found.clean,
+        found.segments,
+        found.bytes,
+        found.recovered,
+        found.parked,
+        found.finished_blocks,
+        found.unwritten_blocks,
+        found.damaged,
+        found.torn,
+        found.alarms.join("; ")
+    )
+}
+
+/// The account, in the order of its identity.
+fn terms_words(terms: &Terms) -> String {
+    format!(
+        "{} received + {} recovered = {} delivered + {} pending + {} parked + {} rejected + {} discarded",
+        terms.received, terms.recovered, terms.delivered, terms.pending, terms.parked, terms.rejected, terms.discarded
+    )
+}
 
 impl World {
     pub fn core_of(&self, directory: usize) -> u32 {
@@ -42,7 +70,7 @@ impl World {
             match journal::open(disk, &options) {
                 Ok(journal) => {
                     disk.fuse = None;
-                    say!(self.cx, "journal {directory}: {:?}", journal.report());
+                    say!(self.cx, "journal {directory}: {}", found_words(journal.report()));
                     recovered += journal.report().recovered;
                     unwritten += journal.report().unwritten_blocks;
                     if disk.block_files() != usize::from(self.plan.has_disk()) {
@@ -163,7 +191,7 @@ impl World {
 
     pub fn crash(&mut self, power: bool) {
         let what = if power { "power cut" } else { "killed" };
-        say!(self.cx, "{what}: {:?}, {:?}", self.crash_at, self.terms);
+        say!(self.cx, "{what}: {:?}, {}", self.crash_at, terms_words(&self.terms));
         self.cx.stats.count(if power { "power cut while running" } else { "kill -9" });
         if self.terms.pending >= 100 {
             self.cx.stats.count("kill -9 with 100 records pending");
@@ -255,6 +283,7 @@ impl World {
         self.wake_at = None;
         self.links.clear();
         self.generations.clear();
+        self.seen = Seen::default();
         self.accepted.clear();
         for conn in 0..self.net.conns.len() {
             if self.net.conns[conn].shard_open {
@@ -297,7 +326,16 @@ impl World {
         if let Some(sequence) = settings.sequence.as_mut().filter(|_| rng.bool()) {
             to(&mut sequence.url, *rng.choice(&[8000, 8001, 8002]).expect("some"));
         }
-        say!(self.cx, "reload: {:?} {:?}", settings.deliver, settings.sequence);
+        let lease = settings.sequence.as_ref().map(|sequence| (sequence.url.authority.port, sequence.lease));
+        let batch = settings.deliver.batch.as_ref().map(|batch| (batch.records, batch.bytes));
+        say!(
+            self.cx,
+            "reload: to {}, {} connections of {}, ids {lease:?}, batches {batch:?}, body {:08x}",
+            settings.deliver.url.authority.port,
+            settings.deliver.connections,
+            settings.deliver.pipeline,
+            crc32c::crc32c(settings.deliver.body.as_bytes())
+        );
         self.receiver.reload(&settings);
         self.connections_max = self.connections_max.max(settings.deliver.connections);
         self.pipeline_max = self.pipeline_max.max(settings.deliver.pipeline);
@@ -325,7 +363,7 @@ impl World {
     /// The shard has stopped: its journals are closed.
     pub fn stopped(&mut self) -> Result<(), String> {
         let shard = self.shard.take().expect("it has just stopped");
-        say!(self.cx, "stopped: {:?}", self.terms);
+        say!(self.cx, "stopped: {}", terms_words(&self.terms));
         for (journal, &directory) in shard.into_journals().into_iter().zip(&self.directories) {
             if let Err(error) = journal.close(&mut self.disks[directory]) {
                 if !self.disks[directory].call_failed {

@@ -4,6 +4,9 @@
 //! - `cargo test --test sim` runs the worlds of [`SEEDS`]; `RINGEST_SIM_WORLDS=N` runs N of them, from
 //!   `RINGEST_SIM_FIRST`, and `RINGEST_SIM_SEED=N cargo test --test sim -- worlds --nocapture` runs one and prints its whole trace.
 //! - `RINGEST_SIM_FAILURES=N` goes on until N worlds have failed.
+//! - `RINGEST_SIM_DIGESTS=FILE` writes the digest of each world's trace, one line a seed: a change without a change of behaviour
+//!   leaves them equal. The trace names links by first appearance and hashes what is sent and written, so that renamed types and
+//!   other numbers inside the shard do not show.
 //! - A world that fails prints its seed, what was wrong, and the last lines of its trace.
 //!
 //! `plan` makes a world of a seed; `world` runs it, with `life` (starts, stops, kills) and `faults`; `driver` is the shard's driver; `net`, `disk`, `machines` and `receiver`
@@ -164,6 +167,7 @@ fn worlds_with_faults_and_kills_lose_nothing_and_keep_every_order() {
     let all = Mutex::new(Stats::default());
     let failures = Mutex::new(Vec::new());
     let running = Mutex::new(BTreeMap::new());
+    let digests = Mutex::new(BTreeMap::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let worker = || {
@@ -174,7 +178,10 @@ fn worlds_with_faults_and_kills_lose_nothing_and_keep_every_order() {
                 }
                 running.lock().expect("no panic").insert(seed, Instant::now());
                 match run(seed, false) {
-                    Ok((stats, _)) => all.lock().expect("no panic").add(&stats),
+                    Ok((stats, digest)) => {
+                        all.lock().expect("no panic").add(&stats);
+                        digests.lock().expect("no panic").insert(seed, digest);
+                    }
                     Err(error) => failures.lock().expect("no panic").push(error),
                 }
                 running.lock().expect("no panic").remove(&seed);
@@ -195,6 +202,11 @@ fn worlds_with_faults_and_kills_lose_nothing_and_keep_every_order() {
             ended_since.take_if(|_| !ended);
         }
     });
+    if let Some(file) = std::env::var_os("RINGEST_SIM_DIGESTS") {
+        let lines = digests.into_inner().expect("no panic").into_iter();
+        let lines: String = lines.map(|(seed, (hash, count))| format!("{seed} {hash:016x} {count}\n")).collect();
+        std::fs::write(&file, lines).expect("the digests' file can be written");
+    }
     let failures = failures.into_inner().expect("no panic");
     let all = all.into_inner().expect("no panic");
     say_aloud(&format!("{all}in {:.1} s on {threads} threads: {}", started.elapsed().as_secs_f64(), summary(&all)));

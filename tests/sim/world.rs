@@ -3,7 +3,7 @@
 use super::aside::Parked;
 use super::context::{Context, MS, S, Stats, US};
 use super::disk::Disk;
-use super::driver::Link;
+use super::driver::{Link, Seen};
 use super::event::{ConnId, Event};
 use super::machines::{Doors, Listener, Machine, Port};
 use super::net::{Net, Peer, Read};
@@ -61,6 +61,7 @@ pub struct World {
     pub links: BTreeMap<u32, Link>,
     /// Every use of an index in this life.
     pub generations: BTreeSet<u64>,
+    pub seen: Seen,
     /// Accepted connections that no operation has named yet.
     pub accepted: BTreeSet<ConnId>,
     /// Connections and ports that were opened in this turn.
@@ -136,6 +137,7 @@ impl World {
             directories: Vec::new(),
             links: BTreeMap::new(),
             generations: BTreeSet::new(),
+            seen: Seen::default(),
             accepted: BTreeSet::new(),
             opened: BTreeSet::new(),
             api_of: BTreeMap::new(),
