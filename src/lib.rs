@@ -5,6 +5,7 @@
 //! - [`engine`]: threads, data ring, files: all that touches the kernel. It drives
 //! - [`shard`]: the sans-IO owner of all that one core does. It sees completions and `now`, and emits operations. Inside it:
 //! - [`source`], [`framing`], [`http`]: bytes in, records out; [`journal`]: records kept; [`delivery`], [`tls`]: records delivered.
+//! - [`ground`]: the moment, ids, numbers: what all else stands on.
 //! - [`observe`]: counters, histograms and their log, the admin server; [`report`]: tables and plots of such logs. [`simulate`] and
 //!   [`receive`]: both ends of the line, for tests and for [`demo`].
 
@@ -14,6 +15,7 @@ pub mod delivery;
 pub mod demo;
 pub mod engine;
 pub mod framing;
+pub mod ground;
 pub mod http;
 pub mod journal;
 pub mod observe;

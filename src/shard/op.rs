@@ -11,39 +11,7 @@
 
 use std::net::SocketAddr;
 
-/// A moment, as the driver read it once for a turn of its loop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Now {
-    /// Nanoseconds of the monotonic clock (CLOCK_MONOTONIC); timers live on it.
-    pub mono_ns: u64,
-    /// Nanoseconds since 1970 (CLOCK_REALTIME); only ever shown, never waited for.
-    pub wall_ns: u64,
-}
-
-/// An open file as its driver names it: a descriptor for the data ring, any number for the simulator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fd(pub i32);
-
-/// Index of a source in [`Settings::sources`](crate::config::Settings).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SourceId(pub u16);
-
-/// Index of one of the API's authorities (host and port) in [`Shard::destinations`](crate::shard::Shard::destinations).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ApiId(pub u8);
-
-/// One journal directory of a shard: 0 is its own, the others were adopted from cores that are no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JournalId(pub u8);
-
-/// A connection or an open port. Stale ids are told by their generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId {
-    /// Index into the shard's links.
-    pub index: u32,
-    /// Counts the uses of the index; below 2^24.
-    pub generation: u32,
-}
+pub use crate::ground::{ApiId, CoreId, Fd, JournalId, LinkId, Now, SourceId};
 
 /// Where a connect goes; the driver resolves the name anew each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,12 +4,12 @@ use super::{
     Block, Extent, Full, Journal, Leased, Location, Memory, NewRecord, ORIGIN_ENTRY_BYTES_MAX, OpenBlock, OriginRef,
     Purpose, Write,
 };
+use crate::ground::Now;
 use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, EntryHeader, Kind, OriginPayload, RECORD_PREFIX_BYTES,
     RecordPayload, Seal, entry_bytes, round_up, u32_at,
 };
 use crate::journal::unfinished::BLOCK_FILE_HEADER_BYTES;
-use crate::shard::Now;
 use std::ops::Range;
 
 impl Journal {

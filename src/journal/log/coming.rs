@@ -5,9 +5,10 @@
 use super::trouble::Trouble;
 use super::{Journal, RETRY_AFTER_NS};
 use crate::config::Durability;
+use crate::ground::Now;
 use crate::journal::format::SegmentHeader;
 use crate::journal::segment::Segment;
-use crate::shard::{Now, Op};
+use crate::shard::Op;
 use std::collections::VecDeque;
 
 /// A segment's file on its way.

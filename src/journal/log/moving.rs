@@ -12,6 +12,7 @@ use super::coming::{Coming, File};
 use super::trouble::Trouble;
 use super::{Block, Extent, Journal, Memory, ORIGIN_ENTRY_BYTES_MAX, Purpose, RETRY_AFTER_NS, Write};
 use crate::config::Durability;
+use crate::ground::Now;
 use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, Entries, Kind, OriginPayload, Position, RecordPayload, Seal,
     round_up, u32_at,
@@ -19,7 +20,6 @@ use crate::journal::format::{
 use crate::journal::recovery::Unwritten;
 use crate::journal::segment::Segment;
 use crate::journal::unfinished::Sealed;
-use crate::shard::Now;
 use std::collections::HashSet;
 use std::sync::atomic::{Ordering, compiler_fence};
 

@@ -2,8 +2,8 @@
 //! memory; the record itself stays in its segment, unsettled, and is read back when it is to be tried again.
 
 use super::{Full, Journal, Location, OriginRef, Purpose};
+use crate::ground::Now;
 use crate::journal::format::{Kind, PARKED_PREFIX_BYTES, ParkedPayload, Position, entry_bytes, u32_at};
-use crate::shard::Now;
 
 /// Bytes of an answer that are journaled.
 pub const ANSWER_BYTES_MAX: usize = 1_024;

@@ -13,12 +13,13 @@
 use super::dense::{DenseBlocks, NoRoom};
 use super::trouble::{Trouble, describe};
 use super::{Journal, Location, Parked, Scan};
+use crate::ground::Now;
 use crate::journal::format::{
     BlockHeader, Entries, Entry, EntryHeader, Kind, OriginPayload, Position, RecordPayload, SegmentHeader, entry_bytes,
     round_up, u32_at, u64_at,
 };
 use crate::journal::segment::Segment;
-use crate::shard::{Now, Op, Rewrite};
+use crate::shard::{Op, Rewrite};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 

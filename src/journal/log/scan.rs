@@ -2,11 +2,12 @@
 
 use super::trouble::Trouble;
 use super::{Extent, Found, Journal, Location, Memory, RETRY_AFTER_NS, Scan, Step};
+use crate::ground::Now;
 use crate::journal::format::{
     BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, Kind, Position, RecordPayload, round_up,
 };
 use crate::journal::segment::Segment;
-use crate::shard::{Now, Op};
+use crate::shard::Op;
 use std::collections::VecDeque;
 
 impl Journal {

@@ -3,9 +3,10 @@
 use super::trouble::Trouble;
 use super::{COMMITS_MAX, Journal, MARKS_PER_ENTRY, PROCESS_WRITE_AFTER_NS, Purpose, RETRY_AFTER_NS, Write};
 use crate::config::Durability;
+use crate::ground::Now;
 use crate::journal::format::{BLOCK_HEADER_BYTES, BlockHeader, Kind, Position, entry_bytes};
 use crate::journal::segment::Segment;
-use crate::shard::{Now, Op};
+use crate::shard::Op;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 

@@ -1,8 +1,9 @@
 //! A kill at any moment of a move, and in the middle of any of its writes to the block file: everything is found, once and in order.
 
 use crate::config::Durability;
+use crate::ground::Now;
 use crate::journal::{self, BlockFile, BlockMemory, Journal, NewRecord, Options, Position, Scan, Step, Storage};
-use crate::shard::{Now, Op};
+use crate::shard::Op;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
