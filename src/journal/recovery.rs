@@ -22,7 +22,7 @@ use super::segment::{Segment, SparseBits};
 use super::unfinished::{BLOCK_FILE_HEADER_BYTES, Sealed, head, is_block_file};
 use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::ops::Range;
 use thiserror::Error;
@@ -187,7 +187,7 @@ struct Recovery {
     origins: HashMap<u32, FoundOrigin>,
     ids: HashMap<u64, Box<str>>,
     /// Origins that are defined in an older segment than a record of theirs: a kill came between a move and their definition.
-    defined_before: HashSet<u32>,
+    defined_before: BTreeSet<u32>,
     durable: Durable,
     oldest_segment: u64,
     /// The segments for which the dense one that was read last stands.

@@ -20,7 +20,7 @@ use crate::journal::format::{
 use crate::journal::recovery::Unwritten;
 use crate::journal::segment::Segment;
 use crate::journal::unfinished::Sealed;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 #[cfg(test)]
@@ -317,7 +317,7 @@ impl Journal {
     }
 
     /// After a start: origins whose definitions are in older segments than their records.
-    pub(in crate::journal) fn define_again(&mut self, origins: HashSet<u32>) {
+    pub(in crate::journal) fn define_again(&mut self, origins: BTreeSet<u32>) {
         if !origins.is_empty() {
             self.after_move = Some(AfterMove { segment: 0, until: 0, origins: origins.into_iter().collect() });
         }
