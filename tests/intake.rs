@@ -3,7 +3,7 @@
 use ringest::config::{self, Durability, Settings};
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::observe::snapshot::Stage;
-use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
+use ringest::shard::{Completion, CoreId, Destination, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -112,7 +112,7 @@ impl World {
         let journal = journal::open(&mut NoDisk, &journal::Options::new(&settings.journal, 0, 1)).unwrap();
         let shard = Shard::new(Setup {
             settings: Arc::new(settings),
-            core: 0,
+            core: CoreId(0),
             cores: 1,
             sources: vec![SourceId(0)],
             journals: vec![journal],

@@ -4,7 +4,7 @@ use ringest::config;
 use ringest::engine::FsStorage;
 use ringest::journal;
 use ringest::observe::snapshot::JournalSnapshot;
-use ringest::shard::{Completion, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
+use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -70,7 +70,7 @@ impl World {
         let now_ns = S;
         let shard = Shard::new(Setup {
             settings,
-            core: 0,
+            core: CoreId(0),
             cores: 1,
             sources: vec![TCP, HTTP],
             journals: vec![journal],

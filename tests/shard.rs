@@ -3,10 +3,16 @@
 use ringest::config;
 use ringest::engine::FsStorage;
 use ringest::journal;
-use ringest::shard::{Completion, Fd, Now, Op, Setup, Shard, SourceId};
+use ringest::shard::{Completion, ConnectAttempt, ConnectError, CoreId, Fd, Now, Op, Setup, Shard, SourceId};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+
+/// What a connect comes to where nobody listens.
+fn refused() -> ConnectError {
+    let address = "127.0.0.1:8000".parse().expect("an address");
+    ConnectError::Unreachable { attempts: vec![ConnectAttempt { address, reason: "refused".to_owned() }] }
+}
 
 fn shard(directory: &Path, now: Now) -> Shard {
     seeded(directory, now, 1)
@@ -32,7 +38,7 @@ fn seeded(directory: &Path, now: Now, seed: u64) -> Shard {
     let owners = Arc::new(HashMap::new());
     Shard::new(Setup {
         settings,
-        core: 0,
+        core: CoreId(0),
         cores: 1,
         sources: vec![SourceId(0)],
         journals: vec![journal],
@@ -147,7 +153,7 @@ fn connects_that_fail_together_are_one_failure_and_the_next_try_comes_soon() {
         let first = connects(&mut shard);
         assert_eq!(first.len(), 8);
         for link in first {
-            shard.handle(now, Completion::Connected { link, result: Err("refused".to_owned()) });
+            shard.handle(now, Completion::Connected { link, result: Err(refused()) });
         }
         // The first delay is at most 500 ms, the second 1 s, the third 2 s.
         for (attempt, bound_ns) in [(1, 500_000_000), (2, 1_000_000_000), (3, 2_000_000_000)] {
@@ -162,7 +168,7 @@ fn connects_that_fail_together_are_one_failure_and_the_next_try_comes_soon() {
             };
             assert_eq!(again.len(), 1, "one tries for all");
             assert!(now.mono_ns - failed_ns <= bound_ns, "seed {seed}, attempt {attempt}: {now:?}");
-            shard.handle(now, Completion::Connected { link: again[0], result: Err("refused".to_owned()) });
+            shard.handle(now, Completion::Connected { link: again[0], result: Err(refused()) });
         }
     }
 }

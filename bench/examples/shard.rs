@@ -6,7 +6,7 @@
 
 use ringest::config;
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
-use ringest::shard::{Completion, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
+use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
@@ -136,7 +136,7 @@ impl World {
         let mono_ns = 1_000_000_000;
         let shard = Shard::new(Setup {
             settings: Arc::new(settings),
-            core: 0,
+            core: CoreId(0),
             cores: 1,
             sources: vec![SourceId(0)],
             journals: vec![journal],

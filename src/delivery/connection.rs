@@ -1,5 +1,6 @@
 //! One kept-alive connection to the API: the requests in flight on it, in order, and the reader of their answers.
 
+use crate::ground::{LaneId, Moment};
 use crate::http::client::{ResponseReader, RetryAfter};
 use std::collections::VecDeque;
 
@@ -18,9 +19,7 @@ pub enum Step {
 #[derive(Debug, Clone, Copy)]
 pub struct InFlight {
     /// The lane whose first record it carries.
-    pub lane: u32,
-    /// That lane's generation.
-    pub generation: u32,
+    pub lane: LaneId,
     /// Which step.
     pub step: Step,
     /// When it was sent, in monotonic nanoseconds.
@@ -57,8 +56,8 @@ pub struct Connection {
     /// When the last answer ended, or the connect: since then nothing is in flight on an idle connection. While it connects,
     /// when that began.
     pub idle_ns: u64,
-    /// When its timer is set for; 0 is never.
-    pub timer_ns: u64,
+    /// When its timer is set for.
+    pub timer: Option<Moment>,
     /// The body of the oldest request's answer, as far as it is of use.
     pub body: Vec<u8>,
 }

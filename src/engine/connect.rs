@@ -3,6 +3,7 @@
 use super::control::Request;
 use super::listen::prepare;
 use crate::config::Authority;
+use crate::shard::{ConnectAttempt, ConnectError};
 use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
@@ -15,29 +16,30 @@ use tokio::time::timeout;
 /// Connects to one of the addresses of `to`, trying each for at most `limit`.
 ///
 /// # Errors
-/// Words for the operator: host, address and reason of each attempt.
+/// Host, address and reason of each attempt.
 pub(super) async fn connect(
     to: Authority,
     limit: Duration,
     control: mpsc::UnboundedSender<Request>,
-) -> Result<OwnedFd, String> {
+) -> Result<OwnedFd, ConnectError> {
     let addresses = match timeout(limit, resolve(to.clone(), control)).await {
-        Ok(resolved) => resolved.map_err(|error| format!("{}: the name cannot be resolved: {error}", shown(&to)))?,
-        Err(_) => return Err(format!("{}: the name was not resolved within {limit:?}", shown(&to))),
+        Ok(Ok(addresses)) => addresses,
+        Ok(Err(error)) => return Err(ConnectError::Unresolved { to: shown(&to), reason: error.to_string() }),
+        Err(_) => return Err(ConnectError::NameLate { to: shown(&to), within: limit }),
     };
-    let mut failures = Vec::new();
+    let mut attempts = Vec::new();
     for address in addresses {
         let reason = match timeout(limit, connect_to(address)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {limit:?}"),
         };
-        failures.push(format!("cannot connect to {address}: {reason}"));
+        attempts.push(ConnectAttempt { address, reason });
     }
-    if failures.is_empty() {
-        return Err(format!("{}: the name has no address", shown(&to)));
-    }
-    Err(failures.join("; "))
+    Err(match attempts.is_empty() {
+        true => ConnectError::NoAddress { to: shown(&to) },
+        false => ConnectError::Unreachable { attempts },
+    })
 }
 
 /// As in a URL: an IPv6 address is in brackets.

@@ -10,7 +10,7 @@ use super::ring::RingOptions;
 use crate::config::{Authority, Durability, Settings};
 use crate::journal::{self, Journal, Storage};
 use crate::observe::snapshot::{Counters, ParkedList, Snapshot, StageHistograms};
-use crate::shard::{ApiId, Completion, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
+use crate::shard::{ApiId, Completion, CoreId, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
 use crate::tls;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
@@ -90,7 +90,7 @@ pub(super) struct Assignment {
     /// The sources of this core.
     pub(super) sources: Vec<SourceId>,
     /// The core of each origin that has unsettled records, by its name.
-    pub(super) owners: Arc<HashMap<String, u16>>,
+    pub(super) owners: Arc<HashMap<String, CoreId>>,
 }
 
 /// All that a core thread is given.
@@ -235,7 +235,7 @@ impl CoreThread {
         let tls = tls_client(&self.settings);
         let mut shard = Shard::new(Setup {
             settings: self.settings,
-            core,
+            core: CoreId(core),
             cores: cores as u16,
             sources: assignment.sources,
             journals,

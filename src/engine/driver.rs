@@ -17,7 +17,8 @@ use crate::config::{Authority, Settings};
 use crate::journal::BlockFile;
 use crate::observe::snapshot::{Counters, ParkedList, Snapshot, StageHistograms};
 use crate::shard::{
-    ApiId, Completion, Disposal, Fd, JournalId, LinkId, Now, Op, PortError, Reload, Reloaded, Selection, SourceId,
+    ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, PortError, Reload, Reloaded, Selection,
+    SourceId,
 };
 use link::Link;
 use slab::Slab;
@@ -241,7 +242,7 @@ struct Commit {
 enum Event {
     Connected {
         link: LinkId,
-        result: Result<OwnedFd, String>,
+        result: Result<OwnedFd, ConnectError>,
     },
     Closed {
         link: LinkId,

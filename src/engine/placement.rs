@@ -2,7 +2,7 @@
 
 use super::core::Assignment;
 use crate::config::{Settings, Source, SourceKind};
-use crate::shard::SourceId;
+use crate::shard::{CoreId, SourceId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) struct Placement {
     cores: u16,
     /// The core of each origin that has unsettled records from before the start.
-    owners: Arc<HashMap<String, u16>>,
+    owners: Arc<HashMap<String, CoreId>>,
     /// The core of each port and outgoing connection that there is or was, by its name.
     placed: HashMap<String, u16>,
     next: u16,
@@ -25,7 +25,7 @@ impl Placement {
         let mut owners = HashMap::new();
         for (core, names) in names.into_iter().enumerate() {
             for name in names {
-                owners.entry(name).or_insert(core as u16);
+                owners.entry(name).or_insert(CoreId(core as u16));
             }
         }
         Self { cores, owners: Arc::new(owners), placed: HashMap::new(), next: 0 }
@@ -43,7 +43,8 @@ impl Placement {
         if let Some(core) = self.placed.get(name) {
             return *core;
         }
-        let core = self.owners.get(name).copied().unwrap_or_else(|| {
+        let owner = self.owners.get(name).map(|owner| owner.0);
+        let core = owner.unwrap_or_else(|| {
             let core = self.next;
             self.next = (core + 1) % self.cores;
             core
@@ -113,7 +114,7 @@ mod tests {
         let names = vec![vec!["c".to_owned()], vec!["a".to_owned(), "b@127.0.0.1".to_owned()]];
         let assignments = Placement::new(names).assign(&settings(["a", "b", "c", "d"]));
         assert_eq!(sources(&assignments), [vec![1, 2, 3], vec![0, 1]]);
-        assert_eq!(assignments[0].owners.get("b@127.0.0.1"), Some(&1));
+        assert_eq!(assignments[0].owners.get("b@127.0.0.1"), Some(&CoreId(1)));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!   until then the shard does not use the link's index again.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 pub use crate::ground::{ApiId, CoreId, Fd, JournalId, LinkId, Now, SourceId};
 
@@ -99,8 +100,8 @@ pub enum Op {
         fd: Fd,
         /// Its peer.
         peer: SocketAddr,
-        /// Index of the owning core thread.
-        core: u16,
+        /// The owning core thread.
+        core: CoreId,
     },
     /// Open a serial port and apply its settings; answered by [`Completion::PortOpened`].
     OpenPort {
@@ -257,6 +258,49 @@ pub enum PortError {
     Other(String),
 }
 
+/// Why a connection could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The name's server was not asked, or has refused.
+    #[error("{to}: the name cannot be resolved: {reason}")]
+    Unresolved {
+        /// Host and port.
+        to: String,
+        /// The system's words.
+        reason: String,
+    },
+    /// The name's server has not answered.
+    #[error("{to}: the name was not resolved within {within:?}")]
+    NameLate {
+        /// Host and port.
+        to: String,
+        /// The deadline.
+        within: Duration,
+    },
+    /// The name is known and leads nowhere.
+    #[error("{to}: the name has no address")]
+    NoAddress {
+        /// Host and port.
+        to: String,
+    },
+    /// None of its addresses can be reached.
+    #[error("{}", attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Unreachable {
+        /// One an address, in the order in which they were tried.
+        attempts: Vec<ConnectAttempt>,
+    },
+}
+
+/// What came of one address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot connect to {address}: {reason}")]
+pub struct ConnectAttempt {
+    /// The address.
+    pub address: SocketAddr,
+    /// The system's words, or that there was no answer.
+    pub reason: String,
+}
+
 /// What the shard hears.
 #[derive(Debug)]
 pub enum Completion<'a> {
@@ -303,8 +347,8 @@ pub enum Completion<'a> {
     Connected {
         /// The link.
         link: LinkId,
-        /// The connection, or what went wrong in words (with name and address).
-        result: Result<Fd, String>,
+        /// The connection, or what went wrong.
+        result: Result<Fd, ConnectError>,
     },
     /// A port was opened, or not.
     PortOpened {

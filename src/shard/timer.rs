@@ -1,6 +1,6 @@
 //! Deadlines of a shard, on the monotonic clock. Entries are never removed: whoever is woken looks whether it is still due.
 
-use super::LinkId;
+use super::{LaneId, LinkId};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -8,9 +8,9 @@ use std::collections::BinaryHeap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// A lane's backoff is over.
-    Lane { index: u32, generation: u32 },
+    Lane(LaneId),
     /// A connection's own deadline: idle, unfinished request, missing answer, lingering.
-    Link { index: u32, generation: u32 },
+    Link(LinkId),
     /// A port or device server is tried again.
     Reopen(u16),
     /// A source may have been silent for too long.
@@ -25,12 +25,6 @@ pub(super) enum Timer {
     Drain,
     /// Whether what is to be written at the end can still be.
     Flush,
-}
-
-impl Timer {
-    pub fn link(link: LinkId) -> Self {
-        Self::Link { index: link.index, generation: link.generation }
-    }
 }
 
 /// All deadlines.

@@ -3,7 +3,7 @@
 use crate::harness::{CLOSED, LINK, Remote, listening, pattern, settings, setup};
 use ringest::config::{Authority, Settings};
 use ringest::engine::Listeners;
-use ringest::shard::{ApiId, Destination, LinkId, Op, Readable, SourceId};
+use ringest::shard::{ApiId, CoreId, Destination, LinkId, Op, Readable, SourceId};
 use socket2::SockRef;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -146,7 +146,7 @@ fn a_connection_handed_over_arrives_as_an_accepted_one() {
     let (settings, listeners, address) = listening();
     let (remote, client, fd) = Remote::accept(address, settings, listeners);
     let peer = client.local_addr().expect("connected");
-    remote.ask(Op::HandOver { source: SourceId(0), fd, peer, core: 0 });
+    remote.ask(Op::HandOver { source: SourceId(0), fd, peer, core: CoreId(0) });
     assert_eq!(remote.next(), "accepted");
     assert_eq!(remote.fd(), fd);
     remote.running.stop();

@@ -3,7 +3,9 @@
 use ringest::config::{self, Durability};
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::observe::snapshot::Terms;
-use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId};
+use ringest::shard::{
+    Completion, CoreId, Destination, Fd, LinkId, Now, Op, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId,
+};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io;
@@ -135,7 +137,7 @@ impl World {
         let shard = Shard::new(Setup {
             sources: (0..settings.sources.len()).map(|index| SourceId(index as u16)).collect(),
             settings: Arc::new(settings),
-            core: 0,
+            core: CoreId(0),
             cores: 1,
             journals: vec![journal],
             owners: Arc::new(HashMap::new()),

@@ -12,7 +12,9 @@ use super::receiver::films;
 use super::world::World;
 use crate::say;
 use ringest::config::{LaneKey, SourceKind};
-use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, PortError, Readable, RecvEnd, Shard, SourceId};
+use ringest::shard::{
+    Completion, ConnectError, Destination, Fd, LinkId, Now, Op, PortError, Readable, RecvEnd, Shard, SourceId,
+};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -396,7 +398,8 @@ impl World {
         say!(self.cx, "link {} connected: {conn:?}", self.seen.name(link));
         let phase = conn.map_or(Phase::Failed, Phase::Open);
         self.links.insert(link.index, Link { generation: link.generation, phase });
-        let result = conn.map(fd).ok_or_else(|| "api.example:8000: connection refused".to_owned());
+        let refused = || ConnectError::NoAddress { to: "api.example:8000".to_owned() };
+        let result = conn.map(fd).ok_or_else(refused);
         if let Some(conn) = conn {
             self.opened.insert(conn);
             self.net.conns[conn].link = Some(link);

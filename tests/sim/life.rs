@@ -11,7 +11,7 @@ use crate::say;
 use ringest::config::{Settings, Url};
 use ringest::journal;
 use ringest::observe::snapshot::Terms;
-use ringest::shard::{Op, Reload, Setup, Shard, SourceId};
+use ringest::shard::{CoreId, Op, Reload, Setup, Shard, SourceId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +126,7 @@ impl World {
         self.directories = directories;
         let setup = Setup {
             settings: Arc::clone(&self.plan.settings),
-            core: 0,
+            core: CoreId(0),
             cores: 1,
             sources: (0..self.plan.settings.sources.len()).map(|index| SourceId(index as u16)).collect(),
             journals,

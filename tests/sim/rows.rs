@@ -7,7 +7,7 @@ use super::context::{MS, S, US};
 use super::disk::Disk;
 use ringest::config::{self, Durability, Settings};
 use ringest::journal;
-use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
+use ringest::shard::{Completion, CoreId, Destination, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ impl Stage {
         let now = Now { mono_ns: S, wall_ns: (WALL_S + 1) * S };
         let mut shard = Shard::new(Setup {
             settings: Arc::new(settings),
-            core: 0,
+            core: CoreId(0),
             cores: 1,
             sources: vec![SourceId(0)],
             journals: vec![journal],

@@ -8,7 +8,7 @@ use ringest::config::{self, Durability, Settings, Tls};
 use ringest::engine::FsStorage;
 use ringest::journal;
 use ringest::observe::snapshot::Snapshot;
-use ringest::shard::{Completion, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
+use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
 use ringest::tls::Client;
 use rustls::{ServerConfig, ServerConnection};
 use std::collections::{BTreeMap, HashMap};
@@ -80,7 +80,7 @@ impl World {
         let client = Client::new(settings.deliver.tls.as_ref().expect("a URL is https")).expect("checked");
         let mut shard = Shard::new(Setup {
             settings: Arc::new(settings),
-            core: 0,
+            core: CoreId(0),
             cores: 1,
             sources: vec![SourceId(0)],
             journals: vec![journal],

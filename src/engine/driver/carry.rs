@@ -63,7 +63,7 @@ impl<C: Core> Driver<C> {
             Op::Close { link, fd } => self.close(link, fd),
             Op::Connect { link, to } => self.connect(link, to),
             Op::HandOver { source, fd, peer, core } => {
-                let owner = &self.peers[usize::from(core)];
+                let owner = &self.peers[usize::from(core.0)];
                 if owner.send(Message::Accepted { source, fd, peer }).is_err() {
                     // It has stopped, and so does this core.
                     let _ = nix::unistd::close(fd.0);

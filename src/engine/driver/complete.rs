@@ -3,7 +3,7 @@
 use super::link::Phase;
 use super::{Core, Driver, Event};
 use crate::engine::ring::Cqe;
-use crate::shard::{Completion, Fd, LinkId, Now, PortError, RecvEnd};
+use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, PortError, RecvEnd};
 use nix::sys::socket::{SockaddrStorage, getpeername};
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -201,7 +201,7 @@ impl<C: Core> Driver<C> {
         self.hear(now, Completion::Committed { journal, segment, offset, result });
     }
 
-    fn connected(&mut self, now: Now, id: LinkId, result: Result<OwnedFd, String>) {
+    fn connected(&mut self, now: Now, id: LinkId, result: Result<OwnedFd, ConnectError>) {
         let link = &mut self.links[id.index as usize];
         if !link.is(id) || !matches!(link.phase, Phase::Connecting(_)) {
             // Closed meanwhile; dropping the connection closes it.

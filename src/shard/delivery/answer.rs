@@ -1,208 +1,432 @@
-//! What a failed request leads to: its lane tries again later, or its step is held back for all lanes and one probes.
+//! What the service's answers lead to: a record is settled, its lane tries again later, its step is held back for all lanes, or it is
+//! kept aside.
 
-use super::lane::Doing;
-use super::timer::Timer;
-use super::{ApiId, Now, Shard};
+use super::Work;
+use super::connection::ApiLink;
+use super::desk::Desk;
+use super::problem::{Advice, Loss, Problem, Unread};
 use crate::delivery::route::{Hold, Reaction, reaction};
-use crate::delivery::{InFlight, Step, backoff};
-use crate::http::client::RetryAfter;
-use std::collections::VecDeque;
-use std::time::Duration;
+use crate::delivery::{InFlight, Step, token_at};
+use crate::ground::{ApiId, LaneId, LinkId};
+use crate::http::client::Event;
+use crate::journal::ANSWER_BYTES_MAX;
+use crate::observe::snapshot::Stage;
+use crate::shard::store::{Member, Refusal, State};
 
-impl Shard {
-    /// Lists a lane to be sent, in front or behind, unless its step is held back.
-    pub(super) fn list_ready(&mut self, index: u32, front: bool) {
-        self.fit_step(index);
-        let lane = &mut self.lanes[index as usize];
-        let step = lane.step;
-        let (route, held) = &mut self.routes[step as usize];
-        if !route.is_open() {
-            lane.doing = Doing::Held;
-            held.push_back(index);
-            if let (1, Some(until_ns)) = (held.len(), route.held_until_ns()) {
-                self.timers.set(until_ns, Timer::Route(step as u8));
+/// The largest answer of an id step that is looked at.
+const ID_BODY_BYTES_MAX: usize = 64 * 1024;
+/// The largest answer that is looked at and may show a record: one of the largest size, with every byte escaped, fits in.
+const RECORD_BODY_BYTES_MAX: usize = 512 * 1024;
+
+/// Why a connection must close after an answer, and whether what is in flight may be sent again at once.
+pub(super) type End = (Loss, bool);
+
+impl Desk {
+    /// Bytes of HTTP. Whether the connection goes on.
+    pub(super) fn plain_received(
+        &mut self,
+        work: &mut Work<'_, '_>,
+        link: LinkId,
+        conn: &mut ApiLink,
+        bytes: &[u8],
+    ) -> bool {
+        let mut input = bytes;
+        // Moved out so that events may borrow from it while the rest is changed.
+        let mut reader = std::mem::take(&mut conn.connection.reader);
+        let mut end = None;
+        while end.is_none() {
+            if conn.connection.in_flight.is_empty() {
+                if !input.is_empty() {
+                    end = Some((Loss::Unasked, false));
+                }
+                break;
             }
-            return;
+            match reader.next(&mut input) {
+                Ok(None) => break,
+                Ok(Some(event)) => end = self.answer(work, conn, event),
+                Err(error) => end = Some((Loss::Unreadable(error), false)),
+            }
         }
-        self.put_on_list(index, front);
-    }
-
-    /// Lists a lane to be sent though its step may be held back.
-    pub(super) fn push_ready(&mut self, index: u32, front: bool) {
-        self.fit_step(index);
-        self.put_on_list(index, front);
-    }
-
-    fn put_on_list(&mut self, index: u32, front: bool) {
-        let lane = &mut self.lanes[index as usize];
-        lane.doing = Doing::Ready;
-        let step = lane.step;
-        let api = self.api_of(step);
-        let ready = &mut self.api(api).ready;
-        if front { ready.push_front(index) } else { ready.push_back(index) }
-    }
-
-    /// A step that is held back sends one request, if its time has come and a lane waits.
-    pub(super) fn probe(&mut self, now: Now, step: u8) {
-        let (route, held) = &mut self.routes[usize::from(step)];
-        if !held.is_empty() && route.take_probe(now.mono_ns) {
-            let lane = held.pop_front().expect("looked at above");
-            self.push_ready(lane, true);
-        }
-    }
-
-    /// The lane that was to probe a step has nothing to send after all: another one does.
-    pub(super) fn give_probe_back(&mut self, now: Now, step: Step) {
-        // While one probes, all others of its step are held: none but the probe can be on its way to be sent.
-        if let Some(until_ns) = self.routes[step as usize].0.give_back(now.mono_ns) {
-            self.timers.set(until_ns, Timer::Route(step as u8));
-        }
-    }
-
-    /// An answer has shown that a step works: whoever waits for that goes on.
-    pub(super) fn route_worked(&mut self, step: Step) {
-        let (route, held) = &mut self.routes[step as usize];
-        if route.worked() {
-            for lane in std::mem::take(held) {
-                self.list_ready(lane, false);
+        conn.connection.reader = reader;
+        match end {
+            Some((why, resend)) => {
+                self.lose_connection(work, (link, conn), &why, resend);
+                false
+            }
+            None => {
+                self.list_connection(work, link, conn);
+                true
             }
         }
     }
 
-    /// Takes back what is listed to be sent in a step that is held back from now on.
-    fn hold_back(&mut self, step: Step, until_ns: u64) {
-        let api = self.api_of(step);
-        let ready = std::mem::take(&mut self.api(api).ready);
-        let (of_step, others) = ready.into_iter().partition(|lane| self.lanes[*lane as usize].step == step);
-        self.api(api).ready = others;
-        let of_step: VecDeque<u32> = of_step;
-        for lane in of_step {
-            self.list_ready(lane, false);
+    /// Nothing follows on a connection. `is_whole`: nothing was cut off either, so that an answer may end here.
+    pub(super) fn answers_ended(
+        &mut self,
+        work: &mut Work<'_, '_>,
+        link: LinkId,
+        conn: &mut ApiLink,
+        is_whole: bool,
+        mut why: Loss,
+    ) {
+        let mut reader = std::mem::take(&mut conn.connection.reader);
+        if is_whole && !conn.connection.in_flight.is_empty() {
+            match reader.handle_eof() {
+                Ok(Some(event)) => drop(self.answer(work, conn, event)),
+                Ok(None) => {}
+                Err(error) => why = Loss::Unreadable(error),
+            }
         }
-        self.timers.set(until_ns, Timer::Route(step as u8));
+        self.lose_connection(work, (link, conn), &why, true);
     }
 
-    /// An attempt failed without an answer, or with one that cannot be used: the lane tries again later.
-    pub(super) fn failed(&mut self, now: Now, api: ApiId, request: InFlight, problem: String) {
-        self.attempt_failed(now, api, request, problem, Reaction::Retry);
+    /// One event of the oldest request's answer.
+    fn answer(&mut self, work: &mut Work<'_, '_>, conn: &mut ApiLink, event: Event<'_>) -> Option<End> {
+        let connection = &mut conn.connection;
+        let deliver = work.rules.deliver();
+        match event {
+            Event::Head(head) => {
+                let request = connection.in_flight.front_mut().expect("looked at by the caller");
+                (request.status, request.retry_after) = (head.status, head.retry_after);
+                connection.body.clear();
+                request.typed = work.rules.answer_type.as_ref().is_none_or(|wanted| *wanted == head.content_type);
+                let good = request.step == Step::Record && deliver.success.contains(&head.status) && request.typed;
+                if good && deliver.answer_id_at.is_none() {
+                    request.delivered = true;
+                    let lane = request.lane;
+                    self.delivered(work, lane);
+                    self.step_worked(work, Step::Record);
+                }
+                None
+            }
+            Event::Body(bytes) => {
+                let request = connection.in_flight.front().expect("looked at by the caller");
+                let (most, whole) = match request.step {
+                    Step::Id => (ID_BODY_BYTES_MAX, true),
+                    Step::Confirm => (RECORD_BODY_BYTES_MAX, true),
+                    Step::Record if request.delivered => (0, false),
+                    Step::Record if deliver.answer_id_at.is_some() && deliver.success.contains(&request.status) => {
+                        (RECORD_BODY_BYTES_MAX, true)
+                    }
+                    Step::Record => (ANSWER_BYTES_MAX, false),
+                };
+                let room = most - connection.body.len().min(most);
+                if whole && bytes.len() > room {
+                    return Some(self.answer_too_long(work, conn, most));
+                }
+                connection.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                None
+            }
+            Event::End { reusable } => self.answer_ended(work, conn, reusable),
+        }
     }
+
+    fn answer_ended(&mut self, work: &mut Work<'_, '_>, conn: &mut ApiLink, reusable: bool) -> Option<End> {
+        let connection = &mut conn.connection;
+        let mut request = connection.in_flight.pop_front().expect("looked at by the caller");
+        connection.answered += 1;
+        connection.idle_ns = work.turn.now.mono_ns;
+        self.outbox.api_mut(conn.api).in_flight -= 1;
+        let connection = &conn.connection;
+        let arrived =
+            request.step == Step::Record && (request.delivered || self.shows_id(work, &mut request, &connection.body));
+        match request.step {
+            Step::Id => self.id_answered(work, conn.api, request, &connection.body),
+            Step::Record if arrived => self.outbox.worked(work.turn.now, conn.api),
+            Step::Record => self.refused(work, conn.api, request, &connection.body),
+            Step::Confirm => self.confirm_answered(work, conn.api, request, &connection.body),
+        }
+        if request.status >= 300 && connection.sending && connection.in_flight.is_empty() {
+            // It need not read the rest of what it has refused, so that would never end (RFC 9112 section 9.5).
+            return Some((Loss::Early, false));
+        }
+        (!reusable).then_some((Loss::Closed, true))
+    }
+
+    /// The oldest request's answer is longer than what is looked at: its connection closes, and what was sent behind it goes again.
+    fn answer_too_long(&mut self, work: &mut Work<'_, '_>, conn: &mut ApiLink, bytes_max: usize) -> End {
+        let request = conn.connection.in_flight.pop_front().expect("an answer has its request");
+        conn.connection.answered += 1; // the others may go again at once
+        conn.connection.idle_ns = work.turn.now.mono_ns;
+        self.outbox.api_mut(conn.api).in_flight -= 1;
+        if request.step == Step::Id {
+            let problem = Problem::IdTooLong { status: request.status, bytes_max };
+            self.failed(work, conn.api, request, problem);
+        } else {
+            self.answer_unread(work, conn.api, request, &conn.connection.body, bytes_max);
+        }
+        (Loss::BehindLong, true)
+    }
+
+    // ---- what worked
+
+    /// An answer has shown that a step works.
+    fn step_worked(&mut self, work: &mut Work<'_, '_>, step: Step) {
+        self.outbox.step_worked(work.turn, work.store, step);
+    }
+
+    /// Whether the whole answer of a record step shows the record's id, where that is what success means.
+    fn shows_id(&mut self, work: &mut Work<'_, '_>, request: &mut InFlight, body: &[u8]) -> bool {
+        let deliver = work.rules.deliver();
+        let Some(pointer) = &deliver.answer_id_at else { return false };
+        let id = work.store.lane(request.lane).ids().get(0);
+        let good = deliver.success.contains(&request.status) && request.typed;
+        if good && id.is_some() && token_at(body, pointer).as_deref() == id {
+            request.delivered = true;
+            self.delivered(work, request.lane);
+            self.step_worked(work, Step::Record);
+        }
+        request.delivered
+    }
+
+    fn id_answered(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+        if !matches!(request.status, 200..=299) {
+            return self.refused(work, api, request, body);
+        }
+        if work.rules.lease().is_some() {
+            return self.lease_answered(work, api, request, body);
+        }
+        let pointer = work.rules.sequence().map_or("", |sequence| &sequence.id_at);
+        let Some(id) = token_at(body, pointer) else {
+            return self.failed(work, api, request, Problem::NoId { pointer: pointer.to_owned() });
+        };
+        let (lane, now) = (request.lane, work.turn.now);
+        if work.store.append_id(now, lane, 0, &id).is_err() {
+            return self.failed(work, api, request, Problem::NoRoomForId);
+        }
+        self.step_worked(work, Step::Id);
+        self.outbox.id_worked(now, api);
+        let place = work.store.lane_mut(lane);
+        if let Some(seen) = place.first().seen {
+            work.turn.stages.record(Stage::Id, now.mono_ns.saturating_sub(seen.journaled_ns()));
+        }
+        place.give_id(id, Some(now.mono_ns));
+        self.admit(work, lane);
+    }
+
+    /// The answer to a request for many ids.
+    fn lease_answered(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+        let now = work.turn.now;
+        let mut granted = match self.leases.grant(now, work.store, work.rules, body) {
+            Ok(granted) => granted,
+            Err(fault) => return self.failed(work, api, request, Problem::Lease(fault)),
+        };
+        self.step_worked(work, Step::Id);
+        self.outbox.id_worked(now, api);
+        self.leases.end_request(work.store, request.lane);
+        // Whoever asked does not ask again before its own record.
+        work.store.lane_mut(request.lane).was_granted(now.mono_ns);
+        self.list(work, request.lane, false);
+        // As many lanes go on as ids were granted, so that no grant has to look at all that wait. If there are more, one of them asks.
+        while granted > 0 || !self.leases.is_asked_for() {
+            let Some(lane) = self.leases.pop_waiting() else { return };
+            self.admit(work, lane);
+            granted = granted.saturating_sub(1);
+        }
+    }
+
+    /// The first record of a lane is delivered, or the batch that it carries.
+    fn delivered(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
+        assert_eq!(work.store.lane(lane).state(), State::InFlight);
+        let Some(members) = work.store.lane_mut(lane).take_batch() else {
+            return self.records_delivered(work, Member { lane, records: 1 });
+        };
+        for member in members {
+            self.records_delivered(work, member);
+        }
+    }
+
+    fn records_delivered(&mut self, work: &mut Work<'_, '_>, Member { lane, records }: Member) {
+        work.store.settle(work.turn, lane, records);
+        self.first_is_gone(work, lane);
+    }
+
+    /// A lane's first record is settled or parked: the next one may go.
+    fn first_is_gone(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
+        self.admit(work, lane);
+        work.store.remove_if_done(lane);
+        self.admit_woken(work);
+    }
+
+    // ---- what did not
 
     /// An answer that is no success.
-    pub(super) fn refused(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) {
-        let what = if request.step == Step::Id { "the id step" } else { "a record" };
-        let deliver = &self.settings.deliver;
-        let led_to = match request.step {
+    fn refused(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+        let InFlight { status, step, lane, .. } = request;
+        let deliver = work.rules.deliver();
+        let led_to = match step {
             // No other record would fare better.
-            Step::Id => match reaction(request.status, &[], &[]) {
+            Step::Id => match reaction(status, &[], &[]) {
                 Reaction::Park => Reaction::Pause,
                 reaction => reaction,
             },
-            Step::Record | Step::Confirm => reaction(request.status, &[], &deliver.answers.given),
+            Step::Record | Step::Confirm => reaction(status, &[], &deliver.answers.given),
         };
         let (reaction, advice) = match led_to {
-            // A login page, or the answer of something else that listens there.
-            _ if request.step == Step::Record && deliver.success.contains(&request.status) => {
+            _ if step == Step::Record && deliver.success.contains(&status) => {
                 let advice = match &deliver.answer_type {
-                    Some(wanted) if !request.typed => format!(", but its type is not {wanted}: is this the right URL?"),
-                    _ => format!(
-                        ", but its answer does not have the record's id at {}: is this the right URL?",
-                        deliver.answer_id_at.as_deref().unwrap_or_default()
-                    ),
+                    Some(wanted) if !request.typed => Advice::Type(wanted.clone()),
+                    _ => Advice::NoId(deliver.answer_id_at.clone().unwrap_or_default()),
                 };
                 (Reaction::Pause, advice)
             }
-            Reaction::Park | Reaction::Confirm if self.split_batch(request.lane) => {
-                self.counters.api_refusals += 1;
-                return self.route_worked(Step::Record);
+            Reaction::Park | Reaction::Confirm if self.split_batch(work, lane) => {
+                work.turn.counters.api_refusals += 1;
+                return self.step_worked(work, Step::Record);
             }
-            Reaction::Park => return self.refuse_record(now, api, request, body),
-            Reaction::Confirm => return self.ask_what_is_there(request, body),
-            Reaction::Pause => (Reaction::Pause, advice(request.status).to_owned()),
-            reaction => (reaction, String::new()),
+            Reaction::Park => return self.refuse_record(work, api, request, body),
+            Reaction::Confirm => return self.ask_what_is_there(work, request, body),
+            Reaction::Pause => (Reaction::Pause, Advice::OfStatus(status)),
+            reaction => (reaction, Advice::None),
         };
-        self.attempt_failed(now, api, request, format!("answered {} to {what}{advice}", request.status), reaction);
+        self.attempt_failed(work, api, request, (Problem::Answered { status, step, advice }, reaction));
     }
 
-    pub(super) fn attempt_failed(
+    /// An answer that refuses the record itself: it is tried again some times, then kept aside, and the next ones go on.
+    fn refuse_record(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+        work.turn.counters.api_refusals += 1;
+        self.step_worked(work, Step::Record);
+        let tries = work.store.lane_mut(request.lane).tries_mut();
+        tries.refusals += 1;
+        if tries.refusals < work.rules.deliver().answers.attempts {
+            self.back_off(work, request.lane);
+        } else {
+            self.park(work, api, request, (request.status, body));
+        }
+    }
+
+    /// An answer that says neither yes nor no: the service is asked what it has.
+    fn ask_what_is_there(&mut self, work: &mut Work<'_, '_>, request: InFlight, body: &[u8]) {
+        work.turn.counters.api_confirms += 1;
+        self.step_worked(work, Step::Record);
+        let tries = work.store.lane_mut(request.lane).tries_mut();
+        tries.refusals += 1;
+        let answer = body[..body.len().min(ANSWER_BYTES_MAX)].into();
+        tries.refusal = Some(Refusal { status: request.status, answer });
+        tries.step = Step::Confirm;
+        self.list(work, request.lane, true);
+    }
+
+    /// What the service has under the record's id.
+    fn confirm_answered(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+        let InFlight { status, lane, .. } = request;
+        let answers = &work.rules.deliver().answers;
+        let confirm = answers.confirm.as_ref().expect("asked for by its path");
+        let place = work.store.lane(lane);
+        let (record, origin) = work.store.record(place, 0);
+        let has_it = matches!(status, 200..=299) && confirm.shown_at.has(body, &origin.name, record.payload.data);
+        let may_try = place.tries().refusals < answers.attempts;
+        match reaction(status, &[], &[]) {
+            _ if has_it => {
+                self.step_worked(work, Step::Confirm);
+                self.delivered(work, lane);
+                self.outbox.worked(work.turn.now, api);
+            }
+            // It has nothing there. If it says so again and again, the path or the id is wrong, and an operator must look.
+            _ if status == 404 && may_try => {
+                work.store.lane_mut(lane).set_step(Step::Record);
+                self.step_worked(work, Step::Confirm);
+                self.back_off(work, lane);
+            }
+            reaction @ (Reaction::Retry | Reaction::Pause) if !matches!(status, 200..=299 | 404) => {
+                self.attempt_failed(work, api, request, (Problem::NotConfirmed { status }, reaction));
+            }
+            _ => {
+                let Refusal { status, answer } = place.tries().refusal.clone().expect("kept when it was asked");
+                self.step_worked(work, Step::Confirm);
+                self.park(work, api, request, (status, &answer));
+            }
+        }
+    }
+
+    /// An answer that is longer than what is looked at, so that nothing is known of the record: it is tried again some times, then kept
+    /// aside. Where no other record arrives either, it is not the record's fault, and all wait.
+    fn answer_unread(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8], bytes_max: usize) {
+        let InFlight { status, step, lane, .. } = request;
+        work.turn.counters.api_refusals += 1;
+        let unread = Unread { status, step, bytes_max };
+        let is_alone = self.fails_while_others_arrive(work, api, lane);
+        let tries = work.store.lane_mut(lane).tries_mut();
+        tries.refusals += 1;
+        if step == Step::Record && !is_alone {
+            self.attempt_failed(work, api, request, (Problem::UnreadAll(unread), Reaction::Pause));
+        } else if tries.refusals < work.rules.deliver().answers.attempts {
+            self.outbox.note_problem(work.turn.now, api, Problem::Unread(unread));
+            self.step_worked(work, step);
+            self.back_off(work, lane);
+        } else {
+            let before = tries.refusal.clone().unwrap_or_else(|| Refusal { status, answer: body.into() });
+            let mut answer = format!("({unread}) ").into_bytes();
+            answer.extend_from_slice(&before.answer[..before.answer.len().min(ANSWER_BYTES_MAX - answer.len())]);
+            self.step_worked(work, step);
+            self.park(work, api, request, (before.status, &answer));
+        }
+    }
+
+    /// Keeps the first record of a lane aside, for an answer of this status.
+    fn park(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, answered: (u16, &[u8])) {
+        let lane = request.lane;
+        let parked_max = work.rules.deliver().answers.parked_max;
+        if work.turn.terms.parked >= parked_max as u64 {
+            let problem = Problem::ParkedFull { status: answered.0, parked_max };
+            work.store.lane_mut(lane).set_step(Step::Record);
+            let request = InFlight { step: Step::Record, ..request };
+            return self.attempt_failed(work, api, request, (problem, Reaction::Pause));
+        }
+        if self.parking.park(work.turn, work.store, lane, answered).is_err() {
+            self.outbox.note_problem(work.turn.now, api, Problem::NoRoomToPark);
+            return self.back_off(work, lane);
+        }
+        self.first_is_gone(work, lane);
+    }
+
+    /// An attempt failed without an answer, or with one that cannot be used: the lane tries again later.
+    pub(super) fn failed(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, problem: Problem) {
+        self.attempt_failed(work, api, request, (problem, Reaction::Retry));
+    }
+
+    fn attempt_failed(
         &mut self,
-        now: Now,
+        work: &mut Work<'_, '_>,
         api: ApiId,
         request: InFlight,
-        problem: String,
-        reaction: Reaction,
+        (problem, reaction): (Problem, Reaction),
     ) {
-        self.counters.api_failures += 1;
-        if self.by_old_rules {
-            self.try_by_new_rules(request);
+        let lane = request.lane;
+        work.turn.counters.api_failures += 1;
+        if !work.is_by_present_rules() {
+            return self.try_by_present_rules(work, lane);
+        }
+        self.outbox.note_problem(work.turn.now, api, problem);
+        let (sent, said) = ((request.step, request.sent_ns), (reaction, request.retry_after));
+        let hold = self.outbox.step_failed(work.turn, work.store, sent, work.rules.retry(), said);
+        if self.is_to_be_cut(work, api, &request, reaction) && self.split_batch(work, lane) {
             return;
         }
-        self.note_problem(now, api, problem);
-        let retry = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
-        let told = request.retry_after.map(|after| match after {
-            RetryAfter::Seconds(seconds) => Duration::from_secs(seconds.into()),
-            RetryAfter::Date(second) => Duration::from_secs(second.saturating_sub(now.wall_ns / 1_000_000_000)),
-        });
-        let (route, _) = &mut self.routes[request.step as usize];
-        let hold = route.failed(now.mono_ns, request.sent_ns, &mut self.rng, retry, reaction, told);
-        if let Hold::Until(until_ns) = hold {
-            self.counters.api_holds += 1;
-            self.hold_back(request.step, until_ns);
-        }
-        if self.is_to_be_cut(now, api, &request, reaction) && self.split_batch(request.lane) {
-            return;
-        }
-        let lane = &mut self.lanes[request.lane as usize];
-        debug_assert_eq!(lane.generation, request.generation);
         if hold == Hold::No {
-            return self.back_off(now, request.lane);
+            return self.back_off(work, lane);
         }
-        lane.attempts = lane.attempts.saturating_add(1);
-        lane.resent = false;
-        self.list_ready(request.lane, false);
+        work.store.lane_mut(lane).tries_mut().count();
+        self.list(work, lane, false);
     }
 
     /// Counts a failure of a batch. After some in a row one of its records may be what the service fails by, and all that are with it
     /// would wait for ever. A service that says it is busy speaks of itself, unless it takes others meanwhile.
-    fn is_to_be_cut(&mut self, now: Now, api: ApiId, request: &InFlight, reaction: Reaction) -> bool {
-        let Some(batch) = &self.settings.deliver.batch else { return false };
-        let failures_max = batch.failures;
+    fn is_to_be_cut(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: &InFlight, reaction: Reaction) -> bool {
+        let Some(batch) = work.rules.batch() else { return false };
         // Too many requests: half of the batch in each would be more of them.
         if request.step != Step::Record || reaction != Reaction::Retry || request.status == 429 {
             return false;
         }
         let is_busy = request.retry_after.is_some() || request.status == 503;
-        let counts = self.fails_while_others_arrive(now, api, request.lane) || !is_busy;
-        let lane = &mut self.lanes[request.lane as usize];
-        lane.failures = lane.failures.saturating_add(u32::from(counts));
-        lane.failures >= failures_max
+        let counts = self.fails_while_others_arrive(work, api, request.lane) || !is_busy;
+        work.store.lane_mut(request.lane).tries_mut().count_failure(counts) >= batch.failures
     }
 
     /// Whether records of other lanes have arrived since the first record of this one began to fail, or the batch that it carries.
-    pub(super) fn fails_while_others_arrive(&mut self, now: Now, api: ApiId, index: u32) -> bool {
-        let last_success_ns = self.api(api).last_success_ns;
-        let lane = &mut self.lanes[index as usize];
-        let since_ns = *lane.failing_since_ns.get_or_insert(now.mono_ns);
-        last_success_ns.is_some_and(|at_ns| at_ns > since_ns)
-    }
-
-    /// The first record of a lane is tried again later.
-    pub(super) fn back_off(&mut self, now: Now, index: u32) {
-        let retry = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
-        let lane = &mut self.lanes[index as usize];
-        lane.attempts = lane.attempts.saturating_add(1);
-        lane.resent = false;
-        lane.doing = Doing::Backoff;
-        let wait = backoff::delay_ns(&mut self.rng, retry.0, retry.1, lane.attempts).max(1_000_000);
-        self.timers.set(now.mono_ns + wait, Timer::Lane { index, generation: lane.generation });
-    }
-}
-
-/// What an operator can do about an answer that no record will get past.
-fn advice(status: u16) -> &'static str {
-    match status {
-        300..=399 => ": a redirect is never followed; put the new address into the configuration",
-        401 | 403 | 407 => ": see to the credentials in [deliver.headers]",
-        404 | 405 | 410 => ": is this the right URL?",
-        _ => ": see to the API's configuration",
+    fn fails_while_others_arrive(&mut self, work: &mut Work<'_, '_>, api: ApiId, lane: LaneId) -> bool {
+        let now_ns = work.turn.now.mono_ns;
+        let since_ns = work.store.lane_mut(lane).tries_mut().failing_since(now_ns);
+        self.outbox.api(api).last_success_ns.is_some_and(|at_ns| at_ns > since_ns)
     }
 }

@@ -1,347 +1,332 @@
-//! Delivery: records of ready lanes become requests on kept-alive connections, answers settle them or bring them back.
+//! Where it is decided which lane is sent next, and what becomes of it: lanes come here when they are woken, and when a request of theirs
+//! has come to something.
+//!
+//! A desk works on one connection at a time, which is lent to it with what it may touch beside ([`Work`]). Its methods stand in three
+//! files, by what they answer to: here the lanes and the connections' ends, in `answer` what the service says, in `secure` what TLS says.
 
-use super::batch::Member;
-use super::lane::Doing;
-use super::link::{ApiLink, State};
-use super::secure::Handshakes;
-use super::timer::Timer;
-use super::{ApiId, Destination, Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard};
-use crate::config::{Authority, Url};
+use super::Work;
+use super::compose::{Composer, claim_id};
+use super::connection::{ApiLink, EndOfRead};
+use super::lease::Leases;
+use super::outbox::Outbox;
+use super::park::Parking;
+use super::problem::{HandshakeFault, Loss, Problem};
+use super::rules::Rules;
 use crate::delivery::template::Fields;
-use crate::delivery::{Connection, InFlight, Step, backoff, token_at};
-use crate::http::client::{Event, ResponseError};
-use crate::journal::ANSWER_BYTES_MAX;
-use crate::observe::snapshot::Stage;
-use crate::tls::TlsError;
-use std::collections::VecDeque;
+use crate::delivery::{Connection, InFlight, Step};
+use crate::ground::{LaneId, LinkId, Moment};
+use crate::shard::op::RecvEnd;
+use crate::shard::store::{Member, State, Store};
+use crate::shard::timer::Timer;
+use crate::shard::turn::Turn;
+use crate::tls;
 
-/// The largest answer of an id step that is looked at.
-const ID_BODY_BYTES_MAX: usize = 64 * 1024;
-/// The largest answer that is looked at and may show a record: one of the largest size, with every byte escaped, fits in.
-const RECORD_BODY_BYTES_MAX: usize = 512 * 1024;
-/// An API that fails and works by turns is logged at most once in this time.
-const SAY_EVERY_NS: u64 = 10_000_000_000;
-
-/// One authority of the API: its connections, and the lanes that want it.
+/// What a delivery decides by, all but the connections.
 #[derive(Debug)]
-pub(super) struct Api {
-    pub authority: Authority,
-    /// Connections to it are by TLS; see `secure`.
-    pub tls: Option<Handshakes>,
-    /// Open and connecting.
-    pub connections: Vec<LinkId>,
-    /// Connecting, TLS handshakes included.
-    pub connecting: usize,
-    /// Connections with room for another request; the last one used is used first, so that spare ones go idle.
-    pub available: Vec<LinkId>,
-    pub ready: VecDeque<u32>,
-    /// Connects failed in a row; those of one turn, which fail together, are one failure.
-    pub failures: u32,
-    /// When that was last counted: a connect that had begun before adds nothing.
-    failed_ns: u64,
-    pub retry_ns: u64,
-    /// When a batch that waits for more records was last to be sent.
-    batch_due_ns: u64,
-    pub problem: Option<String>,
-    /// The problem was logged, so its end will be.
-    said: bool,
-    /// When the next one may be logged.
-    say_ns: u64,
-    pub last_success_ns: Option<u64>,
-    pub in_flight: u64,
+pub(super) struct Desk {
+    pub outbox: Outbox,
+    pub leases: Leases,
+    pub parking: Parking,
+    composer: Composer,
+    /// For connections that begin from now on, where a URL is `https`.
+    pub tls: Option<tls::Client>,
+    /// What a TLS connection has received, while it is looked at.
+    pub(super) plain: Vec<u8>,
 }
 
-impl Api {
-    pub fn new(url: &Url) -> Self {
+impl Desk {
+    pub fn new(store: &mut Store, rules: &Rules) -> Self {
         Self {
-            authority: url.authority.clone(),
-            tls: url.secure.then(|| Handshakes::with(&url.authority)),
-            connections: Vec::new(),
-            connecting: 0,
-            available: Vec::new(),
-            ready: VecDeque::new(),
-            failures: 0,
-            failed_ns: 0,
-            retry_ns: 0,
-            batch_due_ns: 0,
-            problem: None,
-            said: false,
-            say_ns: 0,
-            last_success_ns: None,
-            in_flight: 0,
+            outbox: Outbox::new(rules),
+            leases: Leases::adopt(store, rules),
+            parking: Parking::default(),
+            composer: Composer::default(),
+            tls: None,
+            plain: Vec::new(),
         }
     }
 
-    /// Whether it is where a URL leads to.
-    pub fn serves(&self, url: &Url) -> bool {
-        self.authority == url.authority && self.tls.is_some() == url.secure
-    }
-}
-
-impl Shard {
-    pub(super) fn api(&mut self, id: ApiId) -> &mut Api {
-        &mut self.apis[id.0 as usize]
-    }
+    // ---- lanes
 
     /// Lists a lane to be sent, if it has a record in memory that may go.
-    pub(super) fn make_ready(&mut self, index: u32) {
-        let durable_below = match self.lanes[index as usize].needs_durable {
-            true => self.journals[0].journal.durable_below(),
-            false => u64::MAX,
-        };
-        let id_step = self.id_head.is_some();
-        let lane = &mut self.lanes[index as usize];
-        if lane.doing == Doing::AwaitsLane {
+    pub fn admit(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
+        if work.store.lane(lane).state() == State::AwaitsLane || !work.store.may_send(lane) {
             return;
         }
-        let Some(first) = lane.queue.front() else {
-            lane.doing = Doing::Idle;
-            return;
-        };
-        if first.number >= durable_below {
-            lane.doing = Doing::AwaitsDurable;
-            self.durable_lanes.push_back((first.number, index, lane.generation));
-            return;
-        }
-        if lane.attempts == 0 && lane.id.is_none() {
-            lane.step = if id_step { Step::Id } else { Step::Record };
-            lane.step_ns = first.journaled_ns;
-            if id_step && let Some(id) = self.journals[lane.journal.0 as usize].journal.recovered_id(first.number) {
-                lane.id = Some(id.into());
-                lane.step = Step::Record;
-            }
-        }
-        if id_step && lane.id.is_none() && !self.find_id(index) {
+        let has_ids = work.present.has_ids();
+        work.store.begin_step(lane, has_ids);
+        if has_ids && work.store.lane(lane).ids().get(0).is_none() && !self.leases.find(work.store, lane) {
             return;
         }
         // Many may wait for what a lane brings that asks for all.
-        let front = self.leases.is_carrier(index, self.lanes[index as usize].generation);
-        self.list_ready(index, front);
+        let front = work.store.lane(lane).asks_for_all();
+        self.list(work, lane, front);
     }
 
-    pub(super) fn api_of(&self, step: Step) -> ApiId {
-        if step == Step::Id { self.id_api } else { self.record_api }
+    /// Admits all lanes that have been woken.
+    pub fn admit_woken(&mut self, work: &mut Work<'_, '_>) {
+        while let Some(lane) = work.store.pop_woken() {
+            self.admit(work, lane);
+        }
     }
 
-    /// Renders what is ready onto connections that have room, one send for all of it on each, and opens connections.
-    pub(super) fn dispatch(&mut self, now: Now) {
-        if self.phase == Phase::Stopping {
+    /// Lists a lane to be sent, in front or behind, unless its step is held back.
+    pub(super) fn list(&mut self, work: &mut Work<'_, '_>, lane: LaneId, front: bool) {
+        self.fit(work, lane);
+        self.outbox.list(work.turn, work.store, lane, front);
+    }
+
+    /// The first record of a lane is tried again later.
+    pub(super) fn back_off(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
+        self.fit(work, lane);
+        work.store.back_off(work.turn, lane, work.rules.retry());
+    }
+
+    /// A lane whose record was about to be sent by rules that had another first step takes the present one. Between two changes of the
+    /// configuration there is nothing to fit.
+    fn fit(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
+        if work.is_by_present_rules() {
             return;
         }
-        let pipeline = self.settings.deliver.pipeline;
-        for index in 0..self.apis.len() {
-            let api = ApiId(index as u8);
-            if api == self.record_api
-                && let Some(due_ns) = self.batch_due_ns().filter(|due_ns| *due_ns > now.mono_ns)
-            {
-                if std::mem::replace(&mut self.api(api).batch_due_ns, due_ns) != due_ns {
-                    self.timers.set(due_ns, Timer::Api(index as u8));
+        let (has_ids, asks) = (work.present.has_ids(), work.present.asks());
+        if has_ids && work.store.lane(lane).ids().get(0).is_none() {
+            // Put together when records had no ids.
+            self.dissolve_batch(work, lane);
+        }
+        let recovered = match work.store.lane(lane).records().first() {
+            Some(_) if has_ids => work.store.recovered_id(lane, 0).map(Box::from),
+            _ => None,
+        };
+        let place = work.store.lane_mut(lane);
+        if place.step() == Step::Confirm && !asks {
+            place.set_step(Step::Record);
+            place.tries_mut().refusal = None;
+        }
+        match place.step() {
+            Step::Id if !has_ids => place.tries_mut().begin_at(Step::Record),
+            Step::Record | Step::Confirm if has_ids && place.ids().get(0).is_none() => {
+                if self.leases.are_in_force() {
+                    // It takes an id of those that were given ahead when it is sent.
+                    place.set_step(Step::Record);
+                } else if let Some(id) = recovered {
+                    place.give_id(id, None);
+                } else {
+                    place.tries_mut().begin_at(Step::Id);
+                    place.tries_mut().refusal = None;
                 }
-                self.open_connections(now, api);
-                continue;
             }
-            while !self.apis[index].ready.is_empty() {
-                let Some(link) = self.apis[index].available.pop() else { break };
-                let Some((fd, state)) = self.links.take(link) else { continue };
-                let State::Api(mut conn) = state else { unreachable!("only connections to the API are listed") };
-                conn.connection.listed = false;
-                while conn.connection.has_room(pipeline) {
-                    let Some(lane) = self.apis[index].ready.pop_front() else { break };
-                    self.render(now, lane, &mut conn.connection);
-                }
-                if conn.connection.out.is_empty() {
-                    self.list(link, &mut conn);
-                } else if let Some(bytes) = self.sealed(now, link, &mut conn) {
-                    conn.connection.sending = true;
-                    self.counters.api_sends += 1;
-                    self.ops.push_back(Op::Send { link, fd: fd.expect("an open connection has a file"), bytes });
-                    self.set_api_timer(link, &mut conn.connection);
-                }
-                self.links.put(link, State::Api(conn));
-            }
-            self.open_connections(now, api);
+            _ => {}
         }
     }
 
-    /// Opens what the ready lanes could use; one at a time while connects fail.
-    fn open_connections(&mut self, now: Now, id: ApiId) {
-        let max = self.settings.deliver.connections;
-        let records = self.settings.deliver.batch.as_ref().map_or(1, |batch| batch.records);
-        let pipeline = self.settings.deliver.pipeline * records;
-        let api = self.api(id);
-        if api.ready.is_empty() || now.mono_ns < api.retry_ns {
-            return;
-        }
-        let wanted = if api.failures > 0 { 1 } else { api.ready.len().div_ceil(pipeline) };
-        let mut count = wanted.saturating_sub(api.connecting).min(max.saturating_sub(api.connections.len()));
-        if count > 0 {
-            count = count.min(self.handshakes_allowed(now, id));
-        }
-        for _ in 0..count {
-            let connection = Connection { idle_ns: now.mono_ns, ..Connection::default() };
-            let conn = ApiLink { api: id, connection, rules: None, secure: None };
-            let link = self.links.insert(None, State::Api(Box::new(conn)));
-            self.counters.api_connects += 1;
-            let api = self.api(id);
-            api.connections.push(link);
-            api.connecting += 1;
-            self.ops.push_back(Op::Connect { link, to: Destination::Api(id) });
+    /// The configuration has changed: lanes that are on no list of it take the present first step when their turn comes.
+    pub fn fit_unlisted(&mut self, work: &mut Work<'_, '_>) {
+        let waits = |state| matches!(state, State::AwaitsLane | State::Backoff | State::Idle);
+        let lanes: Vec<LaneId> = work.store.lanes().filter(|(_, lane)| waits(lane.state())).map(|(id, _)| id).collect();
+        for lane in lanes {
+            self.fit(work, lane);
         }
     }
+
+    // ---- batches
+
+    /// Batches are not configured any more, or this one cannot be sent as it is: each lane goes on by itself.
+    pub(super) fn dissolve_batch(&mut self, work: &mut Work<'_, '_>, carrier: LaneId) {
+        for member in work.store.lane_mut(carrier).take_batch().into_iter().flatten().skip(1) {
+            self.admit(work, member.lane);
+        }
+    }
+
+    /// A batch was refused, or has failed again and again: its halves, which share no lane, go on their own ways, and so on, until a
+    /// record that is alone is dealt with as a record. `false` where the lane carries none.
+    pub(super) fn split_batch(&mut self, work: &mut Work<'_, '_>, carrier: LaneId) -> bool {
+        let Some(members) = work.store.lane_mut(carrier).take_batch() else { return false };
+        work.turn.counters.batch_splits += 1;
+        let records: usize = members.iter().map(|member| member.records).sum();
+        let mut left = records.div_ceil(2);
+        let (mut front, mut behind) = (Vec::new(), Vec::new());
+        for Member { lane, records } in members {
+            match left {
+                0 => behind.push(Member { lane, records }),
+                // What is left of a lane that is cut waits for its front, and is suspect once that is fine. Not so what an earlier cut left
+                // behind it: that batch was refused for a record of this one.
+                _ => {
+                    if records > left {
+                        work.store.lane_mut(lane).part_behind(records - left);
+                    }
+                    front.push(Member { lane, records: records.min(left) });
+                }
+            }
+            left -= records.min(left);
+        }
+        for half in [behind, front] {
+            let Some(first) = half.first().map(|member| member.lane) else { continue };
+            let lane = work.store.lane_mut(first);
+            lane.tries_mut().begin_again();
+            if half.iter().map(|member| member.records).sum::<usize>() == 1 {
+                lane.go_alone();
+            } else {
+                lane.carry(half);
+            }
+            self.list(work, first, true);
+        }
+        true
+    }
+
+    /// Whether all records of a batch have the ids that they need.
+    fn batch_has_ids(work: &Work<'_, '_>, carrier: LaneId) -> bool {
+        let covers = |member: &Member| work.store.lane(member.lane).ids().cover(member.records);
+        !work.rules.has_ids() || work.store.lane(carrier).company().batch().into_iter().flatten().all(covers)
+    }
+
+    /// When a batch that is not full is sent all the same; `None` where nothing is to be waited for.
+    pub fn batch_due_ns(&self, store: &Store, rules: &Rules) -> Option<u64> {
+        let batch = rules.batch().filter(|batch| !batch.wait.is_zero())?;
+        let ready = &self.outbox.api(self.outbox.record_api()).ready;
+        let first = store.lane(*ready.front()?);
+        if !first.is_batchable() || ready.len() >= batch.records || !self.outbox.is_open(Step::Record) {
+            return None;
+        }
+        let mut records = 0;
+        for lane in ready {
+            let lane = store.lane(*lane);
+            records += if lane.is_batchable() { lane.records().len() } else { batch.records };
+            if records >= batch.records {
+                return None;
+            }
+        }
+        Some(first.tries().since_ns + batch.wait.as_nanos() as u64)
+    }
+
+    // ---- requests
 
     /// Appends the request of a lane's current step to a connection's output.
-    fn render(&mut self, now: Now, index: u32, connection: &mut Connection) {
-        let batched = self.lanes[index as usize].step == Step::Record && self.settings.deliver.batch.is_some();
-        if self.lanes[index as usize].step == Step::Record {
-            if !batched {
-                self.dissolve_batch(index);
-            }
-            let is_there = if batched { self.fill_batch(now, index) } else { self.take_leased_id(now, index) };
-            if !is_there {
-                return self.give_probe_back(now, Step::Record);
-            }
+    pub fn render(&mut self, work: &mut Work<'_, '_>, lane: LaneId, connection: &mut Connection) {
+        let rules = work.rules;
+        let step = work.store.lane(lane).step();
+        let is_batched = step == Step::Record && rules.batch().is_some();
+        if step == Step::Record && !self.prepare_record(work, lane, is_batched) {
+            return self.outbox.give_probe_back(work.turn, Step::Record);
         }
-        let lease = if self.lanes[index as usize].step == Step::Id { self.lease_request() } else { None };
-        let lane = &mut self.lanes[index as usize];
-        let journal = &self.journals[lane.journal.0 as usize].journal;
-        let first = lane.queue.front().expect("a ready lane has a record in memory");
-        let record = journal.record(first.at);
-        debug_assert_eq!(record.number, first.number);
-        if lease.is_none() && !batched {
-            self.key.clear();
-            record.write_key(journal.core(), &mut self.key);
+        let Self { composer, leases, .. } = self;
+        let lease = if step == Step::Id { leases.request(work.store, &mut composer.key) } else { None };
+        let place = work.store.lane(lane);
+        if lease.is_none() && !is_batched {
+            composer.write_first_key(work.store, place);
         }
-        let origin = journal.origin(first.origin);
-        let fields = Fields {
-            id: lane.id.as_deref(),
-            source: &origin.name,
-            data: record.payload.data,
-            received_wall_ns: record.payload.first_byte_wall_ns,
-            key: &self.key,
-        };
-        match lane.step {
+        match step {
             Step::Id => {
-                let head = self.id_head.as_ref().expect("an id step needs [sequence]");
+                let head = rules.id_head.as_ref().expect("an id step needs [sequence]");
                 let body = lease.as_deref().unwrap_or("{}");
-                head.write(&self.key, "-seq", body.as_bytes(), &mut connection.out);
+                head.write(&composer.key, "-seq", body.as_bytes(), &mut connection.out);
             }
-            Step::Record if batched => self.record_head.write(&self.key, "", &self.body, &mut connection.out),
             Step::Record => {
-                self.body.clear();
-                let rendered = self.template.render(&fields, &mut self.body);
-                self.counters.lossy_records += u64::from(rendered.lossy && lane.attempts == 0);
-                self.record_head.write(&self.key, "", &self.body, &mut connection.out);
+                if !is_batched {
+                    let is_lossy = !composer.write_first(work, place);
+                    work.turn.counters.lossy_records += u64::from(is_lossy && place.tries().attempts == 0);
+                }
+                rules.record_head.write(&composer.key, "", &composer.body, &mut connection.out);
             }
             Step::Confirm => {
-                let confirm =
-                    self.settings.deliver.answers.confirm.as_ref().expect("a lane asks where that is configured");
-                self.confirm_head.write(|out| confirm.path.render(&fields, out), &mut connection.out);
+                let confirm = rules.deliver().answers.confirm.as_ref().expect("a lane asks where that is configured");
+                let (record, origin) = work.store.record(place, 0);
+                let fields = Fields {
+                    id: place.ids().get(0),
+                    source: &origin.name,
+                    data: record.payload.data,
+                    received_wall_ns: record.payload.first_byte_wall_ns,
+                    key: &composer.key,
+                };
+                rules.confirm_head.write(|out| confirm.path.render(&fields, out), &mut connection.out);
             }
         }
-        lane.doing = Doing::InFlight;
-        let (generation, step) = (lane.generation, lane.step);
+        work.store.lane_mut(lane).send();
         connection.in_flight.push_back(InFlight {
-            lane: index,
-            generation,
+            lane,
             step,
-            sent_ns: now.mono_ns,
+            sent_ns: work.turn.now.mono_ns,
             status: 0,
             typed: false,
             delivered: false,
             retry_after: None,
         });
-        self.counters.api_requests += 1;
-        let api = self.api_of(step);
-        self.api(api).in_flight += 1;
+        work.turn.counters.api_requests += 1;
+        let api = self.outbox.api_of(step);
+        self.outbox.api_mut(api).in_flight += 1;
+    }
+
+    /// Sees to the ids of what is sent next, and puts a batch together; whether there is something to send.
+    fn prepare_record(&mut self, work: &mut Work<'_, '_>, lane: LaneId, is_batched: bool) -> bool {
+        // Where the configuration has changed, ids may be needed that were not.
+        if !is_batched || !Self::batch_has_ids(work, lane) {
+            self.dissolve_batch(work, lane);
+        }
+        let Self { outbox, leases, composer, .. } = self;
+        match is_batched {
+            true => composer.write_batch(outbox, leases, work, lane),
+            false => claim_id(outbox, leases, work, lane),
+        }
     }
 
     // ---- connections
 
-    pub(super) fn api_connected(&mut self, now: Now, link: LinkId, result: Result<Fd, String>) {
-        let found = self.links.find(link).expect("looked at by the caller");
-        let State::Api(conn) = &mut found.state else { unreachable!("looked at by the caller") };
-        let (id, begun_ns) = (conn.api, conn.connection.idle_ns);
-        match result {
-            Ok(fd) => {
-                found.fd = Some(fd);
-                self.ops.push_back(Op::Recv { link, fd, kind: Readable::Socket });
-                let Some((_, State::Api(mut conn))) = self.links.take(link) else { unreachable!("looked at above") };
-                if self.api(id).tls.is_some() {
-                    self.begin_handshake(now, link, &mut conn);
-                } else {
-                    self.api_opened(now, link, &mut conn);
-                }
-                self.links.put(link, State::Api(conn));
-            }
-            Err(problem) => {
-                found.state = State::Closing;
-                self.links.remove(link);
-                self.connect_failed(now, link, id, begun_ns, problem);
-            }
-        }
-    }
-
     /// A connection may carry requests from now on.
-    pub(super) fn api_opened(&mut self, now: Now, link: LinkId, conn: &mut ApiLink) {
+    pub(super) fn opened(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+        let now_ns = work.turn.now.mono_ns;
         conn.connection.open = true;
-        conn.connection.idle_ns = now.mono_ns;
-        conn.connection.timer_ns = now.mono_ns + self.settings.deliver.idle.as_nanos() as u64;
-        self.timers.set(conn.connection.timer_ns, Timer::link(link));
-        let api = self.api(conn.api);
+        conn.connection.idle_ns = now_ns;
+        set_timer(work.turn, link, &mut conn.connection, now_ns + work.rules.deliver().idle.as_nanos() as u64);
+        let api = self.outbox.api_mut(conn.api);
         api.connecting -= 1;
         if api.tls.is_none() {
-            api.failures = 0;
+            api.forget_failures();
         }
-        self.list(link, conn);
+        self.list_connection(work, link, conn);
     }
 
-    /// A connect that had begun at `begun_ns` has failed, or its handshake has.
-    pub(super) fn connect_failed(&mut self, now: Now, link: LinkId, id: ApiId, begun_ns: u64, problem: String) {
-        self.counters.api_connect_failures += 1;
-        let (first, max) = (self.settings.deliver.retry_first, self.settings.deliver.retry_max);
-        let api = &mut self.apis[id.0 as usize];
-        api.connecting -= 1;
-        api.connections.retain(|other| *other != link);
-        if api.failures == 0 || begun_ns > api.failed_ns {
-            api.failures += 1;
-            api.failed_ns = now.mono_ns;
-            let wait = backoff::delay_ns(&mut self.rng, first, max, api.failures).max(1_000_000);
-            api.retry_ns = now.mono_ns + wait;
-            self.timers.set(now.mono_ns + wait, Timer::Api(id.0));
-        }
-        self.note_problem(now, id, problem);
-    }
-
-    pub(super) fn note_problem(&mut self, now: Now, id: ApiId, problem: String) {
-        let api = self.api(id);
-        if api.problem.as_ref() == Some(&problem) && api.said {
+    /// Lists a connection that has room, unless it is to take no more requests.
+    pub(super) fn list_connection(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+        if self.is_left(work, link, conn) {
             return;
         }
-        if now.mono_ns >= api.say_ns {
-            tracing::warn!("API at {}:{}: {problem}; records wait", api.authority.host, api.authority.port);
-            (api.said, api.say_ns) = (true, now.mono_ns + SAY_EVERY_NS);
-        }
-        api.problem = Some(problem);
-    }
-
-    pub(super) fn list(&mut self, link: LinkId, conn: &mut ApiLink) {
-        if self.is_left(link, conn) {
-            return;
-        }
-        if conn.connection.has_room(self.settings.deliver.pipeline) && !conn.connection.listed {
+        if conn.connection.has_room(work.rules.deliver().pipeline) && !conn.connection.listed {
             conn.connection.listed = true;
-            self.api(conn.api).available.push(link);
+            self.outbox.api_mut(conn.api).available.push(link);
         }
     }
 
-    pub(super) fn api_sent(
+    /// Whether a connection takes no requests: answers to earlier ones are still to come, or it leads to where nothing is sent any more.
+    fn is_left(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) -> bool {
+        if conn.earlier.is_none() {
+            return false;
+        }
+        if !conn.connection.in_flight.is_empty() || conn.connection.sending {
+            return true;
+        }
+        let other_tls = conn.earlier.take().is_some_and(|earlier| earlier.other_tls) && conn.secure.is_some();
+        let is_left = other_tls || !self.outbox.is_current(conn.api);
+        if is_left {
+            self.close_idle(work.turn, link, conn);
+        }
+        is_left
+    }
+
+    /// Closes a connection that nothing is in flight on.
+    pub fn close_idle(&mut self, turn: &mut Turn<'_>, link: LinkId, conn: &mut ApiLink) {
+        self.leave_handshake(turn, link, conn);
+        let api = self.outbox.api_mut(conn.api);
+        api.connecting -= usize::from(!conn.connection.open);
+        api.forget(link);
+        turn.close(link);
+    }
+
+    /// A send is over.
+    pub fn sent(
         &mut self,
-        now: Now,
-        link: LinkId,
-        mut conn: Box<ApiLink>,
-        mut bytes: Vec<u8>,
-        result: Result<(), i32>,
-    ) -> State {
+        work: &mut Work<'_, '_>,
+        (link, conn): (LinkId, &mut ApiLink),
+        (mut bytes, result): (Vec<u8>, Result<(), i32>),
+    ) {
         bytes.clear();
         match &mut conn.secure {
             None => conn.connection.out = bytes,
@@ -349,363 +334,121 @@ impl Shard {
         }
         conn.connection.sending = false;
         match result {
-            Ok(()) if conn.secure.is_some() => self.secure_sent(link, &mut conn),
-            Ok(()) => self.list(link, &mut conn),
+            Ok(()) if conn.secure.is_some() => self.secure_sent(work, link, conn),
+            Ok(()) => self.list_connection(work, link, conn),
             Err(errno) if !conn.connection.open => {
-                let reason = std::io::Error::from_raw_os_error(errno);
-                self.handshake_failed(now, link, &mut conn, format!("the TLS handshake failed: sending: {reason}"));
+                self.handshake_failed(work, link, conn, HandshakeFault::Sending { errno });
             }
             // What was received before is read first: it can be the answer. The read ends then, or the deadline comes.
             Err(_) => conn.connection.broken = true,
         }
-        State::Api(conn)
-    }
-
-    pub(super) fn api_received(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>, bytes: &mut [u8]) -> State {
-        if conn.secure.is_some() {
-            self.secure_received(now, link, &mut conn, bytes);
-        } else {
-            self.plain_received(now, link, &mut conn, bytes);
-        }
-        State::Api(conn)
-    }
-
-    /// Bytes of HTTP. Whether the connection goes on.
-    pub(super) fn plain_received(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, bytes: &[u8]) -> bool {
-        let mut input = bytes;
-        // Moved out so that events may borrow from it while the rest is changed.
-        let mut reader = std::mem::take(&mut conn.connection.reader);
-        let mut end = None;
-        while end.is_none() {
-            if conn.connection.in_flight.is_empty() {
-                if !input.is_empty() {
-                    end = Some(("it sent bytes that nobody asked for".to_owned(), false));
-                }
-                break;
-            }
-            match reader.next(&mut input) {
-                Ok(None) => break,
-                Ok(Some(event)) => end = self.answer(now, conn, event),
-                Err(error) => end = Some((describe(&error), false)),
-            }
-        }
-        conn.connection.reader = reader;
-        match end {
-            Some((why, resend)) => {
-                self.lose_connection(now, link, conn, &why, resend);
-                false
-            }
-            None => {
-                self.list(link, conn);
-                true
-            }
-        }
-    }
-
-    /// One event of the oldest request's answer. Why the connection must close after it, and whether what is in flight may
-    /// be sent again at once.
-    fn answer(&mut self, now: Now, conn: &mut ApiLink, event: Event<'_>) -> Option<(String, bool)> {
-        let connection = &mut conn.connection;
-        match event {
-            Event::Head(head) => {
-                let request = connection.in_flight.front_mut().expect("looked at by the caller");
-                (request.status, request.retry_after) = (head.status, head.retry_after);
-                connection.body.clear();
-                let deliver = &self.settings.deliver;
-                request.typed = self.answer_type.is_none_or(|wanted| wanted == head.content_type);
-                let good = request.step == Step::Record && deliver.success.contains(&head.status) && request.typed;
-                if good && deliver.answer_id_at.is_none() {
-                    request.delivered = true;
-                    let (lane, generation) = (request.lane, request.generation);
-                    self.delivered(now, lane, generation);
-                    self.route_worked(Step::Record);
-                }
-                None
-            }
-            Event::Body(bytes) => {
-                let request = connection.in_flight.front().expect("looked at by the caller");
-                let deliver = &self.settings.deliver;
-                let (most, whole) = match request.step {
-                    Step::Id => (ID_BODY_BYTES_MAX, true),
-                    Step::Confirm => (RECORD_BODY_BYTES_MAX, true),
-                    Step::Record if request.delivered => (0, false),
-                    Step::Record if deliver.answer_id_at.is_some() && deliver.success.contains(&request.status) => {
-                        (RECORD_BODY_BYTES_MAX, true)
-                    }
-                    Step::Record => (ANSWER_BYTES_MAX, false),
-                };
-                let room = most - connection.body.len().min(most);
-                if whole && bytes.len() > room {
-                    return Some(self.answer_too_long(now, conn, most));
-                }
-                connection.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
-                None
-            }
-            Event::End { reusable } => {
-                let mut request = connection.in_flight.pop_front().expect("looked at by the caller");
-                connection.answered += 1;
-                connection.idle_ns = now.mono_ns;
-                let api = self.api(conn.api);
-                api.in_flight -= 1;
-                let arrived = request.step == Step::Record
-                    && (request.delivered || self.shows_id(now, &mut request, &conn.connection.body));
-                match request.step {
-                    Step::Id => self.id_answered(now, conn.api, request, &conn.connection.body),
-                    Step::Record if arrived => self.api_worked(now, conn.api),
-                    Step::Record => self.refused(now, conn.api, request, &conn.connection.body),
-                    Step::Confirm => self.confirm_answered(now, conn.api, request, &conn.connection.body),
-                }
-                let connection = &conn.connection;
-                if request.status >= 300 && connection.sending && connection.in_flight.is_empty() {
-                    // It need not read the rest of what it has refused, so that would never end (RFC 9112 section 9.5).
-                    return Some(("it answered before it had the whole request".to_owned(), false));
-                }
-                (!reusable).then(|| ("it closed the connection".to_owned(), true))
-            }
-        }
-    }
-
-    /// The oldest request's answer is longer than what is looked at: its connection closes, and what was sent behind it goes again.
-    fn answer_too_long(&mut self, now: Now, conn: &mut ApiLink, bytes_max: usize) -> (String, bool) {
-        let request = conn.connection.in_flight.pop_front().expect("an answer has its request");
-        conn.connection.answered += 1; // the others may go again at once
-        conn.connection.idle_ns = now.mono_ns;
-        self.api(conn.api).in_flight -= 1;
-        if request.step == Step::Id {
-            let status = request.status;
-            self.failed(
-                now,
-                conn.api,
-                request,
-                format!("answered {status} to the id step with more than {bytes_max} bytes"),
-            );
-        } else {
-            self.answer_unread(now, conn.api, request, &conn.connection.body, bytes_max);
-        }
-        ("an answer before this one was too long".to_owned(), true)
-    }
-
-    pub(super) fn api_worked(&mut self, now: Now, id: ApiId) {
-        let api = self.api(id);
-        api.last_success_ns = Some(now.mono_ns);
-        api.problem = None;
-        if std::mem::take(&mut api.said) {
-            tracing::info!("API at {}:{}: delivering again", api.authority.host, api.authority.port);
-        }
-    }
-
-    /// An id shows that a server works that gives nothing but ids; of the other one a record must.
-    pub(super) fn id_api_worked(&mut self, now: Now, api: ApiId) {
-        if api != self.record_api {
-            self.api_worked(now, api);
-        }
-    }
-
-    /// Whether the whole answer of a record step shows the record's id, where that is what success means.
-    fn shows_id(&mut self, now: Now, request: &mut InFlight, body: &[u8]) -> bool {
-        let deliver = &self.settings.deliver;
-        let Some(pointer) = &deliver.answer_id_at else { return false };
-        let lane = &self.lanes[request.lane as usize];
-        let good = deliver.success.contains(&request.status) && request.typed;
-        if good && lane.id.is_some() && token_at(body, pointer) == lane.id {
-            request.delivered = true;
-            self.delivered(now, request.lane, request.generation);
-            self.route_worked(Step::Record);
-        }
-        request.delivered
-    }
-
-    fn id_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) {
-        if matches!(request.status, 200..=299) && self.lease_answered(now, api, request, body) {
-            return;
-        }
-        let pointer = self.settings.sequence.as_ref().map_or("", |sequence| &sequence.id_at);
-        let id = match request.status {
-            200..=299 => token_at(body, pointer).ok_or_else(|| format!("no id at {pointer} of its answer")),
-            _ => return self.refused(now, api, request, body),
-        };
-        let lane = &mut self.lanes[request.lane as usize];
-        debug_assert_eq!(lane.generation, request.generation);
-        let first = lane.queue.front().expect("a record in flight stays in memory");
-        let written = id.and_then(|id| {
-            let journal = &mut self.journals[lane.journal.0 as usize].journal;
-            match journal.append_id(now, first.number, &id) {
-                Ok(()) => Ok(id),
-                Err(_) => Err("the journal has no room for an id".to_owned()),
-            }
-        });
-        match written {
-            Ok(id) => {
-                self.route_worked(Step::Id);
-                self.id_api_worked(now, api);
-                let lane = &mut self.lanes[request.lane as usize];
-                let first = lane.queue.front().expect("a record in flight stays in memory");
-                if first.journaled_ns > 0 {
-                    self.stages.record(Stage::Id, now.mono_ns.saturating_sub(first.journaled_ns));
-                }
-                lane.id = Some(id);
-                lane.step = Step::Record;
-                lane.step_ns = now.mono_ns;
-                lane.attempts = 0;
-                lane.resent = false;
-                self.make_ready(request.lane);
-            }
-            Err(problem) => self.failed(now, api, request, problem),
-        }
-    }
-
-    /// The first record of a lane is delivered, or the batch that it carries.
-    pub(super) fn delivered(&mut self, now: Now, index: u32, generation: u32) {
-        let lane = &mut self.lanes[index as usize];
-        assert!(lane.generation == generation && lane.doing == Doing::InFlight);
-        let Some(members) = lane.batch.take() else { return self.first_delivered(now, index, 1) };
-        for Member { lane, records } in members {
-            self.first_delivered(now, lane, records);
-        }
-    }
-
-    fn first_delivered(&mut self, now: Now, index: u32, records: usize) {
-        for _ in 0..records {
-            self.settle_first(now, index);
-        }
-        self.make_ready(index);
-        self.remove_lane_if_done(index);
-    }
-
-    fn settle_first(&mut self, now: Now, index: u32) {
-        let lane = &mut self.lanes[index as usize];
-        let first = lane.pop().expect("a record in flight stays in memory");
-        let journal = &mut self.journals[lane.journal.0 as usize].journal;
-        let whole_ns = match first.journaled_ns {
-            // Read back, or found at start: only the wall clock knows, and the longest ways must not be left out.
-            0 => now.wall_ns.saturating_sub(journal.record(first.at).payload.first_byte_wall_ns),
-            _ => now.mono_ns - first.first_byte_ns,
-        };
-        journal.settle(first.number, first.origin, first.at);
-        self.journals[lane.journal.0 as usize].retried.remove(&first.number);
-        self.stages.record(Stage::Whole, whole_ns);
-        if first.journaled_ns > 0 {
-            self.stages.record(Stage::Answered, now.mono_ns - lane.step_ns.max(first.journaled_ns));
-        }
-        lane.pending -= 1;
-        lane.next_record();
-        self.terms.pending -= 1;
-        self.terms.delivered += 1;
     }
 
     /// A connection is over. What is in flight on it is sent again at once where the peer may just have closed an idle
     /// connection (RFC 9112 section 9.3.1), and fails otherwise; the key tells the receiver what it has already.
-    pub(super) fn lose_connection(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, why: &str, resend: bool) {
-        self.close_session(link, conn);
-        self.close(link);
+    pub(super) fn lose_connection(
+        &mut self,
+        work: &mut Work<'_, '_>,
+        (link, conn): (LinkId, &mut ApiLink),
+        why: &Loss,
+        resend: bool,
+    ) {
+        self.close_session(work.turn, link, conn);
+        work.turn.close(link);
         let reused = conn.connection.answered > 0;
-        let api = self.api(conn.api);
-        api.connections.retain(|other| *other != link);
-        api.available.retain(|other| *other != link);
+        self.outbox.api_mut(conn.api).forget(link);
         // The last one first: each goes to the front of the list, where the oldest comes to stand before the others.
         let in_flight = std::mem::take(&mut conn.connection.in_flight);
         for (place, request) in in_flight.into_iter().enumerate().rev() {
-            self.api(conn.api).in_flight -= 1;
+            self.outbox.api_mut(conn.api).in_flight -= 1;
             if request.delivered {
                 continue; // delivered with its header
             }
-            if self.by_old_rules {
-                self.try_by_new_rules(request);
+            if !work.is_by_present_rules() {
+                self.try_by_present_rules(work, request.lane);
                 continue;
             }
-            let lane = &mut self.lanes[request.lane as usize];
+            let tries = work.store.lane_mut(request.lane).tries_mut();
             // What was pipelined behind another request is not what made the peer close. It goes again as often as it takes: each
             // such connection has brought an answer before.
             let behind = place > 0 || request.sent_ns < conn.connection.idle_ns;
-            if resend && reused && request.status == 0 && (behind || !lane.resent) {
-                lane.resent |= !behind;
-                self.counters.api_resent += 1;
-                if self.routes[request.step as usize].0.is_probe(request.sent_ns) {
-                    self.push_ready(request.lane, true);
+            if resend && reused && request.status == 0 && (behind || !tries.resent) {
+                tries.resent |= !behind;
+                work.turn.counters.api_resent += 1;
+                if self.outbox.is_probe(request.step, request.sent_ns) {
+                    self.outbox.push(work.store, request.lane, true);
                 } else {
-                    self.list_ready(request.lane, true);
+                    self.list(work, request.lane, true);
                 }
             } else {
-                self.failed(now, conn.api, request, why.to_owned());
+                self.failed(work, conn.api, request, Problem::Lost(why.clone()));
             }
         }
     }
 
-    pub(super) fn api_ended(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>, end: RecvEnd) -> State {
-        let mut why = match end {
-            RecvEnd::Closed | RecvEnd::Paused => "it closed the connection".to_owned(),
-            RecvEnd::Error(errno) => format!("reading failed: {}", std::io::Error::from_raw_os_error(errno)),
-        };
-        if !conn.connection.open {
-            self.handshake_failed(now, link, &mut conn, format!("the TLS handshake failed: {why}"));
-            return State::Api(conn);
-        }
-        let whole = end == RecvEnd::Closed && conn.secure.is_none();
-        if end == RecvEnd::Closed && !whole {
-            why = TlsError::Truncated.to_string();
-        }
-        self.answers_ended(now, link, &mut conn, whole, why);
-        State::Api(conn)
+    /// A request of an earlier configuration failed: its record goes out again by the present one.
+    pub(super) fn try_by_present_rules(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
+        work.store.lane_mut(lane).tries_mut().count();
+        self.admit(work, lane);
     }
 
-    /// Nothing follows on a connection. `whole`: nothing was cut off either, so that an answer may end here.
-    pub(super) fn answers_ended(&mut self, now: Now, link: LinkId, conn: &mut ApiLink, whole: bool, mut why: String) {
-        let mut reader = std::mem::take(&mut conn.connection.reader);
-        if whole && !conn.connection.in_flight.is_empty() {
-            match reader.handle_eof() {
-                Ok(Some(event)) => drop(self.answer(now, conn, event)),
-                Ok(None) => {}
-                Err(error) => why = describe(&error),
-            }
+    /// A read has ended.
+    pub fn read_ended(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink, end: RecvEnd) {
+        let EndOfRead { mut why, is_close } = EndOfRead::of(end);
+        if !conn.connection.open {
+            return self.handshake_failed(work, link, conn, HandshakeFault::Ended(why));
         }
-        self.lose_connection(now, link, conn, &why, true);
+        let is_whole = is_close && conn.secure.is_none();
+        if is_close && !is_whole {
+            why = Loss::Sealing(tls::TlsError::Truncated);
+        }
+        self.answers_ended(work, link, conn, is_whole, why);
     }
 
-    pub(super) fn api_timer(&mut self, now: Now, link: LinkId, mut conn: Box<ApiLink>) -> State {
-        if now.mono_ns < conn.connection.timer_ns {
-            return State::Api(conn); // an older setting
+    /// A connection's deadline may have come.
+    pub fn handle_timer(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+        let now_ns = work.turn.now.mono_ns;
+        if conn.connection.timer.take_if(|timer| timer.ns() <= now_ns).is_none() {
+            return; // an older setting
         }
-        conn.connection.timer_ns = 0;
         if !conn.connection.open {
-            let limit = self.settings.deliver.connect_timeout;
-            self.handshake_failed(now, link, &mut conn, format!("no whole TLS handshake within {limit:?}"));
-        } else if now.mono_ns < self.api_deadline_ns(&conn.connection) {
-            self.set_api_timer(link, &mut conn.connection);
+            let limit = work.rules.deliver().connect_timeout;
+            self.handshake_failed(work, link, conn, HandshakeFault::Late(limit));
+        } else if now_ns < deadline_ns(work.rules, &conn.connection) {
+            watch(work, link, &mut conn.connection);
         } else if conn.connection.in_flight.is_empty() {
-            self.lose_connection(now, link, &mut conn, "idle", false);
+            self.lose_connection(work, (link, conn), &Loss::Idle, false);
         } else {
-            self.answer_late(now, link, &mut conn);
-        }
-        State::Api(conn)
-    }
-
-    fn api_deadline_ns(&self, connection: &Connection) -> u64 {
-        let (timeout, idle) = (self.settings.deliver.timeout, self.settings.deliver.idle);
-        connection.deadline_ns(timeout.as_nanos() as u64, idle.as_nanos() as u64)
-    }
-
-    /// Sets a connection's timer, unless it is set for an earlier time, at which the deadline is looked at again.
-    fn set_api_timer(&mut self, link: LinkId, connection: &mut Connection) {
-        let due = self.api_deadline_ns(connection);
-        if connection.timer_ns == 0 || due < connection.timer_ns {
-            connection.timer_ns = due;
-            self.timers.set(due, Timer::link(link));
+            self.answer_late(work, link, conn);
         }
     }
 
     /// The oldest request's whole answer is late: it fails, what was sent behind it is sent again.
-    fn answer_late(&mut self, now: Now, link: LinkId, conn: &mut ApiLink) {
+    fn answer_late(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
         let oldest = conn.connection.in_flight.pop_front().expect("looked at by the caller");
-        self.api(conn.api).in_flight -= 1;
+        self.outbox.api_mut(conn.api).in_flight -= 1;
         if !oldest.delivered {
-            let timeout = self.settings.deliver.timeout;
-            self.failed(now, conn.api, oldest, format!("no whole answer within {timeout:?}"));
+            self.failed(work, conn.api, oldest, Problem::Late(work.rules.deliver().timeout));
         }
         conn.connection.answered += 1; // the others may go again at once
-        self.lose_connection(now, link, conn, "an answer before this one was late", true);
+        self.lose_connection(work, (link, conn), &Loss::BehindLate, true);
     }
 }
 
-fn describe(error: &ResponseError) -> String {
-    format!("its answer cannot be read: {error}")
+pub(super) fn set_timer(turn: &mut Turn<'_>, link: LinkId, connection: &mut Connection, at_ns: u64) {
+    connection.timer = Some(Moment::at(at_ns));
+    turn.timers.set(at_ns, Timer::Link(link));
+}
+
+fn deadline_ns(rules: &Rules, connection: &Connection) -> u64 {
+    let (timeout, idle) = (rules.deliver().timeout, rules.deliver().idle);
+    connection.deadline_ns(timeout.as_nanos() as u64, idle.as_nanos() as u64)
+}
+
+/// Sets a connection's timer, unless it is set for an earlier time, at which the deadline is looked at again.
+pub(super) fn watch(work: &mut Work<'_, '_>, link: LinkId, connection: &mut Connection) {
+    let due_ns = deadline_ns(work.rules, connection);
+    if connection.timer.is_none_or(|timer| due_ns < timer.ns()) {
+        set_timer(work.turn, link, connection, due_ns);
+    }
 }

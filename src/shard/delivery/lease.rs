@@ -4,17 +4,20 @@
 //! and each id before the record that has it is sent. What is left at a clean end is used by the next start; after any other end it is
 //! not known which ids were used, so none is used again.
 
-use super::lane::Doing;
-use super::{Now, Shard};
-use crate::config::Settings;
-use crate::delivery::{InFlight, Step};
+use super::problem::LeaseFault;
+use super::rules::Rules;
+use crate::delivery::Step;
+use crate::ground::{LaneId, Now};
 use crate::journal::Leased;
-use crate::shard::ApiId;
-use std::collections::VecDeque;
+use crate::shard::store::{State, Store};
+use std::collections::{HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::ops::Range;
 
-/// Ids given ahead.
+/// Runs of ids in stock at most, beyond which nobody asks ahead: all of them are written down with each grant.
+const RANGES_MAX: usize = 64;
+
+/// Ids given ahead, and the lanes that wait for some.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     ids: VecDeque<Range<u64>>,
@@ -22,23 +25,61 @@ pub(super) struct Leases {
     origin: u64,
     /// How many are asked for at a time by the configuration in force, if they are.
     in_force: Option<u64>,
-    /// The lane that asks for more, and its generation.
-    carrier: Option<(u32, u32)>,
+    /// The lane that asks for more.
+    carrier: Option<LaneId>,
     /// Grants so far: part of the key under which the next one is asked for.
     grants: u64,
-    /// Lanes that wait for an id, with their generations, the first one first. While there are any, one lane asks.
-    waiting: VecDeque<(u32, u32)>,
+    /// Lanes that wait for an id, the first one first. While there are any, one lane asks.
+    waiting: VecDeque<LaneId>,
+}
+
+/// Whether a record has the id that it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// It has, or needs none.
+    Has,
+    /// There is none left.
+    NoneLeft,
+    /// There is one, and it cannot be written down now.
+    NoRoom,
 }
 
 impl Leases {
-    /// Whether ids are asked for ahead.
+    /// What an earlier run left.
+    pub fn adopt(store: &mut Store, rules: &Rules) -> Self {
+        let mut leases = Self { origin: rules.id_origin(), in_force: rules.lease(), ..Self::default() };
+        for id in store.journal_ids() {
+            let Leased { origin, ids } = store.journal_mut(id).take_leased();
+            if origin == leases.origin {
+                leases.ids.extend(ids);
+            } else if !ids.is_empty() {
+                let count: u64 = ids.iter().map(|ids| ids.end - ids.start).sum();
+                tracing::warn!(
+                    "{count} leased ids that the last run left are not used: another service gives them now"
+                );
+            }
+        }
+        leases
+    }
+
+    /// A clean end: what is left is written down for the next start, and nothing else is.
+    pub fn leave(&self, store: &mut Store) {
+        let is_leasing = self.are_in_force();
+        let mut left = Vec::from_iter(self.ids.iter().cloned());
+        for id in store.journal_ids() {
+            let leased = Leased { origin: self.origin, ids: std::mem::take(&mut left) };
+            store.journal_mut(id).leave_leased(leased, is_leasing);
+        }
+    }
+
+    /// Whether ids are asked for ahead. Whatever answers are looked at, it is what is in force.
     pub fn are_in_force(&self) -> bool {
         self.in_force.is_some()
     }
 
-    /// Whether this lane asks on behalf of all.
-    pub fn is_carrier(&self, lane: u32, generation: u32) -> bool {
-        self.carrier == Some((lane, generation))
+    /// Ids that were given ahead and are not used: the first and the last of each run.
+    pub fn unused(&self) -> Vec<(u64, u64)> {
+        self.ids.iter().map(|ids| (ids.start, ids.end - 1)).collect()
     }
 
     fn left(&self) -> u64 {
@@ -61,254 +102,180 @@ impl Leases {
             None => self.ids.push_front(id..id + 1),
         }
     }
-}
 
-/// Runs of ids in stock at most, beyond which nobody asks ahead: all of them are written down with each grant.
-const RANGES_MAX: usize = 64;
+    // ---- who asks
 
-/// What tells one service that gives ids from another: a hash of where they are asked for (FNV-1a, 64 bits). Never 0.
-fn origin_of(settings: &Settings) -> u64 {
-    let Some(sequence) = &settings.sequence else { return 0 };
-    let url = &sequence.url;
-    let text = format!("{} {} {} {}", url.secure, url.authority.host, url.authority.port, url.target);
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    hash.max(1)
-}
-
-/// Ids that a configuration asks for at a time.
-fn lease_of(settings: &Settings) -> Option<u64> {
-    settings.sequence.as_ref().map(|sequence| u64::from(sequence.lease)).filter(|lease| *lease > 1)
-}
-
-impl Shard {
-    /// Ids asked for at a time; `None` where each record asks for its own. Whatever answers are looked at, it is what is in force.
-    fn lease(&self) -> Option<u64> {
-        self.leases.in_force
-    }
-
-    /// Takes over how ids are asked for. The lane that asks goes on if its request is under way as a lease; else another one asks anew, under
-    /// a key of its own. Lanes that wait for an id.
-    pub(super) fn change_leases(&mut self, old: &Settings) -> Vec<u32> {
-        self.leases.in_force = lease_of(&self.settings);
-        let origin = origin_of(&self.settings);
-        let is_other = std::mem::replace(&mut self.leases.origin, origin) != origin;
-        if is_other && !self.leases.ids.is_empty() {
-            tracing::warn!("{} leased ids are not used: another service gives them now", self.leases.left());
-            self.leases.ids.clear();
+    fn set_carrier(&mut self, store: &mut Store, carrier: Option<LaneId>) {
+        if let Some(before) = std::mem::replace(&mut self.carrier, carrier).filter(|lane| store.find(*lane).is_some()) {
+            store.lane_mut(before).ask_for_all(false);
         }
-        let is_asking = |(lane, generation): (u32, u32)| {
-            let lane = self.lanes.get(lane as usize).filter(|lane| lane.generation == generation);
-            lane.is_some_and(|lane| lane.doing == Doing::InFlight && lane.step == Step::Id)
-        };
-        let goes_on =
-            self.leases.in_force.is_some() && lease_of(old).is_some() && self.leases.carrier.is_some_and(is_asking);
-        let same_count = lease_of(old) == self.leases.in_force;
-        if !(goes_on && same_count && !is_other) && self.leases.carrier.take().is_some() {
-            self.leases.grants += 1;
+        if let Some(lane) = carrier {
+            store.lane_mut(lane).ask_for_all(true);
         }
-        let waits = |(index, generation): (u32, u32)| {
-            let lane = self.lanes.get(index as usize).filter(|lane| lane.generation == generation)?;
-            (lane.doing == Doing::AwaitsId).then_some(index)
-        };
-        std::mem::take(&mut self.leases.waiting).into_iter().filter_map(waits).collect()
-    }
-
-    /// What an earlier run left.
-    pub(super) fn adopt_leases(&mut self) {
-        self.leases.in_force = lease_of(&self.settings);
-        self.leases.origin = origin_of(&self.settings);
-        for state in &mut self.journals {
-            let Leased { origin, ids } = state.journal.take_leased();
-            if origin == self.leases.origin {
-                self.leases.ids.extend(ids);
-            } else if !ids.is_empty() {
-                let count: u64 = ids.iter().map(|ids| ids.end - ids.start).sum();
-                tracing::warn!(
-                    "{count} leased ids that the last run left are not used: another service gives them now"
-                );
-            }
-        }
-    }
-
-    /// A clean end: what is left is written down for the next start, and nothing else is.
-    pub(super) fn leave_leases(&mut self) {
-        let is_leasing = self.lease().is_some();
-        let mut left = Vec::from_iter(self.leases.ids.iter().cloned());
-        let origin = self.leases.origin;
-        for state in &mut self.journals {
-            state.journal.leave_leased(Leased { origin, ids: std::mem::take(&mut left) }, is_leasing);
-        }
-    }
-
-    /// Ids that were given ahead and are not used: the first and the last of each run.
-    pub(super) fn unused_ids(&self) -> Vec<(u64, u64)> {
-        self.leases.ids.iter().map(|ids| (ids.start, ids.end - 1)).collect()
     }
 
     /// Decides the step of a lane whose first record has no id: it takes one when it is sent, asks for more, or waits (`false`).
-    pub(super) fn find_id(&mut self, index: u32) -> bool {
-        let Some(lease) = self.lease() else { return true };
-        let left = self.leases.left();
-        let me = (index, self.lanes[index as usize].generation);
+    pub fn find(&mut self, store: &mut Store, lane: LaneId) -> bool {
+        let Some(lease) = self.in_force else { return true };
+        let left = self.left();
         // Half a grant ahead of need, so that the others go on meanwhile.
-        let wanted = left <= (lease / 2).max(self.leases.waiting.len() as u64);
-        let ahead = left == 0 || self.leases.ids.len() < RANGES_MAX;
-        if self.leases.carrier == Some(me) || self.leases.carrier.is_none() && wanted && ahead {
-            self.leases.carrier = Some(me);
-            self.lanes[index as usize].step = Step::Id;
+        let wanted = left <= (lease / 2).max(self.waiting.len() as u64);
+        let ahead = left == 0 || self.ids.len() < RANGES_MAX;
+        if self.carrier == Some(lane) || self.carrier.is_none() && wanted && ahead {
+            self.set_carrier(store, Some(lane));
+            store.lane_mut(lane).set_step(Step::Id);
             true
         } else if left > 0 {
-            self.lanes[index as usize].step = Step::Record;
+            store.lane_mut(lane).set_step(Step::Record);
             true
         } else {
-            self.lanes[index as usize].doing = Doing::AwaitsId;
-            self.leases.waiting.push_back(me);
+            store.lane_mut(lane).await_id();
+            self.waiting.push_back(lane);
             false
         }
     }
 
-    /// Gives a lane's first record an id, if it needs one and there is one; else the lane is listed where it gets one.
-    pub(super) fn take_leased_id(&mut self, now: Now, index: u32) -> bool {
-        let lane = &self.lanes[index as usize];
-        if lane.id.is_some() || self.lease().is_none() {
-            return true;
+    /// Gives a lane's first record an id, if it needs one and there is one.
+    pub fn claim(&mut self, now: Now, store: &mut Store, lane: LaneId) -> Claim {
+        if self.in_force.is_none() || store.lane(lane).ids().get(0).is_some() {
+            return Claim::Has;
         }
-        let first = lane.queue.front().expect("a ready lane has a record in memory");
-        let recovered = self.journals[lane.journal.0 as usize].journal.recovered_id(first.number).map(Into::into);
-        if recovered.is_some() {
-            self.lanes[index as usize].id = recovered;
-            return true;
+        if let Some(id) = store.recovered_id(lane, 0).map(Into::into) {
+            store.lane_mut(lane).give_id(id, None);
+            return Claim::Has;
         }
-        let Some(id) = self.leases.take() else {
-            if self.find_id(index) {
-                self.list_ready(index, true);
-            }
-            return false;
-        };
+        let Some(id) = self.take() else { return Claim::NoneLeft };
         let text = id.to_string();
-        let journal = &mut self.journals[lane.journal.0 as usize].journal;
-        if journal.append_id(now, first.number, &text).is_err() {
-            self.leases.put_back(id);
-            self.back_off(now, index);
+        if store.append_id(now, lane, 0, &text).is_err() {
+            self.put_back(id);
+            return Claim::NoRoom;
+        }
+        store.lane_mut(lane).give_id(text.into(), None);
+        Claim::Has
+    }
+
+    /// Gives the record at a place behind a lane's first one an id, if there is one.
+    pub fn claim_behind(&mut self, now: Now, store: &mut Store, lane: LaneId, place: usize) -> bool {
+        debug_assert_eq!(place, store.lane(lane).ids().behind() + 1);
+        if let Some(id) = store.recovered_id(lane, place).map(Into::into) {
+            store.lane_mut(lane).give_id_behind(id);
+            return true;
+        }
+        if self.in_force.is_none() {
             return false;
         }
-        self.lanes[index as usize].id = Some(text.into());
+        let Some(id) = self.take() else { return false };
+        let text = id.to_string();
+        if store.append_id(now, lane, place, &text).is_err() {
+            self.put_back(id);
+            return false;
+        }
+        store.lane_mut(lane).give_id_behind(text.into());
         true
     }
 
-    /// Gives a record behind a lane's first one an id, if there is one.
-    pub(super) fn take_id_ahead(&mut self, now: Now, index: u32, place: usize) -> bool {
-        let lane = &self.lanes[index as usize];
-        debug_assert_eq!(place, lane.more_ids.len() + 1);
-        let number = lane.queue[place].number;
-        let journal = &mut self.journals[lane.journal.0 as usize].journal;
-        if let Some(id) = journal.recovered_id(number) {
-            let id = id.into();
-            self.lanes[index as usize].more_ids.push_back(id);
-            return true;
-        }
-        if self.settings.sequence.as_ref().is_none_or(|sequence| sequence.lease < 2) {
-            return false;
-        }
-        let Some(id) = self.leases.take() else { return false };
-        let text = id.to_string();
-        if journal.append_id(now, number, &text).is_err() {
-            self.leases.put_back(id);
-            return false;
-        }
-        self.lanes[index as usize].more_ids.push_back(text.into());
-        true
-    }
-
-    /// Appends the request for more ids, under a key of its own: the same until it is granted, and never that of another run.
-    pub(super) fn lease_request(&mut self) -> Option<String> {
-        let lease = self.lease()?;
-        let journal = &self.journals[0].journal;
-        self.key.clear();
-        let (epoch, core, grants) = (journal.epoch_id(), journal.core(), self.leases.grants);
-        write!(self.key, "{epoch:032x}-{core}-lease-{grants}").expect("a String takes all");
+    /// Writes the key of the request for more ids, which is that request's alone: the same until it is granted, and never that of
+    /// another run; its body. `None` where each record asks for its own.
+    pub fn request(&self, store: &Store, key: &mut String) -> Option<String> {
+        let lease = self.in_force?;
+        let journal = store.own();
+        let (epoch, core) = (journal.epoch_id(), journal.core());
+        key.clear();
+        write!(key, "{epoch:032x}-{core}-lease-{}", self.grants).expect("a String takes all");
         Some(format!("{{\"count\": {lease}}}"))
     }
 
-    /// The answer to that. `false` where ids are not leased.
-    pub(super) fn lease_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) -> bool {
-        let Some(lease) = lease_of(&self.settings) else { return false };
-        if origin_of(&self.settings) != self.leases.origin {
-            self.failed(now, api, request, "its ids are not used: another service gives them now".to_owned());
-            return true;
-        }
-        let sequence = self.settings.sequence.as_ref().expect("a lease is configured there");
-        let granted = match granted(body, &sequence.id_at, &sequence.count_at, lease) {
-            Ok(granted) => granted,
-            Err(problem) => {
-                self.failed(now, api, request, problem);
-                return true;
-            }
+    /// The answer to that, by the rules that it was sent by: how many ids it grants. They are written down now.
+    pub fn grant(&mut self, now: Now, store: &mut Store, rules: &Rules, body: &[u8]) -> Result<u64, LeaseFault> {
+        let (Some(lease), Some(sequence)) = (rules.lease(), rules.sequence()) else {
+            unreachable!("a lease was asked for")
         };
+        if rules.id_origin() != self.origin {
+            return Err(LeaseFault::OtherService);
+        }
+        let granted = granted(body, &sequence.id_at, &sequence.count_at, lease)?;
         let count = granted.end - granted.start;
-        let mut ids = self.leases.ids.clone();
+        let mut ids = self.ids.clone();
         match ids.back_mut().filter(|last| last.end == granted.start) {
             Some(last) => last.end = granted.end,
             None => ids.push_back(granted),
         }
-        if self.journals[0].journal.append_leased(now, self.leases.origin, ids.iter().cloned()).is_err() {
-            self.failed(now, api, request, "the journal has no room for ids".to_owned());
-            return true;
-        }
-        self.route_worked(Step::Id);
-        self.id_api_worked(now, api);
-        self.leases.ids = ids;
-        // After a reload another one may ask, under another key.
-        if self.leases.is_carrier(request.lane, request.generation) {
-            self.leases.grants += 1;
-            self.leases.carrier = None;
-        }
-        let lane = &mut self.lanes[request.lane as usize];
-        debug_assert_eq!(lane.generation, request.generation);
-        lane.attempts = 0;
-        lane.resent = false;
-        lane.step = Step::Record; // whoever asked does not ask again before its own record
-        lane.step_ns = now.mono_ns;
-        self.list_ready(request.lane, false);
-        self.share_leased(count);
-        true
+        store.append_leased(now, self.origin, ids.iter().cloned()).map_err(|_| LeaseFault::NoRoom)?;
+        self.ids = ids;
+        Ok(count)
     }
 
-    /// Lets as many lanes go on as ids were granted, so that no grant has to look at all that wait. If there are more, one of them asks.
-    fn share_leased(&mut self, mut granted: u64) {
-        while granted > 0 || self.leases.carrier.is_none() {
-            let Some(lane) = self.pop_waiting_for_id() else { return };
-            self.make_ready(lane);
-            granted = granted.saturating_sub(1);
+    /// A lane has brought a grant. After a reload another one may ask, under another key.
+    pub fn end_request(&mut self, store: &mut Store, lane: LaneId) {
+        if self.carrier == Some(lane) {
+            self.grants += 1;
+            self.set_carrier(store, None);
         }
     }
 
-    fn pop_waiting_for_id(&mut self) -> Option<u32> {
-        while let Some((index, generation)) = self.leases.waiting.pop_front() {
-            let lane = self.lanes.get(index as usize);
-            if lane.is_some_and(|lane| lane.generation == generation && lane.doing == Doing::AwaitsId) {
-                return Some(index);
-            }
+    /// Whether anybody asks.
+    pub fn is_asked_for(&self) -> bool {
+        self.carrier.is_some()
+    }
+
+    /// The next lane that waits for an id.
+    pub fn pop_waiting(&mut self) -> Option<LaneId> {
+        self.waiting.pop_front()
+    }
+
+    /// A lane waits for another one, and no longer for an id.
+    pub fn recall(&mut self, lane: LaneId) {
+        self.waiting.retain(|other| *other != lane);
+    }
+
+    /// Takes over how ids are asked for. The lane that asks goes on if its request is under way as a lease; else another one asks anew,
+    /// under a key of its own. Lanes that wait for an id.
+    pub fn change(&mut self, store: &mut Store, old: &Rules, rules: &Rules) -> Vec<LaneId> {
+        self.in_force = rules.lease();
+        let origin = rules.id_origin();
+        let is_other = std::mem::replace(&mut self.origin, origin) != origin;
+        if is_other && !self.ids.is_empty() {
+            tracing::warn!("{} leased ids are not used: another service gives them now", self.left());
+            self.ids.clear();
         }
-        None
+        let is_asking = |lane: LaneId| {
+            store.find(lane).is_some_and(|lane| lane.state() == State::InFlight && lane.step() == Step::Id)
+        };
+        let goes_on = self.in_force.is_some() && old.lease().is_some() && self.carrier.is_some_and(is_asking);
+        let same_count = old.lease() == self.in_force;
+        if !(goes_on && same_count && !is_other) && self.carrier.is_some() {
+            self.set_carrier(store, None);
+            self.grants += 1;
+        }
+        std::mem::take(&mut self.waiting).into()
+    }
+
+    /// That those wait whose state says so, and that one asks for them.
+    pub fn check(&self, store: &Store) {
+        let waiting: HashSet<LaneId> = self.waiting.iter().copied().collect();
+        assert_eq!(waiting.len(), self.waiting.len(), "a lane waits once for an id");
+        for (id, lane) in store.lanes() {
+            assert_eq!(lane.state() == State::AwaitsId, waiting.contains(&id), "lanes that wait for an id");
+            assert_eq!(lane.asks_for_all(), self.carrier == Some(id), "the lane that asks for all");
+        }
+        assert!(self.waiting.is_empty() || self.carrier.is_some(), "while lanes wait for ids, one asks");
     }
 }
 
 /// The ids that an answer grants; without a count it is one.
-fn granted(body: &[u8], id_at: &str, count_at: &str, lease: u64) -> Result<Range<u64>, String> {
+fn granted(body: &[u8], id_at: &str, count_at: &str, lease: u64) -> Result<Range<u64>, LeaseFault> {
     let answer: serde_json::Value =
-        serde_json::from_slice(body).map_err(|error| format!("its answer to a lease of ids is no JSON: {error}"))?;
+        serde_json::from_slice(body).map_err(|error| LeaseFault::NoJson { reason: error.to_string() })?;
     let first = answer.pointer(id_at).and_then(serde_json::Value::as_u64);
-    let first = first.ok_or_else(|| format!("no whole number at {id_at} of its answer to a lease of ids"))?;
+    let first = first.ok_or_else(|| LeaseFault::NoFirst { pointer: id_at.to_owned() })?;
     let count = match answer.pointer(count_at) {
         None => 1,
-        Some(count) => count.as_u64().filter(|count| *count > 0).ok_or_else(|| {
-            format!("{count} at {count_at} of its answer to a lease of ids, where their number should be")
-        })?,
+        Some(count) => count
+            .as_u64()
+            .filter(|count| *count > 0)
+            .ok_or_else(|| LeaseFault::NoCount { found: count.to_string(), pointer: count_at.to_owned() })?,
     };
-    let end = first.checked_add(count.min(lease)).ok_or("its ids are beyond 64 bits")?;
+    let end = first.checked_add(count.min(lease)).ok_or(LeaseFault::TooLarge)?;
     Ok(first..end)
 }
 

@@ -1,11 +1,10 @@
 //! Records that the API refuses for good are kept aside, and brought back or deleted when an operator says so.
 
-use super::lane::{Doing, Lane, Waiting};
-use super::{ApiId, JournalId, JournalState, Now, Shard};
-use crate::delivery::route::{Reaction, reaction};
-use crate::delivery::{InFlight, Step};
-use crate::journal::{ANSWER_BYTES_MAX, OriginRef, Parked, Refused, Unparked};
+use crate::ground::{JournalId, LaneId, Now};
+use crate::journal::{Full, OriginRef, Parked, Refused};
 use crate::observe::snapshot::{ParkedGroup, ParkedList, ParkedRecord};
+use crate::shard::store::Store;
+use crate::shard::turn::Turn;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -51,15 +50,31 @@ pub struct Selection {
     pub status: Option<u16>,
 }
 
-/// What the shard keeps of parked records beside its journals.
+/// What was decided about one parked record.
+#[derive(Debug, Clone, Copy)]
+struct Decision {
+    disposal: Disposal,
+    journal: JournalId,
+    number: u64,
+}
+
+/// A lane of what is being brought back.
+#[derive(Debug, Clone, Copy)]
+struct Returning {
+    lane: LaneId,
+    /// The last number in it: numbers in a lane rise.
+    last: u64,
+}
+
+/// What a delivery keeps of its parked records beside the store.
 #[derive(Debug, Default)]
 pub(super) struct Parking {
     /// To be brought back or deleted, each journal's in the order of their numbers.
-    disposals: VecDeque<(Disposal, usize, u64)>,
-    /// Lanes of what is being brought back, by journal and origin, and the last number in each: numbers in a lane rise.
-    lanes: HashMap<(usize, u32), (u32, u32, u64)>,
+    disposals: VecDeque<Decision>,
+    /// Lanes of what is being brought back, by journal and origin.
+    lanes: HashMap<(JournalId, u32), Returning>,
     /// Of each journal, the number below which all is written down that was decided.
-    said_below: Vec<u64>,
+    said_below: BTreeMap<JournalId, u64>,
     /// The journal has no room: what frees some will wake the shard.
     blocked: bool,
     /// Parked since the last one that was logged.
@@ -67,152 +82,51 @@ pub(super) struct Parking {
     say_ns: u64,
 }
 
-impl Shard {
-    /// An answer that refuses the record itself: it is tried again some times, then kept aside, and the next ones go on.
-    pub(super) fn refuse_record(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) {
-        self.counters.api_refusals += 1;
-        self.route_worked(Step::Record);
-        let lane = &mut self.lanes[request.lane as usize];
-        debug_assert_eq!(lane.generation, request.generation);
-        lane.refusals += 1;
-        if lane.refusals < self.settings.deliver.answers.attempts {
-            self.back_off(now, request.lane);
-        } else {
-            self.park(now, api, request, request.status, body);
-        }
-    }
-
-    /// An answer that says neither yes nor no: the service is asked what it has.
-    pub(super) fn ask_what_is_there(&mut self, request: InFlight, body: &[u8]) {
-        self.counters.api_confirms += 1;
-        self.route_worked(Step::Record);
-        let lane = &mut self.lanes[request.lane as usize];
-        debug_assert_eq!(lane.generation, request.generation);
-        lane.refusals += 1;
-        lane.refusal = Some((request.status, body[..body.len().min(ANSWER_BYTES_MAX)].into()));
-        lane.step = Step::Confirm;
-        self.list_ready(request.lane, true);
-    }
-
-    /// What the service has under the record's id.
-    pub(super) fn confirm_answered(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8]) {
-        let lane = &mut self.lanes[request.lane as usize];
-        debug_assert_eq!(lane.generation, request.generation);
-        let confirm = self.settings.deliver.answers.confirm.as_ref().expect("asked for by its path");
-        let status = request.status;
-        let first = lane.queue.front().expect("a record in flight stays in memory");
-        let journal = &self.journals[lane.journal.0 as usize].journal;
-        let (source, data) = (&journal.origin(first.origin).name, journal.record(first.at).payload.data);
-        let has_it = matches!(status, 200..=299) && confirm.shown_at.has(body, source, data);
-        match reaction(status, &[], &[]) {
-            _ if has_it => {
-                self.route_worked(Step::Confirm);
-                self.delivered(now, request.lane, request.generation);
-                self.api_worked(now, api);
-            }
-            // It has nothing there. If it says so again and again, the path or the id is wrong, and an operator must look.
-            _ if status == 404 && lane.refusals < self.settings.deliver.answers.attempts => {
-                lane.step = Step::Record;
-                self.route_worked(Step::Confirm);
-                self.back_off(now, request.lane);
-            }
-            reaction @ (Reaction::Retry | Reaction::Pause) if !matches!(status, 200..=299 | 404) => {
-                let problem = format!("answered {status} when it was asked what it has");
-                self.attempt_failed(now, api, request, problem, reaction);
-            }
-            _ => {
-                let (status, answer) = lane.refusal.clone().expect("kept when it was asked");
-                self.route_worked(Step::Confirm);
-                self.park(now, api, request, status, &answer);
-            }
-        }
-    }
-
-    /// An answer that is longer than what is looked at, so that nothing is known of the record: it is tried again some times, then kept
-    /// aside. Where no other record arrives either, it is not the record's fault, and all wait.
-    pub(super) fn answer_unread(&mut self, now: Now, api: ApiId, request: InFlight, body: &[u8], bytes_max: usize) {
-        self.counters.api_refusals += 1;
-        let asked = if request.step == Step::Confirm { " when it was asked what it has" } else { " to a record" };
-        let problem =
-            format!("answered {}{asked} with more than {bytes_max} bytes, which are not read", request.status);
-        let is_alone = self.fails_while_others_arrive(now, api, request.lane);
-        let lane = &mut self.lanes[request.lane as usize];
-        debug_assert_eq!(lane.generation, request.generation);
-        lane.refusals += 1;
-        if request.step == Step::Record && !is_alone {
-            self.attempt_failed(now, api, request, format!("{problem}: is this the right URL?"), Reaction::Pause);
-        } else if lane.refusals < self.settings.deliver.answers.attempts {
-            self.note_problem(now, api, problem);
-            self.route_worked(request.step);
-            self.back_off(now, request.lane);
-        } else {
-            let (status, before) = lane.refusal.clone().unwrap_or_else(|| (request.status, body.into()));
-            let mut answer = format!("({problem}) ").into_bytes();
-            answer.extend_from_slice(&before[..before.len().min(ANSWER_BYTES_MAX - answer.len())]);
-            self.route_worked(request.step);
-            self.park(now, api, request, status, &answer);
-        }
-    }
-
+impl Parking {
     /// Keeps the first record of a lane aside.
-    fn park(&mut self, now: Now, api: ApiId, request: InFlight, status: u16, answer: &[u8]) {
-        let parked_max = self.settings.deliver.answers.parked_max;
-        if self.terms.parked >= parked_max as u64 {
-            let problem = format!(
-                "answered {status} to a record, and {parked_max} are parked, which is the most: see to them by `ringest queue`"
-            );
-            self.lanes[request.lane as usize].step = Step::Record;
-            let request = InFlight { step: Step::Record, ..request };
-            return self.attempt_failed(now, api, request, problem, Reaction::Pause);
-        }
-        let lane = &mut self.lanes[request.lane as usize];
-        let first = *lane.queue.front().expect("a record in flight stays in memory");
-        let index = lane.journal.0 as usize;
-        let state = &mut self.journals[index];
-        let refused = Refused { status, attempts: lane.refusals, answer };
-        let name = state.journal.origin(first.origin).name.clone();
-        if state.journal.park(now, first.number, (first.origin, first.at), lane.id.as_deref(), refused).is_err() {
-            self.note_problem(now, api, "the journal has no room to keep a refused record aside".to_owned());
-            return self.back_off(now, request.lane);
-        }
-        state.retried.remove(&first.number);
-        let core = state.journal.core();
-        lane.pop();
-        lane.pending -= 1;
-        lane.next_record();
-        self.terms.pending -= 1;
-        self.terms.parked += 1;
-        self.counters.parked_records += 1;
-        self.say_parked(now, core, first.number, &name, status, answer);
-        self.make_ready(request.lane);
-        self.remove_lane_if_done(request.lane);
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was changed.
+    pub fn park(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        lane: LaneId,
+        (status, answer): (u16, &[u8]),
+    ) -> Result<(), Full> {
+        let place = store.lane(lane);
+        let core = store.core_of(place);
+        let refused = Refused { status, attempts: place.tries().refusals, answer };
+        let (number, name) = store.park(turn, lane, refused)?;
+        turn.counters.parked_records += 1;
+        self.say_parked(turn.now, (core, number), &name, (status, answer));
+        Ok(())
     }
 
-    fn say_parked(&mut self, now: Now, core: u32, number: u64, name: &str, status: u16, answer: &[u8]) {
-        if now.mono_ns < self.parking.say_ns {
-            self.parking.unsaid += 1;
+    fn say_parked(&mut self, now: Now, (core, number): (u32, u64), name: &str, (status, answer): (u16, &[u8])) {
+        if now.mono_ns < self.say_ns {
+            self.unsaid += 1;
             return;
         }
         let shown = answer[..answer.len().min(120)].escape_ascii();
-        let unsaid = std::mem::take(&mut self.parking.unsaid);
+        let unsaid = std::mem::take(&mut self.unsaid);
         let others =
             if unsaid > 0 { format!("; {unsaid} others since the last line like this") } else { String::new() };
         tracing::warn!("record {core}-{number} of {name} is parked: answered {status} \"{shown}\"{others}");
-        self.parking.say_ns = now.mono_ns + SAY_EVERY_NS;
+        self.say_ns = now.mono_ns + SAY_EVERY_NS;
     }
 
-    // ---- what an operator decides
-
     /// Brings parked records back, or deletes them, some in each turn from now on; how many.
-    pub fn dispose(&mut self, disposal: Disposal, of: &Selection) -> u64 {
-        let before = self.parking.disposals.len();
+    pub fn dispose(&mut self, store: &Store, disposal: Disposal, of: &Selection) -> u64 {
+        let before = self.disposals.len();
         if before == 0 {
-            self.parking.lanes.clear(); // they may go on by themselves
+            self.lanes.clear(); // they may go on by themselves
         }
-        let listed: HashSet<(usize, u64)> =
-            self.parking.disposals.iter().map(|(_, index, number)| (*index, *number)).collect();
-        for (index, state) in self.journals.iter().enumerate() {
-            let core = state.journal.core();
+        let listed: HashSet<(JournalId, u64)> =
+            self.disposals.iter().map(|decision| (decision.journal, decision.number)).collect();
+        for id in store.journal_ids() {
+            let journal = store.journal(id);
+            let core = journal.core();
             let named: Option<Vec<u64>> = of.records.as_ref().map(|records| {
                 let mut numbers: Vec<u64> =
                     records.iter().filter(|(of, _)| *of == core).map(|(_, number)| *number).collect();
@@ -221,109 +135,84 @@ impl Shard {
                 numbers
             });
             let chosen = |parked: &Parked| {
-                let origin = state.journal.origin(parked.origin);
+                let origin = journal.origin(parked.origin);
                 of.status.is_none_or(|status| status == parked.status)
                     && of.source.as_deref().is_none_or(|name| name == &*origin.source || name == &*origin.name)
             };
             let numbers: Vec<u64> = match named {
                 Some(numbers) => {
-                    let is_there = |number: &u64| state.journal.parked_record(*number).is_some_and(chosen);
+                    let is_there = |number: &u64| journal.parked_record(*number).is_some_and(chosen);
                     numbers.into_iter().filter(is_there).collect()
                 }
-                None => state.journal.parked().filter(|(_, parked)| chosen(parked)).map(|(number, _)| number).collect(),
+                None => journal.parked().filter(|(_, parked)| chosen(parked)).map(|(number, _)| number).collect(),
             };
-            let fresh = numbers.into_iter().filter(|number| !listed.contains(&(index, *number)));
-            self.parking.disposals.extend(fresh.map(|number| (disposal, index, number)));
+            let fresh = numbers.into_iter().filter(|number| !listed.contains(&(id, *number)));
+            self.disposals.extend(fresh.map(|number| Decision { disposal, journal: id, number }));
         }
-        (self.parking.disposals.len() - before) as u64
+        (self.disposals.len() - before) as u64
     }
 
     /// When there is more to do of it though nothing happens.
-    pub(super) fn disposals_deadline_ns(&self) -> Option<u64> {
-        (!self.parking.disposals.is_empty() && !self.parking.blocked).then_some(0)
+    pub fn deadline_ns(&self) -> Option<u64> {
+        (!self.disposals.is_empty() && !self.blocked).then_some(0)
     }
 
     /// Goes on with what was asked for; what the journal has no room for waits.
-    pub(super) fn advance_disposals(&mut self, now: Now) {
-        self.parking.blocked = false;
+    pub fn advance(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
+        self.blocked = false;
         for _ in 0..DISPOSED_PER_TURN {
-            let Some(&(disposal, index, number)) = self.parking.disposals.front() else { return };
-            let journal = &mut self.journals[index].journal;
-            match disposal {
-                Disposal::Discard => match journal.discard(now, number) {
-                    Ok(true) => {
-                        self.terms.parked -= 1;
-                        self.terms.discarded += 1;
-                    }
-                    Ok(false) => {}
-                    Err(_) => self.parking.blocked = true,
-                },
-                Disposal::Retry => match journal.unpark(now, number) {
-                    Ok(Some(unparked)) => self.bring_back(index, number, unparked),
-                    Ok(None) => {}
-                    Err(_) => self.parking.blocked = true,
-                },
-            }
-            if self.parking.blocked {
+            let Some(&decision) = self.disposals.front() else { return };
+            if self.carry_out(turn, store, decision).is_err() {
+                self.blocked = true;
                 return;
             }
-            let said_below = self.journals[index].journal.next_number();
-            self.parking.said_below.resize(self.journals.len(), 0);
-            self.parking.said_below[index] = said_below;
-            self.parking.disposals.pop_front();
+            let Decision { journal, .. } = decision;
+            self.said_below.insert(journal, store.journal(journal).next_number());
+            self.disposals.pop_front();
         }
     }
 
-    /// A parked record goes into a lane of its own kind: its machine's later records do not wait for it again.
-    fn bring_back(&mut self, index: usize, number: u64, Unparked { origin, at }: Unparked) {
-        self.terms.parked -= 1;
-        self.terms.pending += 1;
-        self.counters.retried_records += 1;
-        let lane_index = self.lane_to_bring_back(index, origin, number);
-        let state = &mut self.journals[index];
-        state.retried.insert(number, lane_index);
-        let lane = &mut self.lanes[lane_index as usize];
-        lane.pending += 1;
-        match at {
-            Ok(place) => {
-                if lane.behind.is_none() {
-                    lane.behind = Some((number, place));
-                    state.backlog.lanes.push(lane_index);
+    fn carry_out(&mut self, turn: &mut Turn<'_>, store: &mut Store, decision: Decision) -> Result<(), Full> {
+        let Decision { disposal, journal: id, number } = decision;
+        let journal = store.journal_mut(id);
+        match disposal {
+            Disposal::Discard => {
+                if journal.discard(turn.now, number)? {
+                    turn.terms.parked -= 1;
+                    turn.terms.discarded += 1;
                 }
-                lane.skipped = true; // a running walk may be past it
             }
-            Err(at) => {
-                lane.push(Waiting { number, at, origin, first_byte_ns: 0, journaled_ns: 0 });
-                if lane.doing == Doing::Idle {
-                    self.make_ready(lane_index);
+            Disposal::Retry => {
+                if let Some(unparked) = journal.unpark(turn.now, number)? {
+                    turn.counters.retried_records += 1;
+                    let lane = self.lane_for(store, id, unparked.origin, number);
+                    store.bring_back(turn, id, number, unparked, lane);
                 }
             }
         }
+        Ok(())
     }
 
-    fn lane_to_bring_back(&mut self, index: usize, origin: OriginRef, record: u64) -> u32 {
-        if let Some((lane, generation, last)) = self.parking.lanes.get_mut(&(index, origin.0))
-            && self.lanes.get(*lane as usize).is_some_and(|lane| lane.generation == *generation)
-            && *last < record
+    /// The lane into which a record goes that is brought back: its machine's later records do not wait for it again.
+    fn lane_for(&mut self, store: &mut Store, id: JournalId, origin: OriginRef, number: u64) -> LaneId {
+        if let Some(returning) = self.lanes.get_mut(&(id, origin.0))
+            && store.find(returning.lane).is_some()
+            && returning.last < number
         {
-            *last = record;
-            return *lane;
+            returning.last = number;
+            return returning.lane;
         }
-        self.lane_generation += 1;
-        let number = self.journals[index].journal.origin(origin).lane;
-        let mut lane = Lane::new(self.lane_generation, JournalId(index as u8), number);
-        lane.brought_back = true;
-        let lane = self.lanes.insert(lane) as u32;
-        self.parking.lanes.insert((index, origin.0), (lane, self.lane_generation, record));
+        let lane = store.lane_to_bring_back(id, origin);
+        self.lanes.insert((id, origin.0), Returning { lane, last: number });
         lane
     }
 
     /// How many records are kept aside, by source and status, and the first of them.
-    pub fn parked(&self, limit: usize) -> ParkedList {
+    pub fn list(&self, store: &Store, limit: usize) -> ParkedList {
         let mut groups: BTreeMap<(&str, u16), u64> = BTreeMap::new();
         let mut list = ParkedList::default();
-        for state in &self.journals {
-            let journal = &state.journal;
+        for id in store.journal_ids() {
+            let journal = store.journal(id);
             for (number, parked) in journal.parked() {
                 let origin = journal.origin(parked.origin);
                 *groups.entry((&origin.source, parked.status)).or_default() += 1;
@@ -343,9 +232,8 @@ impl Shard {
                 }
             }
         }
-        let durable = self.journals.iter().zip(&self.parking.said_below);
-        let is_durable = |(state, said): (&JournalState, &u64)| state.journal.durable_below() >= *said;
-        list.is_disposing = !self.parking.disposals.is_empty() || !durable.into_iter().all(is_durable);
+        let is_durable = |(id, said): (&JournalId, &u64)| store.journal(*id).durable_below() >= *said;
+        list.is_disposing = !self.disposals.is_empty() || !self.said_below.iter().all(is_durable);
         list.groups = groups
             .into_iter()
             .map(|((source, status), records)| ParkedGroup { source: source.to_owned(), status, records })

@@ -1,14 +1,18 @@
 //! HTTP machines: requests become records, and are answered once the records are as durable as configured.
 
-use super::lane::{Doing, Waiting};
-use super::link::{Closing, HttpMachine, State};
-use super::timer::Timer;
-use super::{Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
-use crate::config::Durability;
+use super::source::Sources;
+use crate::ground::{Fd, LaneId, LinkId, Moment, SourceId};
+use crate::http::date::HttpDate;
 use crate::http::server::{Request, ServerConnection, Verdict};
-use crate::journal::NewRecord;
+use crate::journal::{NewRecord, OriginRef};
 use crate::observe::snapshot::Stage;
+use crate::shard::links::{Kind, Table};
+use crate::shard::op::{Op, Readable, RecvEnd};
+use crate::shard::store::Store;
+use crate::shard::timer::Timer;
+use crate::shard::turn::{Phase, Turn};
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
 /// How long a closed connection is drained before it is given up (RFC 9112 section 9.6).
@@ -21,84 +25,87 @@ const RETRY_AFTER_S: u32 = 1;
 /// be true: a 201 for what a loss of power may take, nor a 503 for what will be delivered.
 const COMMIT_WAIT_NS: u64 = 30_000_000_000;
 
-impl Shard {
-    pub(super) fn accept_machine(&mut self, now: Now, source: SourceId, fd: Fd) -> LinkId {
-        let machine = HttpMachine {
-            source,
-            connection: ServerConnection::new(now.mono_ns),
-            lane: None,
-            origin: None,
-            sending: false,
-            dirty: false,
-            waiting: false,
-            waiting_since_ns: 0,
-            closing: Closing::No,
-            paused: false,
-            reading: true,
-            timer_ns: u64::MAX,
-        };
-        let link = self.links.insert(Some(fd), State::Http(Box::new(machine)));
-        if let Some((_, State::Http(mut machine))) = self.links.take(link) {
-            self.set_machine_timer(link, &mut machine);
-            self.links.put(link, State::Http(machine));
-        }
-        link
-    }
+/// How far an HTTP connection is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    /// It is not.
+    No,
+    /// The last answer is being sent.
+    AfterSend,
+    /// FIN was sent; what still comes is thrown away until the peer closes or the time is over.
+    Lingering,
+}
 
-    pub(super) fn machine_received(
-        &mut self,
-        now: Now,
-        link: LinkId,
-        mut machine: Box<HttpMachine>,
-        bytes: &mut [u8],
-    ) -> State {
-        self.count_bytes(now, machine.source, bytes.len());
-        let settings = std::sync::Arc::clone(&self.settings);
-        let mut input: &[u8] = bytes;
-        // Moved out so that a request may borrow from it while the rest is changed.
-        let mut connection = std::mem::replace(&mut machine.connection, ServerConnection::new(0));
-        while let Some(request) = connection.next_request(&settings.limits, now.mono_ns, &mut input) {
-            let verdict = self.accept_request(now, &mut machine, &request);
-            connection.respond(verdict);
-        }
-        machine.connection = connection;
-        if !machine.connection.wants_read() && machine.closing == Closing::No && !machine.paused && machine.reading {
-            machine.paused = true;
-            self.ops.push_back(Op::PauseRecv { link });
-        }
-        self.mark_dirty(link, &mut machine);
-        State::Http(machine)
-    }
+/// Who sends on a connection, and the lane that its records go into.
+#[derive(Debug)]
+struct Sender {
+    source: SourceId,
+    lane: Option<LaneId>,
+    /// Of the name under which the last request came.
+    origin: Option<OriginRef>,
+}
 
+/// An HTTP machine's connection.
+#[derive(Debug)]
+pub(super) struct Machine {
+    sender: Sender,
+    connection: ServerConnection,
+    sending: bool,
+    /// Listed to be looked at when the turn ends.
+    dirty: bool,
+    /// Since when it is listed to be looked at when something became durable.
+    waiting_since: Option<Moment>,
+    closing: Closing,
+    /// Reading was stopped, or is being stopped, since too many answers wait.
+    paused: bool,
+    reading: bool,
+    /// When the link's timer is set for.
+    timer: Option<Moment>,
+}
+
+/// The HTTP machines of a core: what they ask, and what they are answered. They know nothing of what is delivered.
+#[derive(Debug)]
+pub(super) struct Machines {
+    table: Table<Machine>,
+    /// Connections to be looked at when the turn ends.
+    dirty: Vec<LinkId>,
+    /// Buffers of answers that were sent.
+    send_buffers: Vec<Vec<u8>>,
+    /// Connections whose answers wait for durability, with the number of the first record that is waited for.
+    durable_waiters: BinaryHeap<Reverse<(u64, LinkId)>>,
+    date: HttpDate,
+}
+
+impl Sender {
     /// Journals the body of a request as a record.
-    fn accept_request(&mut self, now: Now, machine: &mut HttpMachine, request: &Request<'_>) -> Verdict {
+    fn take(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        request: &Request<'_>,
+    ) -> Verdict {
+        let now = turn.now;
         let key = request.idempotency_key.unwrap_or_default();
-        let full = !self.journal().can_append(now, key.len() + request.body.len());
-        if full || self.phase != Phase::Running {
+        let full = !store.has_room(now, key.len() + request.body.len());
+        if full || turn.phase != Phase::Running {
             return Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
         }
-        let lane = match machine.lane {
-            Some(lane) => lane,
-            None => {
-                let lane = self.new_lane();
-                self.lanes[lane as usize].needs_durable = self.journal().durability() == Durability::Power;
-                machine.lane = Some(lane);
-                lane
-            }
-        };
-        let same = machine.origin.filter(|origin| &*self.journals[0].journal.origin(*origin).name == request.source);
+        let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
+        let same = self.origin.filter(|origin| &*store.own().origin(*origin).name == request.source);
         let origin = match same {
             Some(origin) => origin,
             None => {
-                let origin = self.open_origin(lane, machine.source, request.source);
-                if let Some(older) = machine.origin.replace(origin) {
+                let origin = store.open_origin(lane, &turn.source(self.source).name, request.source);
+                if let Some(older) = self.origin.replace(origin) {
                     // The connection goes on under another name, in the same lane.
-                    self.leave_lane(lane, older);
+                    store.leave_lane(lane, older);
                 }
                 origin
             }
         };
-        let frame_ns = now.mono_ns - request.first_byte_ns;
+        let first_byte_ns = request.first_byte_ns;
+        let frame_ns = now.mono_ns - first_byte_ns;
         let record = NewRecord {
             origin,
             flags: 0,
@@ -107,20 +114,119 @@ impl Shard {
             key,
             data: request.body,
         };
-        let (number, at) = self.journal().append_record(now, record).expect("room was made");
-        self.source(machine.source).received += 1;
-        let first_byte_ns = request.first_byte_ns;
-        self.stages.record(Stage::Frame, frame_ns);
-        self.stages.record(Stage::Journaled, 0);
-        self.enqueue(now, lane, Waiting { number, at, origin, first_byte_ns, journaled_ns: now.mono_ns });
+        let number = store.keep(turn, lane, record, first_byte_ns).expect("room was made");
+        sources.of(self.source).tally.received += 1;
+        turn.stages.record(Stage::Frame, frame_ns);
+        turn.stages.record(Stage::Journaled, 0);
         Verdict::Accepted { last_number: number, records: 1 }
     }
+}
 
-    fn mark_dirty(&mut self, link: LinkId, machine: &mut HttpMachine) {
-        if !machine.dirty {
-            machine.dirty = true;
-            self.dirty_machines.push(link);
+impl Machine {
+    /// The connection is over; its records stay.
+    fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
+        turn.close(link);
+        sources.count_out(turn, self.sender.source);
+        if let (Some(lane), Some(origin)) = (self.sender.lane.take(), self.sender.origin.take()) {
+            store.leave_lane(lane, origin);
         }
+    }
+
+    fn wake_at(&mut self, turn: &mut Turn<'_>, link: LinkId, due_ns: u64) {
+        self.timer = Some(Moment::at(due_ns));
+        turn.timers.set(due_ns, Timer::Link(link));
+    }
+
+    fn set_timer(&mut self, turn: &mut Turn<'_>, link: LinkId) {
+        if self.closing != Closing::No {
+            return;
+        }
+        let unwritten = self.waiting_since.map(|since| since.ns() + COMMIT_WAIT_NS);
+        let deadlines = [self.connection.deadline_ns(&turn.settings.limits), unwritten];
+        if let Some(due_ns) = deadlines.into_iter().flatten().min()
+            && self.timer.is_none_or(|timer| due_ns < timer.ns())
+        {
+            self.wake_at(turn, link, due_ns);
+        }
+    }
+
+    /// FIN, then what still comes is dropped, so that the peer reads the answer before it sees a reset.
+    fn linger(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId, fd: Fd) {
+        if !self.reading && !self.paused {
+            // The peer has sent its FIN already.
+            self.end(turn, store, sources, link);
+            return;
+        }
+        self.closing = Closing::Lingering;
+        turn.emit(Op::Shutdown { link, fd });
+        self.wake_at(turn, link, turn.now.mono_ns + LINGER_NS);
+    }
+
+    /// Lists it to be looked at when the turn ends.
+    fn mark_dirty(&mut self, dirty: &mut Vec<LinkId>, link: LinkId) {
+        if !std::mem::replace(&mut self.dirty, true) {
+            dirty.push(link);
+        }
+    }
+}
+
+impl Machines {
+    pub fn new() -> Self {
+        Self {
+            table: Table::default(),
+            dirty: Vec::new(),
+            send_buffers: Vec::new(),
+            durable_waiters: BinaryHeap::new(),
+            date: HttpDate::new(),
+        }
+    }
+
+    /// A connection was accepted.
+    pub fn accept(&mut self, turn: &mut Turn<'_>, source: SourceId, fd: Fd) -> LinkId {
+        let mut machine = Machine {
+            sender: Sender { source, lane: None, origin: None },
+            connection: ServerConnection::new(turn.now.mono_ns),
+            sending: false,
+            dirty: false,
+            waiting_since: None,
+            closing: Closing::No,
+            paused: false,
+            reading: true,
+            timer: None,
+        };
+        let link = turn.links.open(Kind::Http, Some(fd));
+        machine.set_timer(turn, link);
+        self.table.insert(link, machine);
+        link
+    }
+
+    /// Bytes were read.
+    pub fn received(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        link: LinkId,
+        bytes: &mut [u8],
+    ) {
+        let machine = self.table.of(link);
+        sources.count_bytes(turn, machine.sender.source, bytes.len());
+        let mut input: &[u8] = bytes;
+        let limits = &turn.settings.limits;
+        while let Some(request) = machine.connection.next_request(limits, turn.now.mono_ns, &mut input) {
+            let verdict = machine.sender.take(turn, store, sources, &request);
+            machine.connection.respond(verdict);
+        }
+        if !machine.connection.wants_read() && machine.closing == Closing::No && !machine.paused && machine.reading {
+            machine.paused = true;
+            turn.emit(Op::PauseRecv { link });
+        }
+        machine.mark_dirty(&mut self.dirty, link);
+    }
+
+    /// Whether somebody waits for a commit.
+    pub fn await_durable(&self) -> bool {
+        !self.durable_waiters.is_empty()
     }
 
     fn pop_durable_waiter(&mut self, durable_below: u64) -> Option<LinkId> {
@@ -129,121 +235,111 @@ impl Shard {
         Some(link)
     }
 
-    /// What became durable lets answers and deliveries go.
-    pub(super) fn release_durable(&mut self) {
-        if self.durable_waiters.is_empty() && self.durable_lanes.is_empty() {
+    /// What became durable lets answers go.
+    pub fn release_durable(&mut self, turn: &Turn<'_>, store: &Store) {
+        if self.durable_waiters.is_empty() {
             return;
         }
-        let durable_below = self.journals[0].journal.durable_below();
+        let durable_below = store.durable_below();
         while let Some(link) = self.pop_durable_waiter(durable_below) {
-            let Some((_, State::Http(mut machine))) = self.links.take(link) else { continue };
-            machine.waiting = false; // if it waits for more, it is listed anew when it is flushed
-            self.mark_dirty(link, &mut machine);
-            self.links.put(link, State::Http(machine));
-        }
-        while let Some((_, index, generation)) = self.durable_lanes.pop_front_if(|(number, ..)| *number < durable_below)
-        {
-            let lane = self.lanes.get(index as usize).filter(|lane| lane.generation == generation);
-            if lane.is_some_and(|lane| lane.doing == Doing::AwaitsDurable) {
-                self.make_ready(index);
+            if turn.links.is_open(link, Kind::Http) {
+                let machine = self.table.of(link);
+                machine.waiting_since = None; // if it waits for more, it is listed anew when it is flushed
+                machine.mark_dirty(&mut self.dirty, link);
             }
         }
     }
 
     /// Sends what may be sent now, once a turn for each connection.
-    pub(super) fn flush_machines(&mut self, now: Now) {
-        let mut dirty = std::mem::take(&mut self.dirty_machines);
+    pub fn flush(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources) {
+        let mut dirty = std::mem::take(&mut self.dirty);
         for link in dirty.drain(..) {
-            let Some((fd, state)) = self.links.take(link) else { continue };
-            let State::Http(mut machine) = state else { unreachable!("only HTTP links are listed") };
-            machine.dirty = false;
-            self.flush_machine(now, link, fd, &mut machine);
-            self.links.put(link, State::Http(machine));
+            if turn.links.is_open(link, Kind::Http) {
+                self.table.of(link).dirty = false;
+                self.flush_one(turn, store, sources, link);
+            }
         }
         // To flush lists nothing, so that the list and its memory serve again.
-        debug_assert!(self.dirty_machines.is_empty());
-        self.dirty_machines = dirty;
+        debug_assert!(self.dirty.is_empty());
+        self.dirty = dirty;
     }
 
-    fn flush_machine(&mut self, now: Now, link: LinkId, fd: Option<Fd>, machine: &mut HttpMachine) {
-        let durable_below = self.journals[0].journal.durable_below();
-        machine.connection.release(durable_below);
-        if !machine.waiting
+    fn flush_one(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
+        let now = turn.now;
+        let machine = self.table.of(link);
+        machine.connection.release(store.durable_below());
+        if machine.waiting_since.is_none()
             && let Some(number) = machine.connection.awaits()
         {
-            machine.waiting = true;
-            machine.waiting_since_ns = now.mono_ns;
+            machine.waiting_since = Some(Moment::at(now.mono_ns));
             self.durable_waiters.push(Reverse((number, link)));
         }
         if machine.closing != Closing::No || machine.sending {
             return;
         }
-        let fd = fd.expect("an accepted connection has a file");
+        let fd = turn.links.fd(link).expect("an accepted connection has a file");
         let mut out = self.send_buffers.pop().unwrap_or_default();
         let output = machine.connection.take_output(now.mono_ns, self.date.at(now.wall_ns), &mut out);
-        self.counters.http_accepted += u64::from(output.accepted);
-        self.counters.http_refused += u64::from(output.refused);
-        self.counters.http_unavailable += u64::from(output.unavailable);
+        turn.counters.http_accepted += u64::from(output.accepted);
+        turn.counters.http_refused += u64::from(output.refused);
+        turn.counters.http_unavailable += u64::from(output.unavailable);
         if output.close {
             machine.closing = Closing::AfterSend;
         }
         if !out.is_empty() {
             machine.sending = true;
-            self.ops.push_back(Op::Send { link, fd, bytes: out });
+            turn.emit(Op::Send { link, fd, bytes: out });
         } else {
             self.send_buffers.push(out);
             if output.close {
-                self.linger(now, link, fd, machine);
+                machine.linger(turn, store, sources, link, fd);
             }
         }
         if machine.paused && machine.connection.wants_read() {
             machine.paused = false;
             if !machine.reading {
                 machine.reading = true;
-                self.ops.push_back(Op::Recv { link, fd, kind: Readable::Socket });
+                turn.emit(Op::Recv { link, fd, kind: Readable::Socket });
             }
         }
-        self.set_machine_timer(link, machine);
+        machine.set_timer(turn, link);
     }
 
-    /// FIN, then what still comes is dropped, so that the peer reads the answer before it sees a reset.
-    fn linger(&mut self, now: Now, link: LinkId, fd: Fd, machine: &mut HttpMachine) {
-        if !machine.reading && !machine.paused {
-            // The peer has sent its FIN already.
-            self.end_machine(link, machine);
-            return;
-        }
-        machine.closing = Closing::Lingering;
-        self.ops.push_back(Op::Shutdown { link, fd });
-        machine.timer_ns = now.mono_ns + LINGER_NS;
-        self.timers.set(machine.timer_ns, Timer::link(link));
-    }
-
-    pub(super) fn machine_sent(
+    /// A send is over.
+    pub fn sent(
         &mut self,
-        now: Now,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
         link: LinkId,
-        mut machine: Box<HttpMachine>,
-        mut bytes: Vec<u8>,
-        result: Result<(), i32>,
-    ) -> State {
-        machine.sending = false;
+        (mut bytes, result): (Vec<u8>, Result<(), i32>),
+    ) {
         if self.send_buffers.len() < SEND_BUFFERS_MAX {
             bytes.clear();
             self.send_buffers.push(bytes);
         }
+        let machine = self.table.of(link);
+        machine.sending = false;
         if result.is_err() {
-            self.end_machine(link, &mut machine);
+            machine.end(turn, store, sources, link);
         } else if machine.closing == Closing::AfterSend {
-            let fd = self.links.find(link).and_then(|found| found.fd).expect("an accepted connection has a file");
-            self.linger(now, link, fd, &mut machine);
+            let fd = turn.links.fd(link).expect("an accepted connection has a file");
+            machine.linger(turn, store, sources, link, fd);
         } else {
-            self.mark_dirty(link, &mut machine);
+            machine.mark_dirty(&mut self.dirty, link);
         }
-        State::Http(machine)
     }
 
-    pub(super) fn machine_ended(&mut self, link: LinkId, mut machine: Box<HttpMachine>, end: RecvEnd) -> State {
+    /// A read has ended.
+    pub fn read_ended(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        link: LinkId,
+        end: RecvEnd,
+    ) {
+        let machine = self.table.of(link);
         machine.reading = false;
         match end {
             RecvEnd::Paused => {
@@ -251,75 +347,73 @@ impl Shard {
                 if machine.closing == Closing::No && machine.connection.wants_read() {
                     machine.paused = true;
                 }
-                self.mark_dirty(link, &mut machine);
+                machine.mark_dirty(&mut self.dirty, link);
             }
-            RecvEnd::Error(_) => self.end_machine(link, &mut machine),
-            RecvEnd::Closed if machine.closing == Closing::Lingering => self.end_machine(link, &mut machine),
+            RecvEnd::Error(_) => machine.end(turn, store, sources, link),
+            RecvEnd::Closed if machine.closing == Closing::Lingering => machine.end(turn, store, sources, link),
             RecvEnd::Closed => {
                 machine.connection.handle_eof();
                 machine.paused = false;
-                self.mark_dirty(link, &mut machine);
+                machine.mark_dirty(&mut self.dirty, link);
             }
         }
-        State::Http(machine)
     }
 
-    /// The connection is over; its records stay.
-    fn end_machine(&mut self, link: LinkId, machine: &mut HttpMachine) {
-        self.close(link);
-        self.count_out(machine.source);
-        if let (Some(lane), Some(origin)) = (machine.lane.take(), machine.origin.take()) {
-            self.leave_lane(lane, origin);
+    pub fn handle_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
+        let now_ns = turn.now.mono_ns;
+        let machine = self.table.of(link);
+        if machine.timer.take_if(|timer| timer.ns() <= now_ns).is_none() {
+            return; // an older, earlier setting
         }
-    }
-
-    fn set_machine_timer(&mut self, link: LinkId, machine: &mut HttpMachine) {
-        if machine.closing != Closing::No {
-            return;
-        }
-        let unwritten = machine.waiting.then_some(machine.waiting_since_ns + COMMIT_WAIT_NS);
-        let deadlines = [machine.connection.deadline_ns(&self.settings.limits), unwritten];
-        if let Some(due) = deadlines.into_iter().flatten().min()
-            && due < machine.timer_ns
-        {
-            machine.timer_ns = due;
-            self.timers.set(due, Timer::link(link));
-        }
-    }
-
-    pub(super) fn machine_timer(&mut self, now: Now, link: LinkId, mut machine: Box<HttpMachine>) -> State {
-        if now.mono_ns < machine.timer_ns {
-            return State::Http(machine); // an older, earlier setting
-        }
-        machine.timer_ns = u64::MAX;
         match machine.closing {
-            Closing::Lingering => self.end_machine(link, &mut machine),
+            Closing::Lingering => machine.end(turn, store, sources, link),
             Closing::AfterSend => {}
-            Closing::No if machine.waiting && now.mono_ns >= machine.waiting_since_ns + COMMIT_WAIT_NS => {
-                self.counters.http_unanswered += 1;
-                self.end_machine(link, &mut machine);
+            Closing::No if machine.waiting_since.is_some_and(|since| now_ns >= since.ns() + COMMIT_WAIT_NS) => {
+                turn.counters.http_unanswered += 1;
+                machine.end(turn, store, sources, link);
             }
             Closing::No => {
-                machine.connection.handle_deadline(now.mono_ns, &self.settings.limits);
-                self.mark_dirty(link, &mut machine);
-                self.set_machine_timer(link, &mut machine);
+                machine.connection.handle_deadline(now_ns, &turn.settings.limits);
+                machine.mark_dirty(&mut self.dirty, link);
+                machine.set_timer(turn, link);
             }
         }
-        State::Http(machine)
     }
 
     /// Whether no machine waits for an answer.
-    pub(super) fn machines_are_answered(&self) -> bool {
-        self.links.iter().all(|(_, link)| match &link.state {
-            State::Http(machine) => machine.closing == Closing::Lingering,
-            _ => true,
-        })
+    pub fn are_answered(&self, turn: &Turn<'_>) -> bool {
+        turn.links.of_kind(Kind::Http).all(|link| self.table.get(link).closing == Closing::Lingering)
     }
 
     /// Intake ends: what was accepted is still answered, then the connection closes.
-    pub(super) fn stop_machine(&mut self, link: LinkId, mut machine: Box<HttpMachine>) -> State {
+    pub fn stop(&mut self, link: LinkId) {
+        let machine = self.table.of(link);
         machine.connection.handle_eof();
-        self.mark_dirty(link, &mut machine);
-        State::Http(machine)
+        machine.mark_dirty(&mut self.dirty, link);
+    }
+
+    /// The connections of a source, by index.
+    pub fn links_of(&self, turn: &Turn<'_>, id: SourceId) -> Vec<LinkId> {
+        turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).sender.source == id).collect()
+    }
+
+    /// A link is closed.
+    pub fn forget(&mut self, link: LinkId) {
+        self.table.forget(link);
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// That nobody is listed who is not marked, and nobody waits whom nobody has listed.
+    pub fn check(&self, turn: &Turn<'_>) {
+        for link in &self.dirty {
+            assert!(!turn.links.is_open(*link, Kind::Http) || self.table.get(*link).dirty);
+        }
+        let waiting = turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).waiting_since.is_some());
+        let listed = |link: &LinkId| self.durable_waiters.iter().any(|Reverse((_, other))| other == link);
+        assert!(waiting.take(64).all(|link| listed(&link)), "a machine that waits for a commit is listed");
     }
 }

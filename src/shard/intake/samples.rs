@@ -1,7 +1,7 @@
-//! What did not become a record: counted by reason, and the last of it kept for each source.
+//! The last of what did not become a record, kept for each source.
 
-use super::{LinkId, Now, Shard, SourceId};
-use crate::framing::{RejectReason, SAMPLE_BYTES};
+use crate::framing::SAMPLE_BYTES;
+use crate::ground::{LinkId, Now};
 use crate::observe::snapshot::{Refused, Sample};
 use std::collections::VecDeque;
 
@@ -19,7 +19,7 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    fn push(&mut self, now: Now, reason: Refused, bytes: &[u8]) {
+    pub fn push(&mut self, now: Now, reason: Refused, bytes: &[u8]) {
         if self.last.len() == SAMPLES_MAX {
             self.last.pop_front();
         }
@@ -29,7 +29,7 @@ impl Samples {
     }
 
     /// Garbage comes in pieces, down to single bytes: what belongs together is one sample.
-    fn push_garbage(&mut self, now: Now, link: LinkId, bytes: &[u8]) {
+    pub fn push_garbage(&mut self, now: Now, link: LinkId, bytes: &[u8]) {
         let joins = |(last, at_ns)| last == link && now.mono_ns.saturating_sub(at_ns) < GARBAGE_JOIN_NS;
         match self.last.back_mut().filter(|_| self.garbage.is_some_and(joins)) {
             Some(sample) => {
@@ -51,43 +51,6 @@ impl Samples {
     /// The samples, oldest first.
     pub fn list(&self) -> Vec<Sample> {
         self.last.iter().cloned().collect()
-    }
-}
-
-impl Shard {
-    /// Bytes outside of all frames.
-    pub(super) fn count_garbage(&mut self, now: Now, id: SourceId, link: LinkId, bytes: &[u8], count: usize) {
-        self.counters.garbage_bytes += count as u64;
-        let source = self.source(id);
-        source.garbage_bytes += count as u64;
-        source.samples.push_garbage(now, link, bytes);
-    }
-
-    /// A frame that became no record.
-    pub(super) fn reject(&mut self, now: Now, id: SourceId, reason: RejectReason, sample: &[u8]) {
-        let (counter, reason) = match reason {
-            RejectReason::Oversized => (&mut self.counters.rejected_oversized, Refused::Oversized),
-            RejectReason::Unfinished => (&mut self.counters.rejected_unfinished, Refused::Unfinished),
-            RejectReason::Checksum => (&mut self.counters.rejected_checksum, Refused::Checksum),
-            RejectReason::Length => (&mut self.counters.rejected_length, Refused::Length),
-        };
-        *counter += 1;
-        self.count_rejected(now, id, reason, sample);
-    }
-
-    /// A record that the journal has no room for.
-    pub(super) fn reject_full(&mut self, now: Now, id: SourceId, record: &[u8]) {
-        self.counters.rejected_full += 1;
-        self.count_rejected(now, id, Refused::Full, record);
-    }
-
-    fn count_rejected(&mut self, now: Now, id: SourceId, reason: Refused, sample: &[u8]) {
-        self.terms.received += 1;
-        self.terms.rejected += 1;
-        let source = self.source(id);
-        source.received += 1;
-        source.rejected += 1;
-        source.samples.push(now, reason, sample);
     }
 }
 

@@ -4,12 +4,16 @@
 //! and feeds lanes that have room; a lane that had none when the scan passed waits for the next one. When a scan reaches the
 //! tail, the lanes that it never passed over are no longer behind.
 
-use super::lane::{Doing, Waiting};
-use super::{Now, Rewrite, Shard};
-use crate::journal::{Found, Scan, Step};
+use super::lanes::Lanes;
+use super::records::{Behind, Waiting};
+use super::{Shelf, State, Store};
+use crate::ground::{JournalId, LaneId};
+use crate::journal::{Found, Position, Scan, Step};
+use crate::shard::turn::Turn;
+use crate::shard::{Now, Rewrite};
 
 /// Blocks looked at in one turn, so that reading back does not hold up the rest.
-const BLOCKS_PER_TURN: usize = 16;
+pub(in crate::shard) const BLOCKS_PER_TURN: usize = 16;
 /// Stalled lanes give their memory back at most this often.
 const UNLOAD_EVERY_NS: u64 = 100_000_000;
 
@@ -17,8 +21,8 @@ const UNLOAD_EVERY_NS: u64 = 100_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     /// Lanes that are behind.
-    pub lanes: Vec<u32>,
-    pub scan: Scan,
+    lanes: Vec<LaneId>,
+    scan: Scan,
     running: bool,
     /// The last turn ended for its limit alone: the walk goes on in the next one, whatever happens.
     unfinished: bool,
@@ -36,150 +40,146 @@ impl Backlog {
     pub fn is_reading(&self) -> bool {
         self.scan.is_reading()
     }
-}
 
-impl Shard {
-    pub(super) fn advance_backlog(&mut self, now: Now) {
-        for index in 0..self.journals.len() {
-            let more =
-                |shard: &mut Self| !shard.journals[index].backlog.lanes.is_empty() && shard.advance_scan(now, index);
-            self.journals[index].backlog.unfinished = (0..BLOCKS_PER_TURN).all(|_| more(self));
-        }
+    /// A lane is behind now.
+    pub fn list(&mut self, lane: LaneId) {
+        self.lanes.push(lane);
     }
 
-    /// One step; `false` when there is nothing more to do in this turn.
-    fn advance_scan(&mut self, now: Now, index: usize) -> bool {
-        if !self.journals[index].backlog.running && !self.start_scan(index) {
+    /// A lane that is gone is not behind.
+    pub fn unlist(&mut self, lane: LaneId) {
+        self.lanes.retain(|other| *other != lane);
+    }
+
+    /// Lanes that are behind.
+    pub fn listed(&self) -> &[LaneId] {
+        &self.lanes
+    }
+}
+
+impl Shelf {
+    /// Starts where the first lane that has room is behind.
+    fn start_scan(&mut self, lanes: &mut Lanes) -> bool {
+        let extents_max = self.journal.lane_extents_max();
+        let hungry = self.backlog.lanes.iter().filter_map(|lane| {
+            let lane = &lanes[*lane];
+            let records = lane.records();
+            records.behind().filter(|_| records.is_hungry(extents_max) && !lane.is_stalled())
+        });
+        let Some(at) = hungry.map(|behind| behind.at).min() else { return false };
+        for lane in &self.backlog.lanes {
+            // The walk would find later records of a lane that is behind from before its start.
+            lanes[*lane].records_mut().begin_scan(at);
+        }
+        self.journal.start_scan(&mut self.backlog.scan, at);
+        self.backlog.running = true;
+        true
+    }
+
+    /// Gives a record that was found to its lane, if it has room; the lane, if it was at rest.
+    fn take_found(&mut self, lanes: &mut Lanes, found: Found) -> Option<LaneId> {
+        let Found { number, origin, at } = found;
+        let lane_id = self.retried.get(&number).copied().or_else(|| self.lane_of(origin))?;
+        lanes.get(lane_id)?;
+        let lane = &mut lanes[lane_id];
+        let records = lane.records_mut();
+        let behind = records.behind()?;
+        if number < behind.from || records.is_skipped() {
+            return None;
+        }
+        let position = self.journal.position(at);
+        if !records.has_room(at.extent, self.journal.lane_extents_max()) {
+            records.skip(Behind { from: number, at: position });
+            return None;
+        }
+        self.journal.hold(at);
+        records.catch_up(Behind { from: number + 1, at: position });
+        records.push(Waiting { number, at, origin, seen: None });
+        (lane.state() == State::Idle).then_some(lane_id)
+    }
+
+    fn end_scan(&mut self, lanes: &mut Lanes) {
+        self.backlog.running = false;
+        self.backlog.lanes.retain(|lane| lanes[*lane].records_mut().end_scan());
+    }
+
+    /// The window is full and others wait: lanes that cannot send now give back what they hold; it is read back later. One that waits
+    /// for an older lane must, too: that one may be among the others.
+    fn unload_stalled(&mut self, now: Now, id: JournalId, lanes: &mut Lanes) {
+        if now.mono_ns < self.backlog.unloaded_ns + UNLOAD_EVERY_NS || !self.journal.is_window_tight() {
+            return;
+        }
+        self.backlog.unloaded_ns = now.mono_ns;
+        for (lane_id, lane) in lanes.iter_mut() {
+            let stalled = lane.is_stalled() && lane.journal() == id;
+            let Some(first) = lane.records().first().copied().filter(|_| stalled) else { continue };
+            let records = lane.records_mut();
+            // The running scan is past it, or will not feed a stalled lane twice.
+            if records.fall_behind(Behind { from: first.number, at: self.journal.position(first.at) }) {
+                self.backlog.lanes.push(lane_id);
+            }
+            while let Some(waiting) = records.pop() {
+                self.journal.release(waiting.at);
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Reads one block back; `false` when there is nothing more to do in this turn. To be called up to [`BLOCKS_PER_TURN`] times
+    /// a turn.
+    pub fn read_back(&mut self, turn: &mut Turn<'_>, id: JournalId) -> bool {
+        let Self { shelves, lanes, .. } = self;
+        let shelf = &mut shelves[usize::from(id.0)];
+        if shelf.backlog.lanes.is_empty() || !shelf.backlog.running && !shelf.start_scan(lanes) {
             return false;
         }
-        let state = &mut self.journals[index];
-        let mut found = std::mem::take(&mut state.backlog.found);
-        let step = state.journal.scan(now, &mut state.backlog.scan, &mut found, &mut self.ops);
+        let mut found = std::mem::take(&mut shelf.backlog.found);
+        let step = shelf.journal.scan(turn.now, &mut shelf.backlog.scan, &mut found, turn.ops);
         for record in found.drain(..) {
-            self.take_found(index, record);
+            if let Some(lane) = shelf.take_found(lanes, record) {
+                lanes[lane].wake();
+                self.woken.push_back(lane);
+            }
         }
-        self.journals[index].backlog.found = found;
+        shelf.backlog.found = found;
         match step {
             Step::Block => true,
             Step::Wait => {
-                self.unload_stalled(now, index);
+                shelf.unload_stalled(turn.now, id, lanes);
                 false
             }
             Step::Tail => {
-                self.end_scan(index);
+                shelf.end_scan(lanes);
                 true
             }
         }
     }
 
-    /// Starts where the first lane that has room is behind.
-    fn start_scan(&mut self, index: usize) -> bool {
-        let state = &mut self.journals[index];
-        let extents_max = state.journal.lane_extents_max();
-        let lanes = &mut self.lanes;
-        let hungry = state.backlog.lanes.iter().filter_map(|lane| {
-            let lane = &lanes[*lane as usize];
-            lane.behind.filter(|_| lane.is_hungry(extents_max) && !lane.is_stalled())
-        });
-        let Some(at) = hungry.map(|(_, at)| at).min() else { return false };
-        for lane in &state.backlog.lanes {
-            let lane = &mut lanes[*lane as usize];
-            // The walk would find later records of a lane that is behind from before its start.
-            lane.skipped = lane.behind.is_some_and(|(_, position)| position < at);
-        }
-        state.journal.start_scan(&mut state.backlog.scan, at);
-        state.backlog.running = true;
-        true
+    /// The turn's reading back is over.
+    pub fn end_read_back(&mut self, id: JournalId, blocks: usize) {
+        self.shelves[usize::from(id.0)].backlog.unfinished = blocks == BLOCKS_PER_TURN;
     }
 
-    fn take_found(&mut self, index: usize, found: Found) {
-        let state = &mut self.journals[index];
-        let retried = state.retried.get(&found.number);
-        let Some(&lane_index) = retried.or_else(|| state.origin_lanes.get(found.origin.0 as usize)) else { return };
-        let lane = &mut self.lanes[lane_index as usize];
-        let Some((from, _)) = lane.behind else { return };
-        if found.number < from || lane.skipped {
-            return;
-        }
-        let position = state.journal.position(found.at);
-        if !lane.has_room(found.at.extent, state.journal.lane_extents_max()) {
-            lane.skipped = true;
-            lane.behind = Some((found.number, position));
-            return;
-        }
-        state.journal.hold(found.at);
-        lane.behind = Some((found.number + 1, position));
-        let (number, at, origin) = (found.number, found.at, found.origin);
-        lane.push(Waiting { number, at, origin, first_byte_ns: 0, journaled_ns: 0 });
-        if lane.doing == Doing::Idle {
-            self.make_ready(lane_index);
-        }
-    }
-
-    fn end_scan(&mut self, index: usize) {
-        let state = &mut self.journals[index];
-        state.backlog.running = false;
-        let lanes = &mut self.lanes;
-        state.backlog.lanes.retain(|lane| {
-            let lane = &mut lanes[*lane as usize];
-            if !lane.skipped {
-                lane.behind = None;
-            }
-            lane.skipped
-        });
-    }
-
-    /// The window is full and others wait: lanes that cannot send now give back what they hold; it is read back later. One that waits
-    /// for an older lane must, too: that one may be among the others.
-    fn unload_stalled(&mut self, now: Now, index: usize) {
-        let state = &mut self.journals[index];
-        if now.mono_ns < state.backlog.unloaded_ns + UNLOAD_EVERY_NS || !state.journal.is_window_tight() {
-            return;
-        }
-        state.backlog.unloaded_ns = now.mono_ns;
-        for (lane_index, lane) in &mut self.lanes {
-            // Others may wait for the one that asks for ids.
-            let asks = self.leases.is_carrier(lane_index as u32, lane.generation);
-            let stalled = lane.is_stalled() && usize::from(lane.journal.0) == index && !asks;
-            let Some(first) = lane.queue.front().filter(|_| stalled) else { continue };
-            if lane.behind.is_none() {
-                state.backlog.lanes.push(lane_index as u32);
-            }
-            lane.behind = Some((first.number, state.journal.position(first.at)));
-            // The running scan is past it, or will not feed a stalled lane twice.
-            lane.skipped = true;
-            while let Some(waiting) = lane.pop() {
-                state.journal.release(waiting.at);
-            }
-        }
+    /// A read is over.
+    pub fn handle_read_back(
+        &mut self,
+        now: Now,
+        id: JournalId,
+        at: Position,
+        buffer: Vec<u8>,
+        result: Result<usize, i32>,
+    ) {
+        let shelf = &mut self.shelves[usize::from(id.0)];
+        shelf.journal.handle_read_back(now, &mut shelf.backlog.scan, at, buffer, result);
     }
 
     /// A step of a journal's rewrite is over. Where a run of segments has moved, its lanes are behind from the new place on.
-    pub(super) fn handle_rewrite(&mut self, now: Now, index: usize, work: Rewrite, result: Result<(), i32>) {
-        let state = &mut self.journals[index];
-        let Some(moved) = state.journal.handle_rewrite(now, &mut state.backlog.scan, work, result) else { return };
-        for lane in &state.backlog.lanes {
-            if let Some((_, at)) = &mut self.lanes[*lane as usize].behind {
-                *at = moved.position(*at);
-            }
-        }
-    }
-
-    /// A lane is behind from a new record on.
-    pub(super) fn set_behind(&mut self, lane_index: u32, number: u64, at: crate::journal::Location) {
-        let lane = &mut self.lanes[lane_index as usize];
-        let state = &mut self.journals[lane.journal.0 as usize];
-        lane.behind = Some((number, state.journal.position(at)));
-        // A running scan may be past this place already.
-        lane.skipped = true;
-        state.backlog.lanes.push(lane_index);
-    }
-
-    /// A lane that is gone is not behind.
-    pub(super) fn forget_behind(&mut self, lane_index: u32) {
-        let lane = &mut self.lanes[lane_index as usize];
-        if lane.behind.take().is_some() {
-            self.journals[lane.journal.0 as usize].backlog.lanes.retain(|other| *other != lane_index);
+    pub fn handle_rewrite(&mut self, now: Now, id: JournalId, work: Rewrite, result: Result<(), i32>) {
+        let shelf = &mut self.shelves[usize::from(id.0)];
+        let Some(moved) = shelf.journal.handle_rewrite(now, &mut shelf.backlog.scan, work, result) else { return };
+        for lane in &shelf.backlog.lanes {
+            self.lanes[*lane].records_mut().move_behind(|at| moved.position(at));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! When records became durable, for the histogram of [`Stage::Durable`] alone: nothing here decides anything.
 
-use super::{JournalId, Now, Shard};
 use crate::config::Durability;
-use crate::observe::snapshot::Stage;
+use crate::ground::Now;
+use crate::observe::snapshot::{Stage, StageHistograms};
 use std::collections::VecDeque;
 
 /// Most runs that are kept apart, so that a disk that hangs cannot make them grow.
@@ -63,17 +63,11 @@ impl Undurable {
         let run = self.runs.pop_front_if(|run| run.last < durable_below)?;
         Some((run.journaled_ns, run.records))
     }
-}
 
-impl Shard {
     /// Measures what a commit has made durable.
-    pub(super) fn measure_durable(&mut self, now: Now, journal: JournalId) {
-        if journal != JournalId(0) {
-            return;
-        }
-        let durable_below = self.journals[0].journal.durable_below();
-        while let Some((journaled_ns, records)) = self.undurable.pop(durable_below) {
-            self.stages.record_n(Stage::Durable, now.mono_ns.saturating_sub(journaled_ns), records);
+    pub(super) fn measure(&mut self, now: Now, durable_below: u64, stages: &mut StageHistograms) {
+        while let Some((journaled_ns, records)) = self.pop(durable_below) {
+            stages.record_n(Stage::Durable, now.mono_ns.saturating_sub(journaled_ns), records);
         }
     }
 }

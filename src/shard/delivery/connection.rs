@@ -1,0 +1,45 @@
+//! What a delivery knows of one of its connections.
+
+use super::problem::Loss;
+use super::rules::Rules;
+use super::secure::Secure;
+use crate::delivery::Connection;
+use crate::ground::ApiId;
+use crate::shard::op::RecvEnd;
+use std::rc::Rc;
+
+/// The configuration by which a connection's requests were sent, where that is not the present one. It takes no others until they are
+/// answered.
+#[derive(Debug, Clone)]
+pub(super) struct Earlier {
+    pub rules: Rc<Rules>,
+    /// What TLS is made by has changed since: the connection is not used again.
+    pub other_tls: bool,
+}
+
+/// A connection to the API.
+#[derive(Debug)]
+pub(super) struct ApiLink {
+    pub api: ApiId,
+    pub connection: Connection,
+    pub earlier: Option<Earlier>,
+    /// Where the URL is `https`, from the end of the connect on.
+    pub secure: Option<Box<Secure>>,
+}
+
+/// How a read ended.
+pub(super) struct EndOfRead {
+    pub why: Loss,
+    /// The peer has closed in order, as far as TCP knows.
+    pub is_close: bool,
+}
+
+impl EndOfRead {
+    pub fn of(end: RecvEnd) -> Self {
+        match end {
+            RecvEnd::Closed => Self { why: Loss::Closed, is_close: true },
+            RecvEnd::Paused => Self { why: Loss::Closed, is_close: false },
+            RecvEnd::Error(errno) => Self { why: Loss::Reading { errno }, is_close: false },
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! What machines send: sources are opened, connections accepted, bytes cut into records, machines answered.
+//!
+//! - `source`: the configured sources of this core, what is open of each and what it has sent; `samples` of what was refused.
+//! - `stream`: bytes of ports and TCP connections; `pressure`: what they do while the journal has no room.
+//! - `http`: HTTP machines.
+//!
+//! The intake gives each record to the store, and never sees an API.
+
+mod http;
+mod pressure;
+mod samples;
+mod source;
+mod stream;
+
+use super::links::{Kind, Links};
+use super::op::{Op, PortError, RecvEnd};
+use super::store::Store;
+use super::turn::{Phase, Turn};
+use super::{Fd, LaneId, LinkId, Now, SourceId};
+use crate::config::{LaneKey, Settings, SourceKind};
+use crate::ground::CoreId;
+use crate::observe::snapshot::SourceSnapshot;
+use http::Machines;
+use source::{Source, Sources};
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use stream::{Stream, Streams, leave_source_lane};
+
+/// Which core an address belongs to.
+#[derive(Debug)]
+pub(super) struct Placement {
+    pub core: CoreId,
+    /// Number of core threads.
+    pub cores: u16,
+    /// Which core owns a `NAME@ADDRESS` with records from before the start; others are spread by hash.
+    pub owners: Arc<HashMap<String, CoreId>>,
+}
+
+impl Placement {
+    /// The core that owns an address of a source.
+    fn owner(&self, source: &str, address: IpAddr) -> CoreId {
+        if self.cores == 1 {
+            return self.core;
+        }
+        self.owners.get(&format!("{source}@{address}")).copied().unwrap_or_else(|| {
+            let mut hasher = DefaultHasher::new();
+            address.hash(&mut hasher);
+            CoreId((hasher.finish() % u64::from(self.cores)) as u16)
+        })
+    }
+}
+
+/// What machines send to one core.
+#[derive(Debug)]
+pub(super) struct Intake {
+    placement: Placement,
+    sources: Sources,
+    streams: Streams,
+    machines: Machines,
+    /// Connections that were handed over while the journal was not ready, or of a source that this core has not heard of yet.
+    early: Vec<(SourceId, Fd, SocketAddr)>,
+}
+
+impl Intake {
+    /// At rest; `sources` are those that this core runs.
+    pub fn new(placement: Placement, sources: &[SourceId], settings: &Settings, now: Now) -> Self {
+        let mut streams = Streams::default();
+        streams.set_held_bytes_max(settings, sources);
+        Self {
+            placement,
+            sources: Sources::new(sources, settings, now),
+            streams,
+            machines: Machines::new(),
+            early: Vec::new(),
+        }
+    }
+
+    /// The core that it is on.
+    pub fn core(&self) -> CoreId {
+        self.placement.core
+    }
+
+    /// Records that were found at a start go before the new ones of their source.
+    pub fn adopt_lane(&mut self, turn: &Turn<'_>, store: &mut Store, name: &str, lane: LaneId) {
+        for id in self.sources.ids() {
+            self.adopt_lane_for(turn, store, id, name, lane);
+        }
+    }
+
+    /// A lane of `name` holds records that go before the new ones of a source, if it is that source's name.
+    fn adopt_lane_for(&mut self, turn: &Turn<'_>, store: &mut Store, id: SourceId, name: &str, lane: LaneId) {
+        let source = turn.source(id);
+        match source.kind {
+            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } if source.name == name => {
+                let older = self.sources.of(id).lane.replace(lane);
+                store.chain(older, lane);
+            }
+            SourceKind::TcpListen { lane: LaneKey::Address, .. } => {
+                let address = name.strip_prefix(&source.name).and_then(|rest| rest.strip_prefix('@'));
+                if let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) {
+                    let older = self.streams.shared.address_lanes.insert((id, address), lane);
+                    store.chain(older, lane);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Intake begins.
+    pub fn start(&mut self, turn: &mut Turn<'_>) {
+        for id in self.sources.ids() {
+            self.sources.start(turn, &mut self.streams.table, id);
+        }
+        self.accept_early(turn);
+    }
+
+    /// Connections that other cores handed over before this one took records; at the end they are closed.
+    pub fn accept_early(&mut self, turn: &mut Turn<'_>) {
+        for (source, fd, peer) in std::mem::take(&mut self.early) {
+            self.handle_accepted(turn, source, fd, peer);
+        }
+    }
+
+    // ---- completions
+
+    /// A connection on a listener, or one that another core has handed over.
+    pub fn handle_accepted(&mut self, turn: &mut Turn<'_>, id: SourceId, fd: Fd, peer: SocketAddr) {
+        if !self.sources.runs(id) {
+            // Retired, or it will hear of it in a moment.
+            if self.sources.knows(id) || turn.phase.is_ending() {
+                Self::turn_away(turn, fd);
+            } else {
+                self.early.push((id, fd, peer));
+            }
+            return;
+        }
+        let source = turn.source(id);
+        if let SourceKind::TcpListen { lane: LaneKey::Address, .. } = source.kind {
+            let owner = self.placement.owner(&source.name, peer.ip());
+            if owner != self.placement.core {
+                turn.emit(Op::HandOver { source: id, fd, peer, core: owner });
+                return;
+            }
+        }
+        match turn.phase {
+            Phase::Running => {}
+            // Handed over by a core that takes records already.
+            Phase::Starting => return self.early.push((id, fd, peer)),
+            Phase::Draining | Phase::Stopping => return Self::turn_away(turn, fd),
+        }
+        self.sources.count_in(turn, id);
+        let link = if matches!(source.kind, SourceKind::Http { .. }) {
+            self.machines.accept(turn, id, fd)
+        } else {
+            let mut stream = Stream::new(id, Some(peer), None);
+            stream.reading = true;
+            let link = turn.links.open(Kind::Stream, Some(fd));
+            self.streams.table.insert(link, stream);
+            link
+        };
+        turn.emit(Op::Recv { link, fd, kind: source::readable(&source.kind) });
+        if self.sources.is_crowded(turn.settings) {
+            self.sources.pause_accept(turn, "the limit of connections is reached");
+        }
+    }
+
+    /// A connection that came too late: it is closed.
+    fn turn_away(turn: &mut Turn<'_>, fd: Fd) {
+        let link = turn.links.open(Kind::Stream, Some(fd));
+        turn.close(link);
+    }
+
+    pub fn handle_accept_failed(&mut self, turn: &mut Turn<'_>, id: SourceId, errno: i32) {
+        if self.sources.runs(id) {
+            self.sources.accept_failed(turn, id, errno);
+        }
+    }
+
+    /// A port or outgoing connection is open, or not.
+    pub fn handle_opened(&mut self, turn: &mut Turn<'_>, link: LinkId, result: Result<Fd, OpenFailure>) {
+        let stream = self.streams.table.of(link);
+        let id = stream.sender.source;
+        match result {
+            Ok(fd) => {
+                stream.reading = true;
+                self.sources.opened(turn, link, id, fd);
+            }
+            Err(problem) => {
+                turn.links.remove(link);
+                self.streams.table.forget(link);
+                self.sources.lose(turn, id, problem.to_string());
+            }
+        }
+    }
+
+    /// Something changed in the directory of a missing port: it is opened now.
+    pub fn handle_port_appeared(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        if self.sources.runs(id) {
+            self.sources.reopen(turn, &mut self.streams.table, id);
+        }
+    }
+
+    /// Bytes of a link of this kind.
+    pub fn handle_received(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        (link, kind): (LinkId, Kind),
+        bytes: &mut [u8],
+    ) {
+        match kind {
+            Kind::Http => self.machines.received(turn, store, &mut self.sources, link, bytes),
+            _ => self.streams.received(turn, store, &mut self.sources, link, bytes),
+        }
+    }
+
+    pub fn handle_recv_ended(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        (link, kind): (LinkId, Kind),
+        end: RecvEnd,
+    ) {
+        match kind {
+            Kind::Http => self.machines.read_ended(turn, store, &mut self.sources, link, end),
+            _ => self.streams.read_ended(turn, store, &mut self.sources, link, end),
+        }
+    }
+
+    /// An answer is sent.
+    pub fn handle_sent(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        link: LinkId,
+        sent: (Vec<u8>, Result<(), i32>),
+    ) {
+        self.machines.sent(turn, store, &mut self.sources, link, sent);
+    }
+
+    pub fn handle_link_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId, kind: Kind) {
+        match kind {
+            Kind::Http => self.machines.handle_timer(turn, store, &mut self.sources, link),
+            _ => self.streams.handle_timer(turn, store, &mut self.sources, link),
+        }
+    }
+
+    /// A port is to be tried again.
+    pub fn reopen_due(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        if self.sources.runs(id) {
+            self.sources.reopen_due(turn, &mut self.streams.table, id);
+        }
+    }
+
+    /// A source may have been silent for too long.
+    pub fn check_silence(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        if self.sources.runs(id) {
+            self.sources.check_silence(turn, id);
+        }
+    }
+
+    /// Accepting goes on after an error.
+    pub fn resume_accept(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        if self.sources.runs(id) {
+            self.sources.resume_accept(turn, id);
+        }
+    }
+
+    /// A link's file is closed: a source that waits for a port begins.
+    pub fn link_closed(&mut self, turn: &mut Turn<'_>, link: LinkId) {
+        self.streams.table.forget(link);
+        self.machines.forget(link);
+        let of_link = |source: &&mut Source| source.retired && source.link == Some(link);
+        let Some(source) = self.sources.iter_mut().find(of_link) else { return };
+        let id = source.id;
+        source.link = None;
+        self.sources.bury_soon();
+        let waiting = self.sources.iter_mut().filter(|source| source.waits_for == Some(id));
+        let heirs: Vec<SourceId> = waiting
+            .map(|source| {
+                source.waits_for = None;
+                source.id
+            })
+            .collect();
+        for heir in heirs {
+            self.sources.reopen(turn, &mut self.streams.table, heir);
+        }
+    }
+
+    // ---- the turn
+
+    /// What became durable lets answers go.
+    pub fn release_durable(&mut self, turn: &Turn<'_>, store: &Store) {
+        self.machines.release_durable(turn, store);
+    }
+
+    /// Places of sources and lanes that are of no more use are free.
+    pub fn bury(&mut self, turn: &Turn<'_>, store: &mut Store) {
+        if store.has_ended() {
+            self.streams.forget_lanes(store.drain_ended(), &mut self.sources);
+        }
+        let addresses = &self.streams.shared.address_lanes;
+        self.sources.bury(turn.settings, |id| addresses.keys().any(|(other, _)| *other == id));
+    }
+
+    /// Links that wait for room in the journal go on.
+    pub fn resume_paused(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
+        self.streams.resume_paused(turn, store, &mut self.sources);
+    }
+
+    /// Sends machines what may be sent now.
+    pub fn flush_machines(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
+        self.machines.flush(turn, store, &mut self.sources);
+    }
+
+    /// Whether a machine waits for a commit.
+    pub fn awaits_durable(&self) -> bool {
+        self.machines.await_durable()
+    }
+
+    /// Whether no machine waits for an answer.
+    pub fn machines_are_answered(&self, turn: &Turn<'_>) -> bool {
+        self.machines.are_answered(turn)
+    }
+
+    /// Intake ends: nothing more is accepted or read.
+    pub fn stop(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
+        self.sources.pause_accept(turn, "the gateway is stopping");
+        let links: Vec<LinkId> = turn.links.ids().collect();
+        for link in links {
+            match turn.links.kind(link) {
+                Some(Kind::Stream) => self.streams.stop(turn, store, &mut self.sources, link),
+                Some(Kind::Http) => self.machines.stop(link),
+                Some(Kind::Api) | None => {}
+            }
+        }
+        self.streams.shared.paused.clear();
+    }
+
+    // ---- another configuration
+
+    /// Takes over other settings, which `turn` has; `old`: those before. Lanes may be recalled by it.
+    pub fn reload(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        old: &Settings,
+        (retired, started): (Vec<SourceId>, Vec<SourceId>),
+    ) {
+        self.sources.resize(turn.settings.sources.len());
+        for id in retired {
+            self.retire(turn, store, id);
+        }
+        for id in started {
+            self.add_source(turn, store, id);
+        }
+        if turn.phase == Phase::Running {
+            self.accept_early(turn);
+        }
+        self.bury(turn, store);
+        let live: Vec<SourceId> =
+            self.sources.iter().filter(|source| !source.retired).map(|source| source.id).collect();
+        self.streams.set_held_bytes_max(turn.settings, &live);
+        if old.limits.connections != turn.settings.limits.connections {
+            self.sources.fit_connections(turn);
+        }
+    }
+
+    /// Retired sources whose connections or records still need their place.
+    pub fn retired(&self) -> Vec<SourceId> {
+        self.sources.iter().filter(|source| source.retired).map(|source| source.id).collect()
+    }
+
+    /// A source takes nothing new. What it has received is delivered.
+    fn retire(&mut self, turn: &mut Turn<'_>, store: &mut Store, id: SourceId) {
+        if !self.sources.runs(id) {
+            return; // a port of another core
+        }
+        self.sources.bury_soon();
+        let source = self.sources.of(id);
+        source.retire();
+        if std::mem::take(&mut source.accepting) {
+            turn.emit(Op::PauseAccept { source: id });
+        }
+        for link in self.streams.links_of(turn, id) {
+            self.streams.retire(turn, store, &mut self.sources, link);
+        }
+        for link in self.machines.links_of(turn, id) {
+            self.machines.stop(link);
+        }
+        if self.sources.of(id).link.is_none() {
+            leave_source_lane(store, &mut self.sources, id);
+        }
+    }
+
+    fn add_source(&mut self, turn: &mut Turn<'_>, store: &mut Store, id: SourceId) {
+        let name = &turn.source(id).name;
+        let mut source = Source::new(id, turn.now);
+        // A line has one reader at a time, and the records of the earlier one come first.
+        let same = |other: &&Source| other.retired && other.link.is_some() && turn.source(other.id).name == *name;
+        source.waits_for = self.sources.iter().find(same).map(|other| other.id);
+        self.sources.add(source);
+        self.find_lanes_of(turn, store, id);
+        if turn.phase == Phase::Running {
+            self.sources.start(turn, &mut self.streams.table, id);
+        }
+    }
+
+    /// What the journals still hold of a source of this name goes before its new records.
+    fn find_lanes_of(&mut self, turn: &Turn<'_>, store: &mut Store, id: SourceId) {
+        let name = &turn.source(id).name;
+        let mut seen = HashSet::new();
+        for journal in store.oldest_first() {
+            let mut found = store.lanes_of(journal, name);
+            // Lanes that were at work side by side have no order to keep; what is under way cannot be told to wait.
+            found.sort_unstable_by_key(|(number, _, lane)| (!store.lane(*lane).is_under_way(), *number));
+            found.dedup();
+            for (_, name, lane) in found {
+                if seen.insert(name.clone()) || !store.lane(lane).is_under_way() {
+                    self.adopt_lane_for(turn, store, id, &name, lane);
+                }
+            }
+        }
+        // Connections of addresses that have sent nothing lately share their lanes, too.
+        if matches!(turn.source(id).kind, SourceKind::TcpListen { lane: LaneKey::Address, .. }) {
+            let is_earlier = |other: SourceId| other != id && turn.source(other).name == *name;
+            let lanes = &mut self.streams.shared.address_lanes;
+            let earlier = lanes.iter().filter(|((other, _), _)| is_earlier(*other));
+            let found: Vec<(IpAddr, LaneId)> = earlier.map(|((_, address), lane)| (*address, *lane)).collect();
+            for (address, lane) in found {
+                lanes.entry((id, address)).or_insert(lane);
+            }
+        }
+    }
+
+    // ---- looking at it as a whole
+
+    /// Whether a stream waits for room in the journal.
+    pub fn is_paused(&self) -> bool {
+        !self.streams.shared.paused.is_empty()
+    }
+
+    /// Its sources at this moment.
+    pub fn snapshot(&self, now: Now, settings: &Settings, links: &Links) -> Vec<SourceSnapshot> {
+        self.sources.show(now, settings, &self.streams.held_bytes(links))
+    }
+
+    /// What must be true at the end of a turn.
+    pub fn check(&self, turn: &Turn<'_>) {
+        self.machines.check(turn);
+        // When all is over, links are closed as they are.
+        if turn.phase != Phase::Stopping {
+            self.sources.check(self.streams.table.len() + self.machines.len());
+        }
+    }
+}
+
+/// Why a port or an outgoing connection is not open.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenFailure {
+    /// Of a serial port.
+    #[error("{0}")]
+    Port(#[from] PortError),
+    /// Of a connect.
+    #[error("{0}")]
+    Connect(#[from] super::op::ConnectError),
+}

@@ -1,0 +1,494 @@
+//! The configured sources of one core: what is open of each, what it has sent, what is wrong with it.
+
+use super::samples::Samples;
+use super::stream::Stream;
+use crate::config::{Settings, SourceKind};
+use crate::framing::RejectReason;
+use crate::ground::{Fd, LaneId, LinkId, Now, SourceId};
+use crate::journal::OriginRef;
+use crate::observe::snapshot::{LineSnapshot, Refused, SourceSnapshot};
+use crate::shard::links::{Kind, Table};
+use crate::shard::op::{Destination, Op, Readable};
+use crate::shard::timer::Timer;
+use crate::shard::turn::{Phase, Turn};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// A port or device server is tried again after at most this long; a change in the port's directory comes sooner.
+const REOPEN_MAX: Duration = Duration::from_secs(5);
+const REOPEN_FIRST: Duration = Duration::from_millis(100);
+/// After an error of accept(2), such as no descriptors left.
+const ACCEPT_PAUSE_NS: u64 = 500_000_000;
+
+/// What one source has sent, since the process started.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub received: u64,
+    pub rejected: u64,
+    pub bytes: u64,
+    /// Bytes outside of all frames.
+    pub garbage_bytes: u64,
+    /// Marked in the stream of a serial line, as in [`Counters`](crate::observe::snapshot::Counters).
+    pub line_breaks: u64,
+    pub line_errors: u64,
+    pub samples: Samples,
+}
+
+/// Whether a source is silent.
+#[derive(Debug)]
+struct Silence {
+    last_byte_ns: u64,
+    any_byte: bool,
+    silent: bool,
+    /// When it is looked at.
+    look_ns: u64,
+}
+
+/// A configured source on this core.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub id: SourceId,
+    /// Of a port or an outgoing connection.
+    pub link: Option<LinkId>,
+    /// Whether that link's file is open.
+    pub connected: bool,
+    /// Its lane, across reopens, and that lane's origin while something appends to it. The lane may be gone.
+    pub lane: Option<LaneId>,
+    pub origin: Option<OriginRef>,
+    pub failures: u32,
+    pub reopen_ns: Option<u64>,
+    pub accepting: bool,
+    /// Connections of a listener.
+    pub open: u64,
+    pub tally: Tally,
+    silence: Silence,
+    pub problem: Option<String>,
+    /// It is no longer in the configuration: it takes nothing new.
+    pub retired: bool,
+    /// A retired source whose port or connection is to be closed before this one opens its own.
+    pub waits_for: Option<SourceId>,
+}
+
+impl Source {
+    pub fn new(id: SourceId, now: Now) -> Self {
+        let silence = Silence { last_byte_ns: now.mono_ns, any_byte: false, silent: false, look_ns: 0 };
+        Self {
+            id,
+            link: None,
+            connected: false,
+            lane: None,
+            origin: None,
+            failures: 0,
+            reopen_ns: None,
+            accepting: false,
+            open: 0,
+            tally: Tally::default(),
+            silence,
+            problem: None,
+            retired: false,
+            waits_for: None,
+        }
+    }
+
+    /// It takes nothing new from now on.
+    pub fn retire(&mut self) {
+        (self.retired, self.problem, self.reopen_ns) = (true, None, None);
+        self.silence.silent = false;
+    }
+
+    /// Goes on with the counts of an earlier source of the same name.
+    pub fn inherit(&mut self, earlier: Self) {
+        self.tally.received += earlier.tally.received;
+        self.tally.rejected += earlier.tally.rejected;
+        self.tally.bytes += earlier.tally.bytes;
+        self.tally.garbage_bytes += earlier.tally.garbage_bytes;
+        self.tally.line_breaks += earlier.tally.line_breaks;
+        self.tally.line_errors += earlier.tally.line_errors;
+        if !self.silence.any_byte {
+            self.silence.any_byte = earlier.silence.any_byte;
+            self.silence.last_byte_ns = earlier.silence.last_byte_ns.max(self.silence.last_byte_ns);
+        }
+        self.tally.samples.inherit(earlier.tally.samples);
+    }
+
+    fn show(&self, turn_now: Now, settings: &Settings, held_bytes: u64) -> SourceSnapshot {
+        let configured = &settings.sources[usize::from(self.id.0)];
+        let since_s = turn_now.mono_ns.saturating_sub(self.silence.last_byte_ns) as f64 / 1e9;
+        let silent = self.silence.silent.then(|| format!("silent for {since_s:.0} s"));
+        SourceSnapshot {
+            name: configured.name.clone(),
+            kind: match configured.kind {
+                SourceKind::Serial(_) => "serial",
+                SourceKind::TcpListen { .. } => "tcp_listen",
+                SourceKind::TcpConnect { .. } => "tcp_connect",
+                SourceKind::Http { .. } => "http",
+            },
+            open: self.open + u64::from(self.connected),
+            received: self.tally.received,
+            rejected: self.tally.rejected,
+            bytes: self.tally.bytes,
+            garbage_bytes: self.tally.garbage_bytes,
+            held_bytes,
+            samples: self.tally.samples.list(),
+            silent_s: self.silence.any_byte.then_some(since_s),
+            problem: self.problem.clone().or(silent),
+            line: matches!(configured.kind, SourceKind::Serial(_)).then_some(LineSnapshot {
+                breaks: self.tally.line_breaks,
+                errors: self.tally.line_errors,
+                driver: None, // known to the control thread alone
+            }),
+        }
+    }
+}
+
+/// Whether a source is a listener.
+pub(super) fn is_listener(kind: &SourceKind) -> bool {
+    matches!(kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. })
+}
+
+/// The sources that this core runs: it opens, accepts, counts, and looks for silence. It sees no byte of a record.
+#[derive(Debug)]
+pub(super) struct Sources {
+    list: Vec<Source>,
+    /// Position in `list` by `SourceId`.
+    index: Vec<Option<usize>>,
+    /// Something that a retired source was needed for is gone.
+    bury_due: bool,
+    /// Connections of all listeners.
+    connections: usize,
+}
+
+impl Sources {
+    pub fn new(ids: &[SourceId], settings: &Settings, now: Now) -> Self {
+        let list: Vec<Source> = ids.iter().map(|id| Source::new(*id, now)).collect();
+        let mut sources = Self { list, index: vec![None; settings.sources.len()], bury_due: false, connections: 0 };
+        sources.make_index();
+        sources
+    }
+
+    fn make_index(&mut self) {
+        self.index.fill(None);
+        for (index, source) in self.list.iter().enumerate() {
+            self.index[usize::from(source.id.0)] = Some(index);
+        }
+    }
+
+    /// A source that this core runs.
+    pub fn of(&mut self, id: SourceId) -> &mut Source {
+        let index = self.index[usize::from(id.0)].expect("a completion of a source that this core runs");
+        &mut self.list[index]
+    }
+
+    /// Whether this core has heard of a source, which may be retired.
+    pub fn knows(&self, id: SourceId) -> bool {
+        self.index.get(usize::from(id.0)).copied().flatten().is_some()
+    }
+
+    /// Whether this core runs a source, which is not retired.
+    pub fn runs(&self, id: SourceId) -> bool {
+        let index = self.index.get(usize::from(id.0)).copied().flatten();
+        index.is_some_and(|index| !self.list[index].retired)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Source> {
+        self.list.iter()
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Source> {
+        self.list.iter_mut()
+    }
+
+    pub fn ids(&self) -> Vec<SourceId> {
+        self.list.iter().map(|source| source.id).collect()
+    }
+
+    /// There is room for so many ids.
+    pub fn resize(&mut self, count: usize) {
+        self.index.resize(count, None);
+    }
+
+    /// A source that begins.
+    pub fn add(&mut self, source: Source) {
+        self.index[usize::from(source.id.0)] = Some(self.list.len());
+        self.list.push(source);
+    }
+
+    /// Whether the limit of connections is reached.
+    pub fn is_crowded(&self, settings: &Settings) -> bool {
+        self.connections >= settings.limits.connections
+    }
+
+    pub fn bury_soon(&mut self) {
+        self.bury_due = true;
+    }
+
+    /// Frees the places of retired sources that nothing belongs to any more. Their counts go on in the source that has their name.
+    pub fn bury(&mut self, settings: &Settings, is_needed: impl Fn(SourceId) -> bool) {
+        if !std::mem::take(&mut self.bury_due) {
+            return;
+        }
+        let needed =
+            |source: &Source| !source.retired || source.link.is_some() || source.open > 0 || is_needed(source.id);
+        let (kept, done): (Vec<_>, Vec<_>) = std::mem::take(&mut self.list).into_iter().partition(needed);
+        self.list = kept;
+        self.make_index();
+        for done in done {
+            let configured = &settings.sources;
+            let name = &configured[usize::from(done.id.0)].name;
+            let of_name = |source: &&mut Source| configured[usize::from(source.id.0)].name == *name;
+            if let Some(heir) = self.list.iter_mut().find(of_name) {
+                heir.inherit(done);
+            }
+        }
+    }
+
+    /// As they are now; `held_bytes`: bytes that wait to be framed.
+    pub fn show(&self, now: Now, settings: &Settings, held_bytes: &HashMap<SourceId, u64>) -> Vec<SourceSnapshot> {
+        let held_bytes = |source: &Source| held_bytes.get(&source.id).copied().unwrap_or(0);
+        self.list.iter().map(|source| source.show(now, settings, held_bytes(source))).collect()
+    }
+
+    // ---- opening
+
+    /// A source begins: it is opened, or accepts.
+    pub fn start(&mut self, turn: &mut Turn<'_>, streams: &mut Table<Stream>, id: SourceId) {
+        if self.of(id).retired {
+            return;
+        }
+        if is_listener(&turn.source(id).kind) {
+            self.resume_accept(turn, id);
+        } else {
+            self.reopen(turn, streams, id);
+        }
+        self.watch_silence(turn, turn.now.mono_ns, id);
+    }
+
+    pub fn reopen_due(&mut self, turn: &mut Turn<'_>, streams: &mut Table<Stream>, id: SourceId) {
+        if self.of(id).reopen_ns.is_some_and(|at| at <= turn.now.mono_ns) {
+            self.reopen(turn, streams, id);
+        }
+    }
+
+    /// Opens a port or connects to a device server, unless that is done or under way.
+    pub fn reopen(&mut self, turn: &mut Turn<'_>, streams: &mut Table<Stream>, id: SourceId) {
+        let source = self.of(id);
+        if source.link.is_some() || source.waits_for.is_some() || turn.phase != Phase::Running {
+            return;
+        }
+        let flow = match &turn.source(id).kind {
+            SourceKind::Serial(port) => Some(port.flow),
+            _ => None,
+        };
+        let link = turn.links.open(Kind::Stream, None);
+        streams.insert(link, Stream::new(id, None, flow));
+        source.link = Some(link);
+        source.reopen_ns = None;
+        turn.emit(match flow {
+            Some(_) => Op::OpenPort { link, source: id },
+            None => Op::Connect { link, to: Destination::Source(id) },
+        });
+    }
+
+    /// A port or outgoing connection is open: it is read.
+    pub fn opened(&mut self, turn: &mut Turn<'_>, link: LinkId, id: SourceId, fd: Fd) {
+        turn.links.set_fd(link, fd);
+        turn.counters.opened_sources += 1;
+        let source = self.of(id);
+        source.connected = true;
+        source.failures = 0;
+        if source.problem.take().is_some() {
+            tracing::info!("source {}: open again", turn.source(id).name);
+        }
+        turn.emit(Op::Recv { link, fd, kind: readable(&turn.source(id).kind) });
+    }
+
+    /// A port or device server is not there: it is tried again later.
+    pub fn lose(&mut self, turn: &mut Turn<'_>, id: SourceId, problem: String) {
+        let failures = self.of(id).failures + 1;
+        let wait_ns = turn.delay_ns(REOPEN_FIRST, REOPEN_MAX, failures).max(10_000_000);
+        let reopen_ns = turn.now.mono_ns + wait_ns;
+        let source = self.of(id);
+        source.link = None;
+        source.connected = false;
+        source.failures = failures;
+        source.reopen_ns = Some(reopen_ns);
+        if source.problem.as_ref() != Some(&problem) {
+            tracing::warn!("source {}: {problem}; trying again", turn.source(id).name);
+            source.problem = Some(problem);
+        }
+        turn.timers.set(reopen_ns, Timer::Reopen(id.0));
+    }
+
+    // ---- accepting
+
+    /// A connection of a listener begins.
+    pub fn count_in(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        turn.counters.accepted_connections += 1;
+        self.connections += 1;
+        // What was accepted before accepting paused can still come.
+        let is_paused = self.connections > turn.settings.limits.connections;
+        let source = self.of(id);
+        source.open += 1;
+        if !is_paused {
+            source.problem = None;
+        }
+    }
+
+    /// A machine's connection is gone.
+    pub fn count_out(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        let source = self.of(id);
+        source.open -= 1;
+        let retired = source.retired;
+        self.bury_due |= retired;
+        self.connections -= 1;
+        if self.connections + 1 == turn.settings.limits.connections {
+            for index in 0..self.list.len() {
+                let id = self.list[index].id;
+                if is_listener(&turn.source(id).kind) {
+                    self.list[index].problem = None;
+                    self.resume_accept(turn, id);
+                }
+            }
+        }
+    }
+
+    pub fn accept_failed(&mut self, turn: &mut Turn<'_>, id: SourceId, errno: i32) {
+        let reason = std::io::Error::from_raw_os_error(errno).to_string();
+        let source = self.of(id);
+        source.accepting = false;
+        let problem = format!("cannot accept connections: {reason}");
+        if source.problem.as_ref() != Some(&problem) {
+            tracing::warn!("source {}: {problem}; pausing", turn.source(id).name);
+            source.problem = Some(problem);
+        }
+        turn.timers.set(turn.now.mono_ns + ACCEPT_PAUSE_NS, Timer::Accept(id.0));
+    }
+
+    pub fn pause_accept(&mut self, turn: &mut Turn<'_>, why: &str) {
+        for source in &mut self.list {
+            if source.accepting {
+                source.accepting = false;
+                source.problem = Some(format!("accepting pauses: {why}"));
+                turn.emit(Op::PauseAccept { source: source.id });
+            }
+        }
+    }
+
+    pub fn resume_accept(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        if turn.phase != Phase::Running || self.is_crowded(turn.settings) {
+            return;
+        }
+        let source = self.of(id);
+        if !source.accepting && !source.retired {
+            source.accepting = true;
+            turn.emit(Op::Accept { source: id });
+        }
+    }
+
+    /// The limit of connections is another one.
+    pub fn fit_connections(&mut self, turn: &mut Turn<'_>) {
+        if self.is_crowded(turn.settings) {
+            self.pause_accept(turn, "the limit of connections is reached");
+            return;
+        }
+        for id in self.ids() {
+            if is_listener(&turn.source(id).kind) && self.runs(id) {
+                self.of(id).problem = None;
+                self.resume_accept(turn, id);
+            }
+        }
+    }
+
+    // ---- bytes and silence
+
+    pub fn count_bytes(&mut self, turn: &mut Turn<'_>, id: SourceId, bytes: usize) {
+        turn.counters.received_bytes += bytes as u64;
+        let source = self.of(id);
+        source.tally.bytes += bytes as u64;
+        source.silence.last_byte_ns = turn.now.mono_ns;
+        source.silence.any_byte = true;
+        source.silence.silent = false;
+    }
+
+    /// Looks for silence of a source in time.
+    fn watch_silence(&mut self, turn: &mut Turn<'_>, from_ns: u64, id: SourceId) {
+        if let Some(after) = turn.source(id).silence_alarm {
+            let due_ns = from_ns + after.as_nanos() as u64;
+            self.of(id).silence.look_ns = due_ns;
+            turn.timers.set(due_ns, Timer::Silence(id.0));
+        }
+    }
+
+    pub fn check_silence(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        let Some(after) = turn.source(id).silence_alarm else { return };
+        let silence = &mut self.of(id).silence;
+        if turn.now.mono_ns < silence.look_ns {
+            return; // of a source that had this id before
+        }
+        let from_ns = silence.last_byte_ns;
+        if turn.now.mono_ns < from_ns + after.as_nanos() as u64 {
+            self.watch_silence(turn, from_ns, id);
+            return;
+        }
+        if !std::mem::replace(&mut silence.silent, true) {
+            tracing::warn!("source {}: silent for {after:?}", turn.source(id).name);
+        }
+        self.watch_silence(turn, turn.now.mono_ns, id);
+    }
+
+    // ---- what became no record
+
+    /// Bytes outside of all frames.
+    pub fn count_garbage(&mut self, turn: &mut Turn<'_>, id: SourceId, link: LinkId, bytes: &[u8], count: usize) {
+        turn.counters.garbage_bytes += count as u64;
+        let tally = &mut self.of(id).tally;
+        tally.garbage_bytes += count as u64;
+        tally.samples.push_garbage(turn.now, link, bytes);
+    }
+
+    /// A frame that became no record.
+    pub fn reject(&mut self, turn: &mut Turn<'_>, id: SourceId, reason: RejectReason, sample: &[u8]) {
+        let (counter, reason) = match reason {
+            RejectReason::Oversized => (&mut turn.counters.rejected_oversized, Refused::Oversized),
+            RejectReason::Unfinished => (&mut turn.counters.rejected_unfinished, Refused::Unfinished),
+            RejectReason::Checksum => (&mut turn.counters.rejected_checksum, Refused::Checksum),
+            RejectReason::Length => (&mut turn.counters.rejected_length, Refused::Length),
+        };
+        *counter += 1;
+        self.count_rejected(turn, id, reason, sample);
+    }
+
+    /// A record that the journal has no room for.
+    pub fn reject_full(&mut self, turn: &mut Turn<'_>, id: SourceId, record: &[u8]) {
+        turn.counters.rejected_full += 1;
+        self.count_rejected(turn, id, Refused::Full, record);
+    }
+
+    fn count_rejected(&mut self, turn: &mut Turn<'_>, id: SourceId, reason: Refused, sample: &[u8]) {
+        turn.terms.received += 1;
+        turn.terms.rejected += 1;
+        let tally = &mut self.of(id).tally;
+        tally.received += 1;
+        tally.rejected += 1;
+        tally.samples.push(turn.now, reason, sample);
+    }
+
+    /// `entries`: of streams and machines, those that are being closed too.
+    pub fn check(&self, entries: usize) {
+        let ports = self.list.iter().filter(|source| source.link.is_some()).count();
+        let open: u64 = self.list.iter().map(|source| source.open).sum();
+        assert_eq!(open, self.connections as u64, "connections of all listeners");
+        assert!(ports + self.connections <= entries, "every connection has its entry");
+    }
+}
+
+/// How what a source opens or accepts is read.
+pub(super) fn readable(kind: &SourceKind) -> Readable {
+    match kind {
+        SourceKind::Serial(_) => Readable::Tty,
+        SourceKind::TcpListen { quick_ack: false, .. } | SourceKind::TcpConnect { quick_ack: false, .. } => {
+            Readable::SocketLateAcks
+        }
+        SourceKind::TcpListen { .. } | SourceKind::TcpConnect { .. } | SourceKind::Http { .. } => Readable::Socket,
+    }
+}

@@ -1,0 +1,170 @@
+//! The connections and ports of a shard: which file each has, and whose it is. What an owner knows of a link lies in a table of
+//! that owner, by the same index.
+
+use super::{Fd, LinkId};
+
+/// Whose a link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A serial port, an incoming or an outgoing TCP connection: bytes to be framed.
+    Stream,
+    /// An HTTP machine.
+    Http,
+    /// A connection to the API.
+    Api,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The index is free.
+    Free,
+    /// In use, or on its way to be.
+    Open(Kind),
+    /// [`Op::Close`](super::Op::Close) was asked for.
+    Closing,
+}
+
+#[derive(Debug)]
+struct Link {
+    generation: u32,
+    fd: Option<Fd>,
+    state: State,
+}
+
+/// Links by index, with the generations that tell stale ids. It gives indexes out and takes them back; it emits nothing.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    links: Vec<Link>,
+    free: Vec<u32>,
+}
+
+impl Links {
+    /// A new link; without a file while that is being opened.
+    pub fn open(&mut self, kind: Kind, fd: Option<Fd>) -> LinkId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.links.push(Link { generation: 0, fd: None, state: State::Free });
+            (self.links.len() - 1) as u32
+        });
+        let link = &mut self.links[index as usize];
+        assert_eq!(link.state, State::Free);
+        link.generation = (link.generation + 1) & 0x00FF_FFFF;
+        link.fd = fd;
+        link.state = State::Open(kind);
+        LinkId { index, generation: link.generation }
+    }
+
+    fn find(&self, id: LinkId) -> Option<&Link> {
+        self.links.get(id.index as usize).filter(|link| link.generation == id.generation)
+    }
+
+    fn find_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(id.index as usize).filter(|link| link.generation == id.generation)
+    }
+
+    /// Whose a link is; `None` for a stale id, and from the close on.
+    pub fn kind(&self, id: LinkId) -> Option<Kind> {
+        match self.find(id)?.state {
+            State::Open(kind) => Some(kind),
+            State::Free | State::Closing => None,
+        }
+    }
+
+    /// Whether a link is of this kind and not being closed.
+    pub fn is_open(&self, id: LinkId, kind: Kind) -> bool {
+        self.kind(id) == Some(kind)
+    }
+
+    /// Its file, as far as it is open.
+    pub fn fd(&self, id: LinkId) -> Option<Fd> {
+        self.find(id)?.fd
+    }
+
+    /// Its file has come.
+    pub fn set_fd(&mut self, id: LinkId, fd: Fd) {
+        self.find_mut(id).expect("a link that is being opened").fd = Some(fd);
+    }
+
+    /// It is to be closed: its file, if that is open. `None` where it is closed already, or being closed.
+    pub fn begin_close(&mut self, id: LinkId) -> Option<Option<Fd>> {
+        let link = self.find_mut(id).filter(|link| matches!(link.state, State::Open(_)))?;
+        link.state = State::Closing;
+        Some(link.fd)
+    }
+
+    /// Frees an index whose file is closed, or was never opened.
+    pub fn remove(&mut self, id: LinkId) {
+        let link = self.find_mut(id).expect("a link is freed once");
+        assert_ne!(link.state, State::Free);
+        link.state = State::Free;
+        link.fd = None;
+        self.free.push(id.index);
+    }
+
+    /// All links in use, those that are being closed too, by index.
+    pub fn ids(&self) -> impl Iterator<Item = LinkId> {
+        let used = self.links.iter().enumerate().filter(|(_, link)| link.state != State::Free);
+        used.map(|(index, link)| LinkId { index: index as u32, generation: link.generation })
+    }
+
+    /// All links of a kind that are not being closed, by index.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = LinkId> {
+        self.ids().filter(move |id| self.is_open(*id, kind))
+    }
+
+    /// Number of links in use.
+    pub fn len(&self) -> usize {
+        self.links.len() - self.free.len()
+    }
+
+    /// That free and used indexes add up.
+    pub fn check(&self) {
+        let free = self.links.iter().filter(|link| link.state == State::Free).count();
+        assert_eq!(free, self.free.len(), "links on the free list");
+        assert!(self.free.iter().all(|index| self.links[*index as usize].state == State::Free));
+    }
+}
+
+/// What one owner knows of its links, by their index. An entry stays until its link is [closed](super::Completion::Closed); whether it
+/// is still to be worked on, [`Links`] tell.
+#[derive(Debug)]
+pub(super) struct Table<T>(Vec<Option<Box<T>>>);
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Table<T> {
+    /// Of a new link.
+    pub fn insert(&mut self, id: LinkId, entry: T) {
+        let index = id.index as usize;
+        if index >= self.0.len() {
+            self.0.resize_with(index + 1, || None);
+        }
+        assert!(self.0[index].is_none(), "an index is used once at a time");
+        self.0[index] = Some(Box::new(entry));
+    }
+
+    /// Of a link that is this owner's.
+    pub fn of(&mut self, id: LinkId) -> &mut T {
+        self.0[id.index as usize].as_deref_mut().expect("the link is of this table's kind")
+    }
+
+    /// As [`Table::of`], to look at.
+    pub fn get(&self, id: LinkId) -> &T {
+        self.0[id.index as usize].as_deref().expect("the link is of this table's kind")
+    }
+
+    /// The link is closed: whatever it was, nothing is known of it any more.
+    pub fn forget(&mut self, id: LinkId) {
+        if let Some(entry) = self.0.get_mut(id.index as usize) {
+            *entry = None;
+        }
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+}

@@ -1,0 +1,426 @@
+//! What keeps its order: one lane's records, one of them (or one batch) on its way at a time.
+//!
+//! A lane is in one state, and on the one list that the state names:
+//!
+//! | State | Where it is listed | Left by |
+//! |---|---|---|
+//! | `Idle` | nowhere: nothing is in memory | `wake` |
+//! | `Woken` | the store's woken lanes | what the delivery decides: a state below |
+//! | `Ready` | its API's list of ready lanes | `send`, `join`, `hold`, `back_off` |
+//! | `Held` | its step's breaker | `list`, when the step works or probes |
+//! | `AwaitsId` | the leases' waiting lanes | `list`, when ids were granted |
+//! | `AwaitsDurable` | the store's list, by number | `wake`, when its record is durable |
+//! | `AwaitsLane` | it is an older lane's successor | `wake`, when that lane is done |
+//! | `Backoff` | a timer | `list`, when the time is over |
+//! | `InFlight` | a connection's requests | `list`, `hold`, `back_off`, `rest` |
+//! | `InBatch` | the batch of the lane that carries it | the same, when the batch is settled or cut |
+//!
+//! ```text
+//!            wake              list               send
+//!   Idle ─────────► Woken ───────────► Ready ───────────► InFlight ──► settled: the next record
+//!    ▲                │ │                │  ▲ │ join          │  │
+//!    │ rest           │ │ hold           │  │ └───► InBatch ──┤  │ back_off
+//!    └────────────────┘ ├─────► Held ────┼──┤                 │  ▼
+//!                       ├─► AwaitsId ────┤  └─────────────────┘ Backoff
+//!                       └─► AwaitsDurable┘ (by wake)
+//! ```
+//!
+//! `AwaitsLane` is entered from wherever a lane does not have others that wait for it: not from `InFlight` or `InBatch`, and not while it
+//! carries a batch or asks for the ids of all.
+
+use super::company::{Batch, Company};
+use super::records::{Records, Waiting};
+use super::tries::Tries;
+use crate::delivery::Step;
+use crate::ground::{JournalId, LaneId};
+use std::collections::VecDeque;
+
+/// What a lane is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shard) enum State {
+    /// Nothing in memory to deliver.
+    Idle,
+    /// It has something to deliver, and the delivery is to hear of it.
+    Woken,
+    /// Listed to be sent.
+    Ready,
+    /// Its step is held back, for all lanes.
+    Held,
+    /// It waits for a sequence id that another lane has asked for.
+    AwaitsId,
+    /// Its first record may not be sent before it is durable.
+    AwaitsDurable,
+    /// An older lane of the same source goes first.
+    AwaitsLane,
+    /// Its first record is tried again later.
+    Backoff,
+    /// Its first record is on its way.
+    InFlight,
+    /// Another lane carries its first records.
+    InBatch,
+}
+
+/// Sequence ids of the first records.
+#[derive(Debug, Default)]
+pub(in crate::shard) struct Ids {
+    /// Of the first record.
+    first: Option<Box<str>>,
+    /// Of the records behind it, as far as they have been sent in a batch.
+    behind: VecDeque<Box<str>>,
+}
+
+impl Ids {
+    /// The id of the record at a place.
+    pub fn get(&self, place: usize) -> Option<&str> {
+        match place.checked_sub(1) {
+            None => self.first.as_deref(),
+            Some(behind) => self.behind.get(behind).map(|id| &**id),
+        }
+    }
+
+    /// Whether so many of the first records have one.
+    pub fn cover(&self, records: usize) -> bool {
+        self.first.is_some() && self.behind.len() + 1 >= records
+    }
+
+    /// How many of the records behind the first one have one.
+    pub fn behind(&self) -> usize {
+        self.behind.len()
+    }
+}
+
+/// One lane: where it stands, what it has to deliver, and what is known of the attempts to do so.
+#[derive(Debug)]
+pub(in crate::shard) struct Lane {
+    journal: JournalId,
+    /// Its number in the journal.
+    number: u32,
+    records: Records,
+    state: State,
+    /// With whom its first records go. What was sent stays so until it is answered.
+    company: Company,
+    /// Ids that were sent stay through every transition but the one to the next record.
+    ids: Ids,
+    tries: Tries,
+    /// Links and sources that still append to it.
+    appenders: u32,
+    /// A record may be delivered only once it is durable (HTTP).
+    needs_durable: bool,
+    /// Its records were parked: the lane of their machine is another one.
+    brought_back: bool,
+    /// It asks for the ids of all lanes: others may wait for it.
+    asks_for_all: bool,
+    /// A lane that waits until this one is empty.
+    successor: Option<LaneId>,
+}
+
+impl Lane {
+    /// A lane at rest.
+    pub fn new(journal: JournalId, number: u32) -> Self {
+        Self {
+            journal,
+            number,
+            records: Records::default(),
+            state: State::Idle,
+            company: Company::default(),
+            ids: Ids::default(),
+            tries: Tries::default(),
+            appenders: 0,
+            needs_durable: false,
+            brought_back: false,
+            asks_for_all: false,
+            successor: None,
+        }
+    }
+
+    // ---- looking
+
+    pub fn journal(&self) -> JournalId {
+        self.journal
+    }
+
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    pub fn company(&self) -> &Company {
+        &self.company
+    }
+
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    pub fn tries(&self) -> &Tries {
+        &self.tries
+    }
+
+    pub fn step(&self) -> Step {
+        self.tries.step
+    }
+
+    pub fn is_brought_back(&self) -> bool {
+        self.brought_back
+    }
+
+    pub fn asks_for_all(&self) -> bool {
+        self.asks_for_all
+    }
+
+    pub(super) fn needs_durable(&self) -> bool {
+        self.needs_durable
+    }
+
+    pub(super) fn successor(&self) -> Option<LaneId> {
+        self.successor
+    }
+
+    /// The first record, which a lane that is listed or on its way has in memory.
+    pub fn first(&self) -> &Waiting {
+        self.records.first().expect("a lane that is sent has a record in memory")
+    }
+
+    /// Whether its first record goes by itself.
+    pub fn goes_alone(&self) -> bool {
+        matches!(self.company, Company::Alone { .. } | Company::Carrier { .. })
+            || self.tries.attempts > 0
+            || self.tries.resent
+    }
+
+    /// Whether its first record may go with others: it was never sent alone, and nothing is known against it.
+    pub fn is_batchable(&self) -> bool {
+        self.tries.step == Step::Record && self.company.may_grow() && !self.goes_alone()
+    }
+
+    /// Whether nothing of it is sent, for a time that others do not wait for: its memory may be needed more elsewhere.
+    pub fn is_stalled(&self) -> bool {
+        let waits = matches!(self.state, State::Backoff | State::AwaitsLane | State::AwaitsId);
+        waits && !self.company.is_carrier() && !self.asks_for_all
+    }
+
+    /// Whether others may wait for it, so that it cannot be told to wait for another one.
+    pub fn is_under_way(&self) -> bool {
+        matches!(self.state, State::InFlight | State::InBatch) || self.company.is_carrier() || self.asks_for_all
+    }
+
+    /// Whether its first record may have reached the service already.
+    pub fn was_posted(&self) -> bool {
+        let tried = self.tries.attempts > 0 || self.tries.resent;
+        self.tries.step != Step::Id && (tried || matches!(self.state, State::InFlight | State::InBatch))
+    }
+
+    /// Whether nothing is left of it.
+    pub fn is_done(&self) -> bool {
+        self.appenders == 0 && self.records.pending() == 0
+    }
+
+    // ---- transitions
+
+    /// Goes over to a state; a lane that leaves a batch of another one may go with any again.
+    fn enter(&mut self, from: &[State], to: State) {
+        assert!(from.contains(&self.state), "a lane goes from {:?} to {to:?}", self.state);
+        if self.state == State::InBatch {
+            self.company.leave();
+        }
+        self.state = to;
+    }
+
+    /// It has something to deliver, or may go on: the delivery is to hear of it.
+    pub(super) fn wake(&mut self) {
+        self.enter(&[State::Idle, State::AwaitsDurable, State::AwaitsLane], State::Woken);
+    }
+
+    /// Nothing is in memory to deliver.
+    pub(super) fn rest(&mut self) {
+        debug_assert!(self.records.first().is_none());
+        self.enter(&LISTABLE, State::Idle);
+    }
+
+    /// Its first record may not be sent before it is durable.
+    pub(super) fn await_durable(&mut self) {
+        self.enter(&LISTABLE, State::AwaitsDurable);
+    }
+
+    /// An older lane goes first.
+    pub(super) fn await_lane(&mut self) {
+        assert!(!self.is_under_way(), "a lane that others wait for waits for none");
+        self.state = State::AwaitsLane;
+    }
+
+    /// It waits for a sequence id that another lane has asked for.
+    pub fn await_id(&mut self) {
+        self.enter(&LISTABLE, State::AwaitsId);
+    }
+
+    /// It is listed to be sent.
+    pub fn list(&mut self) {
+        self.enter(&LISTABLE, State::Ready);
+    }
+
+    /// Its step is held back.
+    pub fn hold(&mut self) {
+        self.enter(&LISTABLE, State::Held);
+    }
+
+    /// Its current request is on its way.
+    pub fn send(&mut self) {
+        self.enter(&[State::Ready], State::InFlight);
+    }
+
+    /// Another lane carries its first records.
+    pub fn join(&mut self) {
+        if self.state == State::InBatch {
+            return; // and has done so before
+        }
+        self.enter(&[State::Ready], State::InBatch);
+        self.company.join();
+    }
+
+    /// Its first record is tried again later.
+    pub(super) fn back_off(&mut self) {
+        self.enter(&[State::InFlight, State::Ready], State::Backoff);
+    }
+
+    // ---- company
+
+    /// It carries a batch, of which its own part is the first.
+    pub fn carry(&mut self, batch: Batch) {
+        self.company.carry(batch);
+    }
+
+    /// It carries its batch no longer.
+    pub fn take_batch(&mut self) -> Option<Batch> {
+        self.company.take_batch()
+    }
+
+    /// So many records behind those of its batch go apart from others.
+    pub fn part_behind(&mut self, records: usize) {
+        self.company.part_behind(records);
+    }
+
+    /// How many of its first records go apart, without those of other lanes; they may go with others again afterwards.
+    pub fn take_apart(&mut self) -> Option<usize> {
+        self.company.take_apart()
+    }
+
+    /// A batch with its first record was refused: that one goes alone.
+    pub fn go_alone(&mut self) {
+        self.company.go_alone();
+    }
+
+    // ---- the first record
+
+    /// The first record is to be sent for the first time: which step comes first, and since when it could.
+    pub fn begin_step(&mut self, step: Step, recovered_id: Option<&str>) {
+        if let Some(seen) = self.first().seen {
+            self.tries.since_ns = seen.journaled_ns();
+        } else {
+            self.tries.since_ns = 0;
+        }
+        self.tries.step = step;
+        if let Some(id) = recovered_id {
+            self.ids.first = Some(id.into());
+            self.tries.step = Step::Record;
+        }
+    }
+
+    /// The step that comes next is another one.
+    pub fn set_step(&mut self, step: Step) {
+        self.tries.step = step;
+    }
+
+    /// Its first record has an id now; `at_ns`: an answer has brought it, so that the record step begins.
+    pub fn give_id(&mut self, id: Box<str>, at_ns: Option<u64>) {
+        self.ids.first = Some(id);
+        if let Some(at_ns) = at_ns {
+            self.tries.begin_record(at_ns);
+        }
+    }
+
+    /// The record behind those that have ids has one now.
+    pub fn give_id_behind(&mut self, id: Box<str>) {
+        self.ids.behind.push_back(id);
+    }
+
+    /// It has got ids for all.
+    pub fn was_granted(&mut self, at_ns: u64) {
+        self.tries.begin_record(at_ns);
+    }
+
+    /// It asks for the ids of all lanes, or does not any more.
+    pub fn ask_for_all(&mut self, asks: bool) {
+        self.asks_for_all = asks;
+    }
+
+    /// What is known of the attempts changes, and nothing else.
+    pub fn tries_mut(&mut self) -> &mut Tries {
+        &mut self.tries
+    }
+
+    /// The first record is settled or parked: what was known of its attempts is of no more use.
+    pub(super) fn next_record(&mut self) -> Waiting {
+        self.ids.first = self.ids.behind.pop_front();
+        self.company.next_record();
+        self.tries.next_record();
+        self.records.settle()
+    }
+
+    // ---- what the store alone does
+
+    pub(super) fn records_mut(&mut self) -> &mut Records {
+        &mut self.records
+    }
+
+    pub(super) fn count_appender(&mut self) {
+        self.appenders += 1;
+    }
+
+    pub(super) fn leave_appender(&mut self) {
+        self.appenders -= 1;
+    }
+
+    pub(super) fn set_needs_durable(&mut self) {
+        self.needs_durable = true;
+    }
+
+    pub(super) fn set_brought_back(&mut self) {
+        self.brought_back = true;
+    }
+
+    pub(super) fn follow_by(&mut self, lane: LaneId) {
+        self.successor = Some(lane);
+    }
+
+    pub(super) fn check(&self) {
+        self.records.check();
+        let is_member = matches!(self.company, Company::Member { .. });
+        assert_eq!(self.state == State::InBatch, is_member, "{:?} with {:?}", self.state, self.company);
+        let sends = matches!(self.state, State::Ready | State::Held | State::InFlight | State::InBatch);
+        assert!(!sends || self.records.first().is_some(), "{:?} without a record in memory", self.state);
+        assert!(self.state != State::Idle || self.records.first().is_none(), "a lane at rest has records");
+        assert!(self.ids.first.is_some() || self.ids.behind.is_empty(), "ids behind a record that has none");
+        if let Company::Carrier { batch, .. } = &self.company {
+            assert!(batch.iter().map(|member| member.records).sum::<usize>() > 1, "a batch of one record");
+        }
+    }
+}
+
+/// From where a lane can be listed anew: from wherever it stands but behind an older lane or at rest.
+const LISTABLE: [State; 8] = [
+    State::Woken,
+    State::Ready,
+    State::Held,
+    State::AwaitsId,
+    State::AwaitsDurable,
+    State::Backoff,
+    State::InFlight,
+    State::InBatch,
+];

@@ -1,0 +1,637 @@
+//! Every record between its journal and the answer that settles it: the journals, and the lanes that keep their order.
+//!
+//! - `lane` is what keeps its order, a state machine; `records` what it has in memory; `company` with whom its first records go; `tries`
+//!   what is known of their attempts. `lanes` are all of them.
+//! - `backlog`: what lies behind the window comes back from a journal. `undurable`: when records became durable, to be measured.
+//!
+//! The store is the only writer of a lane. It sees neither a source nor an API: who sends, it knows by origins; that a lane has
+//! something to send, it says by its list of woken lanes; that one is gone, by its list of ended ones.
+
+mod backlog;
+mod company;
+mod lane;
+mod lanes;
+mod records;
+mod tries;
+mod undurable;
+
+pub(super) use backlog::BLOCKS_PER_TURN;
+pub(super) use company::{Batch, Member};
+pub(super) use lane::{Lane, State};
+pub(super) use tries::Refusal;
+
+use super::timer::Timer;
+use super::turn::Turn;
+use super::{JournalId, LaneId, Now};
+use crate::config::Durability;
+use crate::delivery::Step;
+use crate::journal::{BlockFile, Full, Journal, NewRecord, Origin, OriginRef, Position, RecordView, Refused, Unparked};
+use crate::observe::snapshot::{JournalSnapshot, Stage};
+use lanes::Lanes;
+use records::{Behind, Seen, Waiting};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+use undurable::Undurable;
+
+/// A journal and what the store keeps beside it.
+#[derive(Debug)]
+struct Shelf {
+    journal: Journal,
+    /// The lane of each origin, by `OriginRef`.
+    origin_lanes: Vec<Option<LaneId>>,
+    /// Lanes of records that were parked and are to be delivered after all, by number.
+    retried: BTreeMap<u64, LaneId>,
+    backlog: backlog::Backlog,
+}
+
+impl Shelf {
+    fn set_origin_lane(&mut self, origin: OriginRef, lane: LaneId) {
+        let index = origin.0 as usize;
+        if index >= self.origin_lanes.len() {
+            self.origin_lanes.resize(index + 1, None);
+        }
+        self.origin_lanes[index] = Some(lane);
+    }
+
+    fn lane_of(&self, origin: OriginRef) -> Option<LaneId> {
+        self.origin_lanes.get(origin.0 as usize).copied().flatten()
+    }
+}
+
+/// Journals and lanes.
+#[derive(Debug)]
+pub(super) struct Store {
+    shelves: Vec<Shelf>,
+    lanes: Lanes,
+    /// Lanes that have something to send now, in the order in which that came about.
+    woken: VecDeque<LaneId>,
+    /// Lanes whose first record waits for durability, with its number.
+    awaiting_durable: VecDeque<(u64, LaneId)>,
+    /// Lanes that were told to wait for an older one, and may still be listed to be sent.
+    recalled: Vec<LaneId>,
+    /// Lanes that are gone.
+    ended: Vec<LaneId>,
+    /// Of this core's own journal, into which all new records go.
+    undurable: Undurable,
+    /// Turns since the last full walk of `check`.
+    unchecked_turns: u32,
+}
+
+impl Store {
+    /// The first journal is this core's own.
+    pub fn new(journals: Vec<Journal>, durability: Durability) -> Self {
+        assert!(!journals.is_empty());
+        let shelf = |(index, mut journal): (usize, Journal)| {
+            journal.set_id(JournalId(index as u8));
+            Shelf { journal, origin_lanes: Vec::new(), retried: BTreeMap::new(), backlog: backlog::Backlog::default() }
+        };
+        Self {
+            shelves: journals.into_iter().enumerate().map(shelf).collect(),
+            lanes: Lanes::default(),
+            woken: VecDeque::new(),
+            awaiting_durable: VecDeque::new(),
+            recalled: Vec::new(),
+            ended: Vec::new(),
+            undurable: Undurable::new(durability),
+            unchecked_turns: 0,
+        }
+    }
+
+    /// Makes the lanes of a journal's recovered records; what each is called, in the order of their origins.
+    pub fn adopt(&mut self, turn: &mut Turn<'_>, id: JournalId) -> Vec<(String, LaneId)> {
+        let shelf = &mut self.shelves[usize::from(id.0)];
+        let report = shelf.journal.report();
+        turn.terms.recovered += report.recovered;
+        turn.terms.parked += report.parked;
+        turn.terms.pending += report.recovered - report.parked;
+        let oldest = shelf.journal.oldest();
+        let origins = shelf.journal.origins().filter(|(.., pending)| *pending > 0);
+        let origins: Vec<_> =
+            origins.map(|(origin, o, pending)| (origin, o.lane, o.name.to_string(), pending)).collect();
+        let mut by_number: HashMap<u32, LaneId> = HashMap::new();
+        let mut named = Vec::with_capacity(origins.len());
+        for (origin, number, name, pending) in origins {
+            let lane = *by_number.entry(number).or_insert_with(|| {
+                let mut lane = Lane::new(id, number);
+                lane.records_mut().fall_behind_unless(Behind { from: 0, at: oldest });
+                let lane = self.lanes.insert(lane);
+                shelf.backlog.list(lane);
+                lane
+            });
+            self.lanes[lane].records_mut().count_in(pending);
+            shelf.set_origin_lane(origin, lane);
+            named.push((name, lane));
+        }
+        named
+    }
+
+    // ---- journals
+
+    pub fn journal(&self, id: JournalId) -> &Journal {
+        &self.shelves[usize::from(id.0)].journal
+    }
+
+    pub fn journal_mut(&mut self, id: JournalId) -> &mut Journal {
+        &mut self.shelves[usize::from(id.0)].journal
+    }
+
+    /// The journal that takes new records.
+    pub fn own(&self) -> &Journal {
+        self.journal(JournalId::OWN)
+    }
+
+    /// Its journals.
+    pub fn journal_ids(&self) -> impl Iterator<Item = JournalId> + use<> {
+        (0..self.shelves.len() as u8).map(JournalId)
+    }
+
+    /// Adopted journals first: what they hold of a source is older than what this core has journaled since it adopted them.
+    pub fn oldest_first(&self) -> impl Iterator<Item = JournalId> + use<> {
+        self.journal_ids().skip(1).chain([JournalId::OWN])
+    }
+
+    /// A journal's block memory, for commits.
+    pub fn block_memory(&self, id: JournalId) -> &BlockFile {
+        self.journal(id).memory()
+    }
+
+    /// Ends the store; what is not flushed is left to the next start.
+    pub fn into_journals(self) -> Vec<Journal> {
+        self.shelves.into_iter().map(|shelf| shelf.journal).collect()
+    }
+
+    /// Whether intake may begin.
+    pub fn is_ready(&self) -> bool {
+        self.own().is_ready()
+    }
+
+    /// Whether nothing is left to be written or read.
+    pub fn is_flushed(&self) -> bool {
+        self.shelves.iter().all(|shelf| shelf.journal.is_flushed() && !shelf.backlog.is_reading())
+    }
+
+    /// Whether a disk refuses.
+    pub fn is_in_trouble(&self) -> bool {
+        self.shelves.iter().any(|shelf| shelf.journal.is_in_trouble())
+    }
+
+    /// Entries of the own journal below this number are as durable as configured.
+    pub fn durable_below(&self) -> u64 {
+        self.own().durable_below()
+    }
+
+    /// The end of a turn: marks, commits, segments. `waiting`: somebody waits for an answer that needs the open block on disk.
+    pub fn end_turn(&mut self, turn: &mut Turn<'_>, waiting: bool, flush: bool) {
+        let waiting = waiting || !self.awaiting_durable.is_empty();
+        for shelf in &mut self.shelves {
+            if flush {
+                shelf.journal.flush(turn.now, turn.ops);
+            } else {
+                shelf.journal.turn(turn.now, waiting, turn.ops);
+            }
+            shelf.journal.take_counters(turn.counters);
+        }
+    }
+
+    /// When it has something to do though nothing happens.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        let shelves = self.shelves.iter();
+        shelves.flat_map(|shelf| [shelf.journal.deadline_ns(), shelf.backlog.deadline_ns()]).flatten().min()
+    }
+
+    /// A block was written, or not.
+    pub fn handle_committed(&mut self, turn: &mut Turn<'_>, id: JournalId, at: Position, result: Result<(), i32>) {
+        self.journal_mut(id).handle_committed(turn.now, at, result);
+        if id == JournalId::OWN {
+            self.undurable.measure(turn.now, self.shelves[0].journal.durable_below(), turn.stages);
+        }
+    }
+
+    // ---- intake
+
+    /// Whether the journal takes a record of up to `bytes` now.
+    pub fn has_room(&mut self, now: Now, bytes: usize) -> bool {
+        self.journal_mut(JournalId::OWN).can_append(now, bytes)
+    }
+
+    /// A new lane in this core's own journal. `needs_durable`: its records are delivered once they are durable.
+    pub fn new_lane(&mut self, needs_durable: bool) -> LaneId {
+        let journal = self.journal_mut(JournalId::OWN);
+        let durability = journal.durability();
+        let mut lane = Lane::new(JournalId::OWN, journal.new_lane());
+        if needs_durable && durability == Durability::Power {
+            lane.set_needs_durable();
+        }
+        self.lanes.insert(lane)
+    }
+
+    /// The lane that follows an older one of the same source, in this core's own journal.
+    pub fn continue_lane(&mut self, older: Option<LaneId>) -> LaneId {
+        let older = older.filter(|older| self.lanes.get(*older).is_some());
+        match older {
+            // A lane that an adopted journal holds cannot take new records: they go to this core's own.
+            Some(lane) if self.lanes[lane].journal() == JournalId::OWN => lane,
+            older => {
+                let lane = self.new_lane(false);
+                self.chain(older, lane);
+                lane
+            }
+        }
+    }
+
+    /// `lane` waits until `older` is empty.
+    pub fn chain(&mut self, older: Option<LaneId>, lane: LaneId) {
+        let is_other = |older: &LaneId| *older != lane && self.lanes.get(*older).is_some();
+        let Some(mut last) = older.filter(is_other) else { return };
+        while let Some(next) = self.lanes[last].successor() {
+            if next == lane {
+                return; // it waits already; a ring of lanes would wait for ever
+            }
+            last = next;
+        }
+        self.lanes[last].follow_by(lane);
+        match self.lanes[lane].state() {
+            State::Idle => {}
+            State::AwaitsDurable => self.awaiting_durable.retain(|(_, other)| *other != lane),
+            _ => self.recalled.push(lane),
+        }
+        self.lanes[lane].await_lane();
+    }
+
+    /// A new origin in a lane of this core's own journal. `source`: the configured one.
+    pub fn open_origin(&mut self, lane: LaneId, source: &str, name: &str) -> OriginRef {
+        self.lanes[lane].count_appender();
+        let number = self.lanes[lane].number();
+        let own = &mut self.shelves[0];
+        let origin = own.journal.open_origin(number, source, name);
+        own.set_origin_lane(origin, lane);
+        origin
+    }
+
+    /// Keeps a record, counts it in, and gives it to its lane, or leaves it behind the window; its number.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was changed.
+    pub fn keep(
+        &mut self,
+        turn: &mut Turn<'_>,
+        lane: LaneId,
+        record: NewRecord<'_>,
+        first_byte_ns: u64,
+    ) -> Result<u64, Full> {
+        let now = turn.now;
+        let origin = record.origin;
+        let journal = &mut self.shelves[0].journal;
+        let (number, at) = journal.append_record(now, record)?;
+        turn.terms.received += 1;
+        turn.terms.pending += 1;
+        self.undurable.push(number, now.mono_ns);
+        let place = &mut self.lanes[lane];
+        debug_assert_eq!(place.journal(), JournalId::OWN);
+        let records = place.records_mut();
+        records.count_in(1);
+        if records.behind().is_some() {
+            return Ok(number);
+        }
+        let fits = journal.has_window_room() && records.has_room(at.extent, journal.lane_extents_max());
+        if journal.reads_back() && !fits {
+            records.fall_behind(Behind { from: number, at: journal.position(at) });
+            self.shelves[0].backlog.list(lane);
+            return Ok(number);
+        }
+        journal.hold(at);
+        records.push(Waiting { number, at, origin, seen: Some(Seen::new(first_byte_ns, now.mono_ns)) });
+        if place.state() == State::Idle {
+            self.wake(lane);
+        }
+        Ok(number)
+    }
+
+    /// A link appends no more.
+    pub fn leave_lane(&mut self, lane: LaneId, origin: OriginRef) {
+        self.journal_mut(JournalId::OWN).close_origin(origin);
+        self.lanes[lane].leave_appender();
+        self.remove_if_done(lane);
+    }
+
+    /// What the journals hold of a configured source: the number of each lane in its journal, the name of what sent it, the lane.
+    pub fn lanes_of(&self, id: JournalId, source: &str) -> Vec<(u32, String, LaneId)> {
+        let shelf = &self.shelves[usize::from(id.0)];
+        let mut found = Vec::new();
+        for (reference, origin, pending) in shelf.journal.origins() {
+            if pending == 0 || *origin.source != *source {
+                continue;
+            }
+            // What was parked and is delivered after all has a lane of its own, and may be all that is left of an origin.
+            let is_there = |lane: &LaneId| {
+                let lane = self.lanes.get(*lane);
+                lane.is_some_and(|lane| !lane.is_brought_back() && (lane.journal(), lane.number()) == (id, origin.lane))
+            };
+            if let Some(lane) = shelf.lane_of(reference).filter(is_there) {
+                found.push((origin.lane, origin.name.to_string(), lane));
+            }
+        }
+        found
+    }
+
+    // ---- lanes
+
+    /// A lane that is there.
+    pub fn lane(&self, id: LaneId) -> &Lane {
+        &self.lanes[id]
+    }
+
+    /// A lane that is there, for what the delivery decides about it.
+    pub fn lane_mut(&mut self, id: LaneId) -> &mut Lane {
+        &mut self.lanes[id]
+    }
+
+    /// A lane, unless its id is stale.
+    pub fn find(&self, id: LaneId) -> Option<&Lane> {
+        self.lanes.get(id)
+    }
+
+    /// Whether a lane is there and in a state.
+    pub fn is_in(&self, id: LaneId, state: State) -> bool {
+        self.lanes.get(id).is_some_and(|lane| lane.state() == state)
+    }
+
+    /// All lanes, by index.
+    pub fn lanes(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
+        self.lanes.iter()
+    }
+
+    /// How many there are.
+    pub fn lane_count(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn wake(&mut self, lane: LaneId) {
+        self.lanes[lane].wake();
+        self.woken.push_back(lane);
+    }
+
+    /// The next lane that has something to send.
+    pub fn pop_woken(&mut self) -> Option<LaneId> {
+        self.woken.pop_front()
+    }
+
+    /// Lanes that were told to wait for another one though they were listed: they are to be taken off their lists.
+    pub fn take_recalled(&mut self) -> Vec<LaneId> {
+        std::mem::take(&mut self.recalled)
+    }
+
+    /// Lanes that are gone since this was last asked for.
+    pub fn drain_ended(&mut self) -> std::vec::Drain<'_, LaneId> {
+        self.ended.drain(..)
+    }
+
+    /// Whether it is of any use to look at [`Store::drain_ended`].
+    pub fn has_ended(&self) -> bool {
+        !self.ended.is_empty()
+    }
+
+    /// Wakes lanes whose first record has become durable.
+    pub fn release_durable(&mut self) {
+        if self.awaiting_durable.is_empty() {
+            return;
+        }
+        let durable_below = self.durable_below();
+        while let Some((_, lane)) = self.awaiting_durable.pop_front_if(|(number, _)| *number < durable_below) {
+            if self.is_in(lane, State::AwaitsDurable) {
+                self.wake(lane);
+            }
+        }
+    }
+
+    /// Entries below this number of a lane's journal may be delivered.
+    pub fn sendable_below(&self, lane: LaneId) -> Option<u64> {
+        self.lanes[lane].needs_durable().then(|| self.durable_below())
+    }
+
+    /// Whether a lane's first record may be sent now. If not, the lane waits for more records or for the disk.
+    pub fn may_send(&mut self, lane: LaneId) -> bool {
+        let below = self.sendable_below(lane);
+        let place = &mut self.lanes[lane];
+        let Some(first) = place.records().first() else {
+            place.rest();
+            return false;
+        };
+        let number = first.number;
+        if below.is_some_and(|below| number >= below) {
+            place.await_durable();
+            self.awaiting_durable.push_back((number, lane));
+            return false;
+        }
+        true
+    }
+
+    /// A lane's first record is tried again later.
+    pub fn back_off(&mut self, turn: &mut Turn<'_>, lane: LaneId, retry: (Duration, Duration)) {
+        let place = &mut self.lanes[lane];
+        place.tries_mut().count();
+        place.back_off();
+        let wait_ns = turn.delay_ns(retry.0, retry.1, place.tries().attempts).max(1_000_000);
+        turn.timers.set(turn.now.mono_ns + wait_ns, Timer::Lane(lane));
+    }
+
+    /// Removes a lane of which nothing is left; the one that waits for it may go.
+    pub fn remove_if_done(&mut self, id: LaneId) {
+        if !self.lanes[id].is_done() {
+            return;
+        }
+        let mut lane = self.lanes.remove(id);
+        if lane.records_mut().forget_behind() {
+            self.shelves[usize::from(lane.journal().0)].backlog.unlist(id);
+        }
+        assert!(lane.records().first().is_none());
+        self.ended.push(id);
+        if let Some(next) = lane.successor() {
+            self.wake(next);
+        }
+    }
+
+    // ---- records
+
+    /// The record at a place of a lane, in memory, and who sent it.
+    pub fn record(&self, lane: &Lane, place: usize) -> (RecordView<'_>, &Origin) {
+        let waiting = lane.records().get(place).expect("a record that is sent is in memory");
+        let journal = self.journal(lane.journal());
+        let record = journal.record(waiting.at);
+        debug_assert_eq!(record.number, waiting.number);
+        (record, journal.origin(waiting.origin))
+    }
+
+    /// The core of a lane's journal, which is part of its records' keys.
+    pub fn core_of(&self, lane: &Lane) -> u32 {
+        self.journal(lane.journal()).core()
+    }
+
+    /// The id that an earlier start wrote down for the record at a place of a lane.
+    pub fn recovered_id(&self, lane: LaneId, place: usize) -> Option<&str> {
+        let lane = &self.lanes[lane];
+        let waiting = lane.records().get(place).expect("a record that needs an id is in memory");
+        self.journal(lane.journal()).recovered_id(waiting.number)
+    }
+
+    /// A lane's first record is to be sent for the first time: it begins at its first step, unless an earlier start has found its id.
+    pub fn begin_step(&mut self, lane: LaneId, has_ids: bool) {
+        let place = &mut self.lanes[lane];
+        if place.tries().attempts > 0 || place.ids().get(0).is_some() {
+            return;
+        }
+        let journal = &self.shelves[usize::from(place.journal().0)].journal;
+        let recovered = if has_ids { journal.recovered_id(place.first().number) } else { None };
+        place.begin_step(if has_ids { Step::Id } else { Step::Record }, recovered);
+    }
+
+    /// Writes down the id of the record at a place of a lane, before it is used.
+    ///
+    /// # Errors
+    /// [`Full`]: it must not be used.
+    pub fn append_id(&mut self, now: Now, lane: LaneId, place: usize, id: &str) -> Result<(), Full> {
+        let lane = &self.lanes[lane];
+        let waiting = lane.records().get(place).expect("a record that gets an id is in memory");
+        self.shelves[usize::from(lane.journal().0)].journal.append_id(now, waiting.number, id)
+    }
+
+    /// So many of a lane's first records are delivered.
+    pub fn settle(&mut self, turn: &mut Turn<'_>, lane: LaneId, records: usize) {
+        let now = turn.now;
+        let lane = &mut self.lanes[lane];
+        let shelf = &mut self.shelves[usize::from(lane.journal().0)];
+        for _ in 0..records {
+            let since_ns = lane.tries().since_ns;
+            let first = lane.next_record();
+            match first.seen {
+                // Only the wall clock knows, and the longest ways must not be left out.
+                None => {
+                    let received_ns = shelf.journal.record(first.at).payload.first_byte_wall_ns;
+                    turn.stages.record(Stage::Whole, now.wall_ns.saturating_sub(received_ns));
+                }
+                Some(seen) => {
+                    turn.stages.record(Stage::Whole, now.mono_ns - seen.first_byte_ns());
+                    turn.stages.record(Stage::Answered, now.mono_ns - since_ns.max(seen.journaled_ns()));
+                }
+            }
+            shelf.journal.settle(first.number, first.origin, first.at);
+            shelf.retried.remove(&first.number);
+            turn.terms.pending -= 1;
+            turn.terms.delivered += 1;
+        }
+    }
+
+    /// A lane's first record is kept aside: its number, and who sent it.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was changed.
+    pub fn park(&mut self, turn: &mut Turn<'_>, lane: LaneId, refused: Refused<'_>) -> Result<(u64, Box<str>), Full> {
+        let lane = &mut self.lanes[lane];
+        let shelf = &mut self.shelves[usize::from(lane.journal().0)];
+        let first = *lane.first();
+        let name = shelf.journal.origin(first.origin).name.clone();
+        shelf.journal.park(turn.now, first.number, (first.origin, first.at), lane.ids().get(0), refused)?;
+        shelf.retried.remove(&first.number);
+        lane.next_record();
+        turn.terms.pending -= 1;
+        turn.terms.parked += 1;
+        Ok((first.number, name))
+    }
+
+    /// A parked record goes into a lane that is for such.
+    pub fn bring_back(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: JournalId,
+        number: u64,
+        Unparked { origin, at }: Unparked,
+        lane: LaneId,
+    ) {
+        turn.terms.parked -= 1;
+        turn.terms.pending += 1;
+        let shelf = &mut self.shelves[usize::from(id.0)];
+        shelf.retried.insert(number, lane);
+        let records = self.lanes[lane].records_mut();
+        records.count_in(1);
+        match at {
+            Ok(at) => {
+                if records.fall_behind_unless(Behind { from: number, at }) {
+                    shelf.backlog.list(lane);
+                }
+            }
+            Err(at) => {
+                records.push(Waiting { number, at, origin, seen: None });
+                if self.lanes[lane].state() == State::Idle {
+                    self.wake(lane);
+                }
+            }
+        }
+    }
+
+    /// A lane for parked records of an origin that are brought back: their machine's later records do not wait for them.
+    pub fn lane_to_bring_back(&mut self, id: JournalId, origin: OriginRef) -> LaneId {
+        let mut lane = Lane::new(id, self.journal(id).origin(origin).lane);
+        lane.set_brought_back();
+        self.lanes.insert(lane)
+    }
+
+    /// Writes down which ids a service gave ahead and are not used yet.
+    ///
+    /// # Errors
+    /// [`Full`]: none of them must be used.
+    pub fn append_leased(&mut self, now: Now, origin: u64, ids: impl Iterator<Item = Range<u64>>) -> Result<(), Full> {
+        self.journal_mut(JournalId::OWN).append_leased(now, origin, ids)
+    }
+
+    // ---- looking at it as a whole
+
+    /// Adds what it is now.
+    pub fn snapshot(&self, now: Now, pending: u64, into: &mut JournalSnapshot) {
+        for shelf in &self.shelves {
+            shelf.journal.snapshot(now, into);
+        }
+        let in_memory: u64 = self.lanes.iter().map(|(_, lane)| lane.records().len() as u64).sum();
+        into.behind = pending - in_memory;
+    }
+
+    /// What must be true at the end of a turn. With many lanes all of them are looked at every 1,024th turn; whether they were.
+    pub fn check(&mut self, pending: u64) -> bool {
+        const LANES_MAX: usize = 1_000;
+        const TURNS: u32 = 1_024;
+        self.unchecked_turns += 1;
+        if self.lanes.len() > LANES_MAX && self.unchecked_turns < TURNS {
+            return false;
+        }
+        self.unchecked_turns = 0;
+        assert!(self.woken.is_empty() && self.recalled.is_empty(), "the delivery has heard of all");
+        let mut counted = 0;
+        let awaiting: HashSet<LaneId> = self.awaiting_durable.iter().map(|(_, lane)| *lane).collect();
+        assert_eq!(awaiting.len(), self.awaiting_durable.len(), "a lane waits once for the disk");
+        let listed =
+            |id: JournalId| self.shelves[usize::from(id.0)].backlog.listed().iter().map(move |lane| (id, *lane));
+        let mut behind: HashSet<(JournalId, LaneId)> = self.journal_ids().flat_map(listed).collect();
+        assert_eq!(behind.len(), self.journal_ids().flat_map(listed).count(), "a lane is listed once as behind");
+        let mut following = HashSet::new();
+        for (id, lane) in self.lanes.iter() {
+            lane.check();
+            counted += lane.records().pending();
+            assert_ne!(lane.state(), State::Woken, "the delivery has heard of all");
+            assert_eq!(lane.state() == State::AwaitsDurable, awaiting.contains(&id), "lanes that wait for the disk");
+            assert!(!lane.is_done(), "a lane of which nothing is left is removed");
+            assert_eq!(
+                lane.records().behind().is_some(),
+                behind.remove(&(lane.journal(), id)),
+                "lanes that are behind"
+            );
+            if let Some(next) = lane.successor() {
+                assert!(following.insert(next), "a lane waits for one other");
+            }
+        }
+        let waits = self.lanes.iter().filter(|(_, lane)| lane.state() == State::AwaitsLane).map(|(id, _)| id);
+        assert_eq!(waits.collect::<HashSet<LaneId>>(), following, "lanes that wait for an older one");
+        assert_eq!(counted, pending, "pending is the sum over lanes");
+        assert!(behind.is_empty(), "lanes that are gone are not behind");
+        true
+    }
+}

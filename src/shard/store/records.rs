@@ -1,0 +1,201 @@
+//! A lane's records: those in memory, in order, and from where on none is.
+
+use crate::ground::Moment;
+use crate::journal::{Location, OriginRef, Position};
+use std::collections::VecDeque;
+
+/// Records of one lane in memory, so that a flood of tiny ones cannot grow the index without bound. At level `memory` there is
+/// no other place for them, and `max_size` is the bound.
+pub(in crate::shard) const LANE_RECORDS_MAX: usize = 16_384;
+
+/// A record in memory that is to be delivered.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::shard) struct Waiting {
+    pub number: u64,
+    pub at: Location,
+    pub origin: OriginRef,
+    /// When its first byte was read and when it was journaled; not known of one that a start found or that was read back.
+    pub seen: Option<Seen>,
+}
+
+/// When a record that this process took in came.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::shard) struct Seen {
+    first_byte: Moment,
+    /// So much later it was journaled, in nanoseconds.
+    journaled_after_ns: u64,
+}
+
+impl Seen {
+    /// Of a first byte that was read at `first_byte_ns`, and a record that was journaled at `journaled_ns`.
+    pub fn new(first_byte_ns: u64, journaled_ns: u64) -> Self {
+        Self { first_byte: Moment::at(first_byte_ns), journaled_after_ns: journaled_ns - first_byte_ns }
+    }
+
+    /// When its first byte was read, in monotonic nanoseconds.
+    pub fn first_byte_ns(self) -> u64 {
+        self.first_byte.ns()
+    }
+
+    /// When it was journaled, in monotonic nanoseconds.
+    pub fn journaled_ns(self) -> u64 {
+        self.first_byte.ns() + self.journaled_after_ns
+    }
+}
+
+// A lane holds many.
+const _: () = assert!(size_of::<Waiting>() == 40);
+
+/// From which record on a lane has nothing in memory, and where that is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shard) struct Behind {
+    pub from: u64,
+    pub at: Position,
+}
+
+/// What a lane has to deliver.
+#[derive(Debug, Default)]
+pub(in crate::shard) struct Records {
+    queue: VecDeque<Waiting>,
+    /// Extents that the queue holds, counted in order.
+    extents: u32,
+    /// Records that are not settled, in memory and behind.
+    pending: u64,
+    behind: Option<Behind>,
+    /// The running scan passed a record of this lane without taking it.
+    skipped: bool,
+}
+
+impl Records {
+    /// The first one in memory.
+    pub fn first(&self) -> Option<&Waiting> {
+        self.queue.front()
+    }
+
+    /// The one at a place in memory.
+    pub fn get(&self, place: usize) -> Option<&Waiting> {
+        self.queue.get(place)
+    }
+
+    /// How many are in memory.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// How many are not settled, in memory and behind.
+    pub fn pending(&self) -> u64 {
+        self.pending
+    }
+
+    /// From where on nothing is in memory.
+    pub fn behind(&self) -> Option<Behind> {
+        self.behind
+    }
+
+    /// Whether the running scan is of no more use to this lane.
+    pub fn is_skipped(&self) -> bool {
+        self.skipped
+    }
+
+    /// Whether there is room for a record that lies in `extent`.
+    pub fn has_room(&self, extent: u32, extents_max: u32) -> bool {
+        let more = u32::from(self.queue.back().is_none_or(|last| last.at.extent != extent));
+        self.extents + more <= extents_max && self.queue.len() < LANE_RECORDS_MAX
+    }
+
+    /// Whether reading back for it is worth a walk.
+    pub fn is_hungry(&self, extents_max: u32) -> bool {
+        self.behind.is_some() && self.extents <= extents_max / 2 && self.queue.len() < LANE_RECORDS_MAX / 2
+    }
+
+    pub(super) fn count_in(&mut self, records: u64) {
+        self.pending += records;
+    }
+
+    /// Appends a record that the journal holds.
+    pub(super) fn push(&mut self, waiting: Waiting) {
+        if self.queue.back().is_none_or(|last| last.at.extent != waiting.at.extent) {
+            self.extents += 1;
+        }
+        self.queue.push_back(waiting);
+    }
+
+    /// Takes the first record out; it still counts as pending.
+    pub(super) fn pop(&mut self) -> Option<Waiting> {
+        let first = self.queue.pop_front()?;
+        if self.queue.front().is_none_or(|next| next.at.extent != first.at.extent) {
+            self.extents -= 1;
+        }
+        Some(first)
+    }
+
+    /// Takes the first record out, which is settled or parked.
+    pub(super) fn settle(&mut self) -> Waiting {
+        self.pending -= 1;
+        self.pop().expect("a record that is settled is in memory")
+    }
+
+    /// Nothing is in memory from `behind` on; whether that is new. A running scan may be past that place already.
+    pub(super) fn fall_behind(&mut self, behind: Behind) -> bool {
+        self.skipped = true;
+        self.behind.replace(behind).is_none()
+    }
+
+    /// As [`Records::fall_behind`], unless it is behind from an earlier record on.
+    pub(super) fn fall_behind_unless(&mut self, behind: Behind) -> bool {
+        self.skipped = true;
+        let is_new = self.behind.is_none();
+        self.behind.get_or_insert(behind);
+        is_new
+    }
+
+    /// A scan has brought the records before this place.
+    pub(super) fn catch_up(&mut self, behind: Behind) {
+        debug_assert!(self.behind.is_some());
+        self.behind = Some(behind);
+    }
+
+    /// The place from which a scan goes is now another one.
+    pub(super) fn move_behind(&mut self, place: impl FnOnce(Position) -> Position) {
+        if let Some(behind) = &mut self.behind {
+            behind.at = place(behind.at);
+        }
+    }
+
+    /// A scan begins at a place: whether it can bring this lane's records in their order.
+    pub(super) fn begin_scan(&mut self, at: Position) {
+        self.skipped = self.behind.is_some_and(|behind| behind.at < at);
+    }
+
+    /// A scan has no room for the record at this place, or for what is behind it.
+    pub(super) fn skip(&mut self, behind: Behind) {
+        (self.skipped, self.behind) = (true, Some(behind));
+    }
+
+    /// A scan has come to the end of the log: whether the lane is still behind.
+    pub(super) fn end_scan(&mut self) -> bool {
+        if !self.skipped {
+            self.behind = None;
+        }
+        self.skipped
+    }
+
+    /// It is behind no more, since nothing is left of it.
+    pub(super) fn forget_behind(&mut self) -> bool {
+        self.behind.take().is_some()
+    }
+
+    pub(super) fn check(&self) {
+        let extents: Vec<u32> = self.queue.iter().map(|waiting| waiting.at.extent).collect();
+        assert_eq!(extents.chunk_by(|a, b| a == b).count(), self.extents as usize, "extents of a lane");
+        assert!(self.queue.iter().is_sorted_by(|a, b| a.number < b.number), "the order of a lane");
+        let in_memory = self.queue.len() as u64;
+        match self.behind {
+            Some(behind) => {
+                assert!(self.queue.back().is_none_or(|last| last.number < behind.from), "behind what is in memory");
+                assert!(in_memory <= self.pending, "records in memory are pending");
+            }
+            None => assert_eq!(in_memory, self.pending, "a lane that is not behind has all in memory"),
+        }
+    }
+}

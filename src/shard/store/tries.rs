@@ -1,0 +1,86 @@
+//! What is known of the attempts to deliver a lane's first record, or the batch that it carries.
+
+use crate::delivery::Step;
+
+/// An answer that refused a record: its status and the beginning of its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::shard) struct Refusal {
+    pub status: u16,
+    pub answer: Box<[u8]>,
+}
+
+/// The attempts so far. It decides nothing: the delivery counts here, and looks here.
+#[derive(Debug)]
+pub(in crate::shard) struct Tries {
+    pub step: Step,
+    /// When the current step could begin, in monotonic nanoseconds: the record was journaled, or its id came.
+    pub since_ns: u64,
+    pub attempts: u32,
+    /// Answers that refused the first record.
+    pub refusals: u32,
+    /// The last of the refusals, while the service is asked what it has.
+    pub refusal: Option<Refusal>,
+    /// The first record was sent again on a new connection since the old one was stale.
+    pub resent: bool,
+    /// Failures in a row of the batch that it carries, as far as its records may be to blame.
+    failures: u32,
+    /// When its first record, or that batch, began to fail so, in monotonic nanoseconds.
+    failing_since_ns: Option<u64>,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self {
+            step: Step::Record,
+            since_ns: 0,
+            attempts: 0,
+            refusals: 0,
+            refusal: None,
+            resent: false,
+            failures: 0,
+            failing_since_ns: None,
+        }
+    }
+}
+
+impl Tries {
+    /// Another attempt has come to nothing.
+    pub fn count(&mut self) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.resent = false;
+    }
+
+    /// Another failure of its batch; `counts`: its records may be to blame. How many there were in a row.
+    pub fn count_failure(&mut self, counts: bool) -> u32 {
+        self.failures = self.failures.saturating_add(u32::from(counts));
+        self.failures
+    }
+
+    /// Since when it fails: from now on, unless it did before.
+    pub fn failing_since(&mut self, now_ns: u64) -> u64 {
+        *self.failing_since_ns.get_or_insert(now_ns)
+    }
+
+    /// The record step begins.
+    pub fn begin_record(&mut self, at_ns: u64) {
+        (self.step, self.since_ns) = (Step::Record, at_ns);
+        (self.attempts, self.resent) = (0, false);
+    }
+
+    /// A part of the batch goes on its own way: nothing is known against it.
+    pub fn begin_again(&mut self) {
+        (self.attempts, self.resent) = (0, false);
+        (self.failures, self.failing_since_ns) = (0, None);
+    }
+
+    /// It goes back to the step before, which it has not tried.
+    pub fn begin_at(&mut self, step: Step) {
+        (self.step, self.attempts) = (step, 0);
+    }
+
+    /// What is known is of no use to the next record.
+    pub fn next_record(&mut self) {
+        let since_ns = self.since_ns;
+        *self = Self { since_ns, ..Self::default() }; // the step is Record, unless it is to ask for an id first
+    }
+}
