@@ -150,6 +150,9 @@ pub struct Framer {
     overlong: bool,
 }
 
+// Every connection has one.
+const _: () = assert!(size_of::<Framer>() <= 64);
+
 /// How an unfinished frame ends; positions in the tail.
 #[derive(Debug)]
 enum Verdict {

@@ -31,6 +31,9 @@ struct Link {
     state: State,
 }
 
+// Ten thousand of them are looked at in turn.
+const _: () = assert!(size_of::<Link>() <= 16);
+
 /// Links by index, with the generations that tell stale ids. It gives indexes out and takes them back; it emits nothing.
 #[derive(Debug, Default)]
 pub(super) struct Links {

@@ -1,9 +1,9 @@
 //! What the service's answers lead to: a record is settled, its lane tries again later, its step is held back for all lanes, or it is
 //! kept aside.
 
-use super::Work;
+use super::Lent;
 use super::connection::ApiLink;
-use super::desk::Desk;
+use super::dispatcher::Dispatcher;
 use super::problem::{Advice, Loss, Problem, Unread};
 use crate::delivery::route::{Hold, Reaction, reaction};
 use crate::delivery::{InFlight, Step, token_at};
@@ -21,11 +21,11 @@ const RECORD_BODY_BYTES_MAX: usize = 512 * 1024;
 /// Why a connection must close after an answer, and whether what is in flight may be sent again at once.
 pub(super) type End = (Loss, bool);
 
-impl Desk {
+impl Dispatcher {
     /// Bytes of HTTP. Whether the connection goes on.
     pub(super) fn plain_received(
         &mut self,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         link: LinkId,
         conn: &mut ApiLink,
         bytes: &[u8],
@@ -43,18 +43,18 @@ impl Desk {
             }
             match reader.next(&mut input) {
                 Ok(None) => break,
-                Ok(Some(event)) => end = self.answer(work, conn, event),
+                Ok(Some(event)) => end = self.answer(lent, conn, event),
                 Err(error) => end = Some((Loss::Unreadable(error), false)),
             }
         }
         conn.connection.reader = reader;
         match end {
             Some((why, resend)) => {
-                self.lose_connection(work, (link, conn), &why, resend);
+                self.lose_connection(lent, (link, conn), &why, resend);
                 false
             }
             None => {
-                self.list_connection(work, link, conn);
+                self.list_connection(lent, link, conn);
                 true
             }
         }
@@ -63,7 +63,7 @@ impl Desk {
     /// Nothing follows on a connection. `is_whole`: nothing was cut off either, so that an answer may end here.
     pub(super) fn answers_ended(
         &mut self,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         link: LinkId,
         conn: &mut ApiLink,
         is_whole: bool,
@@ -72,30 +72,30 @@ impl Desk {
         let mut reader = std::mem::take(&mut conn.connection.reader);
         if is_whole && !conn.connection.in_flight.is_empty() {
             match reader.handle_eof() {
-                Ok(Some(event)) => drop(self.answer(work, conn, event)),
+                Ok(Some(event)) => drop(self.answer(lent, conn, event)),
                 Ok(None) => {}
                 Err(error) => why = Loss::Unreadable(error),
             }
         }
-        self.lose_connection(work, (link, conn), &why, true);
+        self.lose_connection(lent, (link, conn), &why, true);
     }
 
     /// One event of the oldest request's answer.
-    fn answer(&mut self, work: &mut Work<'_, '_>, conn: &mut ApiLink, event: Event<'_>) -> Option<End> {
+    fn answer(&mut self, lent: &mut Lent<'_, '_>, conn: &mut ApiLink, event: Event<'_>) -> Option<End> {
         let connection = &mut conn.connection;
-        let deliver = work.rules.deliver();
+        let deliver = lent.rules.deliver();
         match event {
             Event::Head(head) => {
                 let request = connection.in_flight.front_mut().expect("looked at by the caller");
                 (request.status, request.retry_after) = (head.status, head.retry_after);
                 connection.body.clear();
-                request.typed = work.rules.answer_type.as_ref().is_none_or(|wanted| *wanted == head.content_type);
+                request.typed = lent.rules.answer_type.as_ref().is_none_or(|wanted| *wanted == head.content_type);
                 let good = request.step == Step::Record && deliver.success.contains(&head.status) && request.typed;
                 if good && deliver.answer_id_at.is_none() {
                     request.delivered = true;
                     let lane = request.lane;
-                    self.delivered(work, lane);
-                    self.step_worked(work, Step::Record);
+                    self.delivered(lent, lane);
+                    self.step_worked(lent, Step::Record);
                 }
                 None
             }
@@ -112,29 +112,29 @@ impl Desk {
                 };
                 let room = most - connection.body.len().min(most);
                 if whole && bytes.len() > room {
-                    return Some(self.answer_too_long(work, conn, most));
+                    return Some(self.answer_too_long(lent, conn, most));
                 }
                 connection.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 None
             }
-            Event::End { reusable } => self.answer_ended(work, conn, reusable),
+            Event::End { reusable } => self.answer_ended(lent, conn, reusable),
         }
     }
 
-    fn answer_ended(&mut self, work: &mut Work<'_, '_>, conn: &mut ApiLink, reusable: bool) -> Option<End> {
+    fn answer_ended(&mut self, lent: &mut Lent<'_, '_>, conn: &mut ApiLink, reusable: bool) -> Option<End> {
         let connection = &mut conn.connection;
         let mut request = connection.in_flight.pop_front().expect("looked at by the caller");
         connection.answered += 1;
-        connection.idle_ns = work.turn.now.mono_ns;
+        connection.idle_ns = lent.turn.now.mono_ns;
         self.outbox.api_mut(conn.api).in_flight -= 1;
         let connection = &conn.connection;
         let arrived =
-            request.step == Step::Record && (request.delivered || self.shows_id(work, &mut request, &connection.body));
+            request.step == Step::Record && (request.delivered || self.shows_id(lent, &mut request, &connection.body));
         match request.step {
-            Step::Id => self.id_answered(work, conn.api, request, &connection.body),
-            Step::Record if arrived => self.outbox.worked(work.turn.now, conn.api),
-            Step::Record => self.refused(work, conn.api, request, &connection.body),
-            Step::Confirm => self.confirm_answered(work, conn.api, request, &connection.body),
+            Step::Id => self.id_answered(lent, conn.api, request, &connection.body),
+            Step::Record if arrived => self.outbox.worked(lent.turn.now, conn.api),
+            Step::Record => self.refused(lent, conn.api, request, &connection.body),
+            Step::Confirm => self.confirm_answered(lent, conn.api, request, &connection.body),
         }
         if request.status >= 300 && connection.sending && connection.in_flight.is_empty() {
             // It need not read the rest of what it has refused, so that would never end (RFC 9112 section 9.5).
@@ -144,16 +144,16 @@ impl Desk {
     }
 
     /// The oldest request's answer is longer than what is looked at: its connection closes, and what was sent behind it goes again.
-    fn answer_too_long(&mut self, work: &mut Work<'_, '_>, conn: &mut ApiLink, bytes_max: usize) -> End {
+    fn answer_too_long(&mut self, lent: &mut Lent<'_, '_>, conn: &mut ApiLink, bytes_max: usize) -> End {
         let request = conn.connection.in_flight.pop_front().expect("an answer has its request");
         conn.connection.answered += 1; // the others may go again at once
-        conn.connection.idle_ns = work.turn.now.mono_ns;
+        conn.connection.idle_ns = lent.turn.now.mono_ns;
         self.outbox.api_mut(conn.api).in_flight -= 1;
         if request.step == Step::Id {
             let problem = Problem::IdTooLong { status: request.status, bytes_max };
-            self.failed(work, conn.api, request, problem);
+            self.failed(lent, conn.api, request, problem);
         } else {
-            self.answer_unread(work, conn.api, request, &conn.connection.body, bytes_max);
+            self.answer_unread(lent, conn.api, request, &conn.connection.body, bytes_max);
         }
         (Loss::BehindLong, true)
     }
@@ -161,99 +161,99 @@ impl Desk {
     // ---- what worked
 
     /// An answer has shown that a step works.
-    fn step_worked(&mut self, work: &mut Work<'_, '_>, step: Step) {
-        self.outbox.step_worked(work.turn, work.store, step);
+    fn step_worked(&mut self, lent: &mut Lent<'_, '_>, step: Step) {
+        self.outbox.step_worked(lent.turn, lent.store, step);
     }
 
     /// Whether the whole answer of a record step shows the record's id, where that is what success means.
-    fn shows_id(&mut self, work: &mut Work<'_, '_>, request: &mut InFlight, body: &[u8]) -> bool {
-        let deliver = work.rules.deliver();
+    fn shows_id(&mut self, lent: &mut Lent<'_, '_>, request: &mut InFlight, body: &[u8]) -> bool {
+        let deliver = lent.rules.deliver();
         let Some(pointer) = &deliver.answer_id_at else { return false };
-        let id = work.store.lane(request.lane).ids().get(0);
+        let id = lent.store.lane(request.lane).ids().get(0);
         let good = deliver.success.contains(&request.status) && request.typed;
         if good && id.is_some() && token_at(body, pointer).as_deref() == id {
             request.delivered = true;
-            self.delivered(work, request.lane);
-            self.step_worked(work, Step::Record);
+            self.delivered(lent, request.lane);
+            self.step_worked(lent, Step::Record);
         }
         request.delivered
     }
 
-    fn id_answered(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+    fn id_answered(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
         if !matches!(request.status, 200..=299) {
-            return self.refused(work, api, request, body);
+            return self.refused(lent, api, request, body);
         }
-        if work.rules.lease().is_some() {
-            return self.lease_answered(work, api, request, body);
+        if lent.rules.lease().is_some() {
+            return self.lease_answered(lent, api, request, body);
         }
-        let pointer = work.rules.sequence().map_or("", |sequence| &sequence.id_at);
+        let pointer = lent.rules.sequence().map_or("", |sequence| &sequence.id_at);
         let Some(id) = token_at(body, pointer) else {
-            return self.failed(work, api, request, Problem::NoId { pointer: pointer.to_owned() });
+            return self.failed(lent, api, request, Problem::NoId { pointer: pointer.to_owned() });
         };
-        let (lane, now) = (request.lane, work.turn.now);
-        if work.store.append_id(now, lane, 0, &id).is_err() {
-            return self.failed(work, api, request, Problem::NoRoomForId);
+        let (lane, now) = (request.lane, lent.turn.now);
+        if lent.store.append_id(now, lane, 0, &id).is_err() {
+            return self.failed(lent, api, request, Problem::NoRoomForId);
         }
-        self.step_worked(work, Step::Id);
+        self.step_worked(lent, Step::Id);
         self.outbox.id_worked(now, api);
-        let place = work.store.lane_mut(lane);
+        let place = lent.store.lane_mut(lane);
         if let Some(seen) = place.first().seen {
-            work.turn.stages.record(Stage::Id, now.mono_ns.saturating_sub(seen.journaled_ns()));
+            lent.turn.stages.record(Stage::Id, now.mono_ns.saturating_sub(seen.journaled_ns()));
         }
         place.give_id(id, Some(now.mono_ns));
-        self.admit(work, lane);
+        self.admit(lent, lane);
     }
 
     /// The answer to a request for many ids.
-    fn lease_answered(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
-        let now = work.turn.now;
-        let mut granted = match self.leases.grant(now, work.store, work.rules, body) {
+    fn lease_answered(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+        let now = lent.turn.now;
+        let mut granted = match self.leases.grant(now, lent.store, lent.rules, body) {
             Ok(granted) => granted,
-            Err(fault) => return self.failed(work, api, request, Problem::Lease(fault)),
+            Err(fault) => return self.failed(lent, api, request, Problem::Lease(fault)),
         };
-        self.step_worked(work, Step::Id);
+        self.step_worked(lent, Step::Id);
         self.outbox.id_worked(now, api);
-        self.leases.end_request(work.store, request.lane);
+        self.leases.end_request(lent.store, request.lane);
         // Whoever asked does not ask again before its own record.
-        work.store.lane_mut(request.lane).was_granted(now.mono_ns);
-        self.list(work, request.lane, false);
+        lent.store.lane_mut(request.lane).was_granted(now.mono_ns);
+        self.list(lent, request.lane, false);
         // As many lanes go on as ids were granted, so that no grant has to look at all that wait. If there are more, one of them asks.
         while granted > 0 || !self.leases.is_asked_for() {
             let Some(lane) = self.leases.pop_waiting() else { return };
-            self.admit(work, lane);
+            self.admit(lent, lane);
             granted = granted.saturating_sub(1);
         }
     }
 
     /// The first record of a lane is delivered, or the batch that it carries.
-    fn delivered(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
-        assert_eq!(work.store.lane(lane).state(), State::InFlight);
-        let Some(members) = work.store.lane_mut(lane).take_batch() else {
-            return self.records_delivered(work, Member { lane, records: 1 });
+    fn delivered(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
+        assert_eq!(lent.store.lane(lane).state(), State::InFlight);
+        let Some(members) = lent.store.lane_mut(lane).take_batch() else {
+            return self.records_delivered(lent, Member { lane, records: 1 });
         };
         for member in members {
-            self.records_delivered(work, member);
+            self.records_delivered(lent, member);
         }
     }
 
-    fn records_delivered(&mut self, work: &mut Work<'_, '_>, Member { lane, records }: Member) {
-        work.store.settle(work.turn, lane, records);
-        self.first_is_gone(work, lane);
+    fn records_delivered(&mut self, lent: &mut Lent<'_, '_>, Member { lane, records }: Member) {
+        lent.store.settle(lent.turn, lane, records);
+        self.first_is_gone(lent, lane);
     }
 
     /// A lane's first record is settled or parked: the next one may go.
-    fn first_is_gone(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
-        self.admit(work, lane);
-        work.store.remove_if_done(lane);
-        self.admit_woken(work);
+    fn first_is_gone(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
+        self.admit(lent, lane);
+        lent.store.remove_if_done(lane);
+        self.admit_woken(lent);
     }
 
     // ---- what did not
 
     /// An answer that is no success.
-    fn refused(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+    fn refused(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
         let InFlight { status, step, lane, .. } = request;
-        let deliver = work.rules.deliver();
+        let deliver = lent.rules.deliver();
         let led_to = match step {
             // No other record would fare better.
             Step::Id => match reaction(status, &[], &[]) {
@@ -270,163 +270,163 @@ impl Desk {
                 };
                 (Reaction::Pause, advice)
             }
-            Reaction::Park | Reaction::Confirm if self.split_batch(work, lane) => {
-                work.turn.counters.api_refusals += 1;
-                return self.step_worked(work, Step::Record);
+            Reaction::Park | Reaction::Confirm if self.split_batch(lent, lane) => {
+                lent.turn.counters.api_refusals += 1;
+                return self.step_worked(lent, Step::Record);
             }
-            Reaction::Park => return self.refuse_record(work, api, request, body),
-            Reaction::Confirm => return self.ask_what_is_there(work, request, body),
+            Reaction::Park => return self.refuse_record(lent, api, request, body),
+            Reaction::Confirm => return self.ask_what_is_there(lent, request, body),
             Reaction::Pause => (Reaction::Pause, Advice::OfStatus(status)),
             reaction => (reaction, Advice::None),
         };
-        self.attempt_failed(work, api, request, (Problem::Answered { status, step, advice }, reaction));
+        self.attempt_failed(lent, api, request, (Problem::Answered { status, step, advice }, reaction));
     }
 
     /// An answer that refuses the record itself: it is tried again some times, then kept aside, and the next ones go on.
-    fn refuse_record(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
-        work.turn.counters.api_refusals += 1;
-        self.step_worked(work, Step::Record);
-        let tries = work.store.lane_mut(request.lane).tries_mut();
+    fn refuse_record(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+        lent.turn.counters.api_refusals += 1;
+        self.step_worked(lent, Step::Record);
+        let tries = lent.store.lane_mut(request.lane).tries_mut();
         tries.refusals += 1;
-        if tries.refusals < work.rules.deliver().answers.attempts {
-            self.back_off(work, request.lane);
+        if tries.refusals < lent.rules.deliver().answers.attempts {
+            self.back_off(lent, request.lane);
         } else {
-            self.park(work, api, request, (request.status, body));
+            self.park(lent, api, request, (request.status, body));
         }
     }
 
     /// An answer that says neither yes nor no: the service is asked what it has.
-    fn ask_what_is_there(&mut self, work: &mut Work<'_, '_>, request: InFlight, body: &[u8]) {
-        work.turn.counters.api_confirms += 1;
-        self.step_worked(work, Step::Record);
-        let tries = work.store.lane_mut(request.lane).tries_mut();
+    fn ask_what_is_there(&mut self, lent: &mut Lent<'_, '_>, request: InFlight, body: &[u8]) {
+        lent.turn.counters.api_confirms += 1;
+        self.step_worked(lent, Step::Record);
+        let tries = lent.store.lane_mut(request.lane).tries_mut();
         tries.refusals += 1;
         let answer = body[..body.len().min(ANSWER_BYTES_MAX)].into();
         tries.refusal = Some(Refusal { status: request.status, answer });
         tries.step = Step::Confirm;
-        self.list(work, request.lane, true);
+        self.list(lent, request.lane, true);
     }
 
     /// What the service has under the record's id.
-    fn confirm_answered(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+    fn confirm_answered(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
         let InFlight { status, lane, .. } = request;
-        let answers = &work.rules.deliver().answers;
+        let answers = &lent.rules.deliver().answers;
         let confirm = answers.confirm.as_ref().expect("asked for by its path");
-        let place = work.store.lane(lane);
-        let (record, origin) = work.store.record(place, 0);
+        let place = lent.store.lane(lane);
+        let (record, origin) = lent.store.record(place, 0);
         let has_it = matches!(status, 200..=299) && confirm.shown_at.has(body, &origin.name, record.payload.data);
         let may_try = place.tries().refusals < answers.attempts;
         match reaction(status, &[], &[]) {
             _ if has_it => {
-                self.step_worked(work, Step::Confirm);
-                self.delivered(work, lane);
-                self.outbox.worked(work.turn.now, api);
+                self.step_worked(lent, Step::Confirm);
+                self.delivered(lent, lane);
+                self.outbox.worked(lent.turn.now, api);
             }
             // It has nothing there. If it says so again and again, the path or the id is wrong, and an operator must look.
             _ if status == 404 && may_try => {
-                work.store.lane_mut(lane).set_step(Step::Record);
-                self.step_worked(work, Step::Confirm);
-                self.back_off(work, lane);
+                lent.store.lane_mut(lane).set_step(Step::Record);
+                self.step_worked(lent, Step::Confirm);
+                self.back_off(lent, lane);
             }
             reaction @ (Reaction::Retry | Reaction::Pause) if !matches!(status, 200..=299 | 404) => {
-                self.attempt_failed(work, api, request, (Problem::NotConfirmed { status }, reaction));
+                self.attempt_failed(lent, api, request, (Problem::NotConfirmed { status }, reaction));
             }
             _ => {
                 let Refusal { status, answer } = place.tries().refusal.clone().expect("kept when it was asked");
-                self.step_worked(work, Step::Confirm);
-                self.park(work, api, request, (status, &answer));
+                self.step_worked(lent, Step::Confirm);
+                self.park(lent, api, request, (status, &answer));
             }
         }
     }
 
     /// An answer that is longer than what is looked at, so that nothing is known of the record: it is tried again some times, then kept
     /// aside. Where no other record arrives either, it is not the record's fault, and all wait.
-    fn answer_unread(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, body: &[u8], bytes_max: usize) {
+    fn answer_unread(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8], bytes_max: usize) {
         let InFlight { status, step, lane, .. } = request;
-        work.turn.counters.api_refusals += 1;
+        lent.turn.counters.api_refusals += 1;
         let unread = Unread { status, step, bytes_max };
-        let is_alone = self.fails_while_others_arrive(work, api, lane);
-        let tries = work.store.lane_mut(lane).tries_mut();
+        let is_alone = self.fails_while_others_arrive(lent, api, lane);
+        let tries = lent.store.lane_mut(lane).tries_mut();
         tries.refusals += 1;
         if step == Step::Record && !is_alone {
-            self.attempt_failed(work, api, request, (Problem::UnreadAll(unread), Reaction::Pause));
-        } else if tries.refusals < work.rules.deliver().answers.attempts {
-            self.outbox.note_problem(work.turn.now, api, Problem::Unread(unread));
-            self.step_worked(work, step);
-            self.back_off(work, lane);
+            self.attempt_failed(lent, api, request, (Problem::UnreadAll(unread), Reaction::Pause));
+        } else if tries.refusals < lent.rules.deliver().answers.attempts {
+            self.outbox.note_problem(lent.turn.now, api, Problem::Unread(unread));
+            self.step_worked(lent, step);
+            self.back_off(lent, lane);
         } else {
             let before = tries.refusal.clone().unwrap_or_else(|| Refusal { status, answer: body.into() });
             let mut answer = format!("({unread}) ").into_bytes();
             answer.extend_from_slice(&before.answer[..before.answer.len().min(ANSWER_BYTES_MAX - answer.len())]);
-            self.step_worked(work, step);
-            self.park(work, api, request, (before.status, &answer));
+            self.step_worked(lent, step);
+            self.park(lent, api, request, (before.status, &answer));
         }
     }
 
     /// Keeps the first record of a lane aside, for an answer of this status.
-    fn park(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, answered: (u16, &[u8])) {
+    fn park(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, answered: (u16, &[u8])) {
         let lane = request.lane;
-        let parked_max = work.rules.deliver().answers.parked_max;
-        if work.turn.terms.parked >= parked_max as u64 {
+        let parked_max = lent.rules.deliver().answers.parked_max;
+        if lent.turn.terms.parked >= parked_max as u64 {
             let problem = Problem::ParkedFull { status: answered.0, parked_max };
-            work.store.lane_mut(lane).set_step(Step::Record);
+            lent.store.lane_mut(lane).set_step(Step::Record);
             let request = InFlight { step: Step::Record, ..request };
-            return self.attempt_failed(work, api, request, (problem, Reaction::Pause));
+            return self.attempt_failed(lent, api, request, (problem, Reaction::Pause));
         }
-        if self.parking.park(work.turn, work.store, lane, answered).is_err() {
-            self.outbox.note_problem(work.turn.now, api, Problem::NoRoomToPark);
-            return self.back_off(work, lane);
+        if self.parking.park(lent.turn, lent.store, lane, answered).is_err() {
+            self.outbox.note_problem(lent.turn.now, api, Problem::NoRoomToPark);
+            return self.back_off(lent, lane);
         }
-        self.first_is_gone(work, lane);
+        self.first_is_gone(lent, lane);
     }
 
     /// An attempt failed without an answer, or with one that cannot be used: the lane tries again later.
-    pub(super) fn failed(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: InFlight, problem: Problem) {
-        self.attempt_failed(work, api, request, (problem, Reaction::Retry));
+    pub(super) fn failed(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, problem: Problem) {
+        self.attempt_failed(lent, api, request, (problem, Reaction::Retry));
     }
 
     fn attempt_failed(
         &mut self,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         api: ApiId,
         request: InFlight,
         (problem, reaction): (Problem, Reaction),
     ) {
         let lane = request.lane;
-        work.turn.counters.api_failures += 1;
-        if !work.is_by_present_rules() {
-            return self.try_by_present_rules(work, lane);
+        lent.turn.counters.api_failures += 1;
+        if !lent.is_by_present_rules() {
+            return self.try_by_present_rules(lent, lane);
         }
-        self.outbox.note_problem(work.turn.now, api, problem);
+        self.outbox.note_problem(lent.turn.now, api, problem);
         let (sent, said) = ((request.step, request.sent_ns), (reaction, request.retry_after));
-        let hold = self.outbox.step_failed(work.turn, work.store, sent, work.rules.retry(), said);
-        if self.is_to_be_cut(work, api, &request, reaction) && self.split_batch(work, lane) {
+        let hold = self.outbox.step_failed(lent.turn, lent.store, sent, lent.rules.retry(), said);
+        if self.is_to_be_cut(lent, api, &request, reaction) && self.split_batch(lent, lane) {
             return;
         }
         if hold == Hold::No {
-            return self.back_off(work, lane);
+            return self.back_off(lent, lane);
         }
-        work.store.lane_mut(lane).tries_mut().count();
-        self.list(work, lane, false);
+        lent.store.lane_mut(lane).tries_mut().count();
+        self.list(lent, lane, false);
     }
 
     /// Counts a failure of a batch. After some in a row one of its records may be what the service fails by, and all that are with it
     /// would wait for ever. A service that says it is busy speaks of itself, unless it takes others meanwhile.
-    fn is_to_be_cut(&mut self, work: &mut Work<'_, '_>, api: ApiId, request: &InFlight, reaction: Reaction) -> bool {
-        let Some(batch) = work.rules.batch() else { return false };
+    fn is_to_be_cut(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: &InFlight, reaction: Reaction) -> bool {
+        let Some(batch) = lent.rules.batch() else { return false };
         // Too many requests: half of the batch in each would be more of them.
         if request.step != Step::Record || reaction != Reaction::Retry || request.status == 429 {
             return false;
         }
         let is_busy = request.retry_after.is_some() || request.status == 503;
-        let counts = self.fails_while_others_arrive(work, api, request.lane) || !is_busy;
-        work.store.lane_mut(request.lane).tries_mut().count_failure(counts) >= batch.failures
+        let counts = self.fails_while_others_arrive(lent, api, request.lane) || !is_busy;
+        lent.store.lane_mut(request.lane).tries_mut().count_failure(counts) >= batch.failures
     }
 
     /// Whether records of other lanes have arrived since the first record of this one began to fail, or the batch that it carries.
-    fn fails_while_others_arrive(&mut self, work: &mut Work<'_, '_>, api: ApiId, lane: LaneId) -> bool {
-        let now_ns = work.turn.now.mono_ns;
-        let since_ns = work.store.lane_mut(lane).tries_mut().failing_since(now_ns);
+    fn fails_while_others_arrive(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, lane: LaneId) -> bool {
+        let now_ns = lent.turn.now.mono_ns;
+        let since_ns = lent.store.lane_mut(lane).tries_mut().failing_since(now_ns);
         self.outbox.api(api).last_success_ns.is_some_and(|at_ns| at_ns > since_ns)
     }
 }

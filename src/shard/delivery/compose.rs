@@ -4,7 +4,7 @@
 //! that can happen to a request; the others stand still until it is settled. A batch without an answer is sent again as it is, under
 //! its key: what was sent in it is never mixed anew before its answer.
 
-use super::Work;
+use super::Lent;
 use super::lease::{Claim, Leases};
 use super::outbox::Outbox;
 use crate::config::BatchForm;
@@ -42,8 +42,8 @@ pub(super) struct Composer {
 }
 
 /// Gives a lane's first record an id, if it needs one and there is one; else the lane is listed where it gets one.
-pub(super) fn claim_id(outbox: &mut Outbox, leases: &mut Leases, work: &mut Work<'_, '_>, lane: LaneId) -> bool {
-    let Work { turn, store, rules, .. } = work;
+pub(super) fn claim_id(outbox: &mut Outbox, leases: &mut Leases, lent: &mut Lent<'_, '_>, lane: LaneId) -> bool {
+    let Lent { turn, store, rules, .. } = lent;
     match leases.claim(turn.now, store, lane) {
         Claim::Has => return true,
         Claim::NoRoom => store.back_off(turn, lane, rules.retry()),
@@ -64,8 +64,8 @@ impl Composer {
     }
 
     /// Puts a lane's first record into the body; `false` if its data was not valid UTF-8 where that is wanted.
-    pub fn write_first(&mut self, work: &Work<'_, '_>, lane: &Lane) -> bool {
-        let (record, origin) = work.store.record(lane, 0);
+    pub fn write_first(&mut self, lent: &Lent<'_, '_>, lane: &Lane) -> bool {
+        let (record, origin) = lent.store.record(lane, 0);
         let fields = Fields {
             id: lane.ids().get(0),
             source: &origin.name,
@@ -74,7 +74,7 @@ impl Composer {
             key: &self.key,
         };
         self.body.clear();
-        !work.rules.template.render(&fields, &mut self.body).lossy
+        !lent.rules.template.render(&fields, &mut self.body).lossy
     }
 
     /// Puts the records of a batch into the body, the key of it into the key. `false` if the lane has no record to send after all.
@@ -82,10 +82,10 @@ impl Composer {
         &mut self,
         outbox: &mut Outbox,
         leases: &mut Leases,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         carrier: LaneId,
     ) -> bool {
-        let rules = work.rules;
+        let rules = lent.rules;
         let around = match rules.batch().map(|batch| &batch.form) {
             Some(BatchForm::Array { before, behind }) => Some((before.as_bytes(), behind.as_bytes())),
             _ => None,
@@ -96,15 +96,15 @@ impl Composer {
             self.body.push(b'[');
         }
         let mut composition = Composition::new();
-        let members = match work.store.lane_mut(carrier).take_batch() {
+        let members = match lent.store.lane_mut(carrier).take_batch() {
             Some(members) => {
                 for member in &members {
-                    let added = self.add_records(outbox, leases, work, *member, &mut composition, true);
+                    let added = self.add_records(outbox, leases, lent, *member, &mut composition, true);
                     debug_assert_eq!(added, member.records);
                 }
                 members
             }
-            None => self.gather(outbox, leases, work, carrier, &mut composition),
+            None => self.gather(outbox, leases, lent, carrier, &mut composition),
         };
         if let Some((_, behind)) = around {
             self.body.push(b']');
@@ -114,13 +114,13 @@ impl Composer {
         if records == 0 {
             return false;
         }
-        self.write_first_key(work.store, work.store.lane(carrier));
+        self.write_first_key(lent.store, lent.store.lane(carrier));
         if records > 1 {
             write!(self.key, "-b{records}-{:016x}", composition.0).expect("a String takes all");
             for member in &members[1..] {
-                work.store.lane_mut(member.lane).join();
+                lent.store.lane_mut(member.lane).join();
             }
-            work.store.lane_mut(carrier).carry(members);
+            lent.store.lane_mut(carrier).carry(members);
         }
         true
     }
@@ -130,13 +130,13 @@ impl Composer {
         &mut self,
         outbox: &mut Outbox,
         leases: &mut Leases,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         carrier: LaneId,
         composition: &mut Composition,
     ) -> Batch {
-        let batch = work.rules.batch().expect("batches are configured");
+        let batch = lent.rules.batch().expect("batches are configured");
         let (records_max, bytes_max) = (batch.records, batch.bytes);
-        let lane = work.store.lane_mut(carrier);
+        let lane = lent.store.lane_mut(carrier);
         let alone = lane.goes_alone();
         let apart = if alone { None } else { lane.take_apart() };
         let api = outbox.record_api();
@@ -151,11 +151,11 @@ impl Composer {
         let (mut next, mut left) = (Some(carrier), if alone { 1 } else { records_max });
         while let Some(lane) = next {
             let wanted = Member { lane, records: share.min(left) };
-            let records = self.add_records(outbox, leases, work, wanted, composition, false);
+            let records = self.add_records(outbox, leases, lent, wanted, composition, false);
             if records > 0 {
                 members.push(Member { lane, records });
                 left -= records;
-            } else if lane != carrier && is_ready_as_it_was(work.store.lane(lane)) {
+            } else if lane != carrier && is_ready_as_it_was(lent.store.lane(lane)) {
                 passed.push_back(lane);
             }
             if records == 0 || left == 0 || apart.is_some() || self.body.len() >= bytes_max {
@@ -163,7 +163,7 @@ impl Composer {
             }
             next = None;
             while let Some(lane) = ready.pop_front() {
-                if work.store.lane(lane).is_batchable() {
+                if lent.store.lane(lane).is_batchable() {
                     next = Some(lane);
                     break;
                 }
@@ -182,35 +182,35 @@ impl Composer {
         &mut self,
         outbox: &mut Outbox,
         leases: &mut Leases,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         of: Member,
         composition: &mut Composition,
         again: bool,
     ) -> usize {
-        let rules = work.rules;
+        let rules = lent.rules;
         let batch = rules.batch().expect("batches are configured");
         let (bytes_max, is_array) = (batch.bytes, matches!(batch.form, BatchForm::Array { .. }));
-        let sendable_below = work.store.sendable_below(of.lane);
+        let sendable_below = lent.store.sendable_below(of.lane);
         let may_go = |number| again || sendable_below.is_none_or(|below| number < below);
         for place in 0..of.records {
-            let lane = work.store.lane(of.lane);
+            let lane = lent.store.lane(of.lane);
             if lane.records().get(place).is_none_or(|waiting| !may_go(waiting.number)) {
                 return place;
             }
             if !again && rules.has_ids() {
                 let has_id = match place {
-                    0 => claim_id(outbox, leases, work, of.lane),
+                    0 => claim_id(outbox, leases, lent, of.lane),
                     _ if place <= lane.ids().behind() => true,
-                    _ => leases.claim_behind(work.turn.now, work.store, of.lane, place),
+                    _ => leases.claim_behind(lent.turn.now, lent.store, of.lane, place),
                 };
                 if !has_id {
                     return place;
                 }
             }
-            let lane = work.store.lane(of.lane);
-            let (record, origin) = work.store.record(lane, place);
+            let lane = lent.store.lane(of.lane);
+            let (record, origin) = lent.store.record(lane, place);
             self.key.clear();
-            record.write_key(work.store.core_of(lane), &mut self.key);
+            record.write_key(lent.store.core_of(lane), &mut self.key);
             let before = self.body.len();
             if is_array && self.body.last() != Some(&b'[') {
                 self.body.push(b',');
@@ -233,7 +233,7 @@ impl Composer {
             }
             composition.add(&self.key);
             let is_first_try = !again && lane.tries().attempts == 0;
-            work.turn.counters.lossy_records += u64::from(rendered.lossy && is_first_try);
+            lent.turn.counters.lossy_records += u64::from(rendered.lossy && is_first_try);
         }
         of.records
     }

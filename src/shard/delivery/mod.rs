@@ -3,7 +3,7 @@
 //! - `rules`: what requests are made by and answers judged by, of one configuration.
 //! - `outbox`: the API's authorities, the lanes that are ready for each, the breaker of each step. `lease`: ids given ahead. `park`: records
 //!   kept aside. Each is an owner of its own.
-//! - `compose`: requests as they are sent. `desk`: which lane is sent next and what becomes of it; `answer`: what answers lead to;
+//! - `compose`: requests as they are sent. `dispatcher`: which lane is sent next and what becomes of it; `answer`: what answers lead to;
 //!   `secure`: connections over TLS. `problem`: what goes wrong, in words.
 //! - `reload`: another configuration.
 //!
@@ -13,7 +13,7 @@
 mod answer;
 mod compose;
 mod connection;
-mod desk;
+mod dispatcher;
 mod lease;
 mod outbox;
 mod park;
@@ -35,14 +35,14 @@ use crate::delivery::{Connection, Step};
 use crate::observe::snapshot::{ParkedList, RouteSnapshot};
 use crate::tls;
 use connection::ApiLink;
-use desk::{Desk, watch};
+use dispatcher::{Dispatcher, watch};
 use problem::Problem;
 use rules::Rules;
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// What a delivery is lent for one call, and what it goes by.
-pub(super) struct Work<'w, 't> {
+pub(super) struct Lent<'w, 't> {
     turn: &'w mut Turn<'t>,
     store: &'w mut Store,
     /// What requests of this call are made by, or were sent by.
@@ -51,7 +51,7 @@ pub(super) struct Work<'w, 't> {
     present: &'w Rules,
 }
 
-impl Work<'_, '_> {
+impl Lent<'_, '_> {
     /// Whether what is looked at was sent by the present rules.
     fn is_by_present_rules(&self) -> bool {
         std::ptr::eq(self.rules, self.present)
@@ -63,19 +63,19 @@ impl Work<'_, '_> {
 pub(super) struct Delivery {
     rules: Rc<Rules>,
     connections: Table<ApiLink>,
-    desk: Desk,
+    dispatcher: Dispatcher,
 }
 
 impl Delivery {
     /// With what an earlier run has left of leased ids.
     pub fn new(settings: Arc<Settings>, store: &mut Store) -> Self {
         let rules = Rc::new(Rules::new(settings));
-        Self { desk: Desk::new(store, &rules), connections: Table::default(), rules }
+        Self { dispatcher: Dispatcher::new(store, &rules), connections: Table::default(), rules }
     }
 
     /// What connections that begin from now on are made by; those that are open go on as they are.
     pub fn set_tls(&mut self, client: Option<tls::Client>) {
-        self.desk.tls = client;
+        self.dispatcher.tls = client;
     }
 
     /// Whether what connections are made by differs from other settings.
@@ -85,12 +85,12 @@ impl Delivery {
 
     /// The API's authorities; an index is an [`ApiId`].
     pub fn destinations(&self) -> Vec<Authority> {
-        self.desk.outbox.apis().map(|(_, api)| api.authority.clone()).collect()
+        self.dispatcher.outbox.apis().map(|(_, api)| api.authority.clone()).collect()
     }
 
     /// Requests that the API has not answered.
     pub fn in_flight(&self) -> usize {
-        self.desk.outbox.apis().map(|(_, api)| api.in_flight as usize).sum()
+        self.dispatcher.outbox.apis().map(|(_, api)| api.in_flight as usize).sum()
     }
 
     // ---- lanes
@@ -100,34 +100,34 @@ impl Delivery {
         &mut self,
         turn: &'w mut Turn<'t>,
         store: &'w mut Store,
-        work: impl FnOnce(&mut Desk, &mut Work<'_, 't>) -> T,
+        lent: impl FnOnce(&mut Dispatcher, &mut Lent<'_, 't>) -> T,
     ) -> T {
         let rules = &self.rules;
-        work(&mut self.desk, &mut Work { turn, store, rules, present: rules })
+        lent(&mut self.dispatcher, &mut Lent { turn, store, rules, present: rules })
     }
 
     /// Takes over all lanes that have something to send.
     pub fn admit_woken(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
-        self.by_present(turn, store, |desk, work| desk.admit_woken(work));
+        self.by_present(turn, store, |dispatcher, lent| dispatcher.admit_woken(lent));
     }
 
     /// A lane's backoff may be over.
     pub fn handle_lane_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, lane: LaneId) {
         if store.is_in(lane, State::Backoff) {
-            self.by_present(turn, store, |desk, work| desk.admit(work, lane));
+            self.by_present(turn, store, |dispatcher, lent| dispatcher.admit(lent, lane));
         }
     }
 
     /// A step that is held back may send a probe.
     pub fn probe(&mut self, turn: &mut Turn<'_>, store: &mut Store, step: u8) {
-        self.desk.outbox.probe(turn.now, store, step);
+        self.dispatcher.outbox.probe(turn.now, store, step);
     }
 
     /// Lanes that were told to wait for another one are on none of its lists any more.
     pub fn recall(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         for lane in store.take_recalled() {
-            self.desk.leases.recall(lane);
-            self.desk.outbox.recall(turn, store, lane);
+            self.dispatcher.leases.recall(lane);
+            self.dispatcher.outbox.recall(turn, store, lane);
         }
     }
 
@@ -138,11 +138,12 @@ impl Delivery {
         if turn.phase == Phase::Stopping {
             return;
         }
-        for id in self.desk.outbox.ids() {
-            if id == self.desk.outbox.record_api()
-                && let Some(due_ns) = self.desk.batch_due_ns(store, &self.rules).filter(|at| *at > turn.now.mono_ns)
+        for id in self.dispatcher.outbox.ids() {
+            if id == self.dispatcher.outbox.record_api()
+                && let Some(due_ns) =
+                    self.dispatcher.batch_due_ns(store, &self.rules).filter(|at| *at > turn.now.mono_ns)
             {
-                if self.desk.outbox.api_mut(id).wait_for_batch(due_ns) {
+                if self.dispatcher.outbox.api_mut(id).wait_for_batch(due_ns) {
                     turn.timers.set(due_ns, Timer::Api(id.0));
                 }
             } else {
@@ -153,28 +154,28 @@ impl Delivery {
     }
 
     fn dispatch_to(&mut self, turn: &mut Turn<'_>, store: &mut Store, id: ApiId) {
-        let Self { rules, connections, desk } = self;
+        let Self { rules, connections, dispatcher } = self;
         let pipeline = rules.deliver().pipeline;
-        let mut work = Work { turn, store, rules, present: rules };
-        while !desk.outbox.api(id).ready.is_empty() {
-            let Some(link) = desk.outbox.api_mut(id).available.pop() else { return };
-            if !work.turn.links.is_open(link, Kind::Api) {
+        let mut lent = Lent { turn, store, rules, present: rules };
+        while !dispatcher.outbox.api(id).ready.is_empty() {
+            let Some(link) = dispatcher.outbox.api_mut(id).available.pop() else { return };
+            if !lent.turn.links.is_open(link, Kind::Api) {
                 continue;
             }
             let conn = connections.of(link);
             conn.connection.listed = false;
             while conn.connection.has_room(pipeline) {
-                let Some(lane) = desk.outbox.api_mut(id).ready.pop_front() else { break };
-                desk.render(&mut work, lane, &mut conn.connection);
+                let Some(lane) = dispatcher.outbox.api_mut(id).ready.pop_front() else { break };
+                dispatcher.render(&mut lent, lane, &mut conn.connection);
             }
             if conn.connection.out.is_empty() {
-                desk.list_connection(&mut work, link, conn);
-            } else if let Some(bytes) = desk.sealed(&mut work, link, conn) {
+                dispatcher.list_connection(&mut lent, link, conn);
+            } else if let Some(bytes) = dispatcher.sealed(&mut lent, link, conn) {
                 conn.connection.sending = true;
-                work.turn.counters.api_sends += 1;
-                let fd = work.turn.links.fd(link).expect("an open connection has a file");
-                work.turn.emit(Op::Send { link, fd, bytes });
-                watch(&mut work, link, &mut conn.connection);
+                lent.turn.counters.api_sends += 1;
+                let fd = lent.turn.links.fd(link).expect("an open connection has a file");
+                lent.turn.emit(Op::Send { link, fd, bytes });
+                watch(&mut lent, link, &mut conn.connection);
             }
         }
     }
@@ -183,7 +184,7 @@ impl Delivery {
     fn open_connections(&mut self, turn: &mut Turn<'_>, id: ApiId) {
         let records = self.rules.batch().map_or(1, |batch| batch.records);
         let per_connection = self.rules.deliver().pipeline * records;
-        let api = self.desk.outbox.api(id);
+        let api = self.dispatcher.outbox.api(id);
         if api.ready.is_empty() || !api.may_connect(turn.now) {
             return;
         }
@@ -191,14 +192,14 @@ impl Delivery {
         let room = self.rules.deliver().connections.saturating_sub(api.connections.len());
         let mut count = wanted.saturating_sub(api.connecting).min(room);
         if count > 0 {
-            count = count.min(self.desk.handshakes_allowed(turn.now, id));
+            count = count.min(self.dispatcher.handshakes_allowed(turn.now, id));
         }
         for _ in 0..count {
             let connection = Connection { idle_ns: turn.now.mono_ns, ..Connection::default() };
             let link = turn.links.open(Kind::Api, None);
             self.connections.insert(link, ApiLink { api: id, connection, earlier: None, secure: None });
             turn.counters.api_connects += 1;
-            let api = self.desk.outbox.api_mut(id);
+            let api = self.dispatcher.outbox.api_mut(id);
             api.connections.push(link);
             api.connecting += 1;
             turn.emit(Op::Connect { link, to: Destination::Api(id) });
@@ -213,13 +214,13 @@ impl Delivery {
         turn: &mut Turn<'t>,
         store: &mut Store,
         link: LinkId,
-        work: impl FnOnce(&mut Desk, &mut Work<'_, 't>, &mut ApiLink),
+        lent: impl FnOnce(&mut Dispatcher, &mut Lent<'_, 't>, &mut ApiLink),
     ) {
-        let Self { rules: present, connections, desk } = self;
+        let Self { rules: present, connections, dispatcher } = self;
         let conn = connections.of(link);
         let earlier = conn.earlier.as_ref().map(|earlier| Rc::clone(&earlier.rules));
         let rules = earlier.as_ref().unwrap_or(present);
-        work(desk, &mut Work { turn, store, rules, present }, conn);
+        lent(dispatcher, &mut Lent { turn, store, rules, present }, conn);
     }
 
     /// A connect is over.
@@ -235,9 +236,11 @@ impl Delivery {
             Ok(fd) => {
                 turn.links.set_fd(link, fd);
                 turn.emit(Op::Recv { link, fd, kind: Readable::Socket });
-                self.on(turn, store, link, |desk, work, conn| match desk.outbox.api(conn.api).tls.is_some() {
-                    true => desk.begin_handshake(work, link, conn),
-                    false => desk.opened(work, link, conn),
+                self.on(turn, store, link, |dispatcher, lent, conn| {
+                    match dispatcher.outbox.api(conn.api).tls.is_some() {
+                        true => dispatcher.begin_handshake(lent, link, conn),
+                        false => dispatcher.opened(lent, link, conn),
+                    }
                 });
             }
             Err(error) => {
@@ -245,23 +248,23 @@ impl Delivery {
                 turn.links.remove(link);
                 self.connections.forget(link);
                 let problem = Problem::Connect(error);
-                self.desk.outbox.connect_failed(turn, (link, api), begun_ns, self.rules.retry(), problem);
+                self.dispatcher.outbox.connect_failed(turn, (link, api), begun_ns, self.rules.retry(), problem);
             }
         }
     }
 
     pub fn handle_received(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId, bytes: &mut [u8]) {
-        self.on(turn, store, link, |desk, work, conn| {
+        self.on(turn, store, link, |dispatcher, lent, conn| {
             if conn.secure.is_some() {
-                desk.secure_received(work, link, conn, bytes);
+                dispatcher.secure_received(lent, link, conn, bytes);
             } else {
-                desk.plain_received(work, link, conn, bytes);
+                dispatcher.plain_received(lent, link, conn, bytes);
             }
         });
     }
 
     pub fn handle_recv_ended(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId, end: RecvEnd) {
-        self.on(turn, store, link, |desk, work, conn| desk.read_ended(work, link, conn, end));
+        self.on(turn, store, link, |dispatcher, lent, conn| dispatcher.read_ended(lent, link, conn, end));
     }
 
     pub fn handle_sent(
@@ -271,11 +274,11 @@ impl Delivery {
         link: LinkId,
         sent: (Vec<u8>, Result<(), i32>),
     ) {
-        self.on(turn, store, link, |desk, work, conn| desk.sent(work, (link, conn), sent));
+        self.on(turn, store, link, |dispatcher, lent, conn| dispatcher.sent(lent, (link, conn), sent));
     }
 
     pub fn handle_link_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId) {
-        self.on(turn, store, link, |desk, work, conn| desk.handle_timer(work, link, conn));
+        self.on(turn, store, link, |dispatcher, lent, conn| dispatcher.handle_timer(lent, link, conn));
     }
 
     /// A link is closed.
@@ -285,11 +288,12 @@ impl Delivery {
 
     /// Delivery ends: servers are told so, and leased ids that are left are written down.
     pub fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
-        self.desk.leases.leave(store);
-        let links: Vec<LinkId> = self.desk.outbox.apis().flat_map(|(_, api)| api.connections.iter().copied()).collect();
+        self.dispatcher.leases.leave(store);
+        let links: Vec<LinkId> =
+            self.dispatcher.outbox.apis().flat_map(|(_, api)| api.connections.iter().copied()).collect();
         for link in links {
             if turn.links.is_open(link, Kind::Api) && turn.links.fd(link).is_some() {
-                self.desk.close_session(turn, link, self.connections.of(link));
+                self.dispatcher.close_session(turn, link, self.connections.of(link));
             }
         }
     }
@@ -298,29 +302,29 @@ impl Delivery {
 
     /// Brings parked records back, or deletes them, some in each turn from now on; how many.
     pub fn dispose(&mut self, store: &Store, disposal: Disposal, of: &Selection) -> u64 {
-        self.desk.parking.dispose(store, disposal, of)
+        self.dispatcher.parking.dispose(store, disposal, of)
     }
 
     /// Goes on with what was decided about parked records.
     pub fn advance_disposals(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
-        self.desk.parking.advance(turn, store);
+        self.dispatcher.parking.advance(turn, store);
     }
 
     /// When there is more to do of it though nothing happens.
     pub fn deadline_ns(&self) -> Option<u64> {
-        self.desk.parking.deadline_ns()
+        self.dispatcher.parking.deadline_ns()
     }
 
     /// How many records are kept aside, by source and status, and the first of them.
     pub fn parked(&self, store: &Store, limit: usize) -> ParkedList {
-        self.desk.parking.list(store, limit)
+        self.dispatcher.parking.list(store, limit)
     }
 
     // ---- looking at it as a whole
 
     /// Its authorities at this moment: those that something is sent to, and those that answers are to come from.
     pub fn snapshot(&self, now: Now) -> Vec<RouteSnapshot> {
-        let outbox = &self.desk.outbox;
+        let outbox = &self.dispatcher.outbox;
         let shown = outbox.apis().filter(|(id, api)| outbox.is_current(*id) || !api.connections.is_empty());
         shown
             .map(|(_, api)| RouteSnapshot {
@@ -335,13 +339,13 @@ impl Delivery {
 
     /// Ids that were given ahead and are not used: the first and the last of each run.
     pub fn unused_ids(&self) -> Vec<(u64, u64)> {
-        self.desk.leases.unused()
+        self.dispatcher.leases.unused()
     }
 
     /// What must be true at the end of a turn.
     pub fn check(&self, turn: &Turn<'_>, store: &Store) {
-        self.desk.outbox.check(store);
-        self.desk.leases.check(store);
+        self.dispatcher.outbox.check(store);
+        self.dispatcher.leases.check(store);
         // When all is over, connections are closed with what is on them.
         if turn.phase != Phase::Stopping {
             self.check_requests(turn, store);
@@ -351,7 +355,7 @@ impl Delivery {
     /// That each lane which is on its way is so once, and each batch has its members.
     fn check_requests(&self, turn: &Turn<'_>, store: &Store) {
         let mut sent = std::collections::HashMap::new();
-        let mut in_flight = vec![0; self.desk.outbox.ids().count()];
+        let mut in_flight = vec![0; self.dispatcher.outbox.ids().count()];
         for link in turn.links.of_kind(Kind::Api) {
             let conn = self.connections.get(link);
             in_flight[usize::from(conn.api.0)] += conn.connection.in_flight.len() as u64;
@@ -359,7 +363,7 @@ impl Delivery {
                 assert!(sent.insert(request.lane, request.step).is_none(), "a lane has one request on its way");
             }
         }
-        for (id, api) in self.desk.outbox.apis() {
+        for (id, api) in self.dispatcher.outbox.apis() {
             assert_eq!(api.in_flight, in_flight[usize::from(id.0)], "requests in flight");
         }
         let mut members = std::collections::HashSet::new();
@@ -375,6 +379,6 @@ impl Delivery {
         assert!(sent.is_empty(), "requests of lanes that are gone");
         let standing = store.lanes().filter(|(_, lane)| lane.state() == State::InBatch).map(|(id, _)| id);
         assert_eq!(standing.collect::<std::collections::HashSet<_>>(), members, "lanes in batches of others");
-        assert!(self.desk.outbox.is_open(Step::Id) || self.rules.has_ids(), "a step that there is not is open");
+        assert!(self.dispatcher.outbox.is_open(Step::Id) || self.rules.has_ids(), "a step that there is not is open");
     }
 }

@@ -123,7 +123,7 @@ impl Api {
 
 /// Whether a step's requests go out, and the lanes that wait until they do.
 #[derive(Debug, Default)]
-struct Way {
+struct Breaker {
     route: Route,
     held: VecDeque<LaneId>,
 }
@@ -135,7 +135,7 @@ pub(super) struct Outbox {
     record_api: ApiId,
     id_api: ApiId,
     /// By [`Step`].
-    ways: [Way; 3],
+    breakers: [Breaker; 3],
 }
 
 impl Outbox {
@@ -144,7 +144,7 @@ impl Outbox {
             apis: vec![Api::new(&rules.deliver().url)],
             record_api: ApiId(0),
             id_api: ApiId(0),
-            ways: Default::default(),
+            breakers: Default::default(),
         };
         if let Some(sequence) = rules.sequence().filter(|sequence| !outbox.apis[0].serves(&sequence.url)) {
             outbox.apis.push(Api::new(&sequence.url));
@@ -265,25 +265,25 @@ impl Outbox {
 
     // ---- lists
 
-    fn way(&mut self, step: Step) -> &mut Way {
-        &mut self.ways[step as usize]
+    fn breaker(&mut self, step: Step) -> &mut Breaker {
+        &mut self.breakers[step as usize]
     }
 
     /// Whether a step's requests go out freely.
     pub fn is_open(&self, step: Step) -> bool {
-        self.ways[step as usize].route.is_open()
+        self.breakers[step as usize].route.is_open()
     }
 
     /// Whether a request that was sent at `sent_ns` is its step's probe.
     pub fn is_probe(&self, step: Step, sent_ns: u64) -> bool {
-        self.ways[step as usize].route.is_probe(sent_ns)
+        self.breakers[step as usize].route.is_probe(sent_ns)
     }
 
     /// Lists a lane to be sent, in front or behind, unless its step is held back.
     pub fn list(&mut self, turn: &mut Turn<'_>, store: &mut Store, lane: LaneId, front: bool) {
         let place = store.lane_mut(lane);
         let step = place.step();
-        let Way { route, held } = self.way(step);
+        let Breaker { route, held } = self.breaker(step);
         if route.is_open() {
             return self.push(store, lane, front);
         }
@@ -305,7 +305,7 @@ impl Outbox {
 
     /// A step that is held back sends one request, if its time has come and a lane waits.
     pub fn probe(&mut self, now: Now, store: &mut Store, step: u8) {
-        let Way { route, held } = &mut self.ways[usize::from(step)];
+        let Breaker { route, held } = &mut self.breakers[usize::from(step)];
         if !held.is_empty() && route.take_probe(now.mono_ns) {
             let lane = held.pop_front().expect("looked at above");
             self.push(store, lane, true);
@@ -314,15 +314,15 @@ impl Outbox {
 
     /// The lane that was to probe a step has nothing to send after all: another one does.
     pub fn give_probe_back(&mut self, turn: &mut Turn<'_>, step: Step) {
-        // While one probes, all others of its step are held: none but the probe can be on its way to be sent.
-        if let Some(until_ns) = self.way(step).route.give_back(turn.now.mono_ns) {
+        // While one probes, all others of its step are held: none but the probe can be on its breaker to be sent.
+        if let Some(until_ns) = self.breaker(step).route.give_back(turn.now.mono_ns) {
             turn.timers.set(until_ns, Timer::Route(step as u8));
         }
     }
 
     /// An answer has shown that a step works: whoever waits for that goes on.
     pub fn step_worked(&mut self, turn: &mut Turn<'_>, store: &mut Store, step: Step) {
-        let Way { route, held } = self.way(step);
+        let Breaker { route, held } = self.breaker(step);
         if route.worked() {
             for lane in std::mem::take(held) {
                 self.list(turn, store, lane, false);
@@ -343,7 +343,7 @@ impl Outbox {
             RetryAfter::Seconds(seconds) => Duration::from_secs(seconds.into()),
             RetryAfter::Date(second) => Duration::from_secs(second.saturating_sub(turn.now.wall_ns / 1_000_000_000)),
         });
-        let hold = self.way(step).route.failed(turn.now.mono_ns, sent_ns, turn.rng, retry, reaction, told);
+        let hold = self.breaker(step).route.failed(turn.now.mono_ns, sent_ns, turn.rng, retry, reaction, told);
         if let Hold::Until(until_ns) = hold {
             turn.counters.api_holds += 1;
             self.hold_back(turn, store, step, until_ns);
@@ -371,7 +371,7 @@ impl Outbox {
         if is_listed {
             self.give_probe_back(turn, store.lane(lane).step());
         }
-        self.ways.iter_mut().for_each(|way| way.held.retain(|other| *other != lane));
+        self.breakers.iter_mut().for_each(|breaker| breaker.held.retain(|other| *other != lane));
     }
 
     /// Takes all lanes that are ready off their lists.
@@ -381,7 +381,7 @@ impl Outbox {
 
     /// Opens the breakers, and takes the lanes that they held back off their lists.
     pub fn release_held(&mut self) -> Vec<LaneId> {
-        self.ways.iter_mut().flat_map(|way| std::mem::take(way).held).collect()
+        self.breakers.iter_mut().flat_map(|breaker| std::mem::take(breaker).held).collect()
     }
 
     /// That each list has the lanes whose states name it.
@@ -392,8 +392,8 @@ impl Outbox {
                 assert!(listed.insert(*lane, (State::Ready, Some(id))).is_none(), "a lane is listed once");
             }
         }
-        for (step, way) in [Step::Id, Step::Record, Step::Confirm].into_iter().zip(&self.ways) {
-            for lane in &way.held {
+        for (step, breaker) in [Step::Id, Step::Record, Step::Confirm].into_iter().zip(&self.breakers) {
+            for lane in &breaker.held {
                 assert!(listed.insert(*lane, (State::Held, None)).is_none(), "a lane is listed once");
                 assert_eq!(store.lane(*lane).step(), step, "a lane is held with its step");
             }

@@ -7,7 +7,7 @@ use super::connection::{ApiLink, Earlier};
 use super::outbox::APIS_MAX;
 use super::problem::Loss;
 use super::rules::Rules;
-use super::{Delivery, Work};
+use super::{Delivery, Lent};
 use crate::config::{Settings, Url};
 use crate::ground::{ApiId, LaneId, LinkId};
 use crate::shard::links::Kind;
@@ -23,28 +23,28 @@ impl Delivery {
             return 0;
         }
         // The place of an API that is not used any more can be another's in a moment.
-        let listed = self.desk.outbox.take_ready();
+        let listed = self.dispatcher.outbox.take_ready();
         let old = std::mem::replace(&mut self.rules, Rc::new(Rules::new(Arc::clone(settings))));
         let record_api = self.api_at(turn, store, &old, &settings.deliver.url);
-        self.desk.outbox.set_record_api(record_api);
+        self.dispatcher.outbox.set_record_api(record_api);
         let id_api = match &settings.sequence {
             Some(sequence) => self.api_at(turn, store, &old, &sequence.url),
             None => record_api,
         };
-        self.desk.outbox.set_id_api(id_api);
+        self.dispatcher.outbox.set_id_api(id_api);
         self.keep_rules(turn, &old);
         let tried = match self.rules.sends_otherwise(&old) {
             true => store.lanes().filter(|(_, lane)| lane.was_posted()).count() as u64,
             false => 0,
         };
-        let for_ids = self.desk.leases.change(store, &old, &self.rules);
+        let for_ids = self.dispatcher.leases.change(store, &old, &self.rules);
         self.list_all(turn, store, &old, [for_ids, listed].concat());
         tried
     }
 
     /// The API that a URL leads to: one that there is, a free place, or a new one.
     fn api_at(&mut self, turn: &mut Turn<'_>, store: &mut Store, old: &Rules, url: &Url) -> ApiId {
-        let outbox = &self.desk.outbox;
+        let outbox = &self.dispatcher.outbox;
         if let Some(id) = outbox.find(url) {
             return id;
         }
@@ -55,47 +55,49 @@ impl Delivery {
             free = others.last().copied();
             let left = free.map_or(Vec::new(), |id| outbox.api(id).connections.clone());
             for link in left.into_iter().filter(|link| turn.links.is_open(*link, Kind::Api)).collect::<Vec<_>>() {
-                let Self { rules: present, connections, desk } = self;
-                let mut work = Work { turn, store, rules: old, present };
-                desk.lose_connection(&mut work, (link, connections.of(link)), &Loss::Reconfigured, true);
+                let Self { rules: present, connections, dispatcher } = self;
+                let mut lent = Lent { turn, store, rules: old, present };
+                dispatcher.lose_connection(&mut lent, (link, connections.of(link)), &Loss::Reconfigured, true);
             }
         }
-        self.desk.outbox.add(url, free)
+        self.dispatcher.outbox.add(url, free)
     }
 
     /// Connections with requests on them are kept for the answers alone, idle ones to where nothing is sent any more are closed.
     fn keep_rules(&mut self, turn: &mut Turn<'_>, old: &Rc<Rules>) {
-        let Self { rules, connections, desk } = self;
+        let Self { rules, connections, dispatcher } = self;
         let other_tls = rules.deliver().tls != old.deliver().tls;
         let links: Vec<LinkId> = turn.links.of_kind(Kind::Api).collect();
         for link in links {
             let conn: &mut ApiLink = connections.of(link);
             if !conn.connection.in_flight.is_empty() {
-                desk.outbox.api_mut(conn.api).available.retain(|other| *other != link);
+                dispatcher.outbox.api_mut(conn.api).available.retain(|other| *other != link);
                 conn.connection.listed = false;
                 let earlier = conn.earlier.get_or_insert_with(|| Earlier { rules: Rc::clone(old), other_tls: false });
                 earlier.other_tls |= other_tls;
-            } else if !desk.outbox.is_current(conn.api) || other_tls && desk.outbox.api(conn.api).tls.is_some() {
-                desk.close_idle(turn, link, conn);
+            } else if !dispatcher.outbox.is_current(conn.api)
+                || other_tls && dispatcher.outbox.api(conn.api).tls.is_some()
+            {
+                dispatcher.close_idle(turn, link, conn);
             }
         }
     }
 
     /// Whatever waits to be sent (`waiting`: on no list) may go now, by the new rules: what held it back may be what was changed.
     fn list_all(&mut self, turn: &mut Turn<'_>, store: &mut Store, old: &Rules, mut waiting: Vec<LaneId>) {
-        let Self { rules: present, desk, .. } = self;
-        waiting.extend(desk.outbox.take_ready());
-        waiting.extend(desk.outbox.release_held());
+        let Self { rules: present, dispatcher, .. } = self;
+        waiting.extend(dispatcher.outbox.take_ready());
+        waiting.extend(dispatcher.outbox.release_held());
         // One in backoff may have given back the record that it waits with.
         waiting.extend(store.lanes().filter(|(_, lane)| lane.state() == State::Backoff).map(|(id, _)| id));
-        for id in desk.outbox.ids() {
-            desk.outbox.api_mut(id).try_at_once();
+        for id in dispatcher.outbox.ids() {
+            dispatcher.outbox.api_mut(id).try_at_once();
         }
         // Their steps are of the old rules.
-        let mut work = Work { turn, store, rules: old, present };
+        let mut lent = Lent { turn, store, rules: old, present };
         for lane in waiting {
-            desk.admit(&mut work, lane);
+            dispatcher.admit(&mut lent, lane);
         }
-        desk.fit_unlisted(&mut work);
+        dispatcher.fit_unlisted(&mut lent);
     }
 }

@@ -3,9 +3,9 @@
 //! Not one byte of a request is rendered before the server has proved who it is. A handshake that fails counts as a connect that fails:
 //! the authority is held back, one connect probes it, and the records wait.
 
-use super::Work;
+use super::Lent;
 use super::connection::ApiLink;
-use super::desk::{Desk, set_timer};
+use super::dispatcher::{Dispatcher, set_timer};
 use super::problem::{HandshakeFault, Loss, Problem};
 use crate::config::Authority;
 use crate::ground::{ApiId, LinkId, Now};
@@ -50,7 +50,7 @@ impl Secure {
     }
 }
 
-impl Desk {
+impl Dispatcher {
     fn tls_client(&self, now: Now) -> &tls::Client {
         let client = self.tls.as_ref().expect("it is given before the start where a URL is https");
         client.set_time(now.wall_ns);
@@ -69,8 +69,8 @@ impl Desk {
     }
 
     /// A connect is over; the session begins.
-    pub(super) fn begin_handshake(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
-        let now = work.turn.now;
+    pub(super) fn begin_handshake(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+        let now = lent.turn.now;
         let tls = self.tls_of(conn.api);
         tls.begun += 1;
         let server = tls.server.clone();
@@ -83,33 +83,33 @@ impl Desk {
             Ok(session) => {
                 conn.secure = Some(Box::new(Secure { session, out, young: true }));
                 self.tls_of(conn.api).young += 1;
-                let limit_ns = work.rules.deliver().connect_timeout.as_nanos() as u64;
-                set_timer(work.turn, link, &mut conn.connection, now.mono_ns + limit_ns);
-                send_pending(work.turn, link, conn);
+                let limit_ns = lent.rules.deliver().connect_timeout.as_nanos() as u64;
+                set_timer(lent.turn, link, &mut conn.connection, now.mono_ns + limit_ns);
+                send_pending(lent.turn, link, conn);
             }
-            Err(error) => self.handshake_failed(work, link, conn, HandshakeFault::Tls(error)),
+            Err(error) => self.handshake_failed(lent, link, conn, HandshakeFault::Tls(error)),
         }
     }
 
     /// The connection closes before a request was sent on it.
     pub(super) fn handshake_failed(
         &mut self,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         link: LinkId,
         conn: &mut ApiLink,
         fault: HandshakeFault,
     ) {
-        send_pending(work.turn, link, conn); // the alert that tells the server why
-        work.turn.close(link);
+        send_pending(lent.turn, link, conn); // the alert that tells the server why
+        lent.turn.close(link);
         self.grow_up(conn);
         self.tls_of(conn.api).begun -= 1;
-        work.turn.counters.api_tls_failures += 1;
-        self.connect_failed(work, link, conn, Problem::Handshake(fault));
+        lent.turn.counters.api_tls_failures += 1;
+        self.connect_failed(lent, link, conn, Problem::Handshake(fault));
     }
 
-    fn connect_failed(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &ApiLink, problem: Problem) {
+    fn connect_failed(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &ApiLink, problem: Problem) {
         let begun_ns = conn.connection.idle_ns;
-        self.outbox.connect_failed(work.turn, (link, conn.api), begun_ns, work.rules.retry(), problem);
+        self.outbox.connect_failed(lent.turn, (link, conn.api), begun_ns, lent.rules.retry(), problem);
     }
 
     /// The connection closes, and if its handshake is not complete, nothing comes of that.
@@ -132,7 +132,7 @@ impl Desk {
     }
 
     /// What is to be sent for the requests that were rendered; `None` if the session cannot go on, and the connection with it.
-    pub(super) fn sealed(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) -> Option<Vec<u8>> {
+    pub(super) fn sealed(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) -> Option<Vec<u8>> {
         let Some(secure) = &mut conn.secure else { return Some(std::mem::take(&mut conn.connection.out)) };
         let result = secure.session.send(&conn.connection.out, &mut secure.out);
         conn.connection.out.clear();
@@ -140,28 +140,28 @@ impl Desk {
             Ok(()) => Some(std::mem::take(&mut secure.out)),
             // The keys of a TLS 1.2 session last for 2^24 records; a new connection has others.
             Err(error) => {
-                self.lose_connection(work, (link, conn), &Loss::Sealing(error), true);
+                self.lose_connection(lent, (link, conn), &Loss::Sealing(error), true);
                 None
             }
         }
     }
 
     /// A send is over.
-    pub(super) fn secure_sent(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
-        send_pending(work.turn, link, conn);
-        self.list_connection(work, link, conn);
+    pub(super) fn secure_sent(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+        send_pending(lent.turn, link, conn);
+        self.list_connection(lent, link, conn);
     }
 
     /// Bytes of TLS.
     pub(super) fn secure_received(
         &mut self,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         link: LinkId,
         conn: &mut ApiLink,
         bytes: &mut [u8],
     ) {
         let secure = conn.secure.as_mut().expect("looked at by the caller");
-        secure.session.set_time(work.turn.now.wall_ns);
+        secure.session.set_time(lent.turn.now.wall_ns);
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();
         let result = secure.session.receive(bytes, &mut plain, &mut secure.out);
@@ -170,27 +170,27 @@ impl Desk {
             self.grow_up(conn);
         }
         if !opened && matches!(result, Ok(Progress::Open)) {
-            self.handshake_complete(work, link, conn);
+            self.handshake_complete(lent, link, conn);
         }
-        let goes_on = plain.is_empty() || self.secure_answered(work, link, conn, &plain);
+        let goes_on = plain.is_empty() || self.secure_answered(lent, link, conn, &plain);
         self.plain = plain;
         if !goes_on {
             return;
         }
         match result {
-            Ok(Progress::Handshaking | Progress::Open) => send_pending(work.turn, link, conn),
+            Ok(Progress::Handshaking | Progress::Open) => send_pending(lent.turn, link, conn),
             // A close_notify: nothing follows; that is the end of the stream, whether the connection stays or not. An answer that runs
             // to the end of the connection is whole, and what is in flight may go again.
-            Ok(Progress::Closed) if opened => self.answers_ended(work, link, conn, true, Loss::Closed),
-            Ok(Progress::Closed) => self.handshake_failed(work, link, conn, HandshakeFault::Closed),
-            Err(error) if opened => self.session_failed(work, link, conn, error),
-            Err(error) => self.handshake_failed(work, link, conn, HandshakeFault::Tls(error)),
+            Ok(Progress::Closed) if opened => self.answers_ended(lent, link, conn, true, Loss::Closed),
+            Ok(Progress::Closed) => self.handshake_failed(lent, link, conn, HandshakeFault::Closed),
+            Err(error) if opened => self.session_failed(lent, link, conn, error),
+            Err(error) => self.handshake_failed(lent, link, conn, HandshakeFault::Tls(error)),
         }
     }
 
-    fn secure_answered(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink, plain: &[u8]) -> bool {
+    fn secure_answered(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink, plain: &[u8]) -> bool {
         let before = conn.connection.answered;
-        let goes_on = self.plain_received(work, link, conn, plain);
+        let goes_on = self.plain_received(lent, link, conn, plain);
         if before == 0 && conn.connection.answered > 0 {
             self.outbox.api_mut(conn.api).forget_failures();
             self.grow_up(conn);
@@ -201,25 +201,25 @@ impl Desk {
         goes_on
     }
 
-    fn handshake_complete(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+    fn handshake_complete(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) {
         let resumed = conn.secure.as_ref().is_some_and(|secure| secure.session.is_resumed());
-        work.turn.counters.api_tls_handshakes += 1;
-        work.turn.counters.api_tls_resumed += u64::from(resumed);
+        lent.turn.counters.api_tls_handshakes += 1;
+        lent.turn.counters.api_tls_resumed += u64::from(resumed);
         self.tls_of(conn.api).begun -= 1;
-        send_pending(work.turn, link, conn); // Finished, before any request
-        self.opened(work, link, conn);
+        send_pending(lent.turn, link, conn); // Finished, before any request
+        self.opened(lent, link, conn);
     }
 
     /// The session is of no use any more. A TLS 1.3 server that wants another certificate of ours says so only now, and each new
     /// connection would end alike: the authority is held back as after a failed connect.
-    fn session_failed(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink, error: TlsError) {
+    fn session_failed(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink, error: TlsError) {
         if conn.connection.answered == 0 {
-            work.turn.counters.api_tls_failures += 1;
+            lent.turn.counters.api_tls_failures += 1;
             self.outbox.api_mut(conn.api).connecting += 1; // it counts as one that has not got through
-            self.connect_failed(work, link, conn, Problem::Lost(Loss::Session(error.clone())));
+            self.connect_failed(lent, link, conn, Problem::Lost(Loss::Session(error.clone())));
         }
-        send_pending(work.turn, link, conn);
-        self.lose_connection(work, (link, conn), &Loss::Session(error), false);
+        send_pending(lent.turn, link, conn);
+        self.lose_connection(lent, (link, conn), &Loss::Session(error), false);
     }
 
     /// Tells the server that nothing follows, unless a send is under way, which the close cuts short.

@@ -8,7 +8,7 @@
 //! | serial, `flow = "none"` | nothing holds it back, and what the kernel has no room for is lost uncounted: so it is read on, its share is held here, and of what comes beyond that the oldest records are rejected: counted, with a sample |
 
 use super::source::Sources;
-use super::stream::{Line, Stream, Streams};
+use super::stream::{Lent, Stream, Streams};
 use crate::config::{Flow, Settings, SourceKind, WhenFull};
 use crate::framing::FrameFlags;
 use crate::ground::{LinkId, SourceId};
@@ -30,7 +30,7 @@ pub(super) fn held_bytes_max(settings: &Settings, sources: &[SourceId]) -> usize
     (settings.journal.window_bytes / 4 / lines).clamp(HELD_BYTES_MIN, HELD_BYTES_MAX)
 }
 
-/// Bytes that wait to be framed, behind marks of the line. An idle gap before them is told by when they came.
+/// Bytes that wait to be framed, behind marks of the lent. An idle gap before them is told by when they came.
 #[derive(Debug)]
 pub(super) struct Held {
     at_ns: u64,
@@ -119,18 +119,18 @@ impl Pressure {
 }
 
 impl Stream {
-    pub(super) fn pause(&mut self, line: &mut Line<'_, '_>, link: LinkId) {
+    pub(super) fn pause(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         if self.pressure.paused {
             return;
         }
         self.pressure.paused = true;
-        line.shared.paused.push(link);
+        lent.shared.paused.push(link);
         if self.pressure.flow == Some(Flow::None) {
             return;
         }
-        self.hold_line(line.turn, link, true);
+        self.hold_line(lent.turn, link, true);
         if self.reading {
-            line.turn.emit(Op::PauseRecv { link });
+            lent.turn.emit(Op::PauseRecv { link });
         }
     }
 
@@ -144,54 +144,54 @@ impl Stream {
         }
     }
 
-    pub(super) fn resume(&mut self, line: &mut Line<'_, '_>, link: LinkId) {
-        self.end_shedding(line.turn, line.sources);
+    pub(super) fn resume(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
+        self.end_shedding(lent.turn, lent.sources);
         if self.ended {
-            self.finish(line, link, "the line was lost while the journal was full");
+            self.finish(lent, link, "the line was lost while the journal was full");
             return;
         }
-        self.watch_silence(line.turn, link);
-        self.hold_line(line.turn, link, false);
-        if !self.reading && line.turn.links.fd(link).is_some() {
+        self.watch_silence(lent.turn, link);
+        self.hold_line(lent.turn, link, false);
+        if !self.reading && lent.turn.links.fd(link).is_some() {
             self.reading = true;
-            Streams::arm(line.turn, link, self.sender.source);
+            Streams::arm(lent.turn, link, self.sender.source);
         }
     }
 
     /// Whether the end of a stream has to wait, since the journal has no room for what the framer may still give.
-    pub(super) fn must_wait(&mut self, line: &mut Line<'_, '_>, link: LinkId) -> bool {
-        let framing = &line.turn.source(self.sender.source).framing;
+    pub(super) fn must_wait(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) -> bool {
+        let framing = &lent.turn.source(self.sender.source).framing;
         let may_give = framing.idle.is_some() && !self.framer.is_empty();
-        let rejects = line.turn.settings.journal.when_full == WhenFull::Reject;
-        if !self.pressure.paused && may_give && !rejects && !line.store.has_room(line.turn.now, framing.max_bytes) {
-            self.pause(line, link);
+        let rejects = lent.turn.settings.journal.when_full == WhenFull::Reject;
+        if !self.pressure.paused && may_give && !rejects && !lent.store.has_room(lent.turn.now, framing.max_bytes) {
+            self.pause(lent, link);
         }
         self.pressure.paused
     }
 
     /// Frames what was held, until there is no room again.
-    pub(super) fn frame_all_held(&mut self, line: &mut Line<'_, '_>, link: LinkId) {
+    pub(super) fn frame_all_held(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         for Held { at_ns, flags, bytes } in self.pressure.take_held() {
             self.flag(at_ns, flags);
             if !bytes.is_empty() {
-                self.frame_held(line, link, at_ns, &bytes);
+                self.frame_held(lent, link, at_ns, &bytes);
             }
         }
     }
 
     /// Where a line that nothing holds back has sent more than its share: rejects its oldest records until the rest fits.
-    pub(super) fn shed(&mut self, line: &mut Line<'_, '_>, link: LinkId) {
+    pub(super) fn shed(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         if self.pressure.flow != Some(Flow::None) {
             return;
         }
-        let max_bytes = line.turn.source(self.sender.source).framing.max_bytes;
-        while let Some(held) = self.pressure.pop_beyond(line.shared.held_bytes_max) {
-            self.begin_shedding(line.turn, line.sources);
+        let max_bytes = lent.turn.source(self.sender.source).framing.max_bytes;
+        while let Some(held) = self.pressure.pop_beyond(lent.shared.held_bytes_max) {
+            self.begin_shedding(lent.turn, lent.sources);
             self.framer.flag(held.flags);
             let mut input = &held.bytes[..];
             loop {
-                let full = !line.store.has_room(line.turn.now, max_bytes);
-                if !self.frame_one(line, link, held.at_ns, &mut input, full) {
+                let full = !lent.store.has_room(lent.turn.now, max_bytes);
+                if !self.frame_one(lent, link, held.at_ns, &mut input, full) {
                     break;
                 }
             }

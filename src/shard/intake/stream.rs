@@ -31,7 +31,7 @@ pub(super) struct Shared {
 }
 
 /// What a stream is lent for one call.
-pub(super) struct Line<'l, 't> {
+pub(super) struct Lent<'l, 't> {
     pub turn: &'l mut Turn<'t>,
     pub store: &'l mut Store,
     pub sources: &'l mut Sources,
@@ -66,8 +66,8 @@ pub(super) struct Stream {
 
 impl Sender {
     /// One frame of the stream, whose end came at `at_ns`. `full`: the journal has no room for a record.
-    fn take(&mut self, line: &mut Line<'_, '_>, link: LinkId, at_ns: u64, framed: Framed<'_>, full: bool) {
-        let Line { turn, sources, .. } = line;
+    fn take(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, at_ns: u64, framed: Framed<'_>, full: bool) {
+        let Lent { turn, sources, .. } = lent;
         match framed {
             Framed::Empty => turn.counters.empty_frames += 1,
             Framed::Garbage { bytes, count } => sources.count_garbage(turn, self.source, link, bytes, count),
@@ -78,17 +78,17 @@ impl Sender {
                 turn.counters.unended_records += u64::from(flags.contains(FrameFlags::UNENDED));
                 turn.stages.record(Stage::Frame, at_ns.saturating_sub(first_byte_ns));
                 turn.stages.record(Stage::Journaled, turn.now.mono_ns - at_ns);
-                self.keep(line, bytes, first_byte_ns, flags.0);
+                self.keep(lent, bytes, first_byte_ns, flags.0);
             }
         }
     }
 
-    fn keep(&mut self, line: &mut Line<'_, '_>, bytes: &[u8], first_byte_ns: u64, flags: u8) {
+    fn keep(&mut self, lent: &mut Lent<'_, '_>, bytes: &[u8], first_byte_ns: u64, flags: u8) {
         let (lane, origin) = match self.lane {
             Some(place) => place,
-            None => *self.lane.insert(self.find_lane(line)),
+            None => *self.lane.insert(self.find_lane(lent)),
         };
-        let now = line.turn.now;
+        let now = lent.turn.now;
         let frame_ns = now.mono_ns - first_byte_ns;
         let record = NewRecord {
             origin,
@@ -98,14 +98,14 @@ impl Sender {
             key: &[],
             data: bytes,
         };
-        let kept = line.store.keep(line.turn, lane, record, first_byte_ns);
+        let kept = lent.store.keep(lent.turn, lane, record, first_byte_ns);
         kept.expect("room was made for a record of the largest size");
-        line.sources.of(self.source).tally.received += 1;
+        lent.sources.of(self.source).tally.received += 1;
     }
 
     /// Its lane, and a new origin in it.
-    fn find_lane(&self, line: &mut Line<'_, '_>) -> (LaneId, OriginRef) {
-        let Line { turn, store, sources, shared } = line;
+    fn find_lane(&self, lent: &mut Lent<'_, '_>) -> (LaneId, OriginRef) {
+        let Lent { turn, store, sources, shared } = lent;
         let id = self.source;
         let configured = turn.source(id);
         match (&configured.kind, self.peer) {
@@ -151,29 +151,29 @@ impl Stream {
     }
 
     /// Bytes were read.
-    fn received(&mut self, line: &mut Line<'_, '_>, link: LinkId, mut bytes: &mut [u8]) {
+    fn received(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, mut bytes: &mut [u8]) {
         let id = self.sender.source;
-        line.sources.count_bytes(line.turn, id, bytes.len());
-        let now_ns = line.turn.now.mono_ns;
+        lent.sources.count_bytes(lent.turn, id, bytes.len());
+        let now_ns = lent.turn.now.mono_ns;
         loop {
-            let Some(parmrk) = &mut self.parmrk else { return self.frame(line, link, bytes) };
+            let Some(parmrk) = &mut self.parmrk else { return self.frame(lent, link, bytes) };
             let run = parmrk.decode_run(bytes);
             let (decoded, rest) = bytes.split_at_mut(run.taken);
             // An error concerns the last decoded byte: it must be known before a record can end with that byte.
             let clean = run.len - usize::from(run.mark == Some(Mark::Error));
-            self.frame(line, link, &decoded[..clean]);
+            self.frame(lent, link, &decoded[..clean]);
             match run.mark {
                 None => return,
                 Some(Mark::Break) => {
-                    line.turn.counters.line_breaks += 1;
-                    line.sources.of(id).tally.line_breaks += 1;
+                    lent.turn.counters.line_breaks += 1;
+                    lent.sources.of(id).tally.line_breaks += 1;
                     self.flag(now_ns, FrameFlags::BREAK);
                 }
                 Some(Mark::Error) => {
-                    line.turn.counters.line_errors += 1;
-                    line.sources.of(id).tally.line_errors += 1;
+                    lent.turn.counters.line_errors += 1;
+                    lent.sources.of(id).tally.line_errors += 1;
                     self.flag(now_ns, FrameFlags::LINE_ERROR);
-                    self.frame(line, link, &decoded[clean..run.len]);
+                    self.frame(lent, link, &decoded[clean..run.len]);
                 }
             }
             bytes = rest;
@@ -181,33 +181,33 @@ impl Stream {
     }
 
     /// Cuts bytes into records. What the journal has no room for is held, and reading stops.
-    fn frame(&mut self, line: &mut Line<'_, '_>, link: LinkId, bytes: &[u8]) {
-        self.frame_held(line, link, line.turn.now.mono_ns, bytes);
-        self.watch_silence(line.turn, link);
+    fn frame(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, bytes: &[u8]) {
+        self.frame_held(lent, link, lent.turn.now.mono_ns, bytes);
+        self.watch_silence(lent.turn, link);
     }
 
     /// As [`Stream::frame`], for bytes that came at `at_ns`.
-    pub(super) fn frame_held(&mut self, line: &mut Line<'_, '_>, link: LinkId, at_ns: u64, bytes: &[u8]) {
-        let max_bytes = line.turn.source(self.sender.source).framing.max_bytes;
+    pub(super) fn frame_held(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, at_ns: u64, bytes: &[u8]) {
+        let max_bytes = lent.turn.source(self.sender.source).framing.max_bytes;
         // What was read when intake ends is not read again: it is counted at least.
-        let rejects = line.turn.settings.journal.when_full == WhenFull::Reject || line.turn.phase != Phase::Running;
+        let rejects = lent.turn.settings.journal.when_full == WhenFull::Reject || lent.turn.phase != Phase::Running;
         if self.pressure.holds() {
             self.pressure.hold(at_ns, bytes);
-            self.shed(line, link);
+            self.shed(lent, link);
             return;
         }
         // Those that wait go first: the line that one of them has lost may be this one, and then its order is kept.
-        let waits = !rejects && !line.shared.paused.is_empty();
+        let waits = !rejects && !lent.shared.paused.is_empty();
         let mut input = bytes;
         loop {
-            let full = waits || !line.store.has_room(line.turn.now, max_bytes);
+            let full = waits || !lent.store.has_room(lent.turn.now, max_bytes);
             if full && !rejects {
                 self.pressure.hold(at_ns, input);
-                self.pause(line, link);
-                self.shed(line, link);
+                self.pause(lent, link);
+                self.shed(lent, link);
                 return;
             }
-            if !self.frame_one(line, link, at_ns, &mut input, full) {
+            if !self.frame_one(lent, link, at_ns, &mut input, full) {
                 return;
             }
         }
@@ -216,15 +216,15 @@ impl Stream {
     /// Takes the next frame off `input`; false if there is none in it. `full`: the journal has no room for a record.
     pub(super) fn frame_one(
         &mut self,
-        line: &mut Line<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         link: LinkId,
         at_ns: u64,
         input: &mut &[u8],
         full: bool,
     ) -> bool {
-        let framing = &line.turn.source(self.sender.source).framing;
+        let framing = &lent.turn.source(self.sender.source).framing;
         let Some(framed) = self.framer.next(framing, at_ns, input) else { return false };
-        self.sender.take(line, link, at_ns, framed, full);
+        self.sender.take(lent, link, at_ns, framed, full);
         true
     }
 
@@ -242,48 +242,48 @@ impl Stream {
     }
 
     /// An idle gap may be over.
-    fn handle_timer(&mut self, line: &mut Line<'_, '_>, link: LinkId) {
-        let now_ns = line.turn.now.mono_ns;
+    fn handle_timer(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
+        let now_ns = lent.turn.now.mono_ns;
         self.is_watched = false;
         if self.leaving_ns.take_if(|at_ns| *at_ns <= now_ns).is_some() {
             if !self.ended {
-                self.end_retired(line, link);
+                self.end_retired(lent, link);
             }
             return;
         }
-        let due = self.framer.deadline_ns(&line.turn.source(self.sender.source).framing);
+        let due = self.framer.deadline_ns(&lent.turn.source(self.sender.source).framing);
         if due.is_some_and(|at_ns| at_ns <= now_ns) && !self.pressure.paused {
-            self.frame_held(line, link, now_ns, &[]);
+            self.frame_held(lent, link, now_ns, &[]);
         }
-        self.watch_silence(line.turn, link);
+        self.watch_silence(lent.turn, link);
     }
 
     /// A read has ended.
-    fn read_ended(&mut self, line: &mut Line<'_, '_>, link: LinkId, end: RecvEnd) {
+    fn read_ended(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, end: RecvEnd) {
         self.reading = false;
         match end {
             RecvEnd::Paused if self.pressure.paused => {}
             // It was resumed before the pause took effect.
-            RecvEnd::Paused => self.resume(line, link),
-            RecvEnd::Closed | RecvEnd::Error(_) if self.must_wait(line, link) => self.ended = true,
-            RecvEnd::Closed => self.finish(line, link, "the other side hung up"),
+            RecvEnd::Paused => self.resume(lent, link),
+            RecvEnd::Closed | RecvEnd::Error(_) if self.must_wait(lent, link) => self.ended = true,
+            RecvEnd::Closed => self.finish(lent, link, "the other side hung up"),
             RecvEnd::Error(errno) => {
                 let reason = std::io::Error::from_raw_os_error(errno).to_string();
-                self.finish(line, link, &format!("reading failed: {reason}"));
+                self.finish(lent, link, &format!("reading failed: {reason}"));
             }
         }
     }
 
     /// The stream is over: an unfinished record is rejected (or accepted, by the framing's policy), the file closed, its lane left to
     /// empty itself.
-    pub(super) fn finish(&mut self, line: &mut Line<'_, '_>, link: LinkId, why: &str) {
+    pub(super) fn finish(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, why: &str) {
         let id = self.sender.source;
-        let framing = &line.turn.source(id).framing;
+        let framing = &lent.turn.source(id).framing;
         if let Some(framed) = self.framer.finish(framing) {
-            let full = !line.store.has_room(line.turn.now, framing.max_bytes);
-            self.sender.take(line, link, line.turn.now.mono_ns, framed, full);
+            let full = !lent.store.has_room(lent.turn.now, framing.max_bytes);
+            self.sender.take(lent, link, lent.turn.now.mono_ns, framed, full);
         }
-        let Line { turn, store, sources, .. } = line;
+        let Lent { turn, store, sources, .. } = lent;
         turn.close(link);
         if self.sender.peer.is_some() {
             sources.count_out(turn, id);
@@ -307,33 +307,33 @@ impl Stream {
 
     /// Its source is retired. A socket's peer is told that this is the end, and what it has sent by then is taken; a port is closed at
     /// once. What a full journal holds back goes first in either case.
-    fn retire(&mut self, line: &mut Line<'_, '_>, link: LinkId) {
-        match line.turn.links.fd(link) {
+    fn retire(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
+        match lent.turn.links.fd(link) {
             // Its open or connect is under way.
             None => {
-                line.turn.close(link);
-                leave_source_lane(line.store, line.sources, self.sender.source);
+                lent.turn.close(link);
+                leave_source_lane(lent.store, lent.sources, self.sender.source);
             }
             Some(_) if self.ended => {}
             Some(fd) if self.parmrk.is_none() => {
-                line.turn.emit(Op::Shutdown { link, fd });
-                let leaving_ns = line.turn.now.mono_ns + LEAVE_NS;
+                lent.turn.emit(Op::Shutdown { link, fd });
+                let leaving_ns = lent.turn.now.mono_ns + LEAVE_NS;
                 self.leaving_ns = Some(leaving_ns);
-                line.turn.timers.set(leaving_ns, Timer::Link(link));
+                lent.turn.timers.set(leaving_ns, Timer::Link(link));
             }
-            Some(_) => self.end_retired(line, link),
+            Some(_) => self.end_retired(lent, link),
         }
     }
 
     /// The end of a stream that no longer belongs to the configuration, now or when the journal has room for what it has sent.
-    fn end_retired(&mut self, line: &mut Line<'_, '_>, link: LinkId) {
-        if !self.must_wait(line, link) {
-            self.finish(line, link, "the source was removed");
+    fn end_retired(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
+        if !self.must_wait(lent, link) {
+            self.finish(lent, link, "the source was removed");
             return;
         }
         self.ended = true;
         if self.pressure.flow == Some(Flow::None) && self.reading {
-            line.turn.emit(Op::PauseRecv { link });
+            lent.turn.emit(Op::PauseRecv { link });
         }
     }
 
@@ -370,8 +370,8 @@ impl Streams {
         store: &'l mut Store,
         sources: &'l mut Sources,
         link: LinkId,
-    ) -> (&'l mut Stream, Line<'l, 't>) {
-        (self.table.of(link), Line { turn, store, sources, shared: &mut self.shared })
+    ) -> (&'l mut Stream, Lent<'l, 't>) {
+        (self.table.of(link), Lent { turn, store, sources, shared: &mut self.shared })
     }
 
     pub fn received(
@@ -382,8 +382,8 @@ impl Streams {
         link: LinkId,
         bytes: &mut [u8],
     ) {
-        let (stream, mut line) = self.lend(turn, store, sources, link);
-        stream.received(&mut line, link, bytes);
+        let (stream, mut lent) = self.lend(turn, store, sources, link);
+        stream.received(&mut lent, link, bytes);
     }
 
     pub fn read_ended(
@@ -394,26 +394,26 @@ impl Streams {
         link: LinkId,
         end: RecvEnd,
     ) {
-        let (stream, mut line) = self.lend(turn, store, sources, link);
-        stream.read_ended(&mut line, link, end);
+        let (stream, mut lent) = self.lend(turn, store, sources, link);
+        stream.read_ended(&mut lent, link, end);
     }
 
     pub fn handle_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
-        let (stream, mut line) = self.lend(turn, store, sources, link);
-        stream.handle_timer(&mut line, link);
+        let (stream, mut lent) = self.lend(turn, store, sources, link);
+        stream.handle_timer(&mut lent, link);
     }
 
     /// Intake ends: what is held is framed, and the stream with it.
     pub fn stop(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
-        let (stream, mut line) = self.lend(turn, store, sources, link);
-        stream.frame_all_held(&mut line, link);
-        stream.finish(&mut line, link, "the gateway is stopping");
+        let (stream, mut lent) = self.lend(turn, store, sources, link);
+        stream.frame_all_held(&mut lent, link);
+        stream.finish(&mut lent, link, "the gateway is stopping");
     }
 
     /// The stream's source is retired.
     pub fn retire(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
-        let (stream, mut line) = self.lend(turn, store, sources, link);
-        stream.retire(&mut line, link);
+        let (stream, mut lent) = self.lend(turn, store, sources, link);
+        stream.retire(&mut lent, link);
     }
 
     /// Links that wait for room go on once the journal takes records again. What was read is framed first, and nobody reads on before all
@@ -432,14 +432,14 @@ impl Streams {
             if !turn.links.is_open(link, Kind::Stream) {
                 continue;
             }
-            let (stream, mut line) = self.lend(turn, store, sources, link);
+            let (stream, mut lent) = self.lend(turn, store, sources, link);
             stream.pressure.paused = false;
-            stream.frame_all_held(&mut line, link);
+            stream.frame_all_held(&mut lent, link);
             if stream.pressure.paused {
                 continue;
             }
             if stream.ended || stream.pressure.flow == Some(Flow::None) {
-                stream.resume(&mut line, link);
+                stream.resume(&mut lent, link);
             } else {
                 stream.pressure.paused = true;
                 empty.push(link);
@@ -453,11 +453,11 @@ impl Streams {
             if !turn.links.is_open(link, Kind::Stream) {
                 continue;
             }
-            let (stream, mut line) = self.lend(turn, store, sources, link);
+            let (stream, mut lent) = self.lend(turn, store, sources, link);
             stream.pressure.paused = false;
             // Nothing was read meanwhile, so nothing is known of a silence.
-            stream.framer.restart_silence(line.turn.now.mono_ns);
-            stream.resume(&mut line, link);
+            stream.framer.restart_silence(lent.turn.now.mono_ns);
+            stream.resume(&mut lent, link);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use super::lanes::Lanes;
 use super::records::{Behind, Waiting};
-use super::{Shelf, State, Store};
+use super::{Kept, State, Store};
 use crate::ground::{JournalId, LaneId};
 use crate::journal::{Found, Position, Scan, Step};
 use crate::shard::turn::Turn;
@@ -57,7 +57,7 @@ impl Backlog {
     }
 }
 
-impl Shelf {
+impl Kept {
     /// Starts where the first lane that has room is behind.
     fn start_scan(&mut self, lanes: &mut Lanes) -> bool {
         let extents_max = self.journal.lane_extents_max();
@@ -129,28 +129,28 @@ impl Store {
     /// Reads one block back; `false` when there is nothing more to do in this turn. To be called up to [`BLOCKS_PER_TURN`] times
     /// a turn.
     pub fn read_back(&mut self, turn: &mut Turn<'_>, id: JournalId) -> bool {
-        let Self { shelves, lanes, .. } = self;
-        let shelf = &mut shelves[usize::from(id.0)];
-        if shelf.backlog.lanes.is_empty() || !shelf.backlog.running && !shelf.start_scan(lanes) {
+        let Self { journals, lanes, .. } = self;
+        let kept = &mut journals[usize::from(id.0)];
+        if kept.backlog.lanes.is_empty() || !kept.backlog.running && !kept.start_scan(lanes) {
             return false;
         }
-        let mut found = std::mem::take(&mut shelf.backlog.found);
-        let step = shelf.journal.scan(turn.now, &mut shelf.backlog.scan, &mut found, turn.ops);
+        let mut found = std::mem::take(&mut kept.backlog.found);
+        let step = kept.journal.scan(turn.now, &mut kept.backlog.scan, &mut found, turn.ops);
         for record in found.drain(..) {
-            if let Some(lane) = shelf.take_found(lanes, record) {
+            if let Some(lane) = kept.take_found(lanes, record) {
                 lanes[lane].wake();
                 self.woken.push_back(lane);
             }
         }
-        shelf.backlog.found = found;
+        kept.backlog.found = found;
         match step {
             Step::Block => true,
             Step::Wait => {
-                shelf.unload_stalled(turn.now, id, lanes);
+                kept.unload_stalled(turn.now, id, lanes);
                 false
             }
             Step::Tail => {
-                shelf.end_scan(lanes);
+                kept.end_scan(lanes);
                 true
             }
         }
@@ -158,7 +158,7 @@ impl Store {
 
     /// The turn's reading back is over.
     pub fn end_read_back(&mut self, id: JournalId, blocks: usize) {
-        self.shelves[usize::from(id.0)].backlog.unfinished = blocks == BLOCKS_PER_TURN;
+        self.journals[usize::from(id.0)].backlog.unfinished = blocks == BLOCKS_PER_TURN;
     }
 
     /// A read is over.
@@ -170,15 +170,15 @@ impl Store {
         buffer: Vec<u8>,
         result: Result<usize, i32>,
     ) {
-        let shelf = &mut self.shelves[usize::from(id.0)];
-        shelf.journal.handle_read_back(now, &mut shelf.backlog.scan, at, buffer, result);
+        let kept = &mut self.journals[usize::from(id.0)];
+        kept.journal.handle_read_back(now, &mut kept.backlog.scan, at, buffer, result);
     }
 
     /// A step of a journal's rewrite is over. Where a run of segments has moved, its lanes are behind from the new place on.
     pub fn handle_rewrite(&mut self, now: Now, id: JournalId, work: Rewrite, result: Result<(), i32>) {
-        let shelf = &mut self.shelves[usize::from(id.0)];
-        let Some(moved) = shelf.journal.handle_rewrite(now, &mut shelf.backlog.scan, work, result) else { return };
-        for lane in &shelf.backlog.lanes {
+        let kept = &mut self.journals[usize::from(id.0)];
+        let Some(moved) = kept.journal.handle_rewrite(now, &mut kept.backlog.scan, work, result) else { return };
+        for lane in &kept.backlog.lanes {
             self.lanes[*lane].records_mut().move_behind(|at| moved.position(at));
         }
     }

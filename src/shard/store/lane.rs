@@ -32,7 +32,7 @@ use super::company::{Batch, Company};
 use super::records::{Records, Waiting};
 use super::tries::Tries;
 use crate::delivery::Step;
-use crate::ground::{JournalId, LaneId};
+use crate::ground::{JournalId, LaneId, Moment};
 use std::collections::VecDeque;
 
 /// What a lane is doing.
@@ -320,11 +320,7 @@ impl Lane {
 
     /// The first record is to be sent for the first time: which step comes first, and since when it could.
     pub fn begin_step(&mut self, step: Step, recovered_id: Option<&str>) {
-        if let Some(seen) = self.first().seen {
-            self.tries.since_ns = seen.journaled_ns();
-        } else {
-            self.tries.since_ns = 0;
-        }
+        self.tries.since = self.first().seen.map(|seen| Moment::at(seen.journaled_ns()));
         self.tries.step = step;
         if let Some(id) = recovered_id {
             self.ids.first = Some(id.into());

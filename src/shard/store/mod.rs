@@ -25,6 +25,7 @@ use super::turn::Turn;
 use super::{JournalId, LaneId, Now};
 use crate::config::Durability;
 use crate::delivery::Step;
+use crate::ground::Moment;
 use crate::journal::{BlockFile, Full, Journal, NewRecord, Origin, OriginRef, Position, RecordView, Refused, Unparked};
 use crate::observe::snapshot::{JournalSnapshot, Stage};
 use lanes::Lanes;
@@ -36,7 +37,7 @@ use undurable::Undurable;
 
 /// A journal and what the store keeps beside it.
 #[derive(Debug)]
-struct Shelf {
+struct Kept {
     journal: Journal,
     /// The lane of each origin, by `OriginRef`.
     origin_lanes: Vec<Option<LaneId>>,
@@ -45,7 +46,7 @@ struct Shelf {
     backlog: backlog::Backlog,
 }
 
-impl Shelf {
+impl Kept {
     fn set_origin_lane(&mut self, origin: OriginRef, lane: LaneId) {
         let index = origin.0 as usize;
         if index >= self.origin_lanes.len() {
@@ -62,7 +63,7 @@ impl Shelf {
 /// Journals and lanes.
 #[derive(Debug)]
 pub(super) struct Store {
-    shelves: Vec<Shelf>,
+    journals: Vec<Kept>,
     lanes: Lanes,
     /// Lanes that have something to send now, in the order in which that came about.
     woken: VecDeque<LaneId>,
@@ -82,12 +83,12 @@ impl Store {
     /// The first journal is this core's own.
     pub fn new(journals: Vec<Journal>, durability: Durability) -> Self {
         assert!(!journals.is_empty());
-        let shelf = |(index, mut journal): (usize, Journal)| {
+        let kept = |(index, mut journal): (usize, Journal)| {
             journal.set_id(JournalId(index as u8));
-            Shelf { journal, origin_lanes: Vec::new(), retried: BTreeMap::new(), backlog: backlog::Backlog::default() }
+            Kept { journal, origin_lanes: Vec::new(), retried: BTreeMap::new(), backlog: backlog::Backlog::default() }
         };
         Self {
-            shelves: journals.into_iter().enumerate().map(shelf).collect(),
+            journals: journals.into_iter().enumerate().map(kept).collect(),
             lanes: Lanes::default(),
             woken: VecDeque::new(),
             awaiting_durable: VecDeque::new(),
@@ -100,13 +101,13 @@ impl Store {
 
     /// Makes the lanes of a journal's recovered records; what each is called, in the order of their origins.
     pub fn adopt(&mut self, turn: &mut Turn<'_>, id: JournalId) -> Vec<(String, LaneId)> {
-        let shelf = &mut self.shelves[usize::from(id.0)];
-        let report = shelf.journal.report();
+        let kept = &mut self.journals[usize::from(id.0)];
+        let report = kept.journal.report();
         turn.terms.recovered += report.recovered;
         turn.terms.parked += report.parked;
         turn.terms.pending += report.recovered - report.parked;
-        let oldest = shelf.journal.oldest();
-        let origins = shelf.journal.origins().filter(|(.., pending)| *pending > 0);
+        let oldest = kept.journal.oldest();
+        let origins = kept.journal.origins().filter(|(.., pending)| *pending > 0);
         let origins: Vec<_> =
             origins.map(|(origin, o, pending)| (origin, o.lane, o.name.to_string(), pending)).collect();
         let mut by_number: HashMap<u32, LaneId> = HashMap::new();
@@ -116,11 +117,11 @@ impl Store {
                 let mut lane = Lane::new(id, number);
                 lane.records_mut().fall_behind_unless(Behind { from: 0, at: oldest });
                 let lane = self.lanes.insert(lane);
-                shelf.backlog.list(lane);
+                kept.backlog.list(lane);
                 lane
             });
             self.lanes[lane].records_mut().count_in(pending);
-            shelf.set_origin_lane(origin, lane);
+            kept.set_origin_lane(origin, lane);
             named.push((name, lane));
         }
         named
@@ -129,11 +130,11 @@ impl Store {
     // ---- journals
 
     pub fn journal(&self, id: JournalId) -> &Journal {
-        &self.shelves[usize::from(id.0)].journal
+        &self.journals[usize::from(id.0)].journal
     }
 
     pub fn journal_mut(&mut self, id: JournalId) -> &mut Journal {
-        &mut self.shelves[usize::from(id.0)].journal
+        &mut self.journals[usize::from(id.0)].journal
     }
 
     /// The journal that takes new records.
@@ -143,7 +144,7 @@ impl Store {
 
     /// Its journals.
     pub fn journal_ids(&self) -> impl Iterator<Item = JournalId> + use<> {
-        (0..self.shelves.len() as u8).map(JournalId)
+        (0..self.journals.len() as u8).map(JournalId)
     }
 
     /// Adopted journals first: what they hold of a source is older than what this core has journaled since it adopted them.
@@ -158,7 +159,7 @@ impl Store {
 
     /// Ends the store; what is not flushed is left to the next start.
     pub fn into_journals(self) -> Vec<Journal> {
-        self.shelves.into_iter().map(|shelf| shelf.journal).collect()
+        self.journals.into_iter().map(|kept| kept.journal).collect()
     }
 
     /// Whether intake may begin.
@@ -168,12 +169,12 @@ impl Store {
 
     /// Whether nothing is left to be written or read.
     pub fn is_flushed(&self) -> bool {
-        self.shelves.iter().all(|shelf| shelf.journal.is_flushed() && !shelf.backlog.is_reading())
+        self.journals.iter().all(|kept| kept.journal.is_flushed() && !kept.backlog.is_reading())
     }
 
     /// Whether a disk refuses.
     pub fn is_in_trouble(&self) -> bool {
-        self.shelves.iter().any(|shelf| shelf.journal.is_in_trouble())
+        self.journals.iter().any(|kept| kept.journal.is_in_trouble())
     }
 
     /// Entries of the own journal below this number are as durable as configured.
@@ -184,27 +185,27 @@ impl Store {
     /// The end of a turn: marks, commits, segments. `waiting`: somebody waits for an answer that needs the open block on disk.
     pub fn end_turn(&mut self, turn: &mut Turn<'_>, waiting: bool, flush: bool) {
         let waiting = waiting || !self.awaiting_durable.is_empty();
-        for shelf in &mut self.shelves {
+        for kept in &mut self.journals {
             if flush {
-                shelf.journal.flush(turn.now, turn.ops);
+                kept.journal.flush(turn.now, turn.ops);
             } else {
-                shelf.journal.turn(turn.now, waiting, turn.ops);
+                kept.journal.turn(turn.now, waiting, turn.ops);
             }
-            shelf.journal.take_counters(turn.counters);
+            kept.journal.take_counters(turn.counters);
         }
     }
 
     /// When it has something to do though nothing happens.
     pub fn deadline_ns(&self) -> Option<u64> {
-        let shelves = self.shelves.iter();
-        shelves.flat_map(|shelf| [shelf.journal.deadline_ns(), shelf.backlog.deadline_ns()]).flatten().min()
+        let journals = self.journals.iter();
+        journals.flat_map(|kept| [kept.journal.deadline_ns(), kept.backlog.deadline_ns()]).flatten().min()
     }
 
     /// A block was written, or not.
     pub fn handle_committed(&mut self, turn: &mut Turn<'_>, id: JournalId, at: Position, result: Result<(), i32>) {
         self.journal_mut(id).handle_committed(turn.now, at, result);
         if id == JournalId::OWN {
-            self.undurable.measure(turn.now, self.shelves[0].journal.durable_below(), turn.stages);
+            self.undurable.measure(turn.now, self.journals[0].journal.durable_below(), turn.stages);
         }
     }
 
@@ -263,7 +264,7 @@ impl Store {
     pub fn open_origin(&mut self, lane: LaneId, source: &str, name: &str) -> OriginRef {
         self.lanes[lane].count_appender();
         let number = self.lanes[lane].number();
-        let own = &mut self.shelves[0];
+        let own = &mut self.journals[0];
         let origin = own.journal.open_origin(number, source, name);
         own.set_origin_lane(origin, lane);
         origin
@@ -282,7 +283,7 @@ impl Store {
     ) -> Result<u64, Full> {
         let now = turn.now;
         let origin = record.origin;
-        let journal = &mut self.shelves[0].journal;
+        let journal = &mut self.journals[0].journal;
         let (number, at) = journal.append_record(now, record)?;
         turn.terms.received += 1;
         turn.terms.pending += 1;
@@ -297,7 +298,7 @@ impl Store {
         let fits = journal.has_window_room() && records.has_room(at.extent, journal.lane_extents_max());
         if journal.reads_back() && !fits {
             records.fall_behind(Behind { from: number, at: journal.position(at) });
-            self.shelves[0].backlog.list(lane);
+            self.journals[0].backlog.list(lane);
             return Ok(number);
         }
         journal.hold(at);
@@ -317,9 +318,9 @@ impl Store {
 
     /// What the journals hold of a configured source: the number of each lane in its journal, the name of what sent it, the lane.
     pub fn lanes_of(&self, id: JournalId, source: &str) -> Vec<(u32, String, LaneId)> {
-        let shelf = &self.shelves[usize::from(id.0)];
+        let kept = &self.journals[usize::from(id.0)];
         let mut found = Vec::new();
-        for (reference, origin, pending) in shelf.journal.origins() {
+        for (reference, origin, pending) in kept.journal.origins() {
             if pending == 0 || *origin.source != *source {
                 continue;
             }
@@ -328,7 +329,7 @@ impl Store {
                 let lane = self.lanes.get(*lane);
                 lane.is_some_and(|lane| !lane.is_brought_back() && (lane.journal(), lane.number()) == (id, origin.lane))
             };
-            if let Some(lane) = shelf.lane_of(reference).filter(is_there) {
+            if let Some(lane) = kept.lane_of(reference).filter(is_there) {
                 found.push((origin.lane, origin.name.to_string(), lane));
             }
         }
@@ -443,7 +444,7 @@ impl Store {
         }
         let mut lane = self.lanes.remove(id);
         if lane.records_mut().forget_behind() {
-            self.shelves[usize::from(lane.journal().0)].backlog.unlist(id);
+            self.journals[usize::from(lane.journal().0)].backlog.unlist(id);
         }
         assert!(lane.records().first().is_none());
         self.ended.push(id);
@@ -481,7 +482,7 @@ impl Store {
         if place.tries().attempts > 0 || place.ids().get(0).is_some() {
             return;
         }
-        let journal = &self.shelves[usize::from(place.journal().0)].journal;
+        let journal = &self.journals[usize::from(place.journal().0)].journal;
         let recovered = if has_ids { journal.recovered_id(place.first().number) } else { None };
         place.begin_step(if has_ids { Step::Id } else { Step::Record }, recovered);
     }
@@ -493,21 +494,21 @@ impl Store {
     pub fn append_id(&mut self, now: Now, lane: LaneId, place: usize, id: &str) -> Result<(), Full> {
         let lane = &self.lanes[lane];
         let waiting = lane.records().get(place).expect("a record that gets an id is in memory");
-        self.shelves[usize::from(lane.journal().0)].journal.append_id(now, waiting.number, id)
+        self.journals[usize::from(lane.journal().0)].journal.append_id(now, waiting.number, id)
     }
 
     /// So many of a lane's first records are delivered.
     pub fn settle(&mut self, turn: &mut Turn<'_>, lane: LaneId, records: usize) {
         let now = turn.now;
         let lane = &mut self.lanes[lane];
-        let shelf = &mut self.shelves[usize::from(lane.journal().0)];
+        let kept = &mut self.journals[usize::from(lane.journal().0)];
         for _ in 0..records {
-            let since_ns = lane.tries().since_ns;
+            let since_ns = lane.tries().since.map_or(0, Moment::ns);
             let first = lane.next_record();
             match first.seen {
                 // Only the wall clock knows, and the longest ways must not be left out.
                 None => {
-                    let received_ns = shelf.journal.record(first.at).payload.first_byte_wall_ns;
+                    let received_ns = kept.journal.record(first.at).payload.first_byte_wall_ns;
                     turn.stages.record(Stage::Whole, now.wall_ns.saturating_sub(received_ns));
                 }
                 Some(seen) => {
@@ -515,8 +516,8 @@ impl Store {
                     turn.stages.record(Stage::Answered, now.mono_ns - since_ns.max(seen.journaled_ns()));
                 }
             }
-            shelf.journal.settle(first.number, first.origin, first.at);
-            shelf.retried.remove(&first.number);
+            kept.journal.settle(first.number, first.origin, first.at);
+            kept.retried.remove(&first.number);
             turn.terms.pending -= 1;
             turn.terms.delivered += 1;
         }
@@ -528,11 +529,11 @@ impl Store {
     /// [`Full`]: nothing was changed.
     pub fn park(&mut self, turn: &mut Turn<'_>, lane: LaneId, refused: Refused<'_>) -> Result<(u64, Box<str>), Full> {
         let lane = &mut self.lanes[lane];
-        let shelf = &mut self.shelves[usize::from(lane.journal().0)];
+        let kept = &mut self.journals[usize::from(lane.journal().0)];
         let first = *lane.first();
-        let name = shelf.journal.origin(first.origin).name.clone();
-        shelf.journal.park(turn.now, first.number, (first.origin, first.at), lane.ids().get(0), refused)?;
-        shelf.retried.remove(&first.number);
+        let name = kept.journal.origin(first.origin).name.clone();
+        kept.journal.park(turn.now, first.number, (first.origin, first.at), lane.ids().get(0), refused)?;
+        kept.retried.remove(&first.number);
         lane.next_record();
         turn.terms.pending -= 1;
         turn.terms.parked += 1;
@@ -550,14 +551,14 @@ impl Store {
     ) {
         turn.terms.parked -= 1;
         turn.terms.pending += 1;
-        let shelf = &mut self.shelves[usize::from(id.0)];
-        shelf.retried.insert(number, lane);
+        let kept = &mut self.journals[usize::from(id.0)];
+        kept.retried.insert(number, lane);
         let records = self.lanes[lane].records_mut();
         records.count_in(1);
         match at {
             Ok(at) => {
                 if records.fall_behind_unless(Behind { from: number, at }) {
-                    shelf.backlog.list(lane);
+                    kept.backlog.list(lane);
                 }
             }
             Err(at) => {
@@ -588,8 +589,8 @@ impl Store {
 
     /// Adds what it is now.
     pub fn snapshot(&self, now: Now, pending: u64, into: &mut JournalSnapshot) {
-        for shelf in &self.shelves {
-            shelf.journal.snapshot(now, into);
+        for kept in &self.journals {
+            kept.journal.snapshot(now, into);
         }
         let in_memory: u64 = self.lanes.iter().map(|(_, lane)| lane.records().len() as u64).sum();
         into.behind = pending - in_memory;
@@ -609,7 +610,7 @@ impl Store {
         let awaiting: HashSet<LaneId> = self.awaiting_durable.iter().map(|(_, lane)| *lane).collect();
         assert_eq!(awaiting.len(), self.awaiting_durable.len(), "a lane waits once for the disk");
         let listed =
-            |id: JournalId| self.shelves[usize::from(id.0)].backlog.listed().iter().map(move |lane| (id, *lane));
+            |id: JournalId| self.journals[usize::from(id.0)].backlog.listed().iter().map(move |lane| (id, *lane));
         let mut behind: HashSet<(JournalId, LaneId)> = self.journal_ids().flat_map(listed).collect();
         assert_eq!(behind.len(), self.journal_ids().flat_map(listed).count(), "a lane is listed once as behind");
         let mut following = HashSet::new();

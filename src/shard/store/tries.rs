@@ -1,6 +1,7 @@
 //! What is known of the attempts to deliver a lane's first record, or the batch that it carries.
 
 use crate::delivery::Step;
+use crate::ground::Moment;
 
 /// An answer that refused a record: its status and the beginning of its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +14,9 @@ pub(in crate::shard) struct Refusal {
 #[derive(Debug)]
 pub(in crate::shard) struct Tries {
     pub step: Step,
-    /// When the current step could begin, in monotonic nanoseconds: the record was journaled, or its id came.
-    pub since_ns: u64,
+    /// When the current step could begin: the record was journaled, or its id came. Not known of a record that a start found or that was
+    /// read back.
+    pub since: Option<Moment>,
     pub attempts: u32,
     /// Answers that refused the first record.
     pub refusals: u32,
@@ -24,21 +26,21 @@ pub(in crate::shard) struct Tries {
     pub resent: bool,
     /// Failures in a row of the batch that it carries, as far as its records may be to blame.
     failures: u32,
-    /// When its first record, or that batch, began to fail so, in monotonic nanoseconds.
-    failing_since_ns: Option<u64>,
+    /// When its first record, or that batch, began to fail so.
+    failing_since: Option<Moment>,
 }
 
 impl Default for Tries {
     fn default() -> Self {
         Self {
             step: Step::Record,
-            since_ns: 0,
+            since: None,
             attempts: 0,
             refusals: 0,
             refusal: None,
             resent: false,
             failures: 0,
-            failing_since_ns: None,
+            failing_since: None,
         }
     }
 }
@@ -58,19 +60,19 @@ impl Tries {
 
     /// Since when it fails: from now on, unless it did before.
     pub fn failing_since(&mut self, now_ns: u64) -> u64 {
-        *self.failing_since_ns.get_or_insert(now_ns)
+        self.failing_since.get_or_insert(Moment::at(now_ns)).ns()
     }
 
     /// The record step begins.
     pub fn begin_record(&mut self, at_ns: u64) {
-        (self.step, self.since_ns) = (Step::Record, at_ns);
+        (self.step, self.since) = (Step::Record, Some(Moment::at(at_ns)));
         (self.attempts, self.resent) = (0, false);
     }
 
     /// A part of the batch goes on its own way: nothing is known against it.
     pub fn begin_again(&mut self) {
         (self.attempts, self.resent) = (0, false);
-        (self.failures, self.failing_since_ns) = (0, None);
+        (self.failures, self.failing_since) = (0, None);
     }
 
     /// It goes back to the step before, which it has not tried.
@@ -80,7 +82,7 @@ impl Tries {
 
     /// What is known is of no use to the next record.
     pub fn next_record(&mut self) {
-        let since_ns = self.since_ns;
-        *self = Self { since_ns, ..Self::default() }; // the step is Record, unless it is to ask for an id first
+        let since = self.since;
+        *self = Self { since, ..Self::default() }; // the step is Record, unless it is to ask for an id first
     }
 }

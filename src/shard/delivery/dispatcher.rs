@@ -1,10 +1,10 @@
 //! Where it is decided which lane is sent next, and what becomes of it: lanes come here when they are woken, and when a request of theirs
 //! has come to something.
 //!
-//! A desk works on one connection at a time, which is lent to it with what it may touch beside ([`Work`]). Its methods stand in three
+//! A dispatcher works on one connection at a time, which is lent to it with what it may touch beside ([`Lent`]). Its methods stand in three
 //! files, by what they answer to: here the lanes and the connections' ends, in `answer` what the service says, in `secure` what TLS says.
 
-use super::Work;
+use super::Lent;
 use super::compose::{Composer, claim_id};
 use super::connection::{ApiLink, EndOfRead};
 use super::lease::Leases;
@@ -23,7 +23,7 @@ use crate::tls;
 
 /// What a delivery decides by, all but the connections.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct Dispatcher {
     pub outbox: Outbox,
     pub leases: Leases,
     pub parking: Parking,
@@ -34,7 +34,7 @@ pub(super) struct Desk {
     pub(super) plain: Vec<u8>,
 }
 
-impl Desk {
+impl Dispatcher {
     pub fn new(store: &mut Store, rules: &Rules) -> Self {
         Self {
             outbox: Outbox::new(rules),
@@ -49,55 +49,55 @@ impl Desk {
     // ---- lanes
 
     /// Lists a lane to be sent, if it has a record in memory that may go.
-    pub fn admit(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
-        if work.store.lane(lane).state() == State::AwaitsLane || !work.store.may_send(lane) {
+    pub fn admit(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
+        if lent.store.lane(lane).state() == State::AwaitsLane || !lent.store.may_send(lane) {
             return;
         }
-        let has_ids = work.present.has_ids();
-        work.store.begin_step(lane, has_ids);
-        if has_ids && work.store.lane(lane).ids().get(0).is_none() && !self.leases.find(work.store, lane) {
+        let has_ids = lent.present.has_ids();
+        lent.store.begin_step(lane, has_ids);
+        if has_ids && lent.store.lane(lane).ids().get(0).is_none() && !self.leases.find(lent.store, lane) {
             return;
         }
         // Many may wait for what a lane brings that asks for all.
-        let front = work.store.lane(lane).asks_for_all();
-        self.list(work, lane, front);
+        let front = lent.store.lane(lane).asks_for_all();
+        self.list(lent, lane, front);
     }
 
     /// Admits all lanes that have been woken.
-    pub fn admit_woken(&mut self, work: &mut Work<'_, '_>) {
-        while let Some(lane) = work.store.pop_woken() {
-            self.admit(work, lane);
+    pub fn admit_woken(&mut self, lent: &mut Lent<'_, '_>) {
+        while let Some(lane) = lent.store.pop_woken() {
+            self.admit(lent, lane);
         }
     }
 
     /// Lists a lane to be sent, in front or behind, unless its step is held back.
-    pub(super) fn list(&mut self, work: &mut Work<'_, '_>, lane: LaneId, front: bool) {
-        self.fit(work, lane);
-        self.outbox.list(work.turn, work.store, lane, front);
+    pub(super) fn list(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId, front: bool) {
+        self.fit(lent, lane);
+        self.outbox.list(lent.turn, lent.store, lane, front);
     }
 
     /// The first record of a lane is tried again later.
-    pub(super) fn back_off(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
-        self.fit(work, lane);
-        work.store.back_off(work.turn, lane, work.rules.retry());
+    pub(super) fn back_off(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
+        self.fit(lent, lane);
+        lent.store.back_off(lent.turn, lane, lent.rules.retry());
     }
 
     /// A lane whose record was about to be sent by rules that had another first step takes the present one. Between two changes of the
     /// configuration there is nothing to fit.
-    fn fit(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
-        if work.is_by_present_rules() {
+    fn fit(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
+        if lent.is_by_present_rules() {
             return;
         }
-        let (has_ids, asks) = (work.present.has_ids(), work.present.asks());
-        if has_ids && work.store.lane(lane).ids().get(0).is_none() {
+        let (has_ids, asks) = (lent.present.has_ids(), lent.present.asks());
+        if has_ids && lent.store.lane(lane).ids().get(0).is_none() {
             // Put together when records had no ids.
-            self.dissolve_batch(work, lane);
+            self.dissolve_batch(lent, lane);
         }
-        let recovered = match work.store.lane(lane).records().first() {
-            Some(_) if has_ids => work.store.recovered_id(lane, 0).map(Box::from),
+        let recovered = match lent.store.lane(lane).records().first() {
+            Some(_) if has_ids => lent.store.recovered_id(lane, 0).map(Box::from),
             _ => None,
         };
-        let place = work.store.lane_mut(lane);
+        let place = lent.store.lane_mut(lane);
         if place.step() == Step::Confirm && !asks {
             place.set_step(Step::Record);
             place.tries_mut().refusal = None;
@@ -120,28 +120,28 @@ impl Desk {
     }
 
     /// The configuration has changed: lanes that are on no list of it take the present first step when their turn comes.
-    pub fn fit_unlisted(&mut self, work: &mut Work<'_, '_>) {
+    pub fn fit_unlisted(&mut self, lent: &mut Lent<'_, '_>) {
         let waits = |state| matches!(state, State::AwaitsLane | State::Backoff | State::Idle);
-        let lanes: Vec<LaneId> = work.store.lanes().filter(|(_, lane)| waits(lane.state())).map(|(id, _)| id).collect();
+        let lanes: Vec<LaneId> = lent.store.lanes().filter(|(_, lane)| waits(lane.state())).map(|(id, _)| id).collect();
         for lane in lanes {
-            self.fit(work, lane);
+            self.fit(lent, lane);
         }
     }
 
     // ---- batches
 
     /// Batches are not configured any more, or this one cannot be sent as it is: each lane goes on by itself.
-    pub(super) fn dissolve_batch(&mut self, work: &mut Work<'_, '_>, carrier: LaneId) {
-        for member in work.store.lane_mut(carrier).take_batch().into_iter().flatten().skip(1) {
-            self.admit(work, member.lane);
+    pub(super) fn dissolve_batch(&mut self, lent: &mut Lent<'_, '_>, carrier: LaneId) {
+        for member in lent.store.lane_mut(carrier).take_batch().into_iter().flatten().skip(1) {
+            self.admit(lent, member.lane);
         }
     }
 
     /// A batch was refused, or has failed again and again: its halves, which share no lane, go on their own ways, and so on, until a
     /// record that is alone is dealt with as a record. `false` where the lane carries none.
-    pub(super) fn split_batch(&mut self, work: &mut Work<'_, '_>, carrier: LaneId) -> bool {
-        let Some(members) = work.store.lane_mut(carrier).take_batch() else { return false };
-        work.turn.counters.batch_splits += 1;
+    pub(super) fn split_batch(&mut self, lent: &mut Lent<'_, '_>, carrier: LaneId) -> bool {
+        let Some(members) = lent.store.lane_mut(carrier).take_batch() else { return false };
+        lent.turn.counters.batch_splits += 1;
         let records: usize = members.iter().map(|member| member.records).sum();
         let mut left = records.div_ceil(2);
         let (mut front, mut behind) = (Vec::new(), Vec::new());
@@ -152,7 +152,7 @@ impl Desk {
                 // behind it: that batch was refused for a record of this one.
                 _ => {
                     if records > left {
-                        work.store.lane_mut(lane).part_behind(records - left);
+                        lent.store.lane_mut(lane).part_behind(records - left);
                     }
                     front.push(Member { lane, records: records.min(left) });
                 }
@@ -161,22 +161,22 @@ impl Desk {
         }
         for half in [behind, front] {
             let Some(first) = half.first().map(|member| member.lane) else { continue };
-            let lane = work.store.lane_mut(first);
+            let lane = lent.store.lane_mut(first);
             lane.tries_mut().begin_again();
             if half.iter().map(|member| member.records).sum::<usize>() == 1 {
                 lane.go_alone();
             } else {
                 lane.carry(half);
             }
-            self.list(work, first, true);
+            self.list(lent, first, true);
         }
         true
     }
 
     /// Whether all records of a batch have the ids that they need.
-    fn batch_has_ids(work: &Work<'_, '_>, carrier: LaneId) -> bool {
-        let covers = |member: &Member| work.store.lane(member.lane).ids().cover(member.records);
-        !work.rules.has_ids() || work.store.lane(carrier).company().batch().into_iter().flatten().all(covers)
+    fn batch_has_ids(lent: &Lent<'_, '_>, carrier: LaneId) -> bool {
+        let covers = |member: &Member| lent.store.lane(member.lane).ids().cover(member.records);
+        !lent.rules.has_ids() || lent.store.lane(carrier).company().batch().into_iter().flatten().all(covers)
     }
 
     /// When a batch that is not full is sent all the same; `None` where nothing is to be waited for.
@@ -195,24 +195,24 @@ impl Desk {
                 return None;
             }
         }
-        Some(first.tries().since_ns + batch.wait.as_nanos() as u64)
+        Some(first.tries().since?.ns() + batch.wait.as_nanos() as u64)
     }
 
     // ---- requests
 
     /// Appends the request of a lane's current step to a connection's output.
-    pub fn render(&mut self, work: &mut Work<'_, '_>, lane: LaneId, connection: &mut Connection) {
-        let rules = work.rules;
-        let step = work.store.lane(lane).step();
+    pub fn render(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId, connection: &mut Connection) {
+        let rules = lent.rules;
+        let step = lent.store.lane(lane).step();
         let is_batched = step == Step::Record && rules.batch().is_some();
-        if step == Step::Record && !self.prepare_record(work, lane, is_batched) {
-            return self.outbox.give_probe_back(work.turn, Step::Record);
+        if step == Step::Record && !self.prepare_record(lent, lane, is_batched) {
+            return self.outbox.give_probe_back(lent.turn, Step::Record);
         }
         let Self { composer, leases, .. } = self;
-        let lease = if step == Step::Id { leases.request(work.store, &mut composer.key) } else { None };
-        let place = work.store.lane(lane);
+        let lease = if step == Step::Id { leases.request(lent.store, &mut composer.key) } else { None };
+        let place = lent.store.lane(lane);
         if lease.is_none() && !is_batched {
-            composer.write_first_key(work.store, place);
+            composer.write_first_key(lent.store, place);
         }
         match step {
             Step::Id => {
@@ -222,14 +222,14 @@ impl Desk {
             }
             Step::Record => {
                 if !is_batched {
-                    let is_lossy = !composer.write_first(work, place);
-                    work.turn.counters.lossy_records += u64::from(is_lossy && place.tries().attempts == 0);
+                    let is_lossy = !composer.write_first(lent, place);
+                    lent.turn.counters.lossy_records += u64::from(is_lossy && place.tries().attempts == 0);
                 }
                 rules.record_head.write(&composer.key, "", &composer.body, &mut connection.out);
             }
             Step::Confirm => {
                 let confirm = rules.deliver().answers.confirm.as_ref().expect("a lane asks where that is configured");
-                let (record, origin) = work.store.record(place, 0);
+                let (record, origin) = lent.store.record(place, 0);
                 let fields = Fields {
                     id: place.ids().get(0),
                     source: &origin.name,
@@ -240,63 +240,63 @@ impl Desk {
                 rules.confirm_head.write(|out| confirm.path.render(&fields, out), &mut connection.out);
             }
         }
-        work.store.lane_mut(lane).send();
+        lent.store.lane_mut(lane).send();
         connection.in_flight.push_back(InFlight {
             lane,
             step,
-            sent_ns: work.turn.now.mono_ns,
+            sent_ns: lent.turn.now.mono_ns,
             status: 0,
             typed: false,
             delivered: false,
             retry_after: None,
         });
-        work.turn.counters.api_requests += 1;
+        lent.turn.counters.api_requests += 1;
         let api = self.outbox.api_of(step);
         self.outbox.api_mut(api).in_flight += 1;
     }
 
     /// Sees to the ids of what is sent next, and puts a batch together; whether there is something to send.
-    fn prepare_record(&mut self, work: &mut Work<'_, '_>, lane: LaneId, is_batched: bool) -> bool {
+    fn prepare_record(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId, is_batched: bool) -> bool {
         // Where the configuration has changed, ids may be needed that were not.
-        if !is_batched || !Self::batch_has_ids(work, lane) {
-            self.dissolve_batch(work, lane);
+        if !is_batched || !Self::batch_has_ids(lent, lane) {
+            self.dissolve_batch(lent, lane);
         }
         let Self { outbox, leases, composer, .. } = self;
         match is_batched {
-            true => composer.write_batch(outbox, leases, work, lane),
-            false => claim_id(outbox, leases, work, lane),
+            true => composer.write_batch(outbox, leases, lent, lane),
+            false => claim_id(outbox, leases, lent, lane),
         }
     }
 
     // ---- connections
 
     /// A connection may carry requests from now on.
-    pub(super) fn opened(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
-        let now_ns = work.turn.now.mono_ns;
+    pub(super) fn opened(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+        let now_ns = lent.turn.now.mono_ns;
         conn.connection.open = true;
         conn.connection.idle_ns = now_ns;
-        set_timer(work.turn, link, &mut conn.connection, now_ns + work.rules.deliver().idle.as_nanos() as u64);
+        set_timer(lent.turn, link, &mut conn.connection, now_ns + lent.rules.deliver().idle.as_nanos() as u64);
         let api = self.outbox.api_mut(conn.api);
         api.connecting -= 1;
         if api.tls.is_none() {
             api.forget_failures();
         }
-        self.list_connection(work, link, conn);
+        self.list_connection(lent, link, conn);
     }
 
     /// Lists a connection that has room, unless it is to take no more requests.
-    pub(super) fn list_connection(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
-        if self.is_left(work, link, conn) {
+    pub(super) fn list_connection(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+        if self.is_left(lent, link, conn) {
             return;
         }
-        if conn.connection.has_room(work.rules.deliver().pipeline) && !conn.connection.listed {
+        if conn.connection.has_room(lent.rules.deliver().pipeline) && !conn.connection.listed {
             conn.connection.listed = true;
             self.outbox.api_mut(conn.api).available.push(link);
         }
     }
 
     /// Whether a connection takes no requests: answers to earlier ones are still to come, or it leads to where nothing is sent any more.
-    fn is_left(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) -> bool {
+    fn is_left(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) -> bool {
         if conn.earlier.is_none() {
             return false;
         }
@@ -306,7 +306,7 @@ impl Desk {
         let other_tls = conn.earlier.take().is_some_and(|earlier| earlier.other_tls) && conn.secure.is_some();
         let is_left = other_tls || !self.outbox.is_current(conn.api);
         if is_left {
-            self.close_idle(work.turn, link, conn);
+            self.close_idle(lent.turn, link, conn);
         }
         is_left
     }
@@ -323,7 +323,7 @@ impl Desk {
     /// A send is over.
     pub fn sent(
         &mut self,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         (link, conn): (LinkId, &mut ApiLink),
         (mut bytes, result): (Vec<u8>, Result<(), i32>),
     ) {
@@ -334,10 +334,10 @@ impl Desk {
         }
         conn.connection.sending = false;
         match result {
-            Ok(()) if conn.secure.is_some() => self.secure_sent(work, link, conn),
-            Ok(()) => self.list_connection(work, link, conn),
+            Ok(()) if conn.secure.is_some() => self.secure_sent(lent, link, conn),
+            Ok(()) => self.list_connection(lent, link, conn),
             Err(errno) if !conn.connection.open => {
-                self.handshake_failed(work, link, conn, HandshakeFault::Sending { errno });
+                self.handshake_failed(lent, link, conn, HandshakeFault::Sending { errno });
             }
             // What was received before is read first: it can be the answer. The read ends then, or the deadline comes.
             Err(_) => conn.connection.broken = true,
@@ -348,13 +348,13 @@ impl Desk {
     /// connection (RFC 9112 section 9.3.1), and fails otherwise; the key tells the receiver what it has already.
     pub(super) fn lose_connection(
         &mut self,
-        work: &mut Work<'_, '_>,
+        lent: &mut Lent<'_, '_>,
         (link, conn): (LinkId, &mut ApiLink),
         why: &Loss,
         resend: bool,
     ) {
-        self.close_session(work.turn, link, conn);
-        work.turn.close(link);
+        self.close_session(lent.turn, link, conn);
+        lent.turn.close(link);
         let reused = conn.connection.answered > 0;
         self.outbox.api_mut(conn.api).forget(link);
         // The last one first: each goes to the front of the list, where the oldest comes to stand before the others.
@@ -364,74 +364,74 @@ impl Desk {
             if request.delivered {
                 continue; // delivered with its header
             }
-            if !work.is_by_present_rules() {
-                self.try_by_present_rules(work, request.lane);
+            if !lent.is_by_present_rules() {
+                self.try_by_present_rules(lent, request.lane);
                 continue;
             }
-            let tries = work.store.lane_mut(request.lane).tries_mut();
+            let tries = lent.store.lane_mut(request.lane).tries_mut();
             // What was pipelined behind another request is not what made the peer close. It goes again as often as it takes: each
             // such connection has brought an answer before.
             let behind = place > 0 || request.sent_ns < conn.connection.idle_ns;
             if resend && reused && request.status == 0 && (behind || !tries.resent) {
                 tries.resent |= !behind;
-                work.turn.counters.api_resent += 1;
+                lent.turn.counters.api_resent += 1;
                 if self.outbox.is_probe(request.step, request.sent_ns) {
-                    self.outbox.push(work.store, request.lane, true);
+                    self.outbox.push(lent.store, request.lane, true);
                 } else {
-                    self.list(work, request.lane, true);
+                    self.list(lent, request.lane, true);
                 }
             } else {
-                self.failed(work, conn.api, request, Problem::Lost(why.clone()));
+                self.failed(lent, conn.api, request, Problem::Lost(why.clone()));
             }
         }
     }
 
     /// A request of an earlier configuration failed: its record goes out again by the present one.
-    pub(super) fn try_by_present_rules(&mut self, work: &mut Work<'_, '_>, lane: LaneId) {
-        work.store.lane_mut(lane).tries_mut().count();
-        self.admit(work, lane);
+    pub(super) fn try_by_present_rules(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
+        lent.store.lane_mut(lane).tries_mut().count();
+        self.admit(lent, lane);
     }
 
     /// A read has ended.
-    pub fn read_ended(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink, end: RecvEnd) {
+    pub fn read_ended(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink, end: RecvEnd) {
         let EndOfRead { mut why, is_close } = EndOfRead::of(end);
         if !conn.connection.open {
-            return self.handshake_failed(work, link, conn, HandshakeFault::Ended(why));
+            return self.handshake_failed(lent, link, conn, HandshakeFault::Ended(why));
         }
         let is_whole = is_close && conn.secure.is_none();
         if is_close && !is_whole {
             why = Loss::Sealing(tls::TlsError::Truncated);
         }
-        self.answers_ended(work, link, conn, is_whole, why);
+        self.answers_ended(lent, link, conn, is_whole, why);
     }
 
     /// A connection's deadline may have come.
-    pub fn handle_timer(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
-        let now_ns = work.turn.now.mono_ns;
+    pub fn handle_timer(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+        let now_ns = lent.turn.now.mono_ns;
         if conn.connection.timer.take_if(|timer| timer.ns() <= now_ns).is_none() {
             return; // an older setting
         }
         if !conn.connection.open {
-            let limit = work.rules.deliver().connect_timeout;
-            self.handshake_failed(work, link, conn, HandshakeFault::Late(limit));
-        } else if now_ns < deadline_ns(work.rules, &conn.connection) {
-            watch(work, link, &mut conn.connection);
+            let limit = lent.rules.deliver().connect_timeout;
+            self.handshake_failed(lent, link, conn, HandshakeFault::Late(limit));
+        } else if now_ns < deadline_ns(lent.rules, &conn.connection) {
+            watch(lent, link, &mut conn.connection);
         } else if conn.connection.in_flight.is_empty() {
-            self.lose_connection(work, (link, conn), &Loss::Idle, false);
+            self.lose_connection(lent, (link, conn), &Loss::Idle, false);
         } else {
-            self.answer_late(work, link, conn);
+            self.answer_late(lent, link, conn);
         }
     }
 
     /// The oldest request's whole answer is late: it fails, what was sent behind it is sent again.
-    fn answer_late(&mut self, work: &mut Work<'_, '_>, link: LinkId, conn: &mut ApiLink) {
+    fn answer_late(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) {
         let oldest = conn.connection.in_flight.pop_front().expect("looked at by the caller");
         self.outbox.api_mut(conn.api).in_flight -= 1;
         if !oldest.delivered {
-            self.failed(work, conn.api, oldest, Problem::Late(work.rules.deliver().timeout));
+            self.failed(lent, conn.api, oldest, Problem::Late(lent.rules.deliver().timeout));
         }
         conn.connection.answered += 1; // the others may go again at once
-        self.lose_connection(work, (link, conn), &Loss::BehindLate, true);
+        self.lose_connection(lent, (link, conn), &Loss::BehindLate, true);
     }
 }
 
@@ -446,9 +446,9 @@ fn deadline_ns(rules: &Rules, connection: &Connection) -> u64 {
 }
 
 /// Sets a connection's timer, unless it is set for an earlier time, at which the deadline is looked at again.
-pub(super) fn watch(work: &mut Work<'_, '_>, link: LinkId, connection: &mut Connection) {
-    let due_ns = deadline_ns(work.rules, connection);
+pub(super) fn watch(lent: &mut Lent<'_, '_>, link: LinkId, connection: &mut Connection) {
+    let due_ns = deadline_ns(lent.rules, connection);
     if connection.timer.is_none_or(|timer| due_ns < timer.ns()) {
-        set_timer(work.turn, link, connection, due_ns);
+        set_timer(lent.turn, link, connection, due_ns);
     }
 }
