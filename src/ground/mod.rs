@@ -1,7 +1,9 @@
-//! What all else stands on: the moment, ids and numbers. It knows nothing of the modules above it.
+//! What all else stands on: the moment, ids and numbers, text. It knows nothing of the modules above it.
 
+pub mod calendar;
 mod id;
 mod now;
+pub mod text;
 
 pub use id::{ApiId, CoreId, Fd, JournalId, LaneId, LaneNumber, LinkId, RecordNumber, SegmentNumber, SourceId};
 pub use now::Now;

@@ -2,7 +2,7 @@
 
 use super::report::{Area, Problem};
 use crate::config::Settings;
-use crate::delivery::template::rfc3339_micros;
+use crate::ground::text::rfc3339;
 use crate::tls::{Expiry, expiries};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,10 +24,6 @@ struct Attempts {
 
 fn wall_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
-}
-
-fn shown(wall_ns: u64) -> String {
-    String::from_utf8_lossy(&rfc3339_micros(wall_ns)).into_owned()
 }
 
 impl Default for Loaded {
@@ -74,9 +70,9 @@ impl Loaded {
         let attempts = self.attempts();
         let failure = attempts.failure.as_ref();
         json!({
-            "loaded_at": shown(attempts.success_wall_ns),
+            "loaded_at": rfc3339(attempts.success_wall_ns),
             "last_reload_successful": failure.is_none(),
-            "failed_at": failure.map(|(wall_ns, _)| shown(*wall_ns)),
+            "failed_at": failure.map(|(wall_ns, _)| rfc3339(*wall_ns)),
             "error": failure.map(|(_, why)| why),
         })
     }
@@ -85,7 +81,7 @@ impl Loaded {
     pub fn problem(&self) -> Option<Problem> {
         let attempts = self.attempts();
         let (wall_ns, why) = attempts.failure.as_ref()?;
-        let text = format!("last reload failed at {}; the earlier configuration is in force: {why}", shown(*wall_ns));
+        let text = format!("last reload failed at {}; the earlier configuration is in force: {why}", rfc3339(*wall_ns));
         Some(Problem { area: Area::Config, name: "configuration".to_owned(), text })
     }
 

@@ -363,15 +363,13 @@ pub struct Sample {
 impl Serialize for Sample {
     /// As an object: `at` as RFC 3339, `reason`, `text` with escapes for what is not printable ASCII, `hex`.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use crate::delivery::template::{rfc3339_micros, write_hex};
+        use crate::ground::text::{hex, rfc3339};
         use serde::ser::SerializeStruct;
-        let mut hex = Vec::with_capacity(2 * self.bytes.len());
-        write_hex(&self.bytes, &mut hex);
         let mut sample = serializer.serialize_struct("Sample", 4)?;
-        sample.serialize_field("at", &String::from_utf8_lossy(&rfc3339_micros(self.at_wall_ns)))?;
+        sample.serialize_field("at", &rfc3339(self.at_wall_ns))?;
         sample.serialize_field("reason", &self.reason)?;
         sample.serialize_field("text", &self.bytes.escape_ascii().to_string())?;
-        sample.serialize_field("hex", &String::from_utf8_lossy(&hex))?;
+        sample.serialize_field("hex", &hex(&self.bytes))?;
         sample.end()
     }
 }
