@@ -2,7 +2,8 @@
 
 use super::check::print;
 use super::{Failure, exit};
-use crate::config::{self, Framing, show_framing};
+use crate::config::{self, show_framing};
+use crate::framing::Framing;
 use crate::framing::{FrameFlags, Framed, Framer, RejectReason};
 use crate::ground::text::hex;
 use serde::Serialize;

@@ -1,9 +1,9 @@
 //! `[deliver.tls]`: the files that say whom to trust and who we are. They are read here, so that nothing is missing later.
 
 use super::problem::Refusal;
-use super::settings::{Identity, Tls};
 use super::walk::Section;
 use crate::tls::{Client, SettingsError, expiries};
+use crate::tls::{Identity, Tls};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;

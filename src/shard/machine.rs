@@ -57,7 +57,7 @@ impl Shard {
         let mut input: &[u8] = bytes;
         // Moved out so that a request may borrow from it while the rest is changed.
         let mut connection = std::mem::replace(&mut machine.connection, ServerConnection::new(0));
-        while let Some(request) = connection.next_request(&settings.limits, now.mono_ns, &mut input) {
+        while let Some(request) = connection.next_request(&settings.limits.http, now.mono_ns, &mut input) {
             let verdict = self.accept_request(now, &mut machine, &request);
             connection.respond(verdict);
         }
@@ -278,7 +278,7 @@ impl Shard {
             return;
         }
         let unwritten = machine.waiting.then_some(machine.waiting_since_ns + COMMIT_WAIT_NS);
-        let deadlines = [machine.connection.deadline_ns(&self.settings.limits), unwritten];
+        let deadlines = [machine.connection.deadline_ns(&self.settings.limits.http), unwritten];
         if let Some(due) = deadlines.into_iter().flatten().min()
             && due < machine.timer_ns
         {
@@ -300,7 +300,7 @@ impl Shard {
                 self.end_machine(link, &mut machine);
             }
             Closing::No => {
-                machine.connection.handle_deadline(now.mono_ns, &self.settings.limits);
+                machine.connection.handle_deadline(now.mono_ns, &self.settings.limits.http);
                 self.mark_dirty(link, &mut machine);
                 self.set_machine_timer(link, &mut machine);
             }

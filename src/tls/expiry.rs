@@ -1,6 +1,6 @@
 //! When our certificates end: said in time, since nothing is delivered afterwards.
 
-use crate::config::Tls;
+use super::settings::Tls;
 use rustls::pki_types::CertificateDer;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -10,13 +10,14 @@
 mod error;
 mod expiry;
 mod session;
+mod settings;
 mod tickets;
 
 pub use error::TlsError;
 pub use expiry::{Expiry, SOON, Use, expiries};
 pub use session::{ClientSession, Progress};
+pub use settings::{Identity, Tls};
 
-use crate::config::{Identity, Tls};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
