@@ -2,8 +2,8 @@
 
 use super::status::{Stage, Terms};
 use super::{Options, Outcome};
+use crate::ground::count;
 use crate::ground::text::grouped;
-use crate::observe::snapshot;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -91,7 +91,7 @@ fn write_text(text: &mut String, options: &Options, outcome: &Outcome) -> std::f
 
 fn write_latencies(text: &mut String, outcome: &Outcome) -> std::fmt::Result {
     writeln!(text, "{:<42}{:>10}{:>10}{:>10}{:>10}{:>10}", "Latency", "p50", "p90", "p99", "p99.9", "max")?;
-    for stage in snapshot::Stage::ALL {
+    for stage in count::Stage::ALL {
         let Some(Stage { p50_us, p90_us, p99_us, p999_us, max_us, .. }) = outcome.status.stages.get(stage.name())
         else {
             continue;

@@ -1,6 +1,7 @@
-//! What all else stands on: the moment, ids and numbers, text. It knows nothing of the modules above it.
+//! What all else stands on: the moment, ids and numbers, text, counts. It knows nothing of the modules above it.
 
 pub mod calendar;
+pub mod count;
 mod id;
 mod now;
 pub mod text;
