@@ -73,8 +73,7 @@ pub enum RejectReason {
     Unfinished,
     /// Its checksum is another one than that of its bytes.
     Checksum,
-    /// Its length field says less than the header has, or more than
-    /// [`RECORD_BYTES_MAX`](crate::config::RECORD_BYTES_MAX).
+    /// Its length field says less than the header has, or more than [`RECORD_BYTES_MAX`].
     Length,
 }
 
