@@ -2,11 +2,11 @@
 //!
 //! The map, from the outside in:
 //! - [`cli`]: one file a command; [`config`]: a file becomes checked [`config::Settings`].
-//! - [`engine`]: threads, data ring, files: all that touches the kernel. It drives
+//! - [`engine`]: threads, data ring, files, the admin server: all that touches the kernel. It drives
 //! - [`shard`]: the sans-IO owner of all that one core does. It sees completions and `now`, and emits operations. Inside it:
 //! - [`source`], [`framing`], [`http`]: bytes in, records out; [`journal`]: records kept; [`delivery`], [`tls`]: records delivered.
-//! - [`ground`]: the moment, ids, numbers: what all else stands on.
-//! - [`observe`]: counters, histograms and their log, the admin server; [`report`]: tables and plots of such logs. [`simulate`] and
+//! - [`ground`]: the moment, ids, numbers, text, counts: what all else stands on.
+//! - [`observe`]: snapshots, metrics, the histogram log; [`report`]: tables and plots of such logs. [`simulate`] and
 //!   [`receive`]: both ends of the line, for tests and for [`demo`].
 
 pub mod cli;

@@ -1,13 +1,9 @@
 //! The admin server with made-up snapshots, over the wire: metrics that parse, the accounting, health, who may ask.
 
 use ringest::config::Durability;
-use ringest::observe::admin::{self, Gateway, PARKED_TIMEOUT, Parked};
-use ringest::observe::client;
-use ringest::observe::snapshot::{
-    LineSnapshot, ParkedList, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot, Stage, Terms,
-};
-use ringest::observe::token::Token;
-use ringest::source::serial::LineCounts;
+use ringest::engine::admin::{self, Gateway, PARKED_TIMEOUT, Parked, Token, client};
+use ringest::ground::count::{LineCounts, Stage, Terms};
+use ringest::observe::snapshot::{LineSnapshot, ParkedList, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Write};

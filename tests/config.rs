@@ -2,12 +2,13 @@
 //! With `RINGEST_BLESS=1` in the environment the expected texts are written anew, to be read before they are committed.
 
 use ringest::config::{
-    self, Answers, Authority, Batch, BatchForm, Checksum, Confirm, Deliver, Durability, Endian, Flow, Framing,
-    FramingKind, Gateway, Idle, Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing,
-    Oversized, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    self, Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, Flow, Gateway, Journal, LaneKey, Limits,
+    Line, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
+use ringest::framing::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
+use ringest::http::server;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -378,13 +379,15 @@ fn every_key_reaches_its_setting() {
         Limits {
             read_buffer_bytes: 1024,
             read_buffers: 64,
-            header_bytes: 2048,
-            header_fields: 20,
-            target_bytes: 200,
-            body_bytes: 1024,
-            header_timeout: Duration::from_secs(1),
-            body_timeout: Duration::from_secs(2),
-            idle_timeout: Duration::from_secs(3),
+            http: server::Limits {
+                header_bytes: 2048,
+                header_fields: 20,
+                target_bytes: 200,
+                body_bytes: 1024,
+                header_timeout: Duration::from_secs(1),
+                body_timeout: Duration::from_secs(2),
+                idle_timeout: Duration::from_secs(3),
+            },
             connections: 7,
         }
     );

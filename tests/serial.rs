@@ -4,7 +4,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::unistd::{Uid, setfsuid, ttyname};
 use ringest::config::{Flow, Line, OnMissing, Parity, Serial};
-use ringest::shard::PortError;
+use ringest::source::serial::PortError;
 use ringest::source::serial::{self, Parmrk, Watch};
 use std::fs::{self, Permissions};
 use std::os::fd::{AsFd, OwnedFd};

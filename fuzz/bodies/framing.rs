@@ -2,7 +2,7 @@
 
 use super::input::{Input, Seen};
 use reference::{Frame, encode, frames_at, reference_at};
-use ringest::config::{
+use ringest::framing::{
     Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized, RECORD_BYTES_MAX,
 };
 use ringest::framing::{Framed, Framer, RejectReason};

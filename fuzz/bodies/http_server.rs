@@ -3,10 +3,9 @@
 
 use super::http_reference::{Message, Side, message};
 use super::input::{Input, Seen, pieces};
-use ringest::config::Limits;
 use ringest::http::client::{Event, ResponseReader};
 use ringest::http::date::HttpDate;
-use ringest::http::server::{Output, Request, ServerConnection, Verdict};
+use ringest::http::server::{Limits, Output, Request, ServerConnection, Verdict};
 
 /// A waiting answer and a declined request need a little memory beside the limits.
 const HELD_BYTES_BESIDE: usize = 256;

@@ -1,9 +1,8 @@
 //! `ringest demo`.
 
-use super::{Failure, exit};
-use crate::demo::report::{self, grouped};
-use crate::demo::{self, Durability, Event, Options, Progress};
-use crate::simulate::duration;
+use super::{Failure, duration, exit};
+use crate::demo::{self, Durability, Event, Options, Progress, report};
+use crate::ground::text::grouped;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};

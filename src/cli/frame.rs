@@ -2,9 +2,10 @@
 
 use super::check::print;
 use super::{Failure, exit};
-use crate::config::{self, Framing, show_framing};
-use crate::delivery::template::write_hex;
+use crate::config::{self, show_framing};
+use crate::framing::Framing;
 use crate::framing::{FrameFlags, Framed, Framer, RejectReason};
+use crate::ground::text::hex;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -167,9 +168,7 @@ impl Inline {
             if let Some(given) = given {
                 let bytes =
                     unescape(given).map_err(|what| Failure::new(exit::USAGE, format!("--{key} {given:?}: {what}")))?;
-                let mut hex = b"0x".to_vec();
-                write_hex(&bytes, &mut hex);
-                table.insert(key, value(String::from_utf8_lossy(&hex).into_owned()));
+                table.insert(key, value(format!("0x{}", hex(&bytes))));
             }
         }
         let mut length = InlineTable::new();
@@ -315,9 +314,7 @@ impl Trial<'_> {
         let words = [(FrameFlags::CUT, "cut"), (FrameFlags::UNENDED, "unended")];
         let flags = words.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, word)| word).collect();
         let raw = bytes_of(framed).unwrap_or_default().to_vec();
-        let mut hex = Vec::new();
-        write_hex(&raw, &mut hex);
-        let (text, hex) = (raw.escape_ascii().to_string(), String::from_utf8_lossy(&hex).into_owned());
+        let (text, hex) = (raw.escape_ascii().to_string(), hex(&raw));
         self.frames.push(Shown { offset, kind, reason, flags, bytes: raw.len(), text, hex, raw });
     }
 }

@@ -1,6 +1,7 @@
 //! A TLS handshake with the API by an ordinary socket, for `ringest check --online`.
 
-use crate::config::{Authority, Tls};
+use crate::config::Authority;
+use crate::tls::Tls;
 use crate::tls::{Client, Progress, TlsError, server_name};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

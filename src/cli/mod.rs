@@ -10,6 +10,7 @@ pub mod config;
 mod decide;
 pub mod demo;
 pub mod doctor;
+mod duration;
 pub mod frame;
 mod handshake;
 mod online;

@@ -5,9 +5,9 @@ use super::check::print;
 use super::decide::{Chosen, decide};
 use super::{Failure, exit};
 use crate::config;
-use crate::delivery::template::{rfc3339_micros, write_hex};
 use crate::engine::{Decision, LockError, Pending, View, decisions_left, lock_holder, open_views};
 use crate::framing::FrameFlags;
+use crate::ground::text::{hex, rfc3339};
 use crate::journal::{OpenError, Report};
 use crate::shard::Disposal;
 use serde_json::{Value, json};
@@ -175,10 +175,6 @@ pub(super) fn short_name(record: &Pending<'_>) -> String {
     format!("{}-{number}", record.core)
 }
 
-fn time(wall_ns: u64) -> String {
-    String::from_utf8_lossy(&rfc3339_micros(wall_ns)).into_owned()
-}
-
 fn flags(record: &Pending<'_>) -> Vec<&'static str> {
     let flags = FrameFlags(record.flags);
     let words = [
@@ -192,8 +188,6 @@ fn flags(record: &Pending<'_>) -> Vec<&'static str> {
 
 /// A record as JSON shows it; text only where it is UTF-8, so that nothing is told that was not sent.
 fn json_of(record: &Pending<'_>) -> Value {
-    let mut hex = Vec::new();
-    write_hex(record.data, &mut hex);
     json!({
         "record": short_name(record),
         "key": record.key,
@@ -201,18 +195,18 @@ fn json_of(record: &Pending<'_>) -> Value {
         "name": record.name,
         "lane": record.lane,
         "id": record.id,
-        "received_at": time(record.received_wall_ns),
+        "received_at": rfc3339(record.received_wall_ns),
         "flags": flags(record),
         "parked": record.parked.map(|parked| json!({
             "status": parked.status,
             "attempts": parked.attempts,
-            "at": time(parked.parked_wall_ns),
+            "at": rfc3339(parked.parked_wall_ns),
             "answer": String::from_utf8_lossy(&parked.answer),
         })),
         "machine_key": (!record.machine_key.is_empty()).then(|| String::from_utf8_lossy(record.machine_key)),
         "bytes": record.data.len(),
         "text": std::str::from_utf8(record.data).ok(),
-        "hex": String::from_utf8_lossy(&hex),
+        "hex": hex(record.data),
     })
 }
 
@@ -263,7 +257,7 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
                 let Total { records, parked, bytes, oldest_wall_ns } = total;
                 json!({
                     "source": source, "records": records, "parked": parked, "bytes": bytes,
-                    "oldest_at": time(*oldest_wall_ns),
+                    "oldest_at": rfc3339(*oldest_wall_ns),
                 })
             })
             .collect();
@@ -286,7 +280,7 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
         let _ = writeln!(out, "\n  {:<width$}  {:>9}  {:>9}  {:>12}  oldest", "source", "records", "parked", "bytes");
         for (source, total) in &totals {
             let Total { records, parked, bytes, oldest_wall_ns } = total;
-            let oldest = time(*oldest_wall_ns);
+            let oldest = rfc3339(*oldest_wall_ns);
             let _ = writeln!(out, "  {source:<width$}  {records:>9}  {parked:>9}  {bytes:>12}  {oldest}");
         }
         let _ = writeln!(out, "\n  {:<14}  {:<27}  {:>6}  from and data", "record", "received", "bytes");
@@ -311,7 +305,7 @@ fn row(record: &Pending<'_>) -> String {
     format!(
         "  {:<14}  {}  {:>6}  {} \"{}\"{}{parked}\n",
         short_name(record),
-        time(record.received_wall_ns),
+        rfc3339(record.received_wall_ns),
         record.data.len(),
         record.name,
         shown.escape_ascii(),
@@ -351,7 +345,7 @@ fn whole(record: &Pending<'_>) -> String {
     line("from", record.name);
     line("lane", &record.lane.to_string());
     line("id", record.id.unwrap_or("not yet given, or given by the run that goes on"));
-    line("received", &time(record.received_wall_ns));
+    line("received", &rfc3339(record.received_wall_ns));
     if !record.machine_key.is_empty() {
         line("machine key", &record.machine_key.escape_ascii().to_string());
     }
@@ -361,7 +355,7 @@ fn whole(record: &Pending<'_>) -> String {
     }
     if let Some(parked) = record.parked {
         let answer = parked.answer.escape_ascii();
-        line("parked", &time(parked.parked_wall_ns));
+        line("parked", &rfc3339(parked.parked_wall_ns));
         line("answer", &format!("{} \"{answer}\", refused {} times", parked.status, parked.attempts));
     }
     line("bytes", &record.data.len().to_string());

@@ -1,12 +1,11 @@
 //! `ringest run`: the gateway, until SIGTERM or Ctrl-C.
 
-use super::{Failure, exit, tell};
+use super::{Failure, duration, exit, tell};
 use crate::config;
 use crate::engine::{self, EngineError, ListenError, LockError, Summary};
+use crate::ground::count::Stage;
 use crate::observe::histlog::HistogramLogError;
-use crate::observe::snapshot::Stage;
-use crate::shard::PortError;
-use crate::simulate::duration;
+use crate::source::serial::PortError;
 use nix::sys::signal::{SigSet, Signal};
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal};

@@ -1,7 +1,7 @@
 //! `ringest simulate`.
 
-use super::Failure;
-use crate::simulate::{Faults, Options, Progress, Simulation, Summary, duration};
+use super::{Failure, duration};
+use crate::simulate::{Faults, Options, Progress, Simulation, Summary};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! `ringest status`: one look at a running gateway.
 
 use super::{Failure, exit};
-use crate::observe::client;
+use crate::engine::admin::client;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -114,7 +114,7 @@ fn stages(out: &mut String, status: &Value) {
         return;
     };
     // JSON objects have no order: the stages come in the order of a record's way, then those that are not known here.
-    let known = crate::observe::snapshot::Stage::ALL.map(|stage| stage.name());
+    let known = crate::ground::count::Stage::ALL.map(|stage| stage.name());
     let mut names: Vec<&str> = known.into_iter().filter(|name| stages.contains_key(*name)).collect();
     names.extend(stages.keys().map(String::as_str).filter(|name| !known.contains(name)));
     let mut table = Table::new(&["stage", ">records", ">p50", ">p90", ">p99", ">p99.9", ">max"]);

@@ -6,6 +6,7 @@ use super::answers::Answers;
 use super::settings::{Deliver, Gateway, Journal, Limits, Sequence, Settings, Url, WhenFull};
 use super::units::{show_duration, show_size};
 use crate::delivery::route::Reaction;
+use crate::http::server;
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
@@ -177,26 +178,29 @@ fn limits_changes(old: &Limits, new: &Limits, restart: &mut Vec<Change>, live: &
     let Limits {
         read_buffer_bytes,
         read_buffers,
-        header_bytes,
-        header_fields,
-        target_bytes,
-        body_bytes,
-        header_timeout,
-        body_timeout,
-        idle_timeout,
+        http:
+            server::Limits {
+                header_bytes,
+                header_fields,
+                target_bytes,
+                body_bytes,
+                header_timeout,
+                body_timeout,
+                idle_timeout,
+            },
         connections,
     } = old;
     let mut keys = Keys { section: "limits", list: restart };
     keys.size("read_buffer", *read_buffer_bytes as u64, new.read_buffer_bytes as u64);
     keys.number("read_buffers", *read_buffers, new.read_buffers);
     let mut keys = Keys { section: "limits", list: live };
-    keys.size("header", *header_bytes as u64, new.header_bytes as u64);
-    keys.number("header_fields", *header_fields, new.header_fields);
-    keys.size("target", *target_bytes as u64, new.target_bytes as u64);
-    keys.size("body", *body_bytes as u64, new.body_bytes as u64);
-    keys.duration("header_timeout", *header_timeout, new.header_timeout);
-    keys.duration("body_timeout", *body_timeout, new.body_timeout);
-    keys.duration("idle_timeout", *idle_timeout, new.idle_timeout);
+    keys.size("header", *header_bytes as u64, new.http.header_bytes as u64);
+    keys.number("header_fields", *header_fields, new.http.header_fields);
+    keys.size("target", *target_bytes as u64, new.http.target_bytes as u64);
+    keys.size("body", *body_bytes as u64, new.http.body_bytes as u64);
+    keys.duration("header_timeout", *header_timeout, new.http.header_timeout);
+    keys.duration("body_timeout", *body_timeout, new.http.body_timeout);
+    keys.duration("idle_timeout", *idle_timeout, new.http.idle_timeout);
     keys.number("connections", *connections, new.connections);
 }
 

@@ -3,11 +3,10 @@
 use super::gateway::{RECORD_BYTES_MAX, check_name};
 use super::nearest::nearest;
 use super::problem::Refusal;
-use super::settings::{
-    Checksum, Endian, Flow, Framing, FramingKind, Idle, LengthCounts, LengthField, Line, OnIdle, Oversized,
-};
+use super::settings::{Flow, Line};
 use super::units::{self, show_bytes, show_duration, show_size};
 use super::walk::{Entry, Section};
+use crate::framing::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;

@@ -5,12 +5,14 @@ use super::settings::{Durability, Gateway, Journal, Limits, WhenFull};
 use super::units::show_size;
 use super::url::parse_listen;
 use super::walk::{Entry, Section};
+use crate::framing;
+use crate::http::server;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 /// Longest record, however it is framed; a journal block holds at least one.
-pub(super) const RECORD_BYTES_MAX: u64 = 64 << 10;
+pub(super) const RECORD_BYTES_MAX: u64 = framing::RECORD_BYTES_MAX as u64;
 /// Where state lives unless the file says otherwise.
 const STATE_DIR: &str = "/var/lib/ringest";
 /// Where metrics and commands are served unless the file says otherwise.
@@ -168,24 +170,26 @@ pub(super) fn limits(section: Section<'_, '_>) -> Limits {
     let limits = Limits {
         read_buffer_bytes: size("read_buffer", defaults.read_buffer_bytes, 1 << 10, 64 << 10),
         read_buffers: section.integer("read_buffers", defaults.read_buffers, 16..=32_768),
-        header_bytes: size("header", defaults.header_bytes, 1 << 10, 64 << 10),
-        header_fields: section.integer("header_fields", defaults.header_fields, 8..=256),
-        target_bytes: size("target", defaults.target_bytes, 128, 32 << 10),
-        body_bytes: size("body", defaults.body_bytes, 1, RECORD_BYTES_MAX),
-        header_timeout: section.duration("header_timeout", defaults.header_timeout, seconds(1, 600)),
-        body_timeout: section.duration("body_timeout", defaults.body_timeout, seconds(1, 3_600)),
-        idle_timeout: section.duration("idle_timeout", defaults.idle_timeout, seconds(1, 86_400)),
+        http: server::Limits {
+            header_bytes: size("header", defaults.http.header_bytes, 1 << 10, 64 << 10),
+            header_fields: section.integer("header_fields", defaults.http.header_fields, 8..=256),
+            target_bytes: size("target", defaults.http.target_bytes, 128, 32 << 10),
+            body_bytes: size("body", defaults.http.body_bytes, 1, RECORD_BYTES_MAX),
+            header_timeout: section.duration("header_timeout", defaults.http.header_timeout, seconds(1, 600)),
+            body_timeout: section.duration("body_timeout", defaults.http.body_timeout, seconds(1, 3_600)),
+            idle_timeout: section.duration("idle_timeout", defaults.http.idle_timeout, seconds(1, 86_400)),
+        },
         connections: section.integer("connections", defaults.connections, 1..=1_000_000),
     };
     if !limits.read_buffers.is_power_of_two() {
         section.refuse("read_buffers", Refusal::new("not a power of two", "16, 32, 64 … 32768"));
     }
-    if limits.target_bytes >= limits.header_bytes {
+    if limits.http.target_bytes >= limits.http.header_bytes {
         section.refuse(
             "target",
             Refusal::new(
                 "a target of this length does not fit into the header",
-                format!("less than header, which is \"{}\"", show_size(limits.header_bytes as u64)),
+                format!("less than header, which is \"{}\"", show_size(limits.http.header_bytes as u64)),
             ),
         );
     }

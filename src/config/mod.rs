@@ -31,6 +31,7 @@ pub use settings::*;
 pub use units::{show_bytes, show_duration, show_line, show_size};
 pub(crate) use url::overlap;
 
+use crate::framing::Framing;
 use std::collections::BTreeMap;
 use std::path::Path;
 

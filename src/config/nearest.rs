@@ -1,5 +1,7 @@
 //! The word that a person most likely meant.
 
+use crate::ground::text;
+
 /// What other programs call it, and what it is called here.
 const ELSEWHERE: [(&str, &[&str]); 9] = [
     (
@@ -19,18 +21,10 @@ const ELSEWHERE: [(&str, &[&str]); 9] = [
 /// The one of `known` that is nearest to `given`: by another name that it has elsewhere, or if it is near enough to be a slip of the
 /// pen.
 pub(crate) fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let given = given.to_lowercase();
+    let lower = given.to_lowercase();
     let known: Vec<&str> = known.into_iter().collect();
-    let here = ELSEWHERE.iter().find(|(_, names)| names.contains(&given.as_str())).map(|(here, _)| *here);
-    if let Some(word) = known.iter().find(|word| Some(**word) == here) {
-        return Some(word);
-    }
-    known
-        .into_iter()
-        .map(|word| (strsim::jaro_winkler(&given, &word.to_lowercase()), word))
-        .filter(|(similarity, _)| *similarity >= 0.75)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, word)| word)
+    let here = ELSEWHERE.iter().find(|(_, names)| names.contains(&lower.as_str())).map(|(here, _)| *here);
+    known.iter().find(|word| Some(**word) == here).copied().or_else(|| text::nearest(given, known))
 }
 
 #[cfg(test)]

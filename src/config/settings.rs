@@ -1,17 +1,15 @@
-//! Checked settings: what the rest of the crate sees of a configuration. Every limit lives here, with its default.
+//! Checked settings: what the rest of the crate sees of a configuration. Every limit lives here, or beside what it bounds, with its default.
 //!
 //! Durations and sizes are resolved, paths are absolute, names are unique: whoever holds a [`Settings`] need not check again.
 
 use super::answers::Answers;
 use super::batch::Batch;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use crate::framing::Framing;
+use crate::http;
+use crate::tls::Tls;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
-
-/// The largest record of any source, in bytes.
-pub const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,123 +78,6 @@ pub struct Journal {
     pub window_bytes: usize,
     /// Policy at `max_bytes`.
     pub when_full: WhenFull,
-}
-
-/// `[framing.NAME]`: how a byte stream is cut into records.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Framing {
-    /// How the end of a record is found.
-    pub kind: FramingKind,
-    /// A record follows these bytes, which are not part of it; what stands before them is garbage. Empty: one record follows
-    /// the other.
-    pub start: Vec<u8>,
-    /// What verifies a record; it follows the end, or the last byte where there is none.
-    pub checksum: Checksum,
-    /// Silence that ends an unfinished record.
-    pub idle: Option<Idle>,
-    /// Strip a leading LF and trailing white space.
-    pub trim: bool,
-    /// Longest record in bytes, without start, end and checksum; at most [`RECORD_BYTES_MAX`].
-    pub max_bytes: usize,
-    /// What is done with a longer one.
-    pub oversized: Oversized,
-}
-
-/// How the end of a record is found.
-#[derive(Debug, Clone, PartialEq)]
-pub enum FramingKind {
-    /// A record ends at these bytes (one or more), which are not part of it.
-    Delimiter {
-        /// The bytes; never empty.
-        end: Vec<u8>,
-    },
-    /// A number in front of a record says how long it is.
-    Length(LengthField),
-    /// Every record has the same length.
-    Fixed {
-        /// That length, 1 to `max_bytes`.
-        bytes: usize,
-    },
-    /// A record ends when nothing comes for the time of [`Framing::idle`], which is there.
-    IdleGap,
-}
-
-/// Where the length of a message stands, and what it counts. A message is: start, header up to the end of this field,
-/// payload, checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LengthField {
-    /// Where it begins, from the first byte of the message; at least the length of the start.
-    pub offset: usize,
-    /// Its own width: 1, 2 or 4.
-    pub bytes: usize,
-    /// Order of its bytes.
-    pub endian: Endian,
-    /// What it counts.
-    pub counts: LengthCounts,
-    /// Whether the header is part of the record.
-    pub keep_header: bool,
-}
-
-/// Order of the bytes of a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endian {
-    /// The most significant byte first.
-    Big,
-    /// The least significant byte first.
-    Little,
-}
-
-/// What a length counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LengthCounts {
-    /// The bytes behind the length, without the checksum.
-    Payload,
-    /// All bytes behind the length.
-    Rest,
-    /// All bytes of the message, its start and the length itself included.
-    Message,
-}
-
-/// What verifies a record: covers all bytes between start and end, untrimmed; binary, least significant byte first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checksum {
-    /// Nothing.
-    None,
-    /// One byte: the sum of all bytes, modulo 256.
-    Sum8,
-    /// One byte: the exclusive or of all bytes.
-    Xor8,
-    /// Two bytes: the CRC of MODBUS over Serial Line V1.02, section 6.2.2.
-    Crc16Modbus,
-    /// Four bytes: the CRC of IEEE 802.3, as in zlib and Ethernet.
-    Crc32,
-}
-
-/// Silence that ends an unfinished record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Idle {
-    /// So long without a byte.
-    pub gap: Duration,
-    /// What becomes of the record; [`OnIdle::Emit`] where the gap alone ends records.
-    pub policy: OnIdle,
-}
-
-/// What becomes of a record that silence ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnIdle {
-    /// It is rejected.
-    Discard,
-    /// It is delivered, flagged.
-    Emit,
-}
-
-/// What is done with a record longer than `max_bytes`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Oversized {
-    /// Deliver the first `max_bytes`, flagged; discard up to the next end.
-    Cut,
-    /// Discard all of it and count it as rejected.
-    Drop,
 }
 
 /// `[[source]]`
@@ -382,26 +263,6 @@ pub struct Deliver {
     pub drain: Duration,
 }
 
-/// `[deliver.tls]`: what the files hold that it names. It is for both steps.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tls {
-    /// Certificates of the CAs that may sign the API's: those of `ca`, or this machine's own. Never empty.
-    pub authorities: Vec<CertificateDer<'static>>,
-    /// They are those of `ca`.
-    pub is_named: bool,
-    /// The client certificate, if there is one.
-    pub identity: Option<Identity>,
-}
-
-/// A certificate and its private key, which `Debug` does not show.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Identity {
-    /// The certificate, then those that lead to its CA.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Its key.
-    pub key: Arc<PrivateKeyDer<'static>>,
-}
-
 /// Limits of the engine and of HTTP in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
@@ -409,38 +270,15 @@ pub struct Limits {
     pub read_buffer_bytes: usize,
     /// Provided read buffers per core, a power of two up to 32,768.
     pub read_buffers: usize,
-    /// HTTP in: start line and headers.
-    pub header_bytes: usize,
-    /// HTTP in: header fields.
-    pub header_fields: usize,
-    /// HTTP in: request target.
-    pub target_bytes: usize,
-    /// HTTP in: body, after chunked decoding.
-    pub body_bytes: usize,
-    /// HTTP in: from a request's first byte to its last header byte.
-    pub header_timeout: Duration,
-    /// HTTP in: from a request's last header byte to its last body byte.
-    pub body_timeout: Duration,
-    /// HTTP in: an idle connection is closed after this.
-    pub idle_timeout: Duration,
+    /// HTTP in: sizes and deadlines of a request.
+    pub http: http::server::Limits,
     /// Connections per core, TCP and HTTP in together; accepting pauses beyond.
     pub connections: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            read_buffer_bytes: 4096,
-            read_buffers: 1024,
-            header_bytes: 16 * 1024,
-            header_fields: 100,
-            target_bytes: 8_000,
-            body_bytes: 64 * 1024,
-            header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(75),
-            connections: 16_384,
-        }
+        Self { read_buffer_bytes: 4096, read_buffers: 1024, http: http::server::Limits::default(), connections: 16_384 }
     }
 }
 
@@ -453,20 +291,6 @@ impl Default for Journal {
             max_bytes: 1 << 30,
             window_bytes: 32 << 20,
             when_full: WhenFull::Pause,
-        }
-    }
-}
-
-impl Default for Framing {
-    fn default() -> Self {
-        Self {
-            kind: FramingKind::Delimiter { end: b"\r".to_vec() },
-            start: Vec::new(),
-            checksum: Checksum::None,
-            idle: None,
-            trim: true,
-            max_bytes: 4096,
-            oversized: Oversized::Cut,
         }
     }
 }

@@ -1,16 +1,16 @@
 //! `[deliver.tls]`: the files that say whom to trust and who we are. They are read here, so that nothing is missing later.
 
 use super::problem::Refusal;
-use super::settings::{Identity, Tls};
 use super::walk::Section;
 use crate::tls::{Client, SettingsError, expiries};
+use crate::tls::{Identity, Tls};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const CA: &str =
     "a PEM file with the certificate of the CA that signed the server's, such as \"/etc/ringest/api-ca.pem\"";
@@ -52,8 +52,9 @@ pub(super) fn tls(section: Section<'_, '_>, secure: bool) -> Option<Tls> {
     let identity = chain.zip(key).map(|(chain, key)| Identity { chain, key: Arc::new(key) });
     let tls = authorities.filter(|_| complete).map(|authorities| Tls { authorities, is_named: wants_ca, identity });
     let tls = tls.filter(|tls| works(&section, tls));
+    let wall_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     for expiry in tls.iter().flat_map(expiries) {
-        if let Some(what) = expiry.warning(SystemTime::now()) {
+        if let Some(what) = expiry.warning(wall_ns) {
             section.note(expiry.of.key(), what, "its successor in this file, and then a reload (SIGHUP)");
         }
     }

@@ -2,6 +2,7 @@
 
 use super::problem::Refusal;
 use super::settings::{Line, Parity};
+use crate::ground::text::hex;
 use std::time::Duration;
 
 const DURATIONS: [(&str, u64); 6] = [
@@ -88,9 +89,7 @@ pub fn show_bytes(bytes: &[u8]) -> String {
     if bytes.iter().all(|byte| is_text(*byte)) {
         format!("{:?}", String::from_utf8_lossy(bytes))
     } else {
-        let mut hex = b"0x".to_vec();
-        crate::delivery::template::write_hex(bytes, &mut hex);
-        String::from_utf8(hex).expect("hexadecimal digits are ASCII").to_uppercase().replacen("0X", "0x", 1)
+        format!("0x{}", hex(bytes).to_uppercase())
     }
 }
 

@@ -1,7 +1,8 @@
 //! Asking the service what it has: after an answer that says neither yes nor no (409 to an id that is taken), a GET of what
 //! stands under the record's id tells whether that is this record.
 
-use super::template::{Fields, write_base64, write_hex, write_json};
+use super::template::{Fields, write_json};
+use crate::ground::text::{write_base64, write_hex};
 use serde_json::Value;
 
 /// A path (and query) with placeholders, checked.

@@ -2,7 +2,7 @@
 //!
 //! Rendering appends to a buffer of the caller and allocates nothing else; it asks no clock and cannot fail.
 
-use crate::config::nearest;
+use crate::ground::text::{nearest, rfc3339_micros, write_base64, write_hex};
 
 /// A checked template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -303,78 +303,6 @@ fn plain_run(text: &[u8]) -> usize {
     let clean =
         groups.take_while(|group| !group.iter().fold(false, |found, byte| found | needs_escape(byte))).count() * GROUP;
     clean + text[clean..].iter().position(needs_escape).unwrap_or(text.len() - clean)
-}
-
-/// Writes bytes as lower-case hexadecimal.
-pub fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.reserve(bytes.len() * 2);
-    for byte in bytes {
-        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
-}
-
-/// Writes bytes as base64 with padding (RFC 4648 section 4).
-pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |bits: u32, shift: u32| DIGITS[(bits >> shift & 63) as usize];
-    out.reserve(bytes.len().div_ceil(3) * 4);
-    let mut groups = bytes.chunks_exact(3);
-    for group in &mut groups {
-        let bits = u32::from(group[0]) << 16 | u32::from(group[1]) << 8 | u32::from(group[2]);
-        out.extend_from_slice(&[digit(bits, 18), digit(bits, 12), digit(bits, 6), digit(bits, 0)]);
-    }
-    match *groups.remainder() {
-        [a] => {
-            let bits = u32::from(a) << 16;
-            out.extend_from_slice(&[digit(bits, 18), digit(bits, 12), b'=', b'=']);
-        }
-        [a, b] => {
-            let bits = u32::from(a) << 16 | u32::from(b) << 8;
-            out.extend_from_slice(&[digit(bits, 18), digit(bits, 12), digit(bits, 6), b'=']);
-        }
-        _ => {}
-    }
-}
-
-/// `2026-01-02T03:04:05.123456Z` (RFC 3339) of nanoseconds since 1970, cut to microseconds. A `u64` ends in the year 2554,
-/// so the year always has four digits.
-pub fn rfc3339_micros(wall_ns: u64) -> [u8; 27] {
-    let (days, ns_of_day) = (wall_ns / 86_400_000_000_000, wall_ns % 86_400_000_000_000);
-    let (year, month, day) = civil_from_days(days);
-    let seconds = ns_of_day / 1_000_000_000;
-    let mut out = *b"0000-00-00T00:00:00.000000Z";
-    for (at, digits, value) in [
-        (0, 4, year),
-        (5, 2, month),
-        (8, 2, day),
-        (11, 2, seconds / 3600),
-        (14, 2, seconds / 60 % 60),
-        (17, 2, seconds % 60),
-        (20, 6, ns_of_day / 1_000 % 1_000_000),
-    ] {
-        let mut value = value;
-        for place in out[at..at + digits].iter_mut().rev() {
-            *place = b'0' + (value % 10) as u8;
-            value /= 10;
-        }
-    }
-    out
-}
-
-/// Year, month and day of days since 1970 in the Gregorian calendar, for days that are not negative. The year is counted
-/// from March, so that a leap day is its last day and a month's first day follows from a line of slope 153/5.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    const DAYS_0000_TO_1970: u64 = 719_468; // from March 1st of the year 0
-    const DAYS_400_YEARS: u64 = 146_097;
-    let days = days + DAYS_0000_TO_1970;
-    let (era, day_of_era) = (days / DAYS_400_YEARS, days % DAYS_400_YEARS);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -70,6 +70,7 @@ fn quoted(path: &Path) -> String {
 mod tests {
     use super::*;
     use crate::config::{self, SourceKind};
+    use crate::framing::Framing;
 
     #[test]
     fn the_gateway_takes_it_as_it_is_meant() {
@@ -83,7 +84,7 @@ mod tests {
         assert_eq!(settings.sources.len(), 5);
         let SourceKind::Serial(serial) = &settings.sources[2].kind else { panic!("{:?}", settings.sources[2]) };
         assert_eq!(serial.path, dir.join("ports/machine-0002"));
-        assert_eq!(settings.sources[2].framing, config::Framing::default());
+        assert_eq!(settings.sources[2].framing, Framing::default());
         assert!(matches!(settings.sources[3].kind, SourceKind::TcpListen { listen, .. } if listen.port() == 3));
         assert!(matches!(settings.sources[4].kind, SourceKind::Http { listen, .. } if listen.port() == 4));
         assert_eq!(settings.sequence.unwrap().url.target, "/seq/");

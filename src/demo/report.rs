@@ -2,7 +2,8 @@
 
 use super::status::{Stage, Terms};
 use super::{Options, Outcome};
-use crate::observe::snapshot;
+use crate::ground::count;
+use crate::ground::text::grouped;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -90,7 +91,7 @@ fn write_text(text: &mut String, options: &Options, outcome: &Outcome) -> std::f
 
 fn write_latencies(text: &mut String, outcome: &Outcome) -> std::fmt::Result {
     writeln!(text, "{:<42}{:>10}{:>10}{:>10}{:>10}{:>10}", "Latency", "p50", "p90", "p99", "p99.9", "max")?;
-    for stage in snapshot::Stage::ALL {
+    for stage in count::Stage::ALL {
         let Some(Stage { p50_us, p90_us, p99_us, p999_us, max_us, .. }) = outcome.status.stages.get(stage.name())
         else {
             continue;
@@ -143,19 +144,6 @@ fn write_verdict(text: &mut String, outcome: &Outcome) -> std::fmt::Result {
     Ok(())
 }
 
-/// `12,345,678`
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Microseconds with three digits and a fitting unit.
 fn duration(us: f64) -> String {
     let (value, unit) = match us {
@@ -172,8 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_grouped_and_durations_have_units() {
-        assert_eq!([0, 999, 1_000, 12_345_678].map(grouped), ["0", "999", "1,000", "12,345,678"]);
+    fn durations_have_units() {
         assert_eq!(
             [0.4, 950.0, 1_500.0, 25_000.0, 2_000_000.0].map(duration),
             ["0 us", "950 us", "1.50 ms", "25.0 ms", "2.00 s"]

@@ -1,6 +1,6 @@
 //! What a running gateway says of itself, as far as a demonstration needs it.
 
-use crate::observe::client;
+use crate::engine::admin::client;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -5,8 +5,8 @@
 use super::driver::Message;
 use super::lines::Lines;
 use crate::config::{Authority, Serial, Settings, SourceKind};
-use crate::shard::{LinkId, PortError, SourceId};
-use crate::source::serial::{self, Watch};
+use crate::shard::{LinkId, SourceId};
+use crate::source::serial::{self, PortError, Watch};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;

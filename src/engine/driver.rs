@@ -14,12 +14,13 @@ use super::control::Request;
 use super::ring::{Cqe, Ring, RingOptions};
 use super::segments::{SegmentFile, SegmentFiles};
 use crate::config::{Authority, Settings};
+use crate::ground::count::{Counters, StageHistograms};
 use crate::journal::BlockFile;
-use crate::observe::snapshot::{Counters, ParkedList, Snapshot, StageHistograms};
+use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
-    ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, PortError, Reload, Reloaded, Selection,
-    SourceId,
+    ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, Reload, Reloaded, Selection, SourceId,
 };
+use crate::source::serial::PortError;
 use link::Link;
 use slab::Slab;
 use std::cell::{Cell, RefCell};

@@ -5,7 +5,7 @@ use super::lock::LockError;
 use super::probe::ProbeError;
 use crate::journal::OpenError;
 use crate::observe::histlog::HistogramLogError;
-use crate::shard::PortError;
+use crate::source::serial::PortError;
 use std::io;
 use std::path::PathBuf;
 

@@ -1,5 +1,7 @@
 //! The whole gateway: what is checked and taken at start, the core threads, the control thread, the end.
 
+use super::admin::{self, Token};
+use super::clock;
 use super::control::{Control, Request, locked};
 use super::core::{CoreThread, Last};
 use super::driver::Message;
@@ -12,15 +14,14 @@ use super::lock::StateLock;
 use super::parking::ParkedOnCores;
 use super::placement::Placement;
 use super::probe;
+use super::process;
 use super::reload::{Reloader, Start, Wish};
 use super::stop::Stop;
 use crate::config::{Durability, Limits, OnMissing, Serial, Settings, Source, SourceKind};
-use crate::observe::admin;
 use crate::observe::histlog::HistogramLog;
 use crate::observe::loaded::Loaded;
 use crate::observe::process::ProcessUsage;
 use crate::observe::report::Report;
-use crate::observe::token::Token;
 use crate::shard::SourceId;
 use crate::source::serial;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
@@ -32,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as threads;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
@@ -133,7 +134,7 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
     Ok(Summary {
         report: Report::merge(snapshots, &[]),
         unwritten,
-        usage: ProcessUsage::now(),
+        usage: process::usage(),
         rss_bytes_max: peak,
         uptime: started.elapsed(),
     })
@@ -332,7 +333,8 @@ impl Gateway {
             assignments.push(give);
         }
         drop(opened);
-        let mut gateway = Self { settings: Arc::clone(settings), mailboxes, ready, ended, loaded: Loaded::default() };
+        let mut gateway =
+            Self { settings: Arc::clone(settings), mailboxes, ready, ended, loaded: Loaded::at(clock::now().wall_ns) };
         gateway.loaded.set_certificates(settings);
         let gathered = runtime.block_on(async {
             tokio::select! {
@@ -556,7 +558,7 @@ async fn watch_certificates(loaded: Loaded) {
     const DAY: Duration = Duration::from_secs(24 * 3_600);
     loop {
         tokio::time::sleep(DAY).await;
-        for warning in loaded.certificates().iter().filter_map(|end| end.warning(SystemTime::now())) {
+        for warning in loaded.certificates().iter().filter_map(|end| end.warning(clock::now().wall_ns)) {
             warn!("{warning}: put its successor into the file, and reload (SIGHUP)");
         }
     }

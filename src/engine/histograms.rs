@@ -4,8 +4,9 @@
 //! may wait, so that a disk that hangs holds up the log alone.
 
 use super::driver::Message;
+use crate::ground::count::StageHistograms;
 use crate::observe::histlog::{HistogramLog, HistogramLogError};
-use crate::observe::snapshot::{Snapshot, StageHistograms};
+use crate::observe::snapshot::Snapshot;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;

@@ -4,9 +4,10 @@
 //! Each open port is watched through a duplicate of its descriptor. A port stays open, and locked, until its last descriptor
 //! is closed: so the duplicate goes first, in [`Lines::closing`].
 
+use crate::ground::count::{DriverCounts, LineCounts};
 use crate::observe::snapshot::Snapshot;
 use crate::shard::LinkId;
-use crate::source::serial::{DriverCounts, LineCounts, driver_counts};
+use crate::source::serial::driver_counts;
 use nix::errno::Errno;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -4,6 +4,7 @@
 //! commits) beside a tokio-uring runtime (timers, mailbox, connects, cold work on files). The thread that calls [`run`]
 //! becomes the control thread, which does what can wait. Cores share nothing that changes.
 
+pub mod admin;
 mod buffers;
 mod clock;
 mod connect;
@@ -21,6 +22,7 @@ mod occupant;
 mod parking;
 mod placement;
 pub mod probe;
+mod process;
 mod reload;
 mod ring;
 mod segments;

@@ -1,6 +1,7 @@
 //! Reading the configuration again: what it changes is worked out, taken (addresses, ports) and then told to the cores, or refused
 //! as a whole. It runs on the control thread; what can wait is done on threads of its own.
 
+use super::clock;
 use super::control::Request;
 use super::driver::{Message, NewSettings};
 use super::gateway::{leave_descriptors, open_required_port};
@@ -120,14 +121,14 @@ impl Reloader {
         let outcome = self.try_reload().await;
         match &outcome {
             Ok(done) => {
-                self.start.loaded.succeed();
+                self.start.loaded.succeed(clock::now().wall_ns);
                 self.start.loaded.set_certificates(&self.start.file);
                 info!("{by}: the configuration was read again: {done}");
             }
             // It is no fault of the configuration.
             Err(_) if self.is_stopping() => {}
             Err(why) => {
-                self.start.loaded.fail(why);
+                self.start.loaded.fail(why, clock::now().wall_ns);
                 error!("{by}: the configuration was not changed, the earlier one stays in force: {why}");
             }
         }

@@ -1,6 +1,6 @@
 //! Checksums of records, byte by byte or piece by piece.
 
-use crate::config::Checksum;
+use super::settings::Checksum;
 
 /// The two CRCs are computed with their least significant bit first.
 const CRC16_MODBUS: [u32; 256] = crc_table(0xA001);

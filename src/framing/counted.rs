@@ -9,8 +9,8 @@
 //! and whether anything of it would remain after trimming. A length that no record can have is damage: with a start, the
 //! next one is searched for; else with an idle gap, all is passed over up to the gap; else a frame begins behind the header.
 
+use super::settings::{Endian, Framing, FramingKind, LengthCounts, LengthField, RECORD_BYTES_MAX};
 use super::{Framed, Framer, RejectReason, State, Verdict, is_white, sample, trim_end, whole};
-use crate::config::{Endian, Framing, FramingKind, LengthCounts, LengthField, RECORD_BYTES_MAX};
 
 /// What a framing of known length says about its frames.
 #[derive(Clone, Copy)]

@@ -13,8 +13,8 @@
 //! is the end, the checksum is the last bytes, and so many are kept.
 //! The last bytes of the tail are therefore always the last bytes of the stream.
 
+use super::settings::{Checksum, Framing};
 use super::{Framed, Framer, RejectReason, State, Verdict, deliver, find, is_white, sample, straddle, trim_end, whole};
-use crate::config::{Checksum, Framing};
 
 /// How many of the last bytes may not be of the frame.
 fn held_bytes(framing: &Framing, end: &[u8]) -> usize {

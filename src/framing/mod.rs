@@ -11,12 +11,15 @@
 //!
 //! A checksum is verified before anything of its frame is delivered, also of one that is cut.
 
-use crate::config::{Checksum, Framing, FramingKind, OnIdle, Oversized};
-
 mod checksum;
 mod counted;
 mod delimiter;
+mod settings;
 mod start;
+
+pub use settings::{
+    Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized, RECORD_BYTES_MAX,
+};
 
 /// Most bytes that a [`Framed::Rejected`] carries as a sample.
 pub const SAMPLE_BYTES: usize = 64;
@@ -70,8 +73,7 @@ pub enum RejectReason {
     Unfinished,
     /// Its checksum is another one than that of its bytes.
     Checksum,
-    /// Its length field says less than the header has, or more than
-    /// [`RECORD_BYTES_MAX`](crate::config::RECORD_BYTES_MAX).
+    /// Its length field says less than the header has, or more than [`RECORD_BYTES_MAX`].
     Length,
 }
 
@@ -503,7 +505,7 @@ mod tests {
     }
     #[test]
     fn no_kind_of_framing_outgrows_its_bound_whatever_comes() {
-        use crate::config::{Endian, Idle, LengthCounts, LengthField};
+        use crate::framing::{Endian, Idle, LengthCounts, LengthField};
         use proptest::prelude::*;
         let length = |bytes, counts, keep_header| {
             FramingKind::Length(LengthField { offset: 2, bytes, endian: Endian::Big, counts, keep_header })

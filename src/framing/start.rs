@@ -2,8 +2,8 @@
 //!
 //! The last bytes of a chunk may be the first ones of the start. They need not be kept, only counted: they are equal to it.
 
+use super::settings::Framing;
 use super::{FrameFlags, Framed, Framer, State, find, is_white, straddle};
-use crate::config::Framing;
 
 impl Framer {
     /// Goes on searching. `None`: the frame has begun (the state says so) and `input` is behind the start; or all of `input`

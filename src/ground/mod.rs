@@ -1,8 +1,11 @@
-//! What all else stands on: moments, ids and numbers. It knows nothing of the modules above it.
+//! What all else stands on: moments, ids and numbers, text, counts. It knows nothing of the modules above it.
 
+pub mod calendar;
+pub mod count;
 mod id;
 mod moment;
 mod now;
+pub mod text;
 
 pub use id::{ApiId, CoreId, Fd, JournalId, LaneId, LaneNumber, LinkId, RecordNumber, SegmentNumber, SourceId};
 pub use moment::Moment;

@@ -1,5 +1,7 @@
 //! Dates of HTTP (RFC 9110 section 5.6.7): the Date header's value, written once a second, and the dates of Retry-After.
 
+use crate::ground::calendar::{civil, days_of};
+
 const DAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
 const MONTHS: [&[u8; 3]; 12] =
     [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
@@ -53,30 +55,6 @@ fn render(second: u64) -> [u8; 29] {
 fn two_digits(at: &mut [u8], number: u64) {
     at[0] = b'0' + (number / 10 % 10) as u8;
     at[1] = b'0' + (number % 10) as u8;
-}
-
-/// Year, month (1 to 12) and day (1 to 31) of a day counted from 1970-01-01, in the Gregorian calendar. Years are counted
-/// from March, so that the leap day is a year's last, in eras of 400 years.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468; // days from 0000-03-01 to 1970-01-01
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
-/// Days from 1970-01-01 to a date of 1970 or later; the inverse of [`civil`].
-fn days_of(year: u64, month: u64, day: u64) -> u64 {
-    let year = year - u64::from(month <= 2);
-    let year_of_era = year % 400;
-    let month_from_march = if month > 2 { month - 3 } else { month + 9 };
-    let of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year;
-    year / 400 * 146_097 + of_era - 719_468
 }
 
 /// Reads an HTTP-date of 1970 or later, in any of its three forms (RFC 9110 section 5.6.7); seconds after 1970. The

@@ -212,21 +212,6 @@ pub(super) fn decimal(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// Appends `number` in decimal.
-pub(super) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0u8; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
-}
-
 /// Appends `bytes`, growing by doubling but never past `max_bytes` of capacity, which the caller's checks keep sufficient.
 pub(super) fn append_bounded(buffer: &mut Vec<u8>, bytes: &[u8], max_bytes: usize) {
     let needed = buffer.len() + bytes.len();
@@ -253,15 +238,6 @@ mod tests {
         assert_eq!(decimal(b"000000000000000000000000000007"), Some(7));
         for wrong in [b"18446744073709551616".as_slice(), b"", b"+5", b"-5", b"0x5", b"5_0", b"5 5", b"5,"] {
             assert_eq!(decimal(wrong), None, "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn pushed_decimals_are_what_display_writes() {
-        for number in [0, 9, 10, 4096, u64::MAX] {
-            let mut out = Vec::new();
-            push_decimal(&mut out, number);
-            assert_eq!(out, number.to_string().as_bytes());
         }
     }
 

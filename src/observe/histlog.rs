@@ -17,7 +17,7 @@
 //! Rotation: before each interval the path is looked at. A file that was renamed, deleted or emptied is begun anew, so that no
 //! signal is needed. The log's lock (flock(2)) keeps a second gateway from the same file.
 
-use super::snapshot::{Stage, StageHistograms};
+use crate::ground::count::{Stage, StageHistograms};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};

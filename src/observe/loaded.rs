@@ -2,11 +2,10 @@
 
 use super::report::{Area, Problem};
 use crate::config::Settings;
-use crate::delivery::template::rfc3339_micros;
+use crate::ground::text::rfc3339;
 use crate::tls::{Expiry, expiries};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The last attempts, shared by those who read the configuration and those who show it. A start counts as a first success.
 #[derive(Debug, Clone)]
@@ -22,26 +21,16 @@ struct Attempts {
     certificates: Vec<Expiry>,
 }
 
-fn wall_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
-}
-
-fn shown(wall_ns: u64) -> String {
-    String::from_utf8_lossy(&rfc3339_micros(wall_ns)).into_owned()
-}
-
-impl Default for Loaded {
-    /// The configuration was read now.
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Attempts { success_wall_ns: wall_ns(), failure: None, certificates: Vec::new() })))
-    }
-}
-
 impl Loaded {
-    /// Another configuration is in force.
-    pub fn succeed(&self) {
+    /// The configuration was read at `wall_ns` nanoseconds after 1970.
+    pub fn at(wall_ns: u64) -> Self {
+        Self(Arc::new(Mutex::new(Attempts { success_wall_ns: wall_ns, failure: None, certificates: Vec::new() })))
+    }
+
+    /// Another configuration is in force, since `wall_ns` nanoseconds after 1970.
+    pub fn succeed(&self, wall_ns: u64) {
         let mut attempts = self.attempts();
-        (attempts.success_wall_ns, attempts.failure) = (wall_ns(), None);
+        (attempts.success_wall_ns, attempts.failure) = (wall_ns, None);
     }
 
     /// When the certificates end that the configuration in force names.
@@ -54,9 +43,9 @@ impl Loaded {
         self.attempts().certificates = settings.deliver.tls.as_ref().map(expiries).unwrap_or_default();
     }
 
-    /// An attempt failed; the configuration is what it was.
-    pub fn fail(&self, why: &str) {
-        self.attempts().failure = Some((wall_ns(), why.to_owned()));
+    /// An attempt failed at `wall_ns` nanoseconds after 1970; the configuration is what it was.
+    pub fn fail(&self, why: &str, wall_ns: u64) {
+        self.attempts().failure = Some((wall_ns, why.to_owned()));
     }
 
     /// Whether the last attempt was a success.
@@ -74,9 +63,9 @@ impl Loaded {
         let attempts = self.attempts();
         let failure = attempts.failure.as_ref();
         json!({
-            "loaded_at": shown(attempts.success_wall_ns),
+            "loaded_at": rfc3339(attempts.success_wall_ns),
             "last_reload_successful": failure.is_none(),
-            "failed_at": failure.map(|(wall_ns, _)| shown(*wall_ns)),
+            "failed_at": failure.map(|(wall_ns, _)| rfc3339(*wall_ns)),
             "error": failure.map(|(_, why)| why),
         })
     }
@@ -85,7 +74,7 @@ impl Loaded {
     pub fn problem(&self) -> Option<Problem> {
         let attempts = self.attempts();
         let (wall_ns, why) = attempts.failure.as_ref()?;
-        let text = format!("last reload failed at {}; the earlier configuration is in force: {why}", shown(*wall_ns));
+        let text = format!("last reload failed at {}; the earlier configuration is in force: {why}", rfc3339(*wall_ns));
         Some(Problem { area: Area::Config, name: "configuration".to_owned(), text })
     }
 
@@ -101,10 +90,10 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_until_the_next_success() {
-        let loaded = Loaded::default();
+        let loaded = Loaded::at(1_800_000_000_000_000_000);
         assert!(loaded.is_successful() && loaded.problem().is_none());
         let begun_s = loaded.success_s();
-        loaded.fail("no such file");
+        loaded.fail("no such file", 1_800_000_001_000_000_000);
         assert!(!loaded.is_successful());
         assert_eq!(loaded.success_s(), begun_s);
         assert_eq!(loaded.status()["error"], "no such file");
@@ -113,8 +102,8 @@ mod tests {
             problem.text.contains("no such file") && problem.text.starts_with("last reload failed at 20"),
             "{problem:?}"
         );
-        loaded.succeed();
-        assert!(loaded.is_successful() && loaded.success_s() >= begun_s);
+        loaded.succeed(1_800_000_002_000_000_000);
+        assert!(loaded.is_successful() && loaded.success_s() > begun_s);
         assert_eq!(loaded.status()["failed_at"], Value::Null);
     }
 }

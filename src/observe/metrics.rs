@@ -7,7 +7,8 @@
 use super::loaded::Loaded;
 use super::process::ProcessUsage;
 use super::report::Report;
-use super::snapshot::{RouteSnapshot, Snapshot, SourceSnapshot, Stage};
+use super::snapshot::{RouteSnapshot, Snapshot, SourceSnapshot};
+use crate::ground::count::Stage;
 use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -306,7 +307,7 @@ fn buckets(histogram: &Histogram<u64>) -> (f64, Vec<(f64, u64)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::snapshot::StageHistograms;
+    use crate::ground::count::StageHistograms;
 
     #[test]
     fn durations_fall_into_the_bucket_that_holds_them_and_add_up() {
@@ -327,7 +328,7 @@ mod tests {
             durability: "process",
             uptime_s: 1.5,
             process: ProcessUsage::default(),
-            loaded: Loaded::default(),
+            loaded: Loaded::at(0),
         };
         let report = Report::merge(vec![Snapshot::default()], &[]);
         let new = openmetrics(report.clone(), identity.clone());

@@ -1,16 +1,11 @@
-//! Counters, histograms, the admin server.
+//! What is going on, for people and programs: snapshots, reports, metrics, the histogram log.
 //!
-//! A shard publishes a [`snapshot::Snapshot`]; [`report`] makes one picture of all shards; [`metrics`] and [`admin`] show it
-//! to Prometheus, to people and to programs. Nothing here runs on a core of the data path.
+//! A shard publishes a [`snapshot::Snapshot`]; [`report`] makes one picture of all shards; [`metrics`] is that for Prometheus,
+//! [`histlog`] keeps latencies. It asks nobody: the admin server, which does, stands with the engine.
 
-pub mod admin;
-#[cfg(feature = "bench-blind")]
-mod blind;
-pub mod client;
 pub mod histlog;
 pub mod loaded;
 pub mod metrics;
 pub mod process;
 pub mod report;
 pub mod snapshot;
-pub mod token;

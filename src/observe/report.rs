@@ -1,7 +1,8 @@
 //! One picture of all shards: their snapshots added up, and what is wrong put into words. Pure; no clock, no I/O.
 
 use super::process::ProcessUsage;
-use super::snapshot::{Counters, RouteSnapshot, Snapshot, SourceSnapshot, Stage, StageHistograms, Terms};
+use super::snapshot::{RouteSnapshot, Snapshot, SourceSnapshot};
+use crate::ground::count::{Counters, Stage, StageHistograms, Terms};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 
 use super::plot::{self, NARROW, Size, WIDE, escaped};
 use super::{Run, describe, main_tag, table, tag_name, tags, unit};
-use crate::delivery::template::rfc3339_micros;
+use crate::ground::text::rfc3339_micros;
 use std::fmt::Write;
 
 const STYLE: &str = "\

@@ -111,7 +111,7 @@ pub fn tag_name(tag: Option<&str>) -> &str {
 
 /// What a tag of ringest's own logs measures, in words.
 pub fn describe(tag: Option<&str>) -> Option<&'static str> {
-    use crate::observe::snapshot::Stage;
+    use crate::ground::count::Stage;
     Stage::ALL.into_iter().find(|stage| Some(stage.name()) == tag).map(Stage::description)
 }
 

@@ -1,5 +1,7 @@
 //! Latencies, rates and times for people.
 
+use crate::ground::text::grouped;
+
 /// Nanoseconds with three digits and a fitting unit.
 pub fn latency(ns: f64) -> String {
     let (value, unit) = match ns {
@@ -29,7 +31,7 @@ pub fn count(number: f64) -> String {
     if tenths < 100.0 && tenths % 10.0 != 0.0 {
         return format!("{:.1}", tenths / 10.0);
     }
-    crate::demo::report::grouped(number.round() as u64)
+    grouped(number.round() as u64)
 }
 
 /// How a value relates to that of the first run.

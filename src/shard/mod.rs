@@ -28,8 +28,9 @@ pub use op::*;
 
 use crate::config::{Authority, Settings};
 use crate::ground::LaneId;
+use crate::ground::count::{Counters, StageHistograms, Terms};
 use crate::journal::{Journal, Position};
-use crate::observe::snapshot::{Counters, ParkedList, StageHistograms, Terms};
+use crate::observe::snapshot::ParkedList;
 use crate::tls;
 use delivery::Delivery;
 use intake::{Intake, Placement};

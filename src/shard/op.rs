@@ -12,6 +12,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::source::serial::PortError;
+
 pub use crate::ground::{ApiId, CoreId, Fd, JournalId, LinkId, Now, SourceId};
 
 /// Where a connect goes; the driver resolves the name anew each time.
@@ -233,29 +235,6 @@ pub enum RecvEnd {
     Error(i32),
     /// After [`Op::PauseRecv`].
     Paused,
-}
-
-/// Why a serial port could not be opened.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PortError {
-    /// No such path.
-    #[error("no such port")]
-    Missing,
-    /// Another process holds it.
-    #[error("the port is in use{}", holder.as_ref().map(|h| format!(" by {h}")).unwrap_or_default())]
-    Busy {
-        /// Name and PID, where they can be seen.
-        holder: Option<String>,
-    },
-    /// File mode or group.
-    #[error("permission denied: {remedy}")]
-    Permission {
-        /// What to do about it, such as which group to join.
-        remedy: String,
-    },
-    /// Anything else, with the system's words.
-    #[error("{0}")]
-    Other(String),
 }
 
 /// Why a connection could not be opened.

@@ -1,7 +1,8 @@
 //! What a shard shows of itself.
 
 use super::{Now, Shard};
-use crate::observe::snapshot::{JournalSnapshot, Snapshot, StageHistograms, Terms};
+use crate::ground::count::{StageHistograms, Terms};
+use crate::observe::snapshot::{JournalSnapshot, Snapshot};
 
 impl Shard {
     /// The identity's terms alone, which cost next to nothing; call it between two turns.

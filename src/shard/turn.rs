@@ -5,7 +5,7 @@ use super::timer::Timers;
 use super::{LinkId, Now, Op, SourceId};
 use crate::config::{Settings, Source};
 use crate::delivery::backoff;
-use crate::observe::snapshot::{Counters, StageHistograms, Terms};
+use crate::ground::count::{Counters, StageHistograms, Terms};
 use std::collections::VecDeque;
 use std::time::Duration;
 

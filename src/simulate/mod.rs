@@ -7,7 +7,6 @@
 //!
 //! It never looks at what the gateway does with a record, but for the answers of HTTP.
 
-pub mod duration;
 mod http;
 pub mod ledger;
 mod machine;

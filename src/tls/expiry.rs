@@ -1,8 +1,8 @@
 //! When our certificates end: said in time, since nothing is delivered afterwards.
 
-use crate::config::Tls;
+use super::settings::Tls;
 use rustls::pki_types::CertificateDer;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// So long before its end a certificate is spoken of.
 pub const SOON: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -46,9 +46,9 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    /// What is to be said of it at a time: nothing until its end is near.
-    pub fn warning(&self, now: SystemTime) -> Option<String> {
-        let now_s = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+    /// What is to be said of it at `wall_ns` nanoseconds after 1970: nothing until its end is near.
+    pub fn warning(&self, wall_ns: u64) -> Option<String> {
+        let now_s = (wall_ns / 1_000_000_000) as i64;
         let left_s = self.not_after_s - now_s;
         if left_s > SOON.as_secs() as i64 {
             return None;
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn the_end_of_a_certificate_is_told_for_a_month_and_afterwards() {
         let expiry = Expiry { of: Use::Client, subject: "CN=line 3".to_owned(), not_after_s: 1_800_000_000 };
-        let at = |days: i64| UNIX_EPOCH + Duration::from_secs((1_800_000_000 + days * 86_400) as u64);
+        let at = |days: i64| (1_800_000_000 + days * 86_400) as u64 * 1_000_000_000;
         assert_eq!(expiry.warning(at(-31)), None);
         let soon = expiry.warning(at(-30)).expect("near");
         assert_eq!(soon, "the client certificate CN=line 3 ends on 2027-01-15, in 30 days");

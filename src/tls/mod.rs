@@ -1,7 +1,7 @@
 //! TLS towards the API, as a client: bytes in, plaintext and bytes out, by rustls' unbuffered connections.
 //!
 //! - `expiry`: when certificates end. `session`: one connection. `tickets`: what lets the next one do without a whole handshake.
-//!   `error`: what went wrong, in words, and what to do.
+//!   `error`: what went wrong, in words, and what to do. `settings`: whom to trust and who we are, which the configuration reads.
 //! - [`Client`] is what all sessions of a shard share. It is built outside of the shard, so that another one can take its place.
 //!
 //! Nothing here knows a descriptor or a runtime. The time, by which certificates and tickets are judged, is what the owner says
@@ -10,13 +10,14 @@
 mod error;
 mod expiry;
 mod session;
+mod settings;
 mod tickets;
 
 pub use error::TlsError;
 pub use expiry::{Expiry, SOON, Use, expiries};
 pub use session::{ClientSession, Progress};
+pub use settings::{Identity, Tls};
 
-use crate::config::{Identity, Tls};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};

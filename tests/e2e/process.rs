@@ -3,7 +3,7 @@
 use crate::site::Site;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringest::observe::client;
+use ringest::engine::admin::client;
 use serde::Deserialize;
 use serde_json::Value;
 use std::fs::File;

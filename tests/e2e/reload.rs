@@ -5,7 +5,7 @@ use crate::machines::{HttpMachine, Pty, TcpMachine};
 use crate::process::{Gateway, PATIENCE, Receiver, Status, eventually};
 use crate::site::{Config, Row, Site, assert_rows, assert_whole, free_address, numbers, record};
 use nix::sys::signal::Signal;
-use ringest::observe::token::Token;
+use ringest::engine::admin::Token;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -463,7 +463,7 @@ fn a_broken_file_changes_nothing_and_says_why_until_it_is_mended() {
 /// A metric without labels.
 fn metric(site: &Site, name: &str) -> f64 {
     let patience = Duration::from_secs(10);
-    let answer = ringest::observe::client::get(&site.admin.to_string(), "/metrics", patience).expect("an answer");
+    let answer = ringest::engine::admin::client::get(&site.admin.to_string(), "/metrics", patience).expect("an answer");
     let text = String::from_utf8(answer.body).expect("text");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
@@ -597,7 +597,8 @@ fn who_cannot_send_a_signal_asks_the_admin_server() {
     let ask = |body: &str| {
         let admin = site.admin.to_string();
         let token = Token::read(&site.path("state")).expect("the gateway's token");
-        let answer = ringest::observe::client::post(&admin, "/api/reload", &token, body, PATIENCE).expect("an answer");
+        let answer =
+            ringest::engine::admin::client::post(&admin, "/api/reload", &token, body, PATIENCE).expect("an answer");
         (answer.status, String::from_utf8(answer.body).expect("text"))
     };
     config().tcp_listen("more", more).write(&site);

@@ -6,7 +6,7 @@ use crate::machines::TcpMachine;
 use crate::process::{Gateway, PATIENCE, eventually, refused, ringest, within};
 use crate::site::{Config, Site, free_address};
 use nix::sched::{CloneFlags, unshare};
-use ringest::observe::client;
+use ringest::engine::admin::client;
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::ffi::OsStr;

@@ -9,7 +9,7 @@ use crate::machines::TcpMachine;
 use crate::process::{Gateway, PATIENCE, eventually, ringest};
 use crate::site::{Config, Site, assert_whole, free_address, numbers, record};
 use pki::{Authority, BOTH, Issued, ONLY_1_2, ONLY_1_3};
-use ringest::observe::client;
+use ringest::engine::admin::client;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use service::{Answers, answer_by, take_request};
 use std::collections::BTreeSet;

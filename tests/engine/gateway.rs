@@ -5,7 +5,7 @@ use crate::ports::Pty;
 use nix::sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr};
 use ringest::config::{self, Settings};
 use ringest::engine::{self, EngineError, LockError, Options, Summary};
-use ringest::shard::PortError;
+use ringest::source::serial::PortError;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

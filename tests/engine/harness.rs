@@ -4,8 +4,9 @@ use ringest::config::{self, Authority, LaneKey, Settings, Source, SourceKind};
 use ringest::engine::{
     Control, Core, Driver, DriverOptions, FsStorage, JournalFiles, Listeners, Message, Request, RingOptions, bind_all,
 };
+use ringest::ground::count::Counters;
 use ringest::journal::Storage;
-use ringest::observe::snapshot::{Counters, Snapshot};
+use ringest::observe::snapshot::Snapshot;
 use ringest::shard::{ApiId, Completion, Fd, LinkId, Now, Op, Reload, Reloaded, SourceId};
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -2,7 +2,8 @@
 
 use crate::harness::{CLOSED, LINK, PATIENCE, Remote, pattern, settings, setup};
 use ringest::config::{Flow, Line, OnMissing, Parity, Serial, SourceKind};
-use ringest::shard::{Op, PortError, Readable, SourceId};
+use ringest::shard::{Op, Readable, SourceId};
+use ringest::source::serial::PortError;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

@@ -2,8 +2,8 @@
 
 use crate::reference::{Frame, chunked, frames, framing, push, record, reference};
 use proptest::prelude::*;
-use ringest::config::{Framing, Oversized};
 use ringest::framing::{FrameFlags, Framed, Framer, RejectReason, SAMPLE_BYTES};
+use ringest::framing::{Framing, Oversized};
 
 const SAMPLES: [&[u8]; 12] = [
     b"one\rtwo\rthree\r",

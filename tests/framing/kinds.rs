@@ -2,7 +2,7 @@
 
 use crate::reference::{Frame, chunked, encode, frames, frames_at, framing, record, reference, reference_at};
 use proptest::prelude::*;
-use ringest::config::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
+use ringest::framing::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
 use ringest::framing::{FrameFlags, Framed, Framer, RejectReason};
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The slow, obvious way to frame a stream: all of it at once, piece by piece between two silences.
 
-use ringest::config::{
+use ringest::framing::{
     Checksum, Endian, Framing, FramingKind, LengthCounts, LengthField, OnIdle, Oversized, RECORD_BYTES_MAX,
 };
 use ringest::framing::{FrameFlags, Framed, Framer, RejectReason, SAMPLE_BYTES};

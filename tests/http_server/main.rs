@@ -4,9 +4,8 @@
 mod random;
 mod rows;
 
-use ringest::config::Limits;
 use ringest::http::date::HttpDate;
-use ringest::http::server::{Output, ServerConnection, Verdict};
+use ringest::http::server::{Limits, Output, ServerConnection, Verdict};
 
 /// Start of a good request.
 const P: &str = "POST /v1/records/a HTTP/1.1\r\nHost: a\r\n";

@@ -1,8 +1,8 @@
 //! Values through the whole way: recorded as a shard records them, written as intervals, read by the command.
 
 use crate::json;
+use ringest::ground::count::{Stage, StageHistograms};
 use ringest::observe::histlog::HistogramLog;
-use ringest::observe::snapshot::{Stage, StageHistograms};
 use std::time::{Duration, Instant};
 
 const SAMPLES: usize = 60_000;

@@ -12,9 +12,8 @@ use super::receiver::films;
 use super::world::World;
 use crate::say;
 use ringest::config::{LaneKey, SourceKind};
-use ringest::shard::{
-    Completion, ConnectError, Destination, Fd, LinkId, Now, Op, PortError, Readable, RecvEnd, Shard, SourceId,
-};
+use ringest::shard::{Completion, ConnectError, Destination, Fd, LinkId, Now, Op, Readable, RecvEnd, Shard, SourceId};
+use ringest::source::serial::PortError;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 

@@ -11,7 +11,7 @@ use super::oracle::Oracle;
 use super::payload::{self, Alphabet};
 use super::plan::socket_of;
 use crate::say;
-use ringest::config::{Framing, FramingKind};
+use ringest::framing::{Framing, FramingKind};
 use ringest::shard::SourceId;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -9,7 +9,7 @@
 use super::aside::Aside;
 use super::event::ConnId;
 use super::payload::{Body, Frame, Frames, HEAD_BYTES, inspect};
-use ringest::config::Framing;
+use ringest::framing::Framing;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The name that a record is given whose sender is lost.

@@ -1,8 +1,8 @@
 //! Records: how machines make them, how the model cuts a byte stream into them, and how the receiver reads them back
 //! from the bodies that the shard rendered.
 
-use ringest::config::{Checksum, Endian, Framing, FramingKind, LengthCounts, Oversized};
 use ringest::framing;
+use ringest::framing::{Checksum, Endian, Framing, FramingKind, LengthCounts, Oversized};
 
 /// What a machine's records are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

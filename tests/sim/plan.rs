@@ -7,12 +7,13 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Answers, Authority, Batch, BatchForm, Checksum, Confirm, Deliver, Durability, Endian, Flow, Framing, FramingKind,
-    Gateway, Idle, Journal, LaneKey, LengthCounts, LengthField, Limits, Line, OnIdle, OnMissing, Oversized, Parity,
-    Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, Flow, Gateway, Journal, LaneKey, Limits, Line,
+    OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
+use ringest::framing::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
+use ringest::http::server;
 use ringest::journal::Options;
 use ringest::shard::{Readable, SourceId};
 use std::sync::Arc;
@@ -205,8 +206,11 @@ impl Plan {
         faults.extend(reloads(seed));
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
-            header_timeout: Duration::from_secs(120),
-            body_timeout: Duration::from_secs(120),
+            http: server::Limits {
+                header_timeout: Duration::from_secs(120),
+                body_timeout: Duration::from_secs(120),
+                ..server::Limits::default()
+            },
             ..Limits::default()
         };
         let gateway = Gateway {

@@ -12,8 +12,9 @@ use super::plan::{CrashPoint, Level, Plan};
 use super::receiver::Receiver;
 use crate::say;
 use ringest::config::SourceKind;
+use ringest::ground::count::Terms;
 use ringest::journal;
-use ringest::observe::snapshot::{RouteSnapshot, Terms};
+use ringest::observe::snapshot::RouteSnapshot;
 use ringest::shard::{ApiId, Shard, SourceId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

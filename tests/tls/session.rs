@@ -1,8 +1,8 @@
 //! A session against the library's own server, over every split point of what the server sends.
 
 use crate::pki::{Authority, BOTH, Issued, ONLY_1_2, ONLY_1_3};
-use ringest::config::{Identity, Tls};
 use ringest::tls::{Client, ClientSession, Progress, TlsError, server_name};
+use ringest::tls::{Identity, Tls};
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 use std::io::{Read, Write};
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! `[deliver.tls]`: what is wrong with its files, what is only worth knowing, and whose CAs count without it.
 
 use crate::pki::{Authority, Issued};
-use ringest::config::{self, Checked, Tls};
+use ringest::config::{self, Checked};
+use ringest::tls::Tls;
 use ringest::tls::{Use, expiries};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

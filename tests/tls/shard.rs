@@ -4,12 +4,13 @@
 
 use crate::pki::{Authority, BOTH, Issued, ONLY_1_2, ONLY_1_3};
 use crate::service::{Answers, answer_by, take_request};
-use ringest::config::{self, Durability, Settings, Tls};
+use ringest::config::{self, Durability, Settings};
 use ringest::engine::FsStorage;
 use ringest::journal;
 use ringest::observe::snapshot::Snapshot;
 use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
 use ringest::tls::Client;
+use ringest::tls::Tls;
 use rustls::{ServerConfig, ServerConnection};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};

@@ -3,7 +3,8 @@
 use super::link::Phase;
 use super::{Core, Driver, Event};
 use crate::engine::ring::Cqe;
-use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, PortError, RecvEnd};
+use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, RecvEnd};
+use crate::source::serial::PortError;
 use nix::sys::socket::{SockaddrStorage, getpeername};
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};

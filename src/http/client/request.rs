@@ -1,6 +1,7 @@
 //! Requests to the API: a head rendered once, then key, length and body for each record.
 
-use crate::http::fields::{is_token, is_value_byte, push_decimal};
+use crate::ground::text::write_decimal;
+use crate::http::fields::{is_token, is_value_byte};
 
 /// Why a request's head cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +83,7 @@ impl RequestHead {
         out.extend_from_slice(key.as_bytes());
         out.extend_from_slice(key_suffix.as_bytes());
         out.extend_from_slice(LENGTH);
-        push_decimal(out, body_bytes as u64);
+        write_decimal(body_bytes as u64, out);
         out.extend_from_slice(b"\r\n\r\n");
     }
 }

@@ -1,7 +1,8 @@
 //! The answers: what each says, and its bytes.
 
+use crate::ground::text::write_decimal;
 use crate::http::chunked::ChunkFault;
-use crate::http::fields::{FramingFault, push_decimal};
+use crate::http::fields::FramingFault;
 
 /// A field that some refusals carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl Answer {
             Self::Accepted { records, .. } => write_accepted(records, out),
             Self::Unavailable { retry_after_s } => {
                 out.extend_from_slice(b"\r\nRetry-After: ");
-                push_decimal(out, u64::from(retry_after_s));
+                write_decimal(u64::from(retry_after_s), out);
                 write_text("no room for records now, try again later", false, out);
             }
             // A 204 has neither Content-Length nor body (RFC 9110 section 8.6).
@@ -143,15 +144,15 @@ fn write_accepted(records: u32, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(b"\r\nContent-Type: application/json\r\nContent-Length: ");
     let digits = records.checked_ilog10().unwrap_or(0) + 1;
-    push_decimal(out, u64::from(13 + digits));
+    write_decimal(u64::from(13 + digits), out);
     out.extend_from_slice(b"\r\n\r\n{\"accepted\":");
-    push_decimal(out, u64::from(records));
+    write_decimal(u64::from(records), out);
     out.push(b'}');
 }
 
 fn write_text(text: &str, head_only: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ");
-    push_decimal(out, text.len() as u64 + 1);
+    write_decimal(text.len() as u64 + 1, out);
     out.extend_from_slice(b"\r\n\r\n");
     if !head_only {
         out.extend_from_slice(text.as_bytes());

@@ -1,11 +1,11 @@
 //! One machine's connection: bytes in, requests out; verdicts in, answers out.
 
+use super::limits::Limits;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::answer::{Answer, Refusal};
 use super::reading::Step;
-use crate::config::Limits;
 use crate::http::chunked::Decoder;
 use crate::http::fields::LineScan;
 

@@ -1,9 +1,9 @@
 //! A request's head: the request line, read byte for byte, and the fields, read by `httparse`.
 
+use super::limits::Limits;
 use httparse::{EMPTY_HEADER, Header, Status};
 
 use super::answer::{Extra, Refusal};
-use crate::config::Limits;
 use crate::http::fields::{Framing, FramingFields, is_token, is_token_byte, list};
 
 /// Longest method that is looked at, in bytes.

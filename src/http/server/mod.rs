@@ -8,6 +8,8 @@
 mod answer;
 mod connection;
 mod head;
+mod limits;
 mod reading;
 
 pub use connection::{Output, Request, ServerConnection, Verdict};
+pub use limits::Limits;

@@ -3,7 +3,7 @@
 use super::answer::{Answer, Extra, Refusal};
 use super::connection::{BlankLine, Drain, Kept, Phase, Request, ServerConnection, refused};
 use super::head::{self, Head, Ingest, Route};
-use crate::config::Limits;
+use super::limits::Limits;
 use crate::http::chunked::{Chunk, Decoder};
 use crate::http::fields::{Framing, Line, LineScan, append_bounded, is_token_byte};
 

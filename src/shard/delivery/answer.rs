@@ -7,10 +7,10 @@ use super::dispatcher::Dispatcher;
 use super::problem::{Advice, Loss, Problem, Unread};
 use crate::delivery::route::{Hold, Reaction, reaction};
 use crate::delivery::{InFlight, Step, token_at};
+use crate::ground::count::Stage;
 use crate::ground::{ApiId, LaneId, LinkId};
 use crate::http::client::Event;
 use crate::journal::ANSWER_BYTES_MAX;
-use crate::observe::snapshot::Stage;
 use crate::shard::store::{Member, Refusal, State};
 
 /// The largest answer of an id step that is looked at.

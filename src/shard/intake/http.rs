@@ -1,11 +1,11 @@
 //! HTTP machines: requests become records, and are answered once the records are as durable as configured.
 
 use super::source::Sources;
+use crate::ground::count::Stage;
 use crate::ground::{Fd, LaneId, LinkId, Moment, SourceId};
 use crate::http::date::HttpDate;
 use crate::http::server::{Request, ServerConnection, Verdict};
 use crate::journal::{NewRecord, OriginRef};
-use crate::observe::snapshot::Stage;
 use crate::shard::links::{Kind, Table};
 use crate::shard::op::{Op, Readable, RecvEnd};
 use crate::shard::store::Store;
@@ -142,7 +142,7 @@ impl Machine {
             return;
         }
         let unwritten = self.waiting_since.map(|since| since.ns() + COMMIT_WAIT_NS);
-        let deadlines = [self.connection.deadline_ns(&turn.settings.limits), unwritten];
+        let deadlines = [self.connection.deadline_ns(&turn.settings.limits.http), unwritten];
         if let Some(due_ns) = deadlines.into_iter().flatten().min()
             && self.timer.is_none_or(|timer| due_ns < timer.ns())
         {
@@ -212,7 +212,7 @@ impl Machines {
         let machine = self.table.of(link);
         sources.count_bytes(turn, machine.sender.source, bytes.len());
         let mut input: &[u8] = bytes;
-        let limits = &turn.settings.limits;
+        let limits = &turn.settings.limits.http;
         while let Some(request) = machine.connection.next_request(limits, turn.now.mono_ns, &mut input) {
             let verdict = machine.sender.take(turn, store, sources, &request);
             machine.connection.respond(verdict);
@@ -373,7 +373,7 @@ impl Machines {
                 machine.end(turn, store, sources, link);
             }
             Closing::No => {
-                machine.connection.handle_deadline(now_ns, &turn.settings.limits);
+                machine.connection.handle_deadline(now_ns, &turn.settings.limits.http);
                 machine.mark_dirty(&mut self.dirty, link);
                 machine.set_timer(turn, link);
             }

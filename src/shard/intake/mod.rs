@@ -13,13 +13,14 @@ mod source;
 mod stream;
 
 use super::links::{Kind, Links};
-use super::op::{Op, PortError, RecvEnd};
+use super::op::{Op, RecvEnd};
 use super::store::Store;
 use super::turn::{Phase, Turn};
 use super::{Fd, LaneId, LinkId, Now, SourceId};
 use crate::config::{LaneKey, Settings, SourceKind};
 use crate::ground::CoreId;
 use crate::observe::snapshot::SourceSnapshot;
+use crate::source::serial::PortError;
 use http::Machines;
 use source::{Source, Sources};
 use std::collections::{HashMap, HashSet};

@@ -28,7 +28,7 @@ pub(super) struct Tally {
     pub bytes: u64,
     /// Bytes outside of all frames.
     pub garbage_bytes: u64,
-    /// Marked in the stream of a serial line, as in [`Counters`](crate::observe::snapshot::Counters).
+    /// Marked in the stream of a serial line, as in [`Counters`](crate::ground::count::Counters).
     pub line_breaks: u64,
     pub line_errors: u64,
     pub samples: Samples,

@@ -2,7 +2,7 @@
 
 use crate::config::Durability;
 use crate::ground::Now;
-use crate::observe::snapshot::{Stage, StageHistograms};
+use crate::ground::count::{Stage, StageHistograms};
 use std::collections::VecDeque;
 
 /// Most runs that are kept apart, so that a disk that hangs cannot make them grow.

@@ -4,7 +4,6 @@
 //! so a port that comes back under another name is found again through its stable link.
 
 use crate::config::{Flow, Serial};
-use crate::shard::PortError;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -16,13 +15,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 mod counts;
+mod error;
 mod holder;
 mod parmrk;
 mod ports;
 mod termios;
 mod watch;
 
-pub use counts::{DriverCounts, LineCounts, driver_counts};
+pub use counts::driver_counts;
+pub use error::PortError;
 pub use holder::{Holder, holder_of, holders_of, words as holder_words};
 pub use parmrk::{Decoded, Mark, Parmrk, Run};
 pub use ports::{LATENCY_TIMER_SLOW_MS, Port, Usb, ports};

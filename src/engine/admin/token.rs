@@ -1,7 +1,8 @@
 //! The secret by which the admin server knows who may change something: whoever can read the gateway's state directory. A loopback
 //! address alone would let every account of the machine delete parked records.
 
-use std::fmt::{self, Write as _};
+use crate::ground::text::hex;
+use std::fmt;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -34,10 +35,7 @@ impl Token {
     pub fn leave(state_directory: &Path) -> io::Result<Self> {
         let mut random = [0; RANDOM_BYTES];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let mut text = String::with_capacity(2 * RANDOM_BYTES);
-        for byte in random {
-            write!(text, "{byte:02x}").expect("a String takes all");
-        }
+        let text = hex(&random);
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)

@@ -6,13 +6,13 @@
 //! gateway by a name that it makes resolve to 127.0.0.1 (DNS rebinding). Who looks needs nothing else; who changes something needs the
 //! token that the gateway leaves in its state directory.
 
-use super::loaded::Loaded;
-use super::metrics::{self, Identity};
-use super::process::ProcessUsage;
-use super::report::Report;
-use super::snapshot::{ParkedList, Snapshot};
-use super::token::Token;
+use super::clock;
+use super::process::usage;
 use crate::config::Durability;
+use crate::observe::loaded::Loaded;
+use crate::observe::metrics::{self, Identity};
+use crate::observe::report::Report;
+use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{Disposal, Selection, record_name};
 use axum::Json;
 use axum::Router;
@@ -34,6 +34,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
+
+pub mod client;
+mod token;
+
+pub use token::Token;
 
 /// A core that does not answer for so long is reported.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -110,7 +115,7 @@ impl Gateway {
             durability,
             started: Instant::now(),
             cores: (0..cores).collect(),
-            loaded: Loaded::default(),
+            loaded: Loaded::at(clock::now().wall_ns),
             request: Box::new(request),
             reload: None,
             parked: None,
@@ -218,7 +223,7 @@ async fn page() -> Response {
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     let report = admin.report().await;
-    let mut status = report.status(&admin.gateway.name, admin.durability(), admin.uptime_s(), ProcessUsage::now());
+    let mut status = report.status(&admin.gateway.name, admin.durability(), admin.uptime_s(), usage());
     status["config"] = admin.gateway.loaded.status();
     Json(status).into_response()
 }
@@ -343,7 +348,7 @@ async fn metrics_text(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Re
         name: admin.gateway.name.clone(),
         durability: admin.durability(),
         uptime_s: admin.uptime_s(),
-        process: ProcessUsage::now(),
+        process: usage(),
         loaded: admin.gateway.loaded.clone(),
     };
     let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());

@@ -1,0 +1,130 @@
+//! Bytes, numbers and moments as text: one place for each form. Appending to a buffer of the caller allocates nothing else.
+
+use super::calendar::civil;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// Appends bytes as lower-case hexadecimal.
+pub fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.reserve(bytes.len() * 2);
+    for byte in bytes {
+        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
+/// Bytes as lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut digits = Vec::new();
+    write_hex(bytes, &mut digits);
+    String::from_utf8(digits).expect("digits are ASCII")
+}
+
+/// Appends bytes as base64 with padding (RFC 4648 section 4).
+pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    let begin = out.len();
+    let length = base64::encoded_len(bytes.len(), true).expect("a record's length has room for a third more");
+    out.resize(begin + length, 0);
+    let written = STANDARD.encode_slice(bytes, &mut out[begin..]).expect("the room is what it asked for");
+    assert_eq!(written, length);
+}
+
+/// Appends a number in decimal.
+pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// `12,345,678`
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `2026-01-02T03:04:05.123456Z` (RFC 3339) of nanoseconds since 1970, cut to microseconds. A `u64` ends in the year 2554,
+/// so the year always has four digits.
+pub fn rfc3339_micros(wall_ns: u64) -> [u8; 27] {
+    let (days, ns_of_day) = (wall_ns / 86_400_000_000_000, wall_ns % 86_400_000_000_000);
+    let (year, month, day) = civil(days);
+    let seconds = ns_of_day / 1_000_000_000;
+    let mut out = *b"0000-00-00T00:00:00.000000Z";
+    for (at, digits, value) in [
+        (0, 4, year),
+        (5, 2, month),
+        (8, 2, day),
+        (11, 2, seconds / 3600),
+        (14, 2, seconds / 60 % 60),
+        (17, 2, seconds % 60),
+        (20, 6, ns_of_day / 1_000 % 1_000_000),
+    ] {
+        let mut value = value;
+        for place in out[at..at + digits].iter_mut().rev() {
+            *place = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    }
+    out
+}
+
+/// As [`rfc3339_micros`], to be shown.
+pub fn rfc3339(wall_ns: u64) -> String {
+    String::from_utf8(rfc3339_micros(wall_ns).to_vec()).expect("a date is ASCII")
+}
+
+/// The one of `known` that is near enough to `given` to be what a slip of the pen has made of it.
+pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let given = given.to_lowercase();
+    known
+        .into_iter()
+        .map(|word| (strsim::jaro_winkler(&given, &word.to_lowercase()), word))
+        .filter(|(similarity, _)| *similarity >= 0.75)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, word)| word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!([0, 999, 1_000, 12_345_678].map(grouped), ["0", "999", "1,000", "12,345,678"]);
+    }
+
+    #[test]
+    fn forms_are_appended_to_what_is_there() {
+        let mut out = b"a ".to_vec();
+        write_hex(&[0, 0xff, 0x1a], &mut out);
+        out.push(b' ');
+        write_base64(b"fooba", &mut out);
+        out.push(b' ');
+        write_base64(b"", &mut out);
+        write_decimal(u64::MAX, &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), "a 00ff1a Zm9vYmE= 18446744073709551615");
+        assert_eq!(hex(&[0, 0xff, 0x1a]), "00ff1a");
+    }
+
+    #[test]
+    fn a_slip_finds_its_word_and_a_foreign_word_finds_none() {
+        let known = ["commit_every", "segment_size", "max_size", "window"];
+        assert_eq!(nearest("comit_every", known), Some("commit_every"));
+        assert_eq!(nearest("Windows", known), Some("window"));
+        assert_eq!(nearest("jkl", known), None);
+    }
+
+    proptest! {
+        #[test]
+        fn moments_are_shown_as_another_implementation_shows_them(ns in any::<u64>()) {
+            let micros = i64::try_from(ns / 1_000).unwrap();
+            let expected = jiff::Timestamp::from_microsecond(micros).unwrap();
+            prop_assert_eq!(rfc3339(ns), expected.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string());
+        }
+    }
+}
