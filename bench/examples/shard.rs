@@ -212,17 +212,29 @@ impl World {
                     }
                     self.sent.push_back((link, bytes));
                 }
-                Op::PrepareSegment { journal, segment, .. } => {
-                    self.others.push_back(Completion::SegmentPrepared { journal, segment, result: Ok(()) });
+                Op::Journal { journal, op: journal::Op::PrepareSegment { segment, .. } } => {
+                    self.others.push_back(Completion::Journal {
+                        journal,
+                        completion: journal::Completion::SegmentPrepared { segment, result: Ok(()) },
+                    });
                 }
-                Op::Commit { journal, segment, offset, .. } => {
-                    self.others.push_back(Completion::Committed { journal, segment, offset, result: Ok(()) });
+                Op::Journal { journal, op: journal::Op::Commit { segment, offset, .. } } => {
+                    self.others.push_back(Completion::Journal {
+                        journal,
+                        completion: journal::Completion::Committed { segment, offset, result: Ok(()) },
+                    });
                 }
-                Op::SyncSegment { journal, segment } => {
-                    self.others.push_back(Completion::SegmentSynced { journal, segment, result: Ok(()) });
+                Op::Journal { journal, op: journal::Op::SyncSegment { segment } } => {
+                    self.others.push_back(Completion::Journal {
+                        journal,
+                        completion: journal::Completion::SegmentSynced { segment, result: Ok(()) },
+                    });
                 }
-                Op::FreeSegment { journal, segment, .. } => {
-                    self.others.push_back(Completion::SegmentFreed { journal, segment, result: Ok(()) });
+                Op::Journal { journal, op: journal::Op::FreeSegment { segment, .. } } => {
+                    self.others.push_back(Completion::Journal {
+                        journal,
+                        completion: journal::Completion::SegmentFreed { segment, result: Ok(()) },
+                    });
                 }
                 op => panic!("{op:?} is no part of the trace"),
             }

@@ -14,7 +14,7 @@ use super::control::Request;
 use super::ring::{Cqe, Ring, RingOptions};
 use super::segments::{SegmentFile, SegmentFiles};
 use crate::config::{Authority, Settings};
-use crate::journal::BlockFile;
+use crate::journal::{self, BlockFile};
 use crate::observe::snapshot::{Counters, ParkedList, Snapshot, StageHistograms};
 use crate::shard::{
     ApiId, Completion, Disposal, Fd, JournalId, LinkId, Now, Op, PortError, Reload, Reloaded, Selection, SourceId,
@@ -247,7 +247,10 @@ enum Event {
         link: LinkId,
     },
     /// What a cold operation, or a commit that could not start, answers.
-    Journal(Completion<'static>),
+    Journal {
+        journal: JournalId,
+        completion: journal::Completion,
+    },
 }
 
 /// Events, by the core's own tasks for the core's loop.

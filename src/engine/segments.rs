@@ -2,7 +2,7 @@
 //! waits for none of it. The table of open files also serves the commits, which the data ring writes by descriptor.
 
 use super::files::{SPARES_MAX, segment_path, spare_path, spares};
-use crate::shard::Rewrite;
+use crate::journal::Rewrite;
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd;

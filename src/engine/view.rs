@@ -2,9 +2,11 @@
 //! repaired in memory alone.
 
 use super::files::{FsStorage, SHARED_MEMORY, core_directories, core_directory};
+use crate::ground::Now;
 use crate::journal::format::SEGMENT_HEADER_BYTES;
-use crate::journal::{self, BlockFile, BlockMemory, Journal, OpenError, Options, Parked, Scan, Step, Storage};
-use crate::shard::{Now, Op};
+use crate::journal::{
+    self, BlockFile, BlockMemory, Completion, Journal, Op, OpenError, Options, Parked, Scan, Step, Storage,
+};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
@@ -103,7 +105,7 @@ impl View {
         self.journal.start_scan(&mut scan, oldest);
         let mut key = String::new();
         loop {
-            let step = self.journal.scan(now, &mut scan, &mut found, &mut ops);
+            let step = self.journal.scan(now, &mut scan, &mut found, &mut |op| ops.push_back(op));
             for record in found.drain(..) {
                 self.journal.hold(record.at);
                 let (view, origin) = (self.journal.record(record.at), self.journal.origin(record.origin));
@@ -132,12 +134,12 @@ impl View {
                 Step::Block => {}
                 Step::Tail => return Ok(()),
                 Step::Wait => {
-                    let Some(Op::ReadBack { segment, offset, mut buffer, .. }) = ops.pop_front() else {
+                    let Some(Op::ReadBack { segment, offset, mut buffer }) = ops.pop_front() else {
                         unreachable!("a walk over what is on disk waits for nothing but reads");
                     };
                     let bytes = self.storage.read_back(segment, offset, &mut buffer)?;
-                    let at = journal::Position { segment, offset };
-                    self.journal.handle_read_back(now, &mut scan, at, buffer, Ok(bytes));
+                    let read = Completion::ReadBack { segment, offset, buffer, result: Ok(bytes) };
+                    self.journal.handle(now, &mut scan, read);
                 }
             }
         }

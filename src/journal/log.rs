@@ -25,7 +25,7 @@ use super::segment::Segment;
 use super::unfinished::BLOCK_FILE_HEADER_BYTES;
 use super::{BlockFile, Options, Report};
 use crate::config::Durability;
-use crate::ground::{JournalId, Now};
+use crate::ground::Now;
 use crate::observe::snapshot::{Counters, JournalSnapshot};
 use coming::Coming;
 use moving::AfterMove;
@@ -293,7 +293,6 @@ enum Purpose {
 #[derive(Debug)]
 pub struct Journal {
     pub(super) options: Options,
-    pub(super) id: JournalId,
     pub(super) physical: u32,
     pub(super) memory: BlockFile,
     /// Name of the block file in [`Storage`](super::Storage); `None` at level `memory`.
@@ -369,7 +368,6 @@ impl Journal {
         let slots = ((memory.len() - BLOCK_FILE_HEADER_BYTES) / options.block_bytes as usize) as u32;
         assert!(slots >= 4, "options are checked");
         Self {
-            id: JournalId(0),
             physical,
             memory,
             block_name: None,
@@ -421,11 +419,6 @@ impl Journal {
             report: Report::default(),
             options,
         }
-    }
-
-    /// Its place among a shard's journals, as it stands in operations.
-    pub fn set_id(&mut self, id: JournalId) {
-        self.id = id;
     }
 
     /// The block memory; an operation's `memory_offset` counts from its start.

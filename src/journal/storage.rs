@@ -1,5 +1,5 @@
 //! What the journal needs of a disk when it is opened and closed. The hot path does not come here: it writes by
-//! [`Op::Commit`](crate::shard::Op). Two implementations: a directory of the file system, and the simulator's disk.
+//! [`Op::Commit`](super::Op). Two implementations: a directory of the file system, and the simulator's disk.
 
 use super::BlockMemory;
 use std::io;

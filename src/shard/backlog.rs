@@ -5,8 +5,8 @@
 //! tail, the lanes that it never passed over are no longer behind.
 
 use super::lane::{Doing, Waiting};
-use super::{Now, Rewrite, Shard};
-use crate::journal::{Found, Scan, Step};
+use super::{JournalId, Now, Op, Shard};
+use crate::journal::{Found, Moved, Scan, Step};
 
 /// Blocks looked at in one turn, so that reading back does not hold up the rest.
 const BLOCKS_PER_TURN: usize = 16;
@@ -54,7 +54,9 @@ impl Shard {
         }
         let state = &mut self.journals[index];
         let mut found = std::mem::take(&mut state.backlog.found);
-        let step = state.journal.scan(now, &mut state.backlog.scan, &mut found, &mut self.ops);
+        let journal = JournalId(index as u8);
+        let ops = &mut |op| self.ops.push_back(Op::Journal { journal, op });
+        let step = state.journal.scan(now, &mut state.backlog.scan, &mut found, ops);
         for record in found.drain(..) {
             self.take_found(index, record);
         }
@@ -154,11 +156,9 @@ impl Shard {
         }
     }
 
-    /// A step of a journal's rewrite is over. Where a run of segments has moved, its lanes are behind from the new place on.
-    pub(super) fn handle_rewrite(&mut self, now: Now, index: usize, work: Rewrite, result: Result<(), i32>) {
-        let state = &mut self.journals[index];
-        let Some(moved) = state.journal.handle_rewrite(now, &mut state.backlog.scan, work, result) else { return };
-        for lane in &state.backlog.lanes {
+    /// A run of a journal's segments has moved: lanes that are behind there are behind from the new place on.
+    pub(super) fn follow_moved(&mut self, journal: JournalId, moved: Moved) {
+        for lane in &self.journals[usize::from(journal.0)].backlog.lanes {
             if let Some((_, at)) = &mut self.lanes[*lane as usize].behind {
                 *at = moved.position(*at);
             }

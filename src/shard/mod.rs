@@ -34,7 +34,7 @@ use crate::delivery::route::Route;
 use crate::delivery::template::Template;
 use crate::http::client::{GetHead, MediaType, RequestHead};
 use crate::http::date::HttpDate;
-use crate::journal::{Journal, Position};
+use crate::journal::{self, Journal};
 use crate::observe::snapshot::{Counters, StageHistograms, Terms};
 use crate::tls;
 use deliver::Api;
@@ -170,7 +170,7 @@ struct JournalState {
 }
 
 impl JournalState {
-    fn set_origin_lane(&mut self, origin: crate::journal::OriginRef, lane: u32) {
+    fn set_origin_lane(&mut self, origin: journal::OriginRef, lane: u32) {
         let index = origin.0 as usize;
         if index >= self.origin_lanes.len() {
             self.origin_lanes.resize(index + 1, u32::MAX);
@@ -252,8 +252,7 @@ impl Shard {
             undurable: Undurable::new(settings.journal.durability),
             settings,
         };
-        for (index, mut journal) in journals.into_iter().enumerate() {
-            journal.set_id(JournalId(index as u8));
+        for journal in journals {
             shard.journals.push(JournalState {
                 journal,
                 origin_lanes: Vec::new(),
@@ -325,8 +324,8 @@ impl Shard {
         self.journals.into_iter().map(|state| state.journal).collect()
     }
 
-    /// A journal's block memory, for [`Op::Commit`].
-    pub fn block_memory(&self, journal: JournalId) -> &crate::journal::BlockFile {
+    /// A journal's block memory, for [`journal::Op::Commit`].
+    pub fn block_memory(&self, journal: JournalId) -> &journal::BlockFile {
         self.journals[journal.0 as usize].journal.memory()
     }
 
@@ -352,27 +351,18 @@ impl Shard {
                 self.links.remove(link);
                 self.link_closed(link);
             }
-            Completion::Committed { journal, segment, offset, result } => {
-                self.journals[journal.0 as usize].journal.handle_committed(now, Position { segment, offset }, result);
-                self.measure_durable(now, journal);
-            }
-            Completion::SegmentPrepared { journal, segment, result } => {
-                self.journals[journal.0 as usize].journal.handle_prepared(now, segment, result);
-            }
-            Completion::SegmentSynced { journal, segment, result } => {
-                self.journals[journal.0 as usize].journal.handle_synced(segment, result);
-            }
-            Completion::SegmentFreed { journal, segment, result } => {
-                self.journals[journal.0 as usize].journal.handle_freed(now, segment, result);
-            }
-            Completion::Rewrite { journal, work, result, .. } => {
-                self.handle_rewrite(now, usize::from(journal.0), work, result);
-            }
-            Completion::ReadBack { journal, segment, offset, buffer, result } => {
-                let state = &mut self.journals[journal.0 as usize];
-                let at = Position { segment, offset };
-                state.journal.handle_read_back(now, &mut state.backlog.scan, at, buffer, result);
-            }
+            Completion::Journal { journal, completion } => self.handle_journal(now, journal, completion),
+        }
+    }
+
+    fn handle_journal(&mut self, now: Now, journal: JournalId, completion: journal::Completion) {
+        let commit = matches!(completion, journal::Completion::Committed { .. });
+        let state = &mut self.journals[journal.0 as usize];
+        if let Some(moved) = state.journal.handle(now, &mut state.backlog.scan, completion) {
+            self.follow_moved(journal, moved);
+        }
+        if commit {
+            self.measure_durable(now, journal);
         }
     }
 
@@ -445,11 +435,13 @@ impl Shard {
         self.flush_machines(now);
         self.dispatch(now);
         let waiting = !self.durable_waiters.is_empty() || !self.durable_lanes.is_empty();
-        for state in &mut self.journals {
+        for (index, state) in self.journals.iter_mut().enumerate() {
+            let journal = JournalId(index as u8);
+            let ops = &mut |op| self.ops.push_back(Op::Journal { journal, op });
             if self.phase == Phase::Stopping {
-                state.journal.flush(now, &mut self.ops);
+                state.journal.flush(now, ops);
             } else {
-                state.journal.turn(now, waiting, &mut self.ops);
+                state.journal.turn(now, waiting, ops);
             }
             state.journal.take_counters(&mut self.counters);
         }

@@ -4,9 +4,9 @@ use super::disk::Disk;
 use super::recovery::Story;
 use super::world::{Kept, World, options};
 use ringest::config::Durability;
+use ringest::journal::Op;
 use ringest::journal::format::{BlockHeader, Entries, Kind, SegmentHeader, round_up};
 use ringest::journal::{Options, Position, Step, Storage};
-use ringest::shard::Op;
 use std::collections::BTreeMap;
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! A disk in memory: segment files with their stale contents, epochs, block files that outlive the process and not the boot.
 
+use ringest::journal::Rewrite;
 use ringest::journal::{BlockFile, BlockMemory, Storage};
-use ringest::shard::Rewrite;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;

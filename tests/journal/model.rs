@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use ringest::config::Durability;
 use ringest::journal::{Location, OriginRef, Position, Refused, Step};
+use ringest::journal::{Op, Rewrite};
 use ringest::observe::snapshot::{Counters, JournalSnapshot};
-use ringest::shard::{Op, Rewrite};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 

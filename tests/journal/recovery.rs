@@ -3,8 +3,8 @@
 use super::disk::Disk;
 use super::world::{Kept, Pending, World, options};
 use ringest::config::Durability;
+use ringest::journal::Op;
 use ringest::journal::{Location, OriginRef};
-use ringest::shard::Op;
 use std::collections::{BTreeMap, HashSet};
 
 /// A gateway with a few lanes at work; settled records leave `waiting`.

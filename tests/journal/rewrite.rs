@@ -5,9 +5,9 @@ use super::recovery::{Story, assert_recovered};
 use super::world::{Kept, World, options, segment_of};
 use ringest::config::Durability;
 use ringest::journal::format::{BlockHeader, Kind, round_up};
+use ringest::journal::{Op, Rewrite};
 use ringest::journal::{Position, Step};
 use ringest::observe::snapshot::Counters;
-use ringest::shard::{Op, Rewrite};
 use std::collections::BTreeMap;
 
 const SEGMENTS: u64 = 8;

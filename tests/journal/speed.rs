@@ -41,7 +41,7 @@ fn a_record_costs_little_from_append_to_settled() {
         spent_ns += start.elapsed().as_nanos() as u64;
         let start = Instant::now();
         let mut ops = std::collections::VecDeque::new();
-        journal.turn(now, false, &mut ops);
+        journal.turn(now, false, &mut |op| ops.push_back(op));
         turns_ns += start.elapsed().as_nanos() as u64;
         world.submit(ops);
         while !world.pending.is_empty() {

@@ -3,8 +3,9 @@
 use super::disk::Disk;
 use ringest::config::Durability;
 use ringest::journal::{self, Found, Journal, Location, Moved, NewRecord, Options, OriginRef, Position, Scan, Step};
+use ringest::journal::{Completion, Op, Rewrite};
 use ringest::observe::snapshot::JournalSnapshot;
-use ringest::shard::{Now, Op, Rewrite};
+use ringest::shard::Now;
 use std::collections::{BTreeMap, VecDeque};
 
 pub const SEGMENT_BYTES: u32 = 64 * 1024;
@@ -149,7 +150,7 @@ impl World {
     pub fn turn(&mut self, waiting: bool) {
         let mut ops = VecDeque::new();
         let now = self.now;
-        self.journal().turn(now, waiting, &mut ops);
+        self.journal().turn(now, waiting, &mut |op| ops.push_back(op));
         self.submit(ops);
     }
 
@@ -221,7 +222,6 @@ impl World {
                 self.check_rewrite(segment, work);
                 Vec::new()
             }
-            ref other => panic!("not a journal's operation: {other:?}"),
         }
     }
 
@@ -300,11 +300,11 @@ impl World {
             _ => "read back",
         });
         let journal = self.journal.as_mut().expect("open");
-        match pending.op {
-            Op::Commit { segment, offset, .. } => journal.handle_committed(now, Position { segment, offset }, result),
-            Op::PrepareSegment { segment, .. } => journal.handle_prepared(now, segment, result),
-            Op::SyncSegment { segment, .. } => journal.handle_synced(segment, result),
-            Op::ReadBack { segment, offset, mut buffer, .. } => {
+        let completion = match pending.op {
+            Op::Commit { segment, offset, .. } => Completion::Committed { segment, offset, result },
+            Op::PrepareSegment { segment, .. } => Completion::SegmentPrepared { segment, result },
+            Op::SyncSegment { segment, .. } => Completion::SegmentSynced { segment, result },
+            Op::ReadBack { segment, offset, mut buffer } => {
                 let result = result.map(|()| {
                     let data = &self.disk.segments[&segment].data;
                     let data = data.get(offset as usize..).unwrap_or_default();
@@ -312,19 +312,19 @@ impl World {
                     buffer[..bytes].copy_from_slice(&data[..bytes]);
                     bytes
                 });
-                journal.handle_read_back(now, &mut self.scan, Position { segment, offset }, buffer, result);
+                Completion::ReadBack { segment, offset, buffer, result }
             }
-            Op::FreeSegment { segment, .. } => journal.handle_freed(now, segment, result),
-            Op::Rewrite { mut work, .. } => {
+            Op::FreeSegment { segment, .. } => Completion::SegmentFreed { segment, result },
+            Op::Rewrite { segment, mut work } => {
                 if let Rewrite::Read { from, offset, buffer } = &mut work {
                     let start = *offset as usize;
                     let data = &self.disk.segments[from].data[start..start + buffer.len()];
                     buffer.copy_from_slice(data);
                 }
-                self.moved.extend(journal.handle_rewrite(now, &mut self.scan, work, result));
+                Completion::Rewrite { segment, work, result }
             }
-            _ => {}
-        }
+        };
+        self.moved.extend(journal.handle(now, &mut self.scan, completion));
     }
 
     /// All operations end, oldest first, until there are none.
@@ -356,7 +356,7 @@ impl World {
         for _ in 0..100 {
             let mut ops = VecDeque::new();
             let now = self.now;
-            self.journal().flush(now, &mut ops);
+            self.journal().flush(now, &mut |op| ops.push_back(op));
             self.submit(ops);
             while !self.pending.is_empty() {
                 let index = self.disk.rng.usize(..self.pending.len());
@@ -408,7 +408,7 @@ impl World {
     pub fn step(&mut self, found: &mut Vec<Found>) -> Step {
         let mut ops = VecDeque::new();
         let now = self.now;
-        let step = self.journal.as_mut().expect("open").scan(now, &mut self.scan, found, &mut ops);
+        let step = self.journal.as_mut().expect("open").scan(now, &mut self.scan, found, &mut |op| ops.push_back(op));
         self.submit(ops);
         step
     }
@@ -495,6 +495,5 @@ pub fn segment_of(op: &Op) -> u64 {
         | Op::Rewrite { segment, work: Rewrite::Replace { .. }, .. }
         | Op::Rewrite { work: Rewrite::Read { from: segment, .. }, .. } => segment,
         Op::Rewrite { .. } => u64::MAX, // its own file, or none
-        ref other => panic!("not a journal's operation: {other:?}"),
     }
 }

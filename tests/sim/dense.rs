@@ -3,7 +3,7 @@
 
 use super::context::Context;
 use super::disk::{Disk, Segment};
-use ringest::shard::Rewrite;
+use ringest::journal::Rewrite;
 
 impl Disk {
     /// Whether a step keeps to the contract.

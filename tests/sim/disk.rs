@@ -10,7 +10,8 @@ use super::event::Event;
 use crate::say;
 use ringest::journal::BlockFile;
 use ringest::journal::format::{BlockHeader, Entries, Kind, Position};
-use ringest::shard::{JournalId, Op, Rewrite};
+use ringest::journal::{Completion, Op, Rewrite};
+use ringest::shard::JournalId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -89,13 +90,9 @@ enum Work {
 
 /// What the shard is to hear.
 #[derive(Debug)]
-pub enum Done {
-    Committed { journal: JournalId, segment: u64, offset: u32, result: Result<(), i32> },
-    Prepared { journal: JournalId, segment: u64, result: Result<(), i32> },
-    Synced { journal: JournalId, segment: u64, result: Result<(), i32> },
-    Freed { journal: JournalId, segment: u64, result: Result<(), i32> },
-    ReadBack { journal: JournalId, segment: u64, offset: u32, buffer: Vec<u8>, result: Result<usize, i32> },
-    Rewrite { journal: JournalId, segment: u64, work: Rewrite, result: Result<(), i32> },
+pub struct Done {
+    pub journal: JournalId,
+    pub completion: Completion,
 }
 
 pub struct Disk {
@@ -170,13 +167,13 @@ impl Disk {
         }
     }
 
-    /// Takes over an operation of the shard; `memory` is its journal's block memory.
+    /// Takes over an operation of a journal; `memory` is its journal's block memory.
     ///
     /// # Errors
     /// In words, if it breaks the contract.
-    pub fn begin(&mut self, cx: &mut Context, op: Op, memory: &BlockFile) -> Result<(), String> {
+    pub fn begin(&mut self, cx: &mut Context, journal: JournalId, op: Op, memory: &BlockFile) -> Result<(), String> {
         let operation = match op {
-            Op::Commit { journal, memory_offset, segment, offset, bytes, sync } => {
+            Op::Commit { memory_offset, segment, offset, bytes, sync } => {
                 let memory_offset = memory_offset as usize;
                 self.claim(segment, offset, bytes, memory_offset)?;
                 self.memory_is_free(memory, memory_offset, bytes as usize)?;
@@ -185,7 +182,7 @@ impl Disk {
                 let work = Work::Commit { memory: Rc::clone(memory), memory_offset, offset, data, sync };
                 Operation { journal, segment, work, orphan: false, inode: None }
             }
-            Op::PrepareSegment { journal, segment, bytes, header, sync } => {
+            Op::PrepareSegment { segment, bytes, header, sync } => {
                 let known = self.segments.contains_key(&segment) && !self.half_made.contains(&segment);
                 if known || self.in_flight(segment).next().is_some() {
                     return Err(format!("segment {segment} is prepared twice"));
@@ -195,11 +192,11 @@ impl Disk {
                 }
                 Operation { journal, segment, work: Work::Prepare { bytes, header, sync }, orphan: false, inode: None }
             }
-            Op::SyncSegment { journal, segment } => {
+            Op::SyncSegment { segment } => {
                 self.exists(segment)?;
                 Operation { journal, segment, work: Work::Sync, orphan: false, inode: None }
             }
-            Op::FreeSegment { journal, segment, reuse } => {
+            Op::FreeSegment { segment, reuse } => {
                 self.exists(segment)?;
                 // A walk may be reading it back in vain.
                 let harmless = |work: &Work| matches!(work, Work::ReadBack { .. } | Work::Rewrite(_));
@@ -211,15 +208,14 @@ impl Disk {
                 }
                 Operation { journal, segment, work: Work::Free { reuse }, orphan: false, inode: None }
             }
-            Op::ReadBack { journal, segment, offset, buffer } => {
+            Op::ReadBack { segment, offset, buffer } => {
                 self.read_range(segment, offset, buffer.len())?;
                 Operation { journal, segment, work: Work::ReadBack { offset, buffer }, orphan: false, inode: None }
             }
-            Op::Rewrite { journal, segment, work } => {
+            Op::Rewrite { segment, work } => {
                 self.check_rewrite(segment, &work)?;
                 Operation { journal, segment, work: Work::Rewrite(work), orphan: false, inode: None }
             }
-            other => return Err(format!("not a disk's operation: {other:?}")),
         };
         say!(cx, "disk: begin {}", operation.describe());
         let inode = self.segments.get(&operation.segment).map(|file| file.inode);
@@ -394,21 +390,21 @@ impl Disk {
 
     fn land(&mut self, cx: &mut Context, operation: Operation) -> Done {
         let Operation { journal, segment, work, .. } = operation;
-        match work {
+        let completion = match work {
             Work::Commit { offset, data, sync, .. } => {
                 self.write(segment, offset as usize, &data, sync);
                 if sync {
                     self.note_records(offset, &data);
                 }
-                Done::Committed { journal, segment, offset, result: Ok(()) }
+                Completion::Committed { segment, offset, result: Ok(()) }
             }
             Work::Prepare { bytes, header, sync } => {
                 self.prepare(segment, bytes, &header, sync);
-                Done::Prepared { journal, segment, result: Ok(()) }
+                Completion::SegmentPrepared { segment, result: Ok(()) }
             }
             Work::Sync => {
                 self.synced(segment);
-                Done::Synced { journal, segment, result: Ok(()) }
+                Completion::SegmentSynced { segment, result: Ok(()) }
             }
             Work::Free { reuse } => {
                 self.put_aside(segment);
@@ -416,7 +412,7 @@ impl Disk {
                     file.removed = !reuse;
                 }
                 cx.stats.count("segment freed");
-                Done::Freed { journal, segment, result: Ok(()) }
+                Completion::SegmentFreed { segment, result: Ok(()) }
             }
             Work::ReadBack { offset, mut buffer } => {
                 let result = match self.segments.get(&segment) {
@@ -431,13 +427,14 @@ impl Disk {
                         Err(ENOENT)
                     }
                 };
-                Done::ReadBack { journal, segment, offset, buffer, result }
+                Completion::ReadBack { segment, offset, buffer, result }
             }
             Work::Rewrite(mut work) => {
                 self.rewrite(cx, segment, &mut work);
-                Done::Rewrite { journal, segment, work, result: Ok(()) }
+                Completion::Rewrite { segment, work, result: Ok(()) }
             }
-        }
+        };
+        Done { journal, completion }
     }
 
     /// The records of a block that is on disk now.
@@ -451,7 +448,7 @@ impl Disk {
     /// The operation fails, and leaves something behind or not.
     fn fail(&mut self, cx: &mut Context, operation: Operation, errno: i32) -> Done {
         let Operation { journal, segment, work, .. } = operation;
-        match work {
+        let completion = match work {
             Work::Commit { offset, data, .. } => {
                 cx.stats.count("commit failed");
                 for (index, sector) in data.chunks(SECTOR_BYTES).enumerate() {
@@ -462,7 +459,7 @@ impl Disk {
                 if let Some(file) = self.segments.get_mut(&segment) {
                     file.failed = true;
                 }
-                Done::Committed { journal, segment, offset, result: Err(errno) }
+                Completion::Committed { segment, offset, result: Err(errno) }
             }
             Work::Prepare { bytes, header, .. } => {
                 cx.stats.count(if errno == ENOSPC {
@@ -475,7 +472,7 @@ impl Disk {
                 if errno != ENOSPC && cx.rng.u8(..4) == 0 {
                     self.prepare(segment, bytes, &header, false);
                 }
-                Done::Prepared { journal, segment, result: Err(errno) }
+                Completion::SegmentPrepared { segment, result: Err(errno) }
             }
             Work::Sync => {
                 cx.stats.count("sync failed");
@@ -484,24 +481,25 @@ impl Disk {
                     file.doomed.append(&mut file.undo);
                     file.failed = true;
                 }
-                Done::Synced { journal, segment, result: Err(errno) }
+                Completion::SegmentSynced { segment, result: Err(errno) }
             }
             Work::Free { .. } => {
                 cx.stats.count("segment not freed");
-                Done::Freed { journal, segment, result: Err(errno) }
+                Completion::SegmentFreed { segment, result: Err(errno) }
             }
             Work::ReadBack { offset, buffer } => {
                 cx.stats.count("read back failed");
-                Done::ReadBack { journal, segment, offset, buffer, result: Err(errno) }
+                Completion::ReadBack { segment, offset, buffer, result: Err(errno) }
             }
             Work::Rewrite(work) => {
                 cx.stats.count("rewrite failed");
                 if matches!(work, Rewrite::GiveUp) {
                     self.dense = None; // the next one begins its file anew
                 }
-                Done::Rewrite { journal, segment, work, result: Err(errno) }
+                Completion::Rewrite { segment, work, result: Err(errno) }
             }
-        }
+        };
+        Done { journal, completion }
     }
 
     fn write(&mut self, segment: u64, offset: usize, data: &[u8], sync: bool) {

@@ -171,15 +171,21 @@ impl World {
     pub fn crashes_on(&mut self, op: &Op) -> bool {
         let disk = matches!(
             op,
-            Op::Commit { .. } | Op::PrepareSegment { .. } | Op::FreeSegment { .. } | Op::SyncSegment { .. }
+            Op::Journal {
+                op: journal::Op::Commit { .. }
+                    | journal::Op::PrepareSegment { .. }
+                    | journal::Op::FreeSegment { .. }
+                    | journal::Op::SyncSegment { .. },
+                ..
+            }
         );
         let api = matches!(op, Op::Send { fd, .. } if self.is_api(*fd));
         match self.crash_at {
             Some(CrashPoint::AmongOperations) => self.cx.rng.u8(..3) == 0,
             Some(CrashPoint::OnDiskOperation) => disk,
             Some(CrashPoint::OnApiSend) => api,
-            Some(CrashPoint::OnRewrite) => matches!(op, Op::Rewrite { .. }),
-            Some(CrashPoint::OnReadBack) => matches!(op, Op::ReadBack { .. }),
+            Some(CrashPoint::OnRewrite) => matches!(op, Op::Journal { op: journal::Op::Rewrite { .. }, .. }),
+            Some(CrashPoint::OnReadBack) => matches!(op, Op::Journal { op: journal::Op::ReadBack { .. }, .. }),
             _ => false,
         }
     }

@@ -7,9 +7,8 @@ use super::{Journal, RETRY_AFTER_NS};
 use crate::config::Durability;
 use crate::ground::Now;
 use crate::journal::format::SegmentHeader;
+use crate::journal::op::{Op, Ops};
 use crate::journal::segment::Segment;
-use crate::shard::Op;
-use std::collections::VecDeque;
 
 /// A segment's file on its way.
 #[derive(Debug)]
@@ -88,7 +87,7 @@ impl Journal {
     }
 
     /// Asks for the next file that is missing. `ahead`: also for the segment that is to be begun next.
-    pub(super) fn prepare(&mut self, now: Now, ahead: bool, ops: &mut VecDeque<Op>) {
+    pub(super) fn prepare(&mut self, now: Now, ahead: bool, ops: &mut Ops<'_>) {
         if ahead && self.next_coming().is_none() {
             self.want_segment();
         }
@@ -110,8 +109,7 @@ impl Journal {
             epoch: self.epoch,
             epoch_id: self.epoch_id,
         };
-        ops.push_back(Op::PrepareSegment {
-            journal: self.id,
+        ops(Op::PrepareSegment {
             segment: next.number,
             bytes: header.bytes,
             header: header.encode(),
@@ -147,7 +145,7 @@ impl Journal {
     }
 
     /// A segment is ready, or not.
-    pub fn handle_prepared(&mut self, now: Now, segment: u64, result: Result<(), i32>) {
+    pub(super) fn handle_prepared(&mut self, now: Now, segment: u64, result: Result<(), i32>) {
         let Some(index) = self.coming.iter().position(|coming| coming.number == segment) else { return };
         let Coming { begun, file, .. } = &mut self.coming[index];
         let unwanted = *file == File::Unwanted;

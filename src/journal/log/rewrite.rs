@@ -18,9 +18,9 @@ use crate::journal::format::{
     BlockHeader, Entries, Entry, EntryHeader, Kind, OriginPayload, Position, RecordPayload, SegmentHeader, entry_bytes,
     round_up, u32_at, u64_at,
 };
+use crate::journal::op::{Op, Ops, Rewrite};
 use crate::journal::segment::Segment;
-use crate::shard::{Op, Rewrite};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 /// A run is looked for at most this often.
@@ -171,7 +171,7 @@ impl Journal {
     }
 
     /// Looks for a run if one is needed, and asks for the next step of a rewrite that is under way.
-    pub(super) fn rewrite(&mut self, now: Now, ops: &mut VecDeque<Op>) {
+    pub(super) fn rewrite(&mut self, now: Now, ops: &mut Ops<'_>) {
         if self.rewriting.run.is_none() {
             if self.look_for_run_ns().is_none_or(|at| at > now.mono_ns) {
                 return;
@@ -183,13 +183,13 @@ impl Journal {
         let Some(mut run) = self.rewriting.run.take_if(|run| !run.in_flight) else { return };
         if let Some(work) = self.next_work(&mut run) {
             run.in_flight = true;
-            ops.push_back(Op::Rewrite { journal: self.id, segment: run.last, work });
+            ops(Op::Rewrite { segment: run.last, work });
         }
         self.rewriting.run = Some(run);
     }
 
     /// A clean stop: what is under way is given up. The next start finds the run as it is.
-    pub(super) fn end_rewrite(&mut self, ops: &mut VecDeque<Op>) {
+    pub(super) fn end_rewrite(&mut self, ops: &mut Ops<'_>) {
         self.rewriting.ended = true;
         let Some(run) = self.rewriting.run.as_mut().filter(|run| !run.in_flight) else { return };
         run.in_flight = true;
@@ -200,7 +200,7 @@ impl Journal {
                 Rewrite::GiveUp
             }
         };
-        ops.push_back(Op::Rewrite { journal: self.id, segment: run.last, work });
+        ops(Op::Rewrite { segment: run.last, work });
     }
 
     // ---- choosing
@@ -361,7 +361,7 @@ impl Journal {
 
     /// A step of a rewrite is over. Where that moved the records of a run, all places in it are to be forgotten: `scan` starts again
     /// at the run's new beginning, and [`Moved`] tells others.
-    pub fn handle_rewrite(
+    pub(super) fn handle_rewrite(
         &mut self,
         now: Now,
         scan: &mut Scan,

@@ -6,9 +6,8 @@ use crate::ground::Now;
 use crate::journal::format::{
     BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, Kind, Position, RecordPayload, round_up,
 };
+use crate::journal::op::{Op, Ops};
 use crate::journal::segment::Segment;
-use crate::shard::Op;
-use std::collections::VecDeque;
 
 impl Journal {
     /// Where everything that is still to be delivered begins, or later.
@@ -64,7 +63,7 @@ impl Journal {
     }
 
     /// One step of a walk: appends the waiting records of the next block to `found`. They are not held yet.
-    pub fn scan(&mut self, now: Now, scan: &mut Scan, found: &mut Vec<Found>, ops: &mut VecDeque<Op>) -> Step {
+    pub fn scan(&mut self, now: Now, scan: &mut Scan, found: &mut Vec<Found>, ops: &mut Ops<'_>) -> Step {
         if scan.reading || scan.retry_ns.is_some_and(|at| now.mono_ns < at) {
             return Step::Wait;
         }
@@ -128,12 +127,7 @@ impl Journal {
                 self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
                 let bytes = self.written_behind(scan.at, segment_end).min(block_bytes);
-                ops.push_back(Op::ReadBack {
-                    journal: self.id,
-                    segment: scan.at.segment,
-                    offset: scan.at.offset,
-                    buffer: vec![0; bytes as usize],
-                });
+                ops(Op::ReadBack { segment: scan.at.segment, offset: scan.at.offset, buffer: vec![0; bytes as usize] });
             }
             return Step::Wait;
         }
@@ -196,7 +190,7 @@ impl Journal {
     }
 
     /// A read is over: the walk goes on in what was read.
-    pub fn handle_read_back(
+    pub(super) fn handle_read_back(
         &mut self,
         now: Now,
         scan: &mut Scan,
