@@ -319,7 +319,9 @@ impl Journal {
     /// After a start: origins whose definitions are in older segments than their records.
     pub(in crate::journal) fn define_again(&mut self, origins: HashSet<u32>) {
         if !origins.is_empty() {
-            self.after_move = Some(AfterMove { segment: 0, until: 0, origins: origins.into_iter().collect() });
+            let mut origins: Vec<u32> = origins.into_iter().collect();
+            origins.sort_unstable();
+            self.after_move = Some(AfterMove { segment: 0, until: 0, origins });
         }
     }
 
