@@ -5,6 +5,7 @@
 //! Disk and network are this program: they answer at once and keep nothing.
 
 use ringest::config;
+use ringest::ground::SegmentNumber;
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::shard::{Completion, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -36,19 +37,19 @@ impl Storage for NoDisk {
     fn physical_block(&self) -> u32 {
         4096
     }
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         Ok(Vec::new())
     }
-    fn read_segment(&mut self, _segment: u64, _into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, _segment: SegmentNumber, _into: &mut Vec<u8>) -> io::Result<()> {
         Err(io::ErrorKind::NotFound.into())
     }
-    fn write_segment(&mut self, _segment: u64, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
+    fn write_segment(&mut self, _segment: SegmentNumber, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
         Ok(())
     }
-    fn sync_segment(&mut self, _segment: u64) -> io::Result<()> {
+    fn sync_segment(&mut self, _segment: SegmentNumber) -> io::Result<()> {
         Ok(())
     }
-    fn free_segment(&mut self, _segment: u64) -> io::Result<()> {
+    fn free_segment(&mut self, _segment: SegmentNumber) -> io::Result<()> {
         Ok(())
     }
     fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {

@@ -14,6 +14,7 @@ use super::control::Request;
 use super::ring::{Cqe, Ring, RingOptions};
 use super::segments::{SegmentFile, SegmentFiles};
 use crate::config::{Authority, Settings};
+use crate::ground::SegmentNumber;
 use crate::journal::{self, BlockFile};
 use crate::observe::snapshot::{Counters, ParkedList, Snapshot, StageHistograms};
 use crate::shard::{
@@ -228,7 +229,7 @@ struct JournalState {
 /// A commit in flight. It keeps alive what the kernel uses: the file and the memory.
 struct Commit {
     journal: JournalId,
-    segment: u64,
+    segment: SegmentNumber,
     offset: u32,
     bytes: u32,
     memory_offset: u32,

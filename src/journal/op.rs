@@ -3,6 +3,8 @@
 //!
 //! Contract of every driver: operations may complete in any order. A buffer moves into its operation and comes back in its completion.
 
+use crate::ground::SegmentNumber;
+
 /// What a journal asks for.
 #[derive(Debug)]
 pub enum Op {
@@ -12,7 +14,7 @@ pub enum Op {
         /// Offset in the journal's block memory, a multiple of the physical block.
         memory_offset: u32,
         /// The segment's number.
-        segment: u64,
+        segment: SegmentNumber,
         /// Offset in the segment, a multiple of the physical block.
         offset: u32,
         /// A multiple of the physical block.
@@ -23,7 +25,7 @@ pub enum Op {
     /// Make a segment file ready: sized, zero-filled, its header written and, if `sync`, durable.
     PrepareSegment {
         /// The new segment's number.
-        segment: u64,
+        segment: SegmentNumber,
         /// The file's size.
         bytes: u64,
         /// Its first physical block.
@@ -34,26 +36,26 @@ pub enum Op {
     /// Make all completed writes of a segment durable (fdatasync).
     SyncSegment {
         /// The segment.
-        segment: u64,
+        segment: SegmentNumber,
     },
     /// Nothing in a segment is needed any more: its file may be used for another one, or is to be removed.
     FreeSegment {
         /// The segment.
-        segment: u64,
+        segment: SegmentNumber,
         /// Whether the file is fit to be used again; after an error it is not.
         reuse: bool,
     },
     /// A step of rewriting a run of segments densely; answered by [`Completion::Rewrite`]. A journal has one in flight at a time.
     Rewrite {
         /// The segment whose place the new one is to take: the last of the run.
-        segment: u64,
+        segment: SegmentNumber,
         /// What to do.
         work: Rewrite,
     },
     /// Read from a segment into `buffer` (its whole length).
     ReadBack {
         /// The segment.
-        segment: u64,
+        segment: SegmentNumber,
         /// Where to start.
         offset: u32,
         /// Comes back in [`Completion::ReadBack`].
@@ -73,7 +75,7 @@ pub enum Rewrite {
     /// Read from a segment of the run into `buffer`, its whole length or EIO.
     Read {
         /// The segment.
-        from: u64,
+        from: SegmentNumber,
         /// Where to start.
         offset: u32,
         /// Comes back in the completion.
@@ -107,7 +109,7 @@ pub enum Completion {
     /// A block was written.
     Committed {
         /// The segment of [`Op::Commit`].
-        segment: u64,
+        segment: SegmentNumber,
         /// The offset of [`Op::Commit`]; with the segment it names the block.
         offset: u32,
         /// Or an errno; a short write is EIO.
@@ -116,28 +118,28 @@ pub enum Completion {
     /// A segment is ready.
     SegmentPrepared {
         /// Its number.
-        segment: u64,
+        segment: SegmentNumber,
         /// Or an errno.
         result: Result<(), i32>,
     },
     /// A segment's completed writes are durable.
     SegmentSynced {
         /// Its number.
-        segment: u64,
+        segment: SegmentNumber,
         /// Or an errno.
         result: Result<(), i32>,
     },
     /// A segment's file was put aside for reuse, or removed.
     SegmentFreed {
         /// Its number.
-        segment: u64,
+        segment: SegmentNumber,
         /// Or an errno: it is still there.
         result: Result<(), i32>,
     },
     /// A step of a rewrite is over.
     Rewrite {
         /// The segment of [`Op::Rewrite`].
-        segment: u64,
+        segment: SegmentNumber,
         /// The step, with its buffer.
         work: Rewrite,
         /// Or an errno; a short read or write is EIO.
@@ -146,7 +148,7 @@ pub enum Completion {
     /// A read from a segment is over.
     ReadBack {
         /// The segment.
-        segment: u64,
+        segment: SegmentNumber,
         /// Where the read started.
         offset: u32,
         /// The buffer of [`Op::ReadBack`].

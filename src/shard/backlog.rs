@@ -6,7 +6,8 @@
 
 use super::lane::{Doing, Waiting};
 use super::{JournalId, Now, Op, Shard};
-use crate::journal::{Found, Moved, Scan, Step};
+use crate::ground::RecordNumber;
+use crate::journal::{Found, Location, Moved, Scan, Step};
 
 /// Blocks looked at in one turn, so that reading back does not hold up the rest.
 const BLOCKS_PER_TURN: usize = 16;
@@ -110,7 +111,7 @@ impl Shard {
             return;
         }
         state.journal.hold(found.at);
-        lane.behind = Some((found.number + 1, position));
+        lane.behind = Some((found.number.next(), position));
         let (number, at, origin) = (found.number, found.at, found.origin);
         lane.push(Waiting { number, at, origin, first_byte_ns: 0, journaled_ns: 0 });
         if lane.doing == Doing::Idle {
@@ -166,7 +167,7 @@ impl Shard {
     }
 
     /// A lane is behind from a new record on.
-    pub(super) fn set_behind(&mut self, lane_index: u32, number: u64, at: crate::journal::Location) {
+    pub(super) fn set_behind(&mut self, lane_index: u32, number: RecordNumber, at: Location) {
         let lane = &mut self.lanes[lane_index as usize];
         let state = &mut self.journals[lane.journal.0 as usize];
         lane.behind = Some((number, state.journal.position(at)));

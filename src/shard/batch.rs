@@ -9,6 +9,7 @@ use super::{Now, Shard};
 use crate::config::BatchForm;
 use crate::delivery::Step;
 use crate::delivery::template::Fields;
+use crate::ground::RecordNumber;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
@@ -179,7 +180,7 @@ impl Shard {
         let (bytes_max, is_array) = (batch.bytes, matches!(batch.form, BatchForm::Array { .. }));
         let durable_below = match self.lanes[of.lane as usize].needs_durable {
             true => self.journals[0].journal.durable_below(),
-            false => u64::MAX,
+            false => RecordNumber(u64::MAX),
         };
         for place in 0..of.records {
             let lane = &self.lanes[of.lane as usize];

@@ -9,6 +9,7 @@ use super::{ApiId, Destination, Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, S
 use crate::config::{Authority, Url};
 use crate::delivery::template::Fields;
 use crate::delivery::{Connection, InFlight, Step, backoff, token_at};
+use crate::ground::RecordNumber;
 use crate::http::client::{Event, ResponseError};
 use crate::journal::ANSWER_BYTES_MAX;
 use crate::observe::snapshot::Stage;
@@ -87,7 +88,7 @@ impl Shard {
     pub(super) fn make_ready(&mut self, index: u32) {
         let durable_below = match self.lanes[index as usize].needs_durable {
             true => self.journals[0].journal.durable_below(),
-            false => u64::MAX,
+            false => RecordNumber(u64::MAX),
         };
         let id_step = self.id_head.is_some();
         let lane = &mut self.lanes[index as usize];

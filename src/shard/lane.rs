@@ -2,6 +2,7 @@
 
 use super::batch::Batch;
 use crate::delivery::Step;
+use crate::ground::{LaneNumber, RecordNumber};
 use crate::journal::{Location, OriginRef, Position};
 use crate::shard::JournalId;
 use std::collections::VecDeque;
@@ -13,7 +14,7 @@ pub(super) const LANE_RECORDS_MAX: usize = 16_384;
 /// A record in memory that is to be delivered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waiting {
-    pub number: u64,
+    pub number: RecordNumber,
     pub at: Location,
     pub origin: OriginRef,
     /// When its first byte was read and when it was journaled, in monotonic nanoseconds; 0 after a start or a read-back.
@@ -50,14 +51,14 @@ pub(super) struct Lane {
     pub generation: u32,
     pub journal: JournalId,
     /// Its number in the journal.
-    pub number: u32,
+    pub number: LaneNumber,
     pub queue: VecDeque<Waiting>,
     /// Extents that the queue holds, counted in order.
     pub extents: u32,
     /// Records that are not settled, in memory and behind.
     pub pending: u64,
     /// From this record number on, found from this position on, nothing is in `queue`.
-    pub behind: Option<(u64, Position)>,
+    pub behind: Option<(RecordNumber, Position)>,
     /// The running scan passed a record of this lane without taking it.
     pub skipped: bool,
     pub doing: Doing,
@@ -97,7 +98,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub fn new(generation: u32, journal: JournalId, number: u32) -> Self {
+    pub fn new(generation: u32, journal: JournalId, number: LaneNumber) -> Self {
         Self {
             generation,
             journal,

@@ -5,6 +5,7 @@ use super::link::{Closing, HttpMachine, State};
 use super::timer::Timer;
 use super::{Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
 use crate::config::Durability;
+use crate::ground::RecordNumber;
 use crate::http::server::{Request, ServerConnection, Verdict};
 use crate::journal::NewRecord;
 use crate::observe::snapshot::Stage;
@@ -113,7 +114,7 @@ impl Shard {
         self.stages.record(Stage::Frame, frame_ns);
         self.stages.record(Stage::Journaled, 0);
         self.enqueue(now, lane, Waiting { number, at, origin, first_byte_ns, journaled_ns: now.mono_ns });
-        Verdict::Accepted { last_number: number, records: 1 }
+        Verdict::Accepted { last_number: number.0, records: 1 }
     }
 
     fn mark_dirty(&mut self, link: LinkId, machine: &mut HttpMachine) {
@@ -123,8 +124,8 @@ impl Shard {
         }
     }
 
-    fn pop_durable_waiter(&mut self, durable_below: u64) -> Option<LinkId> {
-        let first = self.durable_waiters.peek_mut().filter(|first| first.0.0 < durable_below)?;
+    fn pop_durable_waiter(&mut self, durable_below: RecordNumber) -> Option<LinkId> {
+        let first = self.durable_waiters.peek_mut().filter(|first| first.0.0 < durable_below.0)?;
         let Reverse((_, link)) = PeekMut::pop(first);
         Some(link)
     }
@@ -167,7 +168,7 @@ impl Shard {
 
     fn flush_machine(&mut self, now: Now, link: LinkId, fd: Option<Fd>, machine: &mut HttpMachine) {
         let durable_below = self.journals[0].journal.durable_below();
-        machine.connection.release(durable_below);
+        machine.connection.release(durable_below.0);
         if !machine.waiting
             && let Some(number) = machine.connection.awaits()
         {

@@ -32,6 +32,7 @@ pub use reload::{Reload, Reloaded};
 use crate::config::{Authority, Settings, SourceKind, Url};
 use crate::delivery::route::Route;
 use crate::delivery::template::Template;
+use crate::ground::{LaneNumber, RecordNumber};
 use crate::http::client::{GetHead, MediaType, RequestHead};
 use crate::http::date::HttpDate;
 use crate::journal::{self, Journal};
@@ -123,7 +124,7 @@ pub struct Shard {
     /// HTTP connections whose answers wait for durability, with the number of the first record that is waited for.
     durable_waiters: BinaryHeap<Reverse<(u64, LinkId)>>,
     /// Lanes whose first record waits for durability, with its number.
-    durable_lanes: VecDeque<(u64, u32, u32)>,
+    durable_lanes: VecDeque<(RecordNumber, u32, u32)>,
     /// Links that wait for room in the journal.
     paused_links: Vec<LinkId>,
     /// Most that is held of a serial line that nothing holds back, in bytes.
@@ -165,7 +166,7 @@ struct JournalState {
     /// The lane of each origin, by `OriginRef`.
     origin_lanes: Vec<u32>,
     /// Lanes of records that were parked and are to be delivered after all, by number.
-    retried: BTreeMap<u64, u32>,
+    retried: BTreeMap<RecordNumber, u32>,
     backlog: backlog::Backlog,
 }
 
@@ -278,12 +279,12 @@ impl Shard {
         let origins: Vec<_> =
             journal.origins().map(|(origin, o, pending)| (origin, o.lane, o.name.to_string(), pending)).collect();
         let oldest = journal.oldest();
-        let mut by_number: HashMap<u32, u32> = HashMap::new();
+        let mut by_number: HashMap<LaneNumber, u32> = HashMap::new();
         for (origin, number, name, pending) in origins.into_iter().filter(|(.., pending)| *pending > 0) {
             let index = *by_number.entry(number).or_insert_with(|| {
                 self.lane_generation += 1;
                 let mut lane = Lane::new(self.lane_generation, id, number);
-                lane.behind = Some((0, oldest));
+                lane.behind = Some((RecordNumber(0), oldest));
                 let index = self.lanes.insert(lane) as u32;
                 self.journals[id.0 as usize].backlog.lanes.push(index);
                 index

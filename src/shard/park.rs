@@ -4,6 +4,7 @@ use super::lane::{Doing, Lane, Waiting};
 use super::{ApiId, JournalId, JournalState, Now, Shard};
 use crate::delivery::route::{Reaction, reaction};
 use crate::delivery::{InFlight, Step};
+use crate::ground::RecordNumber;
 use crate::journal::{ANSWER_BYTES_MAX, OriginRef, Parked, Refused, Unparked};
 use crate::observe::snapshot::{ParkedGroup, ParkedList, ParkedRecord};
 use serde::{Deserialize, Serialize};
@@ -55,11 +56,11 @@ pub struct Selection {
 #[derive(Debug, Default)]
 pub(super) struct Parking {
     /// To be brought back or deleted, each journal's in the order of their numbers.
-    disposals: VecDeque<(Disposal, usize, u64)>,
+    disposals: VecDeque<(Disposal, usize, RecordNumber)>,
     /// Lanes of what is being brought back, by journal and origin, and the last number in each: numbers in a lane rise.
-    lanes: HashMap<(usize, u32), (u32, u32, u64)>,
+    lanes: HashMap<(usize, u32), (u32, u32, RecordNumber)>,
     /// Of each journal, the number below which all is written down that was decided.
-    said_below: Vec<u64>,
+    said_below: Vec<RecordNumber>,
     /// The journal has no room: what frees some will wake the shard.
     blocked: bool,
     /// Parked since the last one that was logged.
@@ -188,7 +189,7 @@ impl Shard {
         self.remove_lane_if_done(request.lane);
     }
 
-    fn say_parked(&mut self, now: Now, core: u32, number: u64, name: &str, status: u16, answer: &[u8]) {
+    fn say_parked(&mut self, now: Now, core: u32, number: RecordNumber, name: &str, status: u16, answer: &[u8]) {
         if now.mono_ns < self.parking.say_ns {
             self.parking.unsaid += 1;
             return;
@@ -209,13 +210,13 @@ impl Shard {
         if before == 0 {
             self.parking.lanes.clear(); // they may go on by themselves
         }
-        let listed: HashSet<(usize, u64)> =
+        let listed: HashSet<(usize, RecordNumber)> =
             self.parking.disposals.iter().map(|(_, index, number)| (*index, *number)).collect();
         for (index, state) in self.journals.iter().enumerate() {
             let core = state.journal.core();
-            let named: Option<Vec<u64>> = of.records.as_ref().map(|records| {
-                let mut numbers: Vec<u64> =
-                    records.iter().filter(|(of, _)| *of == core).map(|(_, number)| *number).collect();
+            let named: Option<Vec<RecordNumber>> = of.records.as_ref().map(|records| {
+                let mut numbers: Vec<RecordNumber> =
+                    records.iter().filter(|(of, _)| *of == core).map(|(_, number)| RecordNumber(*number)).collect();
                 numbers.sort_unstable();
                 numbers.dedup();
                 numbers
@@ -225,9 +226,9 @@ impl Shard {
                 of.status.is_none_or(|status| status == parked.status)
                     && of.source.as_deref().is_none_or(|name| name == &*origin.source || name == &*origin.name)
             };
-            let numbers: Vec<u64> = match named {
+            let numbers: Vec<RecordNumber> = match named {
                 Some(numbers) => {
-                    let is_there = |number: &u64| state.journal.parked_record(*number).is_some_and(chosen);
+                    let is_there = |number: &RecordNumber| state.journal.parked_record(*number).is_some_and(chosen);
                     numbers.into_iter().filter(is_there).collect()
                 }
                 None => state.journal.parked().filter(|(_, parked)| chosen(parked)).map(|(number, _)| number).collect(),
@@ -268,14 +269,14 @@ impl Shard {
                 return;
             }
             let said_below = self.journals[index].journal.next_number();
-            self.parking.said_below.resize(self.journals.len(), 0);
+            self.parking.said_below.resize(self.journals.len(), RecordNumber::default());
             self.parking.said_below[index] = said_below;
             self.parking.disposals.pop_front();
         }
     }
 
     /// A parked record goes into a lane of its own kind: its machine's later records do not wait for it again.
-    fn bring_back(&mut self, index: usize, number: u64, Unparked { origin, at }: Unparked) {
+    fn bring_back(&mut self, index: usize, number: RecordNumber, Unparked { origin, at }: Unparked) {
         self.terms.parked -= 1;
         self.terms.pending += 1;
         self.counters.retried_records += 1;
@@ -301,7 +302,7 @@ impl Shard {
         }
     }
 
-    fn lane_to_bring_back(&mut self, index: usize, origin: OriginRef, record: u64) -> u32 {
+    fn lane_to_bring_back(&mut self, index: usize, origin: OriginRef, record: RecordNumber) -> u32 {
         if let Some((lane, generation, last)) = self.parking.lanes.get_mut(&(index, origin.0))
             && self.lanes.get(*lane as usize).is_some_and(|lane| lane.generation == *generation)
             && *last < record
@@ -344,7 +345,7 @@ impl Shard {
             }
         }
         let durable = self.journals.iter().zip(&self.parking.said_below);
-        let is_durable = |(state, said): (&JournalState, &u64)| state.journal.durable_below() >= *said;
+        let is_durable = |(state, said): (&JournalState, &RecordNumber)| state.journal.durable_below() >= *said;
         list.is_disposing = !self.parking.disposals.is_empty() || !durable.into_iter().all(is_durable);
         list.groups = groups
             .into_iter()

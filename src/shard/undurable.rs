@@ -2,6 +2,7 @@
 
 use super::{JournalId, Now, Shard};
 use crate::config::Durability;
+use crate::ground::RecordNumber;
 use crate::observe::snapshot::Stage;
 use std::collections::VecDeque;
 
@@ -13,7 +14,7 @@ const RUNS_MAX: usize = 4_096;
 struct Run {
     journaled_ns: u64,
     /// The number of the last of them.
-    last: u64,
+    last: RecordNumber,
     records: u64,
 }
 
@@ -31,7 +32,7 @@ impl Undurable {
 
     /// A record was journaled.
     #[inline]
-    pub(super) fn push(&mut self, number: u64, now_ns: u64) {
+    pub(super) fn push(&mut self, number: RecordNumber, now_ns: u64) {
         if !self.is_measured {
             return;
         }
@@ -59,7 +60,7 @@ impl Undurable {
     }
 
     /// The next records of which all have a number below `durable_below`: when they were journaled, and how many.
-    fn pop(&mut self, durable_below: u64) -> Option<(u64, u64)> {
+    fn pop(&mut self, durable_below: RecordNumber) -> Option<(u64, u64)> {
         let run = self.runs.pop_front_if(|run| run.last < durable_below)?;
         Some((run.journaled_ns, run.records))
     }
@@ -83,14 +84,14 @@ mod tests {
     use super::*;
 
     fn drain(undurable: &mut Undurable, durable_below: u64) -> Vec<(u64, u64)> {
-        std::iter::from_fn(|| undurable.pop(durable_below)).collect()
+        std::iter::from_fn(|| undurable.pop(RecordNumber(durable_below))).collect()
     }
 
     #[test]
     fn records_of_a_turn_are_durable_with_the_last_of_them() {
         let mut undurable = Undurable::new(Durability::Power);
         for (number, now_ns) in [(1, 100), (3, 100), (4, 250)] {
-            undurable.push(number, now_ns);
+            undurable.push(RecordNumber(number), now_ns);
         }
         assert_eq!(drain(&mut undurable, 3), []);
         assert_eq!(drain(&mut undurable, 4), [(100, 2)]);
@@ -103,7 +104,7 @@ mod tests {
         let mut undurable = Undurable::new(Durability::Power);
         let count = 20 * RUNS_MAX as u64;
         for number in 0..count {
-            undurable.push(number, 1_000 * number);
+            undurable.push(RecordNumber(number), 1_000 * number);
             assert!(undurable.runs.len() <= RUNS_MAX);
         }
         let runs = drain(&mut undurable, count);
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn only_the_level_power_is_measured() {
         let mut undurable = Undurable::new(Durability::Process);
-        undurable.push(1, 100);
+        undurable.push(RecordNumber(1), 100);
         assert_eq!(drain(&mut undurable, 9), []);
     }
 }

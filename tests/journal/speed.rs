@@ -3,6 +3,7 @@
 
 use super::world::World;
 use ringest::config::{self, Durability};
+use ringest::ground::RecordNumber;
 use ringest::journal::{NewRecord, Options};
 use std::time::Instant;
 
@@ -29,7 +30,7 @@ fn a_record_costs_little_from_append_to_settled() {
         let record = NewRecord { origin, flags: 0, first_byte_wall_ns: turn, frame_us: 3, key: b"", data: &data };
         let journal = world.journal();
         let start = Instant::now();
-        let mut held = [(0, ringest::journal::Location { extent: 0, offset: 0 }); PER_TURN as usize];
+        let mut held = [(RecordNumber(0), ringest::journal::Location { extent: 0, offset: 0 }); PER_TURN as usize];
         for place in &mut held {
             *place = journal.append_record(now, record).expect("room");
             journal.hold(place.1);

@@ -2,6 +2,7 @@
 
 use super::disk::Disk;
 use ringest::config::Durability;
+use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use ringest::journal::{self, Found, Journal, Location, Moved, NewRecord, Options, OriginRef, Position, Scan, Step};
 use ringest::journal::{Completion, Op, Rewrite};
 use ringest::observe::snapshot::JournalSnapshot;
@@ -27,8 +28,8 @@ pub fn options(durability: Durability, segments: u64, slots: usize) -> Options {
 /// All that a record says.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Kept {
-    pub number: u64,
-    pub lane: u32,
+    pub number: RecordNumber,
+    pub lane: LaneNumber,
     pub source: String,
     pub name: String,
     pub epoch_id: u128,
@@ -202,14 +203,16 @@ impl World {
             }
             Op::FreeSegment { segment, .. } => {
                 assert!(self.disk.segments.contains_key(&segment));
-                assert!(!self.pending.iter().any(|other| segment_of(&other.op) == segment), "freed while in use");
+                assert!(!self.pending.iter().any(|other| segment_of(&other.op) == Some(segment)), "freed while in use");
                 Vec::new()
             }
             Op::ReadBack { segment, offset, ref buffer, .. } => {
                 let (start, end) = (offset, offset + buffer.len() as u32);
                 assert!(start % 512 == 0 && !buffer.is_empty());
                 let replaces = |op: &Op| matches!(op, Op::Rewrite { work: Rewrite::Replace { .. }, .. });
-                assert!(!self.pending.iter().any(|other| replaces(&other.op) && segment_of(&other.op) == segment));
+                assert!(
+                    !self.pending.iter().any(|other| replaces(&other.op) && segment_of(&other.op) == Some(segment))
+                );
                 for other in &self.pending {
                     if let Op::Commit { segment: other_segment, offset, bytes, .. } = other.op {
                         let apart = other_segment != segment || offset >= end || offset + bytes <= start;
@@ -225,7 +228,7 @@ impl World {
         }
     }
 
-    fn check_rewrite(&self, segment: u64, work: &Rewrite) {
+    fn check_rewrite(&self, segment: SegmentNumber, work: &Rewrite) {
         let others = || self.pending.iter().map(|pending| &pending.op);
         assert!(!others().any(|op| matches!(op, Op::Rewrite { .. })), "one step at a time");
         assert!(self.disk.segments.contains_key(&segment));
@@ -247,7 +250,7 @@ impl World {
             }
             Rewrite::Replace { header } => {
                 assert_eq!(header.len(), self.disk.physical as usize);
-                assert!(!others().any(|op| segment_of(op) == segment), "replaced while in use");
+                assert!(!others().any(|op| segment_of(op) == Some(segment)), "replaced while in use");
             }
             Rewrite::SyncDirectory | Rewrite::GiveUp => {}
         }
@@ -485,7 +488,7 @@ impl World {
     }
 }
 
-pub fn segment_of(op: &Op) -> u64 {
+pub fn segment_of(op: &Op) -> Option<SegmentNumber> {
     match *op {
         Op::Commit { segment, .. }
         | Op::PrepareSegment { segment, .. }
@@ -493,7 +496,7 @@ pub fn segment_of(op: &Op) -> u64 {
         | Op::FreeSegment { segment, .. }
         | Op::ReadBack { segment, .. }
         | Op::Rewrite { segment, work: Rewrite::Replace { .. }, .. }
-        | Op::Rewrite { work: Rewrite::Read { from: segment, .. }, .. } => segment,
-        Op::Rewrite { .. } => u64::MAX, // its own file, or none
+        | Op::Rewrite { work: Rewrite::Read { from: segment, .. }, .. } => Some(segment),
+        Op::Rewrite { .. } => None, // its own file, or none
     }
 }

@@ -8,6 +8,7 @@
 use super::context::{Context, MS, US};
 use super::event::Event;
 use crate::say;
+use ringest::ground::{RecordNumber, SegmentNumber};
 use ringest::journal::BlockFile;
 use ringest::journal::format::{BlockHeader, Entries, Kind, Position};
 use ringest::journal::{Completion, Op, Rewrite};
@@ -72,7 +73,7 @@ pub struct DiskTrouble {
 /// An operation in flight.
 struct Operation {
     journal: JournalId,
-    segment: u64,
+    segment: SegmentNumber,
     work: Work,
     /// Its process is dead: it may still land, in this file, and nobody hears of it.
     orphan: bool,
@@ -100,9 +101,9 @@ pub struct Disk {
     pub(super) physical: u32,
     pub(super) boot: [u8; 16],
     pub(super) rng: fastrand::Rng,
-    pub(super) segments: BTreeMap<u64, Segment>,
+    pub(super) segments: BTreeMap<SegmentNumber, Segment>,
     /// Files put aside, and the segments that they were.
-    pub(super) spares: Vec<(u64, Segment)>,
+    pub(super) spares: Vec<(SegmentNumber, Segment)>,
     /// The file of a rewrite.
     pub(super) dense: Option<Segment>,
     pub(super) epochs: BTreeMap<u64, Vec<u8>>,
@@ -122,9 +123,9 @@ pub struct Disk {
     /// A call at start or stop has failed since the last crash.
     pub call_failed: bool,
     /// Epoch and number of the records that were written and synced.
-    pub durable: BTreeSet<(u128, u64)>,
+    pub durable: BTreeSet<(u128, RecordNumber)>,
     /// Blocks with a flipped bit.
-    pub(super) damaged: BTreeSet<(u64, usize)>,
+    pub(super) damaged: BTreeSet<(SegmentNumber, usize)>,
     /// A loss of power has taken what a failed sync had left in the page cache: later processes took it for durable.
     pub lost_doomed: bool,
     /// Nothing ends before then.
@@ -132,7 +133,7 @@ pub struct Disk {
     /// Operations that failed and were told.
     pub errors: u64,
     /// Segments whose preparation failed: they may be asked for again.
-    half_made: BTreeSet<u64>,
+    half_made: BTreeSet<SegmentNumber>,
 }
 
 impl Disk {
@@ -227,7 +228,7 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn rewrites_in_flight(&self) -> impl Iterator<Item = (u64, &Rewrite)> {
+    pub(super) fn rewrites_in_flight(&self) -> impl Iterator<Item = (SegmentNumber, &Rewrite)> {
         let alive = self.operations.values().filter(|operation| !operation.orphan);
         alive.filter_map(|operation| match &operation.work {
             Work::Rewrite(work) => Some((operation.segment, work)),
@@ -236,11 +237,11 @@ impl Disk {
     }
 
     /// Whether an operation is in flight on a segment's file.
-    pub(super) fn is_used(&self, segment: u64) -> bool {
+    pub(super) fn is_used(&self, segment: SegmentNumber) -> bool {
         self.in_flight(segment).next().is_some()
     }
 
-    fn is_replaced_or_copied(&self, segment: u64) -> bool {
+    fn is_replaced_or_copied(&self, segment: SegmentNumber) -> bool {
         self.rewrites_in_flight().any(|(place, work)| match work {
             Rewrite::Read { from, .. } => *from == segment,
             Rewrite::Replace { .. } => place == segment,
@@ -248,7 +249,7 @@ impl Disk {
         })
     }
 
-    pub(super) fn exists(&self, segment: u64) -> Result<&Segment, String> {
+    pub(super) fn exists(&self, segment: SegmentNumber) -> Result<&Segment, String> {
         self.segments.get(&segment).ok_or_else(|| format!("segment {segment} is not there"))
     }
 
@@ -258,12 +259,12 @@ impl Disk {
         !self.operations.values().any(|operation| !operation.orphan && holds_up(&operation.work))
     }
 
-    fn in_flight(&self, segment: u64) -> impl Iterator<Item = &Operation> {
+    fn in_flight(&self, segment: SegmentNumber) -> impl Iterator<Item = &Operation> {
         self.operations.values().filter(move |operation| !operation.orphan && operation.segment == segment)
     }
 
     /// A block's range must be aligned, inside, and never written before.
-    fn claim(&mut self, segment: u64, offset: u32, bytes: u32, memory_offset: usize) -> Result<(), String> {
+    fn claim(&mut self, segment: SegmentNumber, offset: u32, bytes: u32, memory_offset: usize) -> Result<(), String> {
         let unit = self.physical;
         let aligned = |number: u32| number.is_multiple_of(unit);
         if !aligned(offset)
@@ -295,7 +296,7 @@ impl Disk {
             return Ok(());
         };
         // What was given up is not part of the log, though its file may still be there.
-        let is_part = |segment: u64, file: &Segment| segment >= oldest_segment && !file.given_up;
+        let is_part = |segment: SegmentNumber, file: &Segment| segment >= oldest_segment && !file.given_up;
         for (&segment, file) in self.segments.iter().filter(|(number, file)| file.failed && is_part(**number, file)) {
             let lost = file.doomed.iter().map(|(offset, _)| *offset as u32).min();
             if lost.is_some_and(|offset| Position { segment, offset } < watermark) {
@@ -320,7 +321,7 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn read_range(&self, segment: u64, offset: u32, bytes: usize) -> Result<(), String> {
+    pub(super) fn read_range(&self, segment: SegmentNumber, offset: u32, bytes: usize) -> Result<(), String> {
         let file = self.exists(segment)?;
         let (from, to) = (offset as usize, offset as usize + bytes);
         if self.rewrites_in_flight().any(|(place, work)| place == segment && matches!(work, Rewrite::Replace { .. })) {
@@ -502,7 +503,7 @@ impl Disk {
         Done { journal, completion }
     }
 
-    fn write(&mut self, segment: u64, offset: usize, data: &[u8], sync: bool) {
+    fn write(&mut self, segment: SegmentNumber, offset: usize, data: &[u8], sync: bool) {
         let Some(file) = self.segments.get_mut(&segment) else { return };
         let Some(target) = file.data.get_mut(offset..offset + data.len()) else { return };
         if !sync {
@@ -511,7 +512,7 @@ impl Disk {
         target.copy_from_slice(data);
     }
 
-    fn prepare(&mut self, segment: u64, bytes: u64, header: &[u8], sync: bool) {
+    fn prepare(&mut self, segment: SegmentNumber, bytes: u64, header: &[u8], sync: bool) {
         // A spare file is used again as it is: behind the new header there is still what an earlier life has left.
         let mut data = self.take_spare(bytes as usize).unwrap_or_else(|| vec![0; bytes as usize]);
         data[..header.len()].copy_from_slice(header);
@@ -522,19 +523,19 @@ impl Disk {
 
     /// A file of this size that was put aside, with what it holds.
     pub(super) fn take_spare(&mut self, bytes: usize) -> Option<Vec<u8>> {
-        let fits = |(_, file): &(u64, Segment)| file.data.len() == bytes && !file.removed;
+        let fits = |(_, file): &(SegmentNumber, Segment)| file.data.len() == bytes && !file.removed;
         let index = self.spares.iter().position(fits)?;
         Some(self.spares.remove(index).1.data)
     }
 
-    pub(super) fn synced(&mut self, segment: u64) {
+    pub(super) fn synced(&mut self, segment: SegmentNumber) {
         if let Some(file) = self.segments.get_mut(&segment) {
             file.undo.clear();
             file.volatile = false;
         }
     }
 
-    pub(super) fn put_aside(&mut self, segment: u64) {
+    pub(super) fn put_aside(&mut self, segment: SegmentNumber) {
         if let Some(file) = self.segments.remove(&segment) {
             self.spares.push((segment, file));
         }

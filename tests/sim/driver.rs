@@ -12,6 +12,7 @@ use super::receiver::films;
 use super::world::World;
 use crate::say;
 use ringest::config::{LaneKey, SourceKind};
+use ringest::ground::RecordNumber;
 use ringest::journal;
 use ringest::shard::{Completion, Destination, Fd, LinkId, Now, Op, PortError, Readable, RecvEnd, Shard, SourceId};
 use std::collections::HashMap;
@@ -161,7 +162,7 @@ impl World {
                 let number = parts.nth(1).and_then(|part| part.parse::<u64>().ok());
                 let (Some(epoch), Some(number), None) = (epoch, number, parts.next()) else { continue };
                 // What an earlier start left was made durable by this one, but where the disk refuses.
-                let known = self.disks.iter().any(|disk| disk.durable.contains(&(epoch, number)));
+                let known = self.disks.iter().any(|disk| disk.durable.contains(&(epoch, RecordNumber(number))));
                 let new = self.disks.iter().any(|disk| disk.epoch_id() == Some(epoch));
                 if !known && new && film.source.starts_with("h-") {
                     return Err(format!("{key}: sent to the API before it was durable"));

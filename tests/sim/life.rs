@@ -243,7 +243,7 @@ impl World {
                     });
                     (self.tampered.ever, self.tampered.aside) = (true, true);
                     // Where no block of a segment is whole it passes for one that was never used.
-                    let fresh = self.tampered.flipped.insert((directory, cost.segment));
+                    let fresh = self.tampered.flipped.insert((directory, cost.segment.0));
                     self.tampered.told = fresh && (self.tampered.told || cost.told);
                     self.tampered.directory = Some(directory);
                     cost.records.iter().for_each(|(name, record)| self.oracle.damaged(name, record));

@@ -9,6 +9,7 @@ use crate::engine::buffers::Buffers;
 use crate::engine::connect::connect;
 use crate::engine::control::Request;
 use crate::engine::segments::{SegmentFiles, descriptor};
+use crate::ground::SegmentNumber;
 use crate::journal;
 use crate::shard::{Completion, Destination, Fd, JournalId, LinkId, Op, Readable, SourceId};
 use io_uring::{opcode, squeue, types};
@@ -97,7 +98,7 @@ impl<C: Core> Driver<C> {
                 self.cold(journal, async move |files: &SegmentFiles| {
                     let freed = files.free(segment, reuse).await;
                     let result = freed.map_err(|error| {
-                        warn!(segment, "a settled segment's file could not be put aside: {error}");
+                        warn!(segment = segment.0, "a settled segment's file could not be put aside: {error}");
                         errno(&error)
                     });
                     journal::Completion::SegmentFreed { segment, result }
@@ -386,7 +387,15 @@ impl<C: Core> Driver<C> {
         }
     }
 
-    fn commit(&mut self, journal: JournalId, memory_offset: u32, segment: u64, offset: u32, bytes: u32, sync: bool) {
+    fn commit(
+        &mut self,
+        journal: JournalId,
+        memory_offset: u32,
+        segment: SegmentNumber,
+        offset: u32,
+        bytes: u32,
+        sync: bool,
+    ) {
         let state = &self.journals[usize::from(journal.0)];
         let memory = Rc::clone(&state.memory);
         assert!(memory_offset as usize + bytes as usize <= memory.len(), "a commit from outside the block memory");

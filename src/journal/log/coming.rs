@@ -3,9 +3,9 @@
 //! are taken only into a segment that is ready, and only while the next one is no reason for worry.
 
 use super::trouble::Trouble;
-use super::{Journal, RETRY_AFTER_NS};
+use super::{GivenUp, Journal, RETRY_AFTER_NS};
 use crate::config::Durability;
-use crate::ground::Now;
+use crate::ground::{Now, RecordNumber, SegmentNumber};
 use crate::journal::format::SegmentHeader;
 use crate::journal::op::{Op, Ops};
 use crate::journal::segment::Segment;
@@ -13,7 +13,7 @@ use crate::journal::segment::Segment;
 /// A segment's file on its way.
 #[derive(Debug)]
 pub(super) struct Coming {
-    pub(super) number: u64,
+    pub(super) number: SegmentNumber,
     pub(super) nonce: u64,
     /// Blocks are built for it.
     pub(super) begun: bool,
@@ -35,7 +35,7 @@ pub(super) enum File {
 
 impl Journal {
     /// Whether commits may go to a segment.
-    pub(super) fn is_file_ready(&self, segment: u64) -> bool {
+    pub(super) fn is_file_ready(&self, segment: SegmentNumber) -> bool {
         self.coming.iter().all(|coming| coming.number != segment || coming.file == File::Ready)
     }
 
@@ -63,13 +63,13 @@ impl Journal {
 
     fn want_segment(&mut self) {
         let number = self.next_segment;
-        self.next_segment += 1;
+        self.next_segment = self.next_segment.next();
         let file = File::Wanted { not_before_ns: 0 };
         self.coming.push_back(Coming { number, nonce: self.rng.u64(..), begun: false, file });
     }
 
     /// The log goes on in the next segment, ready or not; its number.
-    pub(super) fn begin_segment(&mut self, first_number: u64) -> u64 {
+    pub(super) fn begin_segment(&mut self, first_number: RecordNumber) -> SegmentNumber {
         if self.current_segment_open() && self.options.durability == Durability::Process {
             self.unsynced.push_back(self.current_segment_number());
         }
@@ -134,7 +134,7 @@ impl Journal {
     /// A segment of which nothing is of any use any more.
     pub(super) fn drop_segment(&mut self, segment: &Segment) {
         let Some(index) = self.coming.iter().position(|coming| coming.number == segment.number) else {
-            self.dropped.push((segment.number, !segment.failed));
+            self.dropped.push(GivenUp::of(segment));
             return;
         };
         if self.coming[index].file == File::Asked {
@@ -145,7 +145,7 @@ impl Journal {
     }
 
     /// A segment is ready, or not.
-    pub(super) fn handle_prepared(&mut self, now: Now, segment: u64, result: Result<(), i32>) {
+    pub(super) fn handle_prepared(&mut self, now: Now, segment: SegmentNumber, result: Result<(), i32>) {
         let Some(index) = self.coming.iter().position(|coming| coming.number == segment) else { return };
         let Coming { begun, file, .. } = &mut self.coming[index];
         let unwanted = *file == File::Unwanted;
@@ -156,7 +156,7 @@ impl Journal {
                     self.coming.remove(index);
                 }
                 if unwanted {
-                    self.dropped.push((segment, true));
+                    self.dropped.push(GivenUp { segment, reuse: true });
                 }
                 self.heal(Trouble::Make);
             }

@@ -2,7 +2,7 @@
 
 use super::trouble::Trouble;
 use super::{Extent, Found, Journal, Location, Memory, RETRY_AFTER_NS, Scan, Step};
-use crate::ground::Now;
+use crate::ground::{Now, RecordNumber};
 use crate::journal::format::{
     BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, Kind, Position, RecordPayload, round_up,
 };
@@ -45,7 +45,7 @@ impl Journal {
         self.release_left(scan);
         self.leave(scan);
         self.release_left(scan);
-        (scan.at, scan.seen_below) = (at, 0);
+        (scan.at, scan.seen_below) = (at, RecordNumber(0));
     }
 
     pub(super) fn leave(&mut self, scan: &mut Scan) {
@@ -298,7 +298,7 @@ impl Journal {
                 if let Some(&origin) = self.origin_ids.get(&id) {
                     let at = Location { extent, offset: offset + entry.offset as u32 };
                     found.push(Found { number: header.number, origin, at });
-                    scan.seen_below = header.number + 1;
+                    scan.seen_below = header.number.next();
                 }
             }
             if entries.offset() + ENTRY_HEADER_BYTES > block.len() || entries.resynchronise().is_none() {

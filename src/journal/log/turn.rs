@@ -2,10 +2,11 @@
 
 use super::trouble::Trouble;
 use super::{
-    COMMITS_MAX, Journal, MARKS_PER_ENTRY, Moved, PROCESS_WRITE_AFTER_NS, Purpose, RETRY_AFTER_NS, Scan, Write,
+    COMMITS_MAX, GivenUp, Journal, MARKS_PER_ENTRY, Moved, NO_LANE, PROCESS_WRITE_AFTER_NS, Purpose, RETRY_AFTER_NS,
+    Scan, Write,
 };
 use crate::config::Durability;
-use crate::ground::Now;
+use crate::ground::{Now, SegmentNumber};
 use crate::journal::format::{BLOCK_HEADER_BYTES, BlockHeader, Kind, Position, entry_bytes};
 use crate::journal::op::{Completion, Op, Ops};
 use crate::journal::segment::Segment;
@@ -40,9 +41,9 @@ impl Journal {
             }
             let mut payload = [0; MARKS_PER_ENTRY * 8];
             for (place, number) in payload.chunks_exact_mut(8).zip(chunk) {
-                place.copy_from_slice(&number.to_le_bytes());
+                place.copy_from_slice(&number.0.to_le_bytes());
             }
-            self.write_entry(Kind::Delivered, 0, 0, &[&payload[..chunk.len() * 8]]);
+            self.write_entry(Kind::Delivered, 0, NO_LANE, &[&payload[..chunk.len() * 8]]);
             written += chunk.len();
         }
         self.marks = marks;
@@ -102,12 +103,11 @@ impl Journal {
     /// Gives up the oldest segments once they are settled. Their marks may lie in one that is given up with them, and files are
     /// put aside in no order: so a block must first say, as safely as the level promises, where the log begins now.
     pub(super) fn free(&mut self, now: Now, ops: &mut Ops<'_>) {
-        let free = |(segment, reuse)| Op::FreeSegment { segment, reuse };
         // A sync that was asked for before is waited for.
         let syncing = self.syncing;
-        self.freeing_replaced.iter().for_each(|(segment, _)| self.forget_blocks(*segment..=*segment));
-        let dropped = self.dropped.extract_if(.., |(segment, _)| Some(*segment) != syncing);
-        dropped.chain(self.freeing_replaced.drain(..)).map(free).for_each(&mut *ops);
+        self.freeing_replaced.iter().for_each(|freed| self.forget_blocks(freed.segment..=freed.segment));
+        let dropped = self.dropped.extract_if(.., |dropped| Some(dropped.segment) != syncing);
+        dropped.chain(self.freeing_replaced.drain(..)).map(GivenUp::op).for_each(&mut *ops);
         let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
@@ -125,7 +125,7 @@ impl Journal {
             let oldest = self.segments.pop_front().expect("checked above");
             self.rewriting.forget(oldest.number);
             self.counters.journal_freed += 1;
-            self.freeing.push_back((oldest.number, !oldest.failed));
+            self.freeing.push_back(GivenUp::of(&oldest));
         }
         if self.freeing.len() > before {
             self.beginning_said = None;
@@ -136,14 +136,14 @@ impl Journal {
         if self.troubles.stop_intake() && self.options.durability == Durability::Power {
             // Nothing can be said before there is room again, and this is what makes room. One after the other, so that marks are
             // not given up before what they settle.
-            let first = self.freeing[0].0;
+            let first = self.freeing[0].segment;
             let waits = self.freed_alone.is_some() || self.retry_free_ns.is_some_and(|at| now.mono_ns < at);
             if !waits && !self.extents.iter().any(|e| e.segment == first && e.held > 0) {
                 // With it goes what said that older ones are gone.
-                self.forget_blocks(0..=first);
+                self.forget_blocks(SegmentNumber(0)..=first);
                 self.retry_free_ns = None;
                 self.freed_alone = self.freeing.pop_front();
-                self.freed_alone.map(free).into_iter().for_each(&mut *ops);
+                self.freed_alone.map(GivenUp::op).into_iter().for_each(&mut *ops);
             }
             return;
         }
@@ -154,19 +154,19 @@ impl Journal {
                 if self.make_room(now, entry_bytes(0), Purpose::Progress).is_err() {
                     return;
                 }
-                let (number, _) = self.write_entry(Kind::Delivered, 0, 0, &[]);
+                let (number, _) = self.write_entry(Kind::Delivered, 0, NO_LANE, &[]);
                 *self.beginning_said.insert(number)
             }
         };
         if said < self.durable_below() {
             self.retry_free_ns = None;
-            self.freeing.drain(..).map(free).for_each(ops);
+            self.freeing.drain(..).map(GivenUp::op).for_each(ops);
         }
     }
 
     /// Segments are given up without a word: what the block file still has of them must not pass for some whose files are to
     /// come. All of it is on disk, or was freed.
-    fn forget_blocks(&self, segments: RangeInclusive<u64>) {
+    fn forget_blocks(&self, segments: RangeInclusive<SegmentNumber>) {
         for slot in 0..self.slots {
             let start = self.memory_offset(slot);
             for at in (start..start + self.options.block_bytes as usize).step_by(self.physical as usize) {
@@ -283,7 +283,7 @@ impl Journal {
     }
 
     /// A segment's writes are durable, or not.
-    pub(super) fn handle_synced(&mut self, segment: u64, result: Result<(), i32>) {
+    pub(super) fn handle_synced(&mut self, segment: SegmentNumber, result: Result<(), i32>) {
         self.syncing = None;
         if let Err(errno) = result {
             return self.handle_failed_sync(segment, errno);
@@ -301,8 +301,8 @@ impl Journal {
 
     /// A segment's file was put aside, or not. Mostly it does not matter: blocks say where the log begins. Where none could say so,
     /// the file is still part of the log, and with the next one its marks would go, and a hole be left behind it.
-    pub(super) fn handle_freed(&mut self, now: Now, segment: u64, result: Result<(), i32>) {
-        let Some(freed) = self.freed_alone.take_if(|(freed, _)| *freed == segment) else { return };
+    pub(super) fn handle_freed(&mut self, now: Now, segment: SegmentNumber, result: Result<(), i32>) {
+        let Some(freed) = self.freed_alone.take_if(|freed| freed.segment == segment) else { return };
         if result.is_err_and(|errno| errno != libc::ENOENT) {
             self.freeing.push_front(freed);
             self.retry_free_ns = Some(now.mono_ns + RETRY_AFTER_NS);

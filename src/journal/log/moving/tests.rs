@@ -1,7 +1,7 @@
 //! A kill at any moment of a move, and in the middle of any of its writes to the block file: everything is found, once and in order.
 
 use crate::config::Durability;
-use crate::ground::Now;
+use crate::ground::{Now, RecordNumber, SegmentNumber};
 use crate::journal::{
     self, BlockFile, BlockMemory, Completion, Journal, NewRecord, Op, Options, Position, Scan, Step, Storage,
 };
@@ -17,7 +17,7 @@ const EIO: i32 = 5;
 /// A disk that does what it is told, or refuses all writes.
 #[derive(Default)]
 struct Disk {
-    segments: BTreeMap<u64, Vec<u8>>,
+    segments: BTreeMap<SegmentNumber, Vec<u8>>,
     epochs: BTreeMap<u64, Vec<u8>>,
     blocks: BTreeMap<String, BlockFile>,
     random: u128,
@@ -57,24 +57,24 @@ impl Storage for Disk {
     fn physical_block(&self) -> u32 {
         PHYSICAL
     }
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         Ok(self.segments.keys().copied().collect())
     }
-    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
         into.clone_from(&self.segments[&segment]);
         Ok(())
     }
-    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
+    fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
         self.written()?;
         let file = self.segments.entry(segment).or_default();
         file.resize(file.len().max(offset as usize + bytes.len()), 0);
         file[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
-    fn sync_segment(&mut self, _: u64) -> io::Result<()> {
+    fn sync_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
         self.written()
     }
-    fn free_segment(&mut self, segment: u64) -> io::Result<()> {
+    fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         self.segments.remove(&segment).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
     fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
@@ -150,7 +150,7 @@ fn carry_out(
 }
 
 /// The numbers of all waiting records, in the order of a walk, and their first bytes.
-fn found(disk: &mut Disk, journal: &mut Journal) -> Vec<(u64, Vec<u8>)> {
+fn found(disk: &mut Disk, journal: &mut Journal) -> Vec<(RecordNumber, Vec<u8>)> {
     let (mut scan, mut all, mut ops) = (Scan::default(), Vec::new(), VecDeque::new());
     journal.start_scan(&mut scan, journal.oldest());
     loop {
@@ -177,7 +177,7 @@ fn found(disk: &mut Disk, journal: &mut Journal) -> Vec<(u64, Vec<u8>)> {
 }
 
 /// A journal whose third block of several segments cannot be written: the disk, and what waits.
-fn failed(durability: Durability) -> (Disk, Journal, Vec<(u64, Vec<u8>)>) {
+fn failed(durability: Durability) -> (Disk, Journal, Vec<(RecordNumber, Vec<u8>)>) {
     let mut disk = Disk::default();
     let mut journal = journal::open(&mut disk, &options(durability)).expect("opens");
     let mut ops = VecDeque::new();
