@@ -127,8 +127,8 @@ impl World {
     fn carry(&mut self, op: Op) {
         let now = self.now();
         let fate = match op {
-            Op::Commit { .. } => self.commits,
-            Op::PrepareSegment { .. } => self.segments,
+            Op::Journal { op: journal::Op::Commit { .. }, .. } => self.commits,
+            Op::Journal { op: journal::Op::PrepareSegment { .. }, .. } => self.segments,
             _ => Disk::Works,
         };
         let result = match fate {
@@ -137,14 +137,32 @@ impl World {
             Disk::Hangs => return self.hung.push(op),
         };
         match op {
-            Op::Commit { journal, segment, offset, .. } => {
-                self.shard.handle(now, Completion::Committed { journal, segment, offset, result });
+            Op::Journal { journal, op: journal::Op::Commit { segment, offset, .. } } => {
+                self.shard.handle(
+                    now,
+                    Completion::Journal {
+                        journal,
+                        completion: journal::Completion::Committed { segment, offset, result },
+                    },
+                );
             }
-            Op::PrepareSegment { journal, segment, .. } => {
-                self.shard.handle(now, Completion::SegmentPrepared { journal, segment, result });
+            Op::Journal { journal, op: journal::Op::PrepareSegment { segment, .. } } => {
+                self.shard.handle(
+                    now,
+                    Completion::Journal {
+                        journal,
+                        completion: journal::Completion::SegmentPrepared { segment, result },
+                    },
+                );
             }
-            Op::FreeSegment { journal, segment, .. } => {
-                self.shard.handle(now, Completion::SegmentFreed { journal, segment, result: Ok(()) });
+            Op::Journal { journal, op: journal::Op::FreeSegment { segment, .. } } => {
+                self.shard.handle(
+                    now,
+                    Completion::Journal {
+                        journal,
+                        completion: journal::Completion::SegmentFreed { segment, result: Ok(()) },
+                    },
+                );
             }
             Op::Recv { link, fd, .. } => drop(self.machines.insert(link, fd)),
             Op::PauseRecv { link } => {

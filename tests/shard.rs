@@ -60,7 +60,7 @@ fn a_connection_handed_over_before_the_journal_is_ready_is_read_once_it_is() {
     shard.start(now);
     let begun = ops(&mut shard);
     let prepare = begun.iter().find_map(|op| match op {
-        Op::PrepareSegment { journal, segment, .. } => Some((*journal, *segment)),
+        Op::Journal { journal, op: journal::Op::PrepareSegment { segment, .. } } => Some((*journal, *segment)),
         _ => None,
     });
     let (journal, segment) = prepare.expect("a segment is asked for first");
@@ -69,7 +69,10 @@ fn a_connection_handed_over_before_the_journal_is_ready_is_read_once_it_is() {
     shard.turn(now);
     let waiting = ops(&mut shard);
     assert!(waiting.is_empty(), "{waiting:?}");
-    shard.handle(now, Completion::SegmentPrepared { journal, segment, result: Ok(()) });
+    shard.handle(
+        now,
+        Completion::Journal { journal, completion: journal::Completion::SegmentPrepared { segment, result: Ok(()) } },
+    );
     shard.turn(now);
     let running = ops(&mut shard);
     assert!(running.iter().any(|op| matches!(op, Op::Recv { fd: Fd(99), .. })), "{running:?}");
@@ -122,8 +125,14 @@ fn what_a_full_journal_held_back_is_counted_when_the_gateway_stops() {
 fn start(shard: &mut Shard, now: Now) {
     shard.start(now);
     for op in ops(shard) {
-        if let Op::PrepareSegment { journal, segment, .. } = op {
-            shard.handle(now, Completion::SegmentPrepared { journal, segment, result: Ok(()) });
+        if let Op::Journal { journal, op: journal::Op::PrepareSegment { segment, .. } } = op {
+            shard.handle(
+                now,
+                Completion::Journal {
+                    journal,
+                    completion: journal::Completion::SegmentPrepared { segment, result: Ok(()) },
+                },
+            );
         }
     }
     shard.turn(now);

@@ -5,6 +5,7 @@
 //! Disk and network are this program: they answer at once and keep nothing.
 
 use ringest::config;
+use ringest::ground::SegmentNumber;
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -36,19 +37,19 @@ impl Storage for NoDisk {
     fn physical_block(&self) -> u32 {
         4096
     }
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         Ok(Vec::new())
     }
-    fn read_segment(&mut self, _segment: u64, _into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, _segment: SegmentNumber, _into: &mut Vec<u8>) -> io::Result<()> {
         Err(io::ErrorKind::NotFound.into())
     }
-    fn write_segment(&mut self, _segment: u64, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
+    fn write_segment(&mut self, _segment: SegmentNumber, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
         Ok(())
     }
-    fn sync_segment(&mut self, _segment: u64) -> io::Result<()> {
+    fn sync_segment(&mut self, _segment: SegmentNumber) -> io::Result<()> {
         Ok(())
     }
-    fn free_segment(&mut self, _segment: u64) -> io::Result<()> {
+    fn free_segment(&mut self, _segment: SegmentNumber) -> io::Result<()> {
         Ok(())
     }
     fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
@@ -212,17 +213,29 @@ impl World {
                     }
                     self.sent.push_back((link, bytes));
                 }
-                Op::PrepareSegment { journal, segment, .. } => {
-                    self.others.push_back(Completion::SegmentPrepared { journal, segment, result: Ok(()) });
+                Op::Journal { journal, op: journal::Op::PrepareSegment { segment, .. } } => {
+                    self.others.push_back(Completion::Journal {
+                        journal,
+                        completion: journal::Completion::SegmentPrepared { segment, result: Ok(()) },
+                    });
                 }
-                Op::Commit { journal, segment, offset, .. } => {
-                    self.others.push_back(Completion::Committed { journal, segment, offset, result: Ok(()) });
+                Op::Journal { journal, op: journal::Op::Commit { segment, offset, .. } } => {
+                    self.others.push_back(Completion::Journal {
+                        journal,
+                        completion: journal::Completion::Committed { segment, offset, result: Ok(()) },
+                    });
                 }
-                Op::SyncSegment { journal, segment } => {
-                    self.others.push_back(Completion::SegmentSynced { journal, segment, result: Ok(()) });
+                Op::Journal { journal, op: journal::Op::SyncSegment { segment } } => {
+                    self.others.push_back(Completion::Journal {
+                        journal,
+                        completion: journal::Completion::SegmentSynced { segment, result: Ok(()) },
+                    });
                 }
-                Op::FreeSegment { journal, segment, .. } => {
-                    self.others.push_back(Completion::SegmentFreed { journal, segment, result: Ok(()) });
+                Op::Journal { journal, op: journal::Op::FreeSegment { segment, .. } } => {
+                    self.others.push_back(Completion::Journal {
+                        journal,
+                        completion: journal::Completion::SegmentFreed { segment, result: Ok(()) },
+                    });
                 }
                 op => panic!("{op:?} is no part of the trace"),
             }

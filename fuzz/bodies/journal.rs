@@ -4,7 +4,8 @@
 use super::input::{Input, Seen};
 use base::{BASES, Base, Copies, EPOCH_COPY_BYTES};
 use disk::Disk;
-use ringest::journal::BlockMemory;
+use ringest::ground::{RecordNumber, SegmentNumber};
+use ringest::journal::{BlockMemory, Position};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -24,7 +25,7 @@ const EDITS_MAX: usize = 24;
 /// A file that an edit is about.
 #[derive(Debug, Clone, Copy)]
 enum Target {
-    Segment(u64),
+    Segment(SegmentNumber),
     Blocks,
     Epoch,
 }
@@ -43,7 +44,7 @@ struct Edited {
 
 impl Edited {
     fn target(&self, byte: u8) -> Option<Target> {
-        let segments: Vec<u64> = self.disk.segments.keys().copied().collect();
+        let segments: Vec<SegmentNumber> = self.disk.segments.keys().copied().collect();
         match byte % 8 {
             6 => Some(Target::Blocks),
             7 => Some(Target::Epoch),
@@ -86,7 +87,7 @@ impl Edited {
                 // A whole segment under another number.
                 Some(Target::Segment(number)) => {
                     self.copied = true;
-                    let other = input.byte().into();
+                    let other = SegmentNumber(input.byte().into());
                     let mut file = self.disk.segments[&number].clone();
                     file.written.clear(); // what is remembered of it is of another segment
                     self.disk.segments.insert(other, file);
@@ -171,7 +172,7 @@ impl<'a> Left<'a> {
         Self { base, edited: disk, has_epoch, blocks: blocks.map(|(_, file)| &**file) }
     }
 
-    fn in_segment(&self, segment: u64, range: &Range<usize>) -> bool {
+    fn in_segment(&self, segment: SegmentNumber, range: &Range<usize>) -> bool {
         let before = &self.base.disk.segments[&segment].data[range.clone()];
         self.edited.segments.get(&segment).and_then(|file| file.data.get(range.clone())) == Some(before)
     }
@@ -197,17 +198,17 @@ impl<'a> Left<'a> {
     /// a segment that is gone from an end of the log nobody can know.
     fn was_durable(&self, copies: &Copies) -> bool {
         let Some(range) = &copies.on_disk else { return false };
-        let whole = |segment: &u64| {
+        let whole = |segment: &SegmentNumber| {
             self.base.marks.iter().any(|mark| mark.segment == *segment && self.in_segment(*segment, &mark.block))
         };
         let watermarks = self.base.marks.iter().filter(|mark| self.in_segment(mark.segment, &mark.block));
         let watermark = watermarks.map(|mark| mark.watermark).max().unwrap_or_default();
-        (copies.segment, range.start as u32) < watermark && whole(&copies.segment)
+        Position { segment: copies.segment, offset: range.start as u32 } < watermark && whole(&copies.segment)
     }
 }
 
 /// All that a start found; checks that nothing is invented or altered.
-fn recovered(world: &mut World, written: &BTreeMap<u64, Kept>) -> Vec<Kept> {
+fn recovered(world: &mut World, written: &BTreeMap<RecordNumber, Kept>) -> Vec<Kept> {
     let found = world.scan_all();
     for kept in &found {
         let expected = written.get(&kept.number).unwrap_or_else(|| panic!("{kept:?} is invented"));
@@ -243,9 +244,9 @@ pub fn run(data: &[u8], seen: &mut Seen) {
 
 fn check(base: &Base, edited: Edited, seen: &mut Seen) {
     let left = Left::new(base, &edited);
-    let required: Vec<u64> =
+    let required: Vec<RecordNumber> =
         base.waiting.iter().filter(|(_, copies)| left.has(copies)).map(|(number, _)| *number).collect();
-    let must_be_told: Vec<u64> = base
+    let must_be_told: Vec<RecordNumber> = base
         .waiting
         .iter()
         .filter(|it| base.is_of_last_epoch(*it.0) && left.was_durable(it.1))
@@ -262,11 +263,11 @@ fn check(base: &Base, edited: Edited, seen: &mut Seen) {
     world.open_whole();
     let report = world.journal().report().clone();
     let found = recovered(&mut world, &base.written);
-    let has = |number: &u64| found.binary_search_by_key(number, |kept| kept.number).is_ok();
+    let has = |number: &RecordNumber| found.binary_search_by_key(number, |kept| kept.number).is_ok();
     let missing: Vec<_> = required.iter().filter(|number| !has(number)).map(|it| (it, &base.waiting[it])).collect();
-    let numbers: Vec<u64> = found.iter().map(|kept| kept.number).collect();
+    let numbers: Vec<RecordNumber> = found.iter().map(|kept| kept.number).collect();
     assert!(missing.is_empty(), "no edit touched {missing:?}, found {numbers:?}, {report:?}");
-    let untold: Vec<&u64> = must_be_told.iter().filter(|number| !has(number)).collect();
+    let untold: Vec<&RecordNumber> = must_be_told.iter().filter(|number| !has(number)).collect();
     let told = report.damaged > 0 || !report.alarms.is_empty();
     // Of a directory without segments nobody can know that it ever had any.
     let knows = left.has_epoch || edited.disk.segments.is_empty();

@@ -3,8 +3,9 @@
 use super::disk::Disk;
 use super::world::{Kept, World, options};
 use ringest::config::Durability;
+use ringest::ground::{RecordNumber, SegmentNumber};
 use ringest::journal::format::{BlockHeader, Entries, Kind, SegmentHeader, round_up};
-use ringest::journal::{Location, Options, OriginRef};
+use ringest::journal::{Location, Options, OriginRef, Position};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -23,16 +24,16 @@ pub struct Base {
     pub disk: Disk,
     pub options: Options,
     /// Every record that was ever written.
-    pub written: BTreeMap<u64, Kept>,
+    pub written: BTreeMap<RecordNumber, Kept>,
     /// Those still to be delivered, and where they are.
-    pub waiting: BTreeMap<u64, Copies>,
+    pub waiting: BTreeMap<RecordNumber, Copies>,
     /// The blocks of the last epoch in segments, and what each says.
     pub marks: Vec<Mark>,
     last_epoch: u128,
 }
 
 impl Base {
-    pub fn is_of_last_epoch(&self, number: u64) -> bool {
+    pub fn is_of_last_epoch(&self, number: RecordNumber) -> bool {
         self.written[&number].epoch_id == self.last_epoch
     }
 }
@@ -40,7 +41,7 @@ impl Base {
 /// Where a record's block is.
 #[derive(Debug, Clone)]
 pub struct Copies {
-    pub segment: u64,
+    pub segment: SegmentNumber,
     /// In that segment's file.
     pub on_disk: Option<Range<usize>>,
     /// In the block file.
@@ -50,9 +51,9 @@ pub struct Copies {
 /// What a block on disk says of all before it.
 #[derive(Debug)]
 pub struct Mark {
-    pub segment: u64,
+    pub segment: SegmentNumber,
     pub block: Range<usize>,
-    pub watermark: (u64, u32),
+    pub watermark: Position,
 }
 
 thread_local! {
@@ -66,8 +67,8 @@ thread_local! {
 
 struct Builder {
     world: World,
-    written: BTreeMap<u64, Kept>,
-    waiting: BTreeMap<u64, (OriginRef, Option<Location>)>,
+    written: BTreeMap<RecordNumber, Kept>,
+    waiting: BTreeMap<RecordNumber, (OriginRef, Option<Location>)>,
     origins: Vec<OriginRef>,
     size: usize,
 }
@@ -113,7 +114,7 @@ impl Builder {
         self.world.now.mono_ns += 2_000_000;
     }
 
-    fn settle(&mut self, number: u64) {
+    fn settle(&mut self, number: RecordNumber) {
         let (origin, at) = self.waiting.remove(&number).expect("it waits");
         self.world.journal().settle(number, origin, at.expect("it is in memory"));
     }
@@ -174,8 +175,7 @@ impl Builder {
                     let place = Copies { segment, on_disk: Some(block.clone()), in_blocks: Vec::new() };
                     assert!(copies.insert(number, place).is_none());
                 }
-                let watermark = (header.watermark.segment, header.watermark.offset);
-                marks.push((header.epoch_id, Mark { segment, block, watermark }));
+                marks.push((header.epoch_id, Mark { segment, block, watermark: header.watermark }));
             });
         }
         let last_epoch = written.last_key_value().expect("records").1.epoch_id;
@@ -199,7 +199,7 @@ impl Builder {
 }
 
 /// All blocks in `bytes`, open ones too, with the numbers of their records.
-fn walk(bytes: &[u8], mut at: usize, mut visit: impl FnMut(BlockHeader, Range<usize>, Vec<u64>)) {
+fn walk(bytes: &[u8], mut at: usize, mut visit: impl FnMut(BlockHeader, Range<usize>, Vec<RecordNumber>)) {
     while at < bytes.len() {
         let Some((header, seal)) = BlockHeader::decode(&bytes[at..]) else {
             at += PHYSICAL as usize;

@@ -14,8 +14,9 @@ use super::control::Request;
 use super::ring::{Cqe, Ring, RingOptions};
 use super::segments::{SegmentFile, SegmentFiles};
 use crate::config::{Authority, Settings};
+use crate::ground::SegmentNumber;
 use crate::ground::count::{Counters, StageHistograms};
-use crate::journal::BlockFile;
+use crate::journal::{self, BlockFile};
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
     ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, Reload, Reloaded, Selection, SourceId,
@@ -230,7 +231,7 @@ struct JournalState {
 /// A commit in flight. It keeps alive what the kernel uses: the file and the memory.
 struct Commit {
     journal: JournalId,
-    segment: u64,
+    segment: SegmentNumber,
     offset: u32,
     bytes: u32,
     memory_offset: u32,
@@ -249,7 +250,10 @@ enum Event {
         link: LinkId,
     },
     /// What a cold operation, or a commit that could not start, answers.
-    Journal(Completion<'static>),
+    Journal {
+        journal: JournalId,
+        completion: journal::Completion,
+    },
 }
 
 /// Events, by the core's own tasks for the core's loop.

@@ -13,6 +13,7 @@
 //! [`FsStorage`] is what the journal sees of it at start and at the end, by plain system calls; while the loop runs, the
 //! same files are worked on without blocking by [`SegmentFiles`](super::segments::SegmentFiles).
 
+use crate::ground::SegmentNumber;
 use crate::journal::{BlockFile, BlockMemory, Storage};
 use nix::errno::Errno;
 use nix::fcntl::posix_fallocate;
@@ -40,18 +41,19 @@ const EPOCH_RESERVE: &str = "epoch.reserve";
 const TRACE_PREFIX: &str = "blocks-";
 
 /// Path of a segment's file.
-pub(super) fn segment_path(directory: &Path, segment: u64) -> PathBuf {
+pub(super) fn segment_path(directory: &Path, segment: SegmentNumber) -> PathBuf {
     directory.join(format!("segment-{segment:016x}"))
 }
 
 /// Path of a freed segment's file.
-pub(super) fn spare_path(directory: &Path, segment: u64) -> PathBuf {
+pub(super) fn spare_path(directory: &Path, segment: SegmentNumber) -> PathBuf {
     directory.join(format!("spare-{segment:016x}"))
 }
 
 /// Numbers of the spare files.
-pub(super) fn spares(directory: &Path) -> io::Result<Vec<u64>> {
-    numbers(directory, "spare-", 16)
+pub(super) fn spares(directory: &Path) -> io::Result<Vec<SegmentNumber>> {
+    let numbers = numbers(directory, "spare-", 16)?;
+    Ok(numbers.into_iter().map(SegmentNumber).collect())
 }
 
 /// Path of the file that stands for a block file.
@@ -228,29 +230,29 @@ impl Storage for FsStorage {
         self.physical_block
     }
 
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         let numbers = numbers(&self.directory, "segment-", 16)?;
         self.reading = Reading::begin(numbers.len());
-        Ok(numbers)
+        Ok(numbers.into_iter().map(SegmentNumber).collect())
     }
 
-    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
         self.reading.one_more(&self.directory);
         into.clear();
         File::open(segment_path(&self.directory, segment))?.read_to_end(into).map(drop)
     }
 
-    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
+    fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let path = segment_path(&self.directory, segment);
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         file.write_all_at(bytes, u64::from(offset))
     }
 
-    fn sync_segment(&mut self, segment: u64) -> io::Result<()> {
+    fn sync_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         OpenOptions::new().write(true).open(segment_path(&self.directory, segment))?.sync_data()
     }
 
-    fn free_segment(&mut self, segment: u64) -> io::Result<()> {
+    fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         let path = segment_path(&self.directory, segment);
         if spares(&self.directory)?.len() < SPARES_MAX {
             fs::rename(path, spare_path(&self.directory, segment))
@@ -488,21 +490,21 @@ mod tests {
     fn a_segment_is_read_as_it_was_written_and_freed_into_a_bounded_number_of_spares() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut storage = storage(&directory);
-        for segment in 0..6 {
+        for segment in (0..6).map(SegmentNumber) {
             fs::write(segment_path(storage.directory(), segment), vec![0; 8192]).expect("written");
         }
-        storage.write_segment(3, 4096, b"abc").expect("written in place");
-        storage.sync_segment(3).expect("synced");
+        storage.write_segment(SegmentNumber(3), 4096, b"abc").expect("written in place");
+        storage.sync_segment(SegmentNumber(3)).expect("synced");
         let mut bytes = vec![1];
-        storage.read_segment(3, &mut bytes).expect("read");
+        storage.read_segment(SegmentNumber(3), &mut bytes).expect("read");
         assert_eq!((bytes.len(), &bytes[4095..4100]), (8192, &b"\0abc\0"[..]));
-        for segment in 0..5 {
+        for segment in (0..5).map(SegmentNumber) {
             storage.free_segment(segment).expect("freed");
         }
-        assert_eq!(storage.segments().expect("listed"), [5]);
+        assert_eq!(storage.segments().expect("listed"), [SegmentNumber(5)]);
         let mut spares = spares(storage.directory()).expect("listed");
         spares.sort_unstable();
-        assert_eq!(spares, [0, 1, 2, 3]);
+        assert_eq!(spares, [0, 1, 2, 3].map(SegmentNumber));
     }
 
     #[test]

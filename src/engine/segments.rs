@@ -2,7 +2,8 @@
 //! waits for none of it. The table of open files also serves the commits, which the data ring writes by descriptor.
 
 use super::files::{SPARES_MAX, segment_path, spare_path, spares};
-use crate::shard::Rewrite;
+use crate::ground::SegmentNumber;
+use crate::journal::Rewrite;
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -32,11 +33,11 @@ pub(super) struct SegmentFiles {
     directory: PathBuf,
     direct: bool,
     /// Most recently used last.
-    open: RefCell<Vec<(u64, SegmentFile)>>,
+    open: RefCell<Vec<(SegmentNumber, SegmentFile)>>,
     /// Files ready to be reused, by the number that they had.
-    spares: RefCell<Vec<u64>>,
+    spares: RefCell<Vec<SegmentNumber>>,
     /// The file that was read last.
-    reading: RefCell<Option<(u64, Rc<File>)>>,
+    reading: RefCell<Option<(SegmentNumber, Rc<File>)>>,
     /// The file of a rewrite under way.
     dense: RefCell<Option<Rc<File>>>,
 }
@@ -63,7 +64,7 @@ impl SegmentFiles {
     ///
     /// # Errors
     /// Those of open(2).
-    pub(super) fn writable(&self, segment: u64) -> io::Result<SegmentFile> {
+    pub(super) fn writable(&self, segment: SegmentNumber) -> io::Result<SegmentFile> {
         let mut open = self.open.borrow_mut();
         if let Some(at) = open.iter().position(|(number, _)| *number == segment) {
             let last = open.len() - 1;
@@ -81,7 +82,7 @@ impl SegmentFiles {
         Ok(file)
     }
 
-    fn keep(&self, segment: u64, file: &SegmentFile) {
+    fn keep(&self, segment: SegmentNumber, file: &SegmentFile) {
         let mut open = self.open.borrow_mut();
         if open.len() == OPEN_MAX {
             // A commit in flight holds its own reference.
@@ -95,7 +96,13 @@ impl SegmentFiles {
     ///
     /// # Errors
     /// Those of the file system; no file is left behind then.
-    pub(super) async fn prepare(&self, segment: u64, bytes: u64, header: Vec<u8>, sync: bool) -> io::Result<()> {
+    pub(super) async fn prepare(
+        &self,
+        segment: SegmentNumber,
+        bytes: u64,
+        header: Vec<u8>,
+        sync: bool,
+    ) -> io::Result<()> {
         let path = segment_path(&self.directory, segment);
         let (file, source) = match self.reuse(bytes).await {
             Some(found) => found,
@@ -173,7 +180,7 @@ impl SegmentFiles {
     ///
     /// # Errors
     /// Those of fdatasync(2).
-    pub(super) async fn sync(&self, segment: u64) -> io::Result<()> {
+    pub(super) async fn sync(&self, segment: SegmentNumber) -> io::Result<()> {
         // An error of an earlier write is reported to a descriptor that was open then: use the one that wrote.
         let file = self.writable(segment)?;
         let duplicate = File::from_std(file.try_clone()?);
@@ -184,7 +191,7 @@ impl SegmentFiles {
     ///
     /// # Errors
     /// Those of rename(2) and unlink(2).
-    pub(super) async fn free(&self, segment: u64, reuse: bool) -> io::Result<()> {
+    pub(super) async fn free(&self, segment: SegmentNumber, reuse: bool) -> io::Result<()> {
         self.open.borrow_mut().retain(|(number, _)| *number != segment);
         self.reading.borrow_mut().take_if(|(number, _)| *number == segment);
         let path = segment_path(&self.directory, segment);
@@ -201,7 +208,7 @@ impl SegmentFiles {
     ///
     /// # Errors
     /// Those of the file system.
-    pub(super) async fn rewrite(&self, segment: u64, work: Rewrite) -> (io::Result<()>, Rewrite) {
+    pub(super) async fn rewrite(&self, segment: SegmentNumber, work: Rewrite) -> (io::Result<()>, Rewrite) {
         match work {
             Rewrite::Begin { bytes } => (self.begin_dense(segment, bytes).await, Rewrite::Begin { bytes }),
             Rewrite::Read { from, offset, buffer } => {
@@ -228,7 +235,7 @@ impl SegmentFiles {
     }
 
     /// A name that ends in `.new`: a start removes such files.
-    fn dense_path(&self, segment: u64) -> PathBuf {
+    fn dense_path(&self, segment: SegmentNumber) -> PathBuf {
         segment_path(&self.directory, segment).with_extension("dense.new")
     }
 
@@ -236,7 +243,7 @@ impl SegmentFiles {
         self.dense.borrow().clone().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 
-    async fn begin_dense(&self, segment: u64, bytes: u64) -> io::Result<()> {
+    async fn begin_dense(&self, segment: SegmentNumber, bytes: u64) -> io::Result<()> {
         let path = self.dense_path(segment);
         let file = match self.reuse(bytes).await {
             Some((file, spare)) => {
@@ -249,7 +256,7 @@ impl SegmentFiles {
         Ok(())
     }
 
-    async fn replace(&self, segment: u64, header: &[u8]) -> io::Result<()> {
+    async fn replace(&self, segment: SegmentNumber, header: &[u8]) -> io::Result<()> {
         let file = self.dense_file()?;
         write_aligned(&file, header, 0).await?;
         file.sync_all().await?;
@@ -267,7 +274,12 @@ impl SegmentFiles {
     }
 
     /// Reads `buffer.len()` bytes, fewer at the end of the file.
-    pub(super) async fn read_back(&self, segment: u64, offset: u32, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    pub(super) async fn read_back(
+        &self,
+        segment: SegmentNumber,
+        offset: u32,
+        buffer: Vec<u8>,
+    ) -> (io::Result<usize>, Vec<u8>) {
         let file = match self.readable(segment).await {
             Ok(file) => file,
             Err(error) => return (Err(error), buffer),
@@ -286,7 +298,7 @@ impl SegmentFiles {
         (Ok(filled), buffer)
     }
 
-    async fn readable(&self, segment: u64) -> io::Result<Rc<File>> {
+    async fn readable(&self, segment: SegmentNumber) -> io::Result<Rc<File>> {
         if let Some((number, file)) = &*self.reading.borrow()
             && *number == segment
         {

@@ -2,9 +2,11 @@
 //! repaired in memory alone.
 
 use super::files::{FsStorage, SHARED_MEMORY, core_directories, core_directory};
+use crate::ground::{Now, SegmentNumber};
 use crate::journal::format::SEGMENT_HEADER_BYTES;
-use crate::journal::{self, BlockFile, BlockMemory, Journal, OpenError, Options, Parked, Scan, Step, Storage};
-use crate::shard::{Now, Op};
+use crate::journal::{
+    self, BlockFile, BlockMemory, Completion, Journal, Op, OpenError, Options, Parked, Scan, Step, Storage,
+};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
@@ -103,7 +105,7 @@ impl View {
         self.journal.start_scan(&mut scan, oldest);
         let mut key = String::new();
         loop {
-            let step = self.journal.scan(now, &mut scan, &mut found, &mut ops);
+            let step = self.journal.scan(now, &mut scan, &mut found, &mut |op| ops.push_back(op));
             for record in found.drain(..) {
                 self.journal.hold(record.at);
                 let (view, origin) = (self.journal.record(record.at), self.journal.origin(record.origin));
@@ -113,7 +115,7 @@ impl View {
                 let flow = visit(&Pending {
                     key: &key,
                     core: self.journal.core(),
-                    lane: origin.lane,
+                    lane: origin.lane.0,
                     source: &origin.source,
                     name: &origin.name,
                     id: parked.and_then(|parked| parked.id.as_deref()).or(self.journal.recovered_id(record.number)),
@@ -132,12 +134,12 @@ impl View {
                 Step::Block => {}
                 Step::Tail => return Ok(()),
                 Step::Wait => {
-                    let Some(Op::ReadBack { segment, offset, mut buffer, .. }) = ops.pop_front() else {
+                    let Some(Op::ReadBack { segment, offset, mut buffer }) = ops.pop_front() else {
                         unreachable!("a walk over what is on disk waits for nothing but reads");
                     };
                     let bytes = self.storage.read_back(segment, offset, &mut buffer)?;
-                    let at = journal::Position { segment, offset };
-                    self.journal.handle_read_back(now, &mut scan, at, buffer, Ok(bytes));
+                    let read = Completion::ReadBack { segment, offset, buffer, result: Ok(bytes) };
+                    self.journal.handle(now, &mut scan, read);
                 }
             }
         }
@@ -148,17 +150,17 @@ impl View {
 struct ViewStorage {
     files: FsStorage,
     /// What recovery wrote, by segment.
-    repairs: HashMap<u64, Vec<(u32, Vec<u8>)>>,
+    repairs: HashMap<SegmentNumber, Vec<(u32, Vec<u8>)>>,
     /// The first bytes of each segment as it was opened: they tell whether it was rewritten since.
-    headers: HashMap<u64, Vec<u8>>,
+    headers: HashMap<SegmentNumber, Vec<u8>>,
     /// The segment that was read last.
-    last: Option<(u64, Vec<u8>)>,
+    last: Option<(SegmentNumber, Vec<u8>)>,
     /// A segment that was listed was not there any more.
     gone: bool,
 }
 
 impl ViewStorage {
-    fn read_back(&mut self, segment: u64, offset: u32, into: &mut [u8]) -> io::Result<usize> {
+    fn read_back(&mut self, segment: SegmentNumber, offset: u32, into: &mut [u8]) -> io::Result<usize> {
         let bytes = match self.last.take() {
             Some((number, bytes)) if number == segment => bytes,
             before => {
@@ -204,11 +206,11 @@ impl Storage for ViewStorage {
         self.files.physical_block()
     }
 
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         self.files.segments()
     }
 
-    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
         match self.files.read_segment(segment, into) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.gone = true;
@@ -223,16 +225,16 @@ impl Storage for ViewStorage {
         }
     }
 
-    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
+    fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
         self.repairs.entry(segment).or_default().push((offset, bytes.to_owned()));
         Ok(())
     }
 
-    fn sync_segment(&mut self, _: u64) -> io::Result<()> {
+    fn sync_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
         Ok(())
     }
 
-    fn free_segment(&mut self, _: u64) -> io::Result<()> {
+    fn free_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
         Ok(())
     }
 

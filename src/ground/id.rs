@@ -62,15 +62,42 @@ impl RecordNumber {
     pub fn next(self) -> Self {
         self.plus(1)
     }
+
+    /// How many numbers there are from `first` to this one; `None` where this one is lower.
+    pub fn since(self, first: Self) -> Option<u64> {
+        self.0.checked_sub(first.0)
+    }
 }
 
 /// Number of a segment in a journal directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentNumber(pub u64);
 
+impl SegmentNumber {
+    /// The next number.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// Number of a lane in a journal directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneNumber(pub u32);
+
+impl LaneNumber {
+    /// The number `count` behind this one; they are used in a circle.
+    #[must_use]
+    pub fn plus(self, count: u32) -> Self {
+        Self(self.0.wrapping_add(count))
+    }
+
+    /// The next number.
+    #[must_use]
+    pub fn next(self) -> Self {
+        self.plus(1)
+    }
+}
 
 macro_rules! shown_as_number {
     ($($name:ident)*) => {
@@ -80,6 +107,12 @@ macro_rules! shown_as_number {
             }
         })*
     };
+}
+
+impl fmt::LowerHex for SegmentNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::LowerHex::fmt(&self.0, f)
+    }
 }
 
 shown_as_number! { CoreId RecordNumber SegmentNumber LaneNumber }

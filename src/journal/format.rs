@@ -37,6 +37,7 @@
 //! The nonce of a segment's life and the offset seed every CRC-32C, so that an entry of an earlier life, or a payload that
 //! looks like an entry, is never taken for real.
 
+use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use std::ops::Range;
 
 /// Bytes of a block's header.
@@ -83,6 +84,10 @@ pub(super) fn u64_at(bytes: &[u8], offset: usize) -> u64 {
 }
 
 /// Reads a u128 at an offset.
+pub(super) fn record_number_at(bytes: &[u8], offset: usize) -> RecordNumber {
+    RecordNumber(u64_at(bytes, offset))
+}
+
 pub(super) fn u128_at(bytes: &[u8], offset: usize) -> u128 {
     u128::from_le_bytes(bytes[offset..offset + 16].try_into().expect("sixteen bytes"))
 }
@@ -98,7 +103,7 @@ pub struct SegmentHeader {
     /// The core whose directory it was made in.
     pub core: u32,
     /// Its number; the file is named by it.
-    pub segment: u64,
+    pub segment: SegmentNumber,
     /// Random for each life of the file.
     pub nonce: u64,
     /// Size of the file.
@@ -118,7 +123,7 @@ impl SegmentHeader {
         out[0..8].copy_from_slice(&SEGMENT_MAGIC);
         out[8..12].copy_from_slice(&VERSION.to_le_bytes());
         out[12..16].copy_from_slice(&self.core.to_le_bytes());
-        out[16..24].copy_from_slice(&self.segment.to_le_bytes());
+        out[16..24].copy_from_slice(&self.segment.0.to_le_bytes());
         out[24..32].copy_from_slice(&self.nonce.to_le_bytes());
         out[32..40].copy_from_slice(&self.bytes.to_le_bytes());
         out[40..44].copy_from_slice(&self.physical.to_le_bytes());
@@ -141,7 +146,7 @@ impl SegmentHeader {
         let physical = u32_at(head, 40);
         (whole && physical.is_power_of_two() && physical >= 512).then(|| Self {
             core: u32_at(head, 12),
-            segment: u64_at(head, 16),
+            segment: SegmentNumber(u64_at(head, 16)),
             nonce,
             bytes: u64_at(head, 32),
             physical,
@@ -155,7 +160,7 @@ impl SegmentHeader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
     /// The segment's number.
-    pub segment: u64,
+    pub segment: SegmentNumber,
     /// Offset in its file.
     pub offset: u32,
 }
@@ -168,13 +173,13 @@ pub struct BlockHeader {
     /// Where the block begins.
     pub at: Position,
     /// No entry of the block has a lower number.
-    pub first_number: u64,
+    pub first_number: RecordNumber,
     /// The epoch in which its records were received: part of their keys.
     pub epoch_id: u128,
     /// Everything before it is durable: a bad byte there is damage.
     pub watermark: Position,
     /// Segments with lower numbers are not part of the log any more.
-    pub oldest_segment: u64,
+    pub oldest_segment: SegmentNumber,
     /// In a segment that was rewritten densely.
     pub dense: Option<Dense>,
 }
@@ -208,18 +213,18 @@ impl BlockHeader {
         let mut out = [0; BLOCK_HEADER_BYTES];
         out[0..4].copy_from_slice(&BLOCK_MAGIC.to_le_bytes());
         out[8..16].copy_from_slice(&self.nonce.to_le_bytes());
-        out[16..24].copy_from_slice(&self.at.segment.to_le_bytes());
+        out[16..24].copy_from_slice(&self.at.segment.0.to_le_bytes());
         out[24..28].copy_from_slice(&self.at.offset.to_le_bytes());
         if let Some(Dense { covers, last }) = self.dense {
             let flags = if last { Dense::FLAG | Dense::FLAG_LAST } else { Dense::FLAG };
             out[28..32].copy_from_slice(&flags.to_le_bytes());
             out[68..72].copy_from_slice(&covers.to_le_bytes());
         }
-        out[32..40].copy_from_slice(&self.first_number.to_le_bytes());
+        out[32..40].copy_from_slice(&self.first_number.0.to_le_bytes());
         out[40..56].copy_from_slice(&self.epoch_id.to_le_bytes());
-        out[56..64].copy_from_slice(&self.watermark.segment.to_le_bytes());
+        out[56..64].copy_from_slice(&self.watermark.segment.0.to_le_bytes());
         out[64..68].copy_from_slice(&self.watermark.offset.to_le_bytes());
-        out[72..80].copy_from_slice(&self.oldest_segment.to_le_bytes());
+        out[72..80].copy_from_slice(&self.oldest_segment.0.to_le_bytes());
         let crc = crc32c::crc32c_append(seed(self.nonce, self.at.offset), &out[..80]);
         out[80..84].copy_from_slice(&crc.to_le_bytes());
         out
@@ -251,11 +256,11 @@ impl BlockHeader {
         let dense = Dense { covers: u32_at(head, 68), last: flags & Dense::FLAG_LAST != 0 };
         let header = Self {
             nonce,
-            at: Position { segment: u64_at(head, 16), offset },
-            first_number: u64_at(head, 32),
+            at: Position { segment: SegmentNumber(u64_at(head, 16)), offset },
+            first_number: record_number_at(head, 32),
             epoch_id: u128_at(head, 40),
-            watermark: Position { segment: u64_at(head, 56), offset: u32_at(head, 64) },
-            oldest_segment: u64_at(head, 72),
+            watermark: Position { segment: SegmentNumber(u64_at(head, 56)), offset: u32_at(head, 64) },
+            oldest_segment: SegmentNumber(u64_at(head, 72)),
             dense: (flags & Dense::FLAG != 0).then_some(dense),
         };
         let sealed = u32_at(head, 92) == crc32c::crc32c_append(seed, &head[..92]);
@@ -312,9 +317,9 @@ pub struct EntryHeader {
     /// Of a record: the frame flags.
     pub flags: u8,
     /// Of a record or origin: what keeps its order.
-    pub lane: u32,
+    pub lane: LaneNumber,
     /// Counts all entries of a directory; kept when an entry is rewritten.
-    pub number: u64,
+    pub number: RecordNumber,
 }
 
 impl EntryHeader {
@@ -325,8 +330,8 @@ impl EntryHeader {
         out[4..8].copy_from_slice(&(payload as u32).to_le_bytes());
         out[8] = self.kind as u8;
         out[9] = self.flags;
-        out[12..16].copy_from_slice(&self.lane.to_le_bytes());
-        out[16..24].copy_from_slice(&self.number.to_le_bytes());
+        out[12..16].copy_from_slice(&self.lane.0.to_le_bytes());
+        out[16..24].copy_from_slice(&self.number.0.to_le_bytes());
         let mut crc = crc32c::crc32c_append(seed(nonce, offset), &out[4..]);
         for part in parts {
             crc = crc32c::crc32c_append(crc, part);
@@ -357,7 +362,12 @@ impl<'a> Entry<'a> {
         if u32_at(head, 0) != crc32c::crc32c_append(crc, payload) {
             return None;
         }
-        let header = EntryHeader { kind, flags: head[9], lane: u32_at(head, 12), number: u64_at(head, 16) };
+        let header = EntryHeader {
+            kind,
+            flags: head[9],
+            lane: LaneNumber(u32_at(head, 12)),
+            number: record_number_at(head, 16),
+        };
         payload_fits(kind, payload).then_some(Self { header, offset, payload })
     }
 
@@ -500,7 +510,7 @@ impl<'a> OriginPayload<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParkedPayload<'a> {
     /// The record.
-    pub number: u64,
+    pub number: RecordNumber,
     /// When it was put aside, in nanoseconds since 1970.
     pub parked_wall_ns: u64,
     /// The answer's status.
@@ -515,7 +525,7 @@ impl<'a> ParkedPayload<'a> {
     /// What stands before the answer.
     pub fn encode_prefix(&self) -> [u8; PARKED_PREFIX_BYTES] {
         let mut out = [0; PARKED_PREFIX_BYTES];
-        out[0..8].copy_from_slice(&self.number.to_le_bytes());
+        out[0..8].copy_from_slice(&self.number.0.to_le_bytes());
         out[8..16].copy_from_slice(&self.parked_wall_ns.to_le_bytes());
         out[16..18].copy_from_slice(&self.status.to_le_bytes());
         out[20..24].copy_from_slice(&self.attempts.to_le_bytes());
@@ -525,7 +535,7 @@ impl<'a> ParkedPayload<'a> {
     /// Reads the payload of a parked entry.
     pub fn decode(payload: &'a [u8]) -> Self {
         Self {
-            number: u64_at(payload, 0),
+            number: record_number_at(payload, 0),
             parked_wall_ns: u64_at(payload, 8),
             status: u16_at(payload, 16),
             attempts: u32_at(payload, 20),

@@ -23,14 +23,14 @@ mod window;
 use super::format::{BlockHeader, Position, RecordPayload, entry_bytes};
 use super::segment::Segment;
 use super::unfinished::BLOCK_FILE_HEADER_BYTES;
-use super::{BlockFile, Options, Report};
+use super::{BlockFile, Op, Options, Report};
 use crate::config::Durability;
-use crate::ground::{JournalId, Now};
+use crate::ground::{LaneNumber, Now, RecordNumber, SegmentNumber};
 use crate::observe::snapshot::{Counters, JournalSnapshot};
 use coming::Coming;
 use moving::AfterMove;
-pub(super) use parked::shown;
 pub use parked::{ANSWER_BYTES_MAX, Parked, Refused, Unparked};
+pub(super) use parked::{SaidIn, shown};
 pub use rewrite::Moved;
 use rewrite::Rewriting;
 use slab::Slab;
@@ -47,6 +47,10 @@ pub struct Leased {
     pub ids: Vec<Range<u64>>,
 }
 
+/// In the header of entries that are of no lane.
+const NO_LANE: LaneNumber = LaneNumber(0);
+/// At level `memory` there are no segments; blocks say that they are of this one, which no file has.
+const IN_MEMORY: SegmentNumber = SegmentNumber(0);
 /// Blocks written at the same time.
 const COMMITS_MAX: usize = 4;
 /// Most numbers in one delivered entry.
@@ -81,13 +85,13 @@ pub struct Origin {
     /// Its number in the directory.
     pub id: u32,
     /// The lane's number in the directory.
-    pub lane: u32,
+    pub lane: LaneNumber,
     /// The configured source.
     pub source: Box<str>,
     /// What `{{source}}` shows.
     pub name: Box<str>,
     /// The segment in which it was last written down.
-    defined_in: Option<u64>,
+    defined_in: Option<SegmentNumber>,
     /// Records of it that are not settled.
     unsettled: u64,
     /// Of those, the ones that are kept aside.
@@ -117,7 +121,7 @@ pub struct NewRecord<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct RecordView<'a> {
     /// Its number.
-    pub number: u64,
+    pub number: RecordNumber,
     /// Frame flags.
     pub flags: u8,
     /// The epoch in which it was received.
@@ -135,7 +139,7 @@ impl RecordView<'_> {
         key.push('-');
         key.push_str(itoa::Buffer::new().format(core));
         key.push('-');
-        key.push_str(itoa::Buffer::new().format(self.number));
+        key.push_str(itoa::Buffer::new().format(self.number.0));
     }
 }
 
@@ -147,7 +151,7 @@ pub struct Full;
 #[derive(Debug, Clone, Copy)]
 pub struct Found {
     /// Its number.
-    pub number: u64,
+    pub number: RecordNumber,
     /// Who sent it.
     pub origin: OriginRef,
     /// Where it is now.
@@ -163,7 +167,7 @@ pub struct Scan {
     /// The extent of the last step, where the walk has left it: held until the next one, so that the caller can hold its records.
     left: Option<u32>,
     /// Lower numbers were passed. Blocks that move while a walk is among them do not bring it back.
-    seen_below: u64,
+    seen_below: RecordNumber,
     reading: bool,
     /// Records that are kept aside are found, too.
     pub(super) parked_too: bool,
@@ -212,7 +216,7 @@ enum Memory {
 
 #[derive(Debug)]
 pub(super) struct Extent {
-    segment: u64,
+    segment: SegmentNumber,
     /// Offset in the segment of the byte at `start`.
     base: u32,
     /// Offset in memory from which on it mirrors the segment. Blocks before it lie in a segment that failed after them.
@@ -232,7 +236,7 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    fn new(segment: u64, base: u32, epoch_id: u128, memory: Memory) -> Self {
+    fn new(segment: SegmentNumber, base: u32, epoch_id: u128, memory: Memory) -> Self {
         Self { segment, base, start: 0, end: 0, memory, held: 0, unwritten: 0, epoch_id, moved: false, open_copy: None }
     }
 
@@ -267,9 +271,9 @@ struct Block {
     extent: u32,
     memory_offset: u32,
     bytes: u32,
-    first_number: u64,
+    first_number: RecordNumber,
     /// Entries below this number are in this block or before it.
-    end_number: u64,
+    end_number: RecordNumber,
     /// When its first entry came.
     opened_ns: u64,
     state: Write,
@@ -289,11 +293,28 @@ enum Purpose {
     Progress,
 }
 
+/// A segment whose file is still there, though nothing of it is needed.
+#[derive(Debug, Clone, Copy)]
+struct GivenUp {
+    segment: SegmentNumber,
+    /// The file is fit to be used again: no write and no sync of it failed.
+    reuse: bool,
+}
+
+impl GivenUp {
+    fn of(segment: &Segment) -> Self {
+        Self { segment: segment.number, reuse: !segment.failed }
+    }
+
+    fn op(self) -> Op {
+        Op::FreeSegment { segment: self.segment, reuse: self.reuse }
+    }
+}
+
 /// The journal of one directory.
 #[derive(Debug)]
 pub struct Journal {
     pub(super) options: Options,
-    pub(super) id: JournalId,
     pub(super) physical: u32,
     pub(super) memory: BlockFile,
     /// Name of the block file in [`Storage`](super::Storage); `None` at level `memory`.
@@ -301,16 +322,16 @@ pub struct Journal {
     pub(super) epoch: u64,
     pub(super) epoch_id: u128,
     pub(super) epoch_record: Vec<u8>,
-    pub(super) next_number: u64,
-    pub(super) next_segment: u64,
+    pub(super) next_number: RecordNumber,
+    pub(super) next_segment: SegmentNumber,
     /// Segments below are of earlier starts and never appended to.
-    pub(super) first_own_segment: u64,
+    pub(super) first_own_segment: SegmentNumber,
     pub(super) next_origin: u32,
-    pub(super) next_lane: u32,
+    pub(super) next_lane: LaneNumber,
     pub(super) segments: VecDeque<Segment>,
     pub(super) origins: Slab<Origin>,
     pub(super) origin_ids: HashMap<u32, OriginRef>,
-    pub(super) ids: HashMap<u64, Box<str>>,
+    pub(super) ids: HashMap<RecordNumber, Box<str>>,
     /// Ids that the last run left.
     pub(super) leased: Leased,
     /// There is a list of such ids on disk, which is not to be read again.
@@ -320,11 +341,11 @@ pub struct Journal {
     /// There are some.
     pub(super) leaves_ids: bool,
     /// Records that are kept aside, by number.
-    pub(super) parked: BTreeMap<u64, Parked>,
+    pub(super) parked: BTreeMap<RecordNumber, Parked>,
     pub(super) watermark: Position,
     pub(super) rng: fastrand::Rng,
     /// Entries below are written.
-    pub(super) committed: u64,
+    pub(super) committed: RecordNumber,
     extents: Vec<Extent>,
     free_extents: Vec<u32>,
     slots: u32,
@@ -342,21 +363,21 @@ pub struct Journal {
     after_move: Option<AfterMove>,
     /// Segments whose files are not ready, begun or not, and those ready and not begun; in order.
     coming: VecDeque<Coming>,
-    /// Settled segments whose files are still there, and whether those are fit to be used again.
-    freeing: VecDeque<(u64, bool)>,
-    /// Segments that a dense one stands for, durably, and whose files are still there; as above.
-    freeing_replaced: Vec<(u64, bool)>,
+    /// Settled segments whose files are still there.
+    freeing: VecDeque<GivenUp>,
+    /// Segments that a dense one stands for, durably, and whose files are still there.
+    freeing_replaced: Vec<GivenUp>,
     /// The entry from which on blocks name the oldest segment that is not among them.
-    beginning_said: Option<u64>,
-    /// Segments that hold nothing, and whether their files are fit to be used again: freed at once, wherever they stand.
-    dropped: Vec<(u64, bool)>,
+    beginning_said: Option<RecordNumber>,
+    /// Segments that hold nothing: freed at once, wherever they stand.
+    dropped: Vec<GivenUp>,
     /// A segment that is being freed while nothing can be written down: the next one waits for it.
-    freed_alone: Option<(u64, bool)>,
+    freed_alone: Option<GivenUp>,
     /// That failed: it is tried again then, and nothing else is freed before.
     retry_free_ns: Option<u64>,
-    unsynced: VecDeque<u64>,
-    syncing: Option<u64>,
-    marks: Vec<u64>,
+    unsynced: VecDeque<SegmentNumber>,
+    syncing: Option<SegmentNumber>,
+    marks: Vec<RecordNumber>,
     rewriting: Rewriting,
     troubles: Troubles,
     counters: Counters,
@@ -369,18 +390,17 @@ impl Journal {
         let slots = ((memory.len() - BLOCK_FILE_HEADER_BYTES) / options.block_bytes as usize) as u32;
         assert!(slots >= 4, "options are checked");
         Self {
-            id: JournalId(0),
             physical,
             memory,
             block_name: None,
             epoch: 0,
             epoch_id,
             epoch_record: Vec::new(),
-            next_number: 1,
-            next_segment: 1,
-            first_own_segment: 1,
+            next_number: RecordNumber(1),
+            next_segment: SegmentNumber(1),
+            first_own_segment: SegmentNumber(1),
             next_origin: 1,
-            next_lane: 1,
+            next_lane: LaneNumber(1),
             segments: VecDeque::new(),
             origins: Slab::new(),
             origin_ids: HashMap::new(),
@@ -392,7 +412,7 @@ impl Journal {
             parked: BTreeMap::new(),
             watermark: Position::default(),
             rng: fastrand::Rng::with_seed(seed),
-            committed: 1,
+            committed: RecordNumber(1),
             extents: Vec::new(),
             free_extents: Vec::new(),
             slots,
@@ -421,11 +441,6 @@ impl Journal {
             report: Report::default(),
             options,
         }
-    }
-
-    /// Its place among a shard's journals, as it stands in operations.
-    pub fn set_id(&mut self, id: JournalId) {
-        self.id = id;
     }
 
     /// The block memory; an operation's `memory_offset` counts from its start.
@@ -468,12 +483,12 @@ impl Journal {
     }
 
     /// The number of the entry that comes next.
-    pub fn next_number(&self) -> u64 {
+    pub fn next_number(&self) -> RecordNumber {
         self.next_number
     }
 
     /// Entries below this number have reached the configured level.
-    pub fn durable_below(&self) -> u64 {
+    pub fn durable_below(&self) -> RecordNumber {
         match self.options.durability {
             Durability::Memory | Durability::Process => self.next_number,
             Durability::Power => self.committed,
@@ -502,21 +517,21 @@ impl Journal {
     }
 
     /// A new lane's number.
-    pub fn new_lane(&mut self) -> u32 {
+    pub fn new_lane(&mut self) -> LaneNumber {
         let lane = self.next_lane;
-        self.next_lane = self.next_lane.wrapping_add(1);
+        self.next_lane = self.next_lane.next();
         lane
     }
 
     /// A new origin in a lane. `source` and `name` have at most 256 bytes each.
-    pub fn open_origin(&mut self, lane: u32, source: &str, name: &str) -> OriginRef {
+    pub fn open_origin(&mut self, lane: LaneNumber, source: &str, name: &str) -> OriginRef {
         assert!(source.len() <= ORIGIN_NAME_BYTES_MAX && name.len() <= ORIGIN_NAME_BYTES_MAX);
         let id = self.next_origin;
         self.next_origin = self.next_origin.wrapping_add(1);
         self.add_origin(id, lane, source, name, true)
     }
 
-    pub(super) fn add_origin(&mut self, id: u32, lane: u32, source: &str, name: &str, open: bool) -> OriginRef {
+    pub(super) fn add_origin(&mut self, id: u32, lane: LaneNumber, source: &str, name: &str, open: bool) -> OriginRef {
         let origin = Origin {
             id,
             lane,
@@ -606,7 +621,7 @@ mod tests {
             let payload =
                 RecordPayload { origin: 0, first_byte_wall_ns: 0, frame_us: 0, key: b"", body_hash: 0, data: b"" };
             let mut key = String::new();
-            RecordView { number, flags: 0, epoch_id, payload }.write_key(core, &mut key);
+            RecordView { number: RecordNumber(number), flags: 0, epoch_id, payload }.write_key(core, &mut key);
             assert_eq!(key, format!("{epoch_id:032x}-{core}-{number}"));
         }
     }

@@ -6,6 +6,7 @@ mod blocks;
 mod epoch;
 pub mod format;
 mod log;
+mod op;
 mod recovery;
 mod segment;
 mod storage;
@@ -17,6 +18,7 @@ pub use log::{
     ANSWER_BYTES_MAX, Found, Full, Journal, Leased, Location, Moved, NewRecord, Origin, OriginRef, Parked, RecordView,
     Refused, Scan, Step, Unparked,
 };
+pub use op::{Completion, Op, Ops, Rewrite};
 pub use recovery::{OpenError, Report, open};
 pub use storage::{BlockFile, Storage};
 

@@ -15,13 +15,15 @@ mod walk;
 
 use self::aside::Aside;
 use self::durable::{Durable, Neighbour};
-pub(super) use self::unwritten::Unwritten;
+use self::unwritten::Refused;
+pub(super) use self::unwritten::{Missing, Refusal, Unwritten};
 use super::epoch::Epoch;
 use super::format::Position;
 use super::segment::{Segment, SparseBits};
 use super::unfinished::{BLOCK_FILE_HEADER_BYTES, Sealed, head, is_block_file};
 use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
+use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::ops::Range;
@@ -185,38 +187,38 @@ struct Recovery {
     aside: Aside,
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
-    ids: HashMap<u64, Box<str>>,
+    ids: HashMap<RecordNumber, Box<str>>,
     /// Origins that are defined in an older segment than a record of theirs: a kill came between a move and their definition.
     defined_before: BTreeSet<u32>,
     durable: Durable,
-    oldest_segment: u64,
+    oldest_segment: SegmentNumber,
     /// The segments for which the dense one that was read last stands.
-    covered: Range<u64>,
+    covered: Range<SegmentNumber>,
     /// Those of them whose files are still there.
-    replaced: Vec<u64>,
+    replaced: Vec<SegmentNumber>,
     newer: Option<Neighbour>,
     /// The block file's blocks of the segments that were read so far, newest segment first.
     tail: Vec<Sealed>,
     /// From here on blocks are still to be written.
     unwritten_from: Option<Position>,
-    missing: Vec<(u64, u64)>,
+    missing: Vec<Missing>,
     /// A segment that was read has a file: older ones had one, too.
     follows_file: bool,
     /// A kill came while blocks were moved to the segment that is being read.
     is_move_cut_short: bool,
-    refused: Option<(u64, io::Error)>,
+    refused: Option<Refused>,
     /// From here on writes that were found may not be durable: a sync failed.
     unsynced_from: Option<Position>,
-    number_max: u64,
-    segment_max: u64,
+    number_max: RecordNumber,
+    segment_max: SegmentNumber,
     origin_max: u32,
-    lane_max: u32,
+    lane_max: LaneNumber,
 }
 
 /// A segment's life.
 #[derive(Debug, Clone, Copy)]
 struct Life {
-    number: u64,
+    number: SegmentNumber,
     nonce: u64,
     /// Unit of its blocks.
     physical: u32,
@@ -234,7 +236,7 @@ struct Repairs {
 }
 
 struct FoundOrigin {
-    lane: u32,
+    lane: LaneNumber,
     /// Source and name; `None` while only records that refer to it were found.
     names: Option<(String, String)>,
     unsettled: u64,
@@ -303,14 +305,14 @@ impl Recovery {
 
     fn finish(mut self, journal: &mut Journal, is_heir: bool) {
         let skipped = if self.report.clean { 0 } else { NUMBERS_SKIPPED };
-        journal.next_number = self.number_max + 1 + skipped;
+        journal.next_number = self.number_max.plus(1 + skipped);
         journal.committed = journal.next_number;
-        journal.next_segment = self.segment_max + 1;
+        journal.next_segment = self.segment_max.next();
         journal.first_own_segment = journal.next_segment;
         // A write of a killed process that lands now may bring origins and lanes of its own.
         let skipped = if self.report.clean { 0 } else { NAMES_SKIPPED };
         journal.next_origin = self.origin_max.wrapping_add(1 + skipped);
-        journal.next_lane = self.lane_max.wrapping_add(1 + skipped);
+        journal.next_lane = self.lane_max.plus(1 + skipped);
         // Every segment was synced, now or by a clean stop. Where something is missing it must not pass for damage later.
         journal.watermark = match self.segments.last() {
             Some(last) if self.report.torn == 0 && self.unwritten_from.is_none() && self.unsynced_from.is_none() => {
@@ -319,7 +321,7 @@ impl Recovery {
 
             _ => self.durable.newest,
         };
-        let waiting = |number: u64| self.segments.iter().any(|segment| segment.is_waiting(number));
+        let waiting = |number: RecordNumber| self.segments.iter().any(|segment| segment.is_waiting(number));
         journal.ids = self.ids.into_iter().filter(|(number, _)| waiting(*number)).collect();
         let mut origins: Vec<_> = self.origins.into_iter().filter(|(_, origin)| origin.unsettled > 0).collect();
         origins.sort_by_key(|(id, _)| *id);

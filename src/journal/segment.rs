@@ -2,11 +2,12 @@
 //! One bit for each entry, so that memory does not grow with the records that wait on disk.
 
 use super::format::Position;
+use crate::ground::{RecordNumber, SegmentNumber};
 
 /// A segment of the log.
 #[derive(Debug)]
 pub(super) struct Segment {
-    pub number: u64,
+    pub number: SegmentNumber,
     pub nonce: u64,
     /// Unit of its blocks: a directory can move to a disk with another.
     pub physical: u32,
@@ -15,7 +16,7 @@ pub(super) struct Segment {
     /// Size of its largest block, where that was written by an earlier start.
     pub block_bytes: u32,
     /// No entry in it has a lower number.
-    pub first_number: u64,
+    pub first_number: RecordNumber,
     /// Behind the last sealed block.
     pub end: u32,
     /// Blocks sealed but not yet written.
@@ -33,11 +34,11 @@ pub(super) struct Segment {
     /// Records still to be delivered: a bit for each entry number from `first_number`, or for each of `listed`.
     waiting: Bits,
     /// Of a densely rewritten segment: the numbers of all of its records, in order. They are few and far between.
-    listed: Option<Box<[u64]>>,
+    listed: Option<Box<[RecordNumber]>>,
 }
 
 impl Segment {
-    pub fn new(number: u64, nonce: u64, first_number: u64, physical: u32) -> Self {
+    pub fn new(number: SegmentNumber, nonce: u64, first_number: RecordNumber, physical: u32) -> Self {
         Self {
             number,
             nonce,
@@ -58,21 +59,21 @@ impl Segment {
     }
 
     /// Makes it one whose records have these numbers, in order; none is counted in yet.
-    pub fn list(&mut self, numbers: Vec<u64>) {
+    pub fn list(&mut self, numbers: Vec<RecordNumber>) {
         debug_assert!(self.unsettled == 0 && numbers.is_sorted());
         self.listed = Some(numbers.into());
     }
 
     /// The bit of a number; `None` where it is certain that no record here has it.
-    fn bit(&self, number: u64) -> Option<u64> {
+    fn bit(&self, number: RecordNumber) -> Option<u64> {
         match &self.listed {
             Some(numbers) => numbers.binary_search(&number).ok().map(|index| index as u64),
-            None => number.checked_sub(self.first_number),
+            None => number.since(self.first_number),
         }
     }
 
     /// Counts a record in, whose entry takes so many bytes.
-    pub fn add(&mut self, number: u64, bytes: usize) {
+    pub fn add(&mut self, number: RecordNumber, bytes: usize) {
         let bit = self.bit(number).expect("a record's number is in the segment's range");
         self.waiting.set(bit);
         self.unsettled += 1;
@@ -80,7 +81,7 @@ impl Segment {
     }
 
     /// Counts a record out. `false` where it was not in.
-    pub fn settle(&mut self, number: u64, bytes: usize) -> bool {
+    pub fn settle(&mut self, number: RecordNumber, bytes: usize) -> bool {
         let Some(bit) = self.bit(number).filter(|bit| self.waiting.contains(*bit)) else { return false };
         self.waiting.clear(bit);
         self.unsettled -= 1;
@@ -89,12 +90,12 @@ impl Segment {
     }
 
     /// Whether a record is still to be delivered.
-    pub fn is_waiting(&self, number: u64) -> bool {
+    pub fn is_waiting(&self, number: RecordNumber) -> bool {
         self.bit(number).is_some_and(|bit| self.waiting.contains(bit))
     }
 
     /// Whether a record of this number may lie here, settled or not, if it lies in no later segment.
-    pub fn may_hold(&self, number: u64) -> bool {
+    pub fn may_hold(&self, number: RecordNumber) -> bool {
         self.bit(number).is_some()
     }
 
@@ -139,18 +140,20 @@ pub(super) struct SparseBits(std::collections::HashMap<u64, Box<[u64; 64]>>);
 
 impl SparseBits {
     /// Adds a number; `false` where it was in already.
-    pub fn insert(&mut self, number: u64) -> bool {
-        let chunk = self.0.entry(number / 4096).or_insert_with(|| Box::new([0; 64]));
-        let word = &mut chunk[(number % 4096 / 64) as usize];
-        let bit = 1 << (number % 64);
+    pub fn insert(&mut self, number: RecordNumber) -> bool {
+        let chunk = self.0.entry(number.0 / 4096).or_insert_with(|| Box::new([0; 64]));
+        let word = &mut chunk[(number.0 % 4096 / 64) as usize];
+        let bit = 1 << (number.0 % 64);
         let fresh = *word & bit == 0;
         *word |= bit;
         fresh
     }
 
     /// Whether a number is in.
-    pub fn contains(&self, number: u64) -> bool {
-        self.0.get(&(number / 4096)).is_some_and(|chunk| chunk[(number % 4096 / 64) as usize] & 1 << (number % 64) != 0)
+    pub fn contains(&self, number: RecordNumber) -> bool {
+        self.0
+            .get(&(number.0 / 4096))
+            .is_some_and(|chunk| chunk[(number.0 % 4096 / 64) as usize] & 1 << (number.0 % 64) != 0)
     }
 }
 
@@ -160,34 +163,64 @@ mod tests {
 
     #[test]
     fn a_segment_counts_each_record_out_once() {
-        let mut segment = Segment::new(3, 7, 1000, 4096);
-        segment.add(1000, 40);
-        segment.add(1500, 56);
+        let mut segment = Segment::new(SegmentNumber(3), 7, RecordNumber(1000), 4096);
+        segment.add(RecordNumber(1000), 40);
+        segment.add(RecordNumber(1500), 56);
         assert_eq!((segment.unsettled, segment.live_bytes), (2, 96));
-        assert!(segment.is_waiting(1500) && !segment.is_waiting(1499) && !segment.is_waiting(2));
-        assert!(segment.settle(1500, 56));
-        assert!(!segment.settle(1500, 56));
-        assert!(!segment.settle(99_999, 56));
+        assert!(
+            segment.is_waiting(RecordNumber(1500))
+                && !segment.is_waiting(RecordNumber(1499))
+                && !segment.is_waiting(RecordNumber(2))
+        );
+        assert!(segment.settle(RecordNumber(1500), 56));
+        assert!(!segment.settle(RecordNumber(1500), 56));
+        assert!(!segment.settle(RecordNumber(99_999), 56));
         assert_eq!((segment.unsettled, segment.live_bytes), (1, 40));
-        assert!(segment.may_hold(1500) && segment.may_hold(1200) && !segment.may_hold(999));
+        assert!(
+            segment.may_hold(RecordNumber(1500))
+                && segment.may_hold(RecordNumber(1200))
+                && !segment.may_hold(RecordNumber(999))
+        );
     }
 
     #[test]
     fn a_dense_segment_knows_only_the_records_that_it_was_made_of() {
-        let mut segment = Segment::new(3, 7, 1000, 4096);
-        segment.list(vec![1001, 5000, 1 << 40]);
-        segment.add(1001, 40);
-        segment.add(1 << 40, 40);
-        assert!(segment.is_waiting(1001) && segment.is_waiting(1 << 40) && !segment.is_waiting(5000));
-        assert!(segment.may_hold(5000) && !segment.may_hold(5001) && !segment.may_hold(1000));
-        assert!(segment.settle(1 << 40, 40) && !segment.settle(1 << 40, 40) && !segment.settle(5001, 40));
+        let mut segment = Segment::new(SegmentNumber(3), 7, RecordNumber(1000), 4096);
+        segment.list([1001, 5000, 1 << 40].map(RecordNumber).to_vec());
+        segment.add(RecordNumber(1001), 40);
+        segment.add(RecordNumber(1 << 40), 40);
+        assert!(
+            segment.is_waiting(RecordNumber(1001))
+                && segment.is_waiting(RecordNumber(1 << 40))
+                && !segment.is_waiting(RecordNumber(5000))
+        );
+        assert!(
+            segment.may_hold(RecordNumber(5000))
+                && !segment.may_hold(RecordNumber(5001))
+                && !segment.may_hold(RecordNumber(1000))
+        );
+        assert!(
+            segment.settle(RecordNumber(1 << 40), 40)
+                && !segment.settle(RecordNumber(1 << 40), 40)
+                && !segment.settle(RecordNumber(5001), 40)
+        );
         assert_eq!((segment.unsettled, segment.live_bytes), (1, 40));
     }
 
     #[test]
     fn sparse_bits_hold_far_numbers() {
         let mut bits = SparseBits::default();
-        assert!(bits.insert(5) && !bits.insert(5) && bits.insert(u64::MAX) && bits.insert(1 << 40));
-        assert!(bits.contains(5) && bits.contains(u64::MAX) && bits.contains(1 << 40) && !bits.contains(6));
+        assert!(
+            bits.insert(RecordNumber(5))
+                && !bits.insert(RecordNumber(5))
+                && bits.insert(RecordNumber(u64::MAX))
+                && bits.insert(RecordNumber(1 << 40))
+        );
+        assert!(
+            bits.contains(RecordNumber(5))
+                && bits.contains(RecordNumber(u64::MAX))
+                && bits.contains(RecordNumber(1 << 40))
+                && !bits.contains(RecordNumber(6))
+        );
     }
 }

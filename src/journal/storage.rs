@@ -1,7 +1,8 @@
 //! What the journal needs of a disk when it is opened and closed. The hot path does not come here: it writes by
-//! [`Op::Commit`](crate::shard::Op). Two implementations: a directory of the file system, and the simulator's disk.
+//! [`Op::Commit`](super::Op). Two implementations: a directory of the file system, and the simulator's disk.
 
 use super::BlockMemory;
+use crate::ground::SegmentNumber;
 use std::io;
 use std::rc::Rc;
 
@@ -18,16 +19,16 @@ pub trait Storage {
     fn physical_block(&self) -> u32;
 
     /// Numbers of the segment files, in any order. Spare files are not listed.
-    fn segments(&mut self) -> io::Result<Vec<u64>>;
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>>;
     /// Reads a whole segment into `into`, which is cleared first.
-    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()>;
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()>;
     /// Writes in place, into a file that is made where there is none; durable after [`Storage::sync_segment`], its name after the
     /// next [`Storage::write_epoch`].
-    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()>;
+    fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()>;
     /// Makes a segment's writes durable.
-    fn sync_segment(&mut self, segment: u64) -> io::Result<()>;
+    fn sync_segment(&mut self, segment: SegmentNumber) -> io::Result<()>;
     /// Puts a segment's file aside for reuse, or removes it.
-    fn free_segment(&mut self, segment: u64) -> io::Result<()>;
+    fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()>;
 
     /// The epoch files, as number and contents, in any order.
     fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>>;

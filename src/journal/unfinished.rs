@@ -11,6 +11,7 @@
 use super::BlockMemory;
 use super::epoch::Epoch;
 use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Position, Seal, round_up, u32_at, u128_at};
+use crate::ground::{RecordNumber, SegmentNumber};
 use std::collections::BTreeMap;
 
 /// Bytes before the first slot of a block file.
@@ -50,8 +51,8 @@ pub(super) struct Left {
 
 impl Left {
     /// The number behind its last whole entry.
-    pub fn end_number(&self) -> u64 {
-        self.header.first_number + u64::from(self.entries)
+    pub fn end_number(&self) -> RecordNumber {
+        self.header.first_number.plus(u64::from(self.entries))
     }
 
     /// Bytes up to the end of its last whole entry.
@@ -100,7 +101,7 @@ impl Sealed {
 }
 
 /// The blocks of a block file by segment, in order of their offsets.
-pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<u64, Vec<Left>> {
+pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<SegmentNumber, Vec<Left>> {
     let head = memory.bytes(0..BLOCK_FILE_HEADER_BYTES);
     let count = (u32_at(head, 24) as usize).min(EPOCHS_MAX);
     let mut epochs: Vec<u128> = (0..count).map(|index| u128_at(head, EPOCHS_AT + index * 16)).collect();
@@ -128,7 +129,7 @@ pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<u
             }
         }
     }
-    let mut by_segment: BTreeMap<u64, Vec<Left>> = BTreeMap::new();
+    let mut by_segment: BTreeMap<SegmentNumber, Vec<Left>> = BTreeMap::new();
     for (at, left) in found {
         by_segment.entry(at.segment).or_default().push(left);
     }

@@ -29,7 +29,7 @@ pub use op::*;
 use crate::config::{Authority, Settings};
 use crate::ground::LaneId;
 use crate::ground::count::{Counters, StageHistograms, Terms};
-use crate::journal::{Journal, Position};
+use crate::journal::{self, Journal};
 use crate::observe::snapshot::ParkedList;
 use crate::tls;
 use delivery::Delivery;
@@ -207,8 +207,8 @@ impl Shard {
         self.store.into_journals()
     }
 
-    /// A journal's block memory, for [`Op::Commit`].
-    pub fn block_memory(&self, journal: JournalId) -> &crate::journal::BlockFile {
+    /// A journal's block memory, for [`journal::Op::Commit`].
+    pub fn block_memory(&self, journal: JournalId) -> &journal::BlockFile {
         self.store.block_memory(journal)
     }
 
@@ -275,22 +275,7 @@ impl Shard {
                 delivery.link_closed(link);
                 intake.link_closed(turn, link);
             }
-            Completion::Committed { journal, segment, offset, result } => {
-                store.handle_committed(turn, journal, Position { segment, offset }, result);
-            }
-            Completion::SegmentPrepared { journal, segment, result } => {
-                store.journal_mut(journal).handle_prepared(now, segment, result);
-            }
-            Completion::SegmentSynced { journal, segment, result } => {
-                store.journal_mut(journal).handle_synced(segment, result);
-            }
-            Completion::SegmentFreed { journal, segment, result } => {
-                store.journal_mut(journal).handle_freed(now, segment, result);
-            }
-            Completion::Rewrite { journal, work, result, .. } => store.handle_rewrite(now, journal, work, result),
-            Completion::ReadBack { journal, segment, offset, buffer, result } => {
-                store.handle_read_back(now, journal, Position { segment, offset }, buffer, result);
-            }
+            Completion::Journal { journal, completion } => store.handle_journal(turn, journal, completion),
         }
         owners.admit(turn);
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use world::Exception;
 
 /// Arrows that are to go, and are not looked at until then.
-const PENDING: &[(&str, &str)] = &[("journal", "shard")];
+const PENDING: &[(&str, &str)] = &[];
 
 /// Who names something of the world below the engine, and why.
 const EXCEPTIONS: &[Exception] = &[

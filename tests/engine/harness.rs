@@ -5,7 +5,7 @@ use ringest::engine::{
     Control, Core, Driver, DriverOptions, FsStorage, JournalFiles, Listeners, Message, Request, RingOptions, bind_all,
 };
 use ringest::ground::count::Counters;
-use ringest::journal::Storage;
+use ringest::journal::{self, Storage};
 use ringest::observe::snapshot::Snapshot;
 use ringest::shard::{ApiId, Completion, Fd, LinkId, Now, Op, Reload, Reloaded, SourceId};
 use std::collections::{HashMap, VecDeque};
@@ -239,10 +239,14 @@ impl Remote {
                             accept.send(fd.0).expect("the test goes on");
                             format!("opened {}.{}", link.index, link.generation)
                         }
-                        Completion::ReadBack { buffer, result, .. } => {
+                        Completion::Journal {
+                            completion: journal::Completion::ReadBack { buffer, result, .. },
+                            ..
+                        } => {
                             put.send(buffer.clone()).expect("the test goes on");
                             format!("read back {result:?}")
                         }
+                        Completion::Journal { completion, .. } => format!("{completion:?}"),
                         other => format!("{other:?}"),
                     };
                     // The test may have heard enough.

@@ -1,6 +1,7 @@
 //! The codec: what is written is read, and nothing else is.
 
 use proptest::prelude::*;
+use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use ringest::journal::Position;
 use ringest::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Dense, ENTRY_HEADER_BYTES, Entries, Entry, EntryHeader, Kind, OriginPayload,
@@ -14,7 +15,7 @@ fn segment_header() -> impl Strategy<Value = SegmentHeader> {
     (any::<(u32, u64, u64, u64, u64, u128)>(), 9u32..14).prop_map(
         |((core, segment, nonce, bytes, epoch, epoch_id), power)| SegmentHeader {
             core,
-            segment,
+            segment: SegmentNumber(segment),
             nonce,
             bytes,
             physical: 1 << power,
@@ -29,11 +30,11 @@ fn block_header() -> impl Strategy<Value = BlockHeader> {
         |(nonce, segment, offset, first_number, epoch_id, (watermark, watermark_offset, oldest_segment), dense)| {
             BlockHeader {
                 nonce,
-                at: Position { segment, offset },
-                first_number,
+                at: Position { segment: SegmentNumber(segment), offset },
+                first_number: RecordNumber(first_number),
                 epoch_id,
-                watermark: Position { segment: watermark, offset: watermark_offset },
-                oldest_segment,
+                watermark: Position { segment: SegmentNumber(watermark), offset: watermark_offset },
+                oldest_segment: SegmentNumber(oldest_segment),
                 dense: dense.map(|(covers, last)| Dense { covers, last }),
             }
         },
@@ -71,8 +72,12 @@ fn block(header: &BlockHeader, datas: &[(Vec<u8>, usize)]) -> (Vec<u8>, Vec<Buil
     let mut entries = Vec::new();
     for (index, (data, split)) in datas.iter().enumerate() {
         let kind = KINDS[index % KINDS.len()];
-        let entry =
-            EntryHeader { kind, flags: index as u8, lane: 9, number: header.first_number.wrapping_add(index as u64) };
+        let entry = EntryHeader {
+            kind,
+            flags: index as u8,
+            lane: LaneNumber(9),
+            number: RecordNumber(header.first_number.0.wrapping_add(index as u64)),
+        };
         let payload = payload(kind, data, *split);
         let offset = bytes.len();
         bytes.extend_from_slice(&entry.encode(header.nonce, header.at.offset.wrapping_add(offset as u32), &[&payload]));
@@ -211,7 +216,7 @@ proptest! {
     fn no_decoder_panics_on_a_whole_crc_over_any_payload(
         payload in prop::collection::vec(any::<u8>(), 0..80), kind in 0usize..6, nonce: u64, base: u32,
     ) {
-        let header = EntryHeader { kind: KINDS[kind], flags: 0, lane: 0, number: 0 };
+        let header = EntryHeader { kind: KINDS[kind], flags: 0, lane: LaneNumber(0), number: RecordNumber(0) };
         let head = header.encode(nonce, base.wrapping_add(BLOCK_HEADER_BYTES as u32), &[&payload]);
         look_at(&[&[0; BLOCK_HEADER_BYTES], &head[..], &payload].concat(), nonce, base);
     }

@@ -4,9 +4,10 @@ use super::disk::Disk;
 use super::recovery::Story;
 use super::world::{Kept, World, options};
 use ringest::config::Durability;
+use ringest::ground::{RecordNumber, SegmentNumber};
+use ringest::journal::Op;
 use ringest::journal::format::{BlockHeader, Entries, Kind, SegmentHeader, round_up};
 use ringest::journal::{Options, Position, Step, Storage};
-use ringest::shard::Op;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -42,13 +43,13 @@ fn story(durability: Durability, seed: u64) -> Story {
 
 /// Where a record's bytes are: its segment, block and entry.
 struct Place {
-    segment: u64,
+    segment: SegmentNumber,
     block: Range<usize>,
     entry: Range<usize>,
 }
 
 /// All records that a disk holds, settled ones included.
-fn layout(disk: &Disk) -> BTreeMap<u64, Place> {
+fn layout(disk: &Disk) -> BTreeMap<RecordNumber, Place> {
     let mut places = BTreeMap::new();
     for (&segment, file) in &disk.segments {
         let header = SegmentHeader::decode(&file.data).expect("a header");
@@ -72,7 +73,12 @@ fn layout(disk: &Disk) -> BTreeMap<u64, Place> {
 }
 
 /// Opens, checks that nothing was invented or altered, and gives the numbers found, settled ones included.
-fn recover(disk: Disk, options: &Options, written: &BTreeMap<u64, Kept>, what: &str) -> (World, Vec<u64>) {
+fn recover(
+    disk: Disk,
+    options: &Options,
+    written: &BTreeMap<RecordNumber, Kept>,
+    what: &str,
+) -> (World, Vec<RecordNumber>) {
     let mut world = World::on(disk, options.clone());
     world.open_whole();
     let found = world.scan_all();
@@ -109,7 +115,7 @@ fn assert_goes_on(mut world: World) {
 }
 
 /// Every record that the story ever wrote.
-fn written(story: &mut Story) -> BTreeMap<u64, Kept> {
+fn written(story: &mut Story) -> BTreeMap<RecordNumber, Kept> {
     let mut all = story.settled.clone();
     all.extend(story.waiting.iter().map(|(number, (kept, ..))| (*number, kept.clone())));
     all
@@ -174,7 +180,7 @@ fn a_flipped_byte_of_a_segment_costs_at_most_its_block() {
     assert!(story.world.close());
     let disk = &mut story.world.disk;
     let (mut missed, mut seen) = (0, 0);
-    let segments: Vec<u64> = disk.segments.keys().copied().collect();
+    let segments: Vec<SegmentNumber> = disk.segments.keys().copied().collect();
     for segment in segments {
         for at in 0..SEGMENT_BYTES as usize {
             let mask = disk.rng.u8(1..);
@@ -182,7 +188,8 @@ fn a_flipped_byte_of_a_segment_costs_at_most_its_block() {
             disk.segments.get_mut(&segment).expect("there").data[at] ^= mask;
             let what = format!("byte {at} of segment {segment} flipped by {mask:#x}");
             let (mut world, found) = recover(disk, &options, &written, &what);
-            let lost: Vec<u64> = story.waiting.keys().copied().filter(|number| !found.contains(number)).collect();
+            let lost: Vec<RecordNumber> =
+                story.waiting.keys().copied().filter(|number| !found.contains(number)).collect();
             for number in &lost {
                 let place = &places[number];
                 let damaged = place.segment == segment && place.block.contains(&at);
@@ -218,7 +225,7 @@ fn a_flipped_byte_of_a_segment_costs_nothing_with_its_block_file() {
 #[test]
 fn a_flipped_byte_of_the_block_file_costs_only_what_the_disk_lacks() {
     let mut story = story(Durability::Process, 35);
-    let on_disk: Vec<u64> = story.waiting.keys().copied().collect();
+    let on_disk: Vec<RecordNumber> = story.waiting.keys().copied().collect();
     for size in 0..20 {
         assert!(story.append(size * 11));
     }
@@ -262,7 +269,8 @@ fn a_flipped_byte_of_the_block_file_costs_nothing_that_a_torn_write_brought_to_t
     let mut brought = 0;
     for cut in (512..used).step_by(512) {
         let whole = Entries::new(&data[..cut], header.nonce, offset);
-        let whole: Vec<u64> = whole.filter(|e| e.header.kind == Kind::Record).map(|e| e.header.number).collect();
+        let whole: Vec<RecordNumber> =
+            whole.filter(|e| e.header.kind == Kind::Record).map(|e| e.header.number).collect();
         brought += whole.len();
         for at in (0..used).step_by(13) {
             let mut disk = story.world.disk.image();
@@ -345,14 +353,14 @@ fn an_earlier_life_of_a_file_is_never_read() {
             let mut stale = file.clone();
             if fresh {
                 let old = SegmentHeader::decode(&stale.data).expect("a header");
-                let header = SegmentHeader { segment: newest + 1, nonce: old.nonce ^ 7, ..old };
+                let header = SegmentHeader { segment: newest.next(), nonce: old.nonce ^ 7, ..old };
                 stale.data[..PHYSICAL as usize].copy_from_slice(&header.encode());
             }
-            disk.segments.insert(newest + 1, stale);
+            disk.segments.insert(newest.next(), stale);
             let mut world = World::on(disk, story.world.options.clone());
             world.open_whole();
             assert_eq!(world.scan_all(), expected, "segment {number} again");
-            assert!(!world.disk.segments().expect("listed").contains(&(newest + 1)));
+            assert!(!world.disk.segments().expect("listed").contains(&(newest.next())));
         }
     }
 }
@@ -369,8 +377,8 @@ fn a_missing_segment_in_the_middle_is_told() {
     let middle = *story.world.disk.segments.keys().nth(1).expect("four");
     story.world.disk.segments.remove(&middle);
     story.world.open_whole();
-    let found: Vec<u64> = story.world.scan_all().iter().map(|kept| kept.number).collect();
-    let expected: Vec<u64> = story.waiting.keys().copied().filter(|n| places[n].segment != middle).collect();
+    let found: Vec<RecordNumber> = story.world.scan_all().iter().map(|kept| kept.number).collect();
+    let expected: Vec<RecordNumber> = story.waiting.keys().copied().filter(|n| places[n].segment != middle).collect();
     assert_eq!(found, expected);
     assert!(!story.world.journal().report().alarms.is_empty());
 }
@@ -437,19 +445,19 @@ fn a_segment_that_is_gone_after_a_kill_is_restored_as_far_as_it_is_in_memory_and
             story.forget(|_| true); // so that the block file has the last segments only
         }
         let places = layout(&story.world.disk);
-        let mut held: Vec<u64> = places.values().map(|place| place.segment).collect();
+        let mut held: Vec<SegmentNumber> = places.values().map(|place| place.segment).collect();
         held.dedup();
         let gone = held[which];
         let mut disk = story.world.disk.image();
         disk.segments.remove(&gone);
         let mut world = World::on(disk, story.world.options.clone());
         world.open_whole();
-        let found: Vec<u64> = world.scan_all().iter().map(|kept| kept.number).collect();
+        let found: Vec<RecordNumber> = world.scan_all().iter().map(|kept| kept.number).collect();
         assert!(found.is_sorted() && found.iter().all(|number| story.waiting.contains_key(number)));
-        let lost: Vec<u64> = story.waiting.keys().copied().filter(|number| !found.contains(number)).collect();
+        let lost: Vec<RecordNumber> = story.waiting.keys().copied().filter(|number| !found.contains(number)).collect();
         assert!(lost.iter().all(|number| places[number].segment == gone), "{which}: {lost:?} of other segments");
         let alarms = &world.journal().report().alarms;
-        let told = |number: &u64| alarms.iter().any(|alarm| is_in_a_range(alarm, *number));
+        let told = |number: &RecordNumber| alarms.iter().any(|alarm| is_in_a_range(alarm, *number));
         assert!(lost.iter().all(told), "{which}: {lost:?} are lost, and told is {alarms:?}");
         restored += places.iter().filter(|(number, place)| place.segment == gone && found.contains(number)).count();
         some_lost += lost.len();
@@ -459,10 +467,10 @@ fn a_segment_that_is_gone_after_a_kill_is_restored_as_far_as_it_is_in_memory_and
 }
 
 /// Whether an alarm names a range of entries, "entries A to B", with this number in it.
-fn is_in_a_range(alarm: &str, number: u64) -> bool {
+fn is_in_a_range(alarm: &str, number: RecordNumber) -> bool {
     let Some((_, range)) = alarm.split_once("entries ") else { return false };
     let mut words = range.split(' ');
     let (first, to, last) = (words.next(), words.next(), words.next());
-    let parse = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
+    let parse = |word: Option<&str>| word.and_then(|word| word.parse().ok().map(RecordNumber));
     to == Some("to") && parse(first).zip(parse(last)).is_some_and(|(first, last)| (first..=last).contains(&number))
 }

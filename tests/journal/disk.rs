@@ -1,7 +1,8 @@
 //! A disk in memory: segment files with their stale contents, epochs, block files that outlive the process and not the boot.
 
+use ringest::ground::SegmentNumber;
+use ringest::journal::Rewrite;
 use ringest::journal::{BlockFile, BlockMemory, Storage};
-use ringest::shard::Rewrite;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
@@ -27,7 +28,7 @@ pub struct Disk {
     pub physical: u32,
     pub boot: [u8; 16],
     pub rng: fastrand::Rng,
-    pub segments: BTreeMap<u64, File>,
+    pub segments: BTreeMap<SegmentNumber, File>,
     pub spares: Vec<Vec<u8>>,
     /// The file of a rewrite.
     pub dense: Option<File>,
@@ -95,7 +96,7 @@ impl Disk {
         }
     }
 
-    pub fn write(&mut self, segment: u64, offset: usize, data: &[u8], durable: bool) {
+    pub fn write(&mut self, segment: SegmentNumber, offset: usize, data: &[u8], durable: bool) {
         let file = self.segments.get_mut(&segment).expect("a file that is there");
         if file.data.len() < offset + data.len() {
             file.data.resize(offset + data.len(), 0);
@@ -107,14 +108,14 @@ impl Disk {
         place.copy_from_slice(data);
     }
 
-    pub fn sync(&mut self, segment: u64) {
+    pub fn sync(&mut self, segment: SegmentNumber) {
         let file = self.segments.get_mut(&segment).expect("a file that is there");
         file.undo.clear();
         file.volatile = false;
     }
 
     /// A new life: a spare is taken as it is but for its header.
-    pub fn prepare(&mut self, segment: u64, bytes: u64, header: &[u8], durable: bool) {
+    pub fn prepare(&mut self, segment: SegmentNumber, bytes: u64, header: &[u8], durable: bool) {
         assert!(!self.segments.contains_key(&segment), "segment {segment} is prepared twice");
         let mut data = self.spares.pop().unwrap_or_default();
         data.resize(bytes as usize, 0);
@@ -122,13 +123,13 @@ impl Disk {
         self.segments.insert(segment, File { data, volatile: !durable, ..File::default() });
     }
 
-    pub fn free(&mut self, segment: u64) {
+    pub fn free(&mut self, segment: SegmentNumber) {
         let file = self.segments.remove(&segment).expect("a file that is there");
         self.spares.push(file.data);
     }
 
     /// A step of a rewrite; a read is none here.
-    pub fn rewrite(&mut self, segment: u64, work: &Rewrite) {
+    pub fn rewrite(&mut self, segment: SegmentNumber, work: &Rewrite) {
         match work {
             Rewrite::Begin { bytes } => {
                 let mut data = self.spares.pop().unwrap_or_default();
@@ -214,21 +215,21 @@ impl Storage for Disk {
         self.physical
     }
 
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         self.whole_call()?;
-        let mut numbers: Vec<u64> = self.segments.keys().copied().collect();
+        let mut numbers: Vec<SegmentNumber> = self.segments.keys().copied().collect();
         self.rng.shuffle(&mut numbers);
         Ok(numbers)
     }
 
-    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
         self.whole_call()?;
         into.clear();
         into.extend_from_slice(&self.segments[&segment].data);
         Ok(())
     }
 
-    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
+    fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let whole = self.call()?;
         self.segments.entry(segment).or_insert_with(|| File { volatile: true, ..File::default() });
         if self.refuses_writes {
@@ -241,7 +242,7 @@ impl Storage for Disk {
         if whole { Ok(()) } else { Err(io::Error::other("half a write")) }
     }
 
-    fn sync_segment(&mut self, segment: u64) -> io::Result<()> {
+    fn sync_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         self.whole_call()?;
         if self.refuses_writes {
             return Err(io::Error::from_raw_os_error(EIO));
@@ -250,7 +251,7 @@ impl Storage for Disk {
         Ok(())
     }
 
-    fn free_segment(&mut self, segment: u64) -> io::Result<()> {
+    fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         self.whole_call()?;
         self.free(segment);
         Ok(())

@@ -4,9 +4,10 @@ use super::world::{BLOCK_BYTES, Kept, World, options, segment_of};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use ringest::config::Durability;
+use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use ringest::journal::{Location, OriginRef, Position, Refused, Step};
+use ringest::journal::{Op, Rewrite};
 use ringest::observe::snapshot::{Counters, JournalSnapshot};
-use ringest::shard::{Op, Rewrite};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -66,7 +67,7 @@ struct Waiting {
     origin: OriginRef,
     held: Option<Location>,
     /// The segment it was seen in.
-    segment: u64,
+    segment: SegmentNumber,
 }
 
 /// What the disk does not do for now.
@@ -81,27 +82,27 @@ struct Model {
     world: World,
     refused: Refusals,
     lanes: Vec<Lane>,
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<RecordNumber, Waiting>,
     /// Records that are kept aside.
-    parked: BTreeMap<u64, Waiting>,
+    parked: BTreeMap<RecordNumber, Waiting>,
     /// Of those, what was deleted.
     discarded: Vec<Kept>,
     /// Settled records, in the order in which they were.
     settled: Vec<Kept>,
     /// Settled before, or lost by a loss of power.
-    past: BTreeMap<(u128, u64), Kept>,
+    past: BTreeMap<(u128, RecordNumber), Kept>,
     /// A walk is under way; the number that it has come to.
-    walk: Option<u64>,
-    seen: BTreeSet<u64>,
+    walk: Option<RecordNumber>,
+    seen: BTreeSet<RecordNumber>,
     /// Segments whose sync completed.
-    synced: BTreeSet<u64>,
+    synced: BTreeSet<SegmentNumber>,
     /// Segments found at start: where they reach the limit, one more is made for ids and marks.
     found: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Lane {
-    number: u32,
+    number: LaneNumber,
     origin: OriginRef,
 }
 
@@ -206,7 +207,7 @@ impl Model {
         let (lane, now, on_disk) = (self.lanes[lane].number, self.world.now, self.on_disk());
         let first = self.waiting.values_mut().find(|record| record.kept.lane == lane && record.kept.id.is_none());
         let Some(record) = first.filter(|record| record.held.is_some()) else { return };
-        let id = format!("{}", record.kept.number * 7);
+        let id = format!("{}", record.kept.number.0 * 7);
         if self.world.journal().append_id(now, record.kept.number, &id).is_err() {
             self.world.count("full for ids");
         } else if on_disk {
@@ -216,7 +217,9 @@ impl Model {
 
     fn settle(&mut self, lane: usize) {
         let lane = self.lane_of(lane);
-        let Some((&number, record)) = self.waiting.iter().find(|(_, record)| record.kept.lane == lane) else { return };
+        let Some((&number, record)) = self.waiting.iter().find(|(_, record)| record.kept.lane == lane) else {
+            return;
+        };
         let Some(at) = record.held else { return };
         let origin = record.origin;
         let record = self.waiting.remove(&number).expect("found");
@@ -226,10 +229,12 @@ impl Model {
 
     fn park(&mut self, lane: usize) {
         let (lane, now) = (self.lane_of(lane), self.world.now);
-        let Some((&number, record)) = self.waiting.iter().find(|(_, record)| record.kept.lane == lane) else { return };
+        let Some((&number, record)) = self.waiting.iter().find(|(_, record)| record.kept.lane == lane) else {
+            return;
+        };
         let Some(at) = record.held else { return };
         let (origin, id) = (record.origin, record.kept.id.clone());
-        let answer = vec![b'!'; number as usize % 2000];
+        let answer = vec![b'!'; number.0 as usize % 2000];
         let refused = Refused { status: 422, attempts: 3, answer: &answer };
         if self.world.journal().park(now, number, (origin, at), id.as_deref(), refused).is_err() {
             return self.world.count("full for parking");
@@ -239,7 +244,7 @@ impl Model {
         self.world.count("parked");
     }
 
-    fn one_parked(&self, index: usize) -> Option<u64> {
+    fn one_parked(&self, index: usize) -> Option<RecordNumber> {
         self.parked.keys().nth(index % self.parked.len().max(1)).copied()
     }
 
@@ -275,7 +280,7 @@ impl Model {
     }
 
     /// Lanes of this start, and at times one that an earlier start left.
-    fn lane_of(&mut self, lane: usize) -> u32 {
+    fn lane_of(&mut self, lane: usize) -> LaneNumber {
         match self.waiting.values().find(|record| record.kept.lane < self.lanes[0].number) {
             Some(old) if lane == 0 => old.kept.lane,
             _ => self.lanes[lane].number,
@@ -316,8 +321,8 @@ impl Model {
             }
             let op = &self.world.pending[index].op;
             if let Op::FreeSegment { .. } = *op {
-                let freed = segment_of(op);
-                let live: Vec<u64> = self
+                let freed = segment_of(op).expect("a segment");
+                let live: Vec<RecordNumber> = self
                     .waiting
                     .values()
                     .chain(self.parked.values())
@@ -329,7 +334,7 @@ impl Model {
                     let mut other = self.world.killed_here();
                     let found = other.scan_all();
                     let aside = other.journal().parked().map(|(number, _)| number);
-                    let found: BTreeSet<u64> = aside.chain(found.iter().map(|kept| kept.number)).collect();
+                    let found: BTreeSet<RecordNumber> = aside.chain(found.iter().map(|kept| kept.number)).collect();
                     assert!(live.iter().all(|number| found.contains(number)), "{freed} is freed: {live:?} wait in it");
                     self.world.count("freed after its records had moved");
                 }
@@ -341,7 +346,7 @@ impl Model {
                 record.segment = moved.position(Position { segment: record.segment, offset: 1 }).segment;
             }
             // The walk may begin again where the run does now.
-            self.walk = self.walk.map(|_| 0);
+            self.walk = self.walk.map(|_| RecordNumber(0));
         }
     }
 
@@ -352,7 +357,7 @@ impl Model {
         if self.walk.is_none() {
             let oldest = self.world.journal().oldest();
             self.world.start_scan(oldest);
-            (self.walk, self.seen) = (Some(0), BTreeSet::new());
+            (self.walk, self.seen) = (Some(RecordNumber(0)), BTreeSet::new());
         }
         let mut found = Vec::new();
         let step = self.world.step(&mut found);
@@ -381,7 +386,8 @@ impl Model {
             }
         }
         if step == Step::Tail {
-            let missed: Vec<u64> = self.waiting.keys().copied().filter(|number| !self.seen.contains(number)).collect();
+            let missed: Vec<RecordNumber> =
+                self.waiting.keys().copied().filter(|number| !self.seen.contains(number)).collect();
             assert!(missed.is_empty() || !self.on_disk(), "at the tail {missed:?} were not seen");
             self.walk = None;
             self.world.count("tail");
@@ -415,7 +421,7 @@ impl Model {
             }
         }
         assert_eq!(self.world.journal().unsettled(), (self.waiting.len() + self.parked.len()) as u64);
-        let aside: Vec<u64> = self.world.journal().parked().map(|(number, _)| number).collect();
+        let aside: Vec<RecordNumber> = self.world.journal().parked().map(|(number, _)| number).collect();
         assert_eq!(aside, self.parked.keys().copied().collect::<Vec<_>>());
     }
 
@@ -429,9 +435,9 @@ impl Model {
         // Records whose mark was in no block wait again.
         for kept in self.settled.split_off(self.settled.len() - unmarked) {
             let (number, origin) = (kept.number, OriginRef(u32::MAX));
-            self.waiting.insert(number, Waiting { kept, origin, held: None, segment: 0 });
+            self.waiting.insert(number, Waiting { kept, origin, held: None, segment: SegmentNumber(0) });
         }
-        let may_be_gone: BTreeSet<u64> = {
+        let may_be_gone: BTreeSet<RecordNumber> = {
             // Their segments may have been freed already, which settles them too.
             let last = self.waiting.keys().copied().filter(|number| self.waiting[number].origin == OriginRef(u32::MAX));
             last.collect()
@@ -445,7 +451,7 @@ impl Model {
                 self.world.disk.write(segment, offset as usize, &pending.data, false);
             }
         }
-        let aside: Vec<u64> = self.parked.keys().copied().collect();
+        let aside: Vec<RecordNumber> = self.parked.keys().copied().collect();
         let missing = self.start_again(true);
         assert_eq!(aside, self.parked.keys().copied().collect::<Vec<_>>(), "kept aside before and after a kill");
         assert!(missing.is_subset(&may_be_gone), "{missing:?} are lost by a kill");
@@ -460,7 +466,7 @@ impl Model {
         let durable = self.world.journal().durable_below();
         // A record may be kept aside again or not any more, but it is there.
         self.waiting.append(&mut self.parked);
-        let safe: Vec<u64> = self
+        let safe: Vec<RecordNumber> = self
             .waiting
             .iter()
             .filter(|(number, record)| if power { **number < durable } else { self.synced.contains(&record.segment) })
@@ -474,7 +480,8 @@ impl Model {
                 self.past.insert((kept.epoch_id, kept.number), kept);
                 continue;
             }
-            self.waiting.insert(kept.number, Waiting { kept, origin: OriginRef(0), held: None, segment: 0 });
+            self.waiting
+                .insert(kept.number, Waiting { kept, origin: OriginRef(0), held: None, segment: SegmentNumber(0) });
         }
         self.world.kill();
         self.world.disk.lose_power();
@@ -502,7 +509,7 @@ impl Model {
         self.world.open_whole();
         let report = self.world.journal().report().clone();
         assert!(report.clean && report.finished_blocks == 0, "{report:?}");
-        let aside: Vec<u64> = self.parked.keys().copied().collect();
+        let aside: Vec<RecordNumber> = self.parked.keys().copied().collect();
         let missing = self.start_again(true);
         assert_eq!(aside, self.parked.keys().copied().collect::<Vec<_>>(), "kept aside before and after a stop");
         assert!(missing.is_empty(), "{missing:?} are lost by a clean stop");
@@ -518,7 +525,7 @@ impl Model {
     }
 
     /// After an open: takes over what was recovered. The numbers of known records that are not there.
-    fn start_again(&mut self, all_ids: bool) -> BTreeSet<u64> {
+    fn start_again(&mut self, all_ids: bool) -> BTreeSet<RecordNumber> {
         let report = self.world.journal().report().clone();
         // After a loss of power below level `power` a block can be there without the one that names its origins.
         let refuses = self.world.disk.refuses_writes;
@@ -530,7 +537,7 @@ impl Model {
         }
         (self.walk, self.found) = (None, self.world.segments());
         let found = self.world.scan_all();
-        let aside: Vec<(u64, Option<String>, String)> = {
+        let aside: Vec<(RecordNumber, Option<String>, String)> = {
             let journal = self.world.journal();
             let name = |origin| journal.origin(origin).name.to_string();
             let aside = journal.parked();
@@ -547,7 +554,8 @@ impl Model {
                 assert!(self.world.options.durability == Durability::Process && self.world.disk.lost_power);
                 let past = self.past.keys().copied().rfind(|(_, past)| *past == number);
                 let kept = self.past.remove(&past.expect("it was a record once")).expect("found");
-                self.parked.insert(number, Waiting { kept, origin: OriginRef(0), held: None, segment: 0 });
+                self.parked
+                    .insert(number, Waiting { kept, origin: OriginRef(0), held: None, segment: SegmentNumber(0) });
                 continue;
             };
             assert!(name == known.kept.name || self.world.disk.lost_power, "{name}, not {}", known.kept.name);
@@ -557,7 +565,8 @@ impl Model {
             }
             assert!(id == known.kept.id || !all_ids, "{id:?}, not {:?}", known.kept.id);
             known.kept.id = id;
-            self.parked.insert(number, Waiting { origin: OriginRef(0), held: None, segment: 0, ..known });
+            self.parked
+                .insert(number, Waiting { origin: OriginRef(0), held: None, segment: SegmentNumber(0), ..known });
         }
         for kept in found {
             // Below level `power` segments can come back that were freed, without the marks in later ones.
@@ -567,16 +576,17 @@ impl Model {
             let mut known = before.remove(&kept.number).filter(|_| same || !unsafe_level).unwrap_or_else(|| {
                 let past = self.past.remove(&(kept.epoch_id, kept.number)).filter(|_| unsafe_level);
                 let kept = past.unwrap_or_else(|| panic!("{kept:?} is invented"));
-                Waiting { kept, origin: OriginRef(0), held: None, segment: 0 }
+                Waiting { kept, origin: OriginRef(0), held: None, segment: SegmentNumber(0) }
             });
             if kept.source == "unknown" && self.world.disk.lost_power {
                 (known.kept.source, known.kept.name) = (kept.source.clone(), kept.name.clone());
             }
             let id = known.kept.id.clone().filter(|_| kept.id.is_none() && !all_ids);
             assert_eq!(Kept { id: kept.id.clone().or(id), ..kept.clone() }, known.kept);
-            self.waiting.insert(kept.number, Waiting { kept, origin: OriginRef(0), held: None, segment: 0 });
+            self.waiting
+                .insert(kept.number, Waiting { kept, origin: OriginRef(0), held: None, segment: SegmentNumber(0) });
         }
-        let origins: Vec<(OriginRef, u32)> =
+        let origins: Vec<(OriginRef, LaneNumber)> =
             self.world.journal().origins().map(|(at, origin, _)| (at, origin.lane)).collect();
         for record in self.waiting.values_mut() {
             record.origin = origins.iter().find(|(_, lane)| *lane == record.kept.lane).expect("an origin").0;
@@ -595,7 +605,7 @@ impl Model {
             return;
         }
         self.world.rest();
-        let (now, number) = (self.world.now, self.waiting.keys().next().copied().unwrap_or(0));
+        let (now, number) = (self.world.now, self.waiting.keys().next().copied().unwrap_or(RecordNumber(0)));
         if self.world.segments() < self.world.options.segments_max() as u64 {
             let mut snapshot = JournalSnapshot::default();
             self.world.journal().snapshot(now, &mut snapshot);
@@ -617,7 +627,7 @@ impl Model {
                 self.complete(0, false);
             }
             self.world.now.mono_ns += 300_000_000;
-            let lanes: BTreeSet<u32> = self.waiting.values().map(|record| record.kept.lane).collect();
+            let lanes: BTreeSet<LaneNumber> = self.waiting.values().map(|record| record.kept.lane).collect();
             for lane in lanes {
                 while let Some((&number, Waiting { held: Some(at), origin, .. })) =
                     self.waiting.iter().find(|(_, record)| record.kept.lane == lane)
@@ -724,14 +734,18 @@ fn a_walk_that_keeps_all_it_finds_leaves_memory_for_ids_and_marks() {
         let room = world.journal().has_window_room();
         let Some((kept, at)) = world.append(origin, &[round; 900], b"") else {
             let now = world.now;
-            assert!(world.journal().append_id(now, last, "an id").is_ok(), "after {} records", held.len());
+            assert!(
+                world.journal().append_id(now, RecordNumber(last), "an id").is_ok(),
+                "after {} records",
+                held.len()
+            );
             world.quiesce();
             continue;
         };
-        if room && last + 1 == kept.number {
+        if room && last + 1 == kept.number.0 {
             world.journal().hold(at);
             held.insert(kept.number, at);
-            last = kept.number;
+            last = kept.number.0;
         }
         // The tail is in memory: it is found there, and kept there.
         let start = world.journal().position(at);

@@ -3,17 +3,18 @@
 use super::disk::Disk;
 use super::world::{Kept, Pending, World, options};
 use ringest::config::Durability;
+use ringest::ground::RecordNumber;
+use ringest::journal::Op;
 use ringest::journal::{Location, OriginRef};
-use ringest::shard::Op;
 use std::collections::{BTreeMap, HashSet};
 
 /// A gateway with a few lanes at work; settled records leave `waiting`.
 pub struct Story {
     pub world: World,
-    pub waiting: BTreeMap<u64, (Kept, OriginRef, Location)>,
+    pub waiting: BTreeMap<RecordNumber, (Kept, OriginRef, Location)>,
     /// Of those that are in memory no more.
-    forgotten: HashSet<u64>,
-    pub settled: BTreeMap<u64, Kept>,
+    forgotten: HashSet<RecordNumber>,
+    pub settled: BTreeMap<RecordNumber, Kept>,
     origins: Vec<OriginRef>,
     rng: fastrand::Rng,
 }
@@ -55,14 +56,14 @@ impl Story {
         true
     }
 
-    pub fn settle(&mut self, number: u64) {
+    pub fn settle(&mut self, number: RecordNumber) {
         let (kept, origin, at) = self.waiting.remove(&number).expect("it waits");
         self.settled.insert(number, kept);
         self.world.journal().settle(number, origin, at);
     }
 
     /// Records give their memory back; they are not to be settled any more.
-    pub fn forget(&mut self, which: impl Fn(u64) -> bool) {
+    pub fn forget(&mut self, which: impl Fn(RecordNumber) -> bool) {
         for (number, (.., at)) in &self.waiting {
             if which(*number) && self.forgotten.insert(*number) {
                 self.world.journal().release(*at);
@@ -90,7 +91,7 @@ impl Story {
             }
             5 => self.append_id(),
             6..=8 => {
-                let numbers: Vec<u64> =
+                let numbers: Vec<RecordNumber> =
                     self.waiting.keys().copied().take(self.waiting.len().saturating_sub(20)).collect();
                 for number in numbers.into_iter().take(3) {
                     self.settle(number);

@@ -4,10 +4,11 @@
 use super::recovery::{Story, assert_recovered};
 use super::world::{Kept, World, options, segment_of};
 use ringest::config::Durability;
+use ringest::ground::{RecordNumber, SegmentNumber};
 use ringest::journal::format::{BlockHeader, Kind, round_up};
+use ringest::journal::{Op, Rewrite};
 use ringest::journal::{Position, Step};
 use ringest::observe::snapshot::Counters;
-use ringest::shard::{Op, Rewrite};
 use std::collections::BTreeMap;
 
 const SEGMENTS: u64 = 8;
@@ -17,8 +18,8 @@ const SEGMENTS: u64 = 8;
 struct Stalled(u64);
 
 impl Stalled {
-    fn holds(self, number: u64) -> bool {
-        number % self.0 == 1
+    fn holds(self, number: RecordNumber) -> bool {
+        number.0 % self.0 == 1
     }
 }
 
@@ -31,7 +32,7 @@ fn story(durability: Durability, seed: u64) -> Story {
 fn flow(story: &mut Story, step: u64, stalled: Stalled) -> bool {
     story.world.now.mono_ns += 3_000_000;
     let room = story.append(200 + (step * 37 % 700) as usize);
-    let numbers: Vec<u64> = story.waiting.keys().copied().filter(|number| !stalled.holds(*number)).collect();
+    let numbers: Vec<RecordNumber> = story.waiting.keys().copied().filter(|number| !stalled.holds(*number)).collect();
     for number in &numbers[..numbers.len().saturating_sub(12)] {
         story.settle(*number);
     }
@@ -76,7 +77,7 @@ fn step_of(world: &World) -> Option<&'static str> {
 }
 
 /// Every segment of the log that was rewritten, and its blocks: offset, bytes, header.
-fn dense_blocks(world: &World) -> BTreeMap<u64, Vec<(usize, usize, BlockHeader)>> {
+fn dense_blocks(world: &World) -> BTreeMap<SegmentNumber, Vec<(usize, usize, BlockHeader)>> {
     let mut found = BTreeMap::new();
     for (&segment, file) in &world.disk.segments {
         let (mut offset, mut blocks) = (world.disk.physical as usize, Vec::new());
@@ -106,7 +107,7 @@ fn one_record_that_stays_does_not_stop_intake() {
             let room = flow(&mut story, step, Stalled(u64::MAX));
             full += u64::from(!room);
             bytes += if room { 200 + step * 37 % 700 } else { 0 };
-            let numbers: Vec<u64> = story.waiting.keys().copied().filter(|number| *number != old).collect();
+            let numbers: Vec<RecordNumber> = story.waiting.keys().copied().filter(|number| *number != old).collect();
             numbers.into_iter().for_each(|number| story.settle(number));
             complete_some(&mut story, 3);
             assert!(story.world.segments() <= SEGMENTS, "{}", story.world.segments());
@@ -123,7 +124,7 @@ fn one_record_that_stays_does_not_stop_intake() {
         assert!(expected.iter().any(|kept| kept.number == old));
         let mut other = story.world.killed_here();
         assert_recovered(&mut other, &expected);
-        let numbers: Vec<u64> = story.waiting.keys().copied().collect();
+        let numbers: Vec<RecordNumber> = story.waiting.keys().copied().collect();
         numbers.into_iter().for_each(|number| story.settle(number));
         story.world.rest();
         assert!(story.world.segments() <= 1, "{}", story.world.segments());
@@ -165,7 +166,7 @@ fn marks_of_older_records_outlive_the_segments_that_they_are_in() {
             story.world.turn(false);
             complete_some(&mut story, 3);
         }
-        let mut old: Vec<u64> = story.waiting.keys().copied().collect();
+        let mut old: Vec<RecordNumber> = story.waiting.keys().copied().collect();
         let kept = old.len() - 4;
         let first = *story.world.disk.segments.keys().next().expect("one");
         // Most of what comes then is settled at once, and now and then one of the first.
@@ -331,7 +332,7 @@ fn a_directory_that_cannot_be_synced_keeps_the_old_files_until_the_next_start() 
         flow(&mut story, step, Stalled(47));
         if step_of(&story.world) == Some("sync") {
             let index = story.world.pending.iter().position(|pending| matches!(pending.op, Op::Rewrite { .. }));
-            let files: Vec<u64> = story.world.disk.segments.keys().copied().collect();
+            let files: Vec<SegmentNumber> = story.world.disk.segments.keys().copied().collect();
             story.world.complete(index.expect("it is under way"), Err(5));
             break files;
         }
@@ -389,10 +390,10 @@ fn damage_in_a_dense_segment_is_told_and_costs_only_what_it_hits() {
                 assert!(found.iter().all(|kept| expected.iter().any(|known| known.number == kept.number)));
                 let block = &story.world.disk.segments[&segment].data[*offset..offset + bytes];
                 let entries = ringest::journal::format::Entries::new(block, header.nonce, *offset as u32);
-                let hit: Vec<u64> =
+                let hit: Vec<RecordNumber> =
                     entries.filter(|e| e.header.kind == Kind::Record).map(|e| e.header.number).collect();
                 let lost = expected.iter().filter(|kept| !found.iter().any(|found| found.number == kept.number));
-                let lost: Vec<u64> = lost.map(|kept| kept.number).collect();
+                let lost: Vec<RecordNumber> = lost.map(|kept| kept.number).collect();
                 assert!(lost.iter().all(|number| hit.contains(number)), "{lost:?} of {hit:?}");
             }
         }
@@ -411,7 +412,8 @@ fn a_missing_segment_behind_a_dense_one_is_told() {
     let mut story = story(Durability::Power, 17);
     let behind = |story: &Story| {
         let dense = dense_blocks(&story.world).keys().next_back().copied()?;
-        let behind: Vec<u64> = story.world.disk.segments.keys().copied().filter(|segment| *segment > dense).collect();
+        let behind: Vec<SegmentNumber> =
+            story.world.disk.segments.keys().copied().filter(|segment| *segment > dense).collect();
         (behind.len() >= 4).then_some(behind)
     };
     let mut step = 0;
@@ -452,7 +454,7 @@ fn a_clean_stop_in_the_middle_of_a_rewrite_leaves_the_run_as_it_is() {
         assert!(story.world.disk.dense.is_none() || what != "give up");
         story.world.open_whole();
         assert_recovered(&mut story.world, &expected);
-        assert!(story.world.pending.iter().all(|pending| segment_of(&pending.op) > 0));
+        assert!(story.world.pending.iter().all(|pending| segment_of(&pending.op) != Some(SegmentNumber(0))));
         stops += 1;
     }
     assert_eq!(stops, 12);

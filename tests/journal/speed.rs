@@ -3,6 +3,7 @@
 
 use super::world::World;
 use ringest::config::{self, Durability};
+use ringest::ground::RecordNumber;
 use ringest::journal::{NewRecord, Options};
 use std::time::Instant;
 
@@ -29,7 +30,7 @@ fn a_record_costs_little_from_append_to_settled() {
         let record = NewRecord { origin, flags: 0, first_byte_wall_ns: turn, frame_us: 3, key: b"", data: &data };
         let journal = world.journal();
         let start = Instant::now();
-        let mut held = [(0, ringest::journal::Location { extent: 0, offset: 0 }); PER_TURN as usize];
+        let mut held = [(RecordNumber(0), ringest::journal::Location { extent: 0, offset: 0 }); PER_TURN as usize];
         for place in &mut held {
             *place = journal.append_record(now, record).expect("room");
             journal.hold(place.1);
@@ -41,7 +42,7 @@ fn a_record_costs_little_from_append_to_settled() {
         spent_ns += start.elapsed().as_nanos() as u64;
         let start = Instant::now();
         let mut ops = std::collections::VecDeque::new();
-        journal.turn(now, false, &mut ops);
+        journal.turn(now, false, &mut |op| ops.push_back(op));
         turns_ns += start.elapsed().as_nanos() as u64;
         world.submit(ops);
         while !world.pending.is_empty() {

@@ -2,9 +2,11 @@
 
 use super::disk::Disk;
 use ringest::config::Durability;
+use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use ringest::journal::{self, Found, Journal, Location, Moved, NewRecord, Options, OriginRef, Position, Scan, Step};
+use ringest::journal::{Completion, Op, Rewrite};
 use ringest::observe::snapshot::JournalSnapshot;
-use ringest::shard::{Now, Op, Rewrite};
+use ringest::shard::Now;
 use std::collections::{BTreeMap, VecDeque};
 
 pub const SEGMENT_BYTES: u32 = 64 * 1024;
@@ -26,8 +28,8 @@ pub fn options(durability: Durability, segments: u64, slots: usize) -> Options {
 /// All that a record says.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Kept {
-    pub number: u64,
-    pub lane: u32,
+    pub number: RecordNumber,
+    pub lane: LaneNumber,
     pub source: String,
     pub name: String,
     pub epoch_id: u128,
@@ -149,7 +151,7 @@ impl World {
     pub fn turn(&mut self, waiting: bool) {
         let mut ops = VecDeque::new();
         let now = self.now;
-        self.journal().turn(now, waiting, &mut ops);
+        self.journal().turn(now, waiting, &mut |op| ops.push_back(op));
         self.submit(ops);
     }
 
@@ -201,14 +203,16 @@ impl World {
             }
             Op::FreeSegment { segment, .. } => {
                 assert!(self.disk.segments.contains_key(&segment));
-                assert!(!self.pending.iter().any(|other| segment_of(&other.op) == segment), "freed while in use");
+                assert!(!self.pending.iter().any(|other| segment_of(&other.op) == Some(segment)), "freed while in use");
                 Vec::new()
             }
             Op::ReadBack { segment, offset, ref buffer, .. } => {
                 let (start, end) = (offset, offset + buffer.len() as u32);
                 assert!(start % 512 == 0 && !buffer.is_empty());
                 let replaces = |op: &Op| matches!(op, Op::Rewrite { work: Rewrite::Replace { .. }, .. });
-                assert!(!self.pending.iter().any(|other| replaces(&other.op) && segment_of(&other.op) == segment));
+                assert!(
+                    !self.pending.iter().any(|other| replaces(&other.op) && segment_of(&other.op) == Some(segment))
+                );
                 for other in &self.pending {
                     if let Op::Commit { segment: other_segment, offset, bytes, .. } = other.op {
                         let apart = other_segment != segment || offset >= end || offset + bytes <= start;
@@ -221,11 +225,10 @@ impl World {
                 self.check_rewrite(segment, work);
                 Vec::new()
             }
-            ref other => panic!("not a journal's operation: {other:?}"),
         }
     }
 
-    fn check_rewrite(&self, segment: u64, work: &Rewrite) {
+    fn check_rewrite(&self, segment: SegmentNumber, work: &Rewrite) {
         let others = || self.pending.iter().map(|pending| &pending.op);
         assert!(!others().any(|op| matches!(op, Op::Rewrite { .. })), "one step at a time");
         assert!(self.disk.segments.contains_key(&segment));
@@ -247,7 +250,7 @@ impl World {
             }
             Rewrite::Replace { header } => {
                 assert_eq!(header.len(), self.disk.physical as usize);
-                assert!(!others().any(|op| segment_of(op) == segment), "replaced while in use");
+                assert!(!others().any(|op| segment_of(op) == Some(segment)), "replaced while in use");
             }
             Rewrite::SyncDirectory | Rewrite::GiveUp => {}
         }
@@ -300,11 +303,11 @@ impl World {
             _ => "read back",
         });
         let journal = self.journal.as_mut().expect("open");
-        match pending.op {
-            Op::Commit { segment, offset, .. } => journal.handle_committed(now, Position { segment, offset }, result),
-            Op::PrepareSegment { segment, .. } => journal.handle_prepared(now, segment, result),
-            Op::SyncSegment { segment, .. } => journal.handle_synced(segment, result),
-            Op::ReadBack { segment, offset, mut buffer, .. } => {
+        let completion = match pending.op {
+            Op::Commit { segment, offset, .. } => Completion::Committed { segment, offset, result },
+            Op::PrepareSegment { segment, .. } => Completion::SegmentPrepared { segment, result },
+            Op::SyncSegment { segment, .. } => Completion::SegmentSynced { segment, result },
+            Op::ReadBack { segment, offset, mut buffer } => {
                 let result = result.map(|()| {
                     let data = &self.disk.segments[&segment].data;
                     let data = data.get(offset as usize..).unwrap_or_default();
@@ -312,19 +315,19 @@ impl World {
                     buffer[..bytes].copy_from_slice(&data[..bytes]);
                     bytes
                 });
-                journal.handle_read_back(now, &mut self.scan, Position { segment, offset }, buffer, result);
+                Completion::ReadBack { segment, offset, buffer, result }
             }
-            Op::FreeSegment { segment, .. } => journal.handle_freed(now, segment, result),
-            Op::Rewrite { mut work, .. } => {
+            Op::FreeSegment { segment, .. } => Completion::SegmentFreed { segment, result },
+            Op::Rewrite { segment, mut work } => {
                 if let Rewrite::Read { from, offset, buffer } = &mut work {
                     let start = *offset as usize;
                     let data = &self.disk.segments[from].data[start..start + buffer.len()];
                     buffer.copy_from_slice(data);
                 }
-                self.moved.extend(journal.handle_rewrite(now, &mut self.scan, work, result));
+                Completion::Rewrite { segment, work, result }
             }
-            _ => {}
-        }
+        };
+        self.moved.extend(journal.handle(now, &mut self.scan, completion));
     }
 
     /// All operations end, oldest first, until there are none.
@@ -356,7 +359,7 @@ impl World {
         for _ in 0..100 {
             let mut ops = VecDeque::new();
             let now = self.now;
-            self.journal().flush(now, &mut ops);
+            self.journal().flush(now, &mut |op| ops.push_back(op));
             self.submit(ops);
             while !self.pending.is_empty() {
                 let index = self.disk.rng.usize(..self.pending.len());
@@ -408,7 +411,7 @@ impl World {
     pub fn step(&mut self, found: &mut Vec<Found>) -> Step {
         let mut ops = VecDeque::new();
         let now = self.now;
-        let step = self.journal.as_mut().expect("open").scan(now, &mut self.scan, found, &mut ops);
+        let step = self.journal.as_mut().expect("open").scan(now, &mut self.scan, found, &mut |op| ops.push_back(op));
         self.submit(ops);
         step
     }
@@ -485,7 +488,7 @@ impl World {
     }
 }
 
-pub fn segment_of(op: &Op) -> u64 {
+pub fn segment_of(op: &Op) -> Option<SegmentNumber> {
     match *op {
         Op::Commit { segment, .. }
         | Op::PrepareSegment { segment, .. }
@@ -493,8 +496,7 @@ pub fn segment_of(op: &Op) -> u64 {
         | Op::FreeSegment { segment, .. }
         | Op::ReadBack { segment, .. }
         | Op::Rewrite { segment, work: Rewrite::Replace { .. }, .. }
-        | Op::Rewrite { work: Rewrite::Read { from: segment, .. }, .. } => segment,
-        Op::Rewrite { .. } => u64::MAX, // its own file, or none
-        ref other => panic!("not a journal's operation: {other:?}"),
+        | Op::Rewrite { work: Rewrite::Read { from: segment, .. }, .. } => Some(segment),
+        Op::Rewrite { .. } => None, // its own file, or none
     }
 }

@@ -2,6 +2,7 @@
 
 use ringest::config::{self, Durability};
 use ringest::ground::count::Terms;
+use ringest::ground::SegmentNumber;
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::shard::{
     Completion, CoreId, Destination, Fd, LinkId, Now, Op, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId,
@@ -27,19 +28,19 @@ impl Storage for NoDisk {
     fn physical_block(&self) -> u32 {
         4096
     }
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         unreachable!("there is no disk")
     }
-    fn read_segment(&mut self, _: u64, _: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, _: SegmentNumber, _: &mut Vec<u8>) -> io::Result<()> {
         unreachable!("there is no disk")
     }
-    fn write_segment(&mut self, _: u64, _: u32, _: &[u8]) -> io::Result<()> {
+    fn write_segment(&mut self, _: SegmentNumber, _: u32, _: &[u8]) -> io::Result<()> {
         unreachable!("there is no disk")
     }
-    fn sync_segment(&mut self, _: u64) -> io::Result<()> {
+    fn sync_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
         unreachable!("there is no disk")
     }
-    fn free_segment(&mut self, _: u64) -> io::Result<()> {
+    fn free_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
         unreachable!("there is no disk")
     }
     fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {

@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::disk::Disk;
 use crate::say;
+use ringest::ground::{RecordNumber, SegmentNumber};
 use ringest::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, Kind, OriginPayload, Position, RecordPayload,
     SegmentHeader, round_up,
@@ -21,12 +22,12 @@ pub struct Cost {
     pub marks: u64,
     /// It is below what the journal says is durable: it must be told.
     pub told: bool,
-    pub segment: u64,
+    pub segment: SegmentNumber,
 }
 
 /// A block of a segment, as its header has it.
 struct Block {
-    segment: u64,
+    segment: SegmentNumber,
     offset: usize,
     header: BlockHeader,
     used: usize,
@@ -69,16 +70,17 @@ impl Disk {
                 offset += padded;
             }
         }
-        let oldest = blocks.iter().map(|block| block.header.oldest_segment).max().unwrap_or(0);
+        let oldest = blocks.iter().map(|block| block.header.oldest_segment).max().unwrap_or(SegmentNumber(0));
         // A dense segment stands for a run of others, which may still be there.
         let dense = blocks.iter().filter_map(|block| Some((block.segment, u64::from(block.header.dense?.covers))));
-        let covered: Vec<Range<u64>> = dense.map(|(segment, covers)| segment.saturating_sub(covers)..segment).collect();
+        let covered: Vec<Range<SegmentNumber>> =
+            dense.map(|(segment, covers)| SegmentNumber(segment.0.saturating_sub(covers))..segment).collect();
         blocks.retain(|block| block.segment >= oldest && !covered.iter().any(|run| run.contains(&block.segment)));
         // What a failed segment has of blocks that moved to a later one is not part of the log.
-        let mut firsts: BTreeMap<u128, u64> = BTreeMap::new();
+        let mut firsts: BTreeMap<u128, RecordNumber> = BTreeMap::new();
         let mut live: Vec<Block> = Vec::new();
         for block in blocks.into_iter().rev() {
-            let first = firsts.entry(block.header.epoch_id).or_insert(u64::MAX);
+            let first = firsts.entry(block.header.epoch_id).or_insert(RecordNumber(u64::MAX));
             if block.header.first_number < *first {
                 *first = block.header.first_number;
                 live.push(block);
@@ -118,7 +120,7 @@ impl Disk {
             told: !hit.is_empty() && !alone && Position { segment: block.segment, offset: block.offset as u32 } < said,
             ..Cost::default()
         };
-        let key = |number: u64, epoch_id: u128| format!("{epoch_id:032x}-{core}-{number}");
+        let key = |number: RecordNumber, epoch_id: u128| format!("{epoch_id:032x}-{core}-{number}");
         let mut lost_origins = Vec::new();
         for Entry { header, payload, .. } in hit {
             match header.kind {
@@ -130,7 +132,7 @@ impl Disk {
                 }
                 // Its record may be of an earlier epoch.
                 Kind::Id => {
-                    let number = u64::from_le_bytes(payload[..8].try_into().expect("eight bytes"));
+                    let number = RecordNumber(u64::from_le_bytes(payload[..8].try_into().expect("eight bytes")));
                     let epochs = blocks.iter().map(|block| block.header.epoch_id);
                     cost.keys.extend(epochs.map(|epoch_id| key(number, epoch_id)));
                 }
@@ -173,7 +175,7 @@ impl Disk {
     }
 
     /// Epoch, number and the rest of all records in block files.
-    fn in_memory(&self) -> Vec<(u128, u64, RecordPayload<'_>)> {
+    fn in_memory(&self) -> Vec<(u128, RecordNumber, RecordPayload<'_>)> {
         let mut records = Vec::new();
         for memory in self.blocks.values() {
             let bytes = memory.bytes(0..memory.len());

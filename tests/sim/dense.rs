@@ -3,14 +3,15 @@
 
 use super::context::Context;
 use super::disk::{Disk, Segment};
-use ringest::shard::Rewrite;
+use ringest::ground::SegmentNumber;
+use ringest::journal::Rewrite;
 
 impl Disk {
     /// Whether a step keeps to the contract.
     ///
     /// # Errors
     /// In words.
-    pub fn check_rewrite(&self, segment: u64, work: &Rewrite) -> Result<(), String> {
+    pub fn check_rewrite(&self, segment: SegmentNumber, work: &Rewrite) -> Result<(), String> {
         let aligned = |number: usize| number.is_multiple_of(self.physical as usize);
         if self.rewrites_in_flight().next().is_some() {
             return Err(format!("two steps of a rewrite at once: {work:?}"));
@@ -39,7 +40,7 @@ impl Disk {
     }
 
     /// Carries out a step.
-    pub fn rewrite(&mut self, cx: &mut Context, segment: u64, work: &mut Rewrite) {
+    pub fn rewrite(&mut self, cx: &mut Context, segment: SegmentNumber, work: &mut Rewrite) {
         match work {
             Rewrite::Begin { bytes } => {
                 // A file put aside is used again, with what was in it.

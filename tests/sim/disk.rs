@@ -8,9 +8,11 @@
 use super::context::{Context, MS, US};
 use super::event::Event;
 use crate::say;
+use ringest::ground::{RecordNumber, SegmentNumber};
 use ringest::journal::BlockFile;
 use ringest::journal::format::{BlockHeader, Entries, Kind, Position};
-use ringest::shard::{JournalId, Op, Rewrite};
+use ringest::journal::{Completion, Op, Rewrite};
+use ringest::shard::JournalId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -71,7 +73,7 @@ pub struct DiskTrouble {
 /// An operation in flight.
 struct Operation {
     journal: JournalId,
-    segment: u64,
+    segment: SegmentNumber,
     work: Work,
     /// Its process is dead: it may still land, in this file, and nobody hears of it.
     orphan: bool,
@@ -89,13 +91,9 @@ enum Work {
 
 /// What the shard is to hear.
 #[derive(Debug)]
-pub enum Done {
-    Committed { journal: JournalId, segment: u64, offset: u32, result: Result<(), i32> },
-    Prepared { journal: JournalId, segment: u64, result: Result<(), i32> },
-    Synced { journal: JournalId, segment: u64, result: Result<(), i32> },
-    Freed { journal: JournalId, segment: u64, result: Result<(), i32> },
-    ReadBack { journal: JournalId, segment: u64, offset: u32, buffer: Vec<u8>, result: Result<usize, i32> },
-    Rewrite { journal: JournalId, segment: u64, work: Rewrite, result: Result<(), i32> },
+pub struct Done {
+    pub journal: JournalId,
+    pub completion: Completion,
 }
 
 pub struct Disk {
@@ -103,9 +101,9 @@ pub struct Disk {
     pub(super) physical: u32,
     pub(super) boot: [u8; 16],
     pub(super) rng: fastrand::Rng,
-    pub(super) segments: BTreeMap<u64, Segment>,
+    pub(super) segments: BTreeMap<SegmentNumber, Segment>,
     /// Files put aside, and the segments that they were.
-    pub(super) spares: Vec<(u64, Segment)>,
+    pub(super) spares: Vec<(SegmentNumber, Segment)>,
     /// The file of a rewrite.
     pub(super) dense: Option<Segment>,
     pub(super) epochs: BTreeMap<u64, Vec<u8>>,
@@ -125,9 +123,9 @@ pub struct Disk {
     /// A call at start or stop has failed since the last crash.
     pub call_failed: bool,
     /// Epoch and number of the records that were written and synced.
-    pub durable: BTreeSet<(u128, u64)>,
+    pub durable: BTreeSet<(u128, RecordNumber)>,
     /// Blocks with a flipped bit.
-    pub(super) damaged: BTreeSet<(u64, usize)>,
+    pub(super) damaged: BTreeSet<(SegmentNumber, usize)>,
     /// A loss of power has taken what a failed sync had left in the page cache: later processes took it for durable.
     pub lost_doomed: bool,
     /// Nothing ends before then.
@@ -135,7 +133,7 @@ pub struct Disk {
     /// Operations that failed and were told.
     pub errors: u64,
     /// Segments whose preparation failed: they may be asked for again.
-    half_made: BTreeSet<u64>,
+    half_made: BTreeSet<SegmentNumber>,
 }
 
 impl Disk {
@@ -170,13 +168,13 @@ impl Disk {
         }
     }
 
-    /// Takes over an operation of the shard; `memory` is its journal's block memory.
+    /// Takes over an operation of a journal; `memory` is its journal's block memory.
     ///
     /// # Errors
     /// In words, if it breaks the contract.
-    pub fn begin(&mut self, cx: &mut Context, op: Op, memory: &BlockFile) -> Result<(), String> {
+    pub fn begin(&mut self, cx: &mut Context, journal: JournalId, op: Op, memory: &BlockFile) -> Result<(), String> {
         let operation = match op {
-            Op::Commit { journal, memory_offset, segment, offset, bytes, sync } => {
+            Op::Commit { memory_offset, segment, offset, bytes, sync } => {
                 let memory_offset = memory_offset as usize;
                 self.claim(segment, offset, bytes, memory_offset)?;
                 self.memory_is_free(memory, memory_offset, bytes as usize)?;
@@ -185,7 +183,7 @@ impl Disk {
                 let work = Work::Commit { memory: Rc::clone(memory), memory_offset, offset, data, sync };
                 Operation { journal, segment, work, orphan: false, inode: None }
             }
-            Op::PrepareSegment { journal, segment, bytes, header, sync } => {
+            Op::PrepareSegment { segment, bytes, header, sync } => {
                 let known = self.segments.contains_key(&segment) && !self.half_made.contains(&segment);
                 if known || self.in_flight(segment).next().is_some() {
                     return Err(format!("segment {segment} is prepared twice"));
@@ -195,11 +193,11 @@ impl Disk {
                 }
                 Operation { journal, segment, work: Work::Prepare { bytes, header, sync }, orphan: false, inode: None }
             }
-            Op::SyncSegment { journal, segment } => {
+            Op::SyncSegment { segment } => {
                 self.exists(segment)?;
                 Operation { journal, segment, work: Work::Sync, orphan: false, inode: None }
             }
-            Op::FreeSegment { journal, segment, reuse } => {
+            Op::FreeSegment { segment, reuse } => {
                 self.exists(segment)?;
                 // A walk may be reading it back in vain.
                 let harmless = |work: &Work| matches!(work, Work::ReadBack { .. } | Work::Rewrite(_));
@@ -211,15 +209,14 @@ impl Disk {
                 }
                 Operation { journal, segment, work: Work::Free { reuse }, orphan: false, inode: None }
             }
-            Op::ReadBack { journal, segment, offset, buffer } => {
+            Op::ReadBack { segment, offset, buffer } => {
                 self.read_range(segment, offset, buffer.len())?;
                 Operation { journal, segment, work: Work::ReadBack { offset, buffer }, orphan: false, inode: None }
             }
-            Op::Rewrite { journal, segment, work } => {
+            Op::Rewrite { segment, work } => {
                 self.check_rewrite(segment, &work)?;
                 Operation { journal, segment, work: Work::Rewrite(work), orphan: false, inode: None }
             }
-            other => return Err(format!("not a disk's operation: {other:?}")),
         };
         say!(cx, "disk: begin {}", operation.describe());
         let inode = self.segments.get(&operation.segment).map(|file| file.inode);
@@ -231,7 +228,7 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn rewrites_in_flight(&self) -> impl Iterator<Item = (u64, &Rewrite)> {
+    pub(super) fn rewrites_in_flight(&self) -> impl Iterator<Item = (SegmentNumber, &Rewrite)> {
         let alive = self.operations.values().filter(|operation| !operation.orphan);
         alive.filter_map(|operation| match &operation.work {
             Work::Rewrite(work) => Some((operation.segment, work)),
@@ -240,11 +237,11 @@ impl Disk {
     }
 
     /// Whether an operation is in flight on a segment's file.
-    pub(super) fn is_used(&self, segment: u64) -> bool {
+    pub(super) fn is_used(&self, segment: SegmentNumber) -> bool {
         self.in_flight(segment).next().is_some()
     }
 
-    fn is_replaced_or_copied(&self, segment: u64) -> bool {
+    fn is_replaced_or_copied(&self, segment: SegmentNumber) -> bool {
         self.rewrites_in_flight().any(|(place, work)| match work {
             Rewrite::Read { from, .. } => *from == segment,
             Rewrite::Replace { .. } => place == segment,
@@ -252,7 +249,7 @@ impl Disk {
         })
     }
 
-    pub(super) fn exists(&self, segment: u64) -> Result<&Segment, String> {
+    pub(super) fn exists(&self, segment: SegmentNumber) -> Result<&Segment, String> {
         self.segments.get(&segment).ok_or_else(|| format!("segment {segment} is not there"))
     }
 
@@ -262,12 +259,12 @@ impl Disk {
         !self.operations.values().any(|operation| !operation.orphan && holds_up(&operation.work))
     }
 
-    fn in_flight(&self, segment: u64) -> impl Iterator<Item = &Operation> {
+    fn in_flight(&self, segment: SegmentNumber) -> impl Iterator<Item = &Operation> {
         self.operations.values().filter(move |operation| !operation.orphan && operation.segment == segment)
     }
 
     /// A block's range must be aligned, inside, and never written before.
-    fn claim(&mut self, segment: u64, offset: u32, bytes: u32, memory_offset: usize) -> Result<(), String> {
+    fn claim(&mut self, segment: SegmentNumber, offset: u32, bytes: u32, memory_offset: usize) -> Result<(), String> {
         let unit = self.physical;
         let aligned = |number: u32| number.is_multiple_of(unit);
         if !aligned(offset)
@@ -299,7 +296,7 @@ impl Disk {
             return Ok(());
         };
         // What was given up is not part of the log, though its file may still be there.
-        let is_part = |segment: u64, file: &Segment| segment >= oldest_segment && !file.given_up;
+        let is_part = |segment: SegmentNumber, file: &Segment| segment >= oldest_segment && !file.given_up;
         for (&segment, file) in self.segments.iter().filter(|(number, file)| file.failed && is_part(**number, file)) {
             let lost = file.doomed.iter().map(|(offset, _)| *offset as u32).min();
             if lost.is_some_and(|offset| Position { segment, offset } < watermark) {
@@ -324,7 +321,7 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn read_range(&self, segment: u64, offset: u32, bytes: usize) -> Result<(), String> {
+    pub(super) fn read_range(&self, segment: SegmentNumber, offset: u32, bytes: usize) -> Result<(), String> {
         let file = self.exists(segment)?;
         let (from, to) = (offset as usize, offset as usize + bytes);
         if self.rewrites_in_flight().any(|(place, work)| place == segment && matches!(work, Rewrite::Replace { .. })) {
@@ -394,21 +391,21 @@ impl Disk {
 
     fn land(&mut self, cx: &mut Context, operation: Operation) -> Done {
         let Operation { journal, segment, work, .. } = operation;
-        match work {
+        let completion = match work {
             Work::Commit { offset, data, sync, .. } => {
                 self.write(segment, offset as usize, &data, sync);
                 if sync {
                     self.note_records(offset, &data);
                 }
-                Done::Committed { journal, segment, offset, result: Ok(()) }
+                Completion::Committed { segment, offset, result: Ok(()) }
             }
             Work::Prepare { bytes, header, sync } => {
                 self.prepare(segment, bytes, &header, sync);
-                Done::Prepared { journal, segment, result: Ok(()) }
+                Completion::SegmentPrepared { segment, result: Ok(()) }
             }
             Work::Sync => {
                 self.synced(segment);
-                Done::Synced { journal, segment, result: Ok(()) }
+                Completion::SegmentSynced { segment, result: Ok(()) }
             }
             Work::Free { reuse } => {
                 self.put_aside(segment);
@@ -416,7 +413,7 @@ impl Disk {
                     file.removed = !reuse;
                 }
                 cx.stats.count("segment freed");
-                Done::Freed { journal, segment, result: Ok(()) }
+                Completion::SegmentFreed { segment, result: Ok(()) }
             }
             Work::ReadBack { offset, mut buffer } => {
                 let result = match self.segments.get(&segment) {
@@ -431,13 +428,14 @@ impl Disk {
                         Err(ENOENT)
                     }
                 };
-                Done::ReadBack { journal, segment, offset, buffer, result }
+                Completion::ReadBack { segment, offset, buffer, result }
             }
             Work::Rewrite(mut work) => {
                 self.rewrite(cx, segment, &mut work);
-                Done::Rewrite { journal, segment, work, result: Ok(()) }
+                Completion::Rewrite { segment, work, result: Ok(()) }
             }
-        }
+        };
+        Done { journal, completion }
     }
 
     /// The records of a block that is on disk now.
@@ -451,7 +449,7 @@ impl Disk {
     /// The operation fails, and leaves something behind or not.
     fn fail(&mut self, cx: &mut Context, operation: Operation, errno: i32) -> Done {
         let Operation { journal, segment, work, .. } = operation;
-        match work {
+        let completion = match work {
             Work::Commit { offset, data, .. } => {
                 cx.stats.count("commit failed");
                 for (index, sector) in data.chunks(SECTOR_BYTES).enumerate() {
@@ -462,7 +460,7 @@ impl Disk {
                 if let Some(file) = self.segments.get_mut(&segment) {
                     file.failed = true;
                 }
-                Done::Committed { journal, segment, offset, result: Err(errno) }
+                Completion::Committed { segment, offset, result: Err(errno) }
             }
             Work::Prepare { bytes, header, .. } => {
                 cx.stats.count(if errno == ENOSPC {
@@ -475,7 +473,7 @@ impl Disk {
                 if errno != ENOSPC && cx.rng.u8(..4) == 0 {
                     self.prepare(segment, bytes, &header, false);
                 }
-                Done::Prepared { journal, segment, result: Err(errno) }
+                Completion::SegmentPrepared { segment, result: Err(errno) }
             }
             Work::Sync => {
                 cx.stats.count("sync failed");
@@ -484,27 +482,28 @@ impl Disk {
                     file.doomed.append(&mut file.undo);
                     file.failed = true;
                 }
-                Done::Synced { journal, segment, result: Err(errno) }
+                Completion::SegmentSynced { segment, result: Err(errno) }
             }
             Work::Free { .. } => {
                 cx.stats.count("segment not freed");
-                Done::Freed { journal, segment, result: Err(errno) }
+                Completion::SegmentFreed { segment, result: Err(errno) }
             }
             Work::ReadBack { offset, buffer } => {
                 cx.stats.count("read back failed");
-                Done::ReadBack { journal, segment, offset, buffer, result: Err(errno) }
+                Completion::ReadBack { segment, offset, buffer, result: Err(errno) }
             }
             Work::Rewrite(work) => {
                 cx.stats.count("rewrite failed");
                 if matches!(work, Rewrite::GiveUp) {
                     self.dense = None; // the next one begins its file anew
                 }
-                Done::Rewrite { journal, segment, work, result: Err(errno) }
+                Completion::Rewrite { segment, work, result: Err(errno) }
             }
-        }
+        };
+        Done { journal, completion }
     }
 
-    fn write(&mut self, segment: u64, offset: usize, data: &[u8], sync: bool) {
+    fn write(&mut self, segment: SegmentNumber, offset: usize, data: &[u8], sync: bool) {
         let Some(file) = self.segments.get_mut(&segment) else { return };
         let Some(target) = file.data.get_mut(offset..offset + data.len()) else { return };
         if !sync {
@@ -513,7 +512,7 @@ impl Disk {
         target.copy_from_slice(data);
     }
 
-    fn prepare(&mut self, segment: u64, bytes: u64, header: &[u8], sync: bool) {
+    fn prepare(&mut self, segment: SegmentNumber, bytes: u64, header: &[u8], sync: bool) {
         // A spare file is used again as it is: behind the new header there is still what an earlier life has left.
         let mut data = self.take_spare(bytes as usize).unwrap_or_else(|| vec![0; bytes as usize]);
         data[..header.len()].copy_from_slice(header);
@@ -524,19 +523,19 @@ impl Disk {
 
     /// A file of this size that was put aside, with what it holds.
     pub(super) fn take_spare(&mut self, bytes: usize) -> Option<Vec<u8>> {
-        let fits = |(_, file): &(u64, Segment)| file.data.len() == bytes && !file.removed;
+        let fits = |(_, file): &(SegmentNumber, Segment)| file.data.len() == bytes && !file.removed;
         let index = self.spares.iter().position(fits)?;
         Some(self.spares.remove(index).1.data)
     }
 
-    pub(super) fn synced(&mut self, segment: u64) {
+    pub(super) fn synced(&mut self, segment: SegmentNumber) {
         if let Some(file) = self.segments.get_mut(&segment) {
             file.undo.clear();
             file.volatile = false;
         }
     }
 
-    pub(super) fn put_aside(&mut self, segment: u64) {
+    pub(super) fn put_aside(&mut self, segment: SegmentNumber) {
         if let Some(file) = self.segments.remove(&segment) {
             self.spares.push((segment, file));
         }

@@ -12,6 +12,8 @@ use super::receiver::films;
 use super::world::World;
 use crate::say;
 use ringest::config::{LaneKey, SourceKind};
+use ringest::ground::RecordNumber;
+use ringest::journal;
 use ringest::shard::{Completion, ConnectError, Destination, Fd, LinkId, Now, Op, Readable, RecvEnd, Shard, SourceId};
 use ringest::source::serial::PortError;
 use std::collections::HashMap;
@@ -133,18 +135,13 @@ impl World {
             }
             Op::HoldLine { .. } => return Err("a line is held that has no XON and XOFF".into()),
             Op::HandOver { .. } => return Err("a connection is handed over, but there is one core".into()),
-            Op::Commit { journal, .. }
-            | Op::PrepareSegment { journal, .. }
-            | Op::SyncSegment { journal, .. }
-            | Op::FreeSegment { journal, .. }
-            | Op::Rewrite { journal, .. }
-            | Op::ReadBack { journal, .. } => {
+            Op::Journal { journal, op } => {
                 let &directory = self.directories.get(usize::from(journal.0)).ok_or("a journal that there is not")?;
                 let Some(shard) = &self.shard else { return Ok(()) };
                 if !self.plan.has_disk() {
                     return Err(format!("a disk operation at level memory: {op:?}"));
                 }
-                self.disks[directory].begin(&mut self.cx, op, shard.block_memory(journal))?;
+                self.disks[directory].begin(&mut self.cx, journal, op, shard.block_memory(journal))?;
             }
         }
         Ok(())
@@ -166,7 +163,7 @@ impl World {
                 let number = parts.nth(1).and_then(|part| part.parse::<u64>().ok());
                 let (Some(epoch), Some(number), None) = (epoch, number, parts.next()) else { continue };
                 // What an earlier start left was made durable by this one, but where the disk refuses.
-                let known = self.disks.iter().any(|disk| disk.durable.contains(&(epoch, number)));
+                let known = self.disks.iter().any(|disk| disk.durable.contains(&(epoch, RecordNumber(number))));
                 let new = self.disks.iter().any(|disk| disk.epoch_id() == Some(epoch));
                 if !known && new && film.source.starts_with("h-") {
                     return Err(format!("{key}: sent to the API before it was durable"));
@@ -495,25 +492,15 @@ impl World {
     /// In words, if the shard changed memory that is being written.
     pub fn on_disk(&mut self, directory: usize, operation: usize) -> Result<(), String> {
         let Some(done) = self.disks[directory].finish(&mut self.cx, operation)? else { return Ok(()) };
-        self.ailing |= match &done {
-            Done::Committed { result, .. } | Done::Prepared { result, .. } | Done::Synced { result, .. } => {
-                result.is_err()
-            }
-            Done::Rewrite { result, .. } => result.is_err(),
-            Done::Freed { .. } | Done::ReadBack { .. } => false,
+        let Done { journal, completion } = done;
+        self.ailing |= match &completion {
+            journal::Completion::Committed { result, .. }
+            | journal::Completion::SegmentPrepared { result, .. }
+            | journal::Completion::SegmentSynced { result, .. }
+            | journal::Completion::Rewrite { result, .. } => result.is_err(),
+            journal::Completion::SegmentFreed { .. } | journal::Completion::ReadBack { .. } => false,
         };
-        self.tell(match done {
-            Done::Committed { journal, segment, offset, result } => {
-                Completion::Committed { journal, segment, offset, result }
-            }
-            Done::Prepared { journal, segment, result } => Completion::SegmentPrepared { journal, segment, result },
-            Done::Synced { journal, segment, result } => Completion::SegmentSynced { journal, segment, result },
-            Done::Rewrite { journal, segment, work, result } => Completion::Rewrite { journal, segment, work, result },
-            Done::Freed { journal, segment, result } => Completion::SegmentFreed { journal, segment, result },
-            Done::ReadBack { journal, segment, offset, buffer, result } => {
-                Completion::ReadBack { journal, segment, offset, buffer, result }
-            }
-        });
+        self.tell(Completion::Journal { journal, completion });
         Ok(())
     }
 

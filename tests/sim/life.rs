@@ -171,15 +171,21 @@ impl World {
     pub fn crashes_on(&mut self, op: &Op) -> bool {
         let disk = matches!(
             op,
-            Op::Commit { .. } | Op::PrepareSegment { .. } | Op::FreeSegment { .. } | Op::SyncSegment { .. }
+            Op::Journal {
+                op: journal::Op::Commit { .. }
+                    | journal::Op::PrepareSegment { .. }
+                    | journal::Op::FreeSegment { .. }
+                    | journal::Op::SyncSegment { .. },
+                ..
+            }
         );
         let api = matches!(op, Op::Send { fd, .. } if self.is_api(*fd));
         match self.crash_at {
             Some(CrashPoint::AmongOperations) => self.cx.rng.u8(..3) == 0,
             Some(CrashPoint::OnDiskOperation) => disk,
             Some(CrashPoint::OnApiSend) => api,
-            Some(CrashPoint::OnRewrite) => matches!(op, Op::Rewrite { .. }),
-            Some(CrashPoint::OnReadBack) => matches!(op, Op::ReadBack { .. }),
+            Some(CrashPoint::OnRewrite) => matches!(op, Op::Journal { op: journal::Op::Rewrite { .. }, .. }),
+            Some(CrashPoint::OnReadBack) => matches!(op, Op::Journal { op: journal::Op::ReadBack { .. }, .. }),
             _ => false,
         }
     }
@@ -237,7 +243,7 @@ impl World {
                     });
                     (self.tampered.ever, self.tampered.aside) = (true, true);
                     // Where no block of a segment is whole it passes for one that was never used.
-                    let fresh = self.tampered.flipped.insert((directory, cost.segment));
+                    let fresh = self.tampered.flipped.insert((directory, cost.segment.0));
                     self.tampered.told = fresh && (self.tampered.told || cost.told);
                     self.tampered.directory = Some(directory);
                     cost.records.iter().for_each(|(name, record)| self.oracle.damaged(name, record));

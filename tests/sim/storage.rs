@@ -2,6 +2,7 @@
 //! killed (`fuse`), or fail.
 
 use super::disk::{Disk, DiskWork, Segment};
+use ringest::ground::SegmentNumber;
 use ringest::journal::{BlockFile, BlockMemory, Storage};
 use std::io;
 use std::rc::Rc;
@@ -53,22 +54,22 @@ impl Storage for Disk {
         self.physical
     }
 
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         self.alive()?;
         self.dense = None; // a start removes it
-        let mut numbers: Vec<u64> = self.segments.keys().copied().collect();
+        let mut numbers: Vec<SegmentNumber> = self.segments.keys().copied().collect();
         self.rng.shuffle(&mut numbers);
         Ok(numbers)
     }
 
-    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
         self.alive()?;
         into.clear();
         into.extend(&self.segments.get(&segment).ok_or(io::ErrorKind::NotFound)?.data);
         Ok(())
     }
 
-    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
+    fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let result = self.burn();
         let kept = if result.is_ok() { bytes.len() } else { self.rng.usize(..=bytes.len()) };
         self.inodes += 1;
@@ -84,7 +85,7 @@ impl Storage for Disk {
         result
     }
 
-    fn sync_segment(&mut self, segment: u64) -> io::Result<()> {
+    fn sync_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         let result = self.burn();
         let file = self.segments.get_mut(&segment).ok_or(io::ErrorKind::NotFound)?;
         match result {
@@ -95,7 +96,7 @@ impl Storage for Disk {
         result
     }
 
-    fn free_segment(&mut self, segment: u64) -> io::Result<()> {
+    fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         self.burn()?;
         self.put_aside(segment);
         Ok(())

@@ -9,6 +9,8 @@ use crate::engine::buffers::Buffers;
 use crate::engine::connect::connect;
 use crate::engine::control::Request;
 use crate::engine::segments::{SegmentFiles, descriptor};
+use crate::ground::SegmentNumber;
+use crate::journal;
 use crate::shard::{Completion, Destination, Fd, JournalId, LinkId, Op, Readable, SourceId};
 use io_uring::{opcode, squeue, types};
 use nix::sys::socket::{Shutdown, shutdown};
@@ -71,43 +73,49 @@ impl<C: Core> Driver<C> {
             }
             Op::OpenPort { link, source } => self.open_port(link, source),
             Op::HoldLine { link, fd, hold } => self.hold_line(link, fd, hold),
-            Op::Commit { journal, memory_offset, segment, offset, bytes, sync } => {
+            Op::Journal { journal, op } => self.carry_journal(journal, op),
+        }
+    }
+
+    fn carry_journal(&mut self, journal: JournalId, op: journal::Op) {
+        match op {
+            journal::Op::Commit { memory_offset, segment, offset, bytes, sync } => {
                 self.commit(journal, memory_offset, segment, offset, bytes, sync);
             }
-            Op::PrepareSegment { journal, segment, bytes, header, sync } => {
+            journal::Op::PrepareSegment { segment, bytes, header, sync } => {
                 self.cold(journal, async move |files: &SegmentFiles| {
                     let result = files.prepare(segment, bytes, header, sync).await.map_err(|error| errno(&error));
-                    Completion::SegmentPrepared { journal, segment, result }
+                    journal::Completion::SegmentPrepared { segment, result }
                 });
             }
-            Op::SyncSegment { journal, segment } => {
+            journal::Op::SyncSegment { segment } => {
                 self.cold(journal, async move |files: &SegmentFiles| {
                     let result = files.sync(segment).await.map_err(|error| errno(&error));
-                    Completion::SegmentSynced { journal, segment, result }
+                    journal::Completion::SegmentSynced { segment, result }
                 });
             }
-            Op::FreeSegment { journal, segment, reuse } => {
+            journal::Op::FreeSegment { segment, reuse } => {
                 self.cold(journal, async move |files: &SegmentFiles| {
                     let freed = files.free(segment, reuse).await;
                     let result = freed.map_err(|error| {
-                        warn!(segment, "a settled segment's file could not be put aside: {error}");
+                        warn!(segment = segment.0, "a settled segment's file could not be put aside: {error}");
                         errno(&error)
                     });
-                    Completion::SegmentFreed { journal, segment, result }
+                    journal::Completion::SegmentFreed { segment, result }
                 });
             }
-            Op::Rewrite { journal, segment, work } => {
+            journal::Op::Rewrite { segment, work } => {
                 self.cold(journal, async move |files: &SegmentFiles| {
                     let (result, work) = files.rewrite(segment, work).await;
                     let result = result.map_err(|error| errno(&error));
-                    Completion::Rewrite { journal, segment, work, result }
+                    journal::Completion::Rewrite { segment, work, result }
                 });
             }
-            Op::ReadBack { journal, segment, offset, buffer } => {
+            journal::Op::ReadBack { segment, offset, buffer } => {
                 self.cold(journal, async move |files: &SegmentFiles| {
                     let (result, buffer) = files.read_back(segment, offset, buffer).await;
                     let result = result.map_err(|error| errno(&error));
-                    Completion::ReadBack { journal, segment, offset, buffer, result }
+                    journal::Completion::ReadBack { segment, offset, buffer, result }
                 });
             }
         }
@@ -116,7 +124,7 @@ impl<C: Core> Driver<C> {
     /// Runs cold work of a journal as a task of the runtime.
     fn cold<W>(&mut self, journal: JournalId, work: W)
     where
-        W: AsyncFnOnce(&SegmentFiles) -> Completion<'static> + 'static,
+        W: AsyncFnOnce(&SegmentFiles) -> journal::Completion + 'static,
     {
         let files = Rc::clone(&self.journals[usize::from(journal.0)].files);
         let events = Rc::clone(&self.events);
@@ -124,7 +132,7 @@ impl<C: Core> Driver<C> {
         tokio_uring::spawn(async move {
             let completion = work(&files).await;
             events.cold.set(events.cold.get() - 1);
-            events.push(Event::Journal(completion));
+            events.push(Event::Journal { journal, completion });
         });
     }
 
@@ -379,7 +387,15 @@ impl<C: Core> Driver<C> {
         }
     }
 
-    fn commit(&mut self, journal: JournalId, memory_offset: u32, segment: u64, offset: u32, bytes: u32, sync: bool) {
+    fn commit(
+        &mut self,
+        journal: JournalId,
+        memory_offset: u32,
+        segment: SegmentNumber,
+        offset: u32,
+        bytes: u32,
+        sync: bool,
+    ) {
         let state = &self.journals[usize::from(journal.0)];
         let memory = Rc::clone(&state.memory);
         assert!(memory_offset as usize + bytes as usize <= memory.len(), "a commit from outside the block memory");
@@ -391,7 +407,8 @@ impl<C: Core> Driver<C> {
             }
             Err(error) => {
                 let result = Err(errno(&error));
-                self.events.push(Event::Journal(Completion::Committed { journal, segment, offset, result }));
+                let completion = journal::Completion::Committed { segment, offset, result };
+                self.events.push(Event::Journal { journal, completion });
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::link::Phase;
 use super::{Core, Driver, Event};
 use crate::engine::ring::Cqe;
+use crate::journal;
 use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, RecvEnd};
 use crate::source::serial::PortError;
 use nix::sys::socket::{SockaddrStorage, getpeername};
@@ -91,7 +92,7 @@ impl<C: Core> Driver<C> {
         match event {
             Event::Connected { link, result } => self.connected(now, link, result),
             Event::Closed { link } => self.closed(now, link),
-            Event::Journal(completion) => self.hear(now, completion),
+            Event::Journal { journal, completion } => self.hear(now, Completion::Journal { journal, completion }),
         }
     }
 
@@ -198,8 +199,8 @@ impl<C: Core> Driver<C> {
             written if written >= 0 => Err(libc::EIO),
             errno => Err(-errno),
         };
-        let (journal, segment, offset) = (commit.journal, commit.segment, commit.offset);
-        self.hear(now, Completion::Committed { journal, segment, offset, result });
+        let completion = journal::Completion::Committed { segment: commit.segment, offset: commit.offset, result };
+        self.hear(now, Completion::Journal { journal: commit.journal, completion });
     }
 
     fn connected(&mut self, now: Now, id: LinkId, result: Result<OwnedFd, ConnectError>) {

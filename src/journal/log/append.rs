@@ -1,10 +1,10 @@
 //! Entries go into the open block of the current extent.
 
 use super::{
-    Block, Extent, Full, Journal, Leased, Location, Memory, NewRecord, ORIGIN_ENTRY_BYTES_MAX, OpenBlock, OriginRef,
-    Purpose, Write,
+    Block, Extent, Full, IN_MEMORY, Journal, Leased, Location, Memory, NO_LANE, NewRecord, ORIGIN_ENTRY_BYTES_MAX,
+    OpenBlock, OriginRef, Purpose, Write,
 };
-use crate::ground::Now;
+use crate::ground::{LaneNumber, Now, RecordNumber, SegmentNumber};
 use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, EntryHeader, Kind, OriginPayload, RECORD_PREFIX_BYTES,
     RecordPayload, Seal, entry_bytes, round_up, u32_at,
@@ -23,7 +23,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Full`]: nothing was changed; try again when [`Journal::can_append`] holds.
-    pub fn append_record(&mut self, now: Now, record: NewRecord<'_>) -> Result<(u64, Location), Full> {
+    pub fn append_record(&mut self, now: Now, record: NewRecord<'_>) -> Result<(RecordNumber, Location), Full> {
         let bytes = entry_bytes(RECORD_PREFIX_BYTES + record.key.len() + record.data.len());
         self.make_room(now, bytes + ORIGIN_ENTRY_BYTES_MAX, Purpose::Intake)?;
         let segment = self.current_segment_number();
@@ -67,10 +67,10 @@ impl Journal {
     ///
     /// # Errors
     /// [`Full`] while even the reserved room is taken; the id must not be used yet.
-    pub fn append_id(&mut self, now: Now, number: u64, id: &str) -> Result<(), Full> {
+    pub fn append_id(&mut self, now: Now, number: RecordNumber, id: &str) -> Result<(), Full> {
         if self.on_disk() {
             self.make_room(now, entry_bytes(8 + id.len()), Purpose::Progress)?;
-            self.write_entry(Kind::Id, 0, 0, &[&number.to_le_bytes(), id.as_bytes()]);
+            self.write_entry(Kind::Id, 0, NO_LANE, &[&number.0.to_le_bytes(), id.as_bytes()]);
         }
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Journal {
         let payload: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
         if self.on_disk() {
             self.make_room(now, entry_bytes(payload.len()), Purpose::Progress)?;
-            self.write_entry(Kind::Leased, 0, 0, &[&payload]);
+            self.write_entry(Kind::Leased, 0, NO_LANE, &[&payload]);
             self.is_leased = true;
         }
         Ok(())
@@ -123,12 +123,12 @@ impl Journal {
     }
 
     /// The id that an earlier start wrote down for a record.
-    pub fn recovered_id(&self, number: u64) -> Option<&str> {
+    pub fn recovered_id(&self, number: RecordNumber) -> Option<&str> {
         self.ids.get(&number).map(|id| &**id)
     }
 
     /// A record was delivered. Its hold is released; the mark is written at the end of the turn.
-    pub fn settle(&mut self, number: u64, origin: OriginRef, at: Location) {
+    pub fn settle(&mut self, number: RecordNumber, origin: OriginRef, at: Location) {
         let segment = self.extents[at.extent as usize].segment;
         if self.on_disk() {
             let bytes = entry_bytes(u32_at(self.extent_memory(at.extent, at.offset as usize), 4) as usize);
@@ -154,8 +154,8 @@ impl Journal {
         self.marks.len()
     }
 
-    pub(super) fn current_segment_number(&self) -> u64 {
-        self.segments.back().map_or(0, |segment| segment.number)
+    pub(super) fn current_segment_number(&self) -> SegmentNumber {
+        self.segments.back().map_or(IN_MEMORY, |segment| segment.number)
     }
 
     /// Sees to it that the open block has room for `bytes`.
@@ -192,7 +192,7 @@ impl Journal {
         if self.free_slots.len() <= kept_back {
             return Err(Full);
         }
-        let (segment, base) = if self.on_disk() { self.next_place(purpose)? } else { (0, 0) };
+        let (segment, base) = if self.on_disk() { self.next_place(purpose)? } else { (IN_MEMORY, 0) };
         let slot = self.free_slots.pop().expect("checked above");
         let extent = self.add_extent(Extent::new(segment, base, self.epoch_id, Memory::Slot(slot)));
         self.current = Some(extent);
@@ -210,7 +210,7 @@ impl Journal {
     }
 
     /// Segment and offset of the next extent; moves on to the segment that comes next where the last one is full.
-    pub(super) fn next_place(&mut self, purpose: Purpose) -> Result<(u64, u32), Full> {
+    pub(super) fn next_place(&mut self, purpose: Purpose) -> Result<(SegmentNumber, u32), Full> {
         let block_bytes = self.options.block_bytes;
         if self.current_segment_open() {
             let segment = self.segments.back().expect("open");
@@ -260,7 +260,13 @@ impl Journal {
     }
 
     /// Appends an entry to the open block, which has room for it.
-    pub(super) fn write_entry(&mut self, kind: Kind, flags: u8, lane: u32, parts: &[&[u8]]) -> (u64, Location) {
+    pub(super) fn write_entry(
+        &mut self,
+        kind: Kind,
+        flags: u8,
+        lane: LaneNumber,
+        parts: &[&[u8]],
+    ) -> (RecordNumber, Location) {
         let extent = self.current.expect("room was made");
         let base = self.extent_offset(extent);
         let open = self.open.as_mut().expect("room was made");
@@ -278,7 +284,7 @@ impl Journal {
         let bytes = entry_bytes(at - base - offset as usize - ENTRY_HEADER_BYTES) as u32;
         open.used += bytes;
         open.entries += 1;
-        self.next_number += 1;
+        self.next_number = self.next_number.next();
         (number, Location { extent, offset })
     }
 

@@ -3,18 +3,17 @@
 //! are taken only into a segment that is ready, and only while the next one is no reason for worry.
 
 use super::trouble::Trouble;
-use super::{Journal, RETRY_AFTER_NS};
+use super::{GivenUp, Journal, RETRY_AFTER_NS};
 use crate::config::Durability;
-use crate::ground::Now;
+use crate::ground::{Now, RecordNumber, SegmentNumber};
 use crate::journal::format::SegmentHeader;
+use crate::journal::op::{Op, Ops};
 use crate::journal::segment::Segment;
-use crate::shard::Op;
-use std::collections::VecDeque;
 
 /// A segment's file on its way.
 #[derive(Debug)]
 pub(super) struct Coming {
-    pub(super) number: u64,
+    pub(super) number: SegmentNumber,
     pub(super) nonce: u64,
     /// Blocks are built for it.
     pub(super) begun: bool,
@@ -36,7 +35,7 @@ pub(super) enum File {
 
 impl Journal {
     /// Whether commits may go to a segment.
-    pub(super) fn is_file_ready(&self, segment: u64) -> bool {
+    pub(super) fn is_file_ready(&self, segment: SegmentNumber) -> bool {
         self.coming.iter().all(|coming| coming.number != segment || coming.file == File::Ready)
     }
 
@@ -64,13 +63,13 @@ impl Journal {
 
     fn want_segment(&mut self) {
         let number = self.next_segment;
-        self.next_segment += 1;
+        self.next_segment = self.next_segment.next();
         let file = File::Wanted { not_before_ns: 0 };
         self.coming.push_back(Coming { number, nonce: self.rng.u64(..), begun: false, file });
     }
 
     /// The log goes on in the next segment, ready or not; its number.
-    pub(super) fn begin_segment(&mut self, first_number: u64) -> u64 {
+    pub(super) fn begin_segment(&mut self, first_number: RecordNumber) -> SegmentNumber {
         if self.current_segment_open() && self.options.durability == Durability::Process {
             self.unsynced.push_back(self.current_segment_number());
         }
@@ -88,7 +87,7 @@ impl Journal {
     }
 
     /// Asks for the next file that is missing. `ahead`: also for the segment that is to be begun next.
-    pub(super) fn prepare(&mut self, now: Now, ahead: bool, ops: &mut VecDeque<Op>) {
+    pub(super) fn prepare(&mut self, now: Now, ahead: bool, ops: &mut Ops<'_>) {
         if ahead && self.next_coming().is_none() {
             self.want_segment();
         }
@@ -110,8 +109,7 @@ impl Journal {
             epoch: self.epoch,
             epoch_id: self.epoch_id,
         };
-        ops.push_back(Op::PrepareSegment {
-            journal: self.id,
+        ops(Op::PrepareSegment {
             segment: next.number,
             bytes: header.bytes,
             header: header.encode(),
@@ -136,7 +134,7 @@ impl Journal {
     /// A segment of which nothing is of any use any more.
     pub(super) fn drop_segment(&mut self, segment: &Segment) {
         let Some(index) = self.coming.iter().position(|coming| coming.number == segment.number) else {
-            self.dropped.push((segment.number, !segment.failed));
+            self.dropped.push(GivenUp::of(segment));
             return;
         };
         if self.coming[index].file == File::Asked {
@@ -147,7 +145,7 @@ impl Journal {
     }
 
     /// A segment is ready, or not.
-    pub fn handle_prepared(&mut self, now: Now, segment: u64, result: Result<(), i32>) {
+    pub(super) fn handle_prepared(&mut self, now: Now, segment: SegmentNumber, result: Result<(), i32>) {
         let Some(index) = self.coming.iter().position(|coming| coming.number == segment) else { return };
         let Coming { begun, file, .. } = &mut self.coming[index];
         let unwanted = *file == File::Unwanted;
@@ -158,7 +156,7 @@ impl Journal {
                     self.coming.remove(index);
                 }
                 if unwanted {
-                    self.dropped.push((segment, true));
+                    self.dropped.push(GivenUp { segment, reuse: true });
                 }
                 self.heal(Trouble::Make);
             }

@@ -1,5 +1,6 @@
 //! Entries become the blocks of a densely rewritten segment. Pure: what is sealed is handed over, to be written.
 
+use crate::ground::RecordNumber;
 use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Dense, EntryHeader, Position, Seal, entry_bytes, round_up,
 };
@@ -15,7 +16,7 @@ pub(super) struct DenseBlocks {
     header: BlockHeader,
     covers: u32,
     /// Of the run's first entry: the first block says it, so that nothing seems to be missing before it.
-    first_number: Option<u64>,
+    first_number: Option<RecordNumber>,
     /// How far the watermark of the epoch had come. Its first block says where that began: what older epochs have left behind is
     /// judged by it.
     watermark: Option<Position>,
@@ -127,20 +128,21 @@ impl DenseBlocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
     use crate::journal::format::{Entries, Kind};
 
     const HEADER: BlockHeader = BlockHeader {
         nonce: 77,
-        at: Position { segment: 9, offset: 0 },
-        first_number: 100,
+        at: Position { segment: SegmentNumber(9), offset: 0 },
+        first_number: RecordNumber(100),
         epoch_id: 1,
-        watermark: Position { segment: 2, offset: 512 },
-        oldest_segment: 4,
+        watermark: Position { segment: SegmentNumber(2), offset: 512 },
+        oldest_segment: SegmentNumber(4),
         dense: None,
     };
 
-    fn entry(number: u64) -> EntryHeader {
-        EntryHeader { kind: Kind::Record, flags: 1, lane: 2, number }
+    fn entry(number: RecordNumber) -> EntryHeader {
+        EntryHeader { kind: Kind::Record, flags: 1, lane: LaneNumber(2), number: RecordNumber(number.0) }
     }
 
     #[test]
@@ -148,12 +150,12 @@ mod tests {
         let mut blocks = DenseBlocks::new(HEADER, 3, 512, 1024, 8192);
         let data = [0; 300]; // no key: its length stands in it
         for number in [101, 105, 106, 300] {
-            blocks.push(entry(number), &[&data[..100], &data[100..]]).expect("room");
+            blocks.push(entry(RecordNumber(number)), &[&data[..100], &data[100..]]).expect("room");
         }
         let (at, mut bytes) = blocks.take_sealed(vec![9; 40]);
-        blocks.enter(2, Position { segment: 5, offset: 512 });
-        blocks.enter(2, Position { segment: 4, offset: 512 });
-        blocks.push(entry(400), &[&[0; 24]]).expect("room");
+        blocks.enter(2, Position { segment: SegmentNumber(5), offset: 512 });
+        blocks.enter(2, Position { segment: SegmentNumber(4), offset: 512 });
+        blocks.push(entry(RecordNumber(400)), &[&[0; 24]]).expect("room");
         blocks.finish();
         let (next, rest) = blocks.take_sealed(Vec::new());
         assert_eq!((at, next), (512, 512 + bytes.len() as u32));
@@ -164,14 +166,14 @@ mod tests {
         while offset < bytes.len() {
             let (header, seal) = BlockHeader::decode(&bytes[offset..]).expect("a block");
             let seal = seal.expect("sealed");
-            assert_eq!(header.at, Position { segment: 9, offset: 512 + offset as u32 });
+            assert_eq!(header.at, Position { segment: SegmentNumber(9), offset: 512 + offset as u32 });
             let block = &bytes[offset..offset + seal.used as usize];
-            let entries: Vec<u64> = Entries::new(block, 77, header.at.offset).map(|e| e.header.number).collect();
+            let entries: Vec<u64> = Entries::new(block, 77, header.at.offset).map(|e| e.header.number.0).collect();
             assert_eq!(entries.len(), seal.entries as usize);
             offset += round_up(seal.used, 512) as usize;
             let last = offset == bytes.len();
             assert_eq!(header.dense, Some(Dense { covers: 3, last }));
-            found.push((header.epoch_id, header.first_number, header.watermark.segment, entries));
+            found.push((header.epoch_id, header.first_number.0, header.watermark.segment.0, entries));
         }
         let expected = [(1, 100, 2, vec![101, 105]), (1, 106, 2, vec![106, 300]), (2, 400, 5, vec![400])];
         assert_eq!(found, expected);
@@ -180,9 +182,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let mut blocks = DenseBlocks::new(HEADER, 0, 512, 1024, 2048);
-        assert_eq!(blocks.push(entry(1), &[&[0; 1000]]), Err(NoRoom), "larger than a block");
+        assert_eq!(blocks.push(entry(RecordNumber(1)), &[&[0; 1000]]), Err(NoRoom), "larger than a block");
         let mut blocks = DenseBlocks::new(HEADER, 0, 512, 1024, 2048);
-        let fitting = (0..).take_while(|number| blocks.push(entry(*number), &[&[0; 376]]).is_ok()).count();
+        let fitting =
+            (0..).take_while(|number| blocks.push(entry(RecordNumber(*number)), &[&[0; 376]]).is_ok()).count();
         assert_eq!(fitting, 3, "two of 400 bytes in a block of 1,024, one in the last 512");
     }
 }

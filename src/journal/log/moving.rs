@@ -12,12 +12,12 @@ use super::coming::{Coming, File};
 use super::trouble::Trouble;
 use super::{Block, Extent, Journal, Memory, ORIGIN_ENTRY_BYTES_MAX, Purpose, RETRY_AFTER_NS, Write};
 use crate::config::Durability;
-use crate::ground::Now;
+use crate::ground::{Now, RecordNumber, SegmentNumber};
 use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, Entries, Kind, OriginPayload, Position, RecordPayload, Seal,
     round_up, u32_at,
 };
-use crate::journal::recovery::Unwritten;
+use crate::journal::recovery::{Missing, Refusal, Unwritten};
 use crate::journal::segment::Segment;
 use crate::journal::unfinished::Sealed;
 use std::collections::{BTreeSet, HashSet};
@@ -30,11 +30,18 @@ mod tests;
 #[derive(Debug, Default)]
 pub(super) struct AfterMove {
     /// Segments from this one on are not freed ...
-    segment: u64,
+    segment: SegmentNumber,
     /// ... until all entries below this number are on disk ...
-    until: u64,
+    until: RecordNumber,
     /// ... and these origins are defined again: their definitions may have stayed behind.
     origins: Vec<u32>,
+}
+
+/// A waiting record of a block that moves.
+struct Moving {
+    number: RecordNumber,
+    /// Of its entry.
+    bytes: usize,
 }
 
 /// A sealed block in a slot.
@@ -50,8 +57,8 @@ struct InSlot {
 }
 
 impl InSlot {
-    fn end_number(&self) -> u64 {
-        self.header.first_number + u64::from(self.seal.entries)
+    fn end_number(&self) -> RecordNumber {
+        self.header.first_number.plus(u64::from(self.seal.entries))
     }
 }
 
@@ -73,17 +80,17 @@ impl Journal {
         let blocks = self.blocks_from(from);
         let Some(first) = blocks.first() else {
             // A sync failed, and nothing of it is in memory. What comes goes to another segment all the same.
-            self.close_segments(u64::MAX, from, &[]);
+            self.close_segments(None, from, &[]);
             return self.close_current();
         };
         let old_segment = first.header.at.segment;
         let (waiting, undefined) = self.take_records(old_segment, &blocks);
-        self.close_segments(old_segment, from, &blocks);
+        self.close_segments(Some(old_segment), from, &blocks);
         self.in_flight.clear();
         self.sealed.clear();
         let pieces: Vec<&[InSlot]> = blocks.chunk_by(|a, b| a.extent == b.extent).collect();
         let places: Vec<Position> = pieces.iter().map(|piece| self.place(piece)).collect();
-        for (number, bytes) in waiting {
+        for Moving { number, bytes } in waiting {
             let segment = self.segments.iter_mut().rev().find(|s| s.first_number <= number);
             segment.expect("begun for it").add(number, bytes);
         }
@@ -108,7 +115,7 @@ impl Journal {
     }
 
     /// The first entry that is not known to be on disk and can be moved.
-    fn first_unsafe_number(&mut self) -> u64 {
+    fn first_unsafe_number(&mut self) -> RecordNumber {
         let uncommitted = self.in_flight.front().or(self.sealed.front()).map(|block| block.first_number);
         if self.options.durability == Durability::Power {
             return uncommitted.unwrap_or(self.next_number);
@@ -116,7 +123,7 @@ impl Journal {
         // What was written since the last good sync moves too, as far as nothing is missing from memory behind it: numbers
         // must stay in their order.
         let unsynced = |at: Position| at >= self.watermark && (at.segment >= self.first_own_segment);
-        let in_slots = self.blocks_from(0);
+        let in_slots = self.blocks_from(RecordNumber(0));
         let uncommitted = uncommitted.unwrap_or(self.next_number);
         let mut from = uncommitted;
         for block in in_slots.iter().rev().skip_while(|block| block.header.first_number >= uncommitted) {
@@ -129,7 +136,7 @@ impl Journal {
     }
 
     /// The sealed blocks in slots whose entries have numbers from `number` on, in their order.
-    fn blocks_from(&self, number: u64) -> Vec<InSlot> {
+    fn blocks_from(&self, number: RecordNumber) -> Vec<InSlot> {
         let mut found = Vec::new();
         for (index, extent) in self.extents.iter().enumerate() {
             // What a freed segment held is on disk, and may be forgotten in memory.
@@ -154,7 +161,7 @@ impl Journal {
 
     /// Counts the waiting records of moved blocks out of their segments: number and bytes of their entries. And the origins of
     /// which no moved block says who they are.
-    fn take_records(&mut self, from_segment: u64, blocks: &[InSlot]) -> (Vec<(u64, usize)>, Vec<u32>) {
+    fn take_records(&mut self, from_segment: SegmentNumber, blocks: &[InSlot]) -> (Vec<Moving>, Vec<u32>) {
         let mut waiting = Vec::new();
         let (mut used, mut defined) = (HashSet::new(), HashSet::new());
         for block in blocks {
@@ -165,7 +172,7 @@ impl Journal {
                         let (number, bytes) = (entry.header.number, entry.bytes());
                         let mut old = self.segments.iter_mut().filter(|segment| segment.number >= from_segment);
                         if old.any(|segment| segment.settle(number, bytes)) {
-                            waiting.push((number, bytes));
+                            waiting.push(Moving { number, bytes });
                             used.insert(RecordPayload::decode(entry.payload).origin);
                         }
                     }
@@ -179,17 +186,18 @@ impl Journal {
         (waiting, used.difference(&defined).copied().collect())
     }
 
-    /// Ends the segments from one on, whose blocks from entry `from` on move.
-    fn close_segments(&mut self, from_segment: u64, from: u64, blocks: &[InSlot]) {
-        let unsafe_from =
-            if self.options.durability == Durability::Process { self.first_own_segment } else { u64::MAX };
+    /// Ends the segments from one on, whose blocks from entry `from` on move, and those that failed.
+    fn close_segments(&mut self, from_segment: Option<SegmentNumber>, from: RecordNumber, blocks: &[InSlot]) {
+        let unsafe_from = (self.options.durability == Durability::Process).then_some(self.first_own_segment);
+        let is_behind = |segment: SegmentNumber| from_segment.is_some_and(|from| segment >= from);
         let mut lost = 0;
-        for segment in self.segments.iter_mut().filter(|s| s.number >= from_segment || s.failed) {
-            let is_unsafe = segment.number >= unsafe_from && segment.end_position() > self.watermark;
+        for segment in self.segments.iter_mut().filter(|s| is_behind(s.number) || s.failed) {
+            let is_unsafe =
+                unsafe_from.is_some_and(|from| segment.number >= from) && segment.end_position() > self.watermark;
             if !std::mem::replace(&mut segment.closed, true) && is_unsafe {
                 lost += segment.unsettled; // what waits in it and does not move
             }
-            if segment.number < from_segment {
+            if !is_behind(segment.number) {
                 continue;
             }
             segment.unwritten = 0;
@@ -197,7 +205,7 @@ impl Journal {
             let moved = blocks.iter().map(|block| block.header.at).filter(|at| at.segment == segment.number);
             segment.end = moved.map(|at| at.offset).min().unwrap_or(segment.end);
         }
-        self.unsynced.retain(|segment| *segment < from_segment);
+        self.unsynced.retain(|segment| !is_behind(*segment));
         if lost > 0 {
             self.counters.journal_unsafe_records += lost;
             tracing::error!(
@@ -299,7 +307,7 @@ impl Journal {
 
     /// Segments of this start that have nothing on disk and nothing to wait for go at once: as long as the disk refuses there
     /// would be more and more of them.
-    fn drop_empty_segments(&mut self, from: u64) {
+    fn drop_empty_segments(&mut self, from: SegmentNumber) {
         let own = self.first_own_segment;
         let empty = |segment: &Segment| {
             segment.closed
@@ -319,7 +327,9 @@ impl Journal {
     /// After a start: origins whose definitions are in older segments than their records.
     pub(in crate::journal) fn define_again(&mut self, origins: BTreeSet<u32>) {
         if !origins.is_empty() {
-            self.after_move = Some(AfterMove { segment: 0, until: 0, origins: origins.into_iter().collect() });
+            let mut origins: Vec<u32> = origins.into_iter().collect();
+            origins.sort_unstable();
+            self.after_move = Some(AfterMove { segment: SegmentNumber(0), until: RecordNumber(0), origins });
         }
     }
 
@@ -341,7 +351,7 @@ impl Journal {
     }
 
     /// Whether a segment must stay though nothing in it waits: what was moved from it is not on disk yet.
-    pub(super) fn is_kept_for_move(&self, segment: u64) -> bool {
+    pub(super) fn is_kept_for_move(&self, segment: SegmentNumber) -> bool {
         self.after_move.as_ref().is_some_and(|moved| segment >= moved.segment)
     }
 
@@ -365,7 +375,7 @@ impl Journal {
                     memory_offset,
                     bytes: bytes.len() as u32,
                     first_number: header.first_number,
-                    end_number: header.first_number + u64::from(seal.entries),
+                    end_number: header.first_number.plus(u64::from(seal.entries)),
                     opened_ns: 0,
                     state: Write::Waiting,
                 });
@@ -374,11 +384,11 @@ impl Journal {
         if let Some(first) = self.sealed.front() {
             self.committed = first.first_number;
         }
-        for (number, nonce) in unwritten.missing.into_iter().rev() {
+        for Missing { number, nonce } in unwritten.missing.into_iter().rev() {
             let file = File::Wanted { not_before_ns: 0 };
             self.coming.push_back(Coming { number, nonce, begun: true, file });
         }
-        if let Some((segment, errno)) = unwritten.refused {
+        if let Some(Refusal { segment, errno }) = unwritten.refused {
             self.must_move = true;
             self.fail(Trouble::Write, segment, errno);
         }
@@ -392,7 +402,7 @@ impl Journal {
     }
 
     /// A block was not written.
-    pub(super) fn handle_failed_commit(&mut self, now: Now, segment: u64, errno: i32) {
+    pub(super) fn handle_failed_commit(&mut self, now: Now, segment: SegmentNumber, errno: i32) {
         if self.troubles.has(Trouble::Write) && !self.must_move {
             self.retry_commits_ns = Some(now.mono_ns + RETRY_AFTER_NS);
         }
@@ -406,7 +416,7 @@ impl Journal {
     }
 
     /// A segment's writes may be lost though they completed.
-    pub(super) fn handle_failed_sync(&mut self, segment: u64, errno: i32) {
+    pub(super) fn handle_failed_sync(&mut self, segment: SegmentNumber, errno: i32) {
         self.must_move = true;
         if let Some(failed) = self.segments.iter_mut().find(|s| s.number == segment) {
             failed.failed = true;

@@ -1,8 +1,8 @@
 //! Records that are kept aside: the API refuses them for good, and an operator decides. Nothing but a few bytes of each is in
 //! memory; the record itself stays in its segment, unsettled, and is read back when it is to be tried again.
 
-use super::{Full, Journal, Location, OriginRef, Purpose};
-use crate::ground::Now;
+use super::{Full, Journal, Location, NO_LANE, OriginRef, Purpose};
+use crate::ground::{Now, RecordNumber};
 use crate::journal::format::{Kind, PARKED_PREFIX_BYTES, ParkedPayload, Position, entry_bytes, u32_at};
 
 /// Bytes of an answer that are journaled.
@@ -40,10 +40,18 @@ pub struct Parked {
     pub id: Option<Box<str>>,
     /// Bytes of its entry.
     pub(in crate::journal) bytes: u32,
-    /// The entry that keeps it aside, and its bytes: older ones are of no more use.
-    pub(in crate::journal) said_in: (u64, u32),
+    /// The entry that keeps it aside: older ones are of no more use. At level `memory` there is none.
+    pub(in crate::journal) said_in: Option<SaidIn>,
     /// At level `memory` there is no other place for it.
     pub(in crate::journal) held: Option<Location>,
+}
+
+/// An entry that keeps a record aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::journal) struct SaidIn {
+    /// Its own number.
+    pub number: RecordNumber,
+    pub bytes: u32,
 }
 
 /// A record that is to be delivered after all.
@@ -68,20 +76,21 @@ impl Journal {
     pub fn park(
         &mut self,
         now: Now,
-        number: u64,
+        number: RecordNumber,
         (origin, at): (OriginRef, Location),
         id: Option<&str>,
         refused: Refused<'_>,
     ) -> Result<(), Full> {
         let answer = &refused.answer[..refused.answer.len().min(ANSWER_BYTES_MAX)];
         let Refused { status, attempts, .. } = refused;
-        let mut said_in = (0, 0);
+        let mut said_in = None;
         if self.on_disk() {
             self.make_room(now, entry_bytes(PARKED_PREFIX_BYTES + answer.len()), Purpose::Progress)?;
             let prefix =
                 ParkedPayload { number, parked_wall_ns: now.wall_ns, status, attempts, answer }.encode_prefix();
-            let (number, _) = self.write_entry(Kind::Parked, 0, 0, &[&prefix, answer]);
-            said_in = (number, entry_bytes(PARKED_PREFIX_BYTES + answer.len()) as u32);
+            let (number, _) = self.write_entry(Kind::Parked, 0, NO_LANE, &[&prefix, answer]);
+            let bytes = entry_bytes(PARKED_PREFIX_BYTES + answer.len()) as u32;
+            said_in = Some(SaidIn { number, bytes });
         }
         let payload = u32_at(self.extent_memory(at.extent, at.offset as usize), 4) as usize;
         let parked = Parked {
@@ -107,12 +116,12 @@ impl Journal {
     }
 
     /// Records that are kept aside, by number.
-    pub fn parked(&self) -> impl Iterator<Item = (u64, &Parked)> {
+    pub fn parked(&self) -> impl Iterator<Item = (RecordNumber, &Parked)> {
         self.parked.iter().map(|(number, parked)| (*number, parked))
     }
 
     /// One that is kept aside.
-    pub fn parked_record(&self, number: u64) -> Option<&Parked> {
+    pub fn parked_record(&self, number: RecordNumber) -> Option<&Parked> {
         self.parked.get(&number)
     }
 
@@ -120,7 +129,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Full`] while even the reserved room is taken: nothing was changed.
-    pub fn unpark(&mut self, now: Now, number: u64) -> Result<Option<Unparked>, Full> {
+    pub fn unpark(&mut self, now: Now, number: RecordNumber) -> Result<Option<Unparked>, Full> {
         if !self.parked.contains_key(&number) {
             return Ok(None);
         }
@@ -141,7 +150,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Full`] while even the reserved room is taken: nothing was changed.
-    pub fn discard(&mut self, now: Now, number: u64) -> Result<bool, Full> {
+    pub fn discard(&mut self, now: Now, number: RecordNumber) -> Result<bool, Full> {
         if !self.parked.contains_key(&number) {
             return Ok(false);
         }
@@ -163,10 +172,10 @@ impl Journal {
         Ok(true)
     }
 
-    fn append_about(&mut self, now: Now, kind: Kind, number: u64) -> Result<(), Full> {
+    fn append_about(&mut self, now: Now, kind: Kind, number: RecordNumber) -> Result<(), Full> {
         if self.on_disk() {
             self.make_room(now, entry_bytes(8), Purpose::Progress)?;
-            self.write_entry(kind, 0, 0, &[&number.to_le_bytes()]);
+            self.write_entry(kind, 0, NO_LANE, &[&number.0.to_le_bytes()]);
         }
         Ok(())
     }

@@ -12,15 +12,15 @@
 
 use super::dense::{DenseBlocks, NoRoom};
 use super::trouble::{Trouble, describe};
-use super::{Journal, Location, Parked, Scan};
-use crate::ground::Now;
+use super::{GivenUp, IN_MEMORY, Journal, Location, NO_LANE, Parked, Scan};
+use crate::ground::{Now, RecordNumber, SegmentNumber};
 use crate::journal::format::{
     BlockHeader, Entries, Entry, EntryHeader, Kind, OriginPayload, Position, RecordPayload, SegmentHeader, entry_bytes,
-    round_up, u32_at, u64_at,
+    record_number_at, round_up, u32_at,
 };
+use crate::journal::op::{Op, Ops, Rewrite};
 use crate::journal::segment::Segment;
-use crate::shard::{Op, Rewrite};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 /// A run is looked for at most this often.
@@ -37,8 +37,8 @@ const ID_ENTRY_BYTES: usize = 64;
 /// Positions in a run of segments that was rewritten: all of them are now at the beginning of its last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moved {
-    from: u64,
-    to: u64,
+    from: SegmentNumber,
+    to: SegmentNumber,
 }
 
 impl Moved {
@@ -62,7 +62,7 @@ pub(super) struct Rewriting {
     fill_eighths: u64,
     failures: u32,
     /// A new segment begins the log, but its name is not known to be durable: blocks must name what it stands for as the oldest.
-    oldest_kept: Option<RangeInclusive<u64>>,
+    oldest_kept: Option<RangeInclusive<SegmentNumber>>,
     /// No run is rewritten any more: the journal is being closed, or its directory could not be synced.
     ended: bool,
 }
@@ -88,17 +88,17 @@ impl Rewriting {
     }
 
     /// Whether a segment must stay, though all of its records are settled.
-    pub fn holds(&self, segment: u64) -> bool {
+    pub fn holds(&self, segment: SegmentNumber) -> bool {
         self.run.as_ref().is_some_and(|run| run.step < Step::SyncDirectory && run.segments().contains(&segment))
     }
 
     /// A segment is not part of the log any more, and none before it.
-    pub fn forget(&mut self, segment: u64) {
+    pub fn forget(&mut self, segment: SegmentNumber) {
         self.oldest_kept.take_if(|kept| *kept.end() <= segment);
     }
 
     /// Whether a segment's file is about to be another: then it is not read.
-    pub fn is_replacing(&self, segment: u64) -> bool {
+    pub fn is_replacing(&self, segment: SegmentNumber) -> bool {
         self.run.as_ref().is_some_and(|run| run.step == Step::Replace && run.segments().contains(&segment))
     }
 
@@ -121,10 +121,10 @@ enum Step {
 /// A run that is being rewritten.
 #[derive(Debug)]
 struct Run {
-    first: u64,
+    first: SegmentNumber,
     /// The new segment takes its place.
-    last: u64,
-    first_number: u64,
+    last: SegmentNumber,
+    first_number: RecordNumber,
     nonce: u64,
     step: Step,
     in_flight: bool,
@@ -133,29 +133,29 @@ struct Run {
     out: DenseBlocks,
     finished: bool,
     /// Records kept.
-    numbers: Vec<u64>,
+    numbers: Vec<RecordNumber>,
     /// Origins written down.
     origins: HashSet<u32>,
     /// Of the last entry read.
-    last_number: u64,
+    last_number: RecordNumber,
     /// Bytes were met that hold no block or no entry.
     damaged: bool,
     /// Files to be freed in the end.
-    freed: Vec<(u64, bool)>,
+    freed: Vec<GivenUp>,
     /// A buffer to be used again.
     buffer: Vec<u8>,
 }
 
 impl Run {
-    fn segments(&self) -> RangeInclusive<u64> {
+    fn segments(&self) -> RangeInclusive<SegmentNumber> {
         self.first..=self.last
     }
 }
 
 impl Journal {
     /// The oldest segment that blocks name.
-    pub(super) fn oldest_segment(&self) -> u64 {
-        let first = self.segments.front().map_or(0, |segment| segment.number);
+    pub(super) fn oldest_segment(&self) -> SegmentNumber {
+        let first = self.segments.front().map_or(IN_MEMORY, |segment| segment.number);
         self.rewriting.oldest_kept.as_ref().map_or(first, |kept| first.min(*kept.start()))
     }
 
@@ -171,7 +171,7 @@ impl Journal {
     }
 
     /// Looks for a run if one is needed, and asks for the next step of a rewrite that is under way.
-    pub(super) fn rewrite(&mut self, now: Now, ops: &mut VecDeque<Op>) {
+    pub(super) fn rewrite(&mut self, now: Now, ops: &mut Ops<'_>) {
         if self.rewriting.run.is_none() {
             if self.look_for_run_ns().is_none_or(|at| at > now.mono_ns) {
                 return;
@@ -183,13 +183,13 @@ impl Journal {
         let Some(mut run) = self.rewriting.run.take_if(|run| !run.in_flight) else { return };
         if let Some(work) = self.next_work(&mut run) {
             run.in_flight = true;
-            ops.push_back(Op::Rewrite { journal: self.id, segment: run.last, work });
+            ops(Op::Rewrite { segment: run.last, work });
         }
         self.rewriting.run = Some(run);
     }
 
     /// A clean stop: what is under way is given up. The next start finds the run as it is.
-    pub(super) fn end_rewrite(&mut self, ops: &mut VecDeque<Op>) {
+    pub(super) fn end_rewrite(&mut self, ops: &mut Ops<'_>) {
         self.rewriting.ended = true;
         let Some(run) = self.rewriting.run.as_mut().filter(|run| !run.in_flight) else { return };
         run.in_flight = true;
@@ -200,7 +200,7 @@ impl Journal {
                 Rewrite::GiveUp
             }
         };
-        ops.push_back(Op::Rewrite { journal: self.id, segment: run.last, work });
+        ops(Op::Rewrite { segment: run.last, work });
     }
 
     // ---- choosing
@@ -234,12 +234,11 @@ impl Journal {
     }
 
     /// Bytes that entries about parked records take in each segment, beside the records: their answers and ids.
-    fn bytes_aside(&self) -> HashMap<u64, u64> {
+    fn bytes_aside(&self) -> HashMap<SegmentNumber, u64> {
         let mut bytes = HashMap::new();
-        for (_, parked) in self.parked() {
-            let (number, answer) = parked.said_in;
-            if let Some(holder) = self.holder(number) {
-                *bytes.entry(holder.number).or_default() += u64::from(answer) + ID_ENTRY_BYTES as u64;
+        for said_in in self.parked().filter_map(|(_, parked)| parked.said_in) {
+            if let Some(holder) = self.holder(said_in.number) {
+                *bytes.entry(holder.number).or_default() += u64::from(said_in.bytes) + ID_ENTRY_BYTES as u64;
             }
         }
         bytes
@@ -259,7 +258,7 @@ impl Journal {
             dense: None,
         };
         // All numbers back to the segment that stays: a file of one that was given up may not be gone yet.
-        let covers = last.number - before.map_or(first.number, |before| before + 1);
+        let covers = last.number.0 - before.map_or(first.number, SegmentNumber::next).0;
         let covers = u32::try_from(covers).unwrap_or(u32::MAX);
         let (block_bytes, segment_bytes) = (self.options.block_bytes, self.options.segment_bytes);
         Box::new(Run {
@@ -319,7 +318,7 @@ impl Journal {
             }
             if run.source.offset >= source.end {
                 // All of it moved to another segment.
-                run.source = Position { segment: source.number + 1, offset: 0 };
+                run.source = Position { segment: source.number.next(), offset: 0 };
                 return self.next_copy(run);
             }
             let most = source.block_bytes.max(self.options.block_bytes);
@@ -340,7 +339,7 @@ impl Journal {
 
     /// The last entry says how far the run's numbers went.
     fn finish_copy(&mut self, run: &mut Run) -> Result<(), NoRoom> {
-        let end = EntryHeader { kind: Kind::Delivered, flags: 0, lane: 0, number: run.last_number };
+        let end = EntryHeader { kind: Kind::Delivered, flags: 0, lane: NO_LANE, number: run.last_number };
         run.out.push(end, &[])?;
         run.out.finish();
         Ok(())
@@ -361,7 +360,7 @@ impl Journal {
 
     /// A step of a rewrite is over. Where that moved the records of a run, all places in it are to be forgotten: `scan` starts again
     /// at the run's new beginning, and [`Moved`] tells others.
-    pub fn handle_rewrite(
+    pub(super) fn handle_rewrite(
         &mut self,
         now: Now,
         scan: &mut Scan,
@@ -479,7 +478,7 @@ impl Journal {
         }
         run.source.offset += offset as u32;
         if run.source.offset >= segment.end {
-            run.source = Position { segment: segment.number + 1, offset: 0 };
+            run.source = Position { segment: segment.number.next(), offset: 0 };
         }
         Ok(())
     }
@@ -502,8 +501,9 @@ impl Journal {
                 run.out.push(header, &[payload])
             }
             Kind::Id | Kind::Parked | Kind::Retried => {
-                let number = u64_at(payload, 0);
-                let is_said_again = |parked: &Parked| parked.said_in.0 != header.number;
+                let number = record_number_at(payload, 0);
+                let is_said_again =
+                    |parked: &Parked| parked.said_in.is_none_or(|said_in| said_in.number != header.number);
                 if header.kind == Kind::Parked && self.parked_record(number).is_none_or(is_said_again) {
                     return Ok(());
                 }
@@ -514,14 +514,14 @@ impl Journal {
                     false => Ok(()),
                 }
             }
-            Kind::Discarded => match self.is_older(run, u64_at(payload, 0)) {
+            Kind::Discarded => match self.is_older(run, record_number_at(payload, 0)) {
                 true => run.out.push(header, &[payload]),
                 false => Ok(()),
             },
             // Only the last one that a clean end wrote is of use, and only to the start after it.
             Kind::Leased => Ok(()),
             Kind::Delivered => {
-                let marks = payload.chunks_exact(8).filter(|number| self.is_older(run, u64_at(number, 0)));
+                let marks = payload.chunks_exact(8).filter(|number| self.is_older(run, record_number_at(number, 0)));
                 let marks: Vec<&[u8]> = marks.collect();
                 if marks.is_empty() { Ok(()) } else { run.out.push(header, &marks) }
             }
@@ -529,7 +529,7 @@ impl Journal {
     }
 
     /// Writes down, once, who sent records that wait.
-    fn copy_origin(&self, run: &mut Run, id: u32, number: u64) -> Result<(), NoRoom> {
+    fn copy_origin(&self, run: &mut Run, id: u32, number: RecordNumber) -> Result<(), NoRoom> {
         let Some(origin) = self.origin_ids.get(&id).map(|origin| &self.origins[origin.0 as usize]) else {
             return Ok(());
         };
@@ -542,13 +542,13 @@ impl Journal {
     }
 
     /// The segment in which a record lies, if it is in any.
-    pub(super) fn holder(&self, number: u64) -> Option<&Segment> {
+    pub(super) fn holder(&self, number: RecordNumber) -> Option<&Segment> {
         let behind = self.segments.partition_point(|s| s.first_number <= number);
         self.segments.get(behind.checked_sub(1)?)
     }
 
     /// Whether a record may lie in a segment before the run: then its mark is needed.
-    fn is_older(&self, run: &Run, number: u64) -> bool {
+    fn is_older(&self, run: &Run, number: RecordNumber) -> bool {
         self.holder(number).is_some_and(|holder| holder.number < run.first && holder.may_hold(number))
     }
 
@@ -573,8 +573,8 @@ impl Journal {
         let from = self.segments.partition_point(|s| s.number < run.first);
         let to = self.segments.partition_point(|s| s.number <= run.last);
         let numbers = std::mem::take(&mut run.numbers);
-        let waits = |number: &u64| self.holder(*number).is_some_and(|s| s.is_waiting(*number));
-        let waiting: Vec<u64> = numbers.iter().copied().filter(waits).collect();
+        let waits = |number: &RecordNumber| self.holder(*number).is_some_and(|s| s.is_waiting(*number));
+        let waiting: Vec<RecordNumber> = numbers.iter().copied().filter(waits).collect();
         let mut dense = Segment::new(run.last, run.nonce, run.first_number, self.physical);
         dense.end = run.out.end();
         dense.list(numbers);
@@ -582,7 +582,7 @@ impl Journal {
         dense.live_bytes = self.segments.range(from..to).map(|s| s.live_bytes).sum();
         debug_assert_eq!(dense.unsettled, self.segments.range(from..to).map(|s| s.unsettled).sum::<u64>());
         self.counters.journal_rewritten += (to - from) as u64;
-        run.freed = self.segments.drain(from..to - 1).map(|s| (s.number, !s.failed)).collect();
+        run.freed = self.segments.drain(from..to - 1).map(|s| GivenUp::of(&s)).collect();
         self.segments[from] = dense;
         if from == 0 {
             self.rewriting.oldest_kept = Some(run.segments());

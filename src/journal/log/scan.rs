@@ -2,13 +2,12 @@
 
 use super::trouble::Trouble;
 use super::{Extent, Found, Journal, Location, Memory, RETRY_AFTER_NS, Scan, Step};
-use crate::ground::Now;
+use crate::ground::{Now, RecordNumber};
 use crate::journal::format::{
     BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, Kind, Position, RecordPayload, round_up,
 };
+use crate::journal::op::{Op, Ops};
 use crate::journal::segment::Segment;
-use crate::shard::Op;
-use std::collections::VecDeque;
 
 impl Journal {
     /// Where everything that is still to be delivered begins, or later.
@@ -46,7 +45,7 @@ impl Journal {
         self.release_left(scan);
         self.leave(scan);
         self.release_left(scan);
-        (scan.at, scan.seen_below) = (at, 0);
+        (scan.at, scan.seen_below) = (at, RecordNumber(0));
     }
 
     pub(super) fn leave(&mut self, scan: &mut Scan) {
@@ -64,7 +63,7 @@ impl Journal {
     }
 
     /// One step of a walk: appends the waiting records of the next block to `found`. They are not held yet.
-    pub fn scan(&mut self, now: Now, scan: &mut Scan, found: &mut Vec<Found>, ops: &mut VecDeque<Op>) -> Step {
+    pub fn scan(&mut self, now: Now, scan: &mut Scan, found: &mut Vec<Found>, ops: &mut Ops<'_>) -> Step {
         if scan.reading || scan.retry_ns.is_some_and(|at| now.mono_ns < at) {
             return Step::Wait;
         }
@@ -128,12 +127,7 @@ impl Journal {
                 self.segments[index].reads += 1;
                 self.counters.journal_read_backs += 1;
                 let bytes = self.written_behind(scan.at, segment_end).min(block_bytes);
-                ops.push_back(Op::ReadBack {
-                    journal: self.id,
-                    segment: scan.at.segment,
-                    offset: scan.at.offset,
-                    buffer: vec![0; bytes as usize],
-                });
+                ops(Op::ReadBack { segment: scan.at.segment, offset: scan.at.offset, buffer: vec![0; bytes as usize] });
             }
             return Step::Wait;
         }
@@ -196,7 +190,7 @@ impl Journal {
     }
 
     /// A read is over: the walk goes on in what was read.
-    pub fn handle_read_back(
+    pub(super) fn handle_read_back(
         &mut self,
         now: Now,
         scan: &mut Scan,
@@ -304,7 +298,7 @@ impl Journal {
                 if let Some(&origin) = self.origin_ids.get(&id) {
                     let at = Location { extent, offset: offset + entry.offset as u32 };
                     found.push(Found { number: header.number, origin, at });
-                    scan.seen_below = header.number + 1;
+                    scan.seen_below = header.number.next();
                 }
             }
             if entries.offset() + ENTRY_HEADER_BYTES > block.len() || entries.resynchronise().is_none() {

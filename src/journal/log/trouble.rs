@@ -1,6 +1,7 @@
 //! What is wrong with the disk, and what that means for records: said once when it begins, changes and ends.
 
 use super::Journal;
+use crate::ground::SegmentNumber;
 
 /// What cannot be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +20,16 @@ pub(super) enum Trouble {
 
 /// The troubles there are: the segment and the errno that each last had.
 #[derive(Debug, Default)]
-pub(super) struct Troubles([Option<(u64, i32)>; 5]);
+pub(super) struct Troubles([Option<Failure>; 5]);
+
+#[derive(Debug, Clone, Copy)]
+struct Failure {
+    segment: SegmentNumber,
+    errno: i32,
+}
 
 impl Trouble {
-    fn words(self, segment: u64, errno: i32) -> String {
+    fn words(self, segment: SegmentNumber, errno: i32) -> String {
         let error = describe(errno);
         match self {
             Self::Write => format!(
@@ -71,7 +78,7 @@ impl Troubles {
     pub(super) fn describe(&self) -> Option<String> {
         let all = [Trouble::Write, Trouble::Make, Trouble::Sync, Trouble::Read, Trouble::Directory];
         all.into_iter().find_map(|trouble| {
-            let (segment, errno) = self.0[trouble as usize]?;
+            let Failure { segment, errno } = self.0[trouble as usize]?;
             Some(trouble.words(segment, errno))
         })
     }
@@ -84,10 +91,10 @@ pub(super) fn describe(errno: i32) -> String {
 
 impl Journal {
     /// An operation failed. It is logged unless the last one failed in the same way.
-    pub(super) fn fail(&mut self, trouble: Trouble, segment: u64, errno: i32) {
+    pub(super) fn fail(&mut self, trouble: Trouble, segment: SegmentNumber, errno: i32) {
         self.counters.journal_errors += 1;
-        let before = self.troubles.0[trouble as usize].replace((segment, errno));
-        if before.is_none_or(|(_, other)| other != errno) {
+        let before = self.troubles.0[trouble as usize].replace(Failure { segment, errno });
+        if before.is_none_or(|before| before.errno != errno) {
             tracing::error!("journal of core {}: {}", self.options.core, trouble.words(segment, errno));
         }
     }

@@ -1,19 +1,21 @@
 //! The end of a turn (marks, seals, commits, segments made and freed), and what the operations came to.
 
 use super::trouble::Trouble;
-use super::{COMMITS_MAX, Journal, MARKS_PER_ENTRY, PROCESS_WRITE_AFTER_NS, Purpose, RETRY_AFTER_NS, Write};
+use super::{
+    COMMITS_MAX, GivenUp, Journal, MARKS_PER_ENTRY, Moved, NO_LANE, PROCESS_WRITE_AFTER_NS, Purpose, RETRY_AFTER_NS,
+    Scan, Write,
+};
 use crate::config::Durability;
-use crate::ground::Now;
+use crate::ground::{Now, SegmentNumber};
 use crate::journal::format::{BLOCK_HEADER_BYTES, BlockHeader, Kind, Position, entry_bytes};
+use crate::journal::op::{Completion, Op, Ops};
 use crate::journal::segment::Segment;
-use crate::shard::Op;
-use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 impl Journal {
     /// Writes marks, seals what is due, and asks for commits, segments and frees. `waiting`: somebody waits for an
     /// acknowledgement that needs the open block on disk.
-    pub fn turn(&mut self, now: Now, waiting: bool, ops: &mut VecDeque<Op>) {
+    pub fn turn(&mut self, now: Now, waiting: bool, ops: &mut Ops<'_>) {
         if !self.on_disk() {
             return;
         }
@@ -39,9 +41,9 @@ impl Journal {
             }
             let mut payload = [0; MARKS_PER_ENTRY * 8];
             for (place, number) in payload.chunks_exact_mut(8).zip(chunk) {
-                place.copy_from_slice(&number.to_le_bytes());
+                place.copy_from_slice(&number.0.to_le_bytes());
             }
-            self.write_entry(Kind::Delivered, 0, 0, &[&payload[..chunk.len() * 8]]);
+            self.write_entry(Kind::Delivered, 0, NO_LANE, &[&payload[..chunk.len() * 8]]);
             written += chunk.len();
         }
         self.marks = marks;
@@ -71,7 +73,7 @@ impl Journal {
         }
     }
 
-    pub(super) fn submit_commits(&mut self, now: Now, ops: &mut VecDeque<Op>) {
+    pub(super) fn submit_commits(&mut self, now: Now, ops: &mut Ops<'_>) {
         self.move_if_due(now);
         if self.must_move || self.retry_commits_ns.is_some_and(|at| now.mono_ns < at) {
             return;
@@ -81,7 +83,7 @@ impl Journal {
             let ready = self.sealed.front().is_some_and(|block| self.is_file_ready(block.at.segment));
             let Some(block) = self.sealed.pop_front_if(|_| ready) else { break };
             self.in_flight.push_back(block);
-            ops.push_back(self.commit(self.in_flight.len() - 1));
+            ops(self.commit(self.in_flight.len() - 1));
         }
     }
 
@@ -90,7 +92,6 @@ impl Journal {
         self.counters.journal_writes += 1;
         self.counters.journal_bytes += u64::from(block.bytes);
         Op::Commit {
-            journal: self.id,
             memory_offset: block.memory_offset,
             segment: block.at.segment,
             offset: block.at.offset,
@@ -101,14 +102,12 @@ impl Journal {
 
     /// Gives up the oldest segments once they are settled. Their marks may lie in one that is given up with them, and files are
     /// put aside in no order: so a block must first say, as safely as the level promises, where the log begins now.
-    pub(super) fn free(&mut self, now: Now, ops: &mut VecDeque<Op>) {
-        let journal = self.id;
-        let free = |(segment, reuse)| Op::FreeSegment { journal, segment, reuse };
+    pub(super) fn free(&mut self, now: Now, ops: &mut Ops<'_>) {
         // A sync that was asked for before is waited for.
         let syncing = self.syncing;
-        self.freeing_replaced.iter().for_each(|(segment, _)| self.forget_blocks(*segment..=*segment));
-        let dropped = self.dropped.extract_if(.., |(segment, _)| Some(*segment) != syncing);
-        ops.extend(dropped.chain(self.freeing_replaced.drain(..)).map(free));
+        self.freeing_replaced.iter().for_each(|freed| self.forget_blocks(freed.segment..=freed.segment));
+        let dropped = self.dropped.extract_if(.., |dropped| Some(dropped.segment) != syncing);
+        dropped.chain(self.freeing_replaced.drain(..)).map(GivenUp::op).for_each(&mut *ops);
         let before = self.freeing.len();
         while self.segments.len() > 1 {
             let oldest = &self.segments[0];
@@ -126,7 +125,7 @@ impl Journal {
             let oldest = self.segments.pop_front().expect("checked above");
             self.rewriting.forget(oldest.number);
             self.counters.journal_freed += 1;
-            self.freeing.push_back((oldest.number, !oldest.failed));
+            self.freeing.push_back(GivenUp::of(&oldest));
         }
         if self.freeing.len() > before {
             self.beginning_said = None;
@@ -137,14 +136,14 @@ impl Journal {
         if self.troubles.stop_intake() && self.options.durability == Durability::Power {
             // Nothing can be said before there is room again, and this is what makes room. One after the other, so that marks are
             // not given up before what they settle.
-            let first = self.freeing[0].0;
+            let first = self.freeing[0].segment;
             let waits = self.freed_alone.is_some() || self.retry_free_ns.is_some_and(|at| now.mono_ns < at);
             if !waits && !self.extents.iter().any(|e| e.segment == first && e.held > 0) {
                 // With it goes what said that older ones are gone.
-                self.forget_blocks(0..=first);
+                self.forget_blocks(SegmentNumber(0)..=first);
                 self.retry_free_ns = None;
                 self.freed_alone = self.freeing.pop_front();
-                ops.extend(self.freed_alone.map(free));
+                self.freed_alone.map(GivenUp::op).into_iter().for_each(&mut *ops);
             }
             return;
         }
@@ -155,19 +154,19 @@ impl Journal {
                 if self.make_room(now, entry_bytes(0), Purpose::Progress).is_err() {
                     return;
                 }
-                let (number, _) = self.write_entry(Kind::Delivered, 0, 0, &[]);
+                let (number, _) = self.write_entry(Kind::Delivered, 0, NO_LANE, &[]);
                 *self.beginning_said.insert(number)
             }
         };
         if said < self.durable_below() {
             self.retry_free_ns = None;
-            ops.extend(self.freeing.drain(..).map(free));
+            self.freeing.drain(..).map(GivenUp::op).for_each(ops);
         }
     }
 
     /// Segments are given up without a word: what the block file still has of them must not pass for some whose files are to
     /// come. All of it is on disk, or was freed.
-    fn forget_blocks(&self, segments: RangeInclusive<u64>) {
+    fn forget_blocks(&self, segments: RangeInclusive<SegmentNumber>) {
         for slot in 0..self.slots {
             let start = self.memory_offset(slot);
             for at in (start..start + self.options.block_bytes as usize).step_by(self.physical as usize) {
@@ -180,7 +179,7 @@ impl Journal {
     }
 
     /// At level `process` the watermark moves only with a sync, and a full segment is a good moment for one.
-    pub(super) fn sync(&mut self, ops: &mut VecDeque<Op>) {
+    pub(super) fn sync(&mut self, ops: &mut Ops<'_>) {
         if self.syncing.is_some() {
             return;
         }
@@ -193,7 +192,7 @@ impl Journal {
                 return;
             }
             self.syncing = Some(segment);
-            ops.push_back(Op::SyncSegment { journal: self.id, segment });
+            ops(Op::SyncSegment { segment });
             return;
         }
     }
@@ -209,7 +208,7 @@ impl Journal {
     }
 
     /// A clean stop: everything that is in memory goes to disk. Done when [`Journal::is_flushed`].
-    pub fn flush(&mut self, now: Now, ops: &mut VecDeque<Op>) {
+    pub fn flush(&mut self, now: Now, ops: &mut Ops<'_>) {
         if self.on_disk() {
             self.define_moved_origins(now);
             self.write_left_leased(now);
@@ -236,8 +235,26 @@ impl Journal {
                 && !self.is_preparing()
     }
 
+    /// An operation is over. `scan` is the walk of this journal. Where the records of a run of segments moved, all places in it are to
+    /// be forgotten: [`Moved`] tells.
+    pub fn handle(&mut self, now: Now, scan: &mut Scan, completion: Completion) -> Option<Moved> {
+        match completion {
+            Completion::Committed { segment, offset, result } => {
+                self.handle_committed(now, Position { segment, offset }, result);
+            }
+            Completion::SegmentPrepared { segment, result } => self.handle_prepared(now, segment, result),
+            Completion::SegmentSynced { segment, result } => self.handle_synced(segment, result),
+            Completion::SegmentFreed { segment, result } => self.handle_freed(now, segment, result),
+            Completion::Rewrite { work, result, .. } => return self.handle_rewrite(now, scan, work, result),
+            Completion::ReadBack { segment, offset, buffer, result } => {
+                self.handle_read_back(now, scan, Position { segment, offset }, buffer, result);
+            }
+        }
+        None
+    }
+
     /// A block was written, or not.
-    pub fn handle_committed(&mut self, now: Now, at: Position, result: Result<(), i32>) {
+    pub(super) fn handle_committed(&mut self, now: Now, at: Position, result: Result<(), i32>) {
         let block = self.in_flight.iter_mut().find(|block| block.at == at).expect("a commit that is in flight");
         assert_eq!(block.state, Write::Waiting);
         if let Err(errno) = result {
@@ -266,7 +283,7 @@ impl Journal {
     }
 
     /// A segment's writes are durable, or not.
-    pub fn handle_synced(&mut self, segment: u64, result: Result<(), i32>) {
+    pub(super) fn handle_synced(&mut self, segment: SegmentNumber, result: Result<(), i32>) {
         self.syncing = None;
         if let Err(errno) = result {
             return self.handle_failed_sync(segment, errno);
@@ -284,8 +301,8 @@ impl Journal {
 
     /// A segment's file was put aside, or not. Mostly it does not matter: blocks say where the log begins. Where none could say so,
     /// the file is still part of the log, and with the next one its marks would go, and a hole be left behind it.
-    pub fn handle_freed(&mut self, now: Now, segment: u64, result: Result<(), i32>) {
-        let Some(freed) = self.freed_alone.take_if(|(freed, _)| *freed == segment) else { return };
+    pub(super) fn handle_freed(&mut self, now: Now, segment: SegmentNumber, result: Result<(), i32>) {
+        let Some(freed) = self.freed_alone.take_if(|freed| freed.segment == segment) else { return };
         if result.is_err_and(|errno| errno != libc::ENOENT) {
             self.freeing.push_front(freed);
             self.retry_free_ns = Some(now.mono_ns + RETRY_AFTER_NS);

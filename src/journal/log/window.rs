@@ -1,7 +1,7 @@
 //! Records that stay in memory until they are delivered.
 
 use super::{Journal, Location, Memory, RecordView};
-use crate::journal::format::{ENTRY_HEADER_BYTES, RecordPayload, u32_at, u64_at};
+use crate::journal::format::{ENTRY_HEADER_BYTES, RecordPayload, record_number_at, u32_at};
 
 impl Journal {
     /// Whether a record that is not held is found again by a [`Scan`](super::Scan); at level `memory` there is nothing to read it from.
@@ -64,7 +64,7 @@ impl Journal {
         let bytes = self.extent_memory(at.extent, at.offset as usize);
         let payload = u32_at(bytes, 4) as usize;
         RecordView {
-            number: u64_at(bytes, 16),
+            number: record_number_at(bytes, 16),
             flags: bytes[9],
             epoch_id: extent.epoch_id,
             payload: RecordPayload::decode(&bytes[ENTRY_HEADER_BYTES..ENTRY_HEADER_BYTES + payload]),

@@ -1,16 +1,17 @@
 //! What a journal says of records that were kept aside, and of ids that were given ahead.
 
 use super::Recovery;
+use crate::ground::RecordNumber;
 use crate::journal::Journal;
 use crate::journal::epoch::Epoch;
-use crate::journal::format::{LEASED_PREFIX_BYTES, ParkedPayload, entry_bytes, u64_at};
-use crate::journal::log::{Leased, OriginRef, Parked, shown};
+use crate::journal::format::{LEASED_PREFIX_BYTES, ParkedPayload, entry_bytes, record_number_at, u64_at};
+use crate::journal::log::{Leased, OriginRef, Parked, SaidIn, shown};
 use std::collections::HashMap;
 
 /// The newest of the entries that keep a record aside, or bring it back.
 struct FoundParked {
     /// The entry's own number.
-    said_in: u64,
+    said_in: RecordNumber,
     /// `None`: it is to be delivered after all.
     parked: Option<Parked>,
     /// The record's origin, once its entry is found.
@@ -20,16 +21,23 @@ struct FoundParked {
 /// Gathered in a walk that meets entries in no order: the newest counts.
 #[derive(Default)]
 pub(super) struct Aside {
-    parked: HashMap<u64, FoundParked>,
-    /// The newest list of ids that were given ahead, and its entry's number.
-    leased: (u64, Leased),
+    parked: HashMap<RecordNumber, FoundParked>,
+    /// The newest list of ids that were given ahead.
+    leased: Option<FoundLeased>,
+}
+
+/// A list of ids that were given ahead.
+struct FoundLeased {
+    /// The entry's own number.
+    said_in: RecordNumber,
+    leased: Leased,
     /// The epoch that left them to the next start, by the low half of its id; 0: they were still in use.
     left_by: u64,
 }
 
 impl Recovery {
     /// A record is kept aside.
-    pub(super) fn apply_parked(&mut self, said_in: u64, payload: &[u8]) {
+    pub(super) fn apply_parked(&mut self, said_in: RecordNumber, payload: &[u8]) {
         let ParkedPayload { number, parked_wall_ns, status, attempts, answer } = ParkedPayload::decode(payload);
         let parked = Parked {
             origin: OriginRef(u32::MAX),
@@ -40,18 +48,18 @@ impl Recovery {
             answer: shown(answer),
             id: None,
             bytes: 0,
-            said_in: (said_in, entry_bytes(payload.len()) as u32),
+            said_in: Some(SaidIn { number: said_in, bytes: entry_bytes(payload.len()) as u32 }),
             held: None,
         };
         self.say_parked(said_in, number, Some(parked));
     }
 
     /// A record is to be delivered after all.
-    pub(super) fn apply_retried(&mut self, said_in: u64, payload: &[u8]) {
-        self.say_parked(said_in, u64_at(payload, 0), None);
+    pub(super) fn apply_retried(&mut self, said_in: RecordNumber, payload: &[u8]) {
+        self.say_parked(said_in, record_number_at(payload, 0), None);
     }
 
-    fn say_parked(&mut self, said_in: u64, number: u64, parked: Option<Parked>) {
+    fn say_parked(&mut self, said_in: RecordNumber, number: RecordNumber, parked: Option<Parked>) {
         let newer = self.aside.parked.get(&number).is_none_or(|found| found.said_in <= said_in);
         if newer && !self.settled.contains(number) {
             self.aside.parked.insert(number, FoundParked { said_in, parked, origin: None });
@@ -59,17 +67,17 @@ impl Recovery {
     }
 
     /// Ids that are not used yet.
-    pub(super) fn apply_leased(&mut self, said_in: u64, payload: &[u8]) {
-        if said_in >= self.aside.leased.0 {
+    pub(super) fn apply_leased(&mut self, said_in: RecordNumber, payload: &[u8]) {
+        if self.aside.leased.as_ref().is_none_or(|found| found.said_in <= said_in) {
             let (prefix, ranges) = payload.split_at(LEASED_PREFIX_BYTES);
             let ids = ranges.chunks_exact(16).map(|range| u64_at(range, 0)..u64_at(range, 8)).collect();
-            self.aside.leased = (said_in, Leased { origin: u64_at(prefix, 0), ids });
-            self.aside.left_by = u64_at(prefix, 8);
+            let leased = Leased { origin: u64_at(prefix, 0), ids };
+            self.aside.leased = Some(FoundLeased { said_in, leased, left_by: u64_at(prefix, 8) });
         }
     }
 
     /// An unsettled record was found, whose entry takes so many bytes.
-    pub(super) fn count_parked(&mut self, number: u64, origin: u32, received_wall_ns: u64, bytes: usize) {
+    pub(super) fn count_parked(&mut self, number: RecordNumber, origin: u32, received_wall_ns: u64, bytes: usize) {
         if let Some(found) = self.aside.parked.get_mut(&number)
             && let Some(parked) = &mut found.parked
         {
@@ -83,14 +91,14 @@ impl Recovery {
 impl Aside {
     /// Whether that epoch left ids to the next start. An older list stands for what damage took away, and some of its ids were used.
     pub(super) fn has_ids_of(&self, epoch: &Epoch) -> bool {
-        !self.leased.1.ids.is_empty() && self.left_by == epoch.id as u64
+        self.leased.as_ref().is_some_and(|found| !found.leased.ids.is_empty() && found.left_by == epoch.id as u64)
     }
 
     /// Hands all of it to a journal that knows its origins and ids. `is_heir`: the last start ended in order and left its ids to this one.
     pub(super) fn finish(self, is_heir: bool, journal: &mut Journal) {
-        journal.is_leased = self.leased.0 > 0;
+        journal.is_leased = self.leased.is_some();
         // After any other end it is not known which of them were used.
-        journal.leased = if is_heir { self.leased.1 } else { Leased::default() };
+        journal.leased = self.leased.filter(|_| is_heir).map(|found| found.leased).unwrap_or_default();
         for (number, FoundParked { parked, origin, .. }) in self.parked {
             // Without its record it was settled, or is lost.
             let origin = origin.and_then(|id| journal.origin_ids.get(&id).copied());

@@ -1,5 +1,6 @@
 //! What was durable, and whether entries are missing between segments.
 
+use crate::ground::RecordNumber;
 use crate::journal::format::{BlockHeader, Position};
 
 /// What the blocks walked so far say of what was durable. An unclean end leaves traces that later epochs do not make damage, as
@@ -10,8 +11,8 @@ pub(super) struct Durable {
     /// The last epoch, if it ended with a clean stop: all of it was durable.
     pub(super) closed: Option<u128>,
     pub(super) epoch_id: Option<u128>,
-    /// Everything before it, in this epoch, was durable.
-    pub(super) watermark: Position,
+    /// Everything before it, in this epoch, was durable; more, where that is the one that was closed.
+    watermark: Position,
     /// The lowest that a block of this epoch carries: the one it began with.
     pub(super) first: Position,
     /// The highest of all: that of the newest epoch.
@@ -19,6 +20,11 @@ pub(super) struct Durable {
 }
 
 impl Durable {
+    /// Whether what was at a place was durable, as far as is known.
+    pub(super) fn has(&self, at: Position) -> bool {
+        self.epoch_id.is_some() && self.closed == self.epoch_id || at < self.watermark
+    }
+
     pub(super) fn learn(&mut self, header: &BlockHeader) {
         if self.epoch_id.is_some_and(|id| id != header.epoch_id) {
             let inherited = Some(self.first).filter(|first| first.segment <= header.at.segment);
@@ -27,11 +33,18 @@ impl Durable {
             self.first = header.watermark;
         }
         self.epoch_id = Some(header.epoch_id);
-        let all = Position { segment: u64::MAX, offset: u32::MAX };
-        self.watermark = if self.closed == self.epoch_id { all } else { self.watermark.max(header.watermark) };
+        self.watermark = self.watermark.max(header.watermark);
         self.first = self.first.min(header.watermark);
         self.newest = self.newest.max(header.watermark);
     }
+}
+
+/// Where a segment's entries end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    pub(super) epoch_id: u128,
+    /// The number behind its last one.
+    pub(super) next: RecordNumber,
 }
 
 /// The first block of the segment that was walked before. Entries have consecutive numbers in an epoch, so that it tells
@@ -39,7 +52,7 @@ impl Durable {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neighbour {
     pub(super) epoch_id: u128,
-    pub(super) number: u64,
+    pub(super) number: RecordNumber,
     pub(super) at: Position,
     /// It is not where a segment's first block belongs.
     pub(super) gap: bool,
@@ -49,7 +62,7 @@ pub(super) struct Neighbour {
 
 impl Neighbour {
     /// Whether entries are missing between it and the end of the older segment.
-    pub(super) fn is_gap_behind(&self, (epoch_id, next): (u128, u64)) -> bool {
-        if epoch_id == self.epoch_id { next != self.number } else { self.gap }
+    pub(super) fn is_gap_behind(&self, end: End) -> bool {
+        if end.epoch_id == self.epoch_id { end.next != self.number } else { self.gap }
     }
 }

@@ -1,7 +1,9 @@
 //! Segments whose files somebody has taken away: told, and given a file again as far as the block file has them.
 
-use super::durable::Neighbour;
+use super::durable::{End, Neighbour};
+use super::walk::NONE_LOST;
 use super::{Life, OpenError, Recovery, doing};
+use crate::ground::RecordNumber;
 use crate::journal::format::{SegmentHeader, round_up};
 use crate::journal::unfinished::Left;
 use crate::journal::{Options, Storage};
@@ -23,8 +25,8 @@ pub(super) fn is_move_cut_short<'a>(left: &[Left], mut older: impl Iterator<Item
 }
 
 /// What is missing between an entry and the first one of the newer segment, where numbers can tell.
-pub(super) fn lost_between((epoch_id, next): (u128, u64), newer: Option<Neighbour>) -> Range<u64> {
-    newer.filter(|newer| newer.epoch_id == epoch_id).map_or(0..0, |newer| next..newer.number)
+pub(super) fn lost_between(end: End, newer: Option<Neighbour>) -> Range<RecordNumber> {
+    newer.filter(|newer| newer.epoch_id == end.epoch_id).map_or(NONE_LOST, |newer| end.next..newer.number)
 }
 
 impl Recovery {
@@ -38,7 +40,7 @@ impl Recovery {
         bytes: &mut [u8],
     ) -> Result<bool, OpenError> {
         let Life { number, nonce, physical } = life;
-        self.missing.retain(|(missing, _)| *missing != number);
+        self.missing.retain(|missing| missing.number != number);
         let of_it = |block: &super::Sealed| block.header.at.segment == number;
         let epoch_id = self.tail.iter().find(|block| of_it(block)).map_or(0, |block| block.header.epoch_id);
         self.tail.retain(|block| !of_it(block));

@@ -1,7 +1,8 @@
 //! The segments from the newest to the oldest: each is identified, finished from the block file, walked and mended.
 
 use super::gone::{is_move_cut_short, is_whole_from_its_start};
-use super::{Life, OpenError, Recovery, Repairs, doing};
+use super::{Life, Missing, OpenError, Recovery, Repairs, doing};
+use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::epoch::Epoch;
 use crate::journal::format::{BlockHeader, Position, SegmentHeader};
 use crate::journal::unfinished::{Left, unwritten_blocks};
@@ -16,7 +17,7 @@ impl Recovery {
         options: &Options,
         blocks: Option<(&BlockMemory, Epoch)>,
     ) -> Result<(), OpenError> {
-        let files: HashSet<u64> = doing("list the segments", storage.segments())?.into_iter().collect();
+        let files: HashSet<SegmentNumber> = doing("list the segments", storage.segments())?.into_iter().collect();
         if !self.has_epochs && !files.is_empty() {
             // Nothing says how the last start ended, nor which its block file was: all that is there is to be made durable.
             self.report.clean = false;
@@ -28,10 +29,10 @@ impl Recovery {
         let mut overlay = blocks.map(|(memory, epoch)| unwritten_blocks(memory, epoch)).unwrap_or_default();
         // Of segments that were freed blocks may still be in memory: later ones say where the log begins.
         let headers = overlay.values().flatten().map(|left| left.header);
-        self.oldest_segment = headers.map(|header| header.oldest_segment).max().unwrap_or(0);
-        let mut numbers: Vec<u64> = files.union(&overlay.keys().copied().collect()).copied().collect();
+        self.oldest_segment = headers.map(|header| header.oldest_segment).max().unwrap_or_default();
+        let mut numbers: Vec<SegmentNumber> = files.union(&overlay.keys().copied().collect()).copied().collect();
         numbers.sort_unstable_by(|a, b| b.cmp(a));
-        self.segment_max = numbers.first().copied().unwrap_or(0);
+        self.segment_max = numbers.first().copied().unwrap_or_default();
         let mut bytes = Vec::new();
         for number in numbers {
             let mut left = overlay.remove(&number).unwrap_or_default();
@@ -58,7 +59,12 @@ impl Recovery {
         if let Some(oldest) = self.newer.filter(|oldest| oldest.gap) {
             let start = Position { offset: 0, ..oldest.at };
             // Where it began nobody knows any more: some of these may have been there, and not been settled.
-            self.note_damage(start, 0..oldest.at.offset as usize, 1..oldest.number, &mut Repairs::default());
+            self.note_damage(
+                start,
+                0..oldest.at.offset as usize,
+                RecordNumber(1)..oldest.number,
+                &mut Repairs::default(),
+            );
         }
         Ok(())
     }
@@ -68,7 +74,7 @@ impl Recovery {
         &mut self,
         storage: &mut impl Storage,
         options: &Options,
-        number: u64,
+        number: SegmentNumber,
         left: Vec<Left>,
         exists: bool,
         bytes: &mut Vec<u8>,
@@ -84,7 +90,7 @@ impl Recovery {
         let life = match (exists, left.first()) {
             (false, Some(first)) => {
                 bytes.resize(options.segment_bytes as usize, 0);
-                self.missing.push((number, first.header.nonce));
+                self.missing.push(Missing { number, nonce: first.header.nonce });
                 Some(Life { number, nonce: first.header.nonce, physical: storage.physical_block() })
             }
             _ => self
@@ -135,7 +141,7 @@ impl Recovery {
     }
 
     /// What a segment's header says of its life. A file that was cut short gets its size back, in memory.
-    fn identify(&mut self, number: u64, bytes: &mut Vec<u8>) -> Option<Life> {
+    fn identify(&mut self, number: SegmentNumber, bytes: &mut Vec<u8>) -> Option<Life> {
         let header = SegmentHeader::decode(bytes).filter(|header| header.segment == number)?;
         let size = header.bytes.min(u64::from(u32::MAX)) as usize;
         if bytes.len() < size {
@@ -148,7 +154,7 @@ impl Recovery {
     /// The header is damaged, or of another life: a block of this number tells them apart.
     fn rebuild_header(
         &mut self,
-        number: u64,
+        number: SegmentNumber,
         physical: u32,
         options: &Options,
         left: &[Left],

@@ -1,6 +1,7 @@
 //! Blocks of earlier starts that cannot be written where they belong: they are gathered, and taken over by the running log.
 
 use super::{Life, OpenError, Recovery, doing};
+use crate::ground::SegmentNumber;
 use crate::journal::Options;
 use crate::journal::epoch::Epoch;
 use crate::journal::format::Position;
@@ -15,10 +16,30 @@ use std::ops::Range;
 pub(in crate::journal) struct Unwritten {
     /// In the order of the log.
     pub slots: Vec<Vec<Sealed>>,
-    /// Segments whose files are still to be made, with their nonces.
-    pub missing: Vec<(u64, u64)>,
+    /// Segments whose files are still to be made, the newest first.
+    pub missing: Vec<Missing>,
     /// The segment that could not be written, and the errno.
-    pub refused: Option<(u64, i32)>,
+    pub refused: Option<Refusal>,
+}
+
+/// A segment whose file is still to be made.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::journal) struct Missing {
+    pub number: SegmentNumber,
+    pub nonce: u64,
+}
+
+/// An error of a write or a sync.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::journal) struct Refusal {
+    pub segment: SegmentNumber,
+    pub errno: i32,
+}
+
+/// The same, as a start met it.
+pub(super) struct Refused {
+    pub segment: SegmentNumber,
+    pub error: io::Error,
 }
 
 impl Unwritten {
@@ -50,7 +71,7 @@ impl Recovery {
     /// The oldest segments whose files are not there, and of which nothing waits, were freed.
     pub(super) fn drop_missing(&mut self) {
         while let Some(oldest) = self.segments.last().filter(|oldest| oldest.unsettled == 0) {
-            let Some(index) = self.missing.iter().position(|(number, _)| *number == oldest.number) else { return };
+            let Some(index) = self.missing.iter().position(|missing| missing.number == oldest.number) else { return };
             let number = oldest.number;
             self.missing.remove(index);
             self.segments.pop();
@@ -59,7 +80,12 @@ impl Recovery {
     }
 
     /// A segment's blocks could not be written or synced: those that are in memory are written later, elsewhere.
-    pub(super) fn refuse(&mut self, number: u64, from: Option<Position>, error: io::Error) -> Result<(), OpenError> {
+    pub(super) fn refuse(
+        &mut self,
+        number: SegmentNumber,
+        from: Option<Position>,
+        error: io::Error,
+    ) -> Result<(), OpenError> {
         if error.raw_os_error().is_none() && error.kind() != io::ErrorKind::WriteZero {
             return doing(format!("finish the blocks of segment {number}"), Err(error));
         }
@@ -72,7 +98,7 @@ impl Recovery {
         }
         self.unsynced_from = Some(Position { segment: number, offset: 0 });
         self.unwritten_from = from.or(self.unwritten_from);
-        self.refused.get_or_insert((number, error));
+        self.refused.get_or_insert(Refused { segment: number, error });
         Ok(())
     }
 
@@ -108,7 +134,7 @@ impl Recovery {
         self.report.unwritten_blocks = blocks.len() as u64;
         let count = blocks.len();
         let refused = self.refused.take();
-        let error = refused.as_ref().map_or("a segment is missing".to_owned(), |(_, error)| error.to_string());
+        let error = refused.as_ref().map_or("a segment is missing".to_owned(), |refused| refused.error.to_string());
         let failed = |reason| Err(OpenError::Unfinished { blocks: count, error: error.clone(), reason });
         // Where the disk works, what is damaged is told, and the rest written.
         if is_broken && refused.is_some() {
@@ -123,7 +149,10 @@ impl Recovery {
         let unwritten = Unwritten {
             slots: pack(blocks, options.block_bytes),
             missing: std::mem::take(&mut self.missing),
-            refused: refused.map(|(number, error)| (number, error.raw_os_error().unwrap_or(libc::EIO))),
+            refused: refused.map(|Refused { segment, error }| Refusal {
+                segment,
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
+            }),
         };
         if unwritten.epochs().len() > EPOCHS_MAX {
             return failed("they are of too many runs");

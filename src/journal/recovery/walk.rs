@@ -1,20 +1,24 @@
 //! The walk over a segment's blocks: entries are applied, records counted, and what is not whole is judged: damage, or the trace of an
 //! unclean end.
 
-use super::durable::Neighbour;
+use super::durable::{End, Neighbour};
 use super::gone::lost_between;
 use super::{FoundOrigin, Life, Recovery, Repairs};
+use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use crate::journal::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal, round_up,
-    u64_at,
+    BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal,
+    record_number_at, round_up,
 };
 use crate::journal::segment::Segment;
 use std::ops::Range;
 
+/// Where it is not known which entries are missing.
+pub(super) const NONE_LOST: Range<RecordNumber> = RecordNumber(0)..RecordNumber(0);
+
 struct FoundRecord {
-    number: u64,
+    number: RecordNumber,
     origin: u32,
-    lane: u32,
+    lane: LaneNumber,
     received_wall_ns: u64,
     /// Of its entry.
     bytes: usize,
@@ -27,7 +31,7 @@ struct Walked {
     /// Entries, in the same way.
     entries: u32,
     /// Number of the last entry found.
-    last: Option<u64>,
+    last: Option<RecordNumber>,
 }
 
 impl Recovery {
@@ -40,7 +44,7 @@ impl Recovery {
         repairs.certain = self.learn(life, bytes);
         let mut segment: Option<Segment> = None;
         let mut first: Option<Neighbour> = None;
-        let mut next: Option<(u128, u64)> = None;
+        let mut next: Option<End> = None;
         let mut cut_off = false;
         let mut records = Vec::new();
         let mut offset = physical as usize;
@@ -58,15 +62,15 @@ impl Recovery {
             }
             let missing = match header.dense {
                 Some(_) => offset > end,
-                None => next.is_some_and(|(epoch, next)| epoch == header.epoch_id && next != header.first_number),
+                None => next.is_some_and(|end| end.epoch_id == header.epoch_id && end.next != header.first_number),
             };
             if missing {
-                let lost = next.map_or(0..0, |(_, next)| next..header.first_number);
+                let lost = next.map_or(NONE_LOST, |end| end.next..header.first_number);
                 self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, lost, repairs);
             }
             let Walked { used, entries, last } = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
             if seal.is_none() {
-                self.note_damage(here, offset..offset + physical as usize, 0..0, repairs);
+                self.note_damage(here, offset..offset + physical as usize, NONE_LOST, repairs);
                 let sealed = header.encode_sealed(Seal { used, entries });
                 bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
                 repairs.mended.push(offset..offset + physical as usize);
@@ -78,14 +82,14 @@ impl Recovery {
                 number: header.first_number,
                 at: here,
                 gap: offset > physical as usize && header.dense.is_none(),
-                certain: Position { segment: number, offset: physical } < self.durable.watermark,
+                certain: self.durable.has(Position { segment: number, offset: physical }),
             });
             // The numbers of a dense segment have gaps, but its last entry has the number of the last one that it stands for.
             let next_number = match header.dense {
-                Some(_) => last.map_or(header.first_number, |last| last + 1),
-                None => header.first_number + u64::from(entries),
+                Some(_) => last.map_or(header.first_number, RecordNumber::next),
+                None => header.first_number.plus(u64::from(entries)),
             };
-            next = Some((header.epoch_id, next_number));
+            next = Some(End { epoch_id: header.epoch_id, next: next_number });
             cut_off = header.dense.is_some_and(|dense| !dense.last);
             offset += round_up(used, physical) as usize;
             end = offset;
@@ -94,11 +98,11 @@ impl Recovery {
         (segment.start, segment.end) = (first.at.offset, end as u32);
         let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
         // Where an epoch begins nothing older tells what is missing: it lay in the newer segment, before its first block.
-        let other = self.newer.filter(|newer| !cut_off && newer.gap && newer.epoch_id != next.0);
+        let other = self.newer.filter(|newer| !cut_off && newer.gap && newer.epoch_id != next.epoch_id);
         if let Some(newer) = other {
             let mut elsewhere = Repairs { certain: newer.certain, ..Repairs::default() };
             let start = Position { offset: 0, ..newer.at };
-            self.note_damage(start, 0..newer.at.offset as usize, 0..0, &mut elsewhere);
+            self.note_damage(start, 0..newer.at.offset as usize, NONE_LOST, &mut elsewhere);
         } else if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = end.min(bytes.len());
             let lost = lost_between(next, self.newer);
@@ -111,7 +115,7 @@ impl Recovery {
         }
         self.newer = Some(first);
         if dense {
-            let mut numbers: Vec<u64> = records.iter().map(|record| record.number).collect();
+            let mut numbers: Vec<RecordNumber> = records.iter().map(|record| record.number).collect();
             numbers.sort_unstable();
             segment.list(numbers);
         }
@@ -139,7 +143,7 @@ impl Recovery {
         }
         let dense = headers.iter().find_map(|header| header.dense);
         if let Some(dense) = dense {
-            self.covered = number.saturating_sub(u64::from(dense.covers))..number;
+            self.covered = SegmentNumber(number.0.saturating_sub(u64::from(dense.covers)))..number;
         }
         dense.is_some()
     }
@@ -170,7 +174,7 @@ impl Recovery {
             }
             let lost = entries.resynchronise();
             let range = lost.clone().unwrap_or(entries.offset()..limit - offset);
-            self.note_damage(here, offset + range.start..offset + range.end, 0..0, repairs);
+            self.note_damage(here, offset + range.start..offset + range.end, NONE_LOST, repairs);
             if lost.is_none() {
                 break;
             }
@@ -199,12 +203,18 @@ impl Recovery {
 
     /// Bytes that should hold entries (`lost`, by their numbers, where those are known) and do not: damage below the watermark, else
     /// the traces of an unclean end.
-    pub(super) fn note_damage(&mut self, at: Position, range: Range<usize>, lost: Range<u64>, repairs: &mut Repairs) {
-        if repairs.certain || at < self.durable.watermark {
+    pub(super) fn note_damage(
+        &mut self,
+        at: Position,
+        range: Range<usize>,
+        lost: Range<RecordNumber>,
+        repairs: &mut Repairs,
+    ) {
+        if repairs.certain || self.durable.has(at) {
             self.report.damaged += 1;
-            let lost = match lost.end.checked_sub(1).filter(|last| *last >= lost.start) {
-                Some(last) => format!(": entries {} to {last} are lost", lost.start),
-                None => String::new(),
+            let lost = match lost.is_empty() {
+                false => format!(": entries {} to {} are lost", lost.start, lost.end.0 - 1),
+                true => String::new(),
             };
             self.report.alarms.push(format!(
                 "bytes {} to {} of segment {} are damaged, below what was durable{lost}",
@@ -240,7 +250,7 @@ impl Recovery {
                 records.push(FoundRecord { number, origin, lane, received_wall_ns, bytes });
             }
             Kind::Id => {
-                let number = u64_at(payload, 0);
+                let number = record_number_at(payload, 0);
                 if let Ok(id) = std::str::from_utf8(&payload[8..])
                     && !self.settled.contains(number)
                 {
@@ -249,14 +259,14 @@ impl Recovery {
             }
             Kind::Delivered => {
                 for number in payload.chunks_exact(8) {
-                    self.settled.insert(u64_at(number, 0));
+                    self.settled.insert(record_number_at(number, 0));
                 }
             }
             Kind::Parked => self.apply_parked(header.number, payload),
             Kind::Retried => self.apply_retried(header.number, payload),
             Kind::Leased => self.apply_leased(header.number, payload),
             Kind::Discarded => {
-                self.settled.insert(u64_at(payload, 0));
+                self.settled.insert(record_number_at(payload, 0));
             }
         }
     }

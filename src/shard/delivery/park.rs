@@ -1,6 +1,6 @@
 //! Records that the API refuses for good are kept aside, and brought back or deleted when an operator says so.
 
-use crate::ground::{JournalId, LaneId, Now};
+use crate::ground::{JournalId, LaneId, Now, RecordNumber};
 use crate::journal::{Full, OriginRef, Parked, Refused};
 use crate::observe::snapshot::{ParkedGroup, ParkedList, ParkedRecord};
 use crate::shard::store::Store;
@@ -55,7 +55,7 @@ pub struct Selection {
 struct Decision {
     disposal: Disposal,
     journal: JournalId,
-    number: u64,
+    number: RecordNumber,
 }
 
 /// A lane of what is being brought back.
@@ -63,7 +63,7 @@ struct Decision {
 struct Returning {
     lane: LaneId,
     /// The last number in it: numbers in a lane rise.
-    last: u64,
+    last: RecordNumber,
 }
 
 /// What a delivery keeps of its parked records beside the store.
@@ -74,7 +74,7 @@ pub(super) struct Parking {
     /// Lanes of what is being brought back, by journal and origin.
     lanes: HashMap<(JournalId, u32), Returning>,
     /// Of each journal, the number below which all is written down that was decided.
-    said_below: BTreeMap<JournalId, u64>,
+    said_below: BTreeMap<JournalId, RecordNumber>,
     /// The journal has no room: what frees some will wake the shard.
     blocked: bool,
     /// Parked since the last one that was logged.
@@ -103,7 +103,7 @@ impl Parking {
         Ok(())
     }
 
-    fn say_parked(&mut self, now: Now, (core, number): (u32, u64), name: &str, (status, answer): (u16, &[u8])) {
+    fn say_parked(&mut self, now: Now, (core, number): (u32, RecordNumber), name: &str, (status, answer): (u16, &[u8])) {
         if now.mono_ns < self.say_ns {
             self.unsaid += 1;
             return;
@@ -122,14 +122,14 @@ impl Parking {
         if before == 0 {
             self.lanes.clear(); // they may go on by themselves
         }
-        let listed: HashSet<(JournalId, u64)> =
+        let listed: HashSet<(JournalId, RecordNumber)> =
             self.disposals.iter().map(|decision| (decision.journal, decision.number)).collect();
         for id in store.journal_ids() {
             let journal = store.journal(id);
             let core = journal.core();
-            let named: Option<Vec<u64>> = of.records.as_ref().map(|records| {
-                let mut numbers: Vec<u64> =
-                    records.iter().filter(|(of, _)| *of == core).map(|(_, number)| *number).collect();
+            let named: Option<Vec<RecordNumber>> = of.records.as_ref().map(|records| {
+                let mut numbers: Vec<RecordNumber> =
+                    records.iter().filter(|(of, _)| *of == core).map(|(_, number)| RecordNumber(*number)).collect();
                 numbers.sort_unstable();
                 numbers.dedup();
                 numbers
@@ -139,9 +139,9 @@ impl Parking {
                 of.status.is_none_or(|status| status == parked.status)
                     && of.source.as_deref().is_none_or(|name| name == &*origin.source || name == &*origin.name)
             };
-            let numbers: Vec<u64> = match named {
+            let numbers: Vec<RecordNumber> = match named {
                 Some(numbers) => {
-                    let is_there = |number: &u64| journal.parked_record(*number).is_some_and(chosen);
+                    let is_there = |number: &RecordNumber| journal.parked_record(*number).is_some_and(chosen);
                     numbers.into_iter().filter(is_there).collect()
                 }
                 None => journal.parked().filter(|(_, parked)| chosen(parked)).map(|(number, _)| number).collect(),
@@ -194,7 +194,7 @@ impl Parking {
     }
 
     /// The lane into which a record goes that is brought back: its machine's later records do not wait for it again.
-    fn lane_for(&mut self, store: &mut Store, id: JournalId, origin: OriginRef, number: u64) -> LaneId {
+    fn lane_for(&mut self, store: &mut Store, id: JournalId, origin: OriginRef, number: RecordNumber) -> LaneId {
         if let Some(returning) = self.lanes.get_mut(&(id, origin.0))
             && store.find(returning.lane).is_some()
             && returning.last < number
@@ -232,7 +232,7 @@ impl Parking {
                 }
             }
         }
-        let is_durable = |(id, said): (&JournalId, &u64)| store.journal(*id).durable_below() >= *said;
+        let is_durable = |(id, said): (&JournalId, &RecordNumber)| store.journal(*id).durable_below() >= *said;
         list.is_disposing = !self.disposals.is_empty() || !self.said_below.iter().all(is_durable);
         list.groups = groups
             .into_iter()

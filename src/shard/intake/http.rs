@@ -2,7 +2,7 @@
 
 use super::source::Sources;
 use crate::ground::count::Stage;
-use crate::ground::{Fd, LaneId, LinkId, Moment, SourceId};
+use crate::ground::{Fd, LaneId, LinkId, Moment, RecordNumber, SourceId};
 use crate::http::date::HttpDate;
 use crate::http::server::{Request, ServerConnection, Verdict};
 use crate::journal::{NewRecord, OriginRef};
@@ -72,7 +72,7 @@ pub(super) struct Machines {
     /// Buffers of answers that were sent.
     send_buffers: Vec<Vec<u8>>,
     /// Connections whose answers wait for durability, with the number of the first record that is waited for.
-    durable_waiters: BinaryHeap<Reverse<(u64, LinkId)>>,
+    durable_waiters: BinaryHeap<Reverse<(RecordNumber, LinkId)>>,
     date: HttpDate,
 }
 
@@ -118,7 +118,7 @@ impl Sender {
         sources.of(self.source).tally.received += 1;
         turn.stages.record(Stage::Frame, frame_ns);
         turn.stages.record(Stage::Journaled, 0);
-        Verdict::Accepted { last_number: number, records: 1 }
+        Verdict::Accepted { last_number: number.0, records: 1 }
     }
 }
 
@@ -229,7 +229,7 @@ impl Machines {
         !self.durable_waiters.is_empty()
     }
 
-    fn pop_durable_waiter(&mut self, durable_below: u64) -> Option<LinkId> {
+    fn pop_durable_waiter(&mut self, durable_below: RecordNumber) -> Option<LinkId> {
         let first = self.durable_waiters.peek_mut().filter(|first| first.0.0 < durable_below)?;
         let Reverse((_, link)) = PeekMut::pop(first);
         Some(link)
@@ -267,12 +267,12 @@ impl Machines {
     fn flush_one(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         let now = turn.now;
         let machine = self.table.of(link);
-        machine.connection.release(store.durable_below());
+        machine.connection.release(store.durable_below().0);
         if machine.waiting_since.is_none()
             && let Some(number) = machine.connection.awaits()
         {
             machine.waiting_since = Some(Moment::at(now.mono_ns));
-            self.durable_waiters.push(Reverse((number, link)));
+            self.durable_waiters.push(Reverse((RecordNumber(number), link)));
         }
         if machine.closing != Closing::No || machine.sending {
             return;

@@ -8,9 +8,9 @@ use super::lanes::Lanes;
 use super::records::{Behind, Waiting};
 use super::{Kept, State, Store};
 use crate::ground::{JournalId, LaneId};
-use crate::journal::{Found, Position, Scan, Step};
+use crate::journal::{Completion, Found, Journal, Moved, Scan, Step};
 use crate::shard::turn::Turn;
-use crate::shard::{Now, Rewrite};
+use crate::shard::{Now, Op};
 
 /// Blocks looked at in one turn, so that reading back does not hold up the rest.
 pub(in crate::shard) const BLOCKS_PER_TURN: usize = 16;
@@ -39,6 +39,11 @@ impl Backlog {
 
     pub fn is_reading(&self) -> bool {
         self.scan.is_reading()
+    }
+
+    /// An operation of the journal is over; it may have been a read of this walk, or have moved what it walks along.
+    pub fn handle(&mut self, now: Now, journal: &mut Journal, completion: Completion) -> Option<Moved> {
+        journal.handle(now, &mut self.scan, completion)
     }
 
     /// A lane is behind now.
@@ -93,7 +98,7 @@ impl Kept {
             return None;
         }
         self.journal.hold(at);
-        records.catch_up(Behind { from: number + 1, at: position });
+        records.catch_up(Behind { from: number.next(), at: position });
         records.push(Waiting { number, at, origin, seen: None });
         (lane.state() == State::Idle).then_some(lane_id)
     }
@@ -135,7 +140,8 @@ impl Store {
             return false;
         }
         let mut found = std::mem::take(&mut kept.backlog.found);
-        let step = kept.journal.scan(turn.now, &mut kept.backlog.scan, &mut found, turn.ops);
+        let ops = &mut |op| turn.ops.push_back(Op::Journal { journal: id, op });
+        let step = kept.journal.scan(turn.now, &mut kept.backlog.scan, &mut found, ops);
         for record in found.drain(..) {
             if let Some(lane) = kept.take_found(lanes, record) {
                 lanes[lane].wake();
@@ -159,27 +165,5 @@ impl Store {
     /// The turn's reading back is over.
     pub fn end_read_back(&mut self, id: JournalId, blocks: usize) {
         self.journals[usize::from(id.0)].backlog.unfinished = blocks == BLOCKS_PER_TURN;
-    }
-
-    /// A read is over.
-    pub fn handle_read_back(
-        &mut self,
-        now: Now,
-        id: JournalId,
-        at: Position,
-        buffer: Vec<u8>,
-        result: Result<usize, i32>,
-    ) {
-        let kept = &mut self.journals[usize::from(id.0)];
-        kept.journal.handle_read_back(now, &mut kept.backlog.scan, at, buffer, result);
-    }
-
-    /// A step of a journal's rewrite is over. Where a run of segments has moved, its lanes are behind from the new place on.
-    pub fn handle_rewrite(&mut self, now: Now, id: JournalId, work: Rewrite, result: Result<(), i32>) {
-        let kept = &mut self.journals[usize::from(id.0)];
-        let Some(moved) = kept.journal.handle_rewrite(now, &mut kept.backlog.scan, work, result) else { return };
-        for lane in &kept.backlog.lanes {
-            self.lanes[*lane].records_mut().move_behind(|at| moved.position(at));
-        }
     }
 }

@@ -32,7 +32,7 @@ use super::company::{Batch, Company};
 use super::records::{Records, Waiting};
 use super::tries::Tries;
 use crate::delivery::Step;
-use crate::ground::{JournalId, LaneId, Moment};
+use crate::ground::{JournalId, LaneId, LaneNumber, Moment};
 use std::collections::VecDeque;
 
 /// What a lane is doing.
@@ -94,7 +94,7 @@ impl Ids {
 pub(in crate::shard) struct Lane {
     journal: JournalId,
     /// Its number in the journal.
-    number: u32,
+    number: LaneNumber,
     records: Records,
     state: State,
     /// With whom its first records go. What was sent stays so until it is answered.
@@ -116,7 +116,7 @@ pub(in crate::shard) struct Lane {
 
 impl Lane {
     /// A lane at rest.
-    pub fn new(journal: JournalId, number: u32) -> Self {
+    pub fn new(journal: JournalId, number: LaneNumber) -> Self {
         Self {
             journal,
             number,
@@ -139,7 +139,7 @@ impl Lane {
         self.journal
     }
 
-    pub fn number(&self) -> u32 {
+    pub fn number(&self) -> LaneNumber {
         self.number
     }
 

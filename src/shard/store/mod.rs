@@ -22,12 +22,14 @@ pub(super) use tries::Refusal;
 
 use super::timer::Timer;
 use super::turn::Turn;
-use super::{JournalId, LaneId, Now};
+use super::{JournalId, LaneId, Now, Op};
 use crate::config::Durability;
 use crate::delivery::Step;
-use crate::ground::Moment;
+use crate::ground::{LaneNumber, Moment, RecordNumber};
 use crate::ground::count::Stage;
-use crate::journal::{BlockFile, Full, Journal, NewRecord, Origin, OriginRef, Position, RecordView, Refused, Unparked};
+use crate::journal::{
+    self, BlockFile, Full, Journal, NewRecord, Origin, OriginRef, RecordView, Refused, Unparked,
+};
 use crate::observe::snapshot::JournalSnapshot;
 use lanes::Lanes;
 use records::{Behind, Seen, Waiting};
@@ -43,7 +45,7 @@ struct Kept {
     /// The lane of each origin, by `OriginRef`.
     origin_lanes: Vec<Option<LaneId>>,
     /// Lanes of records that were parked and are to be delivered after all, by number.
-    retried: BTreeMap<u64, LaneId>,
+    retried: BTreeMap<RecordNumber, LaneId>,
     backlog: backlog::Backlog,
 }
 
@@ -69,7 +71,7 @@ pub(super) struct Store {
     /// Lanes that have something to send now, in the order in which that came about.
     woken: VecDeque<LaneId>,
     /// Lanes whose first record waits for durability, with its number.
-    awaiting_durable: VecDeque<(u64, LaneId)>,
+    awaiting_durable: VecDeque<(RecordNumber, LaneId)>,
     /// Lanes that were told to wait for an older one, and may still be listed to be sent.
     recalled: Vec<LaneId>,
     /// Lanes that are gone.
@@ -84,12 +86,11 @@ impl Store {
     /// The first journal is this core's own.
     pub fn new(journals: Vec<Journal>, durability: Durability) -> Self {
         assert!(!journals.is_empty());
-        let kept = |(index, mut journal): (usize, Journal)| {
-            journal.set_id(JournalId(index as u8));
+        let kept = |journal: Journal| {
             Kept { journal, origin_lanes: Vec::new(), retried: BTreeMap::new(), backlog: backlog::Backlog::default() }
         };
         Self {
-            journals: journals.into_iter().enumerate().map(kept).collect(),
+            journals: journals.into_iter().map(kept).collect(),
             lanes: Lanes::default(),
             woken: VecDeque::new(),
             awaiting_durable: VecDeque::new(),
@@ -111,12 +112,12 @@ impl Store {
         let origins = kept.journal.origins().filter(|(.., pending)| *pending > 0);
         let origins: Vec<_> =
             origins.map(|(origin, o, pending)| (origin, o.lane, o.name.to_string(), pending)).collect();
-        let mut by_number: HashMap<u32, LaneId> = HashMap::new();
+        let mut by_number: HashMap<LaneNumber, LaneId> = HashMap::new();
         let mut named = Vec::with_capacity(origins.len());
         for (origin, number, name, pending) in origins {
             let lane = *by_number.entry(number).or_insert_with(|| {
                 let mut lane = Lane::new(id, number);
-                lane.records_mut().fall_behind_unless(Behind { from: 0, at: oldest });
+                lane.records_mut().fall_behind_unless(Behind { from: RecordNumber(0), at: oldest });
                 let lane = self.lanes.insert(lane);
                 kept.backlog.list(lane);
                 lane
@@ -179,18 +180,20 @@ impl Store {
     }
 
     /// Entries of the own journal below this number are as durable as configured.
-    pub fn durable_below(&self) -> u64 {
+    pub fn durable_below(&self) -> RecordNumber {
         self.own().durable_below()
     }
 
     /// The end of a turn: marks, commits, segments. `waiting`: somebody waits for an answer that needs the open block on disk.
     pub fn end_turn(&mut self, turn: &mut Turn<'_>, waiting: bool, flush: bool) {
         let waiting = waiting || !self.awaiting_durable.is_empty();
-        for kept in &mut self.journals {
+        for (index, kept) in self.journals.iter_mut().enumerate() {
+            let journal = JournalId(index as u8);
+            let ops = &mut |op| turn.ops.push_back(Op::Journal { journal, op });
             if flush {
-                kept.journal.flush(turn.now, turn.ops);
+                kept.journal.flush(turn.now, ops);
             } else {
-                kept.journal.turn(turn.now, waiting, turn.ops);
+                kept.journal.turn(turn.now, waiting, ops);
             }
             kept.journal.take_counters(turn.counters);
         }
@@ -202,11 +205,17 @@ impl Store {
         journals.flat_map(|kept| [kept.journal.deadline_ns(), kept.backlog.deadline_ns()]).flatten().min()
     }
 
-    /// A block was written, or not.
-    pub fn handle_committed(&mut self, turn: &mut Turn<'_>, id: JournalId, at: Position, result: Result<(), i32>) {
-        self.journal_mut(id).handle_committed(turn.now, at, result);
-        if id == JournalId::OWN {
-            self.undurable.measure(turn.now, self.journals[0].journal.durable_below(), turn.stages);
+    /// An operation of a journal is over. Where a run of segments has moved, its lanes are behind from the new place on.
+    pub fn handle_journal(&mut self, turn: &mut Turn<'_>, id: JournalId, completion: journal::Completion) {
+        let is_commit = matches!(completion, journal::Completion::Committed { .. });
+        let Kept { journal, backlog, .. } = &mut self.journals[usize::from(id.0)];
+        if let Some(moved) = backlog.handle(turn.now, journal, completion) {
+            for lane in backlog.listed() {
+                self.lanes[*lane].records_mut().move_behind(|at| moved.position(at));
+            }
+        }
+        if is_commit && id == JournalId::OWN {
+            self.undurable.measure(turn.now, journal.durable_below(), turn.stages);
         }
     }
 
@@ -281,7 +290,7 @@ impl Store {
         lane: LaneId,
         record: NewRecord<'_>,
         first_byte_ns: u64,
-    ) -> Result<u64, Full> {
+    ) -> Result<RecordNumber, Full> {
         let now = turn.now;
         let origin = record.origin;
         let journal = &mut self.journals[0].journal;
@@ -318,7 +327,7 @@ impl Store {
     }
 
     /// What the journals hold of a configured source: the number of each lane in its journal, the name of what sent it, the lane.
-    pub fn lanes_of(&self, id: JournalId, source: &str) -> Vec<(u32, String, LaneId)> {
+    pub fn lanes_of(&self, id: JournalId, source: &str) -> Vec<(LaneNumber, String, LaneId)> {
         let kept = &self.journals[usize::from(id.0)];
         let mut found = Vec::new();
         for (reference, origin, pending) in kept.journal.origins() {
@@ -408,7 +417,7 @@ impl Store {
     }
 
     /// Entries below this number of a lane's journal may be delivered.
-    pub fn sendable_below(&self, lane: LaneId) -> Option<u64> {
+    pub fn sendable_below(&self, lane: LaneId) -> Option<RecordNumber> {
         self.lanes[lane].needs_durable().then(|| self.durable_below())
     }
 
@@ -528,7 +537,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Full`]: nothing was changed.
-    pub fn park(&mut self, turn: &mut Turn<'_>, lane: LaneId, refused: Refused<'_>) -> Result<(u64, Box<str>), Full> {
+    pub fn park(&mut self, turn: &mut Turn<'_>, lane: LaneId, refused: Refused<'_>) -> Result<(RecordNumber, Box<str>), Full> {
         let lane = &mut self.lanes[lane];
         let kept = &mut self.journals[usize::from(lane.journal().0)];
         let first = *lane.first();
@@ -546,7 +555,7 @@ impl Store {
         &mut self,
         turn: &mut Turn<'_>,
         id: JournalId,
-        number: u64,
+        number: RecordNumber,
         Unparked { origin, at }: Unparked,
         lane: LaneId,
     ) {

@@ -1,6 +1,6 @@
 //! A lane's records: those in memory, in order, and from where on none is.
 
-use crate::ground::Moment;
+use crate::ground::{Moment, RecordNumber};
 use crate::journal::{Location, OriginRef, Position};
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ pub(in crate::shard) const LANE_RECORDS_MAX: usize = 16_384;
 /// A record in memory that is to be delivered.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::shard) struct Waiting {
-    pub number: u64,
+    pub number: RecordNumber,
     pub at: Location,
     pub origin: OriginRef,
     /// When its first byte was read and when it was journaled; not known of one that a start found or that was read back.
@@ -49,7 +49,7 @@ const _: () = assert!(size_of::<Waiting>() == 40);
 /// From which record on a lane has nothing in memory, and where that is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::shard) struct Behind {
-    pub from: u64,
+    pub from: RecordNumber,
     pub at: Position,
 }
 

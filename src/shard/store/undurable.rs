@@ -1,8 +1,8 @@
 //! When records became durable, for the histogram of [`Stage::Durable`] alone: nothing here decides anything.
 
 use crate::config::Durability;
-use crate::ground::Now;
 use crate::ground::count::{Stage, StageHistograms};
+use crate::ground::{Now, RecordNumber};
 use std::collections::VecDeque;
 
 /// Most runs that are kept apart, so that a disk that hangs cannot make them grow.
@@ -13,7 +13,7 @@ const RUNS_MAX: usize = 4_096;
 struct Run {
     journaled_ns: u64,
     /// The number of the last of them.
-    last: u64,
+    last: RecordNumber,
     records: u64,
 }
 
@@ -31,7 +31,7 @@ impl Undurable {
 
     /// A record was journaled.
     #[inline]
-    pub(super) fn push(&mut self, number: u64, now_ns: u64) {
+    pub(super) fn push(&mut self, number: RecordNumber, now_ns: u64) {
         if !self.is_measured {
             return;
         }
@@ -59,13 +59,13 @@ impl Undurable {
     }
 
     /// The next records of which all have a number below `durable_below`: when they were journaled, and how many.
-    fn pop(&mut self, durable_below: u64) -> Option<(u64, u64)> {
+    fn pop(&mut self, durable_below: RecordNumber) -> Option<(u64, u64)> {
         let run = self.runs.pop_front_if(|run| run.last < durable_below)?;
         Some((run.journaled_ns, run.records))
     }
 
     /// Measures what a commit has made durable.
-    pub(super) fn measure(&mut self, now: Now, durable_below: u64, stages: &mut StageHistograms) {
+    pub(super) fn measure(&mut self, now: Now, durable_below: RecordNumber, stages: &mut StageHistograms) {
         while let Some((journaled_ns, records)) = self.pop(durable_below) {
             stages.record_n(Stage::Durable, now.mono_ns.saturating_sub(journaled_ns), records);
         }
@@ -77,14 +77,14 @@ mod tests {
     use super::*;
 
     fn drain(undurable: &mut Undurable, durable_below: u64) -> Vec<(u64, u64)> {
-        std::iter::from_fn(|| undurable.pop(durable_below)).collect()
+        std::iter::from_fn(|| undurable.pop(RecordNumber(durable_below))).collect()
     }
 
     #[test]
     fn records_of_a_turn_are_durable_with_the_last_of_them() {
         let mut undurable = Undurable::new(Durability::Power);
         for (number, now_ns) in [(1, 100), (3, 100), (4, 250)] {
-            undurable.push(number, now_ns);
+            undurable.push(RecordNumber(number), now_ns);
         }
         assert_eq!(drain(&mut undurable, 3), []);
         assert_eq!(drain(&mut undurable, 4), [(100, 2)]);
@@ -97,7 +97,7 @@ mod tests {
         let mut undurable = Undurable::new(Durability::Power);
         let count = 20 * RUNS_MAX as u64;
         for number in 0..count {
-            undurable.push(number, 1_000 * number);
+            undurable.push(RecordNumber(number), 1_000 * number);
             assert!(undurable.runs.len() <= RUNS_MAX);
         }
         let runs = drain(&mut undurable, count);
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn only_the_level_power_is_measured() {
         let mut undurable = Undurable::new(Durability::Process);
-        undurable.push(1, 100);
+        undurable.push(RecordNumber(1), 100);
         assert_eq!(drain(&mut undurable, 9), []);
     }
 }

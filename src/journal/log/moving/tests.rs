@@ -1,9 +1,10 @@
 //! A kill at any moment of a move, and in the middle of any of its writes to the block file: everything is found, once and in order.
 
 use crate::config::Durability;
-use crate::ground::Now;
-use crate::journal::{self, BlockFile, BlockMemory, Journal, NewRecord, Options, Position, Scan, Step, Storage};
-use crate::shard::Op;
+use crate::ground::{Now, RecordNumber, SegmentNumber};
+use crate::journal::{
+    self, BlockFile, BlockMemory, Completion, Journal, NewRecord, Op, Options, Position, Scan, Step, Storage,
+};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ const EIO: i32 = 5;
 /// A disk that does what it is told, or refuses all writes.
 #[derive(Default)]
 struct Disk {
-    segments: BTreeMap<u64, Vec<u8>>,
+    segments: BTreeMap<SegmentNumber, Vec<u8>>,
     epochs: BTreeMap<u64, Vec<u8>>,
     blocks: BTreeMap<String, BlockFile>,
     random: u128,
@@ -56,24 +57,24 @@ impl Storage for Disk {
     fn physical_block(&self) -> u32 {
         PHYSICAL
     }
-    fn segments(&mut self) -> io::Result<Vec<u64>> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         Ok(self.segments.keys().copied().collect())
     }
-    fn read_segment(&mut self, segment: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
         into.clone_from(&self.segments[&segment]);
         Ok(())
     }
-    fn write_segment(&mut self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {
+    fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
         self.written()?;
         let file = self.segments.entry(segment).or_default();
         file.resize(file.len().max(offset as usize + bytes.len()), 0);
         file[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
-    fn sync_segment(&mut self, _: u64) -> io::Result<()> {
+    fn sync_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
         self.written()
     }
-    fn free_segment(&mut self, segment: u64) -> io::Result<()> {
+    fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         self.segments.remove(&segment).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
     fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
@@ -124,37 +125,37 @@ fn carry_out(
     mut commit: impl FnMut(Position) -> Result<(), i32>,
 ) {
     while let Some(op) = ops.pop_front() {
-        match op {
+        let completion = match op {
             Op::PrepareSegment { segment, bytes, header, .. } => {
                 let mut file = vec![0; bytes as usize];
                 file[..header.len()].copy_from_slice(&header);
                 disk.segments.insert(segment, file);
-                journal.handle_prepared(NOW, segment, Ok(()));
+                Completion::SegmentPrepared { segment, result: Ok(()) }
             }
             Op::Commit { memory_offset, segment, offset, bytes, .. } => {
-                let at = Position { segment, offset };
-                let result = commit(at);
+                let result = commit(Position { segment, offset });
                 let from = memory_offset as usize;
                 // A write that failed can have landed in part, and then its header is there.
                 let landed = if result.is_ok() { bytes } else { bytes / 2 / PHYSICAL * PHYSICAL };
                 let block = journal.memory().bytes(from..from + landed as usize).to_vec();
                 disk.write_segment(segment, offset, &block).expect("written");
-                journal.handle_committed(NOW, at, result);
+                Completion::Committed { segment, offset, result }
             }
-            Op::SyncSegment { segment, .. } => journal.handle_synced(segment, Ok(())),
-            Op::FreeSegment { segment, .. } => journal.handle_freed(NOW, segment, Ok(())),
+            Op::SyncSegment { segment } => Completion::SegmentSynced { segment, result: Ok(()) },
+            Op::FreeSegment { segment, .. } => Completion::SegmentFreed { segment, result: Ok(()) },
             other => panic!("{other:?}"),
-        }
+        };
+        journal.handle(NOW, &mut Scan::default(), completion);
     }
 }
 
 /// The numbers of all waiting records, in the order of a walk, and their first bytes.
-fn found(disk: &mut Disk, journal: &mut Journal) -> Vec<(u64, Vec<u8>)> {
+fn found(disk: &mut Disk, journal: &mut Journal) -> Vec<(RecordNumber, Vec<u8>)> {
     let (mut scan, mut all, mut ops) = (Scan::default(), Vec::new(), VecDeque::new());
     journal.start_scan(&mut scan, journal.oldest());
     loop {
         let mut records = Vec::new();
-        let step = journal.scan(NOW, &mut scan, &mut records, &mut ops);
+        let step = journal.scan(NOW, &mut scan, &mut records, &mut |op| ops.push_back(op));
         for record in records {
             journal.hold(record.at);
             all.push((record.number, journal.record(record.at).payload.data.to_vec()));
@@ -166,7 +167,8 @@ fn found(disk: &mut Disk, journal: &mut Journal) -> Vec<(u64, Vec<u8>)> {
                 let file = &disk.segments[&segment];
                 let bytes = buffer.len().min(file.len() - offset as usize);
                 buffer[..bytes].copy_from_slice(&file[offset as usize..offset as usize + bytes]);
-                journal.handle_read_back(NOW, &mut scan, Position { segment, offset }, buffer, Ok(bytes));
+                let read = Completion::ReadBack { segment, offset, buffer, result: Ok(bytes) };
+                journal.handle(NOW, &mut scan, read);
             }
             (_, None) => {}
             (_, Some(other)) => panic!("{other:?}"),
@@ -175,12 +177,12 @@ fn found(disk: &mut Disk, journal: &mut Journal) -> Vec<(u64, Vec<u8>)> {
 }
 
 /// A journal whose third block of several segments cannot be written: the disk, and what waits.
-fn failed(durability: Durability) -> (Disk, Journal, Vec<(u64, Vec<u8>)>) {
+fn failed(durability: Durability) -> (Disk, Journal, Vec<(RecordNumber, Vec<u8>)>) {
     let mut disk = Disk::default();
     let mut journal = journal::open(&mut disk, &options(durability)).expect("opens");
     let mut ops = VecDeque::new();
     let settle = |disk: &mut Disk, journal: &mut Journal, ops: &mut VecDeque<Op>| {
-        journal.turn(NOW, false, ops);
+        journal.turn(NOW, false, &mut |op| ops.push_back(op));
         carry_out(disk, journal, ops, |_| Ok(()));
     };
     settle(&mut disk, &mut journal, &mut ops);
@@ -196,12 +198,12 @@ fn failed(durability: Durability) -> (Disk, Journal, Vec<(u64, Vec<u8>)>) {
         match index {
             10 => settle(&mut disk, &mut journal, &mut ops),
             // Several blocks of one extent are in flight.
-            11..15 => journal.turn(NOW, true, &mut ops),
+            11..15 => journal.turn(NOW, true, &mut |op| ops.push_back(op)),
             _ => {}
         }
     }
     let mut commits = 0;
-    journal.turn(NOW, true, &mut ops);
+    journal.turn(NOW, true, &mut |op| ops.push_back(op));
     carry_out(&mut disk, &mut journal, &mut ops, |_| {
         commits += 1;
         if commits == 1 { Ok(()) } else { Err(EIO) }
@@ -219,7 +221,7 @@ fn a_kill_at_any_write_of_a_move_finds_each_record_once_and_in_order() {
         let segments = disk.segments.len();
         *memory.trace.borrow_mut() = Some(Vec::new());
         let mut ops = VecDeque::new();
-        journal.turn(NOW, false, &mut ops);
+        journal.turn(NOW, false, &mut |op| ops.push_back(op));
         let writes = memory.trace.borrow_mut().take().expect("traced");
         assert!(writes.len() > 10, "{} writes", writes.len());
         let mut image = before;
@@ -243,7 +245,7 @@ fn a_kill_at_any_write_of_a_move_finds_each_record_once_and_in_order() {
         assert_eq!(found(&mut disk, &mut journal), waiting);
         for _ in 0..20 {
             carry_out(&mut disk, &mut journal, &mut ops, |_| Ok(()));
-            journal.turn(NOW, true, &mut ops);
+            journal.turn(NOW, true, &mut |op| ops.push_back(op));
         }
         assert!(disk.segments.len() > segments && journal.is_flushed());
         assert_eq!(found(&mut disk, &mut journal), waiting);
