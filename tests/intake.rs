@@ -1,8 +1,8 @@
 //! A shard without a kernel: idle gaps, their timers, and what is counted and kept of damaged input.
 
 use ringest::config::{self, Durability, Settings};
-use ringest::ground::count::Stage;
 use ringest::ground::SegmentNumber;
+use ringest::ground::count::Stage;
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::shard::{Completion, CoreId, Destination, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
 use serde_json::Value;

@@ -15,7 +15,7 @@ use super::parking::ParkedOnCores;
 use super::placement::Placement;
 use super::probe;
 use super::process;
-use super::reload::{Reloader, Start, Wish};
+use super::reload::{ReloadError, Reloader, Start, Wish};
 use super::stop::Stop;
 use crate::config::{Durability, Limits, OnMissing, Serial, Settings, Source, SourceKind};
 use crate::observe::histlog::HistogramLog;
@@ -445,9 +445,9 @@ impl Gateway {
             let (answer, answered) = oneshot::channel();
             let wished = wish.send(Wish { by: "POST /api/reload", answer: Some(answer) });
             Box::pin(async move {
-                let stopping = || "the gateway is stopping".to_owned();
+                let stopping = || ReloadError::Stopping.to_string();
                 wished.map_err(|_| stopping())?;
-                answered.await.map_err(|_| stopping())?
+                answered.await.map_err(|_| stopping())?.map_err(|why| why.to_string())
             })
         }));
         let (list, disposer) = (ParkedOnCores { mailboxes: self.mailboxes.clone() }, self.mailboxes.clone());

@@ -5,9 +5,10 @@ use super::clock;
 use super::control::Request;
 use super::driver::{Message, NewSettings};
 use super::gateway::{leave_descriptors, open_required_port};
-use super::listen::{bind_source, listens};
+use super::error::EngineError;
+use super::listen::{ListenError, bind_source, listens};
 use super::placement::Placement;
-use crate::config::{self, Changes, Checked, OnMissing, Settings, Source, SourceKind};
+use crate::config::{self, Change, Changes, Checked, OnMissing, Problems, Settings, Source, SourceKind};
 use crate::observe::loaded::Loaded;
 use crate::shard::{Reload, Reloaded, SourceId};
 use std::collections::HashMap;
@@ -33,8 +34,41 @@ pub(super) struct Wish {
     pub(super) answer: Option<oneshot::Sender<Outcome>>,
 }
 
-/// What was done, or why nothing was, in words.
-pub type Outcome = Result<String, String>;
+/// What was done, in words, or why nothing was.
+pub(super) type Outcome = Result<String, Arc<ReloadError>>;
+
+/// Why the configuration was not read again. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    /// The settings did not come from a file.
+    #[error("it was not read from a file")]
+    NoFile,
+    /// The gateway is about to end.
+    #[error("the gateway is stopping")]
+    Stopping,
+    /// The file is wrong.
+    #[error(transparent)]
+    Wrong(#[from] Problems),
+    /// Something has changed that cannot change while the gateway runs.
+    #[error("these keys take effect with a restart only:{}", keys(changes))]
+    NeedsRestart { changes: Vec<Change> },
+    /// The places of removed sources are not free yet.
+    #[error(
+        "with the sources that were removed before and still have records or connections these are more than {SOURCES_MAX}: try \
+         again later, or restart"
+    )]
+    TooManySources,
+    /// An address of a new source is taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A port of a new source that must be there cannot be opened.
+    #[error(transparent)]
+    Port(Box<EngineError>),
+}
+
+fn keys(changes: &[Change]) -> String {
+    changes.iter().map(|change| format!("\n    {change}")).collect()
+}
 
 /// A place in [`Settings::sources`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +152,7 @@ impl Reloader {
     }
 
     async fn reload(&mut self, by: &'static str) -> Outcome {
-        let outcome = self.try_reload().await;
+        let outcome = self.try_reload().await.map_err(Arc::new);
         match &outcome {
             Ok(done) => {
                 self.start.loaded.succeed(clock::now().wall_ns);
@@ -128,30 +162,27 @@ impl Reloader {
             // It is no fault of the configuration.
             Err(_) if self.is_stopping() => {}
             Err(why) => {
-                self.start.loaded.fail(why, clock::now().wall_ns);
+                self.start.loaded.fail(&why.to_string(), clock::now().wall_ns);
                 error!("{by}: the configuration was not changed, the earlier one stays in force: {why}");
             }
         }
         outcome
     }
 
-    async fn try_reload(&mut self) -> Outcome {
-        let stopping = || "the gateway is stopping".to_owned();
-        let path = self.start.path.clone().ok_or("it was not read from a file")?;
+    async fn try_reload(&mut self) -> Result<String, ReloadError> {
+        let path = self.start.path.clone().ok_or(ReloadError::NoFile)?;
         if self.is_stopping() {
-            return Err(stopping());
+            return Err(ReloadError::Stopping);
         }
         let checked = tokio::task::spawn_blocking(move || config::check(&path)).await;
-        let Checked { settings: file, notes } =
-            checked.expect("checking does not panic").map_err(|problems| problems.to_string())?;
+        let Checked { settings: file, notes } = checked.expect("checking does not panic")?;
         for note in &notes {
             warn!("{note}");
         }
         // What files beside the configuration hold (secrets of headers) was read with it and is compared as a part of it.
         let changes = Changes::between(&self.start.file, &file);
         if !changes.restart.is_empty() {
-            let keys: Vec<String> = changes.restart.iter().map(|change| format!("\n    {change}")).collect();
-            return Err(format!("these keys take effect with a restart only:{}", keys.concat()));
+            return Err(ReloadError::NeedsRestart { changes: changes.restart });
         }
         if changes.is_empty() {
             self.start.file = file;
@@ -161,11 +192,11 @@ impl Reloader {
         leave_descriptors(&mut plan.settings);
         let (taken, plan) = self.take(plan).await?;
         if self.is_stopping() {
-            return Err(stopping());
+            return Err(ReloadError::Stopping);
         }
         let answers = self.tell(plan, taken).await;
         if self.is_stopping() || answers.iter().flatten().any(|answer| !answer.applied) {
-            return Err(stopping());
+            return Err(ReloadError::Stopping);
         }
         for (core, _) in answers.iter().enumerate().filter(|(_, answer)| answer.is_none()) {
             warn!(
@@ -185,7 +216,7 @@ impl Reloader {
     }
 
     /// Gives every source of a new configuration its place: the one that it has, if nothing of it has changed.
-    fn plan(&self, new: &Settings) -> Result<Plan, String> {
+    fn plan(&self, new: &Settings) -> Result<Plan, ReloadError> {
         let mut sources = self.start.running.borrow().sources.clone();
         let live =
             || self.places.iter().enumerate().filter(|(_, place)| **place == Place::Live).map(|(index, _)| index);
@@ -204,12 +235,7 @@ impl Reloader {
                     } else {
                         sources[index] = source.clone();
                     }
-                    started.push(SourceId(u16::try_from(index).map_err(|_| {
-                        format!(
-                            "with the sources that were removed before and still have records or connections these are more than \
-                             {SOURCES_MAX}: try again later, or restart"
-                        )
-                    })?));
+                    started.push(SourceId(u16::try_from(index).map_err(|_| ReloadError::TooManySources)?));
                 }
             }
         }
@@ -218,7 +244,7 @@ impl Reloader {
     }
 
     /// Takes addresses and ports that must be there. Each may wait for a moment.
-    async fn take(&self, plan: Plan) -> Result<(Taken, Plan), String> {
+    async fn take(&self, plan: Plan) -> Result<(Taken, Plan), ReloadError> {
         let old = Arc::clone(&self.start.running.borrow());
         let cores = self.start.mailboxes.len();
         let take = move || {
@@ -286,7 +312,7 @@ fn is_template(key: &str) -> bool {
 
 /// Takes what the new sources of a plan need. An address where a retired source listens in the same way is handed on with its
 /// listener, so that no machine finds it closed.
-fn take_new(plan: &Plan, retired: Vec<(SourceId, &Source)>, cores: usize) -> Result<Taken, String> {
+fn take_new(plan: &Plan, retired: Vec<(SourceId, &Source)>, cores: usize) -> Result<Taken, ReloadError> {
     let mut taken = Taken { listeners: (0..cores).map(|_| Vec::new()).collect(), ..Taken::default() };
     for &id in &plan.started {
         let source = &plan.settings.sources[usize::from(id.0)];
@@ -298,7 +324,7 @@ fn take_new(plan: &Plan, retired: Vec<(SourceId, &Source)>, cores: usize) -> Res
             }
             let is_near = |old: &Source| listens(old, cores).is_some_and(|(other, _)| config::overlap(other, address));
             let beside = retired.iter().any(|(_, old)| is_near(old));
-            let sockets = bind_source(source, cores, beside).map_err(|error| error.to_string())?;
+            let sockets = bind_source(source, cores, beside)?;
             for (core, socket) in taken.listeners.iter_mut().zip(sockets) {
                 core.push((id, socket));
             }
@@ -309,7 +335,7 @@ fn take_new(plan: &Plan, retired: Vec<(SourceId, &Source)>, cores: usize) -> Res
             // What this process itself still reads cannot be tried.
             let is_held = |old: &Source| matches!(&old.kind, SourceKind::Serial(other) if other.path == port.path);
             if !retired.iter().any(|(_, old)| is_held(old)) {
-                let opened = open_required_port(&source.name, port).map_err(|error| error.to_string())?;
+                let opened = open_required_port(&source.name, port).map_err(|error| ReloadError::Port(Box::new(error)))?;
                 taken.ports.insert(id, opened);
             }
         }

@@ -244,17 +244,17 @@ impl Shard {
             Completion::Accepted { source, fd, peer } => intake.handle_accepted(turn, source, fd, peer),
             Completion::AcceptFailed { source, errno } => intake.handle_accept_failed(turn, source, errno),
             Completion::Received { link, bytes } => match turn.links.kind(link) {
-                Some(Kind::Api) => delivery.handle_received(turn, store, link, bytes),
+                Some(Kind::Api) => return delivery.handle_received(turn, store, link, bytes),
                 Some(kind) => intake.handle_received(turn, store, (link, kind), bytes),
                 None => {}
             },
             Completion::RecvEnded { link, end } => match turn.links.kind(link) {
-                Some(Kind::Api) => delivery.handle_recv_ended(turn, store, link, end),
+                Some(Kind::Api) => return delivery.handle_recv_ended(turn, store, link, end),
                 Some(kind) => intake.handle_recv_ended(turn, store, (link, kind), end),
                 None => {}
             },
             Completion::Sent { link, bytes, result } => match turn.links.kind(link) {
-                Some(Kind::Api) => delivery.handle_sent(turn, store, link, (bytes, result)),
+                Some(Kind::Api) => return delivery.handle_sent(turn, store, link, (bytes, result)),
                 Some(Kind::Http) => intake.handle_sent(turn, store, link, (bytes, result)),
                 Some(Kind::Stream) | None => {}
             },
@@ -275,8 +275,9 @@ impl Shard {
                 delivery.link_closed(link);
                 intake.link_closed(turn, link);
             }
-            Completion::Journal { journal, completion } => store.handle_journal(turn, journal, completion),
+            Completion::Journal { journal, completion } => return store.handle_journal(turn, journal, completion),
         }
+        // The delivery takes over at once what it wakes itself.
         owners.admit(turn);
     }
 

@@ -1,8 +1,8 @@
 //! A shard, its machines and an API that answers when it is told to. Operations are kept as words.
 
 use ringest::config::{self, Durability};
-use ringest::ground::count::Terms;
 use ringest::ground::SegmentNumber;
+use ringest::ground::count::Terms;
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::shard::{
     Completion, CoreId, Destination, Fd, LinkId, Now, Op, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId,

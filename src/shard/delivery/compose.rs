@@ -57,15 +57,17 @@ pub(super) fn claim_id(outbox: &mut Outbox, leases: &mut Leases, lent: &mut Lent
 }
 
 impl Composer {
-    /// Writes the key of a lane's first record.
+    /// Writes the key of a lane's first record, which is that of a batch's first one, too.
     pub fn write_first_key(&mut self, store: &Store, lane: &Lane) {
         self.key.clear();
         store.record(lane, 0).0.write_key(store.core_of(lane), &mut self.key);
     }
 
-    /// Puts a lane's first record into the body; `false` if its data was not valid UTF-8 where that is wanted.
+    /// Puts a lane's first record into the body, its key into the key; `false` if its data was not valid UTF-8 where that is wanted.
     pub fn write_first(&mut self, lent: &Lent<'_, '_>, lane: &Lane) -> bool {
         let (record, origin) = lent.store.record(lane, 0);
+        self.key.clear();
+        record.write_key(lent.store.core_of(lane), &mut self.key);
         let fields = Fields {
             id: lane.ids().get(0),
             source: &origin.name,

@@ -209,13 +209,13 @@ impl Dispatcher {
             return self.outbox.give_probe_back(lent.turn, Step::Record);
         }
         let Self { composer, leases, .. } = self;
-        let lease = if step == Step::Id { leases.request(lent.store, &mut composer.key) } else { None };
         let place = lent.store.lane(lane);
-        if lease.is_none() && !is_batched {
-            composer.write_first_key(lent.store, place);
-        }
         match step {
             Step::Id => {
+                let lease = leases.request(lent.store, &mut composer.key);
+                if lease.is_none() {
+                    composer.write_first_key(lent.store, place);
+                }
                 let head = rules.id_head.as_ref().expect("an id step needs [sequence]");
                 let body = lease.as_deref().unwrap_or("{}");
                 head.write(&composer.key, "-seq", body.as_bytes(), &mut connection.out);
@@ -228,6 +228,7 @@ impl Dispatcher {
                 rules.record_head.write(&composer.key, "", &composer.body, &mut connection.out);
             }
             Step::Confirm => {
+                composer.write_first_key(lent.store, place);
                 let confirm = rules.deliver().answers.confirm.as_ref().expect("a lane asks where that is configured");
                 let (record, origin) = lent.store.record(place, 0);
                 let fields = Fields {
@@ -258,7 +259,8 @@ impl Dispatcher {
     /// Sees to the ids of what is sent next, and puts a batch together; whether there is something to send.
     fn prepare_record(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId, is_batched: bool) -> bool {
         // Where the configuration has changed, ids may be needed that were not.
-        if !is_batched || !Self::batch_has_ids(lent, lane) {
+        let is_carrier = lent.store.lane(lane).company().is_carrier();
+        if is_carrier && (!is_batched || !Self::batch_has_ids(lent, lane)) {
             self.dissolve_batch(lent, lane);
         }
         let Self { outbox, leases, composer, .. } = self;

@@ -103,7 +103,13 @@ impl Parking {
         Ok(())
     }
 
-    fn say_parked(&mut self, now: Now, (core, number): (u32, RecordNumber), name: &str, (status, answer): (u16, &[u8])) {
+    fn say_parked(
+        &mut self,
+        now: Now,
+        (core, number): (u32, RecordNumber),
+        name: &str,
+        (status, answer): (u16, &[u8]),
+    ) {
         if now.mono_ns < self.say_ns {
             self.unsaid += 1;
             return;

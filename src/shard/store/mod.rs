@@ -25,11 +25,9 @@ use super::turn::Turn;
 use super::{JournalId, LaneId, Now, Op};
 use crate::config::Durability;
 use crate::delivery::Step;
-use crate::ground::{LaneNumber, Moment, RecordNumber};
 use crate::ground::count::Stage;
-use crate::journal::{
-    self, BlockFile, Full, Journal, NewRecord, Origin, OriginRef, RecordView, Refused, Unparked,
-};
+use crate::ground::{LaneNumber, Moment, RecordNumber};
+use crate::journal::{self, BlockFile, Full, Journal, NewRecord, Origin, OriginRef, RecordView, Refused, Unparked};
 use crate::observe::snapshot::JournalSnapshot;
 use lanes::Lanes;
 use records::{Behind, Seen, Waiting};
@@ -86,8 +84,11 @@ impl Store {
     /// The first journal is this core's own.
     pub fn new(journals: Vec<Journal>, durability: Durability) -> Self {
         assert!(!journals.is_empty());
-        let kept = |journal: Journal| {
-            Kept { journal, origin_lanes: Vec::new(), retried: BTreeMap::new(), backlog: backlog::Backlog::default() }
+        let kept = |journal: Journal| Kept {
+            journal,
+            origin_lanes: Vec::new(),
+            retried: BTreeMap::new(),
+            backlog: backlog::Backlog::default(),
         };
         Self {
             journals: journals.into_iter().map(kept).collect(),
@@ -537,7 +538,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Full`]: nothing was changed.
-    pub fn park(&mut self, turn: &mut Turn<'_>, lane: LaneId, refused: Refused<'_>) -> Result<(RecordNumber, Box<str>), Full> {
+    pub fn park(
+        &mut self,
+        turn: &mut Turn<'_>,
+        lane: LaneId,
+        refused: Refused<'_>,
+    ) -> Result<(RecordNumber, Box<str>), Full> {
         let lane = &mut self.lanes[lane];
         let kept = &mut self.journals[usize::from(lane.journal().0)];
         let first = *lane.first();
