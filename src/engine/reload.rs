@@ -4,8 +4,8 @@
 use super::clock;
 use super::control::Request;
 use super::driver::{Message, NewSettings};
-use super::gateway::{leave_descriptors, open_required_port};
 use super::error::EngineError;
+use super::gateway::{leave_descriptors, open_required_port};
 use super::listen::{ListenError, bind_source, listens};
 use super::placement::Placement;
 use crate::config::{self, Change, Changes, Checked, OnMissing, Problems, Settings, Source, SourceKind};
@@ -335,7 +335,8 @@ fn take_new(plan: &Plan, retired: Vec<(SourceId, &Source)>, cores: usize) -> Res
             // What this process itself still reads cannot be tried.
             let is_held = |old: &Source| matches!(&old.kind, SourceKind::Serial(other) if other.path == port.path);
             if !retired.iter().any(|(_, old)| is_held(old)) {
-                let opened = open_required_port(&source.name, port).map_err(|error| ReloadError::Port(Box::new(error)))?;
+                let opened =
+                    open_required_port(&source.name, port).map_err(|error| ReloadError::Port(Box::new(error)))?;
                 taken.ports.insert(id, opened);
             }
         }

@@ -60,6 +60,44 @@ pub fn arrows(sources: &[Source<'_>]) -> (Arrows, Vec<String>) {
     (arrows, wrong)
 }
 
+/// What the document forbids inside of one top-level module: lines `one::inner ↛ one::other, one::third`.
+pub fn forbidden(document: &str) -> Vec<(Vec<String>, Vec<Vec<String>>)> {
+    let parts = |path: &str| path.trim().split("::").map(str::to_owned).collect();
+    let lines = document.lines().filter_map(|line| line.split_once(" ↛ "));
+    lines.map(|(from, to)| (parts(from), to.split(',').map(parts).collect())).collect()
+}
+
+/// Where sources name what is forbidden to them.
+pub fn trespasses(sources: &[Source<'_>], forbidden: &[(Vec<String>, Vec<Vec<String>>)]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (file, text) in sources {
+        let of = module(file);
+        for (from, to) in forbidden.iter().filter(|(from, _)| of.starts_with(from)) {
+            for path in named(text) {
+                let whole = whole_path(&of, &path);
+                if let Some(to) = to.iter().find(|to| whole.as_ref().is_some_and(|whole| whole.starts_with(to))) {
+                    let place = Place { file: (*file).to_owned(), line: path.line };
+                    wrong.push(format!("{place}: {} names {}", from.join("::"), to.join("::")));
+                }
+            }
+        }
+    }
+    wrong
+}
+
+/// A path from the root of the crate, wherever it leads; `None` if it names a crate or something in the same module.
+fn whole_path(of: &[String], path: &Named) -> Option<Vec<String>> {
+    let first = path.parts.first()?.as_str();
+    if matches!(first, "crate" | "ringest") {
+        return Some(path.parts[1..].to_vec());
+    }
+    let parts = path.parts.strip_prefix(&["self".to_owned()][..]).unwrap_or(&path.parts);
+    let climbs = parts.iter().take_while(|part| *part == "super").count();
+    let around: Vec<String> = of.iter().chain(&path.inside).cloned().collect();
+    let stays = around.len().checked_sub(climbs).expect("nothing climbs out of the crate");
+    (climbs > 0).then(|| around[..stays].iter().chain(&parts[climbs..]).cloned().collect())
+}
+
 /// A path from the root of the crate; `None` if it begins elsewhere, or stays where it is written.
 fn from_root(of: &[String], path: &Named) -> Option<Vec<String>> {
     let first = path.parts.first()?.as_str();

@@ -117,6 +117,19 @@ fn no_modules_name_each_other_in_a_circle() {
 }
 
 #[test]
+fn owners_inside_a_module_do_not_name_what_is_not_theirs() {
+    let (sources, forbidden) = (sources(), graph::forbidden(&document()));
+    for (from, to) in &forbidden {
+        for module in to.iter().chain([from]) {
+            let is_there = |(file, _): &(String, String)| graph::module(file).starts_with(module);
+            assert!(sources.iter().any(is_there), "{} is not there", module.join("::"));
+        }
+    }
+    assert!(forbidden.len() >= 3, "the document forbids something");
+    assert_none(&graph::trespasses(&lent(&sources), &forbidden));
+}
+
+#[test]
 fn below_the_engine_nothing_names_a_runtime_a_clock_a_thread_or_a_call_of_the_system() {
     let sources = sources();
     let (found, _) = graph::arrows(&lent(&sources));

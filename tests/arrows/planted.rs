@@ -1,6 +1,8 @@
 //! The tests of the arrows can fail: small sources with one fault each.
 
-use crate::graph::{Source, allowed, arrows, below, circle, differences, layers, module, not_downwards};
+use crate::graph::{
+    Source, allowed, arrows, below, circle, differences, forbidden, layers, module, not_downwards, trespasses,
+};
 use crate::source::named;
 use crate::world::{Exception, findings};
 use std::collections::BTreeSet;
@@ -44,6 +46,22 @@ fn an_arrow_that_is_not_allowed_is_found_with_its_place() {
     ] {
         assert_eq!(wrong_with("c.rs", text), ["src/c.rs:2: c → a is not allowed"], "{text}");
     }
+}
+
+#[test]
+fn an_owner_that_names_another_is_found_by_each_way_to_name_it() {
+    let forbidden = forbidden("a::one ↛ a::two, a::three\n");
+    let found = |text| trespasses(&[("a/one/mod.rs", text), ("a/two.rs", "use super::one;")], &forbidden);
+    for text in
+        ["use super::two::T;", "use crate::a::two;", "use crate::a::{four, two::T};", "fn f() { super::two::f(); }"]
+    {
+        assert_eq!(found(text), ["src/a/one/mod.rs:1: a::one names a::two"], "{text}");
+    }
+    for sound in ["use super::four;", "use crate::two;", "use super::super::b;", "mod two;", "// super::two"] {
+        assert_eq!(found(sound), [""; 0], "{sound}");
+    }
+    let inner = [("a/one/inner.rs", "use super::super::three::T;")];
+    assert_eq!(trespasses(&inner, &forbidden), ["src/a/one/inner.rs:1: a::one names a::three"]);
 }
 
 #[test]
