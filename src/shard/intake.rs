@@ -8,7 +8,7 @@ use super::{Destination, Fd, JournalId, LinkId, Now, Op, Phase, Readable, RecvEn
 use crate::config::{Flow, LaneKey, SourceKind, WhenFull};
 use crate::delivery::{Step, backoff};
 use crate::framing::{FrameFlags, Framed, Framer};
-use crate::journal::{NewRecord, OriginRef};
+use crate::journal::{Appended, NewRecord, OriginRef};
 use crate::observe::snapshot::Stage;
 use crate::source::serial::{Mark, Parmrk};
 use std::collections::VecDeque;
@@ -580,7 +580,7 @@ impl Shard {
             data: bytes,
         };
         let appended = self.journal().append_record(now, record);
-        let (number, at) = appended.expect("room was made for a record of the largest size");
+        let Appended { number, at } = appended.expect("room was made for a record of the largest size");
         self.source(stream.source).received += 1;
         self.enqueue(now, lane, Waiting { number, at, origin, first_byte_ns, journaled_ns: now.mono_ns });
     }

@@ -120,7 +120,7 @@ impl Shard {
         self.leases.in_force = lease_of(&self.settings);
         self.leases.origin = origin_of(&self.settings);
         for state in &mut self.journals {
-            let Leased { origin, ids } = state.journal.take_leased();
+            let Some(Leased { origin, ids }) = state.journal.take_leased() else { continue };
             if origin == self.leases.origin {
                 self.leases.ids.extend(ids);
             } else if !ids.is_empty() {

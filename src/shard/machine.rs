@@ -7,7 +7,7 @@ use super::{Fd, LinkId, Now, Op, Phase, Readable, RecvEnd, Shard, SourceId};
 use crate::config::Durability;
 use crate::ground::RecordNumber;
 use crate::http::server::{Request, ServerConnection, Verdict};
-use crate::journal::NewRecord;
+use crate::journal::{Appended, NewRecord};
 use crate::observe::snapshot::Stage;
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
@@ -108,7 +108,7 @@ impl Shard {
             key,
             data: request.body,
         };
-        let (number, at) = self.journal().append_record(now, record).expect("room was made");
+        let Appended { number, at } = self.journal().append_record(now, record).expect("room was made");
         self.source(machine.source).received += 1;
         let first_byte_ns = request.first_byte_ns;
         self.stages.record(Stage::Frame, frame_ns);

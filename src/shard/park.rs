@@ -5,7 +5,7 @@ use super::{ApiId, JournalId, JournalState, Now, Shard};
 use crate::delivery::route::{Reaction, reaction};
 use crate::delivery::{InFlight, Step};
 use crate::ground::RecordNumber;
-use crate::journal::{ANSWER_BYTES_MAX, OriginRef, Parked, Refused, Unparked};
+use crate::journal::{ANSWER_BYTES_MAX, Lies, OriginRef, Parked, Refused, Unparked};
 use crate::observe::snapshot::{ParkedGroup, ParkedList, ParkedRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -286,14 +286,14 @@ impl Shard {
         let lane = &mut self.lanes[lane_index as usize];
         lane.pending += 1;
         match at {
-            Ok(place) => {
+            Lies::Behind(place) => {
                 if lane.behind.is_none() {
                     lane.behind = Some((number, place));
                     state.backlog.lanes.push(lane_index);
                 }
                 lane.skipped = true; // a running walk may be past it
             }
-            Err(at) => {
+            Lies::Held(at) => {
                 lane.push(Waiting { number, at, origin, first_byte_ns: 0, journaled_ns: 0 });
                 if lane.doing == Doing::Idle {
                     self.make_ready(lane_index);
