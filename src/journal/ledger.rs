@@ -246,7 +246,7 @@ impl Ledger {
     }
 
     /// What a clean end is still to write down.
-    pub fn to_leave(&mut self) -> &mut Option<Leased> {
+    pub fn left_to_write(&mut self) -> &mut Option<Leased> {
         &mut self.leases.to_leave
     }
 

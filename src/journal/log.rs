@@ -360,10 +360,10 @@ impl Journal {
     }
 
     pub(super) fn write_left_leased(&mut self, now: Now) {
-        if let Some(leased) = self.ledger.to_leave().take()
+        if let Some(leased) = self.ledger.left_to_write().take()
             && self.write_leased(now, leased.origin, self.start.epoch_id as u64, leased.ids.iter().cloned()).is_err()
         {
-            *self.ledger.to_leave() = Some(leased);
+            *self.ledger.left_to_write() = Some(leased);
         }
     }
 
