@@ -4,6 +4,7 @@
 //! by itself only what needs several. This file is about what is asked of it at any time: new records, marks, ids, holds. The end of a
 //! turn, and completions, are in `turn`.
 
+use super::epoch::Epoch;
 use super::format::{
     BLOCK_HEADER_BYTES, Kind, OriginPayload, PARKED_PREFIX_BYTES, ParkedPayload, Position, RECORD_PREFIX_BYTES,
     RecordPayload, entry_bytes, u32_at,
@@ -19,10 +20,11 @@ use super::segments::Segments;
 use super::trouble::Troubles;
 use super::window::{Location, RecordView, Window};
 use super::writer::Writer;
-use super::{BlockFile, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report};
+use super::{BlockFile, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, Storage};
 use crate::config::Durability;
 use crate::ground::{LaneNumber, Now, RecordNumber};
 use crate::observe::snapshot::{Counters, JournalSnapshot};
+use std::io;
 use std::ops::Range;
 
 /// A disk that takes longer for a block is said to be slow, if that keeps records out.
@@ -149,11 +151,6 @@ impl Journal {
 
     pub(super) fn on_disk(&self) -> bool {
         self.options.durability != Durability::Memory
-    }
-
-    /// How this start ends: the block file, the epoch file's contents, and whether ids are left.
-    pub(super) fn this_start(&self) -> &ThisStart {
-        &self.start
     }
 
     /// Whether intake may begin: the first segment is ready, or it is known that it cannot be made for now, and records are
@@ -595,5 +592,30 @@ impl Journal {
 
     pub(super) fn seal(&mut self) {
         self.writer.seal(&mut self.window, &mut self.segments);
+    }
+
+    // ---- the end
+
+    /// Ends a journal that [`is_flushed`](Self::is_flushed): everything is made durable, the epoch is closed, its block file removed.
+    ///
+    /// # Errors
+    /// Those of the storage; the next start then recovers as after a kill.
+    pub fn close(self, storage: &mut impl Storage) -> io::Result<()> {
+        let ThisStart { block_name: Some(name), record, .. } = &self.start else { return Ok(()) };
+        // Those of earlier starts too: below level `power` nobody may have synced them.
+        for segment in self.segments.iter() {
+            match storage.sync_segment(segment.number) {
+                // What could be saved of it was, and the rest was told when it failed.
+                Err(_) if segment.failed => {}
+                result => result?,
+            }
+        }
+        let (mut epoch, _) = Epoch::decode(record).expect("encoded at start");
+        epoch.closed = true;
+        storage.write_epoch(epoch.number, &epoch.encode())?;
+        if self.ledger.leaves_ids() {
+            storage.leave_token(&epoch.token_name())?;
+        }
+        storage.remove_blocks(name)
     }
 }

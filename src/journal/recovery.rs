@@ -156,31 +156,6 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     Ok(journal)
 }
 
-impl Journal {
-    /// Ends a journal that [`is_flushed`](Self::is_flushed): everything is made durable, the epoch is closed, its block file removed.
-    ///
-    /// # Errors
-    /// Those of the storage; the next start then recovers as after a kill.
-    pub fn close(self, storage: &mut impl Storage) -> io::Result<()> {
-        let ThisStart { block_name: Some(name), record, .. } = self.this_start() else { return Ok(()) };
-        // Those of earlier starts too: below level `power` nobody may have synced them.
-        for segment in self.segments.iter() {
-            match storage.sync_segment(segment.number) {
-                // What could be saved of it was, and the rest was told when it failed.
-                Err(_) if segment.failed => {}
-                result => result?,
-            }
-        }
-        let (mut epoch, _) = Epoch::decode(record).expect("encoded at start");
-        epoch.closed = true;
-        storage.write_epoch(epoch.number, &epoch.encode())?;
-        if self.ledger.leaves_ids() {
-            storage.leave_token(&epoch.token_name())?;
-        }
-        storage.remove_blocks(name)
-    }
-}
-
 /// What a walk over the segments gathers.
 #[derive(Default)]
 struct Recovery {
