@@ -1,104 +1,35 @@
 //! The running journal of one directory: entries go into blocks, blocks into segments, settled segments are freed.
 //!
-//! Memory is a fixed number of *extents*, each a slot of the block file that mirrors a piece of a segment, plus a few on the
-//! heap for what is read back. An extent stays while a block of it is unwritten or a record of it is held by the
-//! window ([`Journal::hold`]); nobody keeps a reference into one beyond a call. Its slot can change: what a failed segment
-//! did not take is copied for another one, see `moving`.
-//!
-//! A segment can be begun before its file is there (`coming`): ids and marks go on while the disk is full, and their commits
-//! wait; records are taken only into a segment that is ready. What is wrong with the disk, and what that means, is said by
-//! `trouble`.
+//! [`Journal`] is the conductor. It owns no bytes, lists or counts but through its owners, lends one to the other for a call, and does
+//! by itself only what needs several. This file is about what is asked of it at any time: new records, marks, ids, holds. The end of a
+//! turn, and completions, are in `turn`.
 
-mod append;
-mod coming;
-mod dense;
-mod moving;
-mod parked;
-mod rewrite;
-mod scan;
-mod trouble;
-mod turn;
-mod window;
-
-use super::format::{BlockHeader, Position, RecordPayload, entry_bytes};
-use super::segment::Segment;
-use super::unfinished::BLOCK_FILE_HEADER_BYTES;
-use super::{BlockFile, Op, Options, Report};
+use super::epoch::Epoch;
+use super::format::{
+    BLOCK_HEADER_BYTES, Kind, OriginPayload, PARKED_PREFIX_BYTES, ParkedPayload, Position, RECORD_PREFIX_BYTES,
+    RecordPayload, entry_bytes, u32_at,
+};
+use super::ledger::{
+    ANSWER_BYTES_MAX, Leased, Ledger, Lies, ORIGIN_ENTRY_BYTES_MAX, Origin, OriginRef, Parked, Refused, SaidIn,
+    Unparked, shown,
+};
+use super::moving::Moving;
+use super::rewriting::Rewriting;
+use super::scan::{Found, Log, Scan, Step};
+use super::segments::Segments;
+use super::trouble::Troubles;
+use super::window::{Location, RecordView, Window};
+use super::writer::Writer;
+use super::{BlockFile, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, Storage};
 use crate::config::Durability;
-use crate::ground::{LaneNumber, Now, RecordNumber, SegmentNumber};
-use crate::observe::snapshot::{Counters, JournalSnapshot};
-use coming::Coming;
-use moving::AfterMove;
-pub use parked::{ANSWER_BYTES_MAX, Parked, Refused, Unparked};
-pub(super) use parked::{SaidIn, shown};
-pub use rewrite::Moved;
-use rewrite::Rewriting;
-use slab::Slab;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use crate::ground::count::Counters;
+use crate::ground::{LaneNumber, Now, RecordNumber};
+use crate::observe::snapshot::JournalSnapshot;
+use std::io;
 use std::ops::Range;
-use trouble::Troubles;
 
-/// Ids that a service gave ahead and that are not used yet.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Leased {
-    /// Tells services apart; 0 is none.
-    pub origin: u64,
-    /// In the order in which they are to be used.
-    pub ids: Vec<Range<u64>>,
-}
-
-/// In the header of entries that are of no lane.
-const NO_LANE: LaneNumber = LaneNumber(0);
-/// At level `memory` there are no segments; blocks say that they are of this one, which no file has.
-const IN_MEMORY: SegmentNumber = SegmentNumber(0);
-/// Blocks written at the same time.
-const COMMITS_MAX: usize = 4;
-/// Most numbers in one delivered entry.
-const MARKS_PER_ENTRY: usize = 512;
-/// At level `process` a block that is not full is written after this; nobody waits for it.
-const PROCESS_WRITE_AFTER_NS: u64 = 1_000_000_000;
-/// Room for an origin entry, which may come before a record.
-const ORIGIN_ENTRY_BYTES_MAX: usize = entry_bytes(8 + 2 * ORIGIN_NAME_BYTES_MAX);
-/// Longest source or name of an origin.
-const ORIGIN_NAME_BYTES_MAX: usize = 256;
 /// A disk that takes longer for a block is said to be slow, if that keeps records out.
 const SLOW_DISK_NS: u64 = 2_000_000_000;
-/// A failed operation on a file is tried again after this.
-const RETRY_AFTER_NS: u64 = 1_000_000_000;
-
-/// Where a record lies in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Location {
-    /// Index of the extent.
-    pub extent: u32,
-    /// Offset in it.
-    pub offset: u32,
-}
-
-/// Names an origin of this journal while it is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OriginRef(pub u32);
-
-/// Who sends records: what `{{source}}` shows, and what keeps their order.
-#[derive(Debug)]
-pub struct Origin {
-    /// Its number in the directory.
-    pub id: u32,
-    /// The lane's number in the directory.
-    pub lane: LaneNumber,
-    /// The configured source.
-    pub source: Box<str>,
-    /// What `{{source}}` shows.
-    pub name: Box<str>,
-    /// The segment in which it was last written down.
-    defined_in: Option<SegmentNumber>,
-    /// Records of it that are not settled.
-    unsettled: u64,
-    /// Of those, the ones that are kept aside.
-    pub(super) parked: u64,
-    /// Whether somebody still appends to it.
-    open: bool,
-}
 
 /// A record to be kept.
 #[derive(Debug, Clone, Copy)]
@@ -117,335 +48,86 @@ pub struct NewRecord<'a> {
     pub data: &'a [u8],
 }
 
-/// A record in memory.
-#[derive(Debug, Clone, Copy)]
-pub struct RecordView<'a> {
-    /// Its number.
-    pub number: RecordNumber,
-    /// Frame flags.
-    pub flags: u8,
-    /// The epoch in which it was received.
-    pub epoch_id: u128,
-    /// The rest.
-    pub payload: RecordPayload<'a>,
-}
-
-impl RecordView<'_> {
-    /// Appends its key: the epoch's random id, the core, its number. No other record ever has it.
-    pub fn write_key(&self, core: u32, key: &mut String) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let epoch: [u8; 32] = std::array::from_fn(|nth| DIGITS[(self.epoch_id >> (124 - 4 * nth)) as usize & 15]);
-        key.push_str(str::from_utf8(&epoch).expect("digits"));
-        key.push('-');
-        key.push_str(itoa::Buffer::new().format(core));
-        key.push('-');
-        key.push_str(itoa::Buffer::new().format(self.number.0));
-    }
-}
-
-/// The journal takes no more records for now.
+/// A record that is in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
-
-/// A record found behind the window.
-#[derive(Debug, Clone, Copy)]
-pub struct Found {
+pub struct Appended {
     /// Its number.
     pub number: RecordNumber,
-    /// Who sent it.
-    pub origin: OriginRef,
-    /// Where it is now.
+    /// Where it is.
     pub at: Location,
 }
 
-/// A walk along the log that brings back what lies behind the window.
+/// Room for one record in the open block, as long as nothing else is asked of the journal.
+#[derive(Debug)]
+#[must_use = "room is given to the next record"]
+pub struct Room {
+    /// Of key and data.
+    bytes: usize,
+}
+
+/// What says of a directory's start how it ends.
 #[derive(Debug, Default)]
-pub struct Scan {
-    at: Position,
-    /// The extent under the walk, which it holds, and the offset of the next block in it.
-    extent: Option<(u32, u32)>,
-    /// The extent of the last step, where the walk has left it: held until the next one, so that the caller can hold its records.
-    left: Option<u32>,
-    /// Lower numbers were passed. Blocks that move while a walk is among them do not bring it back.
-    seen_below: RecordNumber,
-    reading: bool,
-    /// Records that are kept aside are found, too.
-    pub(super) parked_too: bool,
-    /// A failed read is tried again after this.
-    retry_ns: Option<u64>,
+pub(super) struct ThisStart {
+    /// Name of the block file in [`Storage`](super::Storage); `None` at level `memory`.
+    pub block_name: Option<String>,
+    pub epoch_id: u128,
+    /// The epoch file's contents.
+    pub record: Vec<u8>,
 }
 
-impl Scan {
-    /// A walk that also finds what is kept aside.
-    pub fn of_all() -> Self {
-        Self { parked_too: true, ..Self::default() }
-    }
-
-    /// When the walk wants another step though nothing happens.
-    pub fn deadline_ns(&self) -> Option<u64> {
-        self.retry_ns
-    }
-
-    /// Whether a read is under way.
-    pub fn is_reading(&self) -> bool {
-        self.reading
-    }
+/// What a journal begins with.
+pub(super) struct Owners {
+    pub window: Window,
+    pub writer: Writer,
+    pub segments: Segments,
+    pub ledger: Ledger,
+    pub moving: Moving,
+    pub rewriting: Rewriting,
 }
 
-/// What a step of a [`Scan`] came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// One block's waiting records were appended to the list.
-    Block,
-    /// A read is under way, or memory must become free first.
-    Wait,
-    /// All that was ever appended has been seen.
-    Tail,
-}
-
-/// Where an extent's bytes are.
-#[derive(Debug, PartialEq, Eq)]
-enum Memory {
-    /// The extent is free.
-    None,
-    /// A slot of the block file.
-    Slot(u32),
-    /// What was read back, or a copy.
-    Heap(Vec<u8>),
-}
-
-#[derive(Debug)]
-pub(super) struct Extent {
-    segment: SegmentNumber,
-    /// Offset in the segment of the byte at `start`.
-    base: u32,
-    /// Offset in memory from which on it mirrors the segment. Blocks before it lie in a segment that failed after them.
-    start: u32,
-    /// Behind its last whole block, in memory.
-    end: u32,
-    memory: Memory,
-    /// Records held by the window, and the scan.
-    held: u32,
-    /// Sealed blocks not yet written, or not all before them.
-    unwritten: u32,
-    epoch_id: u128,
-    /// What it mirrored was rewritten densely: its records lie in `segment`, at other places.
-    moved: bool,
-    /// Of a copy that took in a block while that was open: where that begins, and its bytes at the time.
-    open_copy: Option<(u32, u32)>,
-}
-
-impl Extent {
-    fn new(segment: SegmentNumber, base: u32, epoch_id: u128, memory: Memory) -> Self {
-        Self { segment, base, start: 0, end: 0, memory, held: 0, unwritten: 0, epoch_id, moved: false, open_copy: None }
-    }
-
-    /// Where an offset in memory, at `start` or behind it, belongs.
-    fn position(&self, offset: u32) -> Position {
-        Position { segment: self.segment, offset: self.base + (offset - self.start) }
-    }
-
-    /// The slot, if it has one.
-    fn slot(&self) -> Option<u32> {
-        match self.memory {
-            Memory::Slot(slot) => Some(slot),
-            _ => None,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct OpenBlock {
-    header: BlockHeader,
-    /// Offset in the extent.
-    start: u32,
-    /// Bytes used, header included.
-    used: u32,
-    entries: u32,
-    opened_ns: u64,
-}
-
-#[derive(Debug)]
-struct Block {
-    at: Position,
-    extent: u32,
-    memory_offset: u32,
-    bytes: u32,
-    first_number: RecordNumber,
-    /// Entries below this number are in this block or before it.
-    end_number: RecordNumber,
-    /// When its first entry came.
-    opened_ns: u64,
-    state: Write,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Write {
-    Waiting,
-    Done,
-    Failed,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Intake,
-    /// Ids, marks, and what is said of parked records: room is reserved for them.
-    Progress,
-}
-
-/// A segment whose file is still there, though nothing of it is needed.
-#[derive(Debug, Clone, Copy)]
-struct GivenUp {
-    segment: SegmentNumber,
-    /// The file is fit to be used again: no write and no sync of it failed.
-    reuse: bool,
-}
-
-impl GivenUp {
-    fn of(segment: &Segment) -> Self {
-        Self { segment: segment.number, reuse: !segment.failed }
-    }
-
-    fn op(self) -> Op {
-        Op::FreeSegment { segment: self.segment, reuse: self.reuse }
-    }
-}
-
-/// The journal of one directory.
+/// The journal of one directory: it lets its owners work together, and owns what is said of all of them.
 #[derive(Debug)]
 pub struct Journal {
     pub(super) options: Options,
-    pub(super) physical: u32,
-    pub(super) memory: BlockFile,
-    /// Name of the block file in [`Storage`](super::Storage); `None` at level `memory`.
-    pub(super) block_name: Option<String>,
-    pub(super) epoch: u64,
-    pub(super) epoch_id: u128,
-    pub(super) epoch_record: Vec<u8>,
-    pub(super) next_number: RecordNumber,
-    pub(super) next_segment: SegmentNumber,
-    /// Segments below are of earlier starts and never appended to.
-    pub(super) first_own_segment: SegmentNumber,
-    pub(super) next_origin: u32,
-    pub(super) next_lane: LaneNumber,
-    pub(super) segments: VecDeque<Segment>,
-    pub(super) origins: Slab<Origin>,
-    pub(super) origin_ids: HashMap<u32, OriginRef>,
-    pub(super) ids: HashMap<RecordNumber, Box<str>>,
-    /// Ids that the last run left.
-    pub(super) leased: Leased,
-    /// There is a list of such ids on disk, which is not to be read again.
-    pub(super) is_leased: bool,
-    /// What a clean end has to write down of them.
-    left_leased: Option<Leased>,
-    /// There are some.
-    pub(super) leaves_ids: bool,
-    /// Records that are kept aside, by number.
-    pub(super) parked: BTreeMap<RecordNumber, Parked>,
-    pub(super) watermark: Position,
-    pub(super) rng: fastrand::Rng,
-    /// Entries below are written.
-    pub(super) committed: RecordNumber,
-    extents: Vec<Extent>,
-    free_extents: Vec<u32>,
-    slots: u32,
-    free_slots: Vec<u32>,
-    heap_extents: usize,
-    current: Option<u32>,
-    open: Option<OpenBlock>,
-    sealed: VecDeque<Block>,
-    in_flight: VecDeque<Block>,
-    /// Commits wait until then: the last ones failed.
-    retry_commits_ns: Option<u64>,
-    /// A segment failed: what it did not take moves to another one once no write is in flight.
-    must_move: bool,
-    /// What the last move left to be looked after.
-    after_move: Option<AfterMove>,
-    /// Segments whose files are not ready, begun or not, and those ready and not begun; in order.
-    coming: VecDeque<Coming>,
-    /// Settled segments whose files are still there.
-    freeing: VecDeque<GivenUp>,
-    /// Segments that a dense one stands for, durably, and whose files are still there.
-    freeing_replaced: Vec<GivenUp>,
-    /// The entry from which on blocks name the oldest segment that is not among them.
-    beginning_said: Option<RecordNumber>,
-    /// Segments that hold nothing: freed at once, wherever they stand.
-    dropped: Vec<GivenUp>,
-    /// A segment that is being freed while nothing can be written down: the next one waits for it.
-    freed_alone: Option<GivenUp>,
-    /// That failed: it is tried again then, and nothing else is freed before.
-    retry_free_ns: Option<u64>,
-    unsynced: VecDeque<SegmentNumber>,
-    syncing: Option<SegmentNumber>,
-    marks: Vec<RecordNumber>,
-    rewriting: Rewriting,
-    troubles: Troubles,
-    counters: Counters,
-    pub(super) report: Report,
+    start: ThisStart,
+    pub(super) window: Window,
+    pub(super) writer: Writer,
+    pub(super) segments: Segments,
+    pub(super) ledger: Ledger,
+    pub(super) rewriting: Rewriting,
+    pub(super) moving: Moving,
+    pub(super) troubles: Troubles,
+    pub(super) counters: Counters,
+    report: Report,
+    /// Turns, so that a large journal is not checked in each.
+    pub(super) turns: u32,
 }
 
 impl Journal {
-    /// A journal over fresh block memory; recovery fills in what the directory holds.
-    pub(super) fn new(options: Options, memory: BlockFile, physical: u32, epoch_id: u128, seed: u64) -> Self {
-        let slots = ((memory.len() - BLOCK_FILE_HEADER_BYTES) / options.block_bytes as usize) as u32;
-        assert!(slots >= 4, "options are checked");
+    /// A journal over what recovery has made of a directory.
+    pub(super) fn new(options: Options, start: ThisStart, owners: Owners, report: Report) -> Self {
+        let Owners { window, writer, segments, ledger, moving, rewriting } = owners;
         Self {
-            physical,
-            memory,
-            block_name: None,
-            epoch: 0,
-            epoch_id,
-            epoch_record: Vec::new(),
-            next_number: RecordNumber(1),
-            next_segment: SegmentNumber(1),
-            first_own_segment: SegmentNumber(1),
-            next_origin: 1,
-            next_lane: LaneNumber(1),
-            segments: VecDeque::new(),
-            origins: Slab::new(),
-            origin_ids: HashMap::new(),
-            ids: HashMap::new(),
-            leased: Leased::default(),
-            is_leased: false,
-            left_leased: None,
-            leaves_ids: false,
-            parked: BTreeMap::new(),
-            watermark: Position::default(),
-            rng: fastrand::Rng::with_seed(seed),
-            committed: RecordNumber(1),
-            extents: Vec::new(),
-            free_extents: Vec::new(),
-            slots,
-            free_slots: (0..slots).rev().collect(),
-            heap_extents: 0,
-            current: None,
-            open: None,
-            sealed: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            retry_commits_ns: None,
-            must_move: false,
-            after_move: None,
-            coming: VecDeque::new(),
-            freeing: VecDeque::new(),
-            freeing_replaced: Vec::new(),
-            beginning_said: None,
-            dropped: Vec::new(),
-            freed_alone: None,
-            retry_free_ns: None,
-            unsynced: VecDeque::new(),
-            syncing: None,
-            marks: Vec::new(),
-            rewriting: Rewriting::default(),
-            troubles: Troubles::default(),
+            start,
+            window,
+            writer,
+            segments,
+            ledger,
+            rewriting,
+            moving,
+            troubles: Troubles::new(options.core),
             counters: Counters::default(),
-            report: Report::default(),
+            report,
+            turns: 0,
             options,
         }
     }
 
+    // ---- what it is
+
     /// The block memory; an operation's `memory_offset` counts from its start.
     pub fn memory(&self) -> &BlockFile {
-        &self.memory
+        self.window.memory()
     }
 
     /// The core whose directory this is; part of every key.
@@ -455,7 +137,7 @@ impl Journal {
 
     /// The random id of this start.
     pub fn epoch_id(&self) -> u128 {
-        self.epoch_id
+        self.start.epoch_id
     }
 
     /// What was found at start.
@@ -468,42 +150,14 @@ impl Journal {
         self.options.durability
     }
 
-    fn on_disk(&self) -> bool {
+    pub(super) fn on_disk(&self) -> bool {
         self.options.durability != Durability::Memory
-    }
-
-    /// Records that are neither delivered nor discarded.
-    pub fn unsettled(&self) -> u64 {
-        self.origins.iter().map(|(_, origin)| origin.unsettled).sum()
-    }
-
-    /// All origins, at start those of recovered records, and how many of each wait to be delivered.
-    pub fn origins(&self) -> impl Iterator<Item = (OriginRef, &Origin, u64)> {
-        self.origins.iter().map(|(index, origin)| (OriginRef(index as u32), origin, origin.unsettled - origin.parked))
-    }
-
-    /// The number of the entry that comes next.
-    pub fn next_number(&self) -> RecordNumber {
-        self.next_number
-    }
-
-    /// Entries below this number have reached the configured level.
-    pub fn durable_below(&self) -> RecordNumber {
-        match self.options.durability {
-            Durability::Memory | Durability::Process => self.next_number,
-            Durability::Power => self.committed,
-        }
     }
 
     /// Whether intake may begin: the first segment is ready, or it is known that it cannot be made for now, and records are
     /// refused until it can.
     pub fn is_ready(&self) -> bool {
-        !self.on_disk() || self.is_first_ready() || self.troubles.stop_intake()
-    }
-
-    /// Whether the last segment belongs to this epoch and is not closed, so that blocks may go there.
-    fn current_segment_open(&self) -> bool {
-        self.segments.back().is_some_and(|segment| segment.number >= self.first_own_segment && !segment.closed)
+        !self.on_disk() || self.segments.is_first_ready() || self.troubles.stop_intake()
     }
 
     /// Whether the disk refuses what records need.
@@ -516,72 +170,28 @@ impl Journal {
         self.troubles.describe()
     }
 
-    /// A new lane's number.
-    pub fn new_lane(&mut self) -> LaneNumber {
-        let lane = self.next_lane;
-        self.next_lane = self.next_lane.next();
-        lane
+    /// The number of the entry that comes next.
+    pub fn next_number(&self) -> RecordNumber {
+        self.writer.next_number()
     }
 
-    /// A new origin in a lane. `source` and `name` have at most 256 bytes each.
-    pub fn open_origin(&mut self, lane: LaneNumber, source: &str, name: &str) -> OriginRef {
-        assert!(source.len() <= ORIGIN_NAME_BYTES_MAX && name.len() <= ORIGIN_NAME_BYTES_MAX);
-        let id = self.next_origin;
-        self.next_origin = self.next_origin.wrapping_add(1);
-        self.add_origin(id, lane, source, name, true)
-    }
-
-    pub(super) fn add_origin(&mut self, id: u32, lane: LaneNumber, source: &str, name: &str, open: bool) -> OriginRef {
-        let origin = Origin {
-            id,
-            lane,
-            source: source.into(),
-            name: name.into(),
-            defined_in: None,
-            unsettled: 0,
-            parked: 0,
-            open,
-        };
-        let reference = OriginRef(self.origins.insert(origin) as u32);
-        self.origin_ids.insert(id, reference);
-        reference
-    }
-
-    pub(super) fn add_unsettled(&mut self, origin: OriginRef) {
-        self.origins[origin.0 as usize].unsettled += 1;
-    }
-
-    /// Nobody will append to this origin any more; it goes with its last record.
-    pub fn close_origin(&mut self, origin: OriginRef) {
-        self.origins[origin.0 as usize].open = false;
-        self.drop_origin_if_done(origin);
-    }
-
-    fn drop_origin_if_done(&mut self, reference: OriginRef) {
-        let origin = &self.origins[reference.0 as usize];
-        if !origin.open && origin.unsettled == 0 {
-            let origin = self.origins.remove(reference.0 as usize);
-            self.origin_ids.remove(&origin.id);
-        }
-    }
-
-    /// An origin in use.
-    pub fn origin(&self, origin: OriginRef) -> &Origin {
-        &self.origins[origin.0 as usize]
+    /// Entries below this number have reached the configured level.
+    pub fn durable_below(&self) -> RecordNumber {
+        self.writer.durable_below()
     }
 
     /// Adds its own counts to a shard's and starts again from zero.
     pub fn take_counters(&mut self, into: &mut Counters) {
+        self.counters.journal_errors += self.troubles.take_errors();
         into.add(&std::mem::take(&mut self.counters));
     }
 
     /// Adds what it is now.
     pub fn snapshot(&self, now: Now, into: &mut JournalSnapshot) {
-        into.segments += self.segments.len() as u64;
-        into.bytes += self.segments.len() as u64 * u64::from(self.options.segment_bytes);
-        let used = self.slots as usize - self.free_slots.len() + self.heap_extents;
-        into.window_bytes += used as u64 * u64::from(self.options.block_bytes);
-        if let Some(since_ns) = self.uncommitted_since_ns() {
+        into.segments += self.segments.count() as u64;
+        into.bytes += self.segments.bytes();
+        into.window_bytes += self.window.used_bytes();
+        if let Some(since_ns) = self.writer.uncommitted_since_ns() {
             into.commit_age_s = into.commit_age_s.max(now.mono_ns.saturating_sub(since_ns) as f64 / 1e9);
         }
         if into.problem.is_none() {
@@ -591,8 +201,9 @@ impl Journal {
 
     /// Why records are not taken though the disk does not refuse, in words; `None` where that is a matter of a moment.
     pub fn why_paused(&self, now: Now) -> Option<String> {
-        let waited_ns = self.uncommitted_since_ns().map_or(0, |since_ns| now.mono_ns.saturating_sub(since_ns));
-        if !self.on_disk() || self.segments.len() + 1 >= self.options.segments_max() {
+        let since_ns = self.writer.uncommitted_since_ns();
+        let waited_ns = since_ns.map_or(0, |since_ns| now.mono_ns.saturating_sub(since_ns));
+        if !self.on_disk() || self.segments.is_full() {
             Some("the journal is full: reading pauses until records are delivered".to_owned())
         } else if waited_ns >= SLOW_DISK_NS {
             let seconds = waited_ns / 1_000_000_000;
@@ -604,25 +215,408 @@ impl Journal {
         }
     }
 
-    /// When the oldest block was begun that is not on disk yet.
-    fn uncommitted_since_ns(&self) -> Option<u64> {
-        let open = self.open.as_ref().filter(|open| open.entries > 0 && self.on_disk()).map(|open| open.opened_ns);
-        self.in_flight.front().or(self.sealed.front()).map(|block| block.opened_ns).or(open)
+    // ---- origins
+
+    /// A new lane's number.
+    pub fn new_lane(&mut self) -> LaneNumber {
+        self.ledger.new_lane()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// A new origin in a lane. `source` and `name` have at most 256 bytes each.
+    pub fn open_origin(&mut self, lane: LaneNumber, source: &str, name: &str) -> OriginRef {
+        self.ledger.open_origin(lane, source, name)
+    }
 
-    #[test]
-    fn a_key_is_the_epoch_in_32_digits_the_core_and_the_number() {
-        for (epoch_id, core, number) in [(0, 0, 0), (0xab << 64 | 7, 15, 1_234_567), (u128::MAX, u32::MAX, u64::MAX)] {
-            let payload =
-                RecordPayload { origin: 0, first_byte_wall_ns: 0, frame_us: 0, key: b"", body_hash: 0, data: b"" };
-            let mut key = String::new();
-            RecordView { number: RecordNumber(number), flags: 0, epoch_id, payload }.write_key(core, &mut key);
-            assert_eq!(key, format!("{epoch_id:032x}-{core}-{number}"));
+    /// Nobody will append to this origin any more; it goes with its last record.
+    pub fn close_origin(&mut self, origin: OriginRef) {
+        self.ledger.close_origin(origin);
+    }
+
+    /// An origin in use.
+    pub fn origin(&self, origin: OriginRef) -> &Origin {
+        self.ledger.origin(origin)
+    }
+
+    /// All origins, at start those of recovered records, and how many of each wait to be delivered.
+    pub fn origins(&self) -> impl Iterator<Item = (OriginRef, &Origin, u64)> {
+        self.ledger.origins()
+    }
+
+    /// Records that are neither delivered nor discarded.
+    pub fn unsettled(&self) -> u64 {
+        self.ledger.unsettled()
+    }
+
+    // ---- entries
+
+    /// Room for a record whose key and data come to `bytes` at most. Asked once a record: [`Journal::append_in`] takes it.
+    ///
+    /// # Errors
+    /// [`Full`]: no record is taken now.
+    pub fn room_for(&mut self, now: Now, bytes: usize) -> Result<Room, Full> {
+        self.make_room(now, entry_bytes(RECORD_PREFIX_BYTES + bytes) + ORIGIN_ENTRY_BYTES_MAX, Purpose::Intake)?;
+        Ok(Room { bytes })
+    }
+
+    /// Whether a record of up to `bytes`, the machine's own key included, would be taken now.
+    pub fn can_append(&mut self, now: Now, bytes: usize) -> bool {
+        self.room_for(now, bytes).is_ok()
+    }
+
+    /// Copies a record into the open block. From now on it survives what the level promises once
+    /// [`Journal::durable_below`] has passed its number.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was changed; try again when [`Journal::can_append`] holds.
+    pub fn append_record(&mut self, now: Now, record: NewRecord<'_>) -> Result<Appended, Full> {
+        let room = self.room_for(now, record.key.len() + record.data.len())?;
+        Ok(self.append_in(room, record))
+    }
+
+    /// As [`Journal::append_record`], into room that was made just before.
+    pub fn append_in(&mut self, room: Room, record: NewRecord<'_>) -> Appended {
+        let bytes = record.key.len() + record.data.len();
+        assert!(bytes <= room.bytes, "a record of {bytes} bytes, and room for {}", room.bytes);
+        let (origin, is_new) = self.ledger.count_in(record.origin, self.segments.current_number());
+        let (id, lane) = (origin.id, origin.lane);
+        if is_new {
+            self.define_origin(record.origin);
         }
+        let body_hash = if record.key.is_empty() { 0 } else { crc32c::crc32c(record.data) };
+        let prefix = RecordPayload {
+            first_byte_wall_ns: record.first_byte_wall_ns,
+            frame_us: record.frame_us,
+            origin: id,
+            key: record.key,
+            body_hash,
+            data: record.data,
+        }
+        .encode_prefix();
+        let parts = [&prefix[..], record.key, record.data];
+        let (number, at) = self.writer.write_entry(&self.window, Kind::Record, record.flags, lane, &parts);
+        self.segments.add(number, entry_bytes(RECORD_PREFIX_BYTES + bytes));
+        Appended { number, at }
+    }
+
+    /// Writes down who an origin is, in the segment that is being filled. Room was made.
+    pub(super) fn define_origin(&mut self, reference: OriginRef) {
+        let Origin { id, lane, source, name, .. } = self.ledger.define(reference, self.segments.current_number());
+        let prefix = OriginPayload { origin: *id, source, name }.encode_prefix();
+        let parts = [&prefix[..], source.as_bytes(), name.as_bytes()];
+        self.writer.write_entry(&self.window, Kind::Origin, 0, *lane, &parts);
+    }
+
+    /// Appends an entry that is of no lane, and for which room is reserved; its number. Nothing at level `memory`, where no start
+    /// reads it.
+    fn write_progress(&mut self, now: Now, kind: Kind, parts: &[&[u8]]) -> Result<Option<RecordNumber>, Full> {
+        if !self.on_disk() {
+            return Ok(None);
+        }
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        self.make_room(now, entry_bytes(bytes), Purpose::Progress)?;
+        let (number, _) = self.writer.write_entry(&self.window, kind, 0, NO_LANE, parts);
+        Ok(Some(number))
+    }
+
+    /// Writes down the sequence id of a record, before it is used.
+    ///
+    /// # Errors
+    /// [`Full`] while even the reserved room is taken; the id must not be used yet.
+    pub fn append_id(&mut self, now: Now, number: RecordNumber, id: &str) -> Result<(), Full> {
+        self.write_progress(now, Kind::Id, &[&number.0.to_le_bytes(), id.as_bytes()]).map(drop)
+    }
+
+    /// Writes down which ids a service gave ahead are not used yet, before one of them is. `origin` tells services apart.
+    ///
+    /// # Errors
+    /// [`Full`] while even the reserved room is taken; none of them must be used yet.
+    pub fn append_leased(&mut self, now: Now, origin: u64, ids: impl Iterator<Item = Range<u64>>) -> Result<(), Full> {
+        self.write_leased(now, origin, 0, ids)
+    }
+
+    /// `left_by`: the epoch that leaves these ids to the next start, by the low half of its id; 0 while ids may still be used.
+    fn write_leased(
+        &mut self,
+        now: Now,
+        origin: u64,
+        left_by: u64,
+        ids: impl Iterator<Item = Range<u64>>,
+    ) -> Result<(), Full> {
+        let numbers = [origin, left_by].into_iter().chain(ids.flat_map(|ids| [ids.start, ids.end]));
+        let payload: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+        if self.write_progress(now, Kind::Leased, &[&payload])?.is_some() {
+            self.ledger.note_leased();
+        }
+        Ok(())
+    }
+
+    /// What a clean end writes down of ids that were given ahead, or that there are none: not before that is done is the journal flushed.
+    pub fn leave_leased(&mut self, leased: Leased, is_leasing: bool) {
+        if self.on_disk() {
+            self.ledger.leave_leased(leased, is_leasing);
+        }
+    }
+
+    pub(super) fn write_left_leased(&mut self, now: Now) {
+        if let Some(leased) = self.ledger.left_to_write().take()
+            && self.write_leased(now, leased.origin, self.start.epoch_id as u64, leased.ids.iter().cloned()).is_err()
+        {
+            *self.ledger.left_to_write() = Some(leased);
+        }
+    }
+
+    /// Ids that the last run was given ahead, did not use, and wrote down at its clean end. They are not here a second time.
+    pub fn take_leased(&mut self) -> Option<Leased> {
+        self.ledger.take_leased()
+    }
+
+    /// The id that an earlier start wrote down for a record.
+    pub fn recovered_id(&self, number: RecordNumber) -> Option<&str> {
+        self.ledger.id(number)
+    }
+
+    /// A record was delivered. Its hold is released; the mark is written at the end of the turn.
+    pub fn settle(&mut self, number: RecordNumber, origin: OriginRef, at: Location) {
+        if self.on_disk() {
+            let bytes = entry_bytes(u32_at(self.window.bytes(at), 4) as usize);
+            self.segments.settle(number, bytes, self.window.extent(at.extent).segment);
+            self.ledger.mark(number);
+        }
+        self.ledger.settle(number, origin);
+        self.window.release(at);
+    }
+
+    /// Delivered records whose mark is not in a block yet: those of this turn, and in a full journal more. After a kill
+    /// they are delivered again.
+    pub fn marks_in_memory(&self) -> usize {
+        self.ledger.marks().len()
+    }
+
+    // ---- records that are kept aside
+
+    /// Keeps a record aside. Its hold is released.
+    ///
+    /// # Errors
+    /// [`Full`] while even the reserved room is taken: nothing was changed.
+    pub fn park(
+        &mut self,
+        now: Now,
+        number: RecordNumber,
+        (origin, at): (OriginRef, Location),
+        id: Option<&str>,
+        refused: Refused<'_>,
+    ) -> Result<(), Full> {
+        let answer = &refused.answer[..refused.answer.len().min(ANSWER_BYTES_MAX)];
+        let Refused { status, attempts, .. } = refused;
+        let prefix = ParkedPayload { number, parked_wall_ns: now.wall_ns, status, attempts, answer }.encode_prefix();
+        let said_in = self.write_progress(now, Kind::Parked, &[&prefix, answer])?;
+        let said_bytes = entry_bytes(PARKED_PREFIX_BYTES + answer.len()) as u32;
+        let payload = u32_at(self.window.bytes(at), 4) as usize;
+        let held = (!self.on_disk()).then_some(at);
+        let parked = Parked {
+            origin,
+            received_wall_ns: self.window.record(at).payload.first_byte_wall_ns,
+            parked_wall_ns: now.wall_ns,
+            status,
+            attempts,
+            answer: shown(answer),
+            id: id.or(self.ledger.id(number)).map(Into::into),
+            bytes: entry_bytes(payload) as u32,
+            said_in: said_in.map(|number| SaidIn { number, bytes: said_bytes }),
+            held,
+        };
+        self.ledger.park(number, parked);
+        if held.is_none() {
+            self.window.release(at);
+        }
+        Ok(())
+    }
+
+    /// Records that are kept aside, by number.
+    pub fn parked(&self) -> impl Iterator<Item = (RecordNumber, &Parked)> {
+        self.ledger.parked()
+    }
+
+    /// One that is kept aside.
+    pub fn parked_record(&self, number: RecordNumber) -> Option<&Parked> {
+        self.ledger.parked_record(number)
+    }
+
+    /// A record that was kept aside is to be delivered, under its key and with its id. `None` where it is not kept aside.
+    ///
+    /// # Errors
+    /// [`Full`] while even the reserved room is taken: nothing was changed.
+    pub fn unpark(&mut self, now: Now, number: RecordNumber) -> Result<Option<Unparked>, Full> {
+        if self.parked_record(number).is_none() {
+            return Ok(None);
+        }
+        self.write_progress(now, Kind::Retried, &[&number.0.to_le_bytes()])?;
+        let Parked { origin, held, .. } = self.ledger.unpark(number);
+        let behind = || self.segments.holder(number).map_or_else(|| self.oldest(), |segment| segment.first_position());
+        Ok(Some(Unparked { origin, at: held.map_or_else(|| Lies::Behind(behind()), Lies::Held) }))
+    }
+
+    /// A record that was kept aside is deleted. Whether it was there.
+    ///
+    /// # Errors
+    /// [`Full`] while even the reserved room is taken: nothing was changed.
+    pub fn discard(&mut self, now: Now, number: RecordNumber) -> Result<bool, Full> {
+        if self.parked_record(number).is_none() {
+            return Ok(false);
+        }
+        self.write_progress(now, Kind::Discarded, &[&number.0.to_le_bytes()])?;
+        let parked = self.ledger.discard(number);
+        if self.on_disk() {
+            self.segments.settle_anywhere(number, parked.bytes as usize);
+        }
+        if let Some(at) = parked.held {
+            self.window.release(at);
+        }
+        Ok(true)
+    }
+
+    // ---- the window
+
+    /// Whether a record that is not held is found again by a [`Scan`]; at level `memory` there is nothing to read it from.
+    pub fn reads_back(&self) -> bool {
+        self.on_disk()
+    }
+
+    /// Whether the window has room for records that are to stay in memory until they are delivered.
+    pub fn has_window_room(&self) -> bool {
+        self.window.has_room()
+    }
+
+    /// Whether reading back waits for memory.
+    pub fn is_window_tight(&self) -> bool {
+        self.window.is_heap_full()
+    }
+
+    /// Extents that one lane may pin, so that a stalled one cannot fill the window.
+    pub fn lane_extents_max(&self) -> u32 {
+        self.window.lane_extents_max()
+    }
+
+    /// Keeps a record in memory until [`Journal::release`] or [`Journal::settle`].
+    pub fn hold(&mut self, at: Location) {
+        self.window.hold(at);
+    }
+
+    /// The opposite of [`Journal::hold`].
+    pub fn release(&mut self, at: Location) {
+        self.window.release(at);
+    }
+
+    /// A held record.
+    pub fn record(&self, at: Location) -> RecordView<'_> {
+        self.window.record(at)
+    }
+
+    // ---- behind the window
+
+    /// Where everything that is still to be delivered begins, or later.
+    pub fn oldest(&self) -> Position {
+        self.segments.oldest()
+    }
+
+    /// The block in which a record at `at` lies or one before it, as a place to start a scan from.
+    pub fn position(&self, at: Location) -> Position {
+        self.window.position(&self.segments, at)
+    }
+
+    /// Starts a walk at the beginning of a block.
+    pub fn start_scan(&mut self, scan: &mut Scan, at: Position) {
+        scan.start(&mut self.window, &self.segments, at);
+    }
+
+    /// One step of a walk: appends the waiting records of the next block to `found`. They are not held yet.
+    pub fn scan(&mut self, now: Now, scan: &mut Scan, found: &mut Vec<Found>, ops: &mut Ops<'_>) -> Step {
+        let was_reading = scan.is_reading();
+        let step = scan.step(now, &mut self.lend(), found, ops);
+        self.counters.journal_read_backs += u64::from(scan.is_reading() && !was_reading);
+        step
+    }
+
+    pub(super) fn lend(&mut self) -> Log<'_> {
+        let Self { window, segments, writer, ledger, rewriting, .. } = self;
+        Log { window, segments, writer, ledger, rewriting }
+    }
+
+    // ---- room
+
+    /// Sees to it that the open block has room for `bytes`.
+    pub(super) fn make_room(&mut self, now: Now, bytes: usize, purpose: Purpose) -> Result<(), Full> {
+        let slot_bytes = self.options.block_bytes;
+        assert!(BLOCK_HEADER_BYTES + bytes <= slot_bytes as usize, "limits keep entries below a block");
+        if purpose == Purpose::Intake && self.on_disk() && !self.takes_records() {
+            return Err(Full);
+        }
+        if self.writer.is_open() {
+            if self.writer.has_room(bytes, slot_bytes) {
+                return Ok(());
+            }
+            self.seal();
+        }
+        if let Some(current) = self.window.current() {
+            let start = self.window.extent(current).end;
+            if start as usize + BLOCK_HEADER_BYTES + bytes <= slot_bytes as usize {
+                self.writer.open(now, &self.window, &self.segments);
+                return Ok(());
+            }
+            self.window.leave_current();
+        }
+        self.begin_extent(purpose)?;
+        self.writer.open(now, &self.window, &self.segments);
+        Ok(())
+    }
+
+    /// Whether records may be taken.
+    fn takes_records(&self) -> bool {
+        !self.troubles.stop_intake() && !self.moving.is_due() && self.segments.take_records()
+    }
+
+    /// Takes a free slot for the next piece of the log.
+    fn begin_extent(&mut self, purpose: Purpose) -> Result<(), Full> {
+        // One is for ids and marks, and one for moving what a failed segment did not take.
+        let kept_back = usize::from(purpose == Purpose::Intake) + usize::from(self.on_disk());
+        if !self.window.has_slot(kept_back) {
+            return Err(Full);
+        }
+        let next_number = self.writer.next_number();
+        let at = match self.on_disk() {
+            true => self.segments.next_place(purpose, next_number, self.options.block_bytes)?,
+            false => Position { segment: IN_MEMORY, offset: 0 },
+        };
+        self.window.begin(at, self.start.epoch_id);
+        Ok(())
+    }
+
+    pub(super) fn seal(&mut self) {
+        self.writer.seal(&mut self.window, &mut self.segments);
+    }
+
+    // ---- the end
+
+    /// Ends a journal that [`is_flushed`](Self::is_flushed): everything is made durable, the epoch is closed, its block file removed.
+    ///
+    /// # Errors
+    /// Those of the storage; the next start then recovers as after a kill.
+    pub fn close(self, storage: &mut impl Storage) -> io::Result<()> {
+        let ThisStart { block_name: Some(name), record, .. } = &self.start else { return Ok(()) };
+        // Those of earlier starts too: below level `power` nobody may have synced them.
+        for segment in self.segments.iter() {
+            match storage.sync_segment(segment.number) {
+                // What could be saved of it was, and the rest was told when it failed.
+                Err(_) if segment.failed => {}
+                result => result?,
+            }
+        }
+        let (mut epoch, _) = Epoch::decode(record).expect("encoded at start");
+        epoch.closed = true;
+        storage.write_epoch(epoch.number, &epoch.encode())?;
+        if self.ledger.leaves_ids() {
+            storage.leave_token(&epoch.token_name())?;
+        }
+        storage.remove_blocks(name)
     }
 }

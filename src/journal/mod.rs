@@ -1,31 +1,76 @@
 //! The journal: an append-only log of blocks in segments, kept by one shard. See [`mod@format`] for what lies on disk,
 //! [`open`] for what happens at start, [`Journal`] for the running log. It does no input or output of its own: it asks for
-//! operations, and at start and stop it uses a [`Storage`].
+//! operations ([`Op`]), hears of their ends ([`Completion`]), and at start and stop it uses a [`Storage`]. It knows nothing of
+//! shards, sources or APIs.
+//!
+//! ```text
+//! log, turn     Journal: the conductor; what needs several owners
+//!   window      block memory: slots, extents, who holds them
+//!   writer      the open block, sealed ones, commits; how far all is written
+//!   segments    the list of segments
+//!     segment   one of them: which of its records are settled
+//!     making    files that are to be made           freeing   files that are to be put aside
+//!   ledger      origins, ids, marks                 parked    records that are kept aside
+//!   rewriting   dense rewrites; run, dense          moving    what a failed segment did not take
+//!   trouble     what is wrong with the disk
+//! scan          a walk behind the window; it belongs to whoever walks
+//! recovery      what a start finds; it hands each owner its part
+//! op storage    what is asked of a disk             format epoch unfinished blocks   bytes
+//! ```
 
 mod blocks;
 mod epoch;
 pub mod format;
+mod ledger;
 mod log;
+mod moving;
 mod op;
 mod recovery;
-mod segment;
+mod rewriting;
+mod scan;
+mod segments;
 mod storage;
+mod trouble;
+mod turn;
 mod unfinished;
+mod window;
+mod writer;
 
 pub use blocks::BlockMemory;
 pub use format::Position;
-pub use log::{
-    ANSWER_BYTES_MAX, Found, Full, Journal, Leased, Location, Moved, NewRecord, Origin, OriginRef, Parked, RecordView,
-    Refused, Scan, Step, Unparked,
-};
+pub use ledger::{ANSWER_BYTES_MAX, Leased, Lies, Origin, OriginRef, Parked, Refused, Unparked};
+pub use log::{Appended, Journal, NewRecord, Room};
 pub use op::{Completion, Op, Ops, Rewrite};
 pub use recovery::{OpenError, Report, open};
+pub use rewriting::Moved;
+pub use scan::{Found, Scan, Step};
 pub use storage::{BlockFile, Storage};
+pub use window::{Location, RecordView};
 
 use crate::config::{self, Durability};
+use crate::ground::{LaneNumber, SegmentNumber};
 
 /// Bytes of a block at most, and of a slot of the block file; the largest record fits twice.
 pub const BLOCK_BYTES: u32 = 128 * 1024;
+
+/// In the header of entries that are of no lane.
+const NO_LANE: LaneNumber = LaneNumber(0);
+/// At level `memory` there are no segments; blocks say that they are of this one, which no file has.
+const IN_MEMORY: SegmentNumber = SegmentNumber(0);
+/// A failed operation on a file is tried again after this.
+const RETRY_AFTER_NS: u64 = 1_000_000_000;
+
+/// The journal takes no more for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// What room is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Intake,
+    /// Ids, marks, and what is said of parked records: room is reserved for them.
+    Progress,
+}
 
 /// One journal's limits.
 #[derive(Debug, Clone, PartialEq, Eq)]

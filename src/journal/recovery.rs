@@ -19,12 +19,18 @@ use self::unwritten::Refused;
 pub(super) use self::unwritten::{Missing, Refusal, Unwritten};
 use super::epoch::Epoch;
 use super::format::Position;
-use super::segment::{Segment, SparseBits};
+use super::ledger::Ledger;
+use super::log::{Owners, ThisStart};
+use super::moving::Moving;
+use super::rewriting::Rewriting;
+use super::segments::{Maker, Segment, Segments, SparseBits};
 use super::unfinished::{BLOCK_FILE_HEADER_BYTES, Sealed, head, is_block_file};
+use super::window::Window;
+use super::writer::Writer;
 use super::{BlockFile, Journal, Options, Storage};
 use crate::config::Durability;
 use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
 use thiserror::Error;
@@ -99,7 +105,9 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     if options.durability == Durability::Memory {
         let memory = doing("reserve memory for the window", storage.create_blocks(None, file_bytes(slots)))?;
         let epoch_id = storage.random();
-        return Ok(Journal::new(options.clone(), memory, storage.physical_block(), epoch_id, seed));
+        let maker = Maker { epoch: 0, epoch_id, physical: storage.physical_block() };
+        let start = ThisStart { epoch_id, ..ThisStart::default() };
+        return Ok(Recovery::default().finish(options, start, maker, memory, seed, false));
     }
     let mut recovery = Recovery::default();
     let (earlier, files) = recovery.read_epochs(storage)?;
@@ -124,14 +132,12 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     let slots = slots.max(unwritten.slots.len() + slots / 4 + 4);
     let memory = doing("make the block file", storage.create_blocks(Some(&name), file_bytes(slots)))?;
     memory.write(0, &head(epoch.file_id, &epochs));
-    let mut journal = Journal::new(options.clone(), memory, epoch.physical, epoch.id, seed);
-    journal.block_name = Some(name.clone());
-    journal.epoch = epoch.number;
-    journal.epoch_record = epoch.encode();
     recovery.report.epoch = epoch.number;
     let replaced = std::mem::take(&mut recovery.replaced);
     let is_heir = recovery.is_heir(storage, last)?;
-    recovery.finish(&mut journal, is_heir);
+    let start = ThisStart { block_name: Some(name.clone()), epoch_id: epoch.id, record: epoch.encode() };
+    let maker = Maker { epoch: epoch.number, epoch_id: epoch.id, physical: epoch.physical };
+    let mut journal = recovery.finish(options, start, maker, memory, seed, is_heir);
     journal.take_over(unwritten);
     doing("write the epoch file", storage.write_epoch(epoch.number, &epoch.encode()))?;
     // Only now, since that made the directory durable, is it certain that the dense segments which stand for these have their names.
@@ -150,31 +156,6 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     Ok(journal)
 }
 
-impl Journal {
-    /// Ends a journal that [`is_flushed`](Self::is_flushed): everything is made durable, the epoch is closed, its block file removed.
-    ///
-    /// # Errors
-    /// Those of the storage; the next start then recovers as after a kill.
-    pub fn close(self, storage: &mut impl Storage) -> io::Result<()> {
-        let Some(name) = &self.block_name else { return Ok(()) };
-        // Those of earlier starts too: below level `power` nobody may have synced them.
-        for segment in &self.segments {
-            match storage.sync_segment(segment.number) {
-                // What could be saved of it was, and the rest was told when it failed.
-                Err(_) if segment.failed => {}
-                result => result?,
-            }
-        }
-        let (mut epoch, _) = Epoch::decode(&self.epoch_record).expect("encoded at start");
-        epoch.closed = true;
-        storage.write_epoch(epoch.number, &epoch.encode())?;
-        if self.leaves_ids {
-            storage.leave_token(&epoch.token_name())?;
-        }
-        storage.remove_blocks(name)
-    }
-}
-
 /// What a walk over the segments gathers.
 #[derive(Default)]
 struct Recovery {
@@ -189,7 +170,7 @@ struct Recovery {
     origins: HashMap<u32, FoundOrigin>,
     ids: HashMap<RecordNumber, Box<str>>,
     /// Origins that are defined in an older segment than a record of theirs: a kill came between a move and their definition.
-    defined_before: BTreeSet<u32>,
+    defined_before: HashSet<u32>,
     durable: Durable,
     oldest_segment: SegmentNumber,
     /// The segments for which the dense one that was read last stands.
@@ -303,27 +284,61 @@ impl Recovery {
         doing("look for what the last run left", storage.take_token(&epoch.token_name()))
     }
 
-    fn finish(mut self, journal: &mut Journal, is_heir: bool) {
-        let skipped = if self.report.clean { 0 } else { NUMBERS_SKIPPED };
-        journal.next_number = self.number_max.plus(1 + skipped);
-        journal.committed = journal.next_number;
-        journal.next_segment = self.segment_max.next();
-        journal.first_own_segment = journal.next_segment;
-        // A write of a killed process that lands now may bring origins and lanes of its own.
-        let skipped = if self.report.clean { 0 } else { NAMES_SKIPPED };
-        journal.next_origin = self.origin_max.wrapping_add(1 + skipped);
-        journal.next_lane = self.lane_max.plus(1 + skipped);
-        // Every segment was synced, now or by a clean stop. Where something is missing it must not pass for damage later.
-        journal.watermark = match self.segments.last() {
+    /// The journal that goes on from what was found. `is_heir`: the last start left its ids to this one.
+    fn finish(
+        mut self,
+        options: &Options,
+        start: ThisStart,
+        maker: Maker,
+        memory: BlockFile,
+        seed: u64,
+        is_heir: bool,
+    ) -> Journal {
+        let is_on_disk = options.durability != Durability::Memory;
+        // Level `memory` leaves nothing behind, and what it does not leave cannot come back.
+        let is_clean = self.report.clean || !is_on_disk;
+        let ledger = self.ledger(is_heir, is_clean);
+        let skipped = if is_clean { 0 } else { NUMBERS_SKIPPED };
+        let writer = Writer::new(
+            options.durability,
+            maker.epoch_id,
+            maker.physical,
+            self.number_max.plus(1 + skipped),
+            self.watermark(),
+        );
+        let mut moving = Moving::default();
+        moving.define_again(self.defined_before);
+        let owners = Owners {
+            window: Window::new(memory, options.block_bytes, maker.physical, is_on_disk),
+            writer,
+            segments: Segments::new(options, maker, self.segments, self.segment_max.next(), seed),
+            ledger,
+            moving,
+            rewriting: Rewriting::new(options, maker),
+        };
+        Journal::new(options.clone(), start, owners, self.report)
+    }
+
+    /// Every segment was synced, now or by a clean stop. Where something is missing it must not pass for damage later.
+    fn watermark(&self) -> Position {
+        match self.segments.last() {
             Some(last) if self.report.torn == 0 && self.unwritten_from.is_none() && self.unsynced_from.is_none() => {
                 last.end_position()
             }
-
             _ => self.durable.newest,
-        };
+        }
+    }
+
+    /// Who has records that wait, with which ids, and which of them are kept aside.
+    fn ledger(&mut self, is_heir: bool, is_clean: bool) -> Ledger {
+        // A write of a killed process that lands now may bring origins and lanes of its own.
+        let skipped = if is_clean { 0 } else { NAMES_SKIPPED };
+        let mut ledger = Ledger::new(self.origin_max.wrapping_add(1 + skipped), self.lane_max.plus(1 + skipped));
         let waiting = |number: RecordNumber| self.segments.iter().any(|segment| segment.is_waiting(number));
-        journal.ids = self.ids.into_iter().filter(|(number, _)| waiting(*number)).collect();
-        let mut origins: Vec<_> = self.origins.into_iter().filter(|(_, origin)| origin.unsettled > 0).collect();
+        let ids = std::mem::take(&mut self.ids);
+        ledger.adopt_ids(ids.into_iter().filter(|(number, _)| waiting(*number)).collect());
+        let origins = std::mem::take(&mut self.origins);
+        let mut origins: Vec<_> = origins.into_iter().filter(|(_, origin)| origin.unsettled > 0).collect();
         origins.sort_by_key(|(id, _)| *id);
         for (id, origin) in origins {
             if origin.names.is_none() {
@@ -333,14 +348,9 @@ impl Recovery {
                 ));
             }
             let (source, name) = origin.names.unwrap_or_else(|| (UNKNOWN.to_owned(), UNKNOWN.to_owned()));
-            let reference = journal.add_origin(id, origin.lane, &source, &name, false);
-            for _ in 0..origin.unsettled {
-                journal.add_unsettled(reference);
-            }
+            ledger.adopt_origin(id, origin.lane, &source, &name, origin.unsettled);
         }
-        journal.segments = self.segments.into();
-        self.aside.finish(is_heir, journal);
-        journal.define_again(self.defined_before);
-        journal.report = self.report;
+        std::mem::take(&mut self.aside).finish(is_heir, &mut ledger);
+        ledger
     }
 }

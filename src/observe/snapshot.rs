@@ -1,8 +1,6 @@
 //! What a shard shows of itself: taken between two turns of its loop, so that its numbers belong together.
 
-use crate::ground::count::LineCounts;
-// Until all name them where they live.
-pub use crate::ground::count::{Counters, Stage, StageHistograms, Terms};
+use crate::ground::count::{Counters, LineCounts, StageHistograms, Terms};
 use serde::Serialize;
 
 /// Records that a shard keeps aside.

@@ -4,10 +4,11 @@ use super::world::{BLOCK_BYTES, Kept, World, options, segment_of};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use ringest::config::Durability;
+use ringest::ground::count::Counters;
 use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
-use ringest::journal::{Location, OriginRef, Position, Refused, Step};
+use ringest::journal::{Lies, Location, OriginRef, Position, Refused, Step};
 use ringest::journal::{Op, Rewrite};
-use ringest::observe::snapshot::{Counters, JournalSnapshot};
+use ringest::observe::snapshot::JournalSnapshot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -255,8 +256,12 @@ impl Model {
         };
         let unparked = unparked.expect("it is kept aside");
         let record = self.parked.remove(&number).expect("found");
-        assert_eq!(unparked.at.is_err(), !self.on_disk(), "at level memory it is held");
-        let record = Waiting { origin: unparked.origin, held: unparked.at.err(), ..record };
+        let held = match unparked.at {
+            Lies::Behind(_) => None,
+            Lies::Held(at) => Some(at),
+        };
+        assert_eq!(held.is_some(), !self.on_disk(), "at level memory it is held");
+        let record = Waiting { origin: unparked.origin, held, ..record };
         // In this model it goes before its lane's later ones, whose memory it may need.
         let (lane, on_disk) = (record.kept.lane, record.held.is_none());
         for other in self.waiting.values_mut().filter(|other| on_disk && other.kept.lane == lane) {

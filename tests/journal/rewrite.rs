@@ -4,11 +4,11 @@
 use super::recovery::{Story, assert_recovered};
 use super::world::{Kept, World, options, segment_of};
 use ringest::config::Durability;
+use ringest::ground::count::Counters;
 use ringest::ground::{RecordNumber, SegmentNumber};
 use ringest::journal::format::{BlockHeader, Kind, round_up};
 use ringest::journal::{Op, Rewrite};
 use ringest::journal::{Position, Step};
-use ringest::observe::snapshot::Counters;
 use std::collections::BTreeMap;
 
 const SEGMENTS: u64 = 8;

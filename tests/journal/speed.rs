@@ -4,7 +4,7 @@
 use super::world::World;
 use ringest::config::{self, Durability};
 use ringest::ground::RecordNumber;
-use ringest::journal::{NewRecord, Options};
+use ringest::journal::{Appended, Location, NewRecord, Options};
 use std::time::Instant;
 
 fn full_size(durability: Durability) -> Options {
@@ -30,12 +30,13 @@ fn a_record_costs_little_from_append_to_settled() {
         let record = NewRecord { origin, flags: 0, first_byte_wall_ns: turn, frame_us: 3, key: b"", data: &data };
         let journal = world.journal();
         let start = Instant::now();
-        let mut held = [(RecordNumber(0), ringest::journal::Location { extent: 0, offset: 0 }); PER_TURN as usize];
+        let nowhere = Location { extent: 0, offset: 0 };
+        let mut held = [Appended { number: RecordNumber(0), at: nowhere }; PER_TURN as usize];
         for place in &mut held {
             *place = journal.append_record(now, record).expect("room");
-            journal.hold(place.1);
+            journal.hold(place.at);
         }
-        for (number, at) in held {
+        for Appended { number, at } in held {
             assert_eq!(journal.record(at).payload.data.len(), data.len());
             journal.settle(number, origin, at);
         }

@@ -3,7 +3,9 @@
 use super::disk::Disk;
 use ringest::config::Durability;
 use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
-use ringest::journal::{self, Found, Journal, Location, Moved, NewRecord, Options, OriginRef, Position, Scan, Step};
+use ringest::journal::{
+    self, Appended, Found, Journal, Location, Moved, NewRecord, Options, OriginRef, Position, Scan, Step,
+};
 use ringest::journal::{Completion, Op, Rewrite};
 use ringest::observe::snapshot::JournalSnapshot;
 use ringest::shard::Now;
@@ -477,7 +479,7 @@ impl World {
         let room = self.journal().can_append(now, key.len() + data.len());
         let appended = self.journal().append_record(now, record);
         assert_eq!(appended.is_ok(), room, "can_append tells the truth");
-        let (number, at) = appended.ok()?;
+        let Appended { number, at } = appended.ok()?;
         self.journal().hold(at);
         let kept = self.view(origin, at);
         self.journal().release(at);

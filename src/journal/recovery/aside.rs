@@ -2,10 +2,9 @@
 
 use super::Recovery;
 use crate::ground::RecordNumber;
-use crate::journal::Journal;
 use crate::journal::epoch::Epoch;
 use crate::journal::format::{LEASED_PREFIX_BYTES, ParkedPayload, entry_bytes, record_number_at, u64_at};
-use crate::journal::log::{Leased, OriginRef, Parked, SaidIn, shown};
+use crate::journal::ledger::{Leased, Ledger, OriginRef, Parked, SaidIn, shown};
 use std::collections::HashMap;
 
 /// The newest of the entries that keep a record aside, or bring it back.
@@ -13,9 +12,25 @@ struct FoundParked {
     /// The entry's own number.
     said_in: RecordNumber,
     /// `None`: it is to be delivered after all.
-    parked: Option<Parked>,
-    /// The record's origin, once its entry is found.
-    origin: Option<u32>,
+    parked: Option<ParkedEntry>,
+    /// The record, once its entry is found.
+    record: Option<FoundRecord>,
+}
+
+/// What an entry says that keeps a record aside.
+struct ParkedEntry {
+    parked_wall_ns: u64,
+    status: u16,
+    attempts: u32,
+    answer: Box<[u8]>,
+    said_in: SaidIn,
+}
+
+/// What the record's own entry says.
+struct FoundRecord {
+    origin: u32,
+    received_wall_ns: u64,
+    bytes: u32,
 }
 
 /// Gathered in a walk that meets entries in no order: the newest counts.
@@ -39,18 +54,9 @@ impl Recovery {
     /// A record is kept aside.
     pub(super) fn apply_parked(&mut self, said_in: RecordNumber, payload: &[u8]) {
         let ParkedPayload { number, parked_wall_ns, status, attempts, answer } = ParkedPayload::decode(payload);
-        let parked = Parked {
-            origin: OriginRef(u32::MAX),
-            received_wall_ns: 0,
-            parked_wall_ns,
-            status,
-            attempts,
-            answer: shown(answer),
-            id: None,
-            bytes: 0,
-            said_in: Some(SaidIn { number: said_in, bytes: entry_bytes(payload.len()) as u32 }),
-            held: None,
-        };
+        let bytes = entry_bytes(payload.len()) as u32;
+        let said = SaidIn { number: said_in, bytes };
+        let parked = ParkedEntry { parked_wall_ns, status, attempts, answer: shown(answer), said_in: said };
         self.say_parked(said_in, number, Some(parked));
     }
 
@@ -59,10 +65,10 @@ impl Recovery {
         self.say_parked(said_in, record_number_at(payload, 0), None);
     }
 
-    fn say_parked(&mut self, said_in: RecordNumber, number: RecordNumber, parked: Option<Parked>) {
+    fn say_parked(&mut self, said_in: RecordNumber, number: RecordNumber, parked: Option<ParkedEntry>) {
         let newer = self.aside.parked.get(&number).is_none_or(|found| found.said_in <= said_in);
         if newer && !self.settled.contains(number) {
-            self.aside.parked.insert(number, FoundParked { said_in, parked, origin: None });
+            self.aside.parked.insert(number, FoundParked { said_in, parked, record: None });
         }
     }
 
@@ -78,12 +84,9 @@ impl Recovery {
 
     /// An unsettled record was found, whose entry takes so many bytes.
     pub(super) fn count_parked(&mut self, number: RecordNumber, origin: u32, received_wall_ns: u64, bytes: usize) {
-        if let Some(found) = self.aside.parked.get_mut(&number)
-            && let Some(parked) = &mut found.parked
-        {
+        if let Some(found) = self.aside.parked.get_mut(&number).filter(|found| found.parked.is_some()) {
             self.report.parked += 1;
-            found.origin = Some(origin);
-            (parked.received_wall_ns, parked.bytes) = (received_wall_ns, bytes as u32);
+            found.record = Some(FoundRecord { origin, received_wall_ns, bytes: bytes as u32 });
         }
     }
 }
@@ -94,19 +97,24 @@ impl Aside {
         self.leased.as_ref().is_some_and(|found| !found.leased.ids.is_empty() && found.left_by == epoch.id as u64)
     }
 
-    /// Hands all of it to a journal that knows its origins and ids. `is_heir`: the last start ended in order and left its ids to this one.
-    pub(super) fn finish(self, is_heir: bool, journal: &mut Journal) {
-        journal.is_leased = self.leased.is_some();
-        // After any other end it is not known which of them were used.
-        journal.leased = self.leased.filter(|_| is_heir).map(|found| found.leased).unwrap_or_default();
-        for (number, FoundParked { parked, origin, .. }) in self.parked {
-            // Without its record it was settled, or is lost.
-            let origin = origin.and_then(|id| journal.origin_ids.get(&id).copied());
-            let Some((mut parked, origin)) = parked.zip(origin) else { continue };
-            parked.origin = origin;
-            parked.id = journal.ids.remove(&number);
-            journal.origins[origin.0 as usize].parked += 1;
-            journal.parked.insert(number, parked);
+    /// Hands all of it to a ledger that knows its origins and ids. `is_heir`: the last start ended in order and left its ids to this one.
+    pub(super) fn finish(self, is_heir: bool, ledger: &mut Ledger) {
+        if let Some(found) = self.leased {
+            // After any other end it is not known which of them were used.
+            ledger.adopt_leased(is_heir.then_some(found.leased));
         }
+        for (number, FoundParked { parked, record, .. }) in self.parked {
+            // Without its record it was settled, or is lost.
+            let Some((parked, FoundRecord { origin, received_wall_ns, bytes })) = parked.zip(record) else { continue };
+            ledger.adopt_parked(number, origin, |origin| parked.of(origin, received_wall_ns, bytes));
+        }
+    }
+}
+
+impl ParkedEntry {
+    fn of(self, origin: OriginRef, received_wall_ns: u64, bytes: u32) -> Parked {
+        let Self { parked_wall_ns, status, attempts, answer, said_in } = self;
+        let (id, said_in, held) = (None, Some(said_in), None);
+        Parked { origin, received_wall_ns, parked_wall_ns, status, attempts, answer, id, bytes, said_in, held }
     }
 }

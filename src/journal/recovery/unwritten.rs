@@ -5,7 +5,7 @@ use crate::ground::SegmentNumber;
 use crate::journal::Options;
 use crate::journal::epoch::Epoch;
 use crate::journal::format::Position;
-use crate::journal::segment::Segment;
+use crate::journal::segments::Segment;
 use crate::journal::unfinished::{EPOCHS_MAX, Left, Sealed, is_whole, pack};
 use std::collections::BTreeSet;
 use std::io;

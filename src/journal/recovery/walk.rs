@@ -9,7 +9,7 @@ use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal,
     record_number_at, round_up,
 };
-use crate::journal::segment::Segment;
+use crate::journal::segments::Segment;
 use std::ops::Range;
 
 /// Where it is not known which entries are missing.

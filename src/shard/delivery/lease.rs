@@ -49,7 +49,7 @@ impl Leases {
     pub fn adopt(store: &mut Store, rules: &Rules) -> Self {
         let mut leases = Self { origin: rules.id_origin(), in_force: rules.lease(), ..Self::default() };
         for id in store.journal_ids() {
-            let Leased { origin, ids } = store.journal_mut(id).take_leased();
+            let Some(Leased { origin, ids }) = store.journal_mut(id).take_leased() else { continue };
             if origin == leases.origin {
                 leases.ids.extend(ids);
             } else if !ids.is_empty() {

@@ -87,10 +87,10 @@ impl Sender {
     ) -> Verdict {
         let now = turn.now;
         let key = request.idempotency_key.unwrap_or_default();
-        let full = !store.has_room(now, key.len() + request.body.len());
-        if full || turn.phase != Phase::Running {
+        let room = store.room_for(now, key.len() + request.body.len());
+        let Some(room) = room.filter(|_| turn.phase == Phase::Running) else {
             return Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
-        }
+        };
         let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
         let same = self.origin.filter(|origin| &*store.own().origin(*origin).name == request.source);
         let origin = match same {
@@ -114,7 +114,7 @@ impl Sender {
             key,
             data: request.body,
         };
-        let number = store.keep(turn, lane, record, first_byte_ns).expect("room was made");
+        let number = store.keep(turn, room, lane, record, first_byte_ns);
         sources.of(self.source).tally.received += 1;
         turn.stages.record(Stage::Frame, frame_ns);
         turn.stages.record(Stage::Journaled, 0);

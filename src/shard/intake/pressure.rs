@@ -163,7 +163,11 @@ impl Stream {
         let framing = &lent.turn.source(self.sender.source).framing;
         let may_give = framing.idle.is_some() && !self.framer.is_empty();
         let rejects = lent.turn.settings.journal.when_full == WhenFull::Reject;
-        if !self.pressure.paused && may_give && !rejects && !lent.store.has_room(lent.turn.now, framing.max_bytes) {
+        if !self.pressure.paused
+            && may_give
+            && !rejects
+            && lent.store.room_for(lent.turn.now, framing.max_bytes).is_none()
+        {
             self.pause(lent, link);
         }
         self.pressure.paused
@@ -190,8 +194,8 @@ impl Stream {
             self.framer.flag(held.flags);
             let mut input = &held.bytes[..];
             loop {
-                let full = !lent.store.has_room(lent.turn.now, max_bytes);
-                if !self.frame_one(lent, link, held.at_ns, &mut input, full) {
+                let room = lent.store.room_for(lent.turn.now, max_bytes);
+                if !self.frame_one(lent, link, held.at_ns, &mut input, room) {
                     break;
                 }
             }

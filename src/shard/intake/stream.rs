@@ -6,7 +6,7 @@ use crate::config::{Flow, LaneKey, Settings, SourceKind, WhenFull};
 use crate::framing::{FrameFlags, Framed, Framer};
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, LinkId, SourceId};
-use crate::journal::{NewRecord, OriginRef};
+use crate::journal::{NewRecord, OriginRef, Room};
 use crate::shard::links::{Kind, Links, Table};
 use crate::shard::op::{Op, RecvEnd};
 use crate::shard::store::Store;
@@ -65,25 +65,25 @@ pub(super) struct Stream {
 }
 
 impl Sender {
-    /// One frame of the stream, whose end came at `at_ns`. `full`: the journal has no room for a record.
-    fn take(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, at_ns: u64, framed: Framed<'_>, full: bool) {
+    /// One frame of the stream, whose end came at `at_ns`. Without `room` the journal has none for a record.
+    fn take(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, at_ns: u64, framed: Framed<'_>, room: Option<Room>) {
         let Lent { turn, sources, .. } = lent;
         match framed {
             Framed::Empty => turn.counters.empty_frames += 1,
             Framed::Garbage { bytes, count } => sources.count_garbage(turn, self.source, link, bytes, count),
             Framed::Rejected { reason, sample } => sources.reject(turn, self.source, reason, sample),
-            Framed::Record { bytes, .. } if full => sources.reject_full(turn, self.source, bytes),
             Framed::Record { bytes, first_byte_ns, flags } => {
+                let Some(room) = room else { return sources.reject_full(turn, self.source, bytes) };
                 turn.counters.cut_records += u64::from(flags.contains(FrameFlags::CUT));
                 turn.counters.unended_records += u64::from(flags.contains(FrameFlags::UNENDED));
                 turn.stages.record(Stage::Frame, at_ns.saturating_sub(first_byte_ns));
                 turn.stages.record(Stage::Journaled, turn.now.mono_ns - at_ns);
-                self.keep(lent, bytes, first_byte_ns, flags.0);
+                self.keep(lent, room, (bytes, flags), first_byte_ns);
             }
         }
     }
 
-    fn keep(&mut self, lent: &mut Lent<'_, '_>, bytes: &[u8], first_byte_ns: u64, flags: u8) {
+    fn keep(&mut self, lent: &mut Lent<'_, '_>, room: Room, (bytes, flags): (&[u8], FrameFlags), first_byte_ns: u64) {
         let (lane, origin) = match self.lane {
             Some(place) => place,
             None => *self.lane.insert(self.find_lane(lent)),
@@ -92,14 +92,13 @@ impl Sender {
         let frame_ns = now.mono_ns - first_byte_ns;
         let record = NewRecord {
             origin,
-            flags,
+            flags: flags.0,
             first_byte_wall_ns: now.wall_ns.saturating_sub(frame_ns),
             frame_us: (frame_ns / 1000) as u32,
             key: &[],
             data: bytes,
         };
-        let kept = lent.store.keep(lent.turn, lane, record, first_byte_ns);
-        kept.expect("room was made for a record of the largest size");
+        lent.store.keep(lent.turn, room, lane, record, first_byte_ns);
         lent.sources.of(self.source).tally.received += 1;
     }
 
@@ -200,31 +199,31 @@ impl Stream {
         let waits = !rejects && !lent.shared.paused.is_empty();
         let mut input = bytes;
         loop {
-            let full = waits || !lent.store.has_room(lent.turn.now, max_bytes);
-            if full && !rejects {
+            let room = if waits { None } else { lent.store.room_for(lent.turn.now, max_bytes) };
+            if room.is_none() && !rejects {
                 self.pressure.hold(at_ns, input);
                 self.pause(lent, link);
                 self.shed(lent, link);
                 return;
             }
-            if !self.frame_one(lent, link, at_ns, &mut input, full) {
+            if !self.frame_one(lent, link, at_ns, &mut input, room) {
                 return;
             }
         }
     }
 
-    /// Takes the next frame off `input`; false if there is none in it. `full`: the journal has no room for a record.
+    /// Takes the next frame off `input`; false if there is none in it. Without `room` the journal has none for a record.
     pub(super) fn frame_one(
         &mut self,
         lent: &mut Lent<'_, '_>,
         link: LinkId,
         at_ns: u64,
         input: &mut &[u8],
-        full: bool,
+        room: Option<Room>,
     ) -> bool {
         let framing = &lent.turn.source(self.sender.source).framing;
         let Some(framed) = self.framer.next(framing, at_ns, input) else { return false };
-        self.sender.take(lent, link, at_ns, framed, full);
+        self.sender.take(lent, link, at_ns, framed, room);
         true
     }
 
@@ -280,8 +279,8 @@ impl Stream {
         let id = self.sender.source;
         let framing = &lent.turn.source(id).framing;
         if let Some(framed) = self.framer.finish(framing) {
-            let full = !lent.store.has_room(lent.turn.now, framing.max_bytes);
-            self.sender.take(lent, link, lent.turn.now.mono_ns, framed, full);
+            let room = lent.store.room_for(lent.turn.now, framing.max_bytes);
+            self.sender.take(lent, link, lent.turn.now.mono_ns, framed, room);
         }
         let Lent { turn, store, sources, .. } = lent;
         turn.close(link);
@@ -424,7 +423,7 @@ impl Streams {
             return;
         }
         let largest = turn.settings.sources.iter().map(|source| source.framing.max_bytes).max().unwrap_or(0);
-        if !store.has_room(turn.now, largest) {
+        if store.room_for(turn.now, largest).is_none() {
             return;
         }
         let mut empty = Vec::new();

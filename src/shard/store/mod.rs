@@ -27,7 +27,9 @@ use crate::config::Durability;
 use crate::delivery::Step;
 use crate::ground::count::Stage;
 use crate::ground::{LaneNumber, Moment, RecordNumber};
-use crate::journal::{self, BlockFile, Full, Journal, NewRecord, Origin, OriginRef, RecordView, Refused, Unparked};
+use crate::journal::{
+    self, Appended, BlockFile, Full, Journal, Lies, NewRecord, Origin, OriginRef, RecordView, Refused, Room, Unparked,
+};
 use crate::observe::snapshot::JournalSnapshot;
 use lanes::Lanes;
 use records::{Behind, Seen, Waiting};
@@ -222,9 +224,9 @@ impl Store {
 
     // ---- intake
 
-    /// Whether the journal takes a record of up to `bytes` now.
-    pub fn has_room(&mut self, now: Now, bytes: usize) -> bool {
-        self.journal_mut(JournalId::OWN).can_append(now, bytes)
+    /// Room for a record of up to `bytes`, the machine's own key included, if the journal takes one now. Asked once a record.
+    pub fn room_for(&mut self, now: Now, bytes: usize) -> Option<Room> {
+        self.journal_mut(JournalId::OWN).room_for(now, bytes).ok()
     }
 
     /// A new lane in this core's own journal. `needs_durable`: its records are delivered once they are durable.
@@ -281,21 +283,20 @@ impl Store {
         origin
     }
 
-    /// Keeps a record, counts it in, and gives it to its lane, or leaves it behind the window; its number.
-    ///
-    /// # Errors
-    /// [`Full`]: nothing was changed.
+    /// Keeps a record in room that was made for it, counts it in, and gives it to its lane, or leaves it behind the window; its
+    /// number.
     pub fn keep(
         &mut self,
         turn: &mut Turn<'_>,
+        room: Room,
         lane: LaneId,
         record: NewRecord<'_>,
         first_byte_ns: u64,
-    ) -> Result<RecordNumber, Full> {
+    ) -> RecordNumber {
         let now = turn.now;
         let origin = record.origin;
         let journal = &mut self.journals[0].journal;
-        let (number, at) = journal.append_record(now, record)?;
+        let Appended { number, at } = journal.append_in(room, record);
         turn.terms.received += 1;
         turn.terms.pending += 1;
         self.undurable.push(number, now.mono_ns);
@@ -304,20 +305,20 @@ impl Store {
         let records = place.records_mut();
         records.count_in(1);
         if records.behind().is_some() {
-            return Ok(number);
+            return number;
         }
         let fits = journal.has_window_room() && records.has_room(at.extent, journal.lane_extents_max());
         if journal.reads_back() && !fits {
             records.fall_behind(Behind { from: number, at: journal.position(at) });
             self.journals[0].backlog.list(lane);
-            return Ok(number);
+            return number;
         }
         journal.hold(at);
         records.push(Waiting { number, at, origin, seen: Some(Seen::new(first_byte_ns, now.mono_ns)) });
         if place.state() == State::Idle {
             self.wake(lane);
         }
-        Ok(number)
+        number
     }
 
     /// A link appends no more.
@@ -572,12 +573,12 @@ impl Store {
         let records = self.lanes[lane].records_mut();
         records.count_in(1);
         match at {
-            Ok(at) => {
+            Lies::Behind(at) => {
                 if records.fall_behind_unless(Behind { from: number, at }) {
                     kept.backlog.list(lane);
                 }
             }
-            Err(at) => {
+            Lies::Held(at) => {
                 records.push(Waiting { number, at, origin, seen: None });
                 if self.lanes[lane].state() == State::Idle {
                     self.wake(lane);

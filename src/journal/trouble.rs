@@ -1,6 +1,5 @@
 //! What is wrong with the disk, and what that means for records: said once when it begins, changes and ends.
 
-use super::Journal;
 use crate::ground::SegmentNumber;
 
 /// What cannot be done.
@@ -18,9 +17,15 @@ pub(super) enum Trouble {
     Directory,
 }
 
-/// The troubles there are: the segment and the errno that each last had.
-#[derive(Debug, Default)]
-pub(super) struct Troubles([Option<Failure>; 5]);
+/// Owns what is known to be wrong with the disk, and counts the errors.
+#[derive(Debug)]
+pub(super) struct Troubles {
+    core: u32,
+    /// Of each kind the last failure, while it lasts.
+    last: [Option<Failure>; 5],
+    /// Errors that were not counted into a snapshot yet.
+    errors: u64,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Failure {
@@ -64,9 +69,14 @@ impl Trouble {
 }
 
 impl Troubles {
+    /// None so far, in the journal of a core.
+    pub(super) fn new(core: u32) -> Self {
+        Self { core, last: [None; 5], errors: 0 }
+    }
+
     /// Whether there is one of this kind.
     pub(super) fn has(&self, trouble: Trouble) -> bool {
-        self.0[trouble as usize].is_some()
+        self.last[trouble as usize].is_some()
     }
 
     /// Whether no record may be taken.
@@ -78,32 +88,40 @@ impl Troubles {
     pub(super) fn describe(&self) -> Option<String> {
         let all = [Trouble::Write, Trouble::Make, Trouble::Sync, Trouble::Read, Trouble::Directory];
         all.into_iter().find_map(|trouble| {
-            let Failure { segment, errno } = self.0[trouble as usize]?;
+            let Failure { segment, errno } = self.last[trouble as usize]?;
             Some(trouble.words(segment, errno))
         })
+    }
+
+    /// An operation failed. It is logged unless the last one failed in the same way.
+    pub(super) fn fail(&mut self, trouble: Trouble, segment: SegmentNumber, errno: i32) {
+        self.errors += 1;
+        let before = self.last[trouble as usize].replace(Failure { segment, errno });
+        if before.is_none_or(|before| before.errno != errno) {
+            tracing::error!("journal of core {}: {}", self.core, trouble.words(segment, errno));
+        }
+    }
+
+    /// An operation succeeded.
+    pub(super) fn heal(&mut self, trouble: Trouble) {
+        if self.last[trouble as usize].take().is_some() {
+            let taken = if self.stop_intake() { "" } else { "; records are taken" };
+            tracing::info!("journal of core {}: {}{taken}", self.core, trouble.healed());
+        }
+    }
+
+    /// An error that is no trouble that lasts.
+    pub(super) fn count_error(&mut self) {
+        self.errors += 1;
+    }
+
+    /// Errors since the last call.
+    pub(super) fn take_errors(&mut self) -> u64 {
+        std::mem::take(&mut self.errors)
     }
 }
 
 /// An errno in words.
 pub(super) fn describe(errno: i32) -> String {
     std::io::Error::from_raw_os_error(errno).to_string()
-}
-
-impl Journal {
-    /// An operation failed. It is logged unless the last one failed in the same way.
-    pub(super) fn fail(&mut self, trouble: Trouble, segment: SegmentNumber, errno: i32) {
-        self.counters.journal_errors += 1;
-        let before = self.troubles.0[trouble as usize].replace(Failure { segment, errno });
-        if before.is_none_or(|before| before.errno != errno) {
-            tracing::error!("journal of core {}: {}", self.options.core, trouble.words(segment, errno));
-        }
-    }
-
-    /// An operation succeeded.
-    pub(super) fn heal(&mut self, trouble: Trouble) {
-        if self.troubles.0[trouble as usize].take().is_some() {
-            let taken = if self.troubles.stop_intake() { "" } else { "; records are taken" };
-            tracing::info!("journal of core {}: {}{taken}", self.options.core, trouble.healed());
-        }
-    }
 }

@@ -1,12 +1,12 @@
 //! What is known in memory of one segment file: its life, how far it is written, which of its records are settled.
 //! One bit for each entry, so that memory does not grow with the records that wait on disk.
 
-use super::format::Position;
 use crate::ground::{RecordNumber, SegmentNumber};
+use crate::journal::format::Position;
 
-/// A segment of the log.
+/// A segment of the log. Others read it; recovery builds it, and from then on [`Segments`](super::Segments) alone changes it.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(in crate::journal) struct Segment {
     pub number: SegmentNumber,
     pub nonce: u64,
     /// Unit of its blocks: a directory can move to a disk with another.
@@ -99,6 +99,12 @@ impl Segment {
         self.bit(number).is_some()
     }
 
+    /// Asserts that it counts what waits in it.
+    pub fn check(&self) {
+        assert_eq!(self.waiting.count(), self.unsettled, "unsettled records of segment {}", self.number);
+        assert!(self.start <= self.end, "{self:?}");
+    }
+
     /// Where its first block begins.
     pub fn first_position(&self) -> Position {
         Position { segment: self.number, offset: self.start }
@@ -129,6 +135,10 @@ impl Bits {
         }
     }
 
+    fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
     fn contains(&self, index: u64) -> bool {
         self.0.get((index / 64) as usize).is_some_and(|word| word & 1 << (index % 64) != 0)
     }
@@ -136,7 +146,7 @@ impl Bits {
 
 /// A set of numbers spread over a wide range but dense where they are: settled records, while a journal is recovered.
 #[derive(Debug, Default)]
-pub(super) struct SparseBits(std::collections::HashMap<u64, Box<[u64; 64]>>);
+pub(in crate::journal) struct SparseBits(std::collections::HashMap<u64, Box<[u64; 64]>>);
 
 impl SparseBits {
     /// Adds a number; `false` where it was in already.
