@@ -7,7 +7,8 @@ use crate::config;
 use crate::engine::admin::Token;
 use crate::engine::admin::client;
 use crate::engine::{Decision, LockError, Pending, StateLock, leave_decision, lock_holder};
-use crate::shard::{Disposal, record_name};
+use crate::ground::RecordName;
+use crate::shard::Disposal;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::io;
@@ -51,7 +52,7 @@ impl Chosen {
 /// # Errors
 /// [`exit::NOT_OK`] if no such record is parked or the gateway refuses, [`exit::LOCKED`] if it runs and cannot be asked.
 pub(super) fn decide(disposal: Disposal, chosen: &Chosen) -> Result<(), Failure> {
-    if let Some(wrong) = chosen.records.iter().find(|name| record_name(name).is_none()) {
+    if let Some(wrong) = chosen.records.iter().find(|name| RecordName::parse(name).is_none()) {
         let message = format!("{wrong:?} names no record: the list names them, such as 0-1048577");
         return Err(Failure::new(exit::USAGE, message));
     }

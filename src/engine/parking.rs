@@ -2,8 +2,9 @@
 //! but a gateway's own cores ever writes a journal.
 
 use super::driver::Message;
+use crate::ground::RecordName;
 use crate::observe::snapshot::ParkedList;
-use crate::shard::{Disposal, Selection, record_name};
+use crate::shard::{Disposal, Selection};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -110,7 +111,7 @@ impl ParkedOnCores {
             return;
         }
         for Decision { decision, records } in left {
-            let records: Vec<(u32, u64)> = records.iter().filter_map(|name| record_name(name)).collect();
+            let records: Vec<RecordName> = records.iter().filter_map(|name| RecordName::parse(name)).collect();
             let count = self.dispose(decision, Selection { records: Some(records), ..Selection::default() }).await;
             info!("{count} parked records: {}", decision.words());
         }

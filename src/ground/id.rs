@@ -69,6 +69,29 @@ impl RecordNumber {
     }
 }
 
+/// A record's name as lists show it, unique in the state directory: `CORE-NUMBER`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordName {
+    /// The core whose directory holds it; that may be a core of an earlier start.
+    pub core: u32,
+    /// Its number there.
+    pub number: RecordNumber,
+}
+
+impl RecordName {
+    /// Reads a name; `None` if it is none.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (core, number) = name.split_once('-')?;
+        Some(Self { core: core.parse().ok()?, number: RecordNumber(number.parse().ok()?) })
+    }
+}
+
+impl fmt::Display for RecordName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.core, self.number)
+    }
+}
+
 /// Number of a segment in a journal directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentNumber(pub u64);
@@ -116,3 +139,17 @@ impl fmt::LowerHex for SegmentNumber {
 }
 
 shown_as_number! { CoreId RecordNumber SegmentNumber LaneNumber }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_records_are_a_core_and_a_number() {
+        let name = RecordName { core: 3, number: RecordNumber(1_048_577) };
+        assert_eq!((name.to_string().as_str(), RecordName::parse("3-1048577")), ("3-1048577", Some(name)));
+        for wrong in ["", "3", "3-", "-5", "x-5", "3-5-7"] {
+            assert_eq!(RecordName::parse(wrong), None, "{wrong}");
+        }
+    }
+}

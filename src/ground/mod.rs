@@ -7,6 +7,8 @@ mod moment;
 mod now;
 pub mod text;
 
-pub use id::{ApiId, CoreId, Fd, JournalId, LaneId, LaneNumber, LinkId, RecordNumber, SegmentNumber, SourceId};
+pub use id::{
+    ApiId, CoreId, Fd, JournalId, LaneId, LaneNumber, LinkId, RecordName, RecordNumber, SegmentNumber, SourceId,
+};
 pub use moment::Moment;
 pub use now::Now;

@@ -22,7 +22,7 @@ mod store;
 mod timer;
 mod turn;
 
-pub use delivery::{Disposal, Selection, record_name};
+pub use delivery::{Disposal, Selection};
 pub use intake::OpenFailure;
 pub use op::*;
 

@@ -9,7 +9,8 @@ use super::event::Event;
 use super::oracle::{Expected, Oracle, State, shorten};
 use super::world::World;
 use crate::say;
-use ringest::shard::{Disposal, Selection, record_name};
+use ringest::ground::RecordName;
+use ringest::shard::{Disposal, Selection};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -276,7 +277,7 @@ impl World {
         self.cx.rng.shuffle(&mut chosen);
         chosen.truncate(most);
         let all = chosen.len() == self.parked.keys.len();
-        let records = chosen.iter().map(|name| record_name(name).expect("a name")).collect();
+        let records = chosen.iter().map(|name| RecordName::parse(name).expect("a name")).collect();
         let selection =
             if all { Selection::default() } else { Selection { records: Some(records), ..Selection::default() } };
         say!(self.cx, "operator: {} {}", chosen.join(" "), disposal.words());

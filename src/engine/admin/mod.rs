@@ -9,11 +9,12 @@
 use super::clock;
 use super::process::usage;
 use crate::config::Durability;
+use crate::ground::RecordName;
 use crate::observe::loaded::Loaded;
 use crate::observe::metrics::{self, Identity};
 use crate::observe::report::Report;
 use crate::observe::snapshot::{ParkedList, Snapshot};
-use crate::shard::{Disposal, Selection, record_name};
+use crate::shard::{Disposal, Selection};
 use axum::Json;
 use axum::Router;
 use axum::extract::{Query, Request, State};
@@ -286,11 +287,11 @@ async fn dispose(admin: &Admin, disposal: Disposal, chosen: Chosen) -> Response 
     if !all && records.is_none() && source.is_none() && status.is_none() {
         return refused("say which records: all, records, source or status".to_owned());
     }
-    let wrong = records.iter().flatten().find(|name| record_name(name).is_none());
+    let wrong = records.iter().flatten().find(|name| RecordName::parse(name).is_none());
     if let Some(wrong) = wrong {
         return refused(format!("{wrong:?} is no record: they are named CORE-NUMBER"));
     }
-    let records = records.map(|names| names.iter().filter_map(|name| record_name(name)).collect());
+    let records = records.map(|names| names.iter().filter_map(|name| RecordName::parse(name)).collect());
     let Some(parked) = &admin.gateway.parked else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no core can be asked").into_response();
     };

@@ -22,7 +22,7 @@ mod reload;
 mod rules;
 mod secure;
 
-pub use park::{Disposal, Selection, record_name};
+pub use park::{Disposal, Selection};
 
 use super::links::{Kind, Table};
 use super::op::{ConnectError, Destination, Op, Readable, RecvEnd};

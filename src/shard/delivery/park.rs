@@ -1,6 +1,6 @@
 //! Records that the API refuses for good are kept aside, and brought back or deleted when an operator says so.
 
-use crate::ground::{JournalId, LaneId, Now, RecordNumber};
+use crate::ground::{JournalId, LaneId, Now, RecordName, RecordNumber};
 use crate::journal::{Full, OriginRef, Parked, Refused};
 use crate::observe::snapshot::{ParkedGroup, ParkedList, ParkedRecord};
 use crate::shard::store::Store;
@@ -33,17 +33,11 @@ impl Disposal {
     }
 }
 
-/// A record's name as lists show it: core of the directory, and number.
-pub fn record_name(name: &str) -> Option<(u32, u64)> {
-    let (core, number) = name.split_once('-')?;
-    Some((core.parse().ok()?, number.parse().ok()?))
-}
-
 /// Which parked records; all of the conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Core of the directory, and number.
-    pub records: Option<Vec<(u32, u64)>>,
+    /// Those of these names.
+    pub records: Option<Vec<RecordName>>,
     /// The configured source, or the name that `{{source}}` shows.
     pub source: Option<String>,
     /// The status of the answer that parked them.
@@ -99,17 +93,11 @@ impl Parking {
         let refused = Refused { status, attempts: place.tries().refusals, answer };
         let (number, name) = store.park(turn, lane, refused)?;
         turn.counters.parked_records += 1;
-        self.say_parked(turn.now, (core, number), &name, (status, answer));
+        self.say_parked(turn.now, RecordName { core, number }, &name, (status, answer));
         Ok(())
     }
 
-    fn say_parked(
-        &mut self,
-        now: Now,
-        (core, number): (u32, RecordNumber),
-        name: &str,
-        (status, answer): (u16, &[u8]),
-    ) {
+    fn say_parked(&mut self, now: Now, record: RecordName, name: &str, (status, answer): (u16, &[u8])) {
         if now.mono_ns < self.say_ns {
             self.unsaid += 1;
             return;
@@ -118,7 +106,7 @@ impl Parking {
         let unsaid = std::mem::take(&mut self.unsaid);
         let others =
             if unsaid > 0 { format!("; {unsaid} others since the last line like this") } else { String::new() };
-        tracing::warn!("record {core}-{number} of {name} is parked: answered {status} \"{shown}\"{others}");
+        tracing::warn!("record {record} of {name} is parked: answered {status} \"{shown}\"{others}");
         self.say_ns = now.mono_ns + SAY_EVERY_NS;
     }
 
@@ -135,7 +123,7 @@ impl Parking {
             let core = journal.core();
             let named: Option<Vec<RecordNumber>> = of.records.as_ref().map(|records| {
                 let mut numbers: Vec<RecordNumber> =
-                    records.iter().filter(|(of, _)| *of == core).map(|(_, number)| RecordNumber(*number)).collect();
+                    records.iter().filter(|name| name.core == core).map(|name| name.number).collect();
                 numbers.sort_unstable();
                 numbers.dedup();
                 numbers
@@ -225,7 +213,7 @@ impl Parking {
                 list.total += 1;
                 if list.first.len() < limit {
                     list.first.push(ParkedRecord {
-                        record: format!("{}-{number}", journal.core()),
+                        record: RecordName { core: journal.core(), number }.to_string(),
                         source: origin.source.to_string(),
                         name: origin.name.to_string(),
                         id: parked.id.as_deref().map(str::to_owned),
@@ -245,18 +233,5 @@ impl Parking {
             .map(|((source, status), records)| ParkedGroup { source: source.to_owned(), status, records })
             .collect();
         list
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_records_are_a_core_and_a_number() {
-        assert_eq!(record_name("3-1048577"), Some((3, 1_048_577)));
-        for wrong in ["", "3", "3-", "-5", "x-5", "3-5-7"] {
-            assert_eq!(record_name(wrong), None, "{wrong}");
-        }
     }
 }

@@ -420,3 +420,80 @@ const LISTABLE: [State; 8] = [
     State::InFlight,
     State::InBatch,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    const STATES: [State; 10] = [
+        State::Idle,
+        State::Woken,
+        State::Ready,
+        State::Held,
+        State::AwaitsId,
+        State::AwaitsDurable,
+        State::AwaitsLane,
+        State::Backoff,
+        State::InFlight,
+        State::InBatch,
+    ];
+
+    fn lane_in(state: State) -> Lane {
+        let mut lane = Lane::new(JournalId::OWN, LaneNumber(1));
+        lane.state = state;
+        if state == State::InBatch {
+            lane.company = Company::Member { apart: 0 };
+        }
+        lane
+    }
+
+    /// The states in which a transition is legal, and that it leads to `to` from each.
+    fn legal(transition: impl Fn(&mut Lane), to: State) -> Vec<State> {
+        let leads = |state: &State| {
+            let mut lane = lane_in(*state);
+            let is_legal = catch_unwind(AssertUnwindSafe(|| transition(&mut lane))).is_ok();
+            assert!(!is_legal || lane.state == to, "from {state:?}");
+            assert!(is_legal || lane.state == *state, "what is refused changes nothing");
+            is_legal
+        };
+        STATES.into_iter().filter(leads).collect()
+    }
+
+    #[test]
+    fn each_transition_refuses_what_the_table_does_not_have() {
+        let all_but = |left_out: &[State]| -> Vec<State> {
+            STATES.into_iter().filter(|state| !left_out.contains(state)).collect()
+        };
+        let listable = all_but(&[State::Idle, State::AwaitsLane]);
+        assert_eq!(legal(Lane::wake, State::Woken), [State::Idle, State::AwaitsDurable, State::AwaitsLane]);
+        assert_eq!(legal(Lane::rest, State::Idle), listable);
+        assert_eq!(legal(Lane::list, State::Ready), listable);
+        assert_eq!(legal(Lane::hold, State::Held), listable);
+        assert_eq!(legal(Lane::await_id, State::AwaitsId), listable);
+        assert_eq!(legal(Lane::await_durable, State::AwaitsDurable), listable);
+        assert_eq!(legal(Lane::send, State::InFlight), [State::Ready]);
+        assert_eq!(legal(Lane::join, State::InBatch), [State::Ready, State::InBatch]);
+        assert_eq!(legal(Lane::back_off, State::Backoff), [State::Ready, State::InFlight]);
+        let movable = all_but(&[State::InFlight, State::InBatch]);
+        assert_eq!(legal(Lane::await_lane, State::AwaitsLane), movable);
+    }
+
+    #[test]
+    fn a_lane_that_others_wait_for_waits_for_none() {
+        let mut lane = lane_in(State::Backoff);
+        lane.ask_for_all(true);
+        assert!(catch_unwind(AssertUnwindSafe(|| lane.await_lane())).is_err());
+        lane.ask_for_all(false);
+        lane.carry(Batch::new());
+        assert!(catch_unwind(AssertUnwindSafe(|| lane.await_lane())).is_err());
+    }
+
+    #[test]
+    fn a_lane_that_leaves_a_batch_of_another_one_may_go_with_any_again() {
+        let mut lane = lane_in(State::InBatch);
+        lane.part_behind(2);
+        lane.list();
+        assert_eq!(*lane.company(), Company::Apart { records: 2 });
+    }
+}
