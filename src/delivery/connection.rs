@@ -5,7 +5,7 @@ use crate::http::client::{ResponseReader, RetryAfter};
 use std::collections::VecDeque;
 
 /// Which step a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// A sequence id is asked for.
     Id,

@@ -12,7 +12,7 @@ pub struct Fd(pub i32);
 pub struct SourceId(pub u16);
 
 /// Index of one of the API's authorities (host and port) in [`Shard::destinations`](crate::shard::Shard::destinations).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ApiId(pub u8);
 
 /// One journal directory of a shard: 0 is its own, the others were adopted from cores that are no more.

@@ -29,7 +29,7 @@ pub struct Leased {
 }
 
 /// Names an origin of this journal while it is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OriginRef(pub u32);
 
 /// Who sends records: what `{{source}}` shows, and what keeps their order.

@@ -293,9 +293,9 @@ impl Shard {
                 Some(kind) => intake.handle_link_timer(turn, store, link, kind),
                 None => {}
             },
-            Timer::Reopen(source) => intake.reopen_due(turn, SourceId(source)),
-            Timer::Silence(source) => intake.check_silence(turn, SourceId(source)),
-            Timer::Accept(source) => intake.resume_accept(turn, SourceId(source)),
+            Timer::Reopen(source) => intake.reopen_due(turn, source),
+            Timer::Silence(source) => intake.check_silence(turn, source),
+            Timer::Accept(source) => intake.resume_accept(turn, source),
             Timer::Api(_) => {} // dispatch looks at the time itself
             Timer::Route(step) => delivery.probe(turn, store, step),
             Timer::Drain if phase == Phase::Draining => return self.end_drain(now),

@@ -1,6 +1,7 @@
 //! Deadlines of a shard, on the monotonic clock. Entries are never removed: whoever is woken looks whether it is still due.
 
-use super::{LaneId, LinkId};
+use super::{ApiId, LaneId, LinkId, SourceId};
+use crate::delivery::Step;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -12,15 +13,15 @@ pub(super) enum Timer {
     /// A connection's own deadline: idle, unfinished request, missing answer, lingering.
     Link(LinkId),
     /// A port or device server is tried again.
-    Reopen(u16),
+    Reopen(SourceId),
     /// A source may have been silent for too long.
-    Silence(u16),
+    Silence(SourceId),
     /// Accepting goes on.
-    Accept(u16),
+    Accept(SourceId),
     /// The API is tried again.
-    Api(u8),
+    Api(ApiId),
     /// A step that is held back may send a probe.
-    Route(u8),
+    Route(Step),
     /// The time that a stop may take is over.
     Drain,
     /// Whether what is to be written at the end can still be.

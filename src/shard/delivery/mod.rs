@@ -119,7 +119,7 @@ impl Delivery {
     }
 
     /// A step that is held back may send a probe.
-    pub fn probe(&mut self, turn: &mut Turn<'_>, store: &mut Store, step: u8) {
+    pub fn probe(&mut self, turn: &mut Turn<'_>, store: &mut Store, step: Step) {
         self.dispatcher.outbox.probe(turn.now, store, step);
     }
 
@@ -144,7 +144,7 @@ impl Delivery {
                     self.dispatcher.batch_due_ns(store, &self.rules).filter(|at| *at > turn.now.mono_ns)
             {
                 if self.dispatcher.outbox.api_mut(id).wait_for_batch(due_ns) {
-                    turn.timers.set(due_ns, Timer::Api(id.0));
+                    turn.timers.set(due_ns, Timer::Api(id));
                 }
             } else {
                 self.dispatch_to(turn, store, id);

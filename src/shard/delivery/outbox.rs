@@ -228,7 +228,7 @@ impl Outbox {
             failures.counted_ns = turn.now.mono_ns;
             let wait_ns = turn.delay_ns(retry.0, retry.1, failures.count).max(1_000_000);
             failures.retry_ns = turn.now.mono_ns + wait_ns;
-            turn.timers.set(failures.retry_ns, Timer::Api(id.0));
+            turn.timers.set(failures.retry_ns, Timer::Api(id));
         }
         self.note_problem(turn.now, id, problem);
     }
@@ -290,7 +290,7 @@ impl Outbox {
         place.hold();
         held.push_back(lane);
         if let (1, Some(until_ns)) = (held.len(), route.held_until_ns()) {
-            turn.timers.set(until_ns, Timer::Route(step as u8));
+            turn.timers.set(until_ns, Timer::Route(step));
         }
     }
 
@@ -304,8 +304,8 @@ impl Outbox {
     }
 
     /// A step that is held back sends one request, if its time has come and a lane waits.
-    pub fn probe(&mut self, now: Now, store: &mut Store, step: u8) {
-        let Breaker { route, held } = &mut self.breakers[usize::from(step)];
+    pub fn probe(&mut self, now: Now, store: &mut Store, step: Step) {
+        let Breaker { route, held } = self.breaker(step);
         if !held.is_empty() && route.take_probe(now.mono_ns) {
             let lane = held.pop_front().expect("looked at above");
             self.push(store, lane, true);
@@ -316,7 +316,7 @@ impl Outbox {
     pub fn give_probe_back(&mut self, turn: &mut Turn<'_>, step: Step) {
         // While one probes, all others of its step are held: none but the probe can be on its breaker to be sent.
         if let Some(until_ns) = self.breaker(step).route.give_back(turn.now.mono_ns) {
-            turn.timers.set(until_ns, Timer::Route(step as u8));
+            turn.timers.set(until_ns, Timer::Route(step));
         }
     }
 
@@ -361,7 +361,7 @@ impl Outbox {
         for lane in of_step {
             self.list(turn, store, lane, false);
         }
-        turn.timers.set(until_ns, Timer::Route(step as u8));
+        turn.timers.set(until_ns, Timer::Route(step));
     }
 
     /// A lane was told to wait for another one: it is on no list any more.

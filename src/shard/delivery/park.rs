@@ -66,7 +66,7 @@ pub(super) struct Parking {
     /// To be brought back or deleted, each journal's in the order of their numbers.
     disposals: VecDeque<Decision>,
     /// Lanes of what is being brought back, by journal and origin.
-    lanes: HashMap<(JournalId, u32), Returning>,
+    lanes: HashMap<(JournalId, OriginRef), Returning>,
     /// Of each journal, the number below which all is written down that was decided.
     said_below: BTreeMap<JournalId, RecordNumber>,
     /// The journal has no room: what frees some will wake the shard.
@@ -189,7 +189,7 @@ impl Parking {
 
     /// The lane into which a record goes that is brought back: its machine's later records do not wait for it again.
     fn lane_for(&mut self, store: &mut Store, id: JournalId, origin: OriginRef, number: RecordNumber) -> LaneId {
-        if let Some(returning) = self.lanes.get_mut(&(id, origin.0))
+        if let Some(returning) = self.lanes.get_mut(&(id, origin))
             && store.find(returning.lane).is_some()
             && returning.last < number
         {
@@ -197,7 +197,7 @@ impl Parking {
             return returning.lane;
         }
         let lane = store.lane_to_bring_back(id, origin);
-        self.lanes.insert((id, origin.0), Returning { lane, last: number });
+        self.lanes.insert((id, origin), Returning { lane, last: number });
         lane
     }
 

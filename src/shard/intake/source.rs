@@ -316,7 +316,7 @@ impl Sources {
             tracing::warn!("source {}: {problem}; trying again", turn.source(id).name);
             source.problem = Some(problem);
         }
-        turn.timers.set(reopen_ns, Timer::Reopen(id.0));
+        turn.timers.set(reopen_ns, Timer::Reopen(id));
     }
 
     // ---- accepting
@@ -361,7 +361,7 @@ impl Sources {
             tracing::warn!("source {}: {problem}; pausing", turn.source(id).name);
             source.problem = Some(problem);
         }
-        turn.timers.set(turn.now.mono_ns + ACCEPT_PAUSE_NS, Timer::Accept(id.0));
+        turn.timers.set(turn.now.mono_ns + ACCEPT_PAUSE_NS, Timer::Accept(id));
     }
 
     pub fn pause_accept(&mut self, turn: &mut Turn<'_>, why: &str) {
@@ -415,7 +415,7 @@ impl Sources {
         if let Some(after) = turn.source(id).silence_alarm {
             let due_ns = from_ns + after.as_nanos() as u64;
             self.of(id).silence.look_ns = due_ns;
-            turn.timers.set(due_ns, Timer::Silence(id.0));
+            turn.timers.set(due_ns, Timer::Silence(id));
         }
     }
 
