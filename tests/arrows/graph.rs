@@ -69,12 +69,13 @@ pub fn forbidden(document: &str) -> Vec<(Vec<String>, Vec<Vec<String>>)> {
 
 /// Where sources name what is forbidden to them.
 pub fn trespasses(sources: &[Source<'_>], forbidden: &[(Vec<String>, Vec<Vec<String>>)]) -> Vec<String> {
+    let aliases = aliases(sources);
     let mut wrong = Vec::new();
     for (file, text) in sources {
         let of = module(file);
         for (from, to) in forbidden.iter().filter(|(from, _)| of.starts_with(from)) {
             for path in named(text) {
-                let whole = whole_path(&of, &path);
+                let whole = whole_path(&of, &path).map(|whole| resolved(whole, &aliases));
                 if let Some(to) = to.iter().find(|to| whole.as_ref().is_some_and(|whole| whole.starts_with(to))) {
                     let place = Place { file: (*file).to_owned(), line: path.line };
                     wrong.push(format!("{place}: {} names {}", from.join("::"), to.join("::")));
@@ -83,6 +84,40 @@ pub fn trespasses(sources: &[Source<'_>], forbidden: &[(Vec<String>, Vec<Vec<Str
         }
     }
     wrong
+}
+
+/// What modules call by a name of their own, as it is called where it stands: `pub use inner::Name` makes `module::Name` of it, and a
+/// private `use` does so for the modules inside.
+fn aliases(sources: &[Source<'_>]) -> BTreeMap<Vec<String>, Vec<String>> {
+    let modules: BTreeSet<Vec<String>> = sources.iter().map(|(file, _)| module(file)).collect();
+    let mut aliases = BTreeMap::new();
+    for (file, text) in sources {
+        let of = module(file);
+        for path in named(text).into_iter().filter(|path| path.inside.is_empty()) {
+            let inner: Vec<String> = of.iter().chain(&path.parts).cloned().collect();
+            let is_inner = modules.contains(&inner[..=of.len()]);
+            let Some(whole) = whole_path(&of, &path).or(is_inner.then_some(inner)) else { continue };
+            let name = whole.last().expect("a path has parts").clone();
+            let own: Vec<String> = of.iter().cloned().chain([name]).collect();
+            if own != whole {
+                aliases.insert(own, whole);
+            }
+        }
+    }
+    aliases
+}
+
+/// Where a path leads once names that stand for others are followed.
+fn resolved(mut path: Vec<String>, aliases: &BTreeMap<Vec<String>, Vec<String>>) -> Vec<String> {
+    const STEPS_MAX: usize = 8;
+    for _ in 0..STEPS_MAX {
+        let Some((count, whole)) = (1..=path.len()).find_map(|count| Some((count, aliases.get(&path[..count])?)))
+        else {
+            break;
+        };
+        path = whole.iter().chain(&path[count..]).cloned().collect();
+    }
+    path
 }
 
 /// A path from the root of the crate, wherever it leads; `None` if it names a crate or something in the same module.
@@ -147,8 +182,8 @@ pub fn allowed(document: &str) -> Allowed {
         .collect()
 }
 
-/// How what is found differs from what is allowed. `pending` arrows may be there although the document has none.
-pub fn differences(found: &Arrows, allowed: &Allowed, pending: &[(&str, &str)]) -> Vec<String> {
+/// How what is found differs from what is allowed.
+pub fn differences(found: &Arrows, allowed: &Allowed) -> Vec<String> {
     let mut wrong = Vec::new();
     for (from, to) in found {
         let Some(may) = allowed.get(from) else {
@@ -156,7 +191,7 @@ pub fn differences(found: &Arrows, allowed: &Allowed, pending: &[(&str, &str)]) 
             continue;
         };
         for (to, place) in to {
-            if !may.contains(to) && !pending.contains(&(from, to)) {
+            if !may.contains(to) {
                 wrong.push(format!("{place}: {from} → {to} is not allowed"));
             }
         }
@@ -170,28 +205,20 @@ pub fn differences(found: &Arrows, allowed: &Allowed, pending: &[(&str, &str)]) 
             wrong.push(format!("{from} → {to} is allowed, and not used any more"));
         }
     }
-    for (from, to) in pending {
-        if !found.get(*from).is_some_and(|names| names.contains_key(*to)) {
-            wrong.push(format!("{from} → {to} is pending, and not used any more"));
-        }
-    }
     wrong
 }
 
-/// Modules that name each other in a circle, if there are any; `pending` arrows do not count.
-pub fn circle(found: &Arrows, pending: &[(&str, &str)]) -> Option<Vec<String>> {
-    let counts = |from: &str, to: &str| !pending.contains(&(from, to));
+/// Modules that name each other in a circle, if there are any.
+pub fn circle(found: &Arrows) -> Option<Vec<String>> {
     let mut left: BTreeSet<&str> = found.keys().map(String::as_str).collect();
     // Whatever names nothing that is left is in no circle.
-    while let Some(done) =
-        left.iter().copied().find(|from| !found[*from].keys().any(|to| counts(from, to) && left.contains(to.as_str())))
-    {
+    while let Some(done) = left.iter().copied().find(|from| !found[*from].keys().any(|to| left.contains(to.as_str()))) {
         left.remove(done);
     }
     let mut way: Vec<&str> = vec![left.first().copied()?];
     loop {
         let from = way[way.len() - 1];
-        let next = found[from].keys().map(String::as_str).find(|to| counts(from, to) && left.contains(to));
+        let next = found[from].keys().map(String::as_str).find(|to| left.contains(to));
         let next = next.expect("what is left names something that is left");
         if let Some(begin) = way.iter().position(|module| *module == next) {
             way.push(next);

@@ -138,7 +138,7 @@ impl Run {
         Ok(())
     }
 
-    /// Takes what is of use out of a piece, and moves on in the self.
+    /// Takes what is of use out of a piece, and moves on in the run.
     pub fn copy_piece(&mut self, segments: &Segments, ledger: &Ledger, from: u32, bytes: &[u8]) -> Result<(), NoRoom> {
         let index = segments.index_from(self.source.segment);
         let segment = segments.at(index).expect("the last one stays");

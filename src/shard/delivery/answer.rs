@@ -286,9 +286,8 @@ impl Dispatcher {
     fn refuse_record(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
         lent.turn.counters.api_refusals += 1;
         self.step_worked(lent, Step::Record);
-        let tries = lent.store.lane_mut(request.lane).tries_mut();
-        tries.refusals += 1;
-        if tries.refusals < lent.rules.deliver().answers.attempts {
+        let refusals = lent.store.lane_mut(request.lane).tries_mut().count_refusal();
+        if refusals < lent.rules.deliver().answers.attempts {
             self.back_off(lent, request.lane);
         } else {
             self.park(lent, api, request, (request.status, body));
@@ -299,11 +298,8 @@ impl Dispatcher {
     fn ask_what_is_there(&mut self, lent: &mut Lent<'_, '_>, request: InFlight, body: &[u8]) {
         lent.turn.counters.api_confirms += 1;
         self.step_worked(lent, Step::Record);
-        let tries = lent.store.lane_mut(request.lane).tries_mut();
-        tries.refusals += 1;
         let answer = body[..body.len().min(ANSWER_BYTES_MAX)].into();
-        tries.refusal = Some(Refusal { status: request.status, answer });
-        tries.step = Step::Confirm;
+        lent.store.lane_mut(request.lane).tries_mut().ask_about(Refusal { status: request.status, answer });
         self.list(lent, request.lane, true);
     }
 
@@ -315,7 +311,7 @@ impl Dispatcher {
         let place = lent.store.lane(lane);
         let (record, origin) = lent.store.record(place, 0);
         let has_it = matches!(status, 200..=299) && confirm.shown_at.has(body, &origin.name, record.payload.data);
-        let may_try = place.tries().refusals < answers.attempts;
+        let may_try = place.tries().refusals() < answers.attempts;
         match reaction(status, &[], &[]) {
             _ if has_it => {
                 self.step_worked(lent, Step::Confirm);
@@ -332,7 +328,7 @@ impl Dispatcher {
                 self.attempt_failed(lent, api, request, (Problem::NotConfirmed { status }, reaction));
             }
             _ => {
-                let Refusal { status, answer } = place.tries().refusal.clone().expect("kept when it was asked");
+                let Refusal { status, answer } = place.tries().refusal().cloned().expect("kept when it was asked");
                 self.step_worked(lent, Step::Confirm);
                 self.park(lent, api, request, (status, &answer));
             }
@@ -347,15 +343,15 @@ impl Dispatcher {
         let unread = Unread { status, step, bytes_max };
         let is_alone = self.fails_while_others_arrive(lent, api, lane);
         let tries = lent.store.lane_mut(lane).tries_mut();
-        tries.refusals += 1;
+        let refusals = tries.count_refusal();
         if step == Step::Record && !is_alone {
             self.attempt_failed(lent, api, request, (Problem::UnreadAll(unread), Reaction::Pause));
-        } else if tries.refusals < lent.rules.deliver().answers.attempts {
+        } else if refusals < lent.rules.deliver().answers.attempts {
             self.outbox.note_problem(lent.turn.now, api, Problem::Unread(unread));
             self.step_worked(lent, step);
             self.back_off(lent, lane);
         } else {
-            let before = tries.refusal.clone().unwrap_or_else(|| Refusal { status, answer: body.into() });
+            let before = tries.refusal().cloned().unwrap_or_else(|| Refusal { status, answer: body.into() });
             let mut answer = format!("({unread}) ").into_bytes();
             answer.extend_from_slice(&before.answer[..before.answer.len().min(ANSWER_BYTES_MAX - answer.len())]);
             self.step_worked(lent, step);

@@ -234,7 +234,7 @@ impl Composer {
                 return place;
             }
             composition.add(&self.key);
-            let is_first_try = !again && lane.tries().attempts == 0;
+            let is_first_try = !again && lane.tries().attempts() == 0;
             lent.turn.counters.lossy_records += u64::from(rendered.lossy && is_first_try);
         }
         of.records

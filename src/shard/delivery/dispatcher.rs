@@ -11,6 +11,7 @@ use super::lease::Leases;
 use super::outbox::Outbox;
 use super::park::Parking;
 use super::problem::{HandshakeFault, Loss, Problem};
+use super::reload::fit;
 use super::rules::Rules;
 use crate::delivery::template::Fields;
 use crate::delivery::{Connection, InFlight, Step};
@@ -72,59 +73,20 @@ impl Dispatcher {
 
     /// Lists a lane to be sent, in front or behind, unless its step is held back.
     pub(super) fn list(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId, front: bool) {
-        self.fit(lent, lane);
+        self.fit_if_changed(lent, lane);
         self.outbox.list(lent.turn, lent.store, lane, front);
     }
 
     /// The first record of a lane is tried again later.
     pub(super) fn back_off(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
-        self.fit(lent, lane);
+        self.fit_if_changed(lent, lane);
         lent.store.back_off(lent.turn, lane, lent.rules.retry());
     }
 
-    /// A lane whose record was about to be sent by rules that had another first step takes the present one. Between two changes of the
-    /// configuration there is nothing to fit.
-    fn fit(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
-        if lent.is_by_present_rules() {
-            return;
-        }
-        let (has_ids, asks) = (lent.present.has_ids(), lent.present.asks());
-        if has_ids && lent.store.lane(lane).ids().get(0).is_none() {
-            // Put together when records had no ids.
-            self.dissolve_batch(lent, lane);
-        }
-        let recovered = match lent.store.lane(lane).records().first() {
-            Some(_) if has_ids => lent.store.recovered_id(lane, 0).map(Box::from),
-            _ => None,
-        };
-        let place = lent.store.lane_mut(lane);
-        if place.step() == Step::Confirm && !asks {
-            place.set_step(Step::Record);
-            place.tries_mut().refusal = None;
-        }
-        match place.step() {
-            Step::Id if !has_ids => place.tries_mut().begin_at(Step::Record),
-            Step::Record | Step::Confirm if has_ids && place.ids().get(0).is_none() => {
-                if self.leases.are_in_force() {
-                    // It takes an id of those that were given ahead when it is sent.
-                    place.set_step(Step::Record);
-                } else if let Some(id) = recovered {
-                    place.give_id(id, None);
-                } else {
-                    place.tries_mut().begin_at(Step::Id);
-                    place.tries_mut().refusal = None;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// The configuration has changed: lanes that are on no list of it take the present first step when their turn comes.
-    pub fn fit_unlisted(&mut self, lent: &mut Lent<'_, '_>) {
-        let waits = |state| matches!(state, State::AwaitsLane | State::Backoff | State::Idle);
-        let lanes: Vec<LaneId> = lent.store.lanes().filter(|(_, lane)| waits(lane.state())).map(|(id, _)| id).collect();
-        for lane in lanes {
-            self.fit(lent, lane);
+    /// Between two changes of the configuration there is nothing to fit.
+    fn fit_if_changed(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
+        if !lent.is_by_present_rules() {
+            fit(self, lent, lane);
         }
     }
 
@@ -195,7 +157,7 @@ impl Dispatcher {
                 return None;
             }
         }
-        Some(first.tries().since?.ns() + batch.wait.as_nanos() as u64)
+        Some(first.tries().since()?.ns() + batch.wait.as_nanos() as u64)
     }
 
     // ---- requests
@@ -223,7 +185,7 @@ impl Dispatcher {
             Step::Record => {
                 if !is_batched {
                     let is_lossy = !composer.write_first(lent, place);
-                    lent.turn.counters.lossy_records += u64::from(is_lossy && place.tries().attempts == 0);
+                    lent.turn.counters.lossy_records += u64::from(is_lossy && place.tries().attempts() == 0);
                 }
                 rules.record_head.write(&composer.key, "", &composer.body, &mut connection.out);
             }
@@ -370,12 +332,11 @@ impl Dispatcher {
                 self.try_by_present_rules(lent, request.lane);
                 continue;
             }
-            let tries = lent.store.lane_mut(request.lane).tries_mut();
             // What was pipelined behind another request is not what made the peer close. It goes again as often as it takes: each
             // such connection has brought an answer before.
             let behind = place > 0 || request.sent_ns < conn.connection.idle_ns;
-            if resend && reused && request.status == 0 && (behind || !tries.resent) {
-                tries.resent |= !behind;
+            let may_resend = resend && reused && request.status == 0;
+            if may_resend && lent.store.lane_mut(request.lane).tries_mut().resend(behind) {
                 lent.turn.counters.api_resent += 1;
                 if self.outbox.is_probe(request.step, request.sent_ns) {
                     self.outbox.push(lent.store, request.lane, true);

@@ -48,8 +48,7 @@ impl Leases {
     /// What an earlier run left.
     pub fn adopt(store: &mut Store, rules: &Rules) -> Self {
         let mut leases = Self { origin: rules.id_origin(), in_force: rules.lease(), ..Self::default() };
-        for id in store.journal_ids() {
-            let Some(Leased { origin, ids }) = store.journal_mut(id).take_leased() else { continue };
+        for Leased { origin, ids } in store.take_leased() {
             if origin == leases.origin {
                 leases.ids.extend(ids);
             } else if !ids.is_empty() {
@@ -64,12 +63,8 @@ impl Leases {
 
     /// A clean end: what is left is written down for the next start, and nothing else is.
     pub fn leave(&self, store: &mut Store) {
-        let is_leasing = self.are_in_force();
-        let mut left = Vec::from_iter(self.ids.iter().cloned());
-        for id in store.journal_ids() {
-            let leased = Leased { origin: self.origin, ids: std::mem::take(&mut left) };
-            store.journal_mut(id).leave_leased(leased, is_leasing);
-        }
+        let left = Leased { origin: self.origin, ids: Vec::from_iter(self.ids.iter().cloned()) };
+        store.leave_leased(left, self.are_in_force());
     }
 
     /// Whether ids are asked for ahead. Whatever answers are looked at, it is what is in force.

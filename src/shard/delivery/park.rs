@@ -90,7 +90,7 @@ impl Parking {
     ) -> Result<(), Full> {
         let place = store.lane(lane);
         let core = store.core_of(place);
-        let refused = Refused { status, attempts: place.tries().refusals, answer };
+        let refused = Refused { status, attempts: place.tries().refusals(), answer };
         let (number, name) = store.park(turn, lane, refused)?;
         turn.counters.parked_records += 1;
         self.say_parked(turn.now, RecordName { core, number }, &name, (status, answer));
@@ -168,16 +168,10 @@ impl Parking {
 
     fn carry_out(&mut self, turn: &mut Turn<'_>, store: &mut Store, decision: Decision) -> Result<(), Full> {
         let Decision { disposal, journal: id, number } = decision;
-        let journal = store.journal_mut(id);
         match disposal {
-            Disposal::Discard => {
-                if journal.discard(turn.now, number)? {
-                    turn.terms.parked -= 1;
-                    turn.terms.discarded += 1;
-                }
-            }
+            Disposal::Discard => store.discard(turn, id, number)?,
             Disposal::Retry => {
-                if let Some(unparked) = journal.unpark(turn.now, number)? {
+                if let Some(unparked) = store.unpark(turn.now, id, number)? {
                     turn.counters.retried_records += 1;
                     let lane = self.lane_for(store, id, unparked.origin, number);
                     store.bring_back(turn, id, number, unparked, lane);

@@ -4,11 +4,13 @@
 //! that it has.
 
 use super::connection::{ApiLink, Earlier};
+use super::dispatcher::Dispatcher;
 use super::outbox::APIS_MAX;
 use super::problem::Loss;
 use super::rules::Rules;
 use super::{Delivery, Lent};
 use crate::config::{Settings, Url};
+use crate::delivery::Step;
 use crate::ground::{ApiId, LaneId, LinkId};
 use crate::shard::links::Kind;
 use crate::shard::store::{State, Store};
@@ -98,6 +100,48 @@ impl Delivery {
         for lane in waiting {
             dispatcher.admit(&mut lent, lane);
         }
-        dispatcher.fit_unlisted(&mut lent);
+        fit_unlisted(dispatcher, &mut lent);
+    }
+}
+
+/// A lane whose record was about to be sent by rules that had another first step takes the present one.
+pub(super) fn fit(dispatcher: &mut Dispatcher, lent: &mut Lent<'_, '_>, lane: LaneId) {
+    let (has_ids, asks) = (lent.present.has_ids(), lent.present.asks());
+    if has_ids && lent.store.lane(lane).ids().get(0).is_none() {
+        // Put together when records had no ids.
+        dispatcher.dissolve_batch(lent, lane);
+    }
+    let recovered = match lent.store.lane(lane).records().first() {
+        Some(_) if has_ids => lent.store.recovered_id(lane, 0).map(Box::from),
+        _ => None,
+    };
+    let place = lent.store.lane_mut(lane);
+    if place.step() == Step::Confirm && !asks {
+        place.set_step(Step::Record);
+        place.tries_mut().forget_refusal();
+    }
+    match place.step() {
+        Step::Id if !has_ids => place.tries_mut().begin_at(Step::Record),
+        Step::Record | Step::Confirm if has_ids && place.ids().get(0).is_none() => {
+            if dispatcher.leases.are_in_force() {
+                // It takes an id of those that were given ahead when it is sent.
+                place.set_step(Step::Record);
+            } else if let Some(id) = recovered {
+                place.give_id(id, None);
+            } else {
+                place.tries_mut().begin_at(Step::Id);
+                place.tries_mut().forget_refusal();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The configuration has changed: lanes that are on no list of it take the present first step when their turn comes.
+fn fit_unlisted(dispatcher: &mut Dispatcher, lent: &mut Lent<'_, '_>) {
+    let waits = |state| matches!(state, State::AwaitsLane | State::Backoff | State::Idle);
+    let lanes: Vec<LaneId> = lent.store.lanes().filter(|(_, lane)| waits(lane.state())).map(|(id, _)| id).collect();
+    for lane in lanes {
+        fit(dispatcher, lent, lane);
     }
 }

@@ -213,7 +213,8 @@ impl Intake {
     ) {
         match kind {
             Kind::Http => self.machines.received(turn, store, &mut self.sources, link, bytes),
-            _ => self.streams.received(turn, store, &mut self.sources, link, bytes),
+            Kind::Stream => self.streams.received(turn, store, &mut self.sources, link, bytes),
+            Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
         }
     }
 
@@ -226,7 +227,8 @@ impl Intake {
     ) {
         match kind {
             Kind::Http => self.machines.read_ended(turn, store, &mut self.sources, link, end),
-            _ => self.streams.read_ended(turn, store, &mut self.sources, link, end),
+            Kind::Stream => self.streams.read_ended(turn, store, &mut self.sources, link, end),
+            Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
         }
     }
 
@@ -244,7 +246,8 @@ impl Intake {
     pub fn handle_link_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId, kind: Kind) {
         match kind {
             Kind::Http => self.machines.handle_timer(turn, store, &mut self.sources, link),
-            _ => self.streams.handle_timer(turn, store, &mut self.sources, link),
+            Kind::Stream => self.streams.handle_timer(turn, store, &mut self.sources, link),
+            Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) fn held_bytes_max(settings: &Settings, sources: &[SourceId]) -> usize
     (settings.journal.window_bytes / 4 / lines).clamp(HELD_BYTES_MIN, HELD_BYTES_MAX)
 }
 
-/// Bytes that wait to be framed, behind marks of the lent. An idle gap before them is told by when they came.
+/// Bytes that wait to be framed, behind marks of the line. An idle gap before them is told by when they came.
 #[derive(Debug)]
 pub(super) struct Held {
     at_ns: u64,

@@ -111,9 +111,9 @@ impl Source {
         self.tally.samples.inherit(earlier.tally.samples);
     }
 
-    fn show(&self, turn_now: Now, settings: &Settings, held_bytes: u64) -> SourceSnapshot {
+    fn show(&self, now: Now, settings: &Settings, held_bytes: u64) -> SourceSnapshot {
         let configured = &settings.sources[usize::from(self.id.0)];
-        let since_s = turn_now.mono_ns.saturating_sub(self.silence.last_byte_ns) as f64 / 1e9;
+        let since_s = now.mono_ns.saturating_sub(self.silence.last_byte_ns) as f64 / 1e9;
         let silent = self.silence.silent.then(|| format!("silent for {since_s:.0} s"));
         SourceSnapshot {
             name: configured.name.clone(),

@@ -5,28 +5,30 @@
 //! | State | Where it is listed | Left by |
 //! |---|---|---|
 //! | `Idle` | nowhere: nothing is in memory | `wake` |
-//! | `Woken` | the store's woken lanes | what the delivery decides: a state below |
-//! | `Ready` | its API's list of ready lanes | `send`, `join`, `hold`, `back_off` |
-//! | `Held` | its step's breaker | `list`, when the step works or probes |
-//! | `AwaitsId` | the leases' waiting lanes | `list`, when ids were granted |
+//! | `Woken` | the store's woken lanes | *admit* |
+//! | `Ready` | its API's list of ready lanes | `send`, `join`, `back_off`, *admit* |
+//! | `Held` | its step's breaker | *admit*, when the step works or probes |
+//! | `AwaitsId` | the leases' waiting lanes | *admit*, when ids were granted |
 //! | `AwaitsDurable` | the store's list, by number | `wake`, when its record is durable |
 //! | `AwaitsLane` | it is an older lane's successor | `wake`, when that lane is done |
-//! | `Backoff` | a timer | `list`, when the time is over |
-//! | `InFlight` | a connection's requests | `list`, `hold`, `back_off`, `rest` |
-//! | `InBatch` | the batch of the lane that carries it | the same, when the batch is settled or cut |
+//! | `Backoff` | a timer | *admit*, when the time is over |
+//! | `InFlight` | a connection's requests | `back_off`, *admit* |
+//! | `InBatch` | the batch of the lane that carries it | *admit*, when the batch is settled or cut |
+//!
+//! *Admit* is what the delivery decides when a lane may go on: `list` (to `Ready`), `hold` (to
+//! `Held`), `await_id`, `await_durable`, or `rest` (to `Idle`) where nothing is in memory.
 //!
 //! ```text
-//!            wake              list               send
-//!   Idle ─────────► Woken ───────────► Ready ───────────► InFlight ──► settled: the next record
-//!    ▲                │ │                │  ▲ │ join          │  │
-//!    │ rest           │ │ hold           │  │ └───► InBatch ──┤  │ back_off
-//!    └────────────────┘ ├─────► Held ────┼──┤                 │  ▼
-//!                       ├─► AwaitsId ────┤  └─────────────────┘ Backoff
-//!                       └─► AwaitsDurable┘ (by wake)
+//!          wake           admit            send
+//!   Idle ───────► Woken ────────► Ready ─────────► InFlight ──► settled: the next record, by admit
+//!    ▲              │              │  ▲ └─ join ──► InBatch ──┘
+//!    │ admit        │ admit        │  │ admit
+//!    └──────────────┤              ▼  │
+//!                   └──► Held, AwaitsId, Backoff          AwaitsDurable, AwaitsLane ── wake ──► Woken
 //! ```
 //!
-//! `AwaitsLane` is entered from wherever a lane does not have others that wait for it: not from `InFlight` or `InBatch`, and not while it
-//! carries a batch or asks for the ids of all.
+//! `AwaitsLane` is entered from everywhere but `InFlight` and `InBatch`, unless others wait for the
+//! lane: it carries a batch, or asks for the ids of all.
 
 use super::company::{Batch, Company};
 use super::records::{Records, Waiting};
@@ -164,7 +166,7 @@ impl Lane {
     }
 
     pub fn step(&self) -> Step {
-        self.tries.step
+        self.tries.step()
     }
 
     pub fn is_brought_back(&self) -> bool {
@@ -190,14 +192,12 @@ impl Lane {
 
     /// Whether its first record goes by itself.
     pub fn goes_alone(&self) -> bool {
-        matches!(self.company, Company::Alone { .. } | Company::Carrier { .. })
-            || self.tries.attempts > 0
-            || self.tries.resent
+        matches!(self.company, Company::Alone { .. } | Company::Carrier { .. }) || self.tries.any()
     }
 
     /// Whether its first record may go with others: it was never sent alone, and nothing is known against it.
     pub fn is_batchable(&self) -> bool {
-        self.tries.step == Step::Record && self.company.may_grow() && !self.goes_alone()
+        self.step() == Step::Record && self.company.may_grow() && !self.goes_alone()
     }
 
     /// Whether nothing of it is sent, for a time that others do not wait for: its memory may be needed more elsewhere.
@@ -213,8 +213,7 @@ impl Lane {
 
     /// Whether its first record may have reached the service already.
     pub fn was_posted(&self) -> bool {
-        let tried = self.tries.attempts > 0 || self.tries.resent;
-        self.tries.step != Step::Id && (tried || matches!(self.state, State::InFlight | State::InBatch))
+        self.step() != Step::Id && (self.tries.any() || matches!(self.state, State::InFlight | State::InBatch))
     }
 
     /// Whether nothing is left of it.
@@ -241,33 +240,33 @@ impl Lane {
     /// Nothing is in memory to deliver.
     pub(super) fn rest(&mut self) {
         debug_assert!(self.records.first().is_none());
-        self.enter(&LISTABLE, State::Idle);
+        self.enter(&ADMITTABLE, State::Idle);
     }
 
     /// Its first record may not be sent before it is durable.
     pub(super) fn await_durable(&mut self) {
-        self.enter(&LISTABLE, State::AwaitsDurable);
+        self.enter(&ADMITTABLE, State::AwaitsDurable);
     }
 
     /// An older lane goes first.
     pub(super) fn await_lane(&mut self) {
         assert!(!self.is_under_way(), "a lane that others wait for waits for none");
-        self.state = State::AwaitsLane;
+        self.enter(&MOVABLE, State::AwaitsLane);
     }
 
     /// It waits for a sequence id that another lane has asked for.
     pub fn await_id(&mut self) {
-        self.enter(&LISTABLE, State::AwaitsId);
+        self.enter(&ADMITTABLE, State::AwaitsId);
     }
 
     /// It is listed to be sent.
     pub fn list(&mut self) {
-        self.enter(&LISTABLE, State::Ready);
+        self.enter(&ADMITTABLE, State::Ready);
     }
 
     /// Its step is held back.
     pub fn hold(&mut self) {
-        self.enter(&LISTABLE, State::Held);
+        self.enter(&ADMITTABLE, State::Held);
     }
 
     /// Its current request is on its way.
@@ -320,17 +319,16 @@ impl Lane {
 
     /// The first record is to be sent for the first time: which step comes first, and since when it could.
     pub fn begin_step(&mut self, step: Step, recovered_id: Option<&str>) {
-        self.tries.since = self.first().seen.map(|seen| Moment::at(seen.journaled_ns()));
-        self.tries.step = step;
+        let since = self.first().seen.map(|seen| Moment::at(seen.journaled_ns()));
+        self.tries.begin(if recovered_id.is_some() { Step::Record } else { step }, since);
         if let Some(id) = recovered_id {
             self.ids.first = Some(id.into());
-            self.tries.step = Step::Record;
         }
     }
 
     /// The step that comes next is another one.
     pub fn set_step(&mut self, step: Step) {
-        self.tries.step = step;
+        self.tries.set_step(step);
     }
 
     /// Its first record has an id now; `at_ns`: an answer has brought it, so that the record step begins.
@@ -409,16 +407,20 @@ impl Lane {
     }
 }
 
-/// From where a lane can be listed anew: from wherever it stands but behind an older lane or at rest.
-const LISTABLE: [State; 8] = [
+/// From where a lane is admitted.
+const ADMITTABLE: [State; 7] =
+    [State::Woken, State::Ready, State::Held, State::AwaitsId, State::Backoff, State::InFlight, State::InBatch];
+
+/// From where a lane can be told to wait for an older one.
+const MOVABLE: [State; 8] = [
+    State::Idle,
     State::Woken,
     State::Ready,
     State::Held,
     State::AwaitsId,
     State::AwaitsDurable,
+    State::AwaitsLane,
     State::Backoff,
-    State::InFlight,
-    State::InBatch,
 ];
 
 #[cfg(test)]
@@ -465,13 +467,13 @@ mod tests {
         let all_but = |left_out: &[State]| -> Vec<State> {
             STATES.into_iter().filter(|state| !left_out.contains(state)).collect()
         };
-        let listable = all_but(&[State::Idle, State::AwaitsLane]);
+        let admittable = all_but(&[State::Idle, State::AwaitsDurable, State::AwaitsLane]);
         assert_eq!(legal(Lane::wake, State::Woken), [State::Idle, State::AwaitsDurable, State::AwaitsLane]);
-        assert_eq!(legal(Lane::rest, State::Idle), listable);
-        assert_eq!(legal(Lane::list, State::Ready), listable);
-        assert_eq!(legal(Lane::hold, State::Held), listable);
-        assert_eq!(legal(Lane::await_id, State::AwaitsId), listable);
-        assert_eq!(legal(Lane::await_durable, State::AwaitsDurable), listable);
+        assert_eq!(legal(Lane::rest, State::Idle), admittable);
+        assert_eq!(legal(Lane::list, State::Ready), admittable);
+        assert_eq!(legal(Lane::hold, State::Held), admittable);
+        assert_eq!(legal(Lane::await_id, State::AwaitsId), admittable);
+        assert_eq!(legal(Lane::await_durable, State::AwaitsDurable), admittable);
         assert_eq!(legal(Lane::send, State::InFlight), [State::Ready]);
         assert_eq!(legal(Lane::join, State::InBatch), [State::Ready, State::InBatch]);
         assert_eq!(legal(Lane::back_off, State::Backoff), [State::Ready, State::InFlight]);

@@ -28,7 +28,8 @@ use crate::delivery::Step;
 use crate::ground::count::Stage;
 use crate::ground::{LaneNumber, Moment, RecordNumber};
 use crate::journal::{
-    self, Appended, BlockFile, Full, Journal, Lies, NewRecord, Origin, OriginRef, RecordView, Refused, Room, Unparked,
+    self, Appended, BlockFile, Full, Journal, Leased, Lies, NewRecord, Origin, OriginRef, RecordView, Refused, Room,
+    Unparked,
 };
 use crate::observe::snapshot::JournalSnapshot;
 use lanes::Lanes;
@@ -138,7 +139,7 @@ impl Store {
         &self.journals[usize::from(id.0)].journal
     }
 
-    pub fn journal_mut(&mut self, id: JournalId) -> &mut Journal {
+    fn journal_mut(&mut self, id: JournalId) -> &mut Journal {
         &mut self.journals[usize::from(id.0)].journal
     }
 
@@ -445,7 +446,7 @@ impl Store {
         let place = &mut self.lanes[lane];
         place.tries_mut().count();
         place.back_off();
-        let wait_ns = turn.delay_ns(retry.0, retry.1, place.tries().attempts).max(1_000_000);
+        let wait_ns = turn.delay_ns(retry.0, retry.1, place.tries().attempts()).max(1_000_000);
         turn.timers.set(turn.now.mono_ns + wait_ns, Timer::Lane(lane));
     }
 
@@ -491,7 +492,7 @@ impl Store {
     /// A lane's first record is to be sent for the first time: it begins at its first step, unless an earlier start has found its id.
     pub fn begin_step(&mut self, lane: LaneId, has_ids: bool) {
         let place = &mut self.lanes[lane];
-        if place.tries().attempts > 0 || place.ids().get(0).is_some() {
+        if place.tries().attempts() > 0 || place.ids().get(0).is_some() {
             return;
         }
         let journal = &self.journals[usize::from(place.journal().0)].journal;
@@ -515,7 +516,7 @@ impl Store {
         let lane = &mut self.lanes[lane];
         let kept = &mut self.journals[usize::from(lane.journal().0)];
         for _ in 0..records {
-            let since_ns = lane.tries().since.map_or(0, Moment::ns);
+            let since_ns = lane.tries().since().map_or(0, Moment::ns);
             let first = lane.next_record();
             match first.seen {
                 // Only the wall clock knows, and the longest ways must not be left out.
@@ -557,6 +558,26 @@ impl Store {
         Ok((first.number, name))
     }
 
+    /// A parked record is deleted, if it is there.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was changed.
+    pub fn discard(&mut self, turn: &mut Turn<'_>, id: JournalId, number: RecordNumber) -> Result<(), Full> {
+        if self.journal_mut(id).discard(turn.now, number)? {
+            turn.terms.parked -= 1;
+            turn.terms.discarded += 1;
+        }
+        Ok(())
+    }
+
+    /// A parked record is to be delivered after all; `None` if it is not there. It goes to a lane by [`Store::bring_back`].
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was changed.
+    pub fn unpark(&mut self, now: Now, id: JournalId, number: RecordNumber) -> Result<Option<Unparked>, Full> {
+        self.journal_mut(id).unpark(now, number)
+    }
+
     /// A parked record goes into a lane that is for such.
     pub fn bring_back(
         &mut self,
@@ -592,6 +613,19 @@ impl Store {
         let mut lane = Lane::new(id, self.journal(id).origin(origin).lane);
         lane.set_brought_back();
         self.lanes.insert(lane)
+    }
+
+    /// Ids that the last run was given ahead and has left, of each journal.
+    pub fn take_leased(&mut self) -> Vec<Leased> {
+        self.journals.iter_mut().filter_map(|kept| kept.journal.take_leased()).collect()
+    }
+
+    /// A clean end: what is left of such ids is written down, in the own journal, and that nothing is in the others.
+    pub fn leave_leased(&mut self, mut leased: Leased, is_leasing: bool) {
+        for kept in &mut self.journals {
+            let ids = std::mem::take(&mut leased.ids);
+            kept.journal.leave_leased(Leased { origin: leased.origin, ids }, is_leasing);
+        }
     }
 
     /// Writes down which ids a service gave ahead and are not used yet.

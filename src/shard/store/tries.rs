@@ -10,20 +10,20 @@ pub(in crate::shard) struct Refusal {
     pub answer: Box<[u8]>,
 }
 
-/// The attempts so far. It decides nothing: the delivery counts here, and looks here.
+/// The attempts so far. It decides nothing: the delivery has it count, and looks here.
 #[derive(Debug)]
 pub(in crate::shard) struct Tries {
-    pub step: Step,
+    step: Step,
     /// When the current step could begin: the record was journaled, or its id came. Not known of a record that a start found or that was
     /// read back.
-    pub since: Option<Moment>,
-    pub attempts: u32,
+    since: Option<Moment>,
+    attempts: u32,
     /// Answers that refused the first record.
-    pub refusals: u32,
+    refusals: u32,
     /// The last of the refusals, while the service is asked what it has.
-    pub refusal: Option<Refusal>,
+    refusal: Option<Refusal>,
     /// The first record was sent again on a new connection since the old one was stale.
-    pub resent: bool,
+    resent: bool,
     /// Failures in a row of the batch that it carries, as far as its records may be to blame.
     failures: u32,
     /// When its first record, or that batch, began to fail so.
@@ -46,6 +46,70 @@ impl Default for Tries {
 }
 
 impl Tries {
+    /// The step that comes next, or is on its way.
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    /// When that could begin, where it is known.
+    pub fn since(&self) -> Option<Moment> {
+        self.since
+    }
+
+    /// Attempts of that step.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Answers that refused the first record.
+    pub fn refusals(&self) -> u32 {
+        self.refusals
+    }
+
+    /// The refusal about which the service is asked.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.refusal.as_ref()
+    }
+
+    /// Whether the first record was tried before.
+    pub fn any(&self) -> bool {
+        self.attempts > 0 || self.resent
+    }
+
+    /// Another step comes next.
+    pub fn set_step(&mut self, step: Step) {
+        self.step = step;
+    }
+
+    /// A first record is to be sent for the first time; since when it could.
+    pub fn begin(&mut self, step: Step, since: Option<Moment>) {
+        (self.step, self.since) = (step, since);
+    }
+
+    /// An answer refused the record; how many have.
+    pub fn count_refusal(&mut self) -> u32 {
+        self.refusals += 1;
+        self.refusals
+    }
+
+    /// The service is to be asked about this refusal.
+    pub fn ask_about(&mut self, refusal: Refusal) {
+        self.count_refusal();
+        (self.refusal, self.step) = (Some(refusal), Step::Confirm);
+    }
+
+    /// Nobody is asked about a refusal any more.
+    pub fn forget_refusal(&mut self) {
+        self.refusal = None;
+    }
+
+    /// Whether the request may go again at once, on a new connection: once, or as often as it takes `behind` another one.
+    pub fn resend(&mut self, behind: bool) -> bool {
+        let may = behind || !self.resent;
+        self.resent |= may && !behind;
+        may
+    }
+
     /// Another attempt has come to nothing.
     pub fn count(&mut self) {
         self.attempts = self.attempts.saturating_add(1);
