@@ -8,7 +8,8 @@
 //! it is durable: whatever comes in between, a start finds the old run or the new segment. The old files are freed once the
 //! name is durable, too.
 //!
-//! It reads segments and the ledger, and never changes them: the change of places is the journal's, by [`Done::Moved`].
+//! It reads segments and the ledger. Of the segments it changes nothing but the mark that a run is to be looked for: the change of
+//! places is the journal's, by [`Done::Moved`].
 //!
 //! Memory is bounded by one piece that is read, the blocks that are made of it, and 8 bytes a record kept.
 

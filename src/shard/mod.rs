@@ -51,7 +51,7 @@ const FLUSH_LOOK_NS: u64 = 250_000_000;
 pub struct Setup {
     /// The configuration.
     pub settings: Arc<Settings>,
-    /// Index of the core thread, and the number of them.
+    /// Index of the core thread.
     pub core: CoreId,
     /// Number of core threads.
     pub cores: u16,
@@ -100,7 +100,7 @@ struct Flush {
     given_up: bool,
 }
 
-/// All that one core owns: three owners, and what they share.
+/// All that one core owns: three owners, and what they share, which [`Turn`] lends as one.
 pub struct Shard {
     intake: Intake,
     store: Store,

@@ -1,8 +1,9 @@
 //! Where it is decided which lane is sent next, and what becomes of it: lanes come here when they are woken, and when a request of theirs
 //! has come to something.
 //!
-//! A dispatcher works on one connection at a time, which is lent to it with what it may touch beside ([`Lent`]). Its methods stand in three
-//! files, by what they answer to: here the lanes and the connections' ends, in `answer` what the service says, in `secure` what TLS says.
+//! A dispatcher stands apart from the delivery so that one connection can be lent to it beside all
+//! else ([`Lent`]). Its methods stand in three files, by what they answer to: here the lanes and the
+//! connections' ends, in `answer` what the service says, in `secure` what TLS says.
 
 use super::Lent;
 use super::compose::{Composer, claim_id};

@@ -44,7 +44,8 @@ struct Silence {
     look_ns: u64,
 }
 
-/// A configured source on this core.
+/// A configured source on this core. Two fields more than a dozen: a port and a listener are one thing to an operator, and half of the
+/// fields are those of either.
 #[derive(Debug)]
 pub(super) struct Source {
     pub id: SourceId,

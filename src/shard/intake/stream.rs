@@ -210,7 +210,7 @@ impl Stream {
                 return;
             }
             if input.is_empty() {
-                // No record comes of nothing, so that no room is asked for; what the last one had lent out is dropped.
+                // Nothing is left to be framed, so no room is asked for. This drops what was lent out.
                 while self.frame_one(lent, link, at_ns, &mut input, None) {}
                 return;
             }

@@ -4,8 +4,9 @@
 //!   what is known of their attempts. `lanes` are all of them.
 //! - `backlog`: what lies behind the window comes back from a journal. `undurable`: when records became durable, to be measured.
 //!
-//! The store is the only writer of a lane. It sees neither a source nor an API: who sends, it knows by origins; that a lane has
-//! something to send, it says by its list of woken lanes; that one is gone, by its list of ended ones.
+//! The store is the only writer of a lane. It sees neither a source nor an API. It knows senders by
+//! their origins. Its list of woken lanes says which have something to send, its list of ended ones
+//! which are gone.
 
 mod backlog;
 mod company;
