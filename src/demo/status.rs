@@ -26,7 +26,7 @@ pub struct Status {
     pub problems: Vec<Problem>,
 }
 
-/// As [`crate::observe::snapshot::Terms`].
+/// As [`crate::ground::count::Terms`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs, reason = "named and explained where they are counted")]
 pub struct Terms {

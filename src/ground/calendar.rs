@@ -1,7 +1,8 @@
 //! Days of the Gregorian calendar, from 1970 on.
 
-/// Year, month (1 to 12) and day (1 to 31) of a day counted from 1970-01-01, in the Gregorian calendar. Years are counted
-/// from March, so that the leap day is a year's last, in eras of 400 years.
+/// Year, month (1 to 12) and day (1 to 31) of a day counted from 1970-01-01, in the Gregorian
+/// calendar. Years are counted from March, so that the leap day is a year's last, in eras of 400
+/// years.
 pub fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468; // days from 0000-03-01 to 1970-01-01
     let era = shifted / 146_097;

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// An open file as its driver names it: a descriptor for the data ring, any number for the simulator. Nothing below the driver
-/// does more with it than hand it back.
+/// An open file as its driver names it: a descriptor for the data ring, any number for the
+/// simulator. Nothing below the driver does more with it than hand it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fd(pub i32);
 
@@ -11,11 +11,13 @@ pub struct Fd(pub i32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId(pub u16);
 
-/// Index of one of the API's authorities (host and port) in [`Shard::destinations`](crate::shard::Shard::destinations).
+/// Index of one of the API's authorities (host and port) in
+/// [`Shard::destinations`](crate::shard::Shard::destinations).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ApiId(pub u8);
 
-/// One journal directory of a shard: 0 is its own, the others were adopted from cores that are no more.
+/// One journal directory of a shard: 0 is its own, the others were adopted from cores that are no
+/// more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JournalId(pub u8);
 

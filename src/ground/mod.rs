@@ -1,4 +1,5 @@
-//! What all else stands on: moments, ids and numbers, text, counts. It knows nothing of the modules above it.
+//! What all else stands on: moments, ids and numbers, text, counts. It knows nothing of the modules
+//! above it.
 
 pub mod calendar;
 pub mod count;

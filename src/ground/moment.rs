@@ -3,7 +3,8 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
-/// A moment in monotonic nanoseconds. `Option<Moment>` is as large as a `u64`: "never" and "unknown" cost nothing.
+/// A moment in monotonic nanoseconds. `Option<Moment>` is as large as a `u64`: "never" and
+/// "unknown" cost nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Moment(NonZeroU64);
 

@@ -1,4 +1,5 @@
-//! Bytes, numbers and moments as text: one place for each form. Appending to a buffer of the caller allocates nothing else.
+//! Bytes, numbers and moments as text: one place for each form. Appending to a buffer of the caller
+//! allocates nothing else.
 
 use super::calendar::civil;
 use base64::Engine as _;
@@ -47,8 +48,8 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// `2026-01-02T03:04:05.123456Z` (RFC 3339) of nanoseconds since 1970, cut to microseconds. A `u64` ends in the year 2554,
-/// so the year always has four digits.
+/// `2026-01-02T03:04:05.123456Z` (RFC 3339) of nanoseconds since 1970, cut to microseconds. A `u64`
+/// ends in the year 2554, so the year always has four digits.
 pub fn rfc3339_micros(wall_ns: u64) -> [u8; 27] {
     let (days, ns_of_day) = (wall_ns / 86_400_000_000_000, wall_ns % 86_400_000_000_000);
     let (year, month, day) = civil(days);

@@ -83,11 +83,12 @@ pub(super) fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
 }
 
-/// Reads a u128 at an offset.
+/// Reads a record's number at an offset.
 pub(super) fn record_number_at(bytes: &[u8], offset: usize) -> RecordNumber {
     RecordNumber(u64_at(bytes, offset))
 }
 
+/// Reads a u128 at an offset.
 pub(super) fn u128_at(bytes: &[u8], offset: usize) -> u128 {
     u128::from_le_bytes(bytes[offset..offset + 16].try_into().expect("sixteen bytes"))
 }

@@ -1,5 +1,6 @@
-//! The ledger: who sends records and how many of each are unsettled, which are kept aside, which ids were given, and which marks are
-//! still to be written. It never knows where a record lies, on disk or in memory.
+//! The ledger: who sends records and how many of each are unsettled, which are kept aside, which
+//! ids were given, and which marks are still to be written. It never knows where a record lies, on
+//! disk or in memory.
 
 mod parked;
 
@@ -109,8 +110,8 @@ impl Ledger {
         self.ids = ids;
     }
 
-    /// A record that was kept aside, and the number of its origin. Origins and ids are known by now; one without its record was
-    /// settled, or is lost.
+    /// A record that was kept aside, and the number of its origin. Origins and ids are known by
+    /// now; one without its record was settled, or is lost.
     pub fn adopt_parked(&mut self, number: RecordNumber, origin: u32, parked: impl FnOnce(OriginRef) -> Parked) {
         let Some(origin) = self.origin_of(origin) else { return };
         let id = self.ids.remove(&number);
@@ -200,7 +201,8 @@ impl Ledger {
         self.origins.iter().map(|(_, origin)| origin.unsettled).sum()
     }
 
-    /// Counts a new record in. Its origin, and whether that is to be written down first, in this segment.
+    /// Counts a new record in. Its origin, and whether that is to be written down first, in this
+    /// segment.
     #[inline]
     pub fn count_in(&mut self, reference: OriginRef, segment: SegmentNumber) -> (&Origin, bool) {
         let origin = &mut self.origins[reference.0 as usize];
@@ -285,9 +287,9 @@ impl Ledger {
 
     // ---- invariants
 
-    /// How many origins there are.
+    /// How many origins and parked records there are.
     pub fn size(&self) -> usize {
-        self.origins.len()
+        self.origins.len() + self.parked.len()
     }
 
     /// Asserts that what is counted of each origin is what there is, here and in the segments.

@@ -1,8 +1,10 @@
-//! The running journal of one directory: entries go into blocks, blocks into segments, settled segments are freed.
+//! The running journal of one directory: entries go into blocks, blocks into segments, settled
+//! segments are freed.
 //!
-//! [`Journal`] is the conductor. It owns no bytes, lists or counts but through its owners, lends one to the other for a call, and does
-//! by itself only what needs several. This file is about what is asked of it at any time: new records, marks, ids, holds. The end of a
-//! turn, and completions, are in `turn`.
+//! [`Journal`] is the conductor. It owns no bytes, lists or counts but through its owners, lends
+//! one to the other for a call, and does by itself only what needs several. This file is about what
+//! is asked of it at any time: new records, marks, ids, holds. The end of a turn, and completions,
+//! are in `turn`.
 
 use super::epoch::Epoch;
 use super::format::{
@@ -68,7 +70,7 @@ pub struct Room {
 /// What says of a directory's start how it ends.
 #[derive(Debug, Default)]
 pub(super) struct ThisStart {
-    /// Name of the block file in [`Storage`](super::Storage); `None` at level `memory`.
+    /// Name of the block file in [`Storage`]; `None` at level `memory`.
     pub block_name: Option<String>,
     pub epoch_id: u128,
     /// The epoch file's contents.
@@ -85,7 +87,8 @@ pub(super) struct Owners {
     pub rewriting: Rewriting,
 }
 
-/// The journal of one directory: it lets its owners work together, and owns what is said of all of them.
+/// The journal of one directory: it lets its owners work together, and owns what is said of all of
+/// them.
 #[derive(Debug)]
 pub struct Journal {
     pub(super) options: Options,
@@ -154,8 +157,8 @@ impl Journal {
         self.options.durability != Durability::Memory
     }
 
-    /// Whether intake may begin: the first segment is ready, or it is known that it cannot be made for now, and records are
-    /// refused until it can.
+    /// Whether intake may begin: the first segment is ready, or it is known that it cannot be made
+    /// for now, and records are refused until it can.
     pub fn is_ready(&self) -> bool {
         !self.on_disk() || self.segments.is_first_ready() || self.troubles.stop_intake()
     }
@@ -199,7 +202,8 @@ impl Journal {
         }
     }
 
-    /// Why records are not taken though the disk does not refuse, in words; `None` where that is a matter of a moment.
+    /// Why records are not taken though the disk does not refuse, in words; `None` where that is a
+    /// matter of a moment.
     pub fn why_paused(&self, now: Now) -> Option<String> {
         let since_ns = self.writer.uncommitted_since_ns();
         let waited_ns = since_ns.map_or(0, |since_ns| now.mono_ns.saturating_sub(since_ns));
@@ -249,13 +253,28 @@ impl Journal {
 
     // ---- entries
 
-    /// Room for a record whose key and data come to `bytes` at most. Asked once a record: [`Journal::append_in`] takes it.
+    /// Room for a record whose key and data come to `bytes` at most. Asked once a record:
+    /// [`Journal::append_in`] takes it.
     ///
     /// # Errors
     /// [`Full`]: no record is taken now.
     pub fn room_for(&mut self, now: Now, bytes: usize) -> Result<Room, Full> {
         self.make_room(now, entry_bytes(RECORD_PREFIX_BYTES + bytes) + ORIGIN_ENTRY_BYTES_MAX, Purpose::Intake)?;
         Ok(Room { bytes })
+    }
+
+    /// As [`Journal::room_for`], right behind a record for which room was made in the same call:
+    /// that has changed nothing but the open block, so nothing else is looked at where that has
+    /// room.
+    ///
+    /// # Errors
+    /// [`Full`]: no record is taken now.
+    pub fn room_behind(&mut self, now: Now, bytes: usize) -> Result<Room, Full> {
+        let entries_bytes = entry_bytes(RECORD_PREFIX_BYTES + bytes) + ORIGIN_ENTRY_BYTES_MAX;
+        match self.writer.is_open() && self.writer.has_room(entries_bytes, self.options.block_bytes) {
+            true => Ok(Room { bytes }),
+            false => self.room_for(now, bytes),
+        }
     }
 
     /// Whether a record of up to `bytes`, the machine's own key included, would be taken now.
@@ -306,8 +325,8 @@ impl Journal {
         self.writer.write_entry(&self.window, Kind::Origin, 0, *lane, &parts);
     }
 
-    /// Appends an entry that is of no lane, and for which room is reserved; its number. Nothing at level `memory`, where no start
-    /// reads it.
+    /// Appends an entry that is of no lane, and for which room is reserved; its number. Nothing at
+    /// level `memory`, where no start reads it.
     fn write_progress(&mut self, now: Now, kind: Kind, parts: &[&[u8]]) -> Result<Option<RecordNumber>, Full> {
         if !self.on_disk() {
             return Ok(None);
@@ -326,7 +345,8 @@ impl Journal {
         self.write_progress(now, Kind::Id, &[&number.0.to_le_bytes(), id.as_bytes()]).map(drop)
     }
 
-    /// Writes down which ids a service gave ahead are not used yet, before one of them is. `origin` tells services apart.
+    /// Writes down which ids a service gave ahead are not used yet, before one of them is. `origin`
+    /// tells services apart.
     ///
     /// # Errors
     /// [`Full`] while even the reserved room is taken; none of them must be used yet.
@@ -334,7 +354,8 @@ impl Journal {
         self.write_leased(now, origin, 0, ids)
     }
 
-    /// `left_by`: the epoch that leaves these ids to the next start, by the low half of its id; 0 while ids may still be used.
+    /// `left_by`: the epoch that leaves these ids to the next start, by the low half of its id; 0
+    /// while ids may still be used.
     fn write_leased(
         &mut self,
         now: Now,
@@ -350,7 +371,8 @@ impl Journal {
         Ok(())
     }
 
-    /// What a clean end writes down of ids that were given ahead, or that there are none: not before that is done is the journal flushed.
+    /// What a clean end writes down of ids that were given ahead, or that there are none: not
+    /// before that is done is the journal flushed.
     pub fn leave_leased(&mut self, leased: Leased, is_leasing: bool) {
         if self.on_disk() {
             self.ledger.leave_leased(leased, is_leasing);
@@ -365,7 +387,8 @@ impl Journal {
         }
     }
 
-    /// Ids that the last run was given ahead, did not use, and wrote down at its clean end. They are not here a second time.
+    /// Ids that the last run was given ahead, did not use, and wrote down at its clean end. They
+    /// are not here a second time.
     pub fn take_leased(&mut self) -> Option<Leased> {
         self.ledger.take_leased()
     }
@@ -386,8 +409,8 @@ impl Journal {
         self.window.release(at);
     }
 
-    /// Delivered records whose mark is not in a block yet: those of this turn, and in a full journal more. After a kill
-    /// they are delivered again.
+    /// Delivered records whose mark is not in a block yet: those of this turn, and in a full
+    /// journal more. After a kill they are delivered again.
     pub fn marks_in_memory(&self) -> usize {
         self.ledger.marks().len()
     }
@@ -442,7 +465,8 @@ impl Journal {
         self.ledger.parked_record(number)
     }
 
-    /// A record that was kept aside is to be delivered, under its key and with its id. `None` where it is not kept aside.
+    /// A record that was kept aside is to be delivered, under its key and with its id. `None` where
+    /// it is not kept aside.
     ///
     /// # Errors
     /// [`Full`] while even the reserved room is taken: nothing was changed.
@@ -477,7 +501,8 @@ impl Journal {
 
     // ---- the window
 
-    /// Whether a record that is not held is found again by a [`Scan`]; at level `memory` there is nothing to read it from.
+    /// Whether a record that is not held is found again by a [`Scan`]; at level `memory` there is
+    /// nothing to read it from.
     pub fn reads_back(&self) -> bool {
         self.on_disk()
     }
@@ -529,7 +554,8 @@ impl Journal {
         scan.start(&mut self.window, &self.segments, at);
     }
 
-    /// One step of a walk: appends the waiting records of the next block to `found`. They are not held yet.
+    /// One step of a walk: appends the waiting records of the next block to `found`. They are not
+    /// held yet.
     pub fn scan(&mut self, now: Now, scan: &mut Scan, found: &mut Vec<Found>, ops: &mut Ops<'_>) -> Step {
         let was_reading = scan.is_reading();
         let step = scan.step(now, &mut self.lend(), found, ops);
@@ -597,7 +623,8 @@ impl Journal {
 
     // ---- the end
 
-    /// Ends a journal that [`is_flushed`](Self::is_flushed): everything is made durable, the epoch is closed, its block file removed.
+    /// Ends a journal that [`is_flushed`](Self::is_flushed): everything is made durable, the epoch
+    /// is closed, its block file removed.
     ///
     /// # Errors
     /// Those of the storage; the next start then recovers as after a kill.

@@ -1,7 +1,8 @@
-//! The journal: an append-only log of blocks in segments, kept by one shard. See [`mod@format`] for what lies on disk,
-//! [`open`] for what happens at start, [`Journal`] for the running log. It does no input or output of its own: it asks for
-//! operations ([`Op`]), hears of their ends ([`Completion`]), and at start and stop it uses a [`Storage`]. It knows nothing of
-//! shards, sources or APIs.
+//! The journal: an append-only log of blocks in segments, kept by one shard. See [`mod@format`] for
+//! what lies on disk, [`open`] for what happens at start, [`Journal`] for the running log. It does
+//! no input or output of its own: it asks for operations ([`Op`]), hears of their ends
+//! ([`Completion`]), and at start and stop it uses a [`Storage`]. It knows nothing of shards,
+//! sources or APIs.
 //!
 //! ```text
 //! log, turn     Journal: the conductor; what needs several owners
@@ -55,7 +56,8 @@ pub const BLOCK_BYTES: u32 = 128 * 1024;
 
 /// In the header of entries that are of no lane.
 const NO_LANE: LaneNumber = LaneNumber(0);
-/// At level `memory` there are no segments; blocks say that they are of this one, which no file has.
+/// At level `memory` there are no segments; blocks say that they are of this one, which no file
+/// has.
 const IN_MEMORY: SegmentNumber = SegmentNumber(0);
 /// A failed operation on a file is tried again after this.
 const RETRY_AFTER_NS: u64 = 1_000_000_000;

@@ -1,12 +1,14 @@
 //! What a failed segment did not take moves to another one.
 //!
-//! After an error of a write or a sync nothing is written to a segment any more: the kernel reports an error once, and a later
-//! success says nothing of what was lost. All that is not known to be on disk is copied, block by block, to slots that are
-//! encoded for new segments, under the same entry numbers; the extents stay, so that whoever holds a record is not concerned.
+//! After an error of a write or a sync nothing is written to a segment any more: the kernel reports
+//! an error once, and a later success says nothing of what was lost. All that is not known to be on
+//! disk is copied, block by block, to slots that are encoded for new segments, under the same entry
+//! numbers; the extents stay, so that whoever holds a record is not concerned.
 //!
-//! The copies are made from the last block to the first, and each becomes valid by its header, which is written last. So a
-//! kill at any moment leaves the front of the log in the old place and the rest in the new one, and their order is that of their
-//! numbers. One free slot is enough, since each copy frees the slot that it was made from.
+//! The copies are made from the last block to the first, and each becomes valid by its header,
+//! which is written last. So a kill at any moment leaves the front of the log in the old place and
+//! the rest in the new one, and their order is that of their numbers. One free slot is enough,
+//! since each copy frees the slot that it was made from.
 
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, Entries, Kind, OriginPayload, Position, RecordPayload, u32_at,
@@ -58,7 +60,8 @@ impl Moving {
         self.is_due = true;
     }
 
-    /// Whether a segment must stay though nothing in it waits: what was moved from it is not on disk yet.
+    /// Whether a segment must stay though nothing in it waits: what was moved from it is not on
+    /// disk yet.
     pub fn keeps(&self, segment: SegmentNumber) -> bool {
         self.after.as_ref().is_some_and(|after| segment >= after.segment)
     }
@@ -90,8 +93,8 @@ impl Moving {
         self.after.take_if(|after| after.origins.is_empty() && after.until <= committed);
     }
 
-    /// Moves what is to be moved. No write is in flight: else the kernel would read the slots. How many waiting records are not
-    /// safe and could not be moved.
+    /// Moves what is to be moved. No write is in flight: else the kernel would read the slots. How
+    /// many waiting records are not safe and could not be moved.
     pub fn carry_out(
         &mut self,
         now: Now,
@@ -106,7 +109,8 @@ impl Moving {
         let from = first_unsafe_number(durability, window, writer, segments);
         let blocks = window.blocks_from(segments, from);
         let Some(first) = blocks.first() else {
-            // A sync failed, and nothing of it is in memory. What comes goes to another segment all the same.
+            // A sync failed, and nothing of it is in memory. What comes goes to another segment all
+            // the same.
             let lost = segments.close(None, from, writer.watermark(), |_| None);
             segments.close_current();
             window.leave_current();
@@ -157,8 +161,8 @@ fn first_unsafe_number(durability: Durability, window: &Window, writer: &Writer,
     if durability == Durability::Power {
         return uncommitted;
     }
-    // What was written since the last good sync moves too, as far as nothing is missing from memory behind it: numbers
-    // must stay in their order.
+    // What was written since the last good sync moves too, as far as nothing is missing from memory
+    // behind it: numbers must stay in their order.
     let unsynced = |at: Position| at >= writer.watermark() && segments.is_own(at.segment);
     let in_slots = window.blocks_from(segments, RecordNumber(0));
     let mut from = uncommitted;
@@ -171,7 +175,8 @@ fn first_unsafe_number(durability: Durability, window: &Window, writer: &Writer,
     from
 }
 
-/// Counts the waiting records of moved blocks out of their segments. And the origins of which no moved block says who they are.
+/// Counts the waiting records of moved blocks out of their segments. And the origins of which no
+/// moved block says who they are.
 fn take_records(
     window: &Window,
     segments: &mut Segments,
@@ -202,7 +207,8 @@ fn take_records(
     (waiting, used.difference(&defined).copied().collect())
 }
 
-/// Where an extent's moved blocks go. The one that is being filled keeps the room that it has in memory.
+/// Where an extent's moved blocks go. The one that is being filled keeps the room that it has in
+/// memory.
 fn place(window: &Window, segments: &mut Segments, piece: &[InSlot]) -> Position {
     let (first, last) = (piece[0], piece[piece.len() - 1]);
     let end = last.offset + last.bytes;

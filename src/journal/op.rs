@@ -1,15 +1,17 @@
-//! What a journal asks of its directory ([`Op`]) and what it hears back ([`Completion`]). Whoever runs several journals says which
-//! one an operation is of.
+//! What a journal asks of its directory ([`Op`]) and what it hears back ([`Completion`]). Whoever
+//! runs several journals says which one an operation is of.
 //!
-//! Contract of every driver: operations may complete in any order. A buffer moves into its operation and comes back in its completion.
+//! Contract of every driver: operations may complete in any order. A buffer moves into its
+//! operation and comes back in its completion.
 
 use crate::ground::SegmentNumber;
 
 /// What a journal asks for.
 #[derive(Debug)]
 pub enum Op {
-    /// Write `bytes` of the journal's block memory, from `memory_offset`, to a segment at `offset`. That memory is not
-    /// touched until [`Completion::Committed`]. Commits may complete in any order.
+    /// Write `bytes` of the journal's block memory, from `memory_offset`, to a segment at `offset`.
+    /// That memory is not touched until [`Completion::Committed`]. Commits may complete in any
+    /// order.
     Commit {
         /// Offset in the journal's block memory, a multiple of the physical block.
         memory_offset: u32,
@@ -38,14 +40,16 @@ pub enum Op {
         /// The segment.
         segment: SegmentNumber,
     },
-    /// Nothing in a segment is needed any more: its file may be used for another one, or is to be removed.
+    /// Nothing in a segment is needed any more: its file may be used for another one, or is to be
+    /// removed.
     FreeSegment {
         /// The segment.
         segment: SegmentNumber,
         /// Whether the file is fit to be used again; after an error it is not.
         reuse: bool,
     },
-    /// A step of rewriting a run of segments densely; answered by [`Completion::Rewrite`]. A journal has one in flight at a time.
+    /// A step of rewriting a run of segments densely; answered by [`Completion::Rewrite`]. A
+    /// journal has one in flight at a time.
     Rewrite {
         /// The segment whose place the new one is to take: the last of the run.
         segment: SegmentNumber,
@@ -63,8 +67,8 @@ pub enum Op {
     },
 }
 
-/// A step of rewriting a run of segments densely. The new segment's file lies beside the others under a name that no start takes for
-/// a segment's, until it is complete.
+/// A step of rewriting a run of segments densely. The new segment's file lies beside the others
+/// under a name that no start takes for a segment's, until it is complete.
 #[derive(Debug)]
 pub enum Rewrite {
     /// Make the new file: sized and allocated in full.
@@ -88,8 +92,9 @@ pub enum Rewrite {
         /// A multiple of the physical block; the buffer comes back in the completion.
         bytes: Vec<u8>,
     },
-    /// Write the new file's first physical block, make all of the file durable, then give it the segment's name in place of the old
-    /// file, which is gone then. After an error the old file is still there.
+    /// Write the new file's first physical block, make all of the file durable, then give it the
+    /// segment's name in place of the old file, which is gone then. After an error the old file is
+    /// still there.
     Replace {
         /// The first physical block.
         header: Vec<u8>,

@@ -1,17 +1,20 @@
-//! Rewriting a run of segments densely. Segments are freed oldest first; where one old record stays unsettled (a lane that stands still),
-//! all behind it would stay. So when the journal is more than three quarters full, the longest run of segments whose unsettled
-//! records fit into one segment is read piece by piece, and what is still of use is written to a new file, which then takes the place
-//! of the run's last segment. The others are freed.
+//! Rewriting a run of segments densely. Segments are freed oldest first; where one old record stays
+//! unsettled (a lane that stands still), all behind it would stay. So when the journal is more than
+//! three quarters full, the longest run of segments whose unsettled records fit into one segment is
+//! read piece by piece, and what is still of use is written to a new file, which then takes the
+//! place of the run's last segment. The others are freed.
 //!
-//! What is of use: unsettled records, who sent them, their ids, and marks that settle records of older segments. Numbers, epochs
-//! and order stay. Each block of the new segment says which segments it stands for, and the file has its name only when all of
-//! it is durable: whatever comes in between, a start finds the old run or the new segment. The old files are freed once the
-//! name is durable, too.
+//! What is of use: unsettled records, who sent them, their ids, and marks that settle records of
+//! older segments. Numbers, epochs and order stay. Each block of the new segment says which
+//! segments it stands for, and the file has its name only when all of it is durable: whatever comes
+//! in between, a start finds the old run or the new segment. The old files are freed once the name
+//! is durable, too.
 //!
-//! It reads segments and the ledger. Of the segments it changes nothing but the mark that a run is to be looked for: the change of
-//! places is the journal's, by [`Done::Moved`].
+//! It reads segments and the ledger. Of the segments it changes nothing but the mark that a run is
+//! to be looked for: the change of places is the journal's, by [`Done::Moved`].
 //!
-//! Memory is bounded by one piece that is read, the blocks that are made of it, and 8 bytes a record kept.
+//! Memory is bounded by one piece that is read, the blocks that are made of it, and 8 bytes a
+//! record kept.
 
 mod dense;
 mod run;
@@ -29,16 +32,19 @@ use std::ops::{Range, RangeInclusive};
 
 /// A run is looked for at most this often.
 const LOOK_EVERY_NS: u64 = 100_000_000;
-/// After an attempt that came to nothing the next is made this much later; twice as long after each further one.
+/// After an attempt that came to nothing the next is made this much later; twice as long after each
+/// further one.
 const PAUSE_NS: u64 = 5_000_000_000;
 /// How often the pause is doubled at most: then it is 5 minutes.
 const PAUSE_DOUBLINGS_MAX: u32 = 6;
-/// A run is chosen so that its records fill the new segment so far, in eighths: blocks are not filled to their last byte.
+/// A run is chosen so that its records fill the new segment so far, in eighths: blocks are not
+/// filled to their last byte.
 const FILL_EIGHTHS: u64 = 7;
 /// Taken for the id of a record, in a guess of what a run comes to.
 const ID_ENTRY_BYTES: usize = 64;
 
-/// Positions in a run of segments that was rewritten: all of them are now at the beginning of its last one.
+/// Positions in a run of segments that was rewritten: all of them are now at the beginning of its
+/// last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moved {
     from: SegmentNumber,
@@ -87,7 +93,8 @@ pub(super) struct Rewriting {
     look_ns: u64,
     fill_eighths: u64,
     failures: u32,
-    /// No run is rewritten any more: the journal is being closed, or its directory could not be synced.
+    /// No run is rewritten any more: the journal is being closed, or its directory could not be
+    /// synced.
     ended: bool,
 }
 
@@ -125,8 +132,8 @@ impl Rewriting {
         looks.then_some(self.look_ns)
     }
 
-    /// Looks for a run if one is needed, and asks for the next step of a rewrite that is under way. `stays`: what may not be part of
-    /// a run.
+    /// Looks for a run if one is needed, and asks for the next step of a rewrite that is under way.
+    /// `stays`: what may not be part of a run.
     pub fn turn(
         &mut self,
         now: Now,
@@ -168,8 +175,9 @@ impl Rewriting {
 
     // ---- choosing
 
-    /// The longest run, at least two segments, whose unsettled records fit into one; the oldest of them. Nothing is in flight on its segments
-    /// but reads, and the last segment, which grows, is not among them.
+    /// The longest run, at least two segments, whose unsettled records fit into one; the oldest of
+    /// them. Nothing is in flight on its segments but reads, and the last segment, which grows, is
+    /// not among them.
     fn find_run(
         &self,
         segments: &Segments,
@@ -320,7 +328,8 @@ impl Rewriting {
                 Done::Durable(run.freed)
             }
             Err(errno) => {
-                // A later sync that succeeds would prove nothing. The old files stay: whatever the next start finds, all is there.
+                // A later sync that succeeds would prove nothing. The old files stay: whatever the
+                // next start finds, all is there.
                 troubles.fail(Trouble::Directory, run.last, errno);
                 self.ended = true;
                 Done::Step
@@ -352,7 +361,8 @@ impl Rewriting {
     }
 }
 
-/// Bytes that entries about parked records take in each segment, beside the records: their answers and ids.
+/// Bytes that entries about parked records take in each segment, beside the records: their answers
+/// and ids.
 fn bytes_aside(segments: &Segments, ledger: &Ledger) -> HashMap<SegmentNumber, u64> {
     let mut bytes = HashMap::new();
     for SaidIn { number, bytes: answer } in ledger.parked().filter_map(|(_, parked)| parked.said_in) {

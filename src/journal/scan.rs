@@ -1,5 +1,6 @@
-//! A walk along the log that brings back what lies behind the window. It belongs to its caller, who lends it the journal's owners for a
-//! step; it changes nothing of them but what it holds of the window, and the reads that keep a segment.
+//! A walk along the log that brings back what lies behind the window. It belongs to its caller, who
+//! lends it the journal's owners for a step; it changes nothing of them but what it holds of the
+//! window, and the reads that keep a segment.
 
 use super::RETRY_AFTER_NS;
 use super::format::{BlockHeader, ENTRY_HEADER_BYTES, Entries, Entry, Kind, Position, RecordPayload, round_up};
@@ -29,7 +30,8 @@ pub struct Scan {
     at: Position,
     /// The next block in the extent under the walk, which it holds.
     place: Option<Location>,
-    /// The extent of the last step, where the walk has left it: held until the next one, so that the caller can hold its records.
+    /// The extent of the last step, where the walk has left it: held until the next one, so that
+    /// the caller can hold its records.
     left: Option<u32>,
     /// Lower numbers were passed. Blocks that move while a walk is among them do not bring it back.
     seen_below: RecordNumber,
@@ -125,7 +127,8 @@ impl Scan {
         }
     }
 
-    /// Looks at the block at a place in memory; `None` where the walk leaves the extent without one.
+    /// Looks at the block at a place in memory; `None` where the walk leaves the extent without
+    /// one.
     fn look_in_memory(&mut self, log: &mut Log<'_>, place: Location, found: &mut Vec<Found>) -> Option<Step> {
         if let Some(bytes) = log.writer.open_bytes(log.window, place) {
             self.collect(log, place, bytes, found);
@@ -153,8 +156,9 @@ impl Scan {
             self.at = segment.first_position();
         }
         if let Some(place) = window.resident(self.at) {
-            // What is found may be held for long. The slots that are kept back must not be, not even the one that is being
-            // filled: without them there would be no room for the ids and marks that end the holding.
+            // What is found may be held for long. The slots that are kept back must not be, not
+            // even the one that is being filled: without them there would be no room for the ids
+            // and marks that end the holding.
             let place = if !window.extent(place.extent).is_in_slot() || window.has_room() {
                 Some(place)
             } else if writer.is_end(window, place) {
@@ -187,7 +191,8 @@ impl Scan {
         ControlFlow::Break(Step::Wait)
     }
 
-    /// A read is over: the walk goes on in what was read. What of it holds no block, if that is all that was found.
+    /// A read is over: the walk goes on in what was read. What of it holds no block, if that is all
+    /// that was found.
     pub(super) fn read_back(
         &mut self,
         now: Now,
@@ -289,7 +294,8 @@ impl Scan {
         run: &RangeInclusive<SegmentNumber>,
     ) {
         let at = self.place.map_or(self.at, |place| window.block_position(segments, place));
-        // A block that stayed in a failed segment can be in front of others in an extent that has not moved.
+        // A block that stayed in a failed segment can be in front of others in an extent that has
+        // not moved.
         let under = self.place.map(|place| place.extent).filter(|_| run.contains(&at.segment));
         let is_left = |extent: &u32| window.extent(*extent).moved || under == Some(*extent);
         let extents = [self.place.map(|place| place.extent), self.left].into_iter().flatten();

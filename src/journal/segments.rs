@@ -1,5 +1,6 @@
-//! The segments of the log: which there are, which one is filled, whose files are still to be made, synced or put aside. It counts
-//! what waits in each; it never knows what a record is, and touches no block memory.
+//! The segments of the log: which there are, which one is filled, whose files are still to be made,
+//! synced or put aside. It counts what waits in each; it never knows what a record is, and touches
+//! no block memory.
 
 mod freeing;
 mod making;
@@ -48,9 +49,11 @@ pub(super) struct Segments {
     making: Making,
     syncs: Syncs,
     freeing: Freeing,
-    /// A dense segment begins the log, but its name is not known to be durable: blocks must name what it stands for as the oldest.
+    /// A dense segment begins the log, but its name is not known to be durable: blocks must name
+    /// what it stands for as the oldest.
     oldest_kept: Option<RangeInclusive<SegmentNumber>>,
-    /// Records were settled or a segment was begun: there may be a run to rewrite that there was not.
+    /// Records were settled or a segment was begun: there may be a run to rewrite that there was
+    /// not.
     has_changed: bool,
 }
 
@@ -148,7 +151,8 @@ impl Segments {
         number >= self.first_own
     }
 
-    /// Whether the last segment belongs to this start and is not closed, so that blocks may go there.
+    /// Whether the last segment belongs to this start and is not closed, so that blocks may go
+    /// there.
     fn is_current_open(&self) -> bool {
         self.list.back().is_some_and(|segment| self.is_own(segment.number) && !segment.closed)
     }
@@ -160,7 +164,8 @@ impl Segments {
         self.list.len() + 1 >= self.max
     }
 
-    /// Whether more than three quarters of what segments may take is taken, with the one that is kept for ids and marks.
+    /// Whether more than three quarters of what segments may take is taken, with the one that is
+    /// kept for ids and marks.
     pub fn is_tight(&self) -> bool {
         4 * (self.list.len() + 1) > 3 * self.max
     }
@@ -191,8 +196,8 @@ impl Segments {
         }
     }
 
-    /// Counts a record out, which lies in a segment or near it: one that is read from a copy may have moved on since, or may have
-    /// stayed where its extent began.
+    /// Counts a record out, which lies in a segment or near it: one that is read from a copy may
+    /// have moved on since, or may have stayed where its extent began.
     pub fn settle(&mut self, number: RecordNumber, bytes: usize, near: SegmentNumber) {
         let index = self.index_from(near);
         let settled = self.list.iter_mut().skip(index).any(|segment| segment.settle(number, bytes))
@@ -208,7 +213,8 @@ impl Segments {
         self.has_changed = true;
     }
 
-    /// Counts a waiting record out of one of the segments from `from` on, from which it moves. `false` where it does not wait.
+    /// Counts a waiting record out of one of the segments from `from` on, from which it moves.
+    /// `false` where it does not wait.
     pub fn take_record(&mut self, number: RecordNumber, bytes: usize, from: SegmentNumber) -> bool {
         self.list.iter_mut().filter(|segment| segment.number >= from).any(|segment| segment.settle(number, bytes))
     }
@@ -243,7 +249,8 @@ impl Segments {
         self.find_mut(number).expect("unwritten segments stay").unwritten -= 1;
     }
 
-    /// Where the next slot of blocks goes; the log goes on in the segment that comes next where the last one is full.
+    /// Where the next slot of blocks goes; the log goes on in the segment that comes next where the
+    /// last one is full.
     pub fn next_place(
         &mut self,
         purpose: Purpose,
@@ -253,8 +260,9 @@ impl Segments {
         if self.is_current_open() {
             let segment = self.list.back().expect("open");
             if segment.end + slot_bytes <= self.segment_bytes {
-                // Records do not take the second half of a segment before the next one is ready: should that turn out to be
-                // impossible, there is room for the ids and marks that make old segments free.
+                // Records do not take the second half of a segment before the next one is ready:
+                // should that turn out to be impossible, there is room for the ids and marks that
+                // make old segments free.
                 let second_half = segment.end > self.segment_bytes / 2;
                 if purpose == Purpose::Intake && second_half && !self.making.is_next_ready() {
                     return Err(Full);
@@ -262,9 +270,9 @@ impl Segments {
                 return Ok(segment.end_position());
             }
         }
-        // Ids, marks and answers that park are never refused for want of segments: without them nothing would be delivered and
-        // become free again. They are bounded by the records that they are about, but the segments that they begin may go beyond
-        // the limit for a while.
+        // Ids, marks and answers that park are never refused for want of segments: without them
+        // nothing would be delivered and become free again. They are bounded by the records that
+        // they are about, but the segments that they begin may go beyond the limit for a while.
         if purpose == Purpose::Intake && (self.is_full() || !self.making.is_next_ready()) {
             return Err(Full);
         }
@@ -294,7 +302,8 @@ impl Segments {
 
     // ---- files are made
 
-    /// Asks for the next file that is missing. `ahead`: also for the segment that is to be begun next.
+    /// Asks for the next file that is missing. `ahead`: also for the segment that is to be begun
+    /// next.
     pub fn prepare(&mut self, now: Now, ahead: bool, ops: &mut Ops<'_>) {
         let Some(Named { number, nonce }) = self.making.ask(now, ahead) else { return };
         ops(Op::PrepareSegment {
@@ -346,8 +355,9 @@ impl Segments {
         self.find_mut(number).is_some_and(|failed| !std::mem::replace(&mut failed.failed, true))
     }
 
-    /// Ends the segments from one on, and those that failed. The blocks of the former from entry `first` on move; in each of them the
-    /// first one was at `moves_from`. How many waiting records of what is not known to be on disk (behind `watermark`) do not move.
+    /// Ends the segments from one on, and those that failed. The blocks of the former from entry
+    /// `first` on move; in each of them the first one was at `moves_from`. How many waiting records
+    /// of what is not known to be on disk (behind `watermark`) do not move.
     pub fn close(
         &mut self,
         from: Option<SegmentNumber>,
@@ -382,7 +392,8 @@ impl Segments {
         }
     }
 
-    /// Where so many blocks of `bytes` together go, the first entry of which is `first`. `room` bytes are kept for them.
+    /// Where so many blocks of `bytes` together go, the first entry of which is `first`. `room`
+    /// bytes are kept for them.
     pub fn place(&mut self, first: RecordNumber, blocks: u32, bytes: u32, room: u32) -> Position {
         let open = self.list.back().filter(|_| self.is_current_open());
         if open.is_none_or(|segment| segment.end + room > self.segment_bytes) {
@@ -395,8 +406,8 @@ impl Segments {
         at
     }
 
-    /// Segments of this start that have nothing on disk and nothing to wait for go at once: as long as the disk refuses there
-    /// would be more and more of them.
+    /// Segments of this start that have nothing on disk and nothing to wait for go at once: as long
+    /// as the disk refuses there would be more and more of them.
     pub fn drop_empty(&mut self, from: SegmentNumber) {
         let own = self.first_own;
         let empty = |segment: &Segment| {
@@ -446,8 +457,8 @@ impl Segments {
         self.syncs.under_way.is_some()
     }
 
-    /// A segment's writes are durable; up to where the log is, if that is further. What a failed segment may have lost no later sync
-    /// makes safe.
+    /// A segment's writes are durable; up to where the log is, if that is further. What a failed
+    /// segment may have lost no later sync makes safe.
     pub fn synced(&mut self, segment: SegmentNumber) -> Option<Position> {
         self.syncs.due.retain(|&other| other != segment);
         let is_unsafe = |other: &Segment| other.number <= segment && (other.closed || other.failed);
@@ -498,12 +509,14 @@ impl Segments {
 
     // ---- dense rewrites
 
-    /// Whether a segment may be part of a run that is rewritten: nothing is in flight on it but reads.
+    /// Whether a segment may be part of a run that is rewritten: nothing is in flight on it but
+    /// reads.
     pub fn is_at_rest(&self, segment: &Segment) -> bool {
         segment.unwritten == 0 && !self.syncs.due.contains(&segment.number) && self.is_file_ready(segment.number)
     }
 
-    /// A dense segment takes the place of a run, whose last number it has; the others, to be put aside later.
+    /// A dense segment takes the place of a run, whose last number it has; the others, to be put
+    /// aside later.
     pub fn replace(&mut self, run: &RangeInclusive<SegmentNumber>, dense: Segment) -> Vec<GivenUp> {
         let from = self.index_from(*run.start());
         let to = self.list.partition_point(|segment| segment.number <= *run.end());
@@ -527,11 +540,13 @@ impl Segments {
 
     // ---- invariants
 
-    /// Asserts that segments follow each other, count what waits in them, and that no number is in two places.
+    /// Asserts that segments follow each other, count what waits in them, and that no number is in
+    /// two places.
     pub fn check(&self) {
         for (one, next) in self.list.iter().zip(self.list.iter().skip(1)) {
             assert!(one.number < next.number, "segment {} is before {}", one.number, next.number);
-            // What an earlier start left torn can begin with a number that this start uses again, under another epoch.
+            // What an earlier start left torn can begin with a number that this start uses again,
+            // under another epoch.
             let falls = one.first_number > next.first_number && self.is_own(one.number);
             assert!(!falls, "numbers fall from segment {} on", one.number);
         }

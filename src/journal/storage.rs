@@ -1,5 +1,6 @@
-//! What the journal needs of a disk when it is opened and closed. The hot path does not come here: it writes by
-//! [`Op::Commit`](super::Op). Two implementations: a directory of the file system, and the simulator's disk.
+//! What the journal needs of a disk when it is opened and closed. The hot path does not come here:
+//! it writes by [`Op::Commit`](super::Op). Two implementations: a directory of the file system, and
+//! the simulator's disk.
 
 use super::BlockMemory;
 use crate::ground::SegmentNumber;
@@ -15,15 +16,16 @@ pub trait Storage {
     fn boot_id(&self) -> [u8; 16];
     /// 128 random bits from the operating system.
     fn random(&mut self) -> u128;
-    /// Size and alignment of a write that the device does whole, a power of two, at least 512; 4096 where unknown.
+    /// Size and alignment of a write that the device does whole, a power of two, at least 512; 4096
+    /// where unknown.
     fn physical_block(&self) -> u32;
 
     /// Numbers of the segment files, in any order. Spare files are not listed.
     fn segments(&mut self) -> io::Result<Vec<SegmentNumber>>;
     /// Reads a whole segment into `into`, which is cleared first.
     fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()>;
-    /// Writes in place, into a file that is made where there is none; durable after [`Storage::sync_segment`], its name after the
-    /// next [`Storage::write_epoch`].
+    /// Writes in place, into a file that is made where there is none; durable after
+    /// [`Storage::sync_segment`], its name after the next [`Storage::write_epoch`].
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()>;
     /// Makes a segment's writes durable.
     fn sync_segment(&mut self, segment: SegmentNumber) -> io::Result<()>;
@@ -43,13 +45,14 @@ pub trait Storage {
     fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile>;
     /// Removes a block file, if it is there.
     fn remove_blocks(&mut self, name: &str) -> io::Result<()>;
-    /// Removes what block files were made by starts that were killed before their epoch was written, so that no epoch names
-    /// them. `keep` is that of this start.
+    /// Removes what block files were made by starts that were killed before their epoch was
+    /// written, so that no epoch names them. `keep` is that of this start.
     fn remove_stray_blocks(&mut self, _keep: &str) -> io::Result<()> {
         Ok(())
     }
 
-    /// Leaves something outside of the directory, which no copy of the directory has with it. It is gone when the machine is started again.
+    /// Leaves something outside of the directory, which no copy of the directory has with it. It is
+    /// gone when the machine is started again.
     fn leave_token(&mut self, name: &str) -> io::Result<()> {
         self.create_blocks(Some(name), 4096).map(drop)
     }

@@ -1,4 +1,5 @@
-//! What is wrong with the disk, and what that means for records: said once when it begins, changes and ends.
+//! What is wrong with the disk, and what that means for records: said once when it begins, changes
+//! and ends.
 
 use crate::ground::SegmentNumber;
 

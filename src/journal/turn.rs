@@ -1,4 +1,5 @@
-//! The journal's turn (marks, seals, commits, segments made and freed), what its operations came to, and what must hold after it.
+//! The journal's turn (marks, seals, commits, segments made and freed), what its operations came
+//! to, and what must hold after it.
 
 use super::format::{Kind, Position, entry_bytes};
 use super::ledger::ORIGIN_ENTRY_BYTES_MAX;
@@ -24,8 +25,8 @@ const CHECKED_MAX: usize = 1_000;
 const CHECK_EVERY: u32 = 1_024;
 
 impl Journal {
-    /// Writes marks, seals what is due, and asks for commits, segments and frees. `waiting`: somebody waits for an
-    /// acknowledgement that needs the open block on disk.
+    /// Writes marks, seals what is due, and asks for commits, segments and frees. `waiting`:
+    /// somebody waits for an acknowledgement that needs the open block on disk.
     pub fn turn(&mut self, now: Now, waiting: bool, ops: &mut Ops<'_>) {
         if self.on_disk() {
             self.writer.age_taken_over(now);
@@ -160,8 +161,9 @@ impl Journal {
         self.moving.forget_committed(self.writer.committed());
     }
 
-    /// Gives up the oldest segments once they are settled. Their marks may lie in one that is given up with them, and files are
-    /// put aside in no order: so a block must first say, as safely as the level promises, where the log begins now.
+    /// Gives up the oldest segments once they are settled. Their marks may lie in one that is given
+    /// up with them, and files are put aside in no order: so a block must first say, as safely as
+    /// the level promises, where the log begins now.
     fn free(&mut self, now: Now, ops: &mut Ops<'_>) {
         for segment in self.segments.freeing().replaced() {
             self.window.forget_blocks(segment..=segment);
@@ -173,8 +175,8 @@ impl Journal {
         self.counters.journal_freed += segments.give_up_settled(needed);
         let Some(first) = self.segments.freeing().first_settled() else { return };
         if self.troubles.stop_intake() && self.durability() == Durability::Power {
-            // Nothing can be said before there is room again, and this is what makes room. One after the other, so that marks are
-            // not given up before what they settle.
+            // Nothing can be said before there is room again, and this is what makes room. One
+            // after the other, so that marks are not given up before what they settle.
             if !self.segments.freeing().is_held_back(now) && !self.window.holds_of(first) {
                 // With it goes what said that older ones are gone.
                 self.window.forget_blocks(SegmentNumber(0)..=first);
@@ -206,8 +208,8 @@ impl Journal {
 
     // ---- completions
 
-    /// An operation is over. `scan` is the walk of this journal. Where the records of a run of segments moved, all places in it are to
-    /// be forgotten: [`Moved`] tells.
+    /// An operation is over. `scan` is the walk of this journal. Where the records of a run of
+    /// segments moved, all places in it are to be forgotten: [`Moved`] tells.
     pub fn handle(&mut self, now: Now, scan: &mut Scan, completion: Completion) -> Option<Moved> {
         match completion {
             Completion::Committed { segment, offset, result } => {
@@ -275,8 +277,9 @@ impl Journal {
         self.troubles.fail(Trouble::Sync, segment, errno);
     }
 
-    /// A segment's file was put aside, or not. Mostly it does not matter: blocks say where the log begins. Where none could say so,
-    /// the file is still part of the log, and with the next one its marks would go, and a hole be left behind it.
+    /// A segment's file was put aside, or not. Mostly it does not matter: blocks say where the log
+    /// begins. Where none could say so, the file is still part of the log, and with the next one
+    /// its marks would go, and a hole be left behind it.
     fn handle_freed(&mut self, now: Now, segment: SegmentNumber, result: Result<(), i32>) {
         let is_there = result.is_err_and(|errno| errno != libc::ENOENT);
         self.segments.freeing().freed(segment, is_there, now.mono_ns + RETRY_AFTER_NS);
@@ -332,7 +335,8 @@ impl Journal {
 
     // ---- after a start
 
-    /// Takes over what recovery could not write, at its own place; where the disk has refused that, it moves at the first turn.
+    /// Takes over what recovery could not write, at its own place; where the disk has refused that,
+    /// it moves at the first turn.
     pub(super) fn take_over(&mut self, unwritten: Unwritten) {
         for blocks in &unwritten.slots {
             let (at, epoch_id) = (blocks[0].header.at, blocks[0].header.epoch_id);
@@ -373,8 +377,8 @@ impl Journal {
         }
     }
 
-    /// Asserts what always holds: of each owner by itself, and that what one counts another has. Called at the end of each turn in
-    /// debug builds.
+    /// Asserts what always holds: of each owner by itself, and that what one counts another has.
+    /// Called at the end of each turn in debug builds.
     ///
     /// # Panics
     /// Where something does not hold.

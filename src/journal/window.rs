@@ -1,9 +1,10 @@
-//! The window: block memory, and what is in it. It knows extents and their holders; it never knows which records wait, and asks
-//! for no operation.
+//! The window: block memory, and what is in it. It knows extents and their holders; it never knows
+//! which records wait, and asks for no operation.
 //!
-//! Memory is a fixed number of *extents*, each a slot of the block file that mirrors a piece of a segment, plus a few on the
-//! heap for what is read back. An extent stays while a block of it is unwritten or a record of it is held; nobody keeps a
-//! reference into one beyond a call. Its slot can change: what a failed segment did not take is copied for another one, see
+//! Memory is a fixed number of *extents*, each a slot of the block file that mirrors a piece of a
+//! segment, plus a few on the heap for what is read back. An extent stays while a block of it is
+//! unwritten or a record of it is held; nobody keeps a reference into one beyond a call. Its slot
+//! can change: what a failed segment did not take is copied for another one, see
 //! [`moving`](super::moving).
 
 use super::BlockFile;
@@ -70,7 +71,8 @@ pub(super) struct Extent {
     pub segment: SegmentNumber,
     /// Offset in the segment of the byte at `start`.
     pub base: u32,
-    /// Offset in memory from which on it mirrors the segment. Blocks before it lie in a segment that failed after them.
+    /// Offset in memory from which on it mirrors the segment. Blocks before it lie in a segment
+    /// that failed after them.
     pub start: u32,
     /// Behind its last whole block, in memory.
     pub end: u32,
@@ -128,7 +130,8 @@ impl InSlot {
     }
 }
 
-/// Owns block memory: its slots, the extents in them and on the heap, their holders, and which one is being filled.
+/// Owns block memory: its slots, the extents in them and on the heap, their holders, and which one
+/// is being filled.
 #[derive(Debug)]
 pub(super) struct Window {
     memory: BlockFile,
@@ -194,7 +197,8 @@ impl Window {
         self.heap_extents >= self.heap_extents_max()
     }
 
-    /// Slots that are never pinned by waiting records, so that intake and marks go on: a quarter, and the one that a move needs.
+    /// Slots that are never pinned by waiting records, so that intake and marks go on: a quarter,
+    /// and the one that a move needs.
     fn slots_kept_back(&self) -> usize {
         (self.slots as usize / 4).max(2) + 1
     }
@@ -335,14 +339,16 @@ impl Window {
         }
     }
 
-    /// A block up to an offset is sealed in the extent that is being filled. `is_unwritten`: it is to be written.
+    /// A block up to an offset is sealed in the extent that is being filled. `is_unwritten`: it is
+    /// to be written.
     pub fn seal(&mut self, end: u32, is_unwritten: bool) {
         let extent = &mut self.extents[self.current.expect("a block lies in the current extent") as usize];
         extent.end = end;
         extent.unwritten += u32::from(is_unwritten);
     }
 
-    /// Puts blocks that recovery could not write into a slot of their own, one behind the other; the place of the first.
+    /// Puts blocks that recovery could not write into a slot of their own, one behind the other;
+    /// the place of the first.
     pub fn take_over<'a>(&mut self, at: Position, epoch_id: u128, blocks: impl Iterator<Item = &'a [u8]>) -> Location {
         let slot = self.free_slots.pop().expect("the block file has room for them");
         let mut extent = Extent::new(at.segment, at.offset, epoch_id, Memory::Slot(slot));
@@ -361,7 +367,8 @@ impl Window {
         Location { extent: self.add(Extent { end, held: 1, ..place }), offset: 0 }
     }
 
-    /// Copies a slot's blocks from an offset on to the heap; where the copy begins. `open`: the block that is open there.
+    /// Copies a slot's blocks from an offset on to the heap; where the copy begins. `open`: the
+    /// block that is open there.
     pub fn copy_to_heap(&mut self, from: Location, open: Option<OpenPlace>) -> Option<Location> {
         if self.is_heap_full() {
             return None;
@@ -394,9 +401,11 @@ impl Window {
         if at.offset >= extent.start {
             return extent.position(at.offset);
         }
-        // Forgotten with the segment that it was in: what waited there was rewritten, and is looked for from the beginning.
+        // Forgotten with the segment that it was in: what waited there was rewritten, and is looked
+        // for from the beginning.
         let Some((header, _)) = BlockHeader::decode(self.bytes(at)) else { return Position::default() };
-        // What stayed in a failed segment may have been rewritten since: then it is looked for from its beginning.
+        // What stayed in a failed segment may have been rewritten since: then it is looked for from
+        // its beginning.
         let is_there = segments.find(header.at.segment).is_some_and(|segment| segment.nonce == header.nonce);
         if is_there { header.at } else { Position { offset: 0, ..header.at } }
     }
@@ -414,8 +423,8 @@ impl Window {
         found.map(|(index, extent)| Location { extent: index as u32, offset: extent.start + at.offset - extent.base })
     }
 
-    /// Bytes from a place in a segment to its end, or to the next block that is still to be written: of that one a read
-    /// would get a part.
+    /// Bytes from a place in a segment to its end, or to the next block that is still to be
+    /// written: of that one a read would get a part.
     pub fn written_behind(&self, at: Position, segment_end: u32) -> u32 {
         let unwritten = self.extents.iter().filter(|e| e.unwritten > 0 && e.segment == at.segment);
         let next = unwritten.map(|extent| extent.base).filter(|base| *base > at.offset).min();
@@ -437,8 +446,8 @@ impl Window {
         }
     }
 
-    /// Segments are given up without a word: what the block file still has of them must not pass for some whose files are to
-    /// come. All of it is on disk, or was freed.
+    /// Segments are given up without a word: what the block file still has of them must not pass
+    /// for some whose files are to come. All of it is on disk, or was freed.
     pub fn forget_blocks(&self, segments: RangeInclusive<SegmentNumber>) {
         for slot in 0..self.slots {
             let start = self.slot_offset(slot);
@@ -451,8 +460,8 @@ impl Window {
         }
     }
 
-    /// The sealed blocks in slots whose entries have numbers from `number` on, in their order. What a freed segment held is on
-    /// disk, and may be forgotten in memory.
+    /// The sealed blocks in slots whose entries have numbers from `number` on, in their order. What
+    /// a freed segment held is on disk, and may be forgotten in memory.
     pub fn blocks_from(&self, segments: &Segments, number: RecordNumber) -> Vec<InSlot> {
         let mut found = Vec::new();
         for (index, extent) in self.extents.iter().enumerate() {
@@ -474,8 +483,9 @@ impl Window {
         found
     }
 
-    /// Copies an extent to a free slot, from `piece` on as it is encoded for `at`. The last block comes first, and each is made
-    /// valid by its header. What lies before stays where it is on disk; here it is only looked at.
+    /// Copies an extent to a free slot, from `piece` on as it is encoded for `at`. The last block
+    /// comes first, and each is made valid by its header. What lies before stays where it is on
+    /// disk; here it is only looked at.
     pub fn copy_to_slot(
         &mut self,
         piece: &[InSlot],
@@ -531,7 +541,9 @@ impl Window {
             assert_eq!(extent.memory == Memory::None, free[index], "extent {index} is free and used: {extent:?}");
             let used = extent.held > 0 || extent.unwritten > 0 || self.current == Some(index as u32);
             assert_eq!(used, !free[index], "extent {index} is kept and of no use, or used and free: {extent:?}");
-            assert!(extent.start <= extent.end && extent.end <= self.block_bytes || free[index], "{extent:?}");
+            // What was read back is of blocks that may have been larger then.
+            let is_bounded = extent.end <= self.block_bytes || !extent.is_in_slot();
+            assert!(extent.start <= extent.end && is_bounded || free[index], "{extent:?}");
             assert!(extent.unwritten == 0 || extent.is_in_slot(), "blocks are written from slots: {extent:?}");
         }
         assert!(self.current.is_none_or(|current| self.extent(current).is_in_slot()), "filled, and not in a slot");

@@ -1,5 +1,6 @@
-//! The writer: entries become blocks, blocks are sealed, written in their order, and counted as committed. It knows how far the log
-//! is on disk; it never knows which records wait, and chooses no segment.
+//! The writer: entries become blocks, blocks are sealed, written in their order, and counted as
+//! committed. It knows how far the log is on disk; it never knows which records wait, and chooses
+//! no segment.
 
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_HEADER_BYTES, EntryHeader, Kind, Position, Seal, entry_bytes, round_up,
@@ -41,7 +42,8 @@ pub(super) struct Block {
     pub first_number: RecordNumber,
     /// Entries below this number are in this block or before it.
     pub end_number: RecordNumber,
-    /// When its first entry came; of what was taken over from an earlier start, when the first turn was.
+    /// When its first entry came; of what was taken over from an earlier start, when the first turn
+    /// was.
     pub opened_ns: Option<u64>,
 }
 
@@ -58,7 +60,8 @@ enum Write {
     Failed,
 }
 
-/// Owns the open block, the sealed ones and those in flight, the number that comes next, and how far all is written.
+/// Owns the open block, the sealed ones and those in flight, the number that comes next, and how
+/// far all is written.
 #[derive(Debug)]
 pub(super) struct Writer {
     durability: Durability,
@@ -77,7 +80,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// A log that goes on with an entry number; all before it is written, and durable up to `watermark`.
+    /// A log that goes on with an entry number; all before it is written, and durable up to
+    /// `watermark`.
     pub fn new(
         durability: Durability,
         epoch_id: u128,
@@ -250,8 +254,9 @@ impl Writer {
 
     // ---- when
 
-    /// When the open block is to be written though it is not full, `after_ns` behind its first entry. One that could not be
-    /// written yet is not due: what still comes goes into the same block.
+    /// When the open block is to be written though it is not full, `after_ns` behind its first
+    /// entry. One that could not be written yet is not due: what still comes goes into the same
+    /// block.
     pub fn seal_deadline_ns(&self, segments: &Segments, after_ns: u64) -> Option<u64> {
         let open = self.open.as_ref().filter(|open| open.entries > 0)?;
         let can_write = self.retry_ns.is_none() && segments.is_file_ready(open.header.at.segment);
@@ -325,8 +330,8 @@ impl Writer {
         self.end_write(at, Write::Failed);
     }
 
-    /// A block was written. Whether that moved on what is committed: a block counts once all before it are on disk, for should one
-    /// of them have to move, it moves, too.
+    /// A block was written. Whether that moved on what is committed: a block counts once all before
+    /// it are on disk, for should one of them have to move, it moves, too.
     pub fn committed_block(&mut self, at: Position, window: &mut Window, segments: &mut Segments) -> bool {
         self.end_write(at, Write::Done);
         let mut advanced = false;
@@ -379,7 +384,8 @@ impl Writer {
 
     // ---- invariants
 
-    /// Asserts that blocks lie where extents and segments say, follow each other, and are all counted there.
+    /// Asserts that blocks lie where extents and segments say, follow each other, and are all
+    /// counted there.
     pub fn check(&self, window: &Window, segments: &Segments) {
         assert!(self.in_flight.len() <= COMMITS_MAX, "{} commits in flight", self.in_flight.len());
         assert!(self.committed <= self.next_number, "{} committed of {}", self.committed, self.next_number);
@@ -389,7 +395,8 @@ impl Writer {
             // A start skips numbers behind what it takes over.
             assert!(end.is_none_or(|end| end <= block.first_number), "numbers fall before {block:?}");
             assert!(block.first_number < block.end_number && block.end_number <= self.next_number, "{block:?}");
-            // Below level `power` what was written and not synced can have to move, and is written once more.
+            // Below level `power` what was written and not synced can have to move, and is written
+            // once more.
             let is_new = block.first_number >= self.committed || self.durability != Durability::Power;
             assert!(is_new, "committed, and not written: {block:?}");
             end = Some(block.end_number);

@@ -1,5 +1,5 @@
-//! The connections and ports of a shard: which file each has, and whose it is. What an owner knows of a link lies in a table of
-//! that owner, by the same index.
+//! The connections and ports of a shard: which file each has, and whose it is. What an owner knows
+//! of a link lies in a table of that owner, by the same index.
 
 use super::{Fd, LinkId};
 
@@ -34,11 +34,14 @@ struct Link {
 // Ten thousand of them are looked at in turn.
 const _: () = assert!(size_of::<Link>() <= 16);
 
-/// Links by index, with the generations that tell stale ids. It gives indexes out and takes them back; it emits nothing.
+/// Links by index, with the generations that tell stale ids. It gives indexes out and takes them
+/// back; it emits nothing.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     links: Vec<Link>,
     free: Vec<u32>,
+    /// Links that are to be closed since this was last asked for.
+    ended: Vec<LinkId>,
 }
 
 impl Links {
@@ -87,11 +90,22 @@ impl Links {
         self.find_mut(id).expect("a link that is being opened").fd = Some(fd);
     }
 
-    /// It is to be closed: its file, if that is open. `None` where it is closed already, or being closed.
+    /// It is to be closed: its file, if that is open. `None` where it is closed already, or being
+    /// closed.
     pub fn begin_close(&mut self, id: LinkId) -> Option<Option<Fd>> {
         let link = self.find_mut(id).filter(|link| matches!(link.state, State::Open(_)))?;
         link.state = State::Closing;
-        Some(link.fd)
+        let fd = link.fd;
+        self.ended.push(id);
+        Some(fd)
+    }
+
+    /// Links of which nothing is to be known any more: their owners forget them.
+    pub fn take_ended(&mut self) -> Vec<LinkId> {
+        let mut ended = std::mem::take(&mut self.ended);
+        // One that was closed within the turn may be another one by now.
+        ended.retain(|id| self.find(*id).is_some());
+        ended
     }
 
     /// Frees an index whose file is closed, or was never opened.
@@ -127,8 +141,8 @@ impl Links {
     }
 }
 
-/// What one owner knows of its links, by their index. An entry stays until its link is [closed](super::Completion::Closed); whether it
-/// is still to be worked on, [`Links`] tell.
+/// What one owner knows of its links, by their index. An entry stays until the end of the turn in
+/// which its link is to be closed; whether it is still to be worked on, [`Links`] tell.
 #[derive(Debug)]
 pub(super) struct Table<T>(Vec<Option<Box<T>>>);
 
@@ -159,7 +173,7 @@ impl<T> Table<T> {
         self.0[id.index as usize].as_deref().expect("the link is of this table's kind")
     }
 
-    /// The link is closed: whatever it was, nothing is known of it any more.
+    /// The link is being closed, or is: whatever it was, nothing is known of it any more.
     pub fn forget(&mut self, id: LinkId) {
         if let Some(entry) = self.0.get_mut(id.index as usize) {
             *entry = None;

@@ -1,17 +1,20 @@
-//! The sans-IO conductor of all that one core does: it sees completions and `now`, and emits operations.
+//! The sans-IO conductor of all that one core does: it sees completions and `now`, and emits
+//! operations.
 //!
 //! ```text
 //!   machines ──► intake ──records──► store ──lanes──► delivery ──► the API
 //!                   ◄──what is durable──┘ ◄──settled──┘
 //! ```
 //!
-//! Three owners do the work, and none of them knows another but the store, which is lent to both sides:
-//! - [`intake`]: what machines send; it never sees an API.
-//! - [`store`]: every record between its journal and its answer; the only writer of a lane.
-//! - [`delivery`]: what leaves; it never sees a source.
+//! Three owners do the work, and none of them knows another but the store, which is lent to both
+//! sides:
+//! - `intake`: what machines send; it never sees an API.
+//! - `store`: every record between its journal and its answer; the only writer of a lane.
+//! - `delivery`: what leaves; it never sees a source.
 //!
-//! The shard gives each completion to its owner, keeps the order of a turn, and starts, drains and stops. What all owners write to
-//! (`turn`) is lent to one of them for one call: operations, `timer`s, `links`, counters.
+//! The shard gives each completion to its owner, keeps the order of a turn, and starts, drains and
+//! stops. What all owners write to (`turn`) is lent to one of them for one call: operations,
+//! `timer`s, `links`, counters.
 
 mod delivery;
 mod intake;
@@ -59,7 +62,8 @@ pub struct Setup {
     pub sources: Vec<SourceId>,
     /// Its own journal, then adopted ones.
     pub journals: Vec<Journal>,
-    /// Which core owns a `NAME@ADDRESS` with records from before the start; others are spread by hash.
+    /// Which core owns a `NAME@ADDRESS` with records from before the start; others are spread by
+    /// hash.
     pub owners: Arc<HashMap<String, CoreId>>,
     /// For jitter.
     pub seed: u64,
@@ -67,13 +71,14 @@ pub struct Setup {
     pub now: Now,
 }
 
-/// What takes the place of a shard's settings. Sources keep their ids; one that is removed is *retired*: it takes no more connections,
-/// those that it has are ended in order, its records are delivered. Its place is free for another source once [`Reloaded::in_use`] no
-/// longer names it. A source of which anything has changed is retired, and begins anew under another id.
+/// What takes the place of a shard's settings. Sources keep their ids; one that is removed is
+/// *retired*: it takes no more connections, those that it has are ended in order, its records are
+/// delivered. Its place is free for another source once [`Reloaded::in_use`] no longer names it. A
+/// source of which anything has changed is retired, and begins anew under another id.
 #[derive(Debug)]
 pub struct Reload {
-    /// The new settings. In [`Settings::sources`] every source that goes on, and every retired one that is still in use, stands where
-    /// it stood.
+    /// The new settings. In [`Settings::sources`] every source that goes on, and every retired one
+    /// that is still in use, stands where it stood.
     pub settings: Arc<Settings>,
     /// Sources to be retired, of all cores.
     pub retired: Vec<SourceId>,
@@ -100,7 +105,7 @@ struct Flush {
     given_up: bool,
 }
 
-/// All that one core owns: three owners, and what they share, which [`Turn`] lends as one.
+/// All that one core owns: three owners, and what they share, which `Turn` lends as one.
 pub struct Shard {
     intake: Intake,
     store: Store,
@@ -212,8 +217,9 @@ impl Shard {
         self.store.block_memory(journal)
     }
 
-    /// What connections to the API that begin from now on are made by; those that are open go on as they are. To be called before
-    /// [`Shard::start`] where a URL is `https`, and again when certificates or keys have changed.
+    /// What connections to the API that begin from now on are made by; those that are open go on as
+    /// they are. To be called before [`Shard::start`] where a URL is `https`, and again when
+    /// certificates or keys have changed.
     pub fn set_tls(&mut self, client: Option<tls::Client>) {
         self.delivery.set_tls(client);
     }
@@ -272,7 +278,8 @@ impl Shard {
             Completion::PortAppeared { source } => intake.handle_port_appeared(turn, source),
             Completion::Closed { link } => {
                 turn.links.remove(link);
-                delivery.link_closed(link);
+                intake.forget_link(link);
+                delivery.forget_link(link);
                 intake.link_closed(turn, link);
             }
             Completion::Journal { journal, completion } => return store.handle_journal(turn, journal, completion),
@@ -307,10 +314,11 @@ impl Shard {
 
     // ---- the turn
 
-    /// Ends a turn: what the completions made possible is done, operations are emitted. Also called when
-    /// [`Shard::next_deadline`] has passed.
+    /// Ends a turn: what the completions made possible is done, operations are emitted. Also called
+    /// when [`Shard::next_deadline`] has passed.
     pub fn turn(&mut self, now: Now) {
-        // Before the timers: one of them gives up machines that have waited for a commit for too long.
+        // Before the timers: one of them gives up machines that have waited for a commit for too
+        // long.
         let (mut turn, mut owners) = self.lend(now);
         owners.intake.release_durable(&turn, owners.store);
         owners.store.release_durable();
@@ -334,6 +342,10 @@ impl Shard {
         owners.delivery.dispatch(turn, owners.store);
         let waiting = owners.intake.awaits_durable();
         owners.store.end_turn(turn, waiting, flush);
+        for link in turn.links.take_ended() {
+            owners.intake.forget_link(link);
+            owners.delivery.forget_link(link);
+        }
         if cfg!(debug_assertions) {
             self.check(now);
         }
@@ -421,18 +433,21 @@ impl Shard {
         }
     }
 
-    /// Whether everything is closed, and on disk as far as it can be: those journals that are flushed may be closed.
+    /// Whether everything is closed, and on disk as far as it can be: those journals that are
+    /// flushed may be closed.
     pub fn is_stopped(&self) -> bool {
         let is_written = self.flush.given_up || self.store.is_flushed();
         self.phase == Phase::Stopping && self.links.len() == 0 && is_written
     }
 
-    /// Whether it has stopped though operations of a journal have not ended, and nobody waits for them any more.
+    /// Whether it has stopped though operations of a journal have not ended, and nobody waits for
+    /// them any more.
     pub fn has_given_up(&self) -> bool {
         self.flush.given_up
     }
 
-    /// A disk that refuses or hangs does not keep the gateway from its end: the block files keep what is not written.
+    /// A disk that refuses or hangs does not keep the gateway from its end: the block files keep
+    /// what is not written.
     fn check_flush(&mut self, now: Now) {
         let waited_ns = now.mono_ns - self.flush.since_ns;
         let refuses = self.store.is_in_trouble();
@@ -453,7 +468,9 @@ impl Shard {
         let Reload { settings, retired, started } = reload;
         let old = std::mem::replace(&mut self.settings, Arc::clone(&settings));
         let (mut turn, mut owners) = self.lend(now);
-        owners.intake.reload(&mut turn, owners.store, &old, (retired, started));
+        owners.intake.retire(&mut turn, owners.store, retired);
+        owners.admit(&mut turn);
+        owners.intake.reload(&mut turn, owners.store, &old, started);
         owners.delivery.recall(&mut turn, owners.store);
         owners.admit(&mut turn);
         let tried = owners.delivery.reload(&mut turn, owners.store, &settings);

@@ -1,13 +1,15 @@
-//! What the shard asks of the world ([`Op`]) and what it hears back ([`Completion`]). The data ring and the seeded
-//! simulator are the two drivers that carry one to the other.
+//! What the shard asks of the world ([`Op`]) and what it hears back ([`Completion`]). The data ring
+//! and the seeded simulator are the two drivers that carry one to the other.
 //!
 //! Contract of every driver:
-//! - [`Op`]s are carried out in the order in which they were emitted, as far as they concern the same link.
-//! - A multishot read that ends for want of buffers, or for any reason but the three of [`RecvEnd`], is armed again by the
-//!   driver; no byte is lost and the shard is not told.
-//! - A buffer moves into its operation and comes back in its completion. The driver keeps it alive until the kernel is done.
-//! - After [`Op::Close`] no completion of that link but [`Completion::Closed`] reaches the shard, and it comes exactly once;
-//!   until then the shard does not use the link's index again.
+//! - [`Op`]s are carried out in the order in which they were emitted, as far as they concern the
+//!   same link.
+//! - A multishot read that ends for want of buffers, or for any reason but the three of
+//!   [`RecvEnd`], is armed again by the driver; no byte is lost and the shard is not told.
+//! - A buffer moves into its operation and comes back in its completion. The driver keeps it alive
+//!   until the kernel is done.
+//! - After [`Op::Close`] no completion of that link but [`Completion::Closed`] reaches the shard,
+//!   and it comes exactly once; until then the shard does not use the link's index again.
 
 use crate::journal;
 use std::net::SocketAddr;
@@ -40,7 +42,8 @@ pub enum Readable {
 /// What the shard asks for.
 #[derive(Debug)]
 pub enum Op {
-    /// Accept connections on a source's listener until [`Op::PauseAccept`]; the driver bound it before intake.
+    /// Accept connections on a source's listener until [`Op::PauseAccept`]; the driver bound it
+    /// before intake.
     Accept {
         /// A `tcp_listen` or `http` source.
         source: SourceId,
@@ -81,7 +84,8 @@ pub enum Op {
         fd: Fd,
     },
     /// Cancel what is in flight, wait for it, close the file; answered by [`Completion::Closed`].
-    /// `fd` is `None` while an open or a connect is still under way: the file is then closed when it comes.
+    /// `fd` is `None` while an open or a connect is still under way: the file is then closed when
+    /// it comes.
     Close {
         /// The link.
         link: LinkId,
@@ -95,7 +99,8 @@ pub enum Op {
         /// Where to.
         to: Destination,
     },
-    /// Hand an accepted connection over to the core that owns its address; it arrives there as [`Completion::Accepted`].
+    /// Hand an accepted connection over to the core that owns its address; it arrives there as
+    /// [`Completion::Accepted`].
     HandOver {
         /// The listener's source.
         source: SourceId,
@@ -113,8 +118,9 @@ pub enum Op {
         /// A `serial` source.
         source: SourceId,
     },
-    /// Send XOFF (`hold`) or XON on a serial line, so that its machine waits or goes on (tcflow(3): `TCIOFF`, `TCION`). Nothing
-    /// is answered, and a failure is only logged: the tty's own flow control is in force, too.
+    /// Send XOFF (`hold`) or XON on a serial line, so that its machine waits or goes on (tcflow(3):
+    /// `TCIOFF`, `TCION`). Nothing is answered, and a failure is only logged: the tty's own flow
+    /// control is in force, too.
     HoldLine {
         /// The link.
         link: LinkId,
@@ -198,14 +204,16 @@ pub enum Completion<'a> {
         /// Its peer.
         peer: SocketAddr,
     },
-    /// Accepting ended with an errno (EMFILE, ENFILE, ENOMEM …); the shard decides when to try again.
+    /// Accepting ended with an errno (EMFILE, ENFILE, ENOMEM …); the shard decides when to try
+    /// again.
     AcceptFailed {
         /// The listener's source.
         source: SourceId,
         /// The errno.
         errno: i32,
     },
-    /// Bytes of a link, in one of the ring's buffers: valid during the call only, and free to be changed in place.
+    /// Bytes of a link, in one of the ring's buffers: valid during the call only, and free to be
+    /// changed in place.
     Received {
         /// The link.
         link: LinkId,

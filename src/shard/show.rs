@@ -10,7 +10,8 @@ impl Shard {
         self.terms
     }
 
-    /// The histograms alone, whose copy costs the same however many machines there are; call it between two turns.
+    /// The histograms alone, whose copy costs the same however many machines there are; call it
+    /// between two turns.
     pub fn stages(&self) -> &StageHistograms {
         &self.stages
     }

@@ -1,4 +1,5 @@
-//! Deadlines of a shard, on the monotonic clock. Entries are never removed: whoever is woken looks whether it is still due.
+//! Deadlines of a shard, on the monotonic clock. Entries are never removed: whoever is woken looks
+//! whether it is still due.
 
 use super::{ApiId, LaneId, LinkId, SourceId};
 use crate::delivery::Step;

@@ -28,7 +28,8 @@ impl Phase {
     }
 }
 
-/// The moment, the settings in force, and what every owner may write to. It owns nothing and decides nothing.
+/// The moment, the settings in force, and what every owner may write to. It owns nothing and
+/// decides nothing.
 pub(super) struct Turn<'a> {
     pub now: Now,
     pub settings: &'a Settings,
@@ -48,7 +49,8 @@ impl<'a> Turn<'a> {
         self.ops.push_back(op);
     }
 
-    /// Asks for a link to be closed. Its index is free again when [`Completion::Closed`](super::Completion::Closed) comes.
+    /// Asks for a link to be closed. Its index is free again when
+    /// [`Completion::Closed`](super::Completion::Closed) comes.
     pub fn close(&mut self, link: LinkId) {
         if let Some(fd) = self.links.begin_close(link) {
             self.ops.push_back(Op::Close { link, fd });

@@ -28,7 +28,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// The module that a file is, outermost first; none for `lib.rs` and `main.rs`, which stand above all modules.
+/// The module that a file is, outermost first; none for `lib.rs` and `main.rs`, which stand above
+/// all modules.
 pub fn module(file: &str) -> Vec<String> {
     let path = file.strip_suffix(".rs").expect("a source ends with .rs");
     let path = path.strip_suffix("/mod").unwrap_or(path);
@@ -60,7 +61,8 @@ pub fn arrows(sources: &[Source<'_>]) -> (Arrows, Vec<String>) {
     (arrows, wrong)
 }
 
-/// What the document forbids inside of one top-level module: lines `one::inner ↛ one::other, one::third`.
+/// What the document forbids inside of one top-level module: lines `one::inner ↛ one::other,
+/// one::third`.
 pub fn forbidden(document: &str) -> Vec<(Vec<String>, Vec<Vec<String>>)> {
     let parts = |path: &str| path.trim().split("::").map(str::to_owned).collect();
     let lines = document.lines().filter_map(|line| line.split_once(" ↛ "));
@@ -86,8 +88,8 @@ pub fn trespasses(sources: &[Source<'_>], forbidden: &[(Vec<String>, Vec<Vec<Str
     wrong
 }
 
-/// What modules call by a name of their own, as it is called where it stands: `pub use inner::Name` makes `module::Name` of it, and a
-/// private `use` does so for the modules inside.
+/// What modules call by a name of their own, as it is called where it stands: `pub use inner::Name`
+/// makes `module::Name` of it, and a private `use` does so for the modules inside.
 fn aliases(sources: &[Source<'_>]) -> BTreeMap<Vec<String>, Vec<String>> {
     let modules: BTreeSet<Vec<String>> = sources.iter().map(|(file, _)| module(file)).collect();
     let mut aliases = BTreeMap::new();
@@ -120,7 +122,8 @@ fn resolved(mut path: Vec<String>, aliases: &BTreeMap<Vec<String>, Vec<String>>)
     path
 }
 
-/// A path from the root of the crate, wherever it leads; `None` if it names a crate or something in the same module.
+/// A path from the root of the crate, wherever it leads; `None` if it names a crate or something in
+/// the same module.
 fn whole_path(of: &[String], path: &Named) -> Option<Vec<String>> {
     let first = path.parts.first()?.as_str();
     if matches!(first, "crate" | "ringest") {

@@ -1,5 +1,6 @@
-//! The arrows between the top-level modules are those of ARCHITECTURE.md, section Arrows, and below the engine nothing touches the
-//! world. The sources are read as text: what a module names is what it depends on, also in its tests.
+//! The arrows between the top-level modules are those of ARCHITECTURE.md, section Arrows, and below
+//! the engine nothing touches the world. The sources are read as text: what a module names is what
+//! it depends on, also in its tests.
 
 mod graph;
 mod planted;

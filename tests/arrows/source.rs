@@ -114,7 +114,8 @@ fn segments(tokens: &[(Token<'_>, usize)], mut at: usize, parts: &mut Vec<String
     at
 }
 
-/// Adds each leaf of a `use` tree that begins at `at`, behind what stands before its braces; where it ends.
+/// Adds each leaf of a `use` tree that begins at `at`, behind what stands before its braces; where
+/// it ends.
 fn leaves(tokens: &[(Token<'_>, usize)], mut at: usize, before: &[String], add: &mut impl FnMut(Vec<String>)) -> usize {
     let mut parts = before.to_vec();
     while let Some((token, _)) = tokens.get(at) {

@@ -1,10 +1,12 @@
-//! What no module below the engine may name: runtimes, clocks, threads, descriptors, files, sockets, the system's calls.
+//! What no module below the engine may name: runtimes, clocks, threads, descriptors, files,
+//! sockets, the system's calls.
 
 use crate::graph::{Source, module};
 use crate::source::named;
 use std::collections::BTreeSet;
 
-/// Crates and parts of them; what lies below one is meant, too. A module that holds one may not be named as a whole.
+/// Crates and parts of them; what lies below one is meant, too. A module that holds one may not be
+/// named as a whole.
 const WORLD: [&str; 25] = [
     "axum",
     "inotify",
@@ -43,7 +45,8 @@ pub struct Exception {
     pub why: &'static str,
 }
 
-/// What the modules of `below` name of the world, beyond the exceptions; and exceptions that nothing needs. Tests may name all of it.
+/// What the modules of `below` name of the world, beyond the exceptions; and exceptions that
+/// nothing needs. Tests may name all of it.
 pub fn findings(sources: &[Source<'_>], below: &BTreeSet<String>, exceptions: &[Exception]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut used = BTreeSet::new();

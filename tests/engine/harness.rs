@@ -235,6 +235,9 @@ impl Remote {
                             accept.send(fd.0).expect("the test goes on");
                             format!("connected {}.{}", link.index, link.generation)
                         }
+                        Completion::Connected { link, result: Err(error) } => {
+                            format!("not connected {}.{}: {error}", link.index, link.generation)
+                        }
                         Completion::PortOpened { link, result: Ok(fd) } => {
                             accept.send(fd.0).expect("the test goes on");
                             format!("opened {}.{}", link.index, link.generation)

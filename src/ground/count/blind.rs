@@ -1,4 +1,5 @@
-//! Counters that count nothing, in a build that only the bench makes, to measure what counting costs (feature `bench-blind`).
+//! Counters that count nothing, in a build that only the bench makes, to measure what counting
+//! costs (feature `bench-blind`).
 
 use serde::{Serialize, Serializer};
 use std::ops::AddAssign;

@@ -1,6 +1,8 @@
-//! What is counted and measured: the terms of the accounting identity, events, latencies, and what drivers count on a line.
+//! What is counted and measured: the terms of the accounting identity, events, latencies, and what
+//! drivers count on a line.
 //!
-//! A counter belongs to one thread, which adds to it. It never says when it was read: that is a snapshot's.
+//! A counter belongs to one thread, which adds to it. It never says when it was read: that is a
+//! snapshot's.
 
 #[cfg(feature = "bench-blind")]
 mod blind;
@@ -59,8 +61,8 @@ use blind::Count;
 
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ pub $name:ident: u64,)*) => {
-        /// Event counts since the process started. Each is a Prometheus counter of the same name with `ringest_` before
-        /// and `_total` behind; the comment is its help text.
+        /// Event counts since the process started. Each is a Prometheus counter of the same name
+        /// with `ringest_` before and `_total` behind; the comment is its help text.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
         pub struct Counters {
             $($(#[doc = $help])+ pub $name: Count,)*
@@ -89,7 +91,8 @@ counters! {
     pub cut_records: u64,
     /// Records rejected because they were longer than the limit.
     pub rejected_oversized: u64,
-    /// Records delivered without an end of their own: an idle gap cut them short, or the stream ended.
+    /// Records delivered without an end of their own: an idle gap cut them short, or the stream
+    /// ended.
     pub unended_records: u64,
     /// Records rejected because the stream ended inside them, or an idle gap cut them short.
     pub rejected_unfinished: u64,
@@ -119,13 +122,16 @@ counters! {
     pub http_refused: u64,
     /// HTTP requests answered with 503.
     pub http_unavailable: u64,
-    /// HTTP connections closed without an answer, since their records were not on disk after 30 s; they are delivered once they are.
+    /// HTTP connections closed without an answer, since their records were not on disk after 30 s;
+    /// they are delivered once they are.
     pub http_unanswered: u64,
     /// Requests sent to the API.
     pub api_requests: u64,
-    /// Requests to the API that were sent again on a new connection because a kept-alive one was stale.
+    /// Requests to the API that were sent again on a new connection because a kept-alive one was
+    /// stale.
     pub api_resent: u64,
-    /// Answers of the API that were no success, and requests without an answer; each leads to a retry.
+    /// Answers of the API that were no success, and requests without an answer; each leads to a
+    /// retry.
     pub api_failures: u64,
     /// Batches that were cut in halves, since they were refused.
     pub batch_splits: u64,
@@ -159,13 +165,15 @@ counters! {
     pub journal_read_backs: u64,
     /// Segments freed.
     pub journal_freed: u64,
-    /// Segments whose unsettled records were rewritten densely into one, so that the others could be freed.
+    /// Segments whose unsettled records were rewritten densely into one, so that the others could
+    /// be freed.
     pub journal_rewritten: u64,
     /// Errors of journal files.
     pub journal_errors: u64,
     /// Segments that were sealed for good after an error of a write or sync.
     pub journal_sealed: u64,
-    /// Waiting records that a loss of power may take, since their segment could not be synced and they had left memory.
+    /// Waiting records that a loss of power may take, since their segment could not be synced and
+    /// they had left memory.
     pub journal_unsafe_records: u64,
     /// Turns of the loop.
     pub turns: u64,

@@ -3,7 +3,8 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// A stage of a record's way. The clock is read once a turn of the loop, so what begins and ends in one turn has taken no time.
+/// A stage of a record's way. The clock is read once a turn of the loop, so what begins and ends in
+/// one turn has taken no time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -11,8 +12,8 @@ pub enum Stage {
     Frame,
     /// That read to the copy in the journal's block: no time, unless the journal had no room.
     Journaled,
-    /// The copy to committed; measured at level `power` only. Only HTTP machines' records wait for it: with the others it runs
-    /// beside the next stages.
+    /// The copy to committed; measured at level `power` only. Only HTTP machines' records wait for
+    /// it: with the others it runs beside the next stages.
     Durable,
     /// In the block to the id's answer, waiting in the lane included; with `[sequence]` only.
     Id,
@@ -51,7 +52,8 @@ impl Stage {
     }
 }
 
-/// One histogram a stage, in nanoseconds, 2 significant digits, up to an hour; longer is recorded as an hour.
+/// One histogram a stage, in nanoseconds, 2 significant digits, up to an hour; longer is recorded
+/// as an hour.
 #[derive(Debug, Clone)]
 pub struct StageHistograms([Histogram<u64>; Stage::ALL.len()]);
 

@@ -1,5 +1,6 @@
-//! Records that are kept aside: the API refuses them for good, and an operator decides. Nothing but a few bytes of each is in
-//! memory; the record itself stays in its segment, unsettled, and is read back when it is to be tried again.
+//! Records that are kept aside: the API refuses them for good, and an operator decides. Nothing but
+//! a few bytes of each is in memory; the record itself stays in its segment, unsettled, and is read
+//! back when it is to be tried again.
 
 use super::{Ledger, OriginRef};
 use crate::ground::RecordNumber;
@@ -41,7 +42,8 @@ pub struct Parked {
     pub id: Option<Box<str>>,
     /// Bytes of its entry.
     pub(in crate::journal) bytes: u32,
-    /// The entry that keeps it aside: older ones are of no more use. At level `memory` there is none.
+    /// The entry that keeps it aside: older ones are of no more use. At level `memory` there is
+    /// none.
     pub(in crate::journal) said_in: Option<SaidIn>,
     /// At level `memory` there is no other place for it.
     pub(in crate::journal) held: Option<Location>,

@@ -1,4 +1,5 @@
-//! A kill at any moment of a move, and in the middle of any of its writes to the block file: everything is found, once and in order.
+//! A kill at any moment of a move, and in the middle of any of its writes to the block file:
+//! everything is found, once and in order.
 
 use crate::config::Durability;
 use crate::ground::{Now, RecordNumber, SegmentNumber};

@@ -1,4 +1,5 @@
-//! Entries become the blocks of a densely rewritten segment. Pure: what is sealed is handed over, to be written.
+//! Entries become the blocks of a densely rewritten segment. Pure: what is sealed is handed over,
+//! to be written.
 
 use crate::ground::RecordNumber;
 use crate::journal::format::{
@@ -15,10 +16,11 @@ pub(super) struct DenseBlocks {
     /// Of the open block, or of the last one.
     header: BlockHeader,
     covers: u32,
-    /// Of the run's first entry: the first block says it, so that nothing seems to be missing before it.
+    /// Of the run's first entry: the first block says it, so that nothing seems to be missing
+    /// before it.
     first_number: Option<RecordNumber>,
-    /// How far the watermark of the epoch had come. Its first block says where that began: what older epochs have left behind is
-    /// judged by it.
+    /// How far the watermark of the epoch had come. Its first block says where that began: what
+    /// older epochs have left behind is judged by it.
     watermark: Option<Position>,
     physical: u32,
     block_bytes: u32,
@@ -49,7 +51,8 @@ impl DenseBlocks {
         }
     }
 
-    /// Entries to come are of this epoch, whose watermark had come so far: a block holds entries of one epoch.
+    /// Entries to come are of this epoch, whose watermark had come so far: a block holds entries of
+    /// one epoch.
     pub fn enter(&mut self, epoch_id: u128, watermark: Position) {
         match &mut self.watermark {
             Some(highest) if self.header.epoch_id == epoch_id => *highest = watermark.max(*highest),

@@ -24,8 +24,8 @@ pub(super) enum Step {
     GiveUp,
 }
 
-/// Owns what was read and kept of a run. More fields than most: each is something that a run is or has come to, and it lives for one
-/// rewrite only.
+/// Owns what was read and kept of a run. More fields than most: each is something that a run is or
+/// has come to, and it lives for one rewrite only.
 #[derive(Debug)]
 pub(super) struct Run {
     pub first: SegmentNumber,
@@ -68,7 +68,8 @@ impl Run {
             oldest_segment: if before.is_none() { last.number } else { segments.oldest_named() },
             dense: None,
         };
-        // All numbers back to the segment that stays: a file of one that was given up may not be gone yet.
+        // All numbers back to the segment that stays: a file of one that was given up may not be
+        // gone yet.
         let covers = last.number.0 - before.map_or(first.number, SegmentNumber::next).0;
         let covers = u32::try_from(covers).unwrap_or(u32::MAX);
         Self {
@@ -188,7 +189,8 @@ impl Run {
         let Entry { header, payload, .. } = *entry;
         self.last_number = self.last_number.max(header.number);
         match header.kind {
-            // After a loss of power a later segment may have records of an origin, and not its definition.
+            // After a loss of power a later segment may have records of an origin, and not its
+            // definition.
             Kind::Origin => self.copy_origin(ledger, u32_at(payload, 0), header.number),
             Kind::Record => {
                 let holder = segments.holder(header.number).filter(|holder| holder.number == source.number);
@@ -207,7 +209,8 @@ impl Run {
                 if header.kind == Kind::Parked && ledger.parked_record(number).is_none_or(is_said_again) {
                     return Ok(());
                 }
-                // A loss of power may bring a record back that was delivered meanwhile: if its entry is still there, its id must be.
+                // A loss of power may bring a record back that was delivered meanwhile: if its
+                // entry is still there, its id must be.
                 let kept = self.numbers.binary_search(&number).is_ok() || self.is_older(segments, number);
                 match kept || segments.holder(number).is_some_and(|holder| holder.is_waiting(number)) {
                     true => self.out.push(header, &[payload]),

@@ -1,4 +1,5 @@
-//! Segments of which nothing is needed: whose files are still there, and in which order they may go.
+//! Segments of which nothing is needed: whose files are still there, and in which order they may
+//! go.
 
 use super::Segment;
 use crate::ground::{Now, RecordNumber, SegmentNumber};
@@ -90,7 +91,8 @@ impl Freeing {
         self.alone.map(GivenUp::op).into_iter().for_each(ops);
     }
 
-    /// The entry from which on blocks name the segment where the log begins now, if one was written for these.
+    /// The entry from which on blocks name the segment where the log begins now, if one was written
+    /// for these.
     pub fn beginning_said(&self) -> Option<RecordNumber> {
         self.beginning_said
     }
@@ -100,13 +102,15 @@ impl Freeing {
         self.beginning_said = Some(number);
     }
 
-    /// Frees all settled segments: the beginning of the log is known, as safely as the level promises.
+    /// Frees all settled segments: the beginning of the log is known, as safely as the level
+    /// promises.
     pub fn free_settled(&mut self, ops: &mut Ops<'_>) {
         self.retry_ns = None;
         self.settled.drain(..).map(GivenUp::op).for_each(ops);
     }
 
-    /// A segment's file was put aside, or not: of one that was freed alone that matters, and it is tried again then.
+    /// A segment's file was put aside, or not: of one that was freed alone that matters, and it is
+    /// tried again then.
     pub fn freed(&mut self, segment: SegmentNumber, is_there: bool, again_ns: u64) {
         let Some(freed) = self.alone.take_if(|freed| freed.segment == segment) else { return };
         if is_there {

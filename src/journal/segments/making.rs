@@ -1,6 +1,7 @@
-//! Segments whose files are to be made. Number and nonce are chosen when a segment is wanted, so that blocks can be built for it
-//! before its file is there: ids and marks go on while a disk is full or refuses, and are committed when it is ready. Records
-//! are taken only into a segment that is ready, and only while the next one is no reason for worry.
+//! Segments whose files are to be made. Number and nonce are chosen when a segment is wanted, so
+//! that blocks can be built for it before its file is there: ids and marks go on while a disk is
+//! full or refuses, and are committed when it is ready. Records are taken only into a segment that
+//! is ready, and only while the next one is no reason for worry.
 
 use super::RETRY_AFTER_NS;
 use crate::ground::{Now, SegmentNumber};
@@ -36,7 +37,8 @@ pub(super) struct Named {
     pub nonce: u64,
 }
 
-/// Owns segments whose files are not ready, begun or not, and the one that is ready and not begun; in order.
+/// Owns segments whose files are not ready, begun or not, and the one that is ready and not begun;
+/// in order.
 #[derive(Debug)]
 pub(super) struct Making {
     next: SegmentNumber,
@@ -94,7 +96,8 @@ impl Making {
         named
     }
 
-    /// The next file that is missing, if it is to be asked for now. `ahead`: also for the segment that is to be begun next.
+    /// The next file that is missing, if it is to be asked for now. `ahead`: also for the segment
+    /// that is to be begun next.
     pub fn ask(&mut self, now: Now, ahead: bool) -> Option<Named> {
         if ahead && self.next().is_none() {
             self.want();
@@ -127,10 +130,9 @@ impl Making {
     /// A segment of which nothing is of any use any more; `false` where its file is there.
     pub fn forget(&mut self, segment: SegmentNumber) -> bool {
         let Some(index) = self.coming.iter().position(|coming| coming.number == segment) else { return false };
-        if self.coming[index].file == File::Asked {
-            self.coming[index].file = File::Unwanted;
-        } else {
-            self.coming.remove(index);
+        match self.coming[index].file {
+            File::Asked | File::Unwanted => self.coming[index].file = File::Unwanted,
+            File::Wanted { .. } | File::Ready => drop(self.coming.remove(index)),
         }
         true
     }

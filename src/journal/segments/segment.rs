@@ -1,17 +1,20 @@
-//! What is known in memory of one segment file: its life, how far it is written, which of its records are settled.
-//! One bit for each entry, so that memory does not grow with the records that wait on disk.
+//! What is known in memory of one segment file: its life, how far it is written, which of its
+//! records are settled. One bit for each entry, so that memory does not grow with the records that
+//! wait on disk.
 
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::format::Position;
 
-/// A segment of the log. Others read it; recovery builds it, and from then on [`Segments`](super::Segments) alone changes it.
+/// A segment of the log. Others read it; recovery builds it, and from then on
+/// [`Segments`](super::Segments) alone changes it.
 #[derive(Debug)]
 pub(in crate::journal) struct Segment {
     pub number: SegmentNumber,
     pub nonce: u64,
     /// Unit of its blocks: a directory can move to a disk with another.
     pub physical: u32,
-    /// Where its first block begins: behind the header, but where a kill came while blocks were moved here, the last ones first.
+    /// Where its first block begins: behind the header, but where a kill came while blocks were
+    /// moved here, the last ones first.
     pub start: u32,
     /// Size of its largest block, where that was written by an earlier start.
     pub block_bytes: u32,
@@ -31,9 +34,11 @@ pub(in crate::journal) struct Segment {
     pub unsettled: u64,
     /// Bytes of their entries.
     pub live_bytes: u64,
-    /// Records still to be delivered: a bit for each entry number from `first_number`, or for each of `listed`.
+    /// Records still to be delivered: a bit for each entry number from `first_number`, or for each
+    /// of `listed`.
     waiting: Bits,
-    /// Of a densely rewritten segment: the numbers of all of its records, in order. They are few and far between.
+    /// Of a densely rewritten segment: the numbers of all of its records, in order. They are few
+    /// and far between.
     listed: Option<Box<[RecordNumber]>>,
 }
 
@@ -94,7 +99,8 @@ impl Segment {
         self.bit(number).is_some_and(|bit| self.waiting.contains(bit))
     }
 
-    /// Whether a record of this number may lie here, settled or not, if it lies in no later segment.
+    /// Whether a record of this number may lie here, settled or not, if it lies in no later
+    /// segment.
     pub fn may_hold(&self, number: RecordNumber) -> bool {
         self.bit(number).is_some()
     }
@@ -144,7 +150,8 @@ impl Bits {
     }
 }
 
-/// A set of numbers spread over a wide range but dense where they are: settled records, while a journal is recovered.
+/// A set of numbers spread over a wide range but dense where they are: settled records, while a
+/// journal is recovered.
 #[derive(Debug, Default)]
 pub(in crate::journal) struct SparseBits(std::collections::HashMap<u64, Box<[u64; 64]>>);
 

@@ -1,5 +1,5 @@
-//! What the service's answers lead to: a record is settled, its lane tries again later, its step is held back for all lanes, or it is
-//! kept aside.
+//! What the service's answers lead to: a record is settled, its lane tries again later, its step is
+//! held back for all lanes, or it is kept aside.
 
 use super::Lent;
 use super::connection::ApiLink;
@@ -15,10 +15,12 @@ use crate::shard::store::{Member, Refusal, State};
 
 /// The largest answer of an id step that is looked at.
 const ID_BODY_BYTES_MAX: usize = 64 * 1024;
-/// The largest answer that is looked at and may show a record: one of the largest size, with every byte escaped, fits in.
+/// The largest answer that is looked at and may show a record: one of the largest size, with every
+/// byte escaped, fits in.
 const RECORD_BODY_BYTES_MAX: usize = 512 * 1024;
 
-/// Why a connection must close after an answer, and whether what is in flight may be sent again at once.
+/// Why a connection must close after an answer, and whether what is in flight may be sent again at
+/// once.
 pub(super) type End = (Loss, bool);
 
 impl Dispatcher {
@@ -60,7 +62,8 @@ impl Dispatcher {
         }
     }
 
-    /// Nothing follows on a connection. `is_whole`: nothing was cut off either, so that an answer may end here.
+    /// Nothing follows on a connection. `is_whole`: nothing was cut off either, so that an answer
+    /// may end here.
     pub(super) fn answers_ended(
         &mut self,
         lent: &mut Lent<'_, '_>,
@@ -137,13 +140,15 @@ impl Dispatcher {
             Step::Confirm => self.confirm_answered(lent, conn.api, request, &connection.body),
         }
         if request.status >= 300 && connection.sending && connection.in_flight.is_empty() {
-            // It need not read the rest of what it has refused, so that would never end (RFC 9112 section 9.5).
+            // It need not read the rest of what it has refused, so that would never end (RFC 9112
+            // section 9.5).
             return Some((Loss::Early, false));
         }
         (!reusable).then_some((Loss::Closed, true))
     }
 
-    /// The oldest request's answer is longer than what is looked at: its connection closes, and what was sent behind it goes again.
+    /// The oldest request's answer is longer than what is looked at: its connection closes, and
+    /// what was sent behind it goes again.
     fn answer_too_long(&mut self, lent: &mut Lent<'_, '_>, conn: &mut ApiLink, bytes_max: usize) -> End {
         let request = conn.connection.in_flight.pop_front().expect("an answer has its request");
         conn.connection.answered += 1; // the others may go again at once
@@ -165,7 +170,8 @@ impl Dispatcher {
         self.outbox.step_worked(lent.turn, lent.store, step);
     }
 
-    /// Whether the whole answer of a record step shows the record's id, where that is what success means.
+    /// Whether the whole answer of a record step shows the record's id, where that is what success
+    /// means.
     fn shows_id(&mut self, lent: &mut Lent<'_, '_>, request: &mut InFlight, body: &[u8]) -> bool {
         let deliver = lent.rules.deliver();
         let Some(pointer) = &deliver.answer_id_at else { return false };
@@ -217,7 +223,8 @@ impl Dispatcher {
         // Whoever asked does not ask again before its own record.
         lent.store.lane_mut(request.lane).was_granted(now.mono_ns);
         self.list(lent, request.lane, false);
-        // As many lanes go on as ids were granted, so that no grant has to look at all that wait. If there are more, one of them asks.
+        // As many lanes go on as ids were granted, so that no grant has to look at all that wait.
+        // If there are more, one of them asks.
         while granted > 0 || !self.leases.is_asked_for() {
             let Some(lane) = self.leases.pop_waiting() else { return };
             self.admit(lent, lane);
@@ -282,7 +289,8 @@ impl Dispatcher {
         self.attempt_failed(lent, api, request, (Problem::Answered { status, step, advice }, reaction));
     }
 
-    /// An answer that refuses the record itself: it is tried again some times, then kept aside, and the next ones go on.
+    /// An answer that refuses the record itself: it is tried again some times, then kept aside, and
+    /// the next ones go on.
     fn refuse_record(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
         lent.turn.counters.api_refusals += 1;
         self.step_worked(lent, Step::Record);
@@ -318,7 +326,8 @@ impl Dispatcher {
                 self.delivered(lent, lane);
                 self.outbox.worked(lent.turn.now, api);
             }
-            // It has nothing there. If it says so again and again, the path or the id is wrong, and an operator must look.
+            // It has nothing there. If it says so again and again, the path or the id is wrong, and
+            // an operator must look.
             _ if status == 404 && may_try => {
                 lent.store.lane_mut(lane).set_step(Step::Record);
                 self.step_worked(lent, Step::Confirm);
@@ -335,8 +344,9 @@ impl Dispatcher {
         }
     }
 
-    /// An answer that is longer than what is looked at, so that nothing is known of the record: it is tried again some times, then kept
-    /// aside. Where no other record arrives either, it is not the record's fault, and all wait.
+    /// An answer that is longer than what is looked at, so that nothing is known of the record: it
+    /// is tried again some times, then kept aside. Where no other record arrives either, it is not
+    /// the record's fault, and all wait.
     fn answer_unread(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8], bytes_max: usize) {
         let InFlight { status, step, lane, .. } = request;
         lent.turn.counters.api_refusals += 1;
@@ -376,7 +386,8 @@ impl Dispatcher {
         self.first_is_gone(lent, lane);
     }
 
-    /// An attempt failed without an answer, or with one that cannot be used: the lane tries again later.
+    /// An attempt failed without an answer, or with one that cannot be used: the lane tries again
+    /// later.
     pub(super) fn failed(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, problem: Problem) {
         self.attempt_failed(lent, api, request, (problem, Reaction::Retry));
     }
@@ -406,8 +417,9 @@ impl Dispatcher {
         self.list(lent, lane, false);
     }
 
-    /// Counts a failure of a batch. After some in a row one of its records may be what the service fails by, and all that are with it
-    /// would wait for ever. A service that says it is busy speaks of itself, unless it takes others meanwhile.
+    /// Counts a failure of a batch. After some in a row one of its records may be what the service
+    /// fails by, and all that are with it would wait for ever. A service that says it is busy
+    /// speaks of itself, unless it takes others meanwhile.
     fn is_to_be_cut(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: &InFlight, reaction: Reaction) -> bool {
         let Some(batch) = lent.rules.batch() else { return false };
         // Too many requests: half of the batch in each would be more of them.
@@ -419,7 +431,8 @@ impl Dispatcher {
         lent.store.lane_mut(request.lane).tries_mut().count_failure(counts) >= batch.failures
     }
 
-    /// Whether records of other lanes have arrived since the first record of this one began to fail, or the batch that it carries.
+    /// Whether records of other lanes have arrived since the first record of this one began to
+    /// fail, or the batch that it carries.
     fn fails_while_others_arrive(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, lane: LaneId) -> bool {
         let now_ns = lent.turn.now.mono_ns;
         let since_ns = lent.store.lane_mut(lane).tries_mut().failing_since(now_ns);

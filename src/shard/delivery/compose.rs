@@ -1,8 +1,9 @@
 //! Requests as they are sent: the key and the body of one record, or of many.
 //!
-//! Many records go in one request, of many lanes, and of each lane in order. The lane that a batch was begun for *carries* it through all
-//! that can happen to a request; the others stand still until it is settled. A batch without an answer is sent again as it is, under
-//! its key: what was sent in it is never mixed anew before its answer.
+//! Many records go in one request, of many lanes, and of each lane in order. The lane that a batch
+//! was begun for *carries* it through all that can happen to a request; the others stand still
+//! until it is settled. A batch without an answer is sent again as it is, under its key: what was
+//! sent in it is never mixed anew before its answer.
 
 use super::Lent;
 use super::lease::{Claim, Leases};
@@ -41,7 +42,8 @@ pub(super) struct Composer {
     pub body: Vec<u8>,
 }
 
-/// Gives a lane's first record an id, if it needs one and there is one; else the lane is listed where it gets one.
+/// Gives a lane's first record an id, if it needs one and there is one; else the lane is listed
+/// where it gets one.
 pub(super) fn claim_id(outbox: &mut Outbox, leases: &mut Leases, lent: &mut Lent<'_, '_>, lane: LaneId) -> bool {
     let Lent { turn, store, rules, .. } = lent;
     match leases.claim(turn.now, store, lane) {
@@ -63,7 +65,8 @@ impl Composer {
         store.record(lane, 0).0.write_key(store.core_of(lane), &mut self.key);
     }
 
-    /// Puts a lane's first record into the body, its key into the key; `false` if its data was not valid UTF-8 where that is wanted.
+    /// Puts a lane's first record into the body, its key into the key; `false` if its data was not
+    /// valid UTF-8 where that is wanted.
     pub fn write_first(&mut self, lent: &Lent<'_, '_>, lane: &Lane) -> bool {
         let (record, origin) = lent.store.record(lane, 0);
         self.key.clear();
@@ -79,7 +82,8 @@ impl Composer {
         !lent.rules.template.render(&fields, &mut self.body).lossy
     }
 
-    /// Puts the records of a batch into the body, the key of it into the key. `false` if the lane has no record to send after all.
+    /// Puts the records of a batch into the body, the key of it into the key. `false` if the lane
+    /// has no record to send after all.
     pub fn write_batch(
         &mut self,
         outbox: &mut Outbox,
@@ -178,8 +182,8 @@ impl Composer {
         members
     }
 
-    /// Appends so many of a lane's first records to the body, or fewer: as many as may go, have ids and fit in. `again`: all of them
-    /// were sent before.
+    /// Appends so many of a lane's first records to the body, or fewer: as many as may go, have ids
+    /// and fit in. `again`: all of them were sent before.
     fn add_records(
         &mut self,
         outbox: &mut Outbox,
@@ -228,7 +232,8 @@ impl Composer {
             if !is_array {
                 self.body.push(b'\n');
             }
-            // The first one of all goes whatever its size is; before it there is at most what stands around.
+            // The first one of all goes whatever its size is; before it there is at most what
+            // stands around.
             if !again && self.body.len() > bytes_max && !composition.is_empty() {
                 self.body.truncate(before);
                 return place;
@@ -241,7 +246,8 @@ impl Composer {
     }
 }
 
-/// Whether a lane was taken from the list for a batch, found no room in it, and is on no other list since.
+/// Whether a lane was taken from the list for a batch, found no room in it, and is on no other list
+/// since.
 fn is_ready_as_it_was(lane: &Lane) -> bool {
     lane.state() == State::Ready && lane.step() == Step::Record
 }

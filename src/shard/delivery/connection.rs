@@ -8,8 +8,8 @@ use crate::ground::ApiId;
 use crate::shard::op::RecvEnd;
 use std::rc::Rc;
 
-/// The configuration by which a connection's requests were sent, where that is not the present one. It takes no others until they are
-/// answered.
+/// The configuration by which a connection's requests were sent, where that is not the present one.
+/// It takes no others until they are answered.
 #[derive(Debug, Clone)]
 pub(super) struct Earlier {
     pub rules: Rc<Rules>,

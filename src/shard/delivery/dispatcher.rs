@@ -1,9 +1,9 @@
-//! Where it is decided which lane is sent next, and what becomes of it: lanes come here when they are woken, and when a request of theirs
-//! has come to something.
+//! Where it is decided which lane is sent next, and what becomes of it: lanes come here when they
+//! are woken, and when a request of theirs has come to something.
 //!
 //! A dispatcher stands apart from the delivery so that one connection can be lent to it beside all
-//! else ([`Lent`]). Its methods stand in three files, by what they answer to: here the lanes and the
-//! connections' ends, in `answer` what the service says, in `secure` what TLS says.
+//! else ([`Lent`]). Its methods stand in three files, by what they answer to: here the lanes and
+//! the connections' ends, in `answer` what the service says, in `secure` what TLS says.
 
 use super::Lent;
 use super::compose::{Composer, claim_id};
@@ -84,24 +84,29 @@ impl Dispatcher {
         lent.store.back_off(lent.turn, lane, lent.rules.retry());
     }
 
-    /// Between two changes of the configuration there is nothing to fit.
+    /// Between two changes of the configuration there is nothing to fit, but for a batch that was
+    /// put together when records had no ids and has waited for one since.
     fn fit_if_changed(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
         if !lent.is_by_present_rules() {
             fit(self, lent, lane);
+        } else if lent.store.lane(lane).company().is_carrier() && !Self::batch_has_ids(lent, lane) {
+            self.dissolve_batch(lent, lane);
         }
     }
 
     // ---- batches
 
-    /// Batches are not configured any more, or this one cannot be sent as it is: each lane goes on by itself.
+    /// Batches are not configured any more, or this one cannot be sent as it is: each lane goes on
+    /// by itself.
     pub(super) fn dissolve_batch(&mut self, lent: &mut Lent<'_, '_>, carrier: LaneId) {
         for member in lent.store.lane_mut(carrier).take_batch().into_iter().flatten().skip(1) {
             self.admit(lent, member.lane);
         }
     }
 
-    /// A batch was refused, or has failed again and again: its halves, which share no lane, go on their own ways, and so on, until a
-    /// record that is alone is dealt with as a record. `false` where the lane carries none.
+    /// A batch was refused, or has failed again and again: its halves, which share no lane, go on
+    /// their own ways, and so on, until a record that is alone is dealt with as a record. `false`
+    /// where the lane carries none.
     pub(super) fn split_batch(&mut self, lent: &mut Lent<'_, '_>, carrier: LaneId) -> bool {
         let Some(members) = lent.store.lane_mut(carrier).take_batch() else { return false };
         lent.turn.counters.batch_splits += 1;
@@ -111,8 +116,9 @@ impl Dispatcher {
         for Member { lane, records } in members {
             match left {
                 0 => behind.push(Member { lane, records }),
-                // What is left of a lane that is cut waits for its front, and is suspect once that is fine. Not so what an earlier cut left
-                // behind it: that batch was refused for a record of this one.
+                // What is left of a lane that is cut waits for its front, and is suspect once that
+                // is fine. Not so what an earlier cut left behind it: that batch was refused for a
+                // record of this one.
                 _ => {
                     if records > left {
                         lent.store.lane_mut(lane).part_behind(records - left);
@@ -142,7 +148,8 @@ impl Dispatcher {
         !lent.rules.has_ids() || lent.store.lane(carrier).company().batch().into_iter().flatten().all(covers)
     }
 
-    /// When a batch that is not full is sent all the same; `None` where nothing is to be waited for.
+    /// When a batch that is not full is sent all the same; `None` where nothing is to be waited
+    /// for.
     pub fn batch_due_ns(&self, store: &Store, rules: &Rules) -> Option<u64> {
         let batch = rules.batch().filter(|batch| !batch.wait.is_zero())?;
         let ready = &self.outbox.api(self.outbox.record_api()).ready;
@@ -219,7 +226,8 @@ impl Dispatcher {
         self.outbox.api_mut(api).in_flight += 1;
     }
 
-    /// Sees to the ids of what is sent next, and puts a batch together; whether there is something to send.
+    /// Sees to the ids of what is sent next, and puts a batch together; whether there is something
+    /// to send.
     fn prepare_record(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId, is_batched: bool) -> bool {
         // Where the configuration has changed, ids may be needed that were not.
         let is_carrier = lent.store.lane(lane).company().is_carrier();
@@ -260,7 +268,8 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a connection takes no requests: answers to earlier ones are still to come, or it leads to where nothing is sent any more.
+    /// Whether a connection takes no requests: answers to earlier ones are still to come, or it
+    /// leads to where nothing is sent any more.
     fn is_left(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) -> bool {
         if conn.earlier.is_none() {
             return false;
@@ -304,13 +313,15 @@ impl Dispatcher {
             Err(errno) if !conn.connection.open => {
                 self.handshake_failed(lent, link, conn, HandshakeFault::Sending { errno });
             }
-            // What was received before is read first: it can be the answer. The read ends then, or the deadline comes.
+            // What was received before is read first: it can be the answer. The read ends then, or
+            // the deadline comes.
             Err(_) => conn.connection.broken = true,
         }
     }
 
-    /// A connection is over. What is in flight on it is sent again at once where the peer may just have closed an idle
-    /// connection (RFC 9112 section 9.3.1), and fails otherwise; the key tells the receiver what it has already.
+    /// A connection is over. What is in flight on it is sent again at once where the peer may just
+    /// have closed an idle connection (RFC 9112 section 9.3.1), and fails otherwise; the key tells
+    /// the receiver what it has already.
     pub(super) fn lose_connection(
         &mut self,
         lent: &mut Lent<'_, '_>,
@@ -322,7 +333,8 @@ impl Dispatcher {
         lent.turn.close(link);
         let reused = conn.connection.answered > 0;
         self.outbox.api_mut(conn.api).forget(link);
-        // The last one first: each goes to the front of the list, where the oldest comes to stand before the others.
+        // The last one first: each goes to the front of the list, where the oldest comes to stand
+        // before the others.
         let in_flight = std::mem::take(&mut conn.connection.in_flight);
         for (place, request) in in_flight.into_iter().enumerate().rev() {
             self.outbox.api_mut(conn.api).in_flight -= 1;
@@ -333,8 +345,8 @@ impl Dispatcher {
                 self.try_by_present_rules(lent, request.lane);
                 continue;
             }
-            // What was pipelined behind another request is not what made the peer close. It goes again as often as it takes: each
-            // such connection has brought an answer before.
+            // What was pipelined behind another request is not what made the peer close. It goes
+            // again as often as it takes: each such connection has brought an answer before.
             let behind = place > 0 || request.sent_ns < conn.connection.idle_ns;
             let may_resend = resend && reused && request.status == 0;
             if may_resend && lent.store.lane_mut(request.lane).tries_mut().resend(behind) {
@@ -409,7 +421,8 @@ fn deadline_ns(rules: &Rules, connection: &Connection) -> u64 {
     connection.deadline_ns(timeout.as_nanos() as u64, idle.as_nanos() as u64)
 }
 
-/// Sets a connection's timer, unless it is set for an earlier time, at which the deadline is looked at again.
+/// Sets a connection's timer, unless it is set for an earlier time, at which the deadline is looked
+/// at again.
 pub(super) fn watch(lent: &mut Lent<'_, '_>, link: LinkId, connection: &mut Connection) {
     let due_ns = deadline_ns(lent.rules, connection);
     if connection.timer.is_none_or(|timer| due_ns < timer.ns()) {

@@ -1,8 +1,10 @@
-//! Sequence ids given ahead: one request of the id step brings many, and records take them in order.
+//! Sequence ids given ahead: one request of the id step brings many, and records take them in
+//! order.
 //!
-//! One lane asks on behalf of all (the *carrier*); those that find no id wait. A grant is written down before an id of it is used,
-//! and each id before the record that has it is sent. What is left at a clean end is used by the next start; after any other end it is
-//! not known which ids were used, so none is used again.
+//! One lane asks on behalf of all (the *carrier*); those that find no id wait. A grant is written
+//! down before an id of it is used, and each id before the record that has it is sent. What is left
+//! at a clean end is used by the next start; after any other end it is not known which ids were
+//! used, so none is used again.
 
 use super::problem::LeaseFault;
 use super::rules::Rules;
@@ -14,7 +16,8 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::ops::Range;
 
-/// Runs of ids in stock at most, beyond which nobody asks ahead: all of them are written down with each grant.
+/// Runs of ids in stock at most, beyond which nobody asks ahead: all of them are written down with
+/// each grant.
 const RANGES_MAX: usize = 64;
 
 /// Ids given ahead, and the lanes that wait for some.
@@ -109,7 +112,8 @@ impl Leases {
         }
     }
 
-    /// Decides the step of a lane whose first record has no id: it takes one when it is sent, asks for more, or waits (`false`).
+    /// Decides the step of a lane whose first record has no id: it takes one when it is sent, asks
+    /// for more, or waits (`false`).
     pub fn find(&mut self, store: &mut Store, lane: LaneId) -> bool {
         let Some(lease) = self.in_force else { return true };
         let left = self.left();
@@ -169,8 +173,9 @@ impl Leases {
         true
     }
 
-    /// Writes the key of the request for more ids, which is that request's alone: the same until it is granted, and never that of
-    /// another run; its body. `None` where each record asks for its own.
+    /// Writes the key of the request for more ids, which is that request's alone: the same until it
+    /// is granted, and never that of another run; its body. `None` where each record asks for its
+    /// own.
     pub fn request(&self, store: &Store, key: &mut String) -> Option<String> {
         let lease = self.in_force?;
         let journal = store.own();
@@ -180,7 +185,8 @@ impl Leases {
         Some(format!("{{\"count\": {lease}}}"))
     }
 
-    /// The answer to that, by the rules that it was sent by: how many ids it grants. They are written down now.
+    /// The answer to that, by the rules that it was sent by: how many ids it grants. They are
+    /// written down now.
     pub fn grant(&mut self, now: Now, store: &mut Store, rules: &Rules, body: &[u8]) -> Result<u64, LeaseFault> {
         let (Some(lease), Some(sequence)) = (rules.lease(), rules.sequence()) else {
             unreachable!("a lease was asked for")
@@ -223,8 +229,8 @@ impl Leases {
         self.waiting.retain(|other| *other != lane);
     }
 
-    /// Takes over how ids are asked for. The lane that asks goes on if its request is under way as a lease; else another one asks anew,
-    /// under a key of its own. Lanes that wait for an id.
+    /// Takes over how ids are asked for. The lane that asks goes on if its request is under way as
+    /// a lease; else another one asks anew, under a key of its own. Lanes that wait for an id.
     pub fn change(&mut self, store: &mut Store, old: &Rules, rules: &Rules) -> Vec<LaneId> {
         self.in_force = rules.lease();
         let origin = rules.id_origin();

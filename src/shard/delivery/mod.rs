@@ -1,14 +1,16 @@
-//! What leaves: records of ready lanes become requests on kept-alive connections, answers settle them or bring them back.
+//! What leaves: records of ready lanes become requests on kept-alive connections, answers settle
+//! them or bring them back.
 //!
 //! - `rules`: what requests are made by and answers judged by, of one configuration.
-//! - `outbox`: the API's authorities, the lanes that are ready for each, the breaker of each step. `lease`: ids given ahead. `park`: records
-//!   kept aside. Each is an owner of its own.
-//! - `compose`: requests as they are sent. `dispatcher`: which lane is sent next and what becomes of it; `answer`: what answers lead to;
-//!   `secure`: connections over TLS. `problem`: what goes wrong, in words.
+//! - `outbox`: the API's authorities, the lanes that are ready for each, the breaker of each step.
+//!   `lease`: ids given ahead. `park`: records kept aside. Each is an owner of its own.
+//! - `compose`: requests as they are sent. `dispatcher`: which lane is sent next and what becomes
+//!   of it; `answer`: what answers lead to; `secure`: connections over TLS. `problem`: what goes
+//!   wrong, in words.
 //! - `reload`: another configuration.
 //!
-//! A delivery takes lanes from the store and never sees a source. A shard could have several, one for each destination: all that it keeps
-//! is its own.
+//! A delivery takes lanes from the store and never sees a source. A shard could have several, one
+//! for each destination: all that it keeps is its own.
 
 mod answer;
 mod compose;
@@ -58,7 +60,8 @@ impl Lent<'_, '_> {
     }
 }
 
-/// Everything that carries records to one destination: its connections, its rules, its queues and its parked records.
+/// Everything that carries records to one destination: its connections, its rules, its queues and
+/// its parked records.
 #[derive(Debug)]
 pub(super) struct Delivery {
     rules: Rc<Rules>,
@@ -133,7 +136,8 @@ impl Delivery {
 
     // ---- sending
 
-    /// Renders what is ready onto connections that have room, one send for all of it on each, and opens connections.
+    /// Renders what is ready onto connections that have room, one send for all of it on each, and
+    /// opens connections.
     pub fn dispatch(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         if turn.phase == Phase::Stopping {
             return;
@@ -281,8 +285,8 @@ impl Delivery {
         self.on(turn, store, link, |dispatcher, lent, conn| dispatcher.handle_timer(lent, link, conn));
     }
 
-    /// A link is closed.
-    pub fn link_closed(&mut self, link: LinkId) {
+    /// A link is being closed.
+    pub fn forget_link(&mut self, link: LinkId) {
         self.connections.forget(link);
     }
 
@@ -322,7 +326,8 @@ impl Delivery {
 
     // ---- looking at it as a whole
 
-    /// Its authorities at this moment: those that something is sent to, and those that answers are to come from.
+    /// Its authorities at this moment: those that something is sent to, and those that answers are
+    /// to come from.
     pub fn snapshot(&self, now: Now) -> Vec<RouteSnapshot> {
         let outbox = &self.dispatcher.outbox;
         let shown = outbox.apis().filter(|(id, api)| outbox.is_current(*id) || !api.connections.is_empty());

@@ -1,4 +1,5 @@
-//! Where requests go and whether they may: the API's authorities, the lanes that are ready for each, and the breaker of each step.
+//! Where requests go and whether they may: the API's authorities, the lanes that are ready for
+//! each, and the breaker of each step.
 
 use super::problem::Problem;
 use super::rules::Rules;
@@ -50,7 +51,8 @@ pub(super) struct Api {
     pub connections: Vec<LinkId>,
     /// Connecting, TLS handshakes included.
     pub connecting: usize,
-    /// Connections with room for another request; the last one used is used first, so that spare ones go idle.
+    /// Connections with room for another request; the last one used is used first, so that spare
+    /// ones go idle.
     pub available: Vec<LinkId>,
     /// Lanes that are to be sent next, in this order.
     pub ready: VecDeque<LaneId>,
@@ -128,7 +130,8 @@ struct Breaker {
     held: VecDeque<LaneId>,
 }
 
-/// Where requests go, and whether they may. Each lane that is `Ready` or `Held` is on one list of it.
+/// Where requests go, and whether they may. Each lane that is `Ready` or `Held` is on one list of
+/// it.
 #[derive(Debug)]
 pub(super) struct Outbox {
     apis: Vec<Api>,
@@ -314,7 +317,8 @@ impl Outbox {
 
     /// The lane that was to probe a step has nothing to send after all: another one does.
     pub fn give_probe_back(&mut self, turn: &mut Turn<'_>, step: Step) {
-        // While one probes, all others of its step are held: none but the probe can be on its breaker to be sent.
+        // While one probes, all others of its step are held: none but the probe can be on its way
+        // to be sent.
         if let Some(until_ns) = self.breaker(step).route.give_back(turn.now.mono_ns) {
             turn.timers.set(until_ns, Timer::Route(step));
         }
@@ -330,7 +334,8 @@ impl Outbox {
         }
     }
 
-    /// A request of a step that was sent at `sent_ns` has failed: whether its lane alone waits, or all of the step.
+    /// A request of a step that was sent at `sent_ns` has failed: whether its lane alone waits, or
+    /// all of the step.
     pub fn step_failed(
         &mut self,
         turn: &mut Turn<'_>,

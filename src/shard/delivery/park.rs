@@ -1,4 +1,5 @@
-//! Records that the API refuses for good are kept aside, and brought back or deleted when an operator says so.
+//! Records that the API refuses for good are kept aside, and brought back or deleted when an
+//! operator says so.
 
 use crate::ground::{JournalId, LaneId, Now, RecordName, RecordNumber};
 use crate::journal::{Full, OriginRef, Parked, Refused};
@@ -181,7 +182,8 @@ impl Parking {
         Ok(())
     }
 
-    /// The lane into which a record goes that is brought back: its machine's later records do not wait for it again.
+    /// The lane into which a record goes that is brought back: its machine's later records do not
+    /// wait for it again.
     fn lane_for(&mut self, store: &mut Store, id: JournalId, origin: OriginRef, number: RecordNumber) -> LaneId {
         if let Some(returning) = self.lanes.get_mut(&(id, origin))
             && store.find(returning.lane).is_some()

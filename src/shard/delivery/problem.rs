@@ -1,4 +1,5 @@
-//! Why deliveries fail, for the person who must mend it. The same problem twice in a row is said once, so each is compared.
+//! Why deliveries fail, for the person who must mend it. The same problem twice in a row is said
+//! once, so each is compared.
 
 use crate::delivery::Step;
 use crate::http::client::ResponseError;

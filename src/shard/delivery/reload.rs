@@ -1,7 +1,7 @@
 //! Another configuration of the delivery while it runs.
 //!
-//! What is on its way to the API is judged by the rules that it was sent by; all else goes by the new ones at once, under the keys and ids
-//! that it has.
+//! What is on its way to the API is judged by the rules that it was sent by; all else goes by the
+//! new ones at once, under the keys and ids that it has.
 
 use super::connection::{ApiLink, Earlier};
 use super::dispatcher::Dispatcher;
@@ -53,7 +53,8 @@ impl Delivery {
         let others: Vec<ApiId> = outbox.ids().filter(|id| !outbox.is_current(*id)).collect();
         let mut free = others.iter().copied().find(|id| outbox.api(*id).connections.is_empty());
         if free.is_none() && outbox.ids().count() == APIS_MAX {
-            // So many addresses within the time of an answer: the requests to one of them go out again.
+            // So many addresses within the time of an answer: the requests to one of them go out
+            // again.
             free = others.last().copied();
             let left = free.map_or(Vec::new(), |id| outbox.api(id).connections.clone());
             for link in left.into_iter().filter(|link| turn.links.is_open(*link, Kind::Api)).collect::<Vec<_>>() {
@@ -65,7 +66,8 @@ impl Delivery {
         self.dispatcher.outbox.add(url, free)
     }
 
-    /// Connections with requests on them are kept for the answers alone, idle ones to where nothing is sent any more are closed.
+    /// Connections with requests on them are kept for the answers alone, idle ones to where nothing
+    /// is sent any more are closed.
     fn keep_rules(&mut self, turn: &mut Turn<'_>, old: &Rc<Rules>) {
         let Self { rules, connections, dispatcher } = self;
         let other_tls = rules.deliver().tls != old.deliver().tls;
@@ -85,7 +87,8 @@ impl Delivery {
         }
     }
 
-    /// Whatever waits to be sent (`waiting`: on no list) may go now, by the new rules: what held it back may be what was changed.
+    /// Whatever waits to be sent (`waiting`: on no list) may go now, by the new rules: what held it
+    /// back may be what was changed.
     fn list_all(&mut self, turn: &mut Turn<'_>, store: &mut Store, old: &Rules, mut waiting: Vec<LaneId>) {
         let Self { rules: present, dispatcher, .. } = self;
         waiting.extend(dispatcher.outbox.take_ready());
@@ -104,7 +107,8 @@ impl Delivery {
     }
 }
 
-/// A lane whose record was about to be sent by rules that had another first step takes the present one.
+/// A lane whose record was about to be sent by rules that had another first step takes the present
+/// one.
 pub(super) fn fit(dispatcher: &mut Dispatcher, lent: &mut Lent<'_, '_>, lane: LaneId) {
     let (has_ids, asks) = (lent.present.has_ids(), lent.present.asks());
     if has_ids && lent.store.lane(lane).ids().get(0).is_none() {
@@ -137,7 +141,8 @@ pub(super) fn fit(dispatcher: &mut Dispatcher, lent: &mut Lent<'_, '_>, lane: La
     }
 }
 
-/// The configuration has changed: lanes that are on no list of it take the present first step when their turn comes.
+/// The configuration has changed: lanes that are on no list of it take the present first step when
+/// their turn comes.
 fn fit_unlisted(dispatcher: &mut Dispatcher, lent: &mut Lent<'_, '_>) {
     let waits = |state| matches!(state, State::AwaitsLane | State::Backoff | State::Idle);
     let lanes: Vec<LaneId> = lent.store.lanes().filter(|(_, lane)| waits(lane.state())).map(|(id, _)| id).collect();

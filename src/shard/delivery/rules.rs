@@ -1,6 +1,8 @@
-//! What requests are made by, and what their answers are judged by: one configuration of the delivery, made ready for use.
+//! What requests are made by, and what their answers are judged by: one configuration of the
+//! delivery, made ready for use.
 //!
-//! A connection with requests on it keeps the rules that they were sent by; they are passed to whatever judges an answer.
+//! A connection with requests on it keeps the rules that they were sent by; they are passed to
+//! whatever judges an answer.
 
 use crate::config::{Batch, Deliver, Sequence, Settings, Url};
 use crate::delivery::template::Template;
@@ -11,7 +13,8 @@ use std::time::Duration;
 /// One configuration's rules. They never change.
 #[derive(Debug)]
 pub(super) struct Rules {
-    /// Only `[deliver]` and `[sequence]` of it count; the ids of an earlier one's sources are not the present ones.
+    /// Only `[deliver]` and `[sequence]` of it count; the ids of an earlier one's sources are not
+    /// the present ones.
     settings: Arc<Settings>,
     /// What an answer that counts must be.
     pub answer_type: Option<MediaType>,
@@ -71,8 +74,8 @@ impl Rules {
         self.sequence().map(|sequence| u64::from(sequence.lease)).filter(|lease| *lease > 1)
     }
 
-    /// What tells one service that gives ids from another: a hash of where they are asked for (FNV-1a, 64 bits). Never 0, but
-    /// where none gives any.
+    /// What tells one service that gives ids from another: a hash of where they are asked for
+    /// (FNV-1a, 64 bits). Never 0, but where none gives any.
     pub fn id_origin(&self) -> u64 {
         let Some(sequence) = self.sequence() else { return 0 };
         let url = &sequence.url;

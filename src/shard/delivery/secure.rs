@@ -1,7 +1,8 @@
 //! Connections to the API over TLS: the handshake before the first request, and what its end means.
 //!
-//! Not one byte of a request is rendered before the server has proved who it is. A handshake that fails counts as a connect that fails:
-//! the authority is held back, one connect probes it, and the records wait.
+//! Not one byte of a request is rendered before the server has proved who it is. A handshake that
+//! fails counts as a connect that fails: the authority is held back, one connect probes it, and the
+//! records wait.
 
 use super::Lent;
 use super::connection::ApiLink;
@@ -37,7 +38,8 @@ pub(super) struct Secure {
     session: ClientSession,
     /// TLS records for the next send; its allocation moves into the send and back.
     out: Vec<u8>,
-    /// Neither a ticket nor an answer has come. A server sends its tickets at the end of a handshake, when ours is complete already.
+    /// Neither a ticket nor an answer has come. A server sends its tickets at the end of a
+    /// handshake, when ours is complete already.
     young: bool,
 }
 
@@ -57,8 +59,9 @@ impl Dispatcher {
         client
     }
 
-    /// How many connections may begin now: over TLS as many as can resume a session, and one at least, whose handshake is a whole one
-    /// and brings tickets for the others. Whole handshakes cost the server a millisecond each, and all cores come back at once.
+    /// How many connections may begin now: over TLS as many as can resume a session, and one at
+    /// least, whose handshake is a whole one and brings tickets for the others. Whole handshakes
+    /// cost the server a millisecond each, and all cores come back at once.
     pub(super) fn handshakes_allowed(&self, now: Now, id: ApiId) -> usize {
         let api = self.outbox.api(id);
         let Some(tls) = &api.tls else { return usize::MAX };
@@ -131,7 +134,8 @@ impl Dispatcher {
         }
     }
 
-    /// What is to be sent for the requests that were rendered; `None` if the session cannot go on, and the connection with it.
+    /// What is to be sent for the requests that were rendered; `None` if the session cannot go on,
+    /// and the connection with it.
     pub(super) fn sealed(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) -> Option<Vec<u8>> {
         let Some(secure) = &mut conn.secure else { return Some(std::mem::take(&mut conn.connection.out)) };
         let result = secure.session.send(&conn.connection.out, &mut secure.out);
@@ -179,8 +183,9 @@ impl Dispatcher {
         }
         match result {
             Ok(Progress::Handshaking | Progress::Open) => send_pending(lent.turn, link, conn),
-            // A close_notify: nothing follows; that is the end of the stream, whether the connection stays or not. An answer that runs
-            // to the end of the connection is whole, and what is in flight may go again.
+            // A close_notify: nothing follows; that is the end of the stream, whether the
+            // connection stays or not. An answer that runs to the end of the connection is whole,
+            // and what is in flight may go again.
             Ok(Progress::Closed) if opened => self.answers_ended(lent, link, conn, true, Loss::Closed),
             Ok(Progress::Closed) => self.handshake_failed(lent, link, conn, HandshakeFault::Closed),
             Err(error) if opened => self.session_failed(lent, link, conn, error),
@@ -210,8 +215,9 @@ impl Dispatcher {
         self.opened(lent, link, conn);
     }
 
-    /// The session is of no use any more. A TLS 1.3 server that wants another certificate of ours says so only now, and each new
-    /// connection would end alike: the authority is held back as after a failed connect.
+    /// The session is of no use any more. A TLS 1.3 server that wants another certificate of ours
+    /// says so only now, and each new connection would end alike: the authority is held back as
+    /// after a failed connect.
     fn session_failed(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink, error: TlsError) {
         if conn.connection.answered == 0 {
             lent.turn.counters.api_tls_failures += 1;
@@ -222,7 +228,8 @@ impl Dispatcher {
         self.lose_connection(lent, (link, conn), &Loss::Session(error), false);
     }
 
-    /// Tells the server that nothing follows, unless a send is under way, which the close cuts short.
+    /// Tells the server that nothing follows, unless a send is under way, which the close cuts
+    /// short.
     pub(super) fn close_session(&mut self, turn: &mut Turn<'_>, link: LinkId, conn: &mut ApiLink) {
         self.grow_up(conn);
         if let Some(secure) = &mut conn.secure

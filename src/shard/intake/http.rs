@@ -1,4 +1,5 @@
-//! HTTP machines: requests become records, and are answered once the records are as durable as configured.
+//! HTTP machines: requests become records, and are answered once the records are as durable as
+//! configured.
 
 use super::source::Sources;
 use crate::ground::count::Stage;
@@ -21,8 +22,9 @@ const LINGER_NS: u64 = 2_000_000_000;
 const SEND_BUFFERS_MAX: usize = 256;
 /// What a machine is told to wait when the journal is full.
 const RETRY_AFTER_S: u32 = 1;
-/// How long a machine waits for its records to be on disk. Then the connection is closed without an answer, since neither would
-/// be true: a 201 for what a loss of power may take, nor a 503 for what will be delivered.
+/// How long a machine waits for its records to be on disk. Then the connection is closed without an
+/// answer, since neither would be true: a 201 for what a loss of power may take, nor a 503 for what
+/// will be delivered.
 const COMMIT_WAIT_NS: u64 = 30_000_000_000;
 
 /// How far an HTTP connection is on its way out.
@@ -63,7 +65,8 @@ pub(super) struct Machine {
     timer: Option<Moment>,
 }
 
-/// The HTTP machines of a core: what they ask, and what they are answered. They know nothing of what is delivered.
+/// The HTTP machines of a core: what they ask, and what they are answered. They know nothing of
+/// what is delivered.
 #[derive(Debug)]
 pub(super) struct Machines {
     table: Table<Machine>,
@@ -71,7 +74,8 @@ pub(super) struct Machines {
     dirty: Vec<LinkId>,
     /// Buffers of answers that were sent.
     send_buffers: Vec<Vec<u8>>,
-    /// Connections whose answers wait for durability, with the number of the first record that is waited for.
+    /// Connections whose answers wait for durability, with the number of the first record that is
+    /// waited for.
     durable_waiters: BinaryHeap<Reverse<(RecordNumber, LinkId)>>,
     date: HttpDate,
 }
@@ -150,7 +154,8 @@ impl Machine {
         }
     }
 
-    /// FIN, then what still comes is dropped, so that the peer reads the answer before it sees a reset.
+    /// FIN, then what still comes is dropped, so that the peer reads the answer before it sees a
+    /// reset.
     fn linger(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId, fd: Fd) {
         if !self.reading && !self.paused {
             // The peer has sent its FIN already.
@@ -343,7 +348,8 @@ impl Machines {
         machine.reading = false;
         match end {
             RecvEnd::Paused => {
-                // Resumed meanwhile, or resumed when the answers are out: both are looked at when the turn ends.
+                // Resumed meanwhile, or resumed when the answers are out: both are looked at when
+                // the turn ends.
                 if machine.closing == Closing::No && machine.connection.wants_read() {
                     machine.paused = true;
                 }

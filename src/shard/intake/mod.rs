@@ -1,7 +1,10 @@
-//! What machines send: sources are opened, connections accepted, bytes cut into records, machines answered.
+//! What machines send: sources are opened, connections accepted, bytes cut into records, machines
+//! answered.
 //!
-//! - `source`: the configured sources of this core, what is open of each and what it has sent; `samples` of what was refused.
-//! - `stream`: bytes of ports and TCP connections; `pressure`: what they do while the journal has no room.
+//! - `source`: the configured sources of this core, what is open of each and what it has sent;
+//!   `samples` of what was refused.
+//! - `stream`: bytes of ports and TCP connections; `pressure`: what they do while the journal has
+//!   no room.
 //! - `http`: HTTP machines.
 //!
 //! The intake gives each record to the store, and never sees an API.
@@ -35,7 +38,8 @@ pub(super) struct Placement {
     pub core: CoreId,
     /// Number of core threads.
     pub cores: u16,
-    /// Which core owns a `NAME@ADDRESS` with records from before the start; others are spread by hash.
+    /// Which core owns a `NAME@ADDRESS` with records from before the start; others are spread by
+    /// hash.
     pub owners: Arc<HashMap<String, CoreId>>,
 }
 
@@ -60,7 +64,8 @@ pub(super) struct Intake {
     sources: Sources,
     streams: Streams,
     machines: Machines,
-    /// Connections that were handed over while the journal was not ready, or of a source that this core has not heard of yet.
+    /// Connections that were handed over while the journal was not ready, or of a source that this
+    /// core has not heard of yet.
     early: Vec<(SourceId, Fd, SocketAddr)>,
 }
 
@@ -90,7 +95,8 @@ impl Intake {
         }
     }
 
-    /// A lane of `name` holds records that go before the new ones of a source, if it is that source's name.
+    /// A lane of `name` holds records that go before the new ones of a source, if it is that
+    /// source's name.
     fn adopt_lane_for(&mut self, turn: &Turn<'_>, store: &mut Store, id: SourceId, name: &str, lane: LaneId) {
         let source = turn.source(id);
         match source.kind {
@@ -117,7 +123,8 @@ impl Intake {
         self.accept_early(turn);
     }
 
-    /// Connections that other cores handed over before this one took records; at the end they are closed.
+    /// Connections that other cores handed over before this one took records; at the end they are
+    /// closed.
     pub fn accept_early(&mut self, turn: &mut Turn<'_>) {
         for (source, fd, peer) in std::mem::take(&mut self.early) {
             self.handle_accepted(turn, source, fd, peer);
@@ -272,10 +279,14 @@ impl Intake {
         }
     }
 
-    /// A link's file is closed: a source that waits for a port begins.
-    pub fn link_closed(&mut self, turn: &mut Turn<'_>, link: LinkId) {
+    /// A link is being closed.
+    pub fn forget_link(&mut self, link: LinkId) {
         self.streams.table.forget(link);
         self.machines.forget(link);
+    }
+
+    /// A link's file is closed: a source that waits for a port begins.
+    pub fn link_closed(&mut self, turn: &mut Turn<'_>, link: LinkId) {
         let of_link = |source: &&mut Source| source.retired && source.link == Some(link);
         let Some(source) = self.sources.iter_mut().find(of_link) else { return };
         let id = source.id;
@@ -345,18 +356,17 @@ impl Intake {
 
     // ---- another configuration
 
-    /// Takes over other settings, which `turn` has; `old`: those before. Lanes may be recalled by it.
-    pub fn reload(
-        &mut self,
-        turn: &mut Turn<'_>,
-        store: &mut Store,
-        old: &Settings,
-        (retired, started): (Vec<SourceId>, Vec<SourceId>),
-    ) {
+    /// Sources take nothing new. `turn` has the new settings, in which they still stand.
+    pub fn retire(&mut self, turn: &mut Turn<'_>, store: &mut Store, retired: Vec<SourceId>) {
         self.sources.resize(turn.settings.sources.len());
         for id in retired {
-            self.retire(turn, store, id);
+            self.retire_one(turn, store, id);
         }
+    }
+
+    /// Takes over other settings, which `turn` has; `old`: those before. Lanes may be recalled by
+    /// it.
+    pub fn reload(&mut self, turn: &mut Turn<'_>, store: &mut Store, old: &Settings, started: Vec<SourceId>) {
         for id in started {
             self.add_source(turn, store, id);
         }
@@ -378,7 +388,7 @@ impl Intake {
     }
 
     /// A source takes nothing new. What it has received is delivered.
-    fn retire(&mut self, turn: &mut Turn<'_>, store: &mut Store, id: SourceId) {
+    fn retire_one(&mut self, turn: &mut Turn<'_>, store: &mut Store, id: SourceId) {
         if !self.sources.runs(id) {
             return; // a port of another core
         }
@@ -418,7 +428,8 @@ impl Intake {
         let mut seen = HashSet::new();
         for journal in store.oldest_first() {
             let mut found = store.lanes_of(journal, name);
-            // Lanes that were at work side by side have no order to keep; what is under way cannot be told to wait.
+            // Lanes that were at work side by side have no order to keep; what is under way cannot
+            // be told to wait.
             found.sort_unstable_by_key(|(number, _, lane)| (!store.lane(*lane).is_under_way(), *number));
             found.dedup();
             for (_, name, lane) in found {

@@ -16,7 +16,8 @@ use crate::shard::op::Op;
 use crate::shard::turn::Turn;
 use std::collections::VecDeque;
 
-/// Most that is held of a serial line without flow control: what a tty holds by itself, more than a minute at 9600 baud.
+/// Most that is held of a serial line without flow control: what a tty holds by itself, more than a
+/// minute at 9600 baud.
 const HELD_BYTES_MAX: usize = 64 << 10;
 /// A piece of it that is added to.
 const PIECE_BYTES: usize = 1 << 10;
@@ -30,7 +31,8 @@ pub(super) fn held_bytes_max(settings: &Settings, sources: &[SourceId]) -> usize
     (settings.journal.window_bytes / 4 / lines).clamp(HELD_BYTES_MIN, HELD_BYTES_MAX)
 }
 
-/// Bytes that wait to be framed, behind marks of the line. An idle gap before them is told by when they came.
+/// Bytes that wait to be framed, behind marks of the line. An idle gap before them is told by when
+/// they came.
 #[derive(Debug)]
 pub(super) struct Held {
     at_ns: u64,
@@ -54,7 +56,8 @@ pub(super) struct Pressure {
     held: VecDeque<Held>,
     /// What `held` costs; see [`Held::cost`].
     held_bytes: usize,
-    /// It waits for room in the journal. Reading was stopped, or is being stopped, unless nothing holds the line back.
+    /// It waits for room in the journal. Reading was stopped, or is being stopped, unless nothing
+    /// holds the line back.
     pub paused: bool,
     /// XOFF was sent, and no XON since.
     told_to_wait: bool,
@@ -81,7 +84,8 @@ impl Pressure {
     pub fn hold(&mut self, at_ns: u64, bytes: &[u8]) {
         match self.held.back_mut() {
             _ if bytes.is_empty() => {}
-            // What was read at one moment is one piece, however the marks of the line cut it. A piece is shed as a whole.
+            // What was read at one moment is one piece, however the marks of the line cut it. A
+            // piece is shed as a whole.
             Some(last) if last.at_ns == at_ns && last.bytes.len() < PIECE_BYTES => {
                 last.bytes.extend_from_slice(bytes);
                 self.held_bytes += bytes.len();
@@ -134,7 +138,8 @@ impl Stream {
         }
     }
 
-    /// Tells the machine at the other end to wait, or to go on, where that takes more than to stop reading.
+    /// Tells the machine at the other end to wait, or to go on, where that takes more than to stop
+    /// reading.
     fn hold_line(&mut self, turn: &mut Turn<'_>, link: LinkId, hold: bool) {
         if self.pressure.flow == Some(Flow::XonXoff)
             && std::mem::replace(&mut self.pressure.told_to_wait, hold) != hold
@@ -158,7 +163,8 @@ impl Stream {
         }
     }
 
-    /// Whether the end of a stream has to wait, since the journal has no room for what the framer may still give.
+    /// Whether the end of a stream has to wait, since the journal has no room for what the framer
+    /// may still give.
     pub(super) fn must_wait(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) -> bool {
         let framing = &lent.turn.source(self.sender.source).framing;
         let may_give = framing.idle.is_some() && !self.framer.is_empty();
@@ -183,7 +189,8 @@ impl Stream {
         }
     }
 
-    /// Where a line that nothing holds back has sent more than its share: rejects its oldest records until the rest fits.
+    /// Where a line that nothing holds back has sent more than its share: rejects its oldest
+    /// records until the rest fits.
     pub(super) fn shed(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         if self.pressure.flow != Some(Flow::None) {
             return;

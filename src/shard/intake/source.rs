@@ -1,4 +1,5 @@
-//! The configured sources of one core: what is open of each, what it has sent, what is wrong with it.
+//! The configured sources of one core: what is open of each, what it has sent, what is wrong with
+//! it.
 
 use super::samples::Samples;
 use super::stream::Stream;
@@ -14,7 +15,8 @@ use crate::shard::turn::{Phase, Turn};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// A port or device server is tried again after at most this long; a change in the port's directory comes sooner.
+/// A port or device server is tried again after at most this long; a change in the port's directory
+/// comes sooner.
 const REOPEN_MAX: Duration = Duration::from_secs(5);
 const REOPEN_FIRST: Duration = Duration::from_millis(100);
 /// After an error of accept(2), such as no descriptors left.
@@ -44,8 +46,8 @@ struct Silence {
     look_ns: u64,
 }
 
-/// A configured source on this core. Two fields more than a dozen: a port and a listener are one thing to an operator, and half of the
-/// fields are those of either.
+/// A configured source on this core. Two fields more than a dozen: a port and a listener are one
+/// thing to an operator, and half of the fields are those of either.
 #[derive(Debug)]
 pub(super) struct Source {
     pub id: SourceId,
@@ -53,7 +55,8 @@ pub(super) struct Source {
     pub link: Option<LinkId>,
     /// Whether that link's file is open.
     pub connected: bool,
-    /// Its lane, across reopens, and that lane's origin while something appends to it. The lane may be gone.
+    /// Its lane, across reopens, and that lane's origin while something appends to it. The lane may
+    /// be gone.
     pub lane: Option<LaneId>,
     pub origin: Option<OriginRef>,
     pub failures: u32,
@@ -147,7 +150,8 @@ pub(super) fn is_listener(kind: &SourceKind) -> bool {
     matches!(kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. })
 }
 
-/// The sources that this core runs: it opens, accepts, counts, and looks for silence. It sees no byte of a record.
+/// The sources that this core runs: it opens, accepts, counts, and looks for silence. It sees no
+/// byte of a record.
 #[derive(Debug)]
 pub(super) struct Sources {
     list: Vec<Source>,
@@ -223,7 +227,8 @@ impl Sources {
         self.bury_due = true;
     }
 
-    /// Frees the places of retired sources that nothing belongs to any more. Their counts go on in the source that has their name.
+    /// Frees the places of retired sources that nothing belongs to any more. Their counts go on in
+    /// the source that has their name.
     pub fn bury(&mut self, settings: &Settings, is_needed: impl Fn(SourceId) -> bool) {
         if !std::mem::take(&mut self.bury_due) {
             return;
@@ -474,9 +479,9 @@ impl Sources {
         tally.samples.push(turn.now, reason, sample);
     }
 
-    /// `entries`: of streams and machines, those that are being closed too.
+    /// `entries`: of streams and machines.
     pub fn check(&self, entries: usize) {
-        let ports = self.list.iter().filter(|source| source.link.is_some()).count();
+        let ports = self.list.iter().filter(|source| source.link.is_some() && !source.retired).count();
         let open: u64 = self.list.iter().map(|source| source.open).sum();
         assert_eq!(open, self.connections as u64, "connections of all listeners");
         assert!(ports + self.connections <= entries, "every connection has its entry");

@@ -1,4 +1,5 @@
-//! Streams of bytes, from ports and TCP connections: cut into records, which go into the store at once.
+//! Streams of bytes, from ports and TCP connections: cut into records, which go into the store at
+//! once.
 
 use super::pressure::Pressure;
 use super::source::{Sources, readable};
@@ -16,7 +17,8 @@ use crate::source::serial::{Mark, Parmrk};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-/// How long what a machine has sent already may still come after it was told that its connection ends.
+/// How long what a machine has sent already may still come after it was told that its connection
+/// ends.
 const LEAVE_NS: u64 = 1_000_000_000;
 
 /// What all streams have in common.
@@ -65,7 +67,8 @@ pub(super) struct Stream {
 }
 
 impl Sender {
-    /// One frame of the stream, whose end came at `at_ns`. Without `room` the journal has none for a record.
+    /// One frame of the stream, whose end came at `at_ns`. Without `room` the journal has none for
+    /// a record.
     fn take(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, at_ns: u64, framed: Framed<'_>, room: Option<Room>) {
         let Lent { turn, sources, .. } = lent;
         match framed {
@@ -158,7 +161,8 @@ impl Stream {
             let Some(parmrk) = &mut self.parmrk else { return self.frame(lent, link, bytes) };
             let run = parmrk.decode_run(bytes);
             let (decoded, rest) = bytes.split_at_mut(run.taken);
-            // An error concerns the last decoded byte: it must be known before a record can end with that byte.
+            // An error concerns the last decoded byte: it must be known before a record can end
+            // with that byte.
             let clean = run.len - usize::from(run.mark == Some(Mark::Error));
             self.frame(lent, link, &decoded[..clean]);
             match run.mark {
@@ -195,11 +199,12 @@ impl Stream {
             self.shed(lent, link);
             return;
         }
-        // Those that wait go first: the line that one of them has lost may be this one, and then its order is kept.
+        // Those that wait go first: the line that one of them has lost may be this one, and then
+        // its order is kept.
         let waits = !rejects && !lent.shared.paused.is_empty();
         let mut input = bytes;
+        let mut room = if waits { None } else { lent.store.room_for(lent.turn.now, max_bytes) };
         loop {
-            let room = if waits { None } else { lent.store.room_for(lent.turn.now, max_bytes) };
             if room.is_none() && !rejects {
                 self.pressure.hold(at_ns, input);
                 self.pause(lent, link);
@@ -209,15 +214,12 @@ impl Stream {
             if !self.frame_one(lent, link, at_ns, &mut input, room) {
                 return;
             }
-            if input.is_empty() {
-                // Nothing is left to be framed, so no room is asked for. This drops what was lent out.
-                while self.frame_one(lent, link, at_ns, &mut input, None) {}
-                return;
-            }
+            room = if waits { None } else { lent.store.room_behind(lent.turn.now, max_bytes) };
         }
     }
 
-    /// Takes the next frame off `input`; false if there is none in it. Without `room` the journal has none for a record.
+    /// Takes the next frame off `input`; false if there is none in it. Without `room` the journal
+    /// has none for a record.
     pub(super) fn frame_one(
         &mut self,
         lent: &mut Lent<'_, '_>,
@@ -232,8 +234,8 @@ impl Stream {
         true
     }
 
-    /// Sets the link's timer for an idle gap, unless it is set: one that comes too early sets itself anew, so that a
-    /// stream in full flow costs one timer a gap and none a record.
+    /// Sets the link's timer for an idle gap, unless it is set: one that comes too early sets
+    /// itself anew, so that a stream in full flow costs one timer a gap and none a record.
     pub(super) fn watch_silence(&mut self, turn: &mut Turn<'_>, link: LinkId) {
         let framing = &turn.source(self.sender.source).framing;
         if framing.idle.is_none() || self.is_watched || self.pressure.paused {
@@ -278,8 +280,8 @@ impl Stream {
         }
     }
 
-    /// The stream is over: an unfinished record is rejected (or accepted, by the framing's policy), the file closed, its lane left to
-    /// empty itself.
+    /// The stream is over: an unfinished record is rejected (or accepted, by the framing's policy),
+    /// the file closed, its lane left to empty itself.
     pub(super) fn finish(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, why: &str) {
         let id = self.sender.source;
         let framing = &lent.turn.source(id).framing;
@@ -309,8 +311,9 @@ impl Stream {
         }
     }
 
-    /// Its source is retired. A socket's peer is told that this is the end, and what it has sent by then is taken; a port is closed at
-    /// once. What a full journal holds back goes first in either case.
+    /// Its source is retired. A socket's peer is told that this is the end, and what it has sent by
+    /// then is taken; a port is closed at once. What a full journal holds back goes first in either
+    /// case.
     fn retire(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         match lent.turn.links.fd(link) {
             // Its open or connect is under way.
@@ -329,7 +332,8 @@ impl Stream {
         }
     }
 
-    /// The end of a stream that no longer belongs to the configuration, now or when the journal has room for what it has sent.
+    /// The end of a stream that no longer belongs to the configuration, now or when the journal has
+    /// room for what it has sent.
     fn end_retired(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         if !self.must_wait(lent, link) {
             self.finish(lent, link, "the source was removed");
@@ -420,9 +424,10 @@ impl Streams {
         stream.retire(&mut lent, link);
     }
 
-    /// Links that wait for room go on once the journal takes records again. What was read is framed first, and nobody reads on before all
-    /// of it is: else each could read a socket's whole buffer for the little room that there was, and with thousands of links that
-    /// would be memory without a bound. So no more is held than a turn or two of reads.
+    /// Links that wait for room go on once the journal takes records again. What was read is framed
+    /// first, and nobody reads on before all of it is: else each could read a socket's whole buffer
+    /// for the little room that there was, and with thousands of links that would be memory without
+    /// a bound. So no more is held than a turn or two of reads.
     pub fn resume_paused(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources) {
         if self.shared.paused.is_empty() {
             return;

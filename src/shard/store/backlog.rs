@@ -1,8 +1,9 @@
 //! What lies behind the window comes back from the journal, in order, when there is room for it.
 //!
-//! A lane is *behind* from a record number on: nothing from there is in its queue, neither old nor new. A scan walks the log
-//! and feeds lanes that have room; a lane that had none when the scan passed waits for the next one. When a scan reaches the
-//! tail, the lanes that it never passed over are no longer behind.
+//! A lane is *behind* from a record number on: nothing from there is in its queue, neither old nor
+//! new. A scan walks the log and feeds lanes that have room; a lane that had none when the scan
+//! passed waits for the next one. When a scan reaches the tail, the lanes that it never passed over
+//! are no longer behind.
 
 use super::lanes::Lanes;
 use super::records::{Behind, Waiting};
@@ -41,7 +42,8 @@ impl Backlog {
         self.scan.is_reading()
     }
 
-    /// An operation of the journal is over; it may have been a read of this walk, or have moved what it walks along.
+    /// An operation of the journal is over; it may have been a read of this walk, or have moved
+    /// what it walks along.
     pub fn handle(&mut self, now: Now, journal: &mut Journal, completion: Completion) -> Option<Moved> {
         journal.handle(now, &mut self.scan, completion)
     }
@@ -108,15 +110,17 @@ impl Kept {
         self.backlog.lanes.retain(|lane| lanes[*lane].records_mut().end_scan());
     }
 
-    /// The window is full and others wait: lanes that cannot send now give back what they hold; it is read back later. One that waits
-    /// for an older lane must, too: that one may be among the others.
+    /// The window is full and others wait: lanes that cannot send now give back what they hold; it
+    /// is read back later. One that waits for an older lane must, too: that one may be among the
+    /// others.
     fn unload_stalled(&mut self, now: Now, id: JournalId, lanes: &mut Lanes) {
         if now.mono_ns < self.backlog.unloaded_ns + UNLOAD_EVERY_NS || !self.journal.is_window_tight() {
             return;
         }
         self.backlog.unloaded_ns = now.mono_ns;
         for (lane_id, lane) in lanes.iter_mut() {
-            let stalled = lane.is_stalled() && lane.journal() == id;
+            // Others may wait for the one that asks for ids.
+            let stalled = lane.is_stalled() && lane.journal() == id && !lane.asks_for_all();
             let Some(first) = lane.records().first().copied().filter(|_| stalled) else { continue };
             let records = lane.records_mut();
             // The running scan is past it, or will not feed a stalled lane twice.
@@ -131,8 +135,8 @@ impl Kept {
 }
 
 impl Store {
-    /// Reads one block back; `false` when there is nothing more to do in this turn. To be called up to [`BLOCKS_PER_TURN`] times
-    /// a turn.
+    /// Reads one block back; `false` when there is nothing more to do in this turn. To be called up
+    /// to [`BLOCKS_PER_TURN`] times a turn.
     pub fn read_back(&mut self, turn: &mut Turn<'_>, id: JournalId) -> bool {
         let Self { journals, lanes, .. } = self;
         let kept = &mut journals[usize::from(id.0)];

@@ -22,8 +22,9 @@ pub(in crate::shard) struct Member {
 /// What a lane carries: its own part comes first. At least two records.
 pub(in crate::shard) type Batch = Vec<Member>;
 
-/// With whom a lane's first records go. `apart`: so many records, behind those that it speaks of, were with them in a batch that was
-/// refused; they go without those of other lanes, and without more of their own.
+/// With whom a lane's first records go. `apart`: so many records, behind those that it speaks of,
+/// were with them in a batch that was refused; they go without those of other lanes, and without
+/// more of their own.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::shard) enum Company {
     /// With those of other lanes.

@@ -195,15 +195,17 @@ impl Lane {
         matches!(self.company, Company::Alone { .. } | Company::Carrier { .. }) || self.tries.any()
     }
 
-    /// Whether its first record may go with others: it was never sent alone, and nothing is known against it.
+    /// Whether its first record may go with others: it was never sent alone, and nothing is known
+    /// against it.
     pub fn is_batchable(&self) -> bool {
         self.step() == Step::Record && self.company.may_grow() && !self.goes_alone()
     }
 
-    /// Whether nothing of it is sent, for a time that others do not wait for: its memory may be needed more elsewhere.
+    /// Whether nothing of it is sent, for a time that others do not wait for: its memory may be
+    /// needed more elsewhere.
     pub fn is_stalled(&self) -> bool {
         let waits = matches!(self.state, State::Backoff | State::AwaitsLane | State::AwaitsId);
-        waits && !self.company.is_carrier() && !self.asks_for_all
+        waits && !self.company.is_carrier()
     }
 
     /// Whether others may wait for it, so that it cannot be told to wait for another one.
@@ -305,7 +307,8 @@ impl Lane {
         self.company.part_behind(records);
     }
 
-    /// How many of its first records go apart, without those of other lanes; they may go with others again afterwards.
+    /// How many of its first records go apart, without those of other lanes; they may go with
+    /// others again afterwards.
     pub fn take_apart(&mut self) -> Option<usize> {
         self.company.take_apart()
     }
@@ -317,7 +320,8 @@ impl Lane {
 
     // ---- the first record
 
-    /// The first record is to be sent for the first time: which step comes first, and since when it could.
+    /// The first record is to be sent for the first time: which step comes first, and since when it
+    /// could.
     pub fn begin_step(&mut self, step: Step, recovered_id: Option<&str>) {
         let since = self.first().seen.map(|seen| Moment::at(seen.journaled_ns()));
         self.tries.begin(if recovered_id.is_some() { Step::Record } else { step }, since);
@@ -331,7 +335,8 @@ impl Lane {
         self.tries.set_step(step);
     }
 
-    /// Its first record has an id now; `at_ns`: an answer has brought it, so that the record step begins.
+    /// Its first record has an id now; `at_ns`: an answer has brought it, so that the record step
+    /// begins.
     pub fn give_id(&mut self, id: Box<str>, at_ns: Option<u64>) {
         self.ids.first = Some(id);
         if let Some(at_ns) = at_ns {

@@ -1,8 +1,11 @@
-//! Every record between its journal and the answer that settles it: the journals, and the lanes that keep their order.
+//! Every record between its journal and the answer that settles it: the journals, and the lanes
+//! that keep their order.
 //!
-//! - `lane` is what keeps its order, a state machine; `records` what it has in memory; `company` with whom its first records go; `tries`
-//!   what is known of their attempts. `lanes` are all of them.
-//! - `backlog`: what lies behind the window comes back from a journal. `undurable`: when records became durable, to be measured.
+//! - `lane` is what keeps its order, a state machine; `records` what it has in memory; `company`
+//!   with whom its first records go; `tries` what is known of their attempts. `lanes` are all of
+//!   them.
+//! - `backlog`: what lies behind the window comes back from a journal. `undurable`: when records
+//!   became durable, to be measured.
 //!
 //! The store is the only writer of a lane. It sees neither a source nor an API. It knows senders by
 //! their origins. Its list of woken lanes says which have something to send, its list of ended ones
@@ -106,7 +109,8 @@ impl Store {
         }
     }
 
-    /// Makes the lanes of a journal's recovered records; what each is called, in the order of their origins.
+    /// Makes the lanes of a journal's recovered records; what each is called, in the order of their
+    /// origins.
     pub fn adopt(&mut self, turn: &mut Turn<'_>, id: JournalId) -> Vec<(String, LaneId)> {
         let kept = &mut self.journals[usize::from(id.0)];
         let report = kept.journal.report();
@@ -154,7 +158,8 @@ impl Store {
         (0..self.journals.len() as u8).map(JournalId)
     }
 
-    /// Adopted journals first: what they hold of a source is older than what this core has journaled since it adopted them.
+    /// Adopted journals first: what they hold of a source is older than what this core has
+    /// journaled since it adopted them.
     pub fn oldest_first(&self) -> impl Iterator<Item = JournalId> + use<> {
         self.journal_ids().skip(1).chain([JournalId::OWN])
     }
@@ -189,7 +194,8 @@ impl Store {
         self.own().durable_below()
     }
 
-    /// The end of a turn: marks, commits, segments. `waiting`: somebody waits for an answer that needs the open block on disk.
+    /// The end of a turn: marks, commits, segments. `waiting`: somebody waits for an answer that
+    /// needs the open block on disk.
     pub fn end_turn(&mut self, turn: &mut Turn<'_>, waiting: bool, flush: bool) {
         let waiting = waiting || !self.awaiting_durable.is_empty();
         for (index, kept) in self.journals.iter_mut().enumerate() {
@@ -210,7 +216,8 @@ impl Store {
         journals.flat_map(|kept| [kept.journal.deadline_ns(), kept.backlog.deadline_ns()]).flatten().min()
     }
 
-    /// An operation of a journal is over. Where a run of segments has moved, its lanes are behind from the new place on.
+    /// An operation of a journal is over. Where a run of segments has moved, its lanes are behind
+    /// from the new place on.
     pub fn handle_journal(&mut self, turn: &mut Turn<'_>, id: JournalId, completion: journal::Completion) {
         let is_commit = matches!(completion, journal::Completion::Committed { .. });
         let Kept { journal, backlog, .. } = &mut self.journals[usize::from(id.0)];
@@ -226,12 +233,19 @@ impl Store {
 
     // ---- intake
 
-    /// Room for a record of up to `bytes`, the machine's own key included, if the journal takes one now. Asked once a record.
+    /// Room for a record of up to `bytes`, the machine's own key included, if the journal takes one
+    /// now. Asked once a record.
     pub fn room_for(&mut self, now: Now, bytes: usize) -> Option<Room> {
         self.journal_mut(JournalId::OWN).room_for(now, bytes).ok()
     }
 
-    /// A new lane in this core's own journal. `needs_durable`: its records are delivered once they are durable.
+    /// As [`Store::room_for`], right behind a record that was kept in the same call.
+    pub fn room_behind(&mut self, now: Now, bytes: usize) -> Option<Room> {
+        self.journal_mut(JournalId::OWN).room_behind(now, bytes).ok()
+    }
+
+    /// A new lane in this core's own journal. `needs_durable`: its records are delivered once they
+    /// are durable.
     pub fn new_lane(&mut self, needs_durable: bool) -> LaneId {
         let journal = self.journal_mut(JournalId::OWN);
         let durability = journal.durability();
@@ -246,7 +260,8 @@ impl Store {
     pub fn continue_lane(&mut self, older: Option<LaneId>) -> LaneId {
         let older = older.filter(|older| self.lanes.get(*older).is_some());
         match older {
-            // A lane that an adopted journal holds cannot take new records: they go to this core's own.
+            // A lane that an adopted journal holds cannot take new records: they go to this core's
+            // own.
             Some(lane) if self.lanes[lane].journal() == JournalId::OWN => lane,
             older => {
                 let lane = self.new_lane(false);
@@ -260,11 +275,18 @@ impl Store {
     pub fn chain(&mut self, older: Option<LaneId>, lane: LaneId) {
         let is_other = |older: &LaneId| *older != lane && self.lanes.get(*older).is_some();
         let Some(mut last) = older.filter(is_other) else { return };
+        if self.lanes[lane].state() == State::AwaitsLane {
+            return; // it waits already, and a lane waits for one other
+        }
         while let Some(next) = self.lanes[last].successor() {
-            if next == lane {
-                return; // it waits already; a ring of lanes would wait for ever
-            }
             last = next;
+        }
+        let mut behind = Some(lane);
+        while let Some(next) = behind {
+            if next == last {
+                return; // the older one waits for this one; a ring of lanes would wait for ever
+            }
+            behind = self.lanes[next].successor();
         }
         self.lanes[last].follow_by(lane);
         match self.lanes[lane].state() {
@@ -285,8 +307,8 @@ impl Store {
         origin
     }
 
-    /// Keeps a record in room that was made for it, counts it in, and gives it to its lane, or leaves it behind the window; its
-    /// number.
+    /// Keeps a record in room that was made for it, counts it in, and gives it to its lane, or
+    /// leaves it behind the window; its number.
     pub fn keep(
         &mut self,
         turn: &mut Turn<'_>,
@@ -330,7 +352,8 @@ impl Store {
         self.remove_if_done(lane);
     }
 
-    /// What the journals hold of a configured source: the number of each lane in its journal, the name of what sent it, the lane.
+    /// What the journals hold of a configured source: the number of each lane in its journal, the
+    /// name of what sent it, the lane.
     pub fn lanes_of(&self, id: JournalId, source: &str) -> Vec<(LaneNumber, String, LaneId)> {
         let kept = &self.journals[usize::from(id.0)];
         let mut found = Vec::new();
@@ -338,7 +361,8 @@ impl Store {
             if pending == 0 || *origin.source != *source {
                 continue;
             }
-            // What was parked and is delivered after all has a lane of its own, and may be all that is left of an origin.
+            // What was parked and is delivered after all has a lane of its own, and may be all that
+            // is left of an origin.
             let is_there = |lane: &LaneId| {
                 let lane = self.lanes.get(*lane);
                 lane.is_some_and(|lane| !lane.is_brought_back() && (lane.journal(), lane.number()) == (id, origin.lane))
@@ -392,7 +416,8 @@ impl Store {
         self.woken.pop_front()
     }
 
-    /// Lanes that were told to wait for another one though they were listed: they are to be taken off their lists.
+    /// Lanes that were told to wait for another one though they were listed: they are to be taken
+    /// off their lists.
     pub fn take_recalled(&mut self) -> Vec<LaneId> {
         std::mem::take(&mut self.recalled)
     }
@@ -425,7 +450,8 @@ impl Store {
         self.lanes[lane].needs_durable().then(|| self.durable_below())
     }
 
-    /// Whether a lane's first record may be sent now. If not, the lane waits for more records or for the disk.
+    /// Whether a lane's first record may be sent now. If not, the lane waits for more records or
+    /// for the disk.
     pub fn may_send(&mut self, lane: LaneId) -> bool {
         let below = self.sendable_below(lane);
         let place = &mut self.lanes[lane];
@@ -490,7 +516,8 @@ impl Store {
         self.journal(lane.journal()).recovered_id(waiting.number)
     }
 
-    /// A lane's first record is to be sent for the first time: it begins at its first step, unless an earlier start has found its id.
+    /// A lane's first record is to be sent for the first time: it begins at its first step, unless
+    /// an earlier start has found its id.
     pub fn begin_step(&mut self, lane: LaneId, has_ids: bool) {
         let place = &mut self.lanes[lane];
         if place.tries().attempts() > 0 || place.ids().get(0).is_some() {
@@ -571,7 +598,8 @@ impl Store {
         Ok(())
     }
 
-    /// A parked record is to be delivered after all; `None` if it is not there. It goes to a lane by [`Store::bring_back`].
+    /// A parked record is to be delivered after all; `None` if it is not there. It goes to a lane
+    /// by [`Store::bring_back`].
     ///
     /// # Errors
     /// [`Full`]: nothing was changed.
@@ -609,7 +637,8 @@ impl Store {
         }
     }
 
-    /// A lane for parked records of an origin that are brought back: their machine's later records do not wait for them.
+    /// A lane for parked records of an origin that are brought back: their machine's later records
+    /// do not wait for them.
     pub fn lane_to_bring_back(&mut self, id: JournalId, origin: OriginRef) -> LaneId {
         let mut lane = Lane::new(id, self.journal(id).origin(origin).lane);
         lane.set_brought_back();
@@ -621,7 +650,8 @@ impl Store {
         self.journals.iter_mut().filter_map(|kept| kept.journal.take_leased()).collect()
     }
 
-    /// A clean end: what is left of such ids is written down, in the own journal, and that nothing is in the others.
+    /// A clean end: what is left of such ids is written down, in the own journal, and that nothing
+    /// is in the others.
     pub fn leave_leased(&mut self, mut leased: Leased, is_leasing: bool) {
         for kept in &mut self.journals {
             let ids = std::mem::take(&mut leased.ids);
@@ -648,12 +678,14 @@ impl Store {
         into.behind = pending - in_memory;
     }
 
-    /// What must be true at the end of a turn. With many lanes all of them are looked at every 1,024th turn; whether they were.
+    /// What must be true at the end of a turn. With many lanes, or many records, all of them are
+    /// looked at every 1,024th turn; whether they were.
     pub fn check(&mut self, pending: u64) -> bool {
         const LANES_MAX: usize = 1_000;
+        const PENDING_MAX: u64 = 10_000;
         const TURNS: u32 = 1_024;
         self.unchecked_turns += 1;
-        if self.lanes.len() > LANES_MAX && self.unchecked_turns < TURNS {
+        if (self.lanes.len() > LANES_MAX || pending > PENDING_MAX) && self.unchecked_turns < TURNS {
             return false;
         }
         self.unchecked_turns = 0;

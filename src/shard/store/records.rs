@@ -4,8 +4,8 @@ use crate::ground::{Moment, RecordNumber};
 use crate::journal::{Location, OriginRef, Position};
 use std::collections::VecDeque;
 
-/// Records of one lane in memory, so that a flood of tiny ones cannot grow the index without bound. At level `memory` there is
-/// no other place for them, and `max_size` is the bound.
+/// Records of one lane in memory, so that a flood of tiny ones cannot grow the index without bound.
+/// At level `memory` there is no other place for them, and `max_size` is the bound.
 pub(in crate::shard) const LANE_RECORDS_MAX: usize = 16_384;
 
 /// A record in memory that is to be delivered.
@@ -14,7 +14,8 @@ pub(in crate::shard) struct Waiting {
     pub number: RecordNumber,
     pub at: Location,
     pub origin: OriginRef,
-    /// When its first byte was read and when it was journaled; not known of one that a start found or that was read back.
+    /// When its first byte was read and when it was journaled; not known of one that a start found
+    /// or that was read back.
     pub seen: Option<Seen>,
 }
 
@@ -27,7 +28,8 @@ pub(in crate::shard) struct Seen {
 }
 
 impl Seen {
-    /// Of a first byte that was read at `first_byte_ns`, and a record that was journaled at `journaled_ns`.
+    /// Of a first byte that was read at `first_byte_ns`, and a record that was journaled at
+    /// `journaled_ns`.
     pub fn new(first_byte_ns: u64, journaled_ns: u64) -> Self {
         Self { first_byte: Moment::at(first_byte_ns), journaled_after_ns: journaled_ns - first_byte_ns }
     }
@@ -135,7 +137,8 @@ impl Records {
         self.pop().expect("a record that is settled is in memory")
     }
 
-    /// Nothing is in memory from `behind` on; whether that is new. A running scan may be past that place already.
+    /// Nothing is in memory from `behind` on; whether that is new. A running scan may be past that
+    /// place already.
     pub(super) fn fall_behind(&mut self, behind: Behind) -> bool {
         self.skipped = true;
         self.behind.replace(behind).is_none()

@@ -14,8 +14,8 @@ pub(in crate::shard) struct Refusal {
 #[derive(Debug)]
 pub(in crate::shard) struct Tries {
     step: Step,
-    /// When the current step could begin: the record was journaled, or its id came. Not known of a record that a start found or that was
-    /// read back.
+    /// When the current step could begin: the record was journaled, or its id came. Not known of a
+    /// record that a start found or that was read back.
     since: Option<Moment>,
     attempts: u32,
     /// Answers that refused the first record.
@@ -103,7 +103,8 @@ impl Tries {
         self.refusal = None;
     }
 
-    /// Whether the request may go again at once, on a new connection: once, or as often as it takes `behind` another one.
+    /// Whether the request may go again at once, on a new connection: once, or as often as it takes
+    /// `behind` another one.
     pub fn resend(&mut self, behind: bool) -> bool {
         let may = behind || !self.resent;
         self.resent |= may && !behind;
@@ -116,7 +117,8 @@ impl Tries {
         self.resent = false;
     }
 
-    /// Another failure of its batch; `counts`: its records may be to blame. How many there were in a row.
+    /// Another failure of its batch; `counts`: its records may be to blame. How many there were in
+    /// a row.
     pub fn count_failure(&mut self, counts: bool) -> u32 {
         self.failures = self.failures.saturating_add(u32::from(counts));
         self.failures

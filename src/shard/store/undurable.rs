@@ -1,4 +1,5 @@
-//! When records became durable, for the histogram of [`Stage::Durable`] alone: nothing here decides anything.
+//! When records became durable, for the histogram of [`Stage::Durable`] alone: nothing here decides
+//! anything.
 
 use crate::config::Durability;
 use crate::ground::count::{Stage, StageHistograms};
@@ -17,7 +18,8 @@ struct Run {
     records: u64,
 }
 
-/// Records that are not committed yet, oldest first. They are measured at level `power` only: at the others, nothing is kept here.
+/// Records that are not committed yet, oldest first. They are measured at level `power` only: at
+/// the others, nothing is kept here.
 #[derive(Debug)]
 pub(super) struct Undurable {
     is_measured: bool,
@@ -46,8 +48,9 @@ impl Undurable {
 
     fn begin(&mut self, run: Run) {
         if self.runs.len() == RUNS_MAX {
-            // The disk has been silent for long. Two neighbours become one, the time of the earlier counts: the error is the distance
-            // of two runs, which is small beside what they have waited.
+            // The disk has been silent for long. Two neighbours become one, the time of the earlier
+            // counts: the error is the distance of two runs, which is small beside what they have
+            // waited.
             let runs = std::mem::take(&mut self.runs);
             let mut pairs = runs.into_iter();
             while let Some(first) = pairs.next() {
@@ -58,7 +61,8 @@ impl Undurable {
         self.runs.push_back(run);
     }
 
-    /// The next records of which all have a number below `durable_below`: when they were journaled, and how many.
+    /// The next records of which all have a number below `durable_below`: when they were journaled,
+    /// and how many.
     fn pop(&mut self, durable_below: RecordNumber) -> Option<(u64, u64)> {
         let run = self.runs.pop_front_if(|run| run.last < durable_below)?;
         Some((run.journaled_ns, run.records))
