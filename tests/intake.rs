@@ -110,7 +110,7 @@ impl World {
         let mut settings: Settings = config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}"));
         settings.journal.durability = Durability::Memory;
         settings.journal.max_bytes = max_bytes;
-        let journal = journal::open(&mut NoDisk, &journal::Options::new(&settings.journal, 0, 1)).unwrap();
+        let journal = journal::open(&mut NoDisk, &journal::Options::new(&settings.journal, CoreId(0), 1)).unwrap();
         let shard = Shard::new(Setup {
             settings: Arc::new(settings),
             core: CoreId(0),

@@ -65,7 +65,7 @@ impl World {
         let settings = Arc::new(config::parse(text, "test").unwrap_or_else(|problems| panic!("{problems}")));
         let directory = tempfile::tempdir().expect("a directory");
         let mut storage = FsStorage::open(directory.path()).expect("a directory");
-        let options = journal::Options::new(&settings.journal, 0, 1);
+        let options = journal::Options::new(&settings.journal, CoreId(0), 1);
         let journal = journal::open(&mut storage, &options).expect("an empty journal");
         let now_ns = S;
         let shard = Shard::new(Setup {

@@ -132,7 +132,7 @@ struct World {
 impl World {
     fn new(case: &Case) -> Self {
         let settings = settings(case);
-        let options = journal::Options::new(&settings.journal, 0, 1);
+        let options = journal::Options::new(&settings.journal, CoreId(0), 1);
         let journal = journal::open(&mut NoDisk::default(), &options).expect("a new journal");
         let mono_ns = 1_000_000_000;
         let shard = Shard::new(Setup {

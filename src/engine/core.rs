@@ -194,7 +194,7 @@ impl CoreThread {
                     directory.display()
                 );
             }
-            let options = journal::Options::new(&self.settings.journal, u32::from(number), cores);
+            let options = journal::Options::new(&self.settings.journal, CoreId(number), cores);
             let begun = Instant::now();
             let journal = journal::open(&mut storage, &options)
                 .map_err(|error| EngineError::Journal { directory: directory.clone(), error })?;
@@ -286,7 +286,7 @@ fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<Vec<String>, 
     let mut unwritten = Vec::new();
     for Opened { mut storage, journal } in journals {
         let directory = storage.directory().to_owned();
-        let adopted = journal.core() as usize >= cores;
+        let adopted = usize::from(journal.core().0) >= cores;
         let empty = journal.durability() != Durability::Memory && journal.unsettled() == 0;
         let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
         if !journal.is_flushed() {

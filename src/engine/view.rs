@@ -2,7 +2,7 @@
 //! repaired in memory alone.
 
 use super::files::{FsStorage, SHARED_MEMORY, core_directories, core_directory};
-use crate::ground::{Now, SegmentNumber};
+use crate::ground::{CoreId, Now, SegmentNumber};
 use crate::journal::format::SEGMENT_HEADER_BYTES;
 use crate::journal::{
     self, BlockFile, BlockMemory, Completion, Journal, Op, OpenError, Options, Parked, Scan, Step, Storage,
@@ -22,7 +22,7 @@ pub struct Pending<'a> {
     /// The Idempotency-Key under which it is sent.
     pub key: &'a str,
     /// The core in whose directory it lies.
-    pub core: u32,
+    pub core: CoreId,
     /// What keeps its order, a number in that directory.
     pub lane: u32,
     /// The configured source.
@@ -50,7 +50,7 @@ pub struct Pending<'a> {
 pub fn open_views(state_directory: &Path) -> Result<Vec<View>, OpenError> {
     let failed = |error| OpenError::Io { action: format!("list {}", state_directory.display()), error };
     let cores = core_directories(state_directory).map_err(failed)?;
-    cores.into_iter().map(|core| View::open(&core_directory(state_directory, core), u32::from(core))).collect()
+    cores.into_iter().map(|core| View::open(&core_directory(state_directory, core), CoreId(core))).collect()
 }
 
 /// A journal as it is on disk and, after a kill or while its gateway runs, in its block file.
@@ -61,7 +61,7 @@ pub struct View {
 }
 
 impl View {
-    fn open(directory: &Path, core: u32) -> Result<Self, OpenError> {
+    fn open(directory: &Path, core: CoreId) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io { action: format!("look at {}", directory.display()), error };
         let options = Options::of_view(core);
         let mut attempt = 1;

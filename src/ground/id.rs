@@ -44,7 +44,7 @@ pub struct LaneId {
     pub generation: u32,
 }
 
-/// Index of a core thread, from 0.
+/// Index of a core thread, from 0. It names the journal directory of that core, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CoreId(pub u16);
 
@@ -75,7 +75,7 @@ impl RecordNumber {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordName {
     /// The core whose directory holds it; that may be a core of an earlier start.
-    pub core: u32,
+    pub core: CoreId,
     /// Its number there.
     pub number: RecordNumber,
 }
@@ -84,7 +84,7 @@ impl RecordName {
     /// Reads a name; `None` if it is none.
     pub fn parse(name: &str) -> Option<Self> {
         let (core, number) = name.split_once('-')?;
-        Some(Self { core: core.parse().ok()?, number: RecordNumber(number.parse().ok()?) })
+        Some(Self { core: CoreId(core.parse().ok()?), number: RecordNumber(number.parse().ok()?) })
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn names_of_records_are_a_core_and_a_number() {
-        let name = RecordName { core: 3, number: RecordNumber(1_048_577) };
+        let name = RecordName { core: CoreId(3), number: RecordNumber(1_048_577) };
         assert_eq!((name.to_string().as_str(), RecordName::parse("3-1048577")), ("3-1048577", Some(name)));
         for wrong in ["", "3", "3-", "-5", "x-5", "3-5-7"] {
             assert_eq!(RecordName::parse(wrong), None, "{wrong}");

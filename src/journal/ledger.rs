@@ -325,7 +325,8 @@ mod tests {
         let mut segment = Segment::new(SegmentNumber(3), 1, RecordNumber(10), 512);
         segment.add(RecordNumber(12), 40);
         let maker = Maker { epoch: 1, epoch_id: 7, physical: 512 };
-        let segments = Segments::new(&Options::of_view(0), maker, vec![segment], SegmentNumber(6), 1);
+        let segments =
+            Segments::new(&Options::of_view(crate::ground::CoreId(0)), maker, vec![segment], SegmentNumber(6), 1);
         let mut ledger = Ledger::new(5, LaneNumber(5));
         ledger.adopt_origin(4, LaneNumber(4), "source", "name", 1);
         ledger.check(Durability::Power, &segments);

@@ -25,7 +25,7 @@ use super::writer::Writer;
 use super::{BlockFile, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, Storage};
 use crate::config::Durability;
 use crate::ground::count::Counters;
-use crate::ground::{LaneNumber, Now, RecordNumber};
+use crate::ground::{CoreId, LaneNumber, Now, RecordNumber};
 use crate::observe::snapshot::JournalSnapshot;
 use std::io;
 use std::ops::Range;
@@ -134,7 +134,7 @@ impl Journal {
     }
 
     /// The core whose directory this is; part of every key.
-    pub fn core(&self) -> u32 {
+    pub fn core(&self) -> CoreId {
         self.options.core
     }
 

@@ -49,7 +49,7 @@ pub use storage::{BlockFile, Storage};
 pub use window::{Location, RecordView};
 
 use crate::config::{self, Durability};
-use crate::ground::{LaneNumber, SegmentNumber};
+use crate::ground::{CoreId, LaneNumber, SegmentNumber};
 
 /// Bytes of a block at most, and of a slot of the block file; the largest record fits twice.
 pub const BLOCK_BYTES: u32 = 128 * 1024;
@@ -78,7 +78,7 @@ enum Purpose {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The core whose directory it is; part of every key.
-    pub core: u32,
+    pub core: CoreId,
     /// When a record counts as safe.
     pub durability: Durability,
     /// Longest time that an entry waits in an open block.
@@ -95,7 +95,7 @@ pub struct Options {
 
 impl Options {
     /// One core's share of the configured limits.
-    pub fn new(settings: &config::Journal, core: u32, cores: usize) -> Self {
+    pub fn new(settings: &config::Journal, core: CoreId, cores: usize) -> Self {
         let max_bytes = settings.max_bytes / cores as u64;
         // Without a disk the window is all there is.
         let window_bytes = match settings.durability {
@@ -114,7 +114,7 @@ impl Options {
     }
 
     /// For a journal that is looked at and not written to.
-    pub fn of_view(core: u32) -> Self {
+    pub fn of_view(core: CoreId) -> Self {
         let settings = config::Journal { window_bytes: 32 * BLOCK_BYTES as usize, ..config::Journal::default() };
         Self::new(&settings, core, 1)
     }

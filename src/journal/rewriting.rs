@@ -25,7 +25,7 @@ use super::ledger::{Ledger, SaidIn};
 use super::op::{Op, Ops, Rewrite};
 use super::segments::{GivenUp, Maker, Segment, Segments};
 use super::trouble::{Trouble, Troubles, describe};
-use crate::ground::{Now, SegmentNumber};
+use crate::ground::{CoreId, Now, SegmentNumber};
 use run::{Run, Step};
 use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
@@ -78,7 +78,7 @@ pub(super) enum Done {
 /// What stays as it is.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
-    core: u32,
+    core: CoreId,
     segment_bytes: u32,
     block_bytes: u32,
     maker: Maker,

@@ -14,7 +14,7 @@ use super::format::{Position, SegmentHeader, round_up};
 use super::op::{Op, Ops};
 use super::{Full, IN_MEMORY, Options, Purpose, RETRY_AFTER_NS};
 use crate::config::Durability;
-use crate::ground::{Now, RecordNumber, SegmentNumber};
+use crate::ground::{CoreId, Now, RecordNumber, SegmentNumber};
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
@@ -36,7 +36,7 @@ struct Syncs {
 /// Owns the list of segments, and what is on its way to it and from it.
 #[derive(Debug)]
 pub(super) struct Segments {
-    core: u32,
+    core: CoreId,
     durability: Durability,
     segment_bytes: u32,
     /// Segments at most; the last one, and in need more, is for ids and marks.
@@ -318,7 +318,7 @@ impl Segments {
     pub fn header(&self, segment: SegmentNumber, nonce: u64) -> SegmentHeader {
         let Maker { epoch, epoch_id, physical } = self.maker;
         let bytes = u64::from(self.segment_bytes);
-        SegmentHeader { core: self.core, segment, nonce, bytes, physical, epoch, epoch_id }
+        SegmentHeader { core: u32::from(self.core.0), segment, nonce, bytes, physical, epoch, epoch_id }
     }
 
     /// Rounds up to the physical block of segments that this start makes.
@@ -571,7 +571,7 @@ mod tests {
         first.add(RecordNumber(12), 40);
         let second = Segment::new(SegmentNumber(5), 2, RecordNumber(20), 512);
         let maker = Maker { epoch: 1, epoch_id: 7, physical: 512 };
-        let segments = Segments::new(&Options::of_view(0), maker, vec![first, second], SegmentNumber(6), 1);
+        let segments = Segments::new(&Options::of_view(CoreId(0)), maker, vec![first, second], SegmentNumber(6), 1);
         segments.check();
         segments
     }

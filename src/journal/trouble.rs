@@ -1,7 +1,7 @@
 //! What is wrong with the disk, and what that means for records: said once when it begins, changes
 //! and ends.
 
-use crate::ground::SegmentNumber;
+use crate::ground::{CoreId, SegmentNumber};
 
 /// What cannot be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) enum Trouble {
 /// Owns what is known to be wrong with the disk, and counts the errors.
 #[derive(Debug)]
 pub(super) struct Troubles {
-    core: u32,
+    core: CoreId,
     /// Of each kind the last failure, while it lasts.
     last: [Option<Failure>; 5],
     /// Errors that were not counted into a snapshot yet.
@@ -71,7 +71,7 @@ impl Trouble {
 
 impl Troubles {
     /// None so far, in the journal of a core.
-    pub(super) fn new(core: u32) -> Self {
+    pub(super) fn new(core: CoreId) -> Self {
         Self { core, last: [None; 5], errors: 0 }
     }
 

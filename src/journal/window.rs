@@ -15,7 +15,7 @@ use super::format::{
 use super::segments::Segments;
 use super::unfinished::BLOCK_FILE_HEADER_BYTES;
 use super::writer::OpenPlace;
-use crate::ground::{RecordNumber, SegmentNumber};
+use crate::ground::{CoreId, RecordNumber, SegmentNumber};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -43,12 +43,12 @@ pub struct RecordView<'a> {
 
 impl RecordView<'_> {
     /// Appends its key: the epoch's random id, the core, its number. No other record ever has it.
-    pub fn write_key(&self, core: u32, key: &mut String) {
+    pub fn write_key(&self, core: CoreId, key: &mut String) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let epoch: [u8; 32] = std::array::from_fn(|nth| DIGITS[(self.epoch_id >> (124 - 4 * nth)) as usize & 15]);
         key.push_str(str::from_utf8(&epoch).expect("digits"));
         key.push('-');
-        key.push_str(itoa::Buffer::new().format(core));
+        key.push_str(itoa::Buffer::new().format(core.0));
         key.push('-');
         key.push_str(itoa::Buffer::new().format(self.number.0));
     }
@@ -557,11 +557,11 @@ mod tests {
 
     #[test]
     fn a_key_is_the_epoch_in_32_digits_the_core_and_the_number() {
-        for (epoch_id, core, number) in [(0, 0, 0), (0xab << 64 | 7, 15, 1_234_567), (u128::MAX, u32::MAX, u64::MAX)] {
+        for (epoch_id, core, number) in [(0, 0, 0), (0xab << 64 | 7, 15, 1_234_567), (u128::MAX, u16::MAX, u64::MAX)] {
             let payload =
                 RecordPayload { origin: 0, first_byte_wall_ns: 0, frame_us: 0, key: b"", body_hash: 0, data: b"" };
             let mut key = String::new();
-            RecordView { number: RecordNumber(number), flags: 0, epoch_id, payload }.write_key(core, &mut key);
+            RecordView { number: RecordNumber(number), flags: 0, epoch_id, payload }.write_key(CoreId(core), &mut key);
             assert_eq!(key, format!("{epoch_id:032x}-{core}-{number}"));
         }
     }

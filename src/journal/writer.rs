@@ -436,7 +436,7 @@ mod tests {
 
     /// One sealed block of one entry, in the first segment of a start.
     fn sealed() -> (Writer, Window, Segments) {
-        let options = Options::of_view(0);
+        let options = Options::of_view(crate::ground::CoreId(0));
         let memory = BlockMemory::heap(BLOCK_FILE_HEADER_BYTES + 4 * options.block_bytes as usize);
         let mut window = Window::new(memory.into(), options.block_bytes, 512, true);
         let maker = Maker { epoch: 1, epoch_id: 7, physical: 512 };

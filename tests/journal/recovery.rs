@@ -350,14 +350,14 @@ fn two_starts_never_give_equal_keys() {
         let lane = clone.journal().new_lane();
         let origin = clone.journal().open_origin(lane, "s", "n");
         let (kept, _) = clone.append(origin, b"x", b"").expect("room");
-        assert!(keys.insert((kept.epoch_id, 3, kept.number)));
+        assert!(keys.insert((kept.epoch_id, ringest::ground::CoreId(3), kept.number)));
         given += 1;
 
         story.world.open_whole();
         story.world.quiesce();
         story.settle_all();
         let (kept, ..) = story.world.append(story.origins[0], b"y", b"").expect("room");
-        assert!(keys.insert((kept.epoch_id, 3, kept.number)));
+        assert!(keys.insert((kept.epoch_id, ringest::ground::CoreId(3), kept.number)));
         given += 1;
         story.world.quiesce();
         story.settle_all();

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 fn full_size(durability: Durability) -> Options {
     let settings = config::Journal { durability, ..config::Journal::default() };
-    Options::new(&settings, 0, 1)
+    Options::new(&settings, ringest::ground::CoreId(0), 1)
 }
 
 /// Release build, two busy cores: 180 ns and 2 to 26 ns.

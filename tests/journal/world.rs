@@ -17,7 +17,7 @@ pub const BLOCK_BYTES: u32 = 8192;
 /// Small limits, so that everything that can run out does.
 pub fn options(durability: Durability, segments: u64, slots: usize) -> Options {
     Options {
-        core: 3,
+        core: ringest::ground::CoreId(3),
         durability,
         commit_every_ns: 5_000_000,
         segment_bytes: SEGMENT_BYTES,

@@ -13,6 +13,7 @@ use ringest::config::{
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
 use ringest::framing::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
+use ringest::ground::CoreId;
 use ringest::http::server;
 use ringest::journal::Options;
 use ringest::shard::{Readable, SourceId};
@@ -250,7 +251,7 @@ impl Plan {
     }
 
     pub fn options(&self, core: u32) -> Options {
-        Options { block_bytes: self.block_bytes, ..Options::new(&self.settings.journal, core, 1) }
+        Options { block_bytes: self.block_bytes, ..Options::new(&self.settings.journal, CoreId(core as u16), 1) }
     }
 }
 

@@ -81,7 +81,7 @@ impl Stage {
         }
         let mut settings: Settings = config::parse(&text, "row").unwrap_or_else(|problems| panic!("{problems}"));
         (settings.journal.durability, settings.journal.max_bytes) = (Durability::Memory, 16 << 20);
-        let options = journal::Options::new(&settings.journal, 0, 1);
+        let options = journal::Options::new(&settings.journal, CoreId(0), 1);
         let journal = journal::open(&mut Disk::new(0, 4096, 7), &options).expect("memory");
         let now = Now { mono_ns: S, wall_ns: (WALL_S + 1) * S };
         let mut shard = Shard::new(Setup {

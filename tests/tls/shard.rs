@@ -77,7 +77,8 @@ impl World {
         settings.journal.durability = Durability::Memory;
         settings.journal.max_bytes = 16 << 20;
         let mut storage = FsStorage::open(directory.path()).expect("a directory");
-        let journal = journal::open(&mut storage, &journal::Options::new(&settings.journal, 0, 1)).expect("a journal");
+        let journal =
+            journal::open(&mut storage, &journal::Options::new(&settings.journal, CoreId(0), 1)).expect("a journal");
         let client = Client::new(settings.deliver.tls.as_ref().expect("a URL is https")).expect("checked");
         let mut shard = Shard::new(Setup {
             settings: Arc::new(settings),

@@ -108,7 +108,7 @@ impl Storage for Disk {
 
 fn options(durability: Durability) -> Options {
     Options {
-        core: 0,
+        core: crate::ground::CoreId(0),
         durability,
         commit_every_ns: 5_000_000,
         segment_bytes: 16 * 1024,

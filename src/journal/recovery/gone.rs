@@ -54,7 +54,7 @@ impl Recovery {
         ));
         let bytes_of_file = bytes.len() as u64;
         let header = SegmentHeader {
-            core: options.core,
+            core: u32::from(options.core.0),
             segment: number,
             nonce,
             bytes: bytes_of_file,

@@ -173,7 +173,7 @@ impl Recovery {
             self.report.alarms.push(format!("the header of segment {number} is damaged"));
         } // else the kill came while the file was being made, and its blocks are all in memory
         let header = SegmentHeader {
-            core: options.core,
+            core: u32::from(options.core.0),
             segment: number,
             nonce: block.nonce,
             bytes: bytes.len().max(options.segment_bytes as usize) as u64,

@@ -30,7 +30,7 @@ use super::{JournalId, LaneId, Now, Op};
 use crate::config::Durability;
 use crate::delivery::Step;
 use crate::ground::count::Stage;
-use crate::ground::{LaneNumber, Moment, RecordNumber};
+use crate::ground::{CoreId, LaneNumber, Moment, RecordNumber};
 use crate::journal::{
     self, Appended, BlockFile, Full, Journal, Leased, Lies, NewRecord, Origin, OriginRef, RecordView, Refused, Room,
     Unparked,
@@ -505,7 +505,7 @@ impl Store {
     }
 
     /// The core of a lane's journal, which is part of its records' keys.
-    pub fn core_of(&self, lane: &Lane) -> u32 {
+    pub fn core_of(&self, lane: &Lane) -> CoreId {
         self.journal(lane.journal()).core()
     }
 
