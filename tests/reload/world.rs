@@ -134,9 +134,7 @@ impl World {
 
     fn with(text: &str, max_bytes: u64) -> Self {
         let settings = settings(text, max_bytes);
-        let journal =
-            journal::open(&mut NoDisk, &journal::Options::new(&settings.journal, CoreId(0), 1))
-                .unwrap();
+        let journal = journal::open(&mut NoDisk, &journal::Options::new(&settings.journal, CoreId(0), 1)).unwrap();
         let shard = Shard::new(Setup {
             sources: (0..settings.sources.len()).map(|index| SourceId(index as u16)).collect(),
             settings: Arc::new(settings),

@@ -6,7 +6,8 @@ use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::format::Position;
 
 /// A segment of the log. Others read it; recovery builds it, and from then on
-/// [`Segments`](super::Segments) alone changes it.
+/// [`Segments`](super::Segments) alone changes it. It has 15 fields: each is one fact about one
+/// file, and all of them begin and end with it.
 #[derive(Debug)]
 pub(in crate::journal) struct Segment {
     pub number: SegmentNumber,

@@ -129,7 +129,7 @@ impl Dispatcher {
         let mut request = connection.in_flight.pop_front().expect("looked at by the caller");
         connection.answered += 1;
         connection.idle_ns = lent.turn.now.mono_ns;
-        self.outbox.api_mut(conn.api).in_flight -= 1;
+        self.outbox.api_mut(conn.api).request_done();
         let connection = &conn.connection;
         let arrived =
             request.step == Step::Record && (request.delivered || self.shows_id(lent, &mut request, &connection.body));
@@ -153,7 +153,7 @@ impl Dispatcher {
         let request = conn.connection.in_flight.pop_front().expect("an answer has its request");
         conn.connection.answered += 1; // the others may go again at once
         conn.connection.idle_ns = lent.turn.now.mono_ns;
-        self.outbox.api_mut(conn.api).in_flight -= 1;
+        self.outbox.api_mut(conn.api).request_done();
         if request.step == Step::Id {
             let problem = Problem::IdTooLong { status: request.status, bytes_max };
             self.failed(lent, conn.api, request, problem);
@@ -436,6 +436,6 @@ impl Dispatcher {
     fn fails_while_others_arrive(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, lane: LaneId) -> bool {
         let now_ns = lent.turn.now.mono_ns;
         let since_ns = lent.store.lane_mut(lane).tries_mut().failing_since(now_ns);
-        self.outbox.api(api).last_success_ns.is_some_and(|at_ns| at_ns > since_ns)
+        self.outbox.api(api).last_success_ns().is_some_and(|at_ns| at_ns > since_ns)
     }
 }

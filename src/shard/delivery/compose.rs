@@ -146,7 +146,7 @@ impl Composer {
         let alone = lane.goes_alone();
         let apart = if alone { None } else { lane.take_apart() };
         let api = outbox.record_api();
-        let mut ready = std::mem::take(&mut outbox.api_mut(api).ready);
+        let mut ready = outbox.api_mut(api).take_ready();
         // Each lane its share, so that one with many records does not fill every batch.
         let share = match (alone, apart) {
             (true, _) => 1,
@@ -178,7 +178,7 @@ impl Composer {
         }
         passed.append(&mut ready);
         // A lane that found no id may have been listed meanwhile, in front.
-        outbox.api_mut(api).ready.append(&mut passed);
+        outbox.api_mut(api).append_ready(passed);
         members
     }
 

@@ -152,7 +152,7 @@ impl Dispatcher {
     /// for.
     pub fn batch_due_ns(&self, store: &Store, rules: &Rules) -> Option<u64> {
         let batch = rules.batch().filter(|batch| !batch.wait.is_zero())?;
-        let ready = &self.outbox.api(self.outbox.record_api()).ready;
+        let ready = self.outbox.api(self.outbox.record_api()).ready();
         let first = store.lane(*ready.front()?);
         if !first.is_batchable() || ready.len() >= batch.records || !self.outbox.is_open(Step::Record) {
             return None;
@@ -223,7 +223,7 @@ impl Dispatcher {
         });
         lent.turn.counters.api_requests += 1;
         let api = self.outbox.api_of(step);
-        self.outbox.api_mut(api).in_flight += 1;
+        self.outbox.api_mut(api).request_sent();
     }
 
     /// Sees to the ids of what is sent next, and puts a batch together; whether there is something
@@ -250,8 +250,8 @@ impl Dispatcher {
         conn.connection.idle_ns = now_ns;
         set_timer(lent.turn, link, &mut conn.connection, now_ns + lent.rules.deliver().idle.as_nanos() as u64);
         let api = self.outbox.api_mut(conn.api);
-        api.connecting -= 1;
-        if api.tls.is_none() {
+        api.connect_done();
+        if api.tls().is_none() {
             api.forget_failures();
         }
         self.list_connection(lent, link, conn);
@@ -264,7 +264,7 @@ impl Dispatcher {
         }
         if conn.connection.has_room(lent.rules.deliver().pipeline) && !conn.connection.listed {
             conn.connection.listed = true;
-            self.outbox.api_mut(conn.api).available.push(link);
+            self.outbox.api_mut(conn.api).offer(link);
         }
     }
 
@@ -289,7 +289,9 @@ impl Dispatcher {
     pub fn close_idle(&mut self, turn: &mut Turn<'_>, link: LinkId, conn: &mut ApiLink) {
         self.leave_handshake(turn, link, conn);
         let api = self.outbox.api_mut(conn.api);
-        api.connecting -= usize::from(!conn.connection.open);
+        if !conn.connection.open {
+            api.connect_done();
+        }
         api.forget(link);
         turn.close(link);
     }
@@ -337,7 +339,7 @@ impl Dispatcher {
         // before the others.
         let in_flight = std::mem::take(&mut conn.connection.in_flight);
         for (place, request) in in_flight.into_iter().enumerate().rev() {
-            self.outbox.api_mut(conn.api).in_flight -= 1;
+            self.outbox.api_mut(conn.api).request_done();
             if request.delivered {
                 continue; // delivered with its header
             }
@@ -402,7 +404,7 @@ impl Dispatcher {
     /// The oldest request's whole answer is late: it fails, what was sent behind it is sent again.
     fn answer_late(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) {
         let oldest = conn.connection.in_flight.pop_front().expect("looked at by the caller");
-        self.outbox.api_mut(conn.api).in_flight -= 1;
+        self.outbox.api_mut(conn.api).request_done();
         if !oldest.delivered {
             self.failed(lent, conn.api, oldest, Problem::Late(lent.rules.deliver().timeout));
         }

@@ -88,12 +88,12 @@ impl Delivery {
 
     /// The API's authorities; an index is an [`ApiId`].
     pub fn destinations(&self) -> Vec<Authority> {
-        self.dispatcher.outbox.apis().map(|(_, api)| api.authority.clone()).collect()
+        self.dispatcher.outbox.apis().map(|(_, api)| api.authority().clone()).collect()
     }
 
     /// Requests that the API has not answered.
     pub fn in_flight(&self) -> usize {
-        self.dispatcher.outbox.apis().map(|(_, api)| api.in_flight as usize).sum()
+        self.dispatcher.outbox.apis().map(|(_, api)| api.in_flight() as usize).sum()
     }
 
     // ---- lanes
@@ -161,15 +161,15 @@ impl Delivery {
         let Self { rules, connections, dispatcher } = self;
         let pipeline = rules.deliver().pipeline;
         let mut lent = Lent { turn, store, rules, present: rules };
-        while !dispatcher.outbox.api(id).ready.is_empty() {
-            let Some(link) = dispatcher.outbox.api_mut(id).available.pop() else { return };
+        while !dispatcher.outbox.api(id).ready().is_empty() {
+            let Some(link) = dispatcher.outbox.api_mut(id).next_available() else { return };
             if !lent.turn.links.is_open(link, Kind::Api) {
                 continue;
             }
             let conn = connections.of(link);
             conn.connection.listed = false;
             while conn.connection.has_room(pipeline) {
-                let Some(lane) = dispatcher.outbox.api_mut(id).ready.pop_front() else { break };
+                let Some(lane) = dispatcher.outbox.api_mut(id).next_ready() else { break };
                 dispatcher.render(&mut lent, lane, &mut conn.connection);
             }
             if conn.connection.out.is_empty() {
@@ -189,12 +189,12 @@ impl Delivery {
         let records = self.rules.batch().map_or(1, |batch| batch.records);
         let per_connection = self.rules.deliver().pipeline * records;
         let api = self.dispatcher.outbox.api(id);
-        if api.ready.is_empty() || !api.may_connect(turn.now) {
+        if api.ready().is_empty() || !api.may_connect(turn.now) {
             return;
         }
-        let wanted = if api.is_failing() { 1 } else { api.ready.len().div_ceil(per_connection) };
-        let room = self.rules.deliver().connections.saturating_sub(api.connections.len());
-        let mut count = wanted.saturating_sub(api.connecting).min(room);
+        let wanted = if api.is_failing() { 1 } else { api.ready().len().div_ceil(per_connection) };
+        let room = self.rules.deliver().connections.saturating_sub(api.connections().len());
+        let mut count = wanted.saturating_sub(api.connecting()).min(room);
         if count > 0 {
             count = count.min(self.dispatcher.handshakes_allowed(turn.now, id));
         }
@@ -203,9 +203,7 @@ impl Delivery {
             let link = turn.links.open(Kind::Api, None);
             self.connections.insert(link, ApiLink { api: id, connection, earlier: None, secure: None });
             turn.counters.api_connects += 1;
-            let api = self.dispatcher.outbox.api_mut(id);
-            api.connections.push(link);
-            api.connecting += 1;
+            self.dispatcher.outbox.api_mut(id).connect_begun(link);
             turn.emit(Op::Connect { link, to: Destination::Api(id) });
         }
     }
@@ -241,7 +239,7 @@ impl Delivery {
                 turn.links.set_fd(link, fd);
                 turn.emit(Op::Recv { link, fd, kind: Readable::Socket });
                 self.on(turn, store, link, |dispatcher, lent, conn| {
-                    match dispatcher.outbox.api(conn.api).tls.is_some() {
+                    match dispatcher.outbox.api(conn.api).tls().is_some() {
                         true => dispatcher.begin_handshake(lent, link, conn),
                         false => dispatcher.opened(lent, link, conn),
                     }
@@ -294,7 +292,7 @@ impl Delivery {
     pub fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         self.dispatcher.leases.leave(store);
         let links: Vec<LinkId> =
-            self.dispatcher.outbox.apis().flat_map(|(_, api)| api.connections.iter().copied()).collect();
+            self.dispatcher.outbox.apis().flat_map(|(_, api)| api.connections().iter().copied()).collect();
         for link in links {
             if turn.links.is_open(link, Kind::Api) && turn.links.fd(link).is_some() {
                 self.dispatcher.close_session(turn, link, self.connections.of(link));
@@ -330,14 +328,14 @@ impl Delivery {
     /// to come from.
     pub fn snapshot(&self, now: Now) -> Vec<RouteSnapshot> {
         let outbox = &self.dispatcher.outbox;
-        let shown = outbox.apis().filter(|(id, api)| outbox.is_current(*id) || !api.connections.is_empty());
+        let shown = outbox.apis().filter(|(id, api)| outbox.is_current(*id) || !api.connections().is_empty());
         shown
             .map(|(_, api)| RouteSnapshot {
-                authority: format!("{}:{}", api.authority.host, api.authority.port),
-                connections: api.connections.len() as u64,
-                in_flight: api.in_flight,
+                authority: format!("{}:{}", api.authority().host, api.authority().port),
+                connections: api.connections().len() as u64,
+                in_flight: api.in_flight(),
                 problem: api.problem(),
-                last_success_s: api.last_success_ns.map(|at_ns| now.mono_ns.saturating_sub(at_ns) as f64 / 1e9),
+                last_success_s: api.last_success_ns().map(|at_ns| now.mono_ns.saturating_sub(at_ns) as f64 / 1e9),
             })
             .collect()
     }
@@ -369,7 +367,7 @@ impl Delivery {
             }
         }
         for (id, api) in self.dispatcher.outbox.apis() {
-            assert_eq!(api.in_flight, in_flight[usize::from(id.0)], "requests in flight");
+            assert_eq!(api.in_flight(), in_flight[usize::from(id.0)], "requests in flight");
         }
         let mut members = std::collections::HashSet::new();
         for (id, lane) in store.lanes() {

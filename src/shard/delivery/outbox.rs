@@ -44,24 +44,24 @@ struct Failures {
 /// One authority of the API: its connections, and the lanes that want it.
 #[derive(Debug)]
 pub(super) struct Api {
-    pub authority: Authority,
+    authority: Authority,
     /// Connections to it are by TLS; see `secure`.
-    pub tls: Option<Handshakes>,
+    tls: Option<Handshakes>,
     /// Open and connecting.
-    pub connections: Vec<LinkId>,
+    connections: Vec<LinkId>,
     /// Connecting, TLS handshakes included.
-    pub connecting: usize,
+    connecting: usize,
     /// Connections with room for another request; the last one used is used first, so that spare
     /// ones go idle.
-    pub available: Vec<LinkId>,
+    available: Vec<LinkId>,
     /// Lanes that are to be sent next, in this order.
-    pub ready: VecDeque<LaneId>,
+    ready: VecDeque<LaneId>,
     failures: Failures,
     /// When a batch that waits for more records was last to be sent.
     batch_due_ns: Option<u64>,
     trouble: Trouble,
-    pub last_success_ns: Option<u64>,
-    pub in_flight: u64,
+    last_success_ns: Option<u64>,
+    in_flight: u64,
 }
 
 impl Api {
@@ -84,6 +84,100 @@ impl Api {
     /// Whether it is where a URL leads to.
     fn serves(&self, url: &Url) -> bool {
         self.authority == url.authority && self.tls.is_some() == url.secure
+    }
+
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Its handshakes, where connections to it are by TLS.
+    pub fn tls(&self) -> Option<&Handshakes> {
+        self.tls.as_ref()
+    }
+
+    pub fn tls_mut(&mut self) -> Option<&mut Handshakes> {
+        self.tls.as_mut()
+    }
+
+    /// Open and connecting.
+    pub fn connections(&self) -> &[LinkId] {
+        &self.connections
+    }
+
+    /// How many of them are connecting, TLS handshakes included.
+    pub fn connecting(&self) -> usize {
+        self.connecting
+    }
+
+    /// A connection begins.
+    pub fn connect_begun(&mut self, link: LinkId) {
+        self.connections.push(link);
+        self.connecting += 1;
+    }
+
+    /// One that was connecting is open, or is not any more.
+    pub fn connect_done(&mut self) {
+        self.connecting -= 1;
+    }
+
+    /// One that is open counts as one that has not got through.
+    pub fn connect_is_in_vain(&mut self) {
+        self.connecting += 1;
+    }
+
+    /// A connection has room for another request.
+    pub fn offer(&mut self, link: LinkId) {
+        self.available.push(link);
+    }
+
+    /// It takes no more requests.
+    pub fn take_back(&mut self, link: LinkId) {
+        self.available.retain(|other| *other != link);
+    }
+
+    /// The connection that the next requests go on.
+    pub fn next_available(&mut self) -> Option<LinkId> {
+        self.available.pop()
+    }
+
+    /// Lanes that are to be sent next, in this order.
+    pub fn ready(&self) -> &VecDeque<LaneId> {
+        &self.ready
+    }
+
+    /// Takes the first of them off the list.
+    pub fn next_ready(&mut self) -> Option<LaneId> {
+        self.ready.pop_front()
+    }
+
+    /// Takes all of them off the list, to choose some.
+    pub fn take_ready(&mut self) -> VecDeque<LaneId> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Puts those back that were not chosen, behind what was listed meanwhile.
+    pub fn append_ready(&mut self, mut lanes: VecDeque<LaneId>) {
+        self.ready.append(&mut lanes);
+    }
+
+    /// Requests without their whole answer.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// A request is on its way.
+    pub fn request_sent(&mut self) {
+        self.in_flight += 1;
+    }
+
+    /// A request has come to something.
+    pub fn request_done(&mut self) {
+        self.in_flight -= 1;
+    }
+
+    /// When it last did what was asked, in monotonic nanoseconds.
+    pub fn last_success_ns(&self) -> Option<u64> {
+        self.last_success_ns
     }
 
     /// Whether connects to it fail.

@@ -51,12 +51,12 @@ impl Delivery {
             return id;
         }
         let others: Vec<ApiId> = outbox.ids().filter(|id| !outbox.is_current(*id)).collect();
-        let mut free = others.iter().copied().find(|id| outbox.api(*id).connections.is_empty());
+        let mut free = others.iter().copied().find(|id| outbox.api(*id).connections().is_empty());
         if free.is_none() && outbox.ids().count() == APIS_MAX {
             // So many addresses within the time of an answer: the requests to one of them go out
             // again.
             free = others.last().copied();
-            let left = free.map_or(Vec::new(), |id| outbox.api(id).connections.clone());
+            let left = free.map_or(Vec::new(), |id| outbox.api(id).connections().to_vec());
             for link in left.into_iter().filter(|link| turn.links.is_open(*link, Kind::Api)).collect::<Vec<_>>() {
                 let Self { rules: present, connections, dispatcher } = self;
                 let mut lent = Lent { turn, store, rules: old, present };
@@ -75,12 +75,12 @@ impl Delivery {
         for link in links {
             let conn: &mut ApiLink = connections.of(link);
             if !conn.connection.in_flight.is_empty() {
-                dispatcher.outbox.api_mut(conn.api).available.retain(|other| *other != link);
+                dispatcher.outbox.api_mut(conn.api).take_back(link);
                 conn.connection.listed = false;
                 let earlier = conn.earlier.get_or_insert_with(|| Earlier { rules: Rc::clone(old), other_tls: false });
                 earlier.other_tls |= other_tls;
             } else if !dispatcher.outbox.is_current(conn.api)
-                || other_tls && dispatcher.outbox.api(conn.api).tls.is_some()
+                || other_tls && dispatcher.outbox.api(conn.api).tls().is_some()
             {
                 dispatcher.close_idle(turn, link, conn);
             }

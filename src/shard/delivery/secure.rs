@@ -64,10 +64,10 @@ impl Dispatcher {
     /// cost the server a millisecond each, and all cores come back at once.
     pub(super) fn handshakes_allowed(&self, now: Now, id: ApiId) -> usize {
         let api = self.outbox.api(id);
-        let Some(tls) = &api.tls else { return usize::MAX };
+        let Some(tls) = api.tls() else { return usize::MAX };
         let Some(left) = self.tls_client(now).resumptions(&tls.server) else { return usize::MAX };
-        let unclaimed = api.connecting - tls.begun;
-        let none_awaited = api.connecting == 0 && tls.young == 0;
+        let unclaimed = api.connecting() - tls.begun;
+        let none_awaited = api.connecting() == 0 && tls.young == 0;
         left.saturating_sub(unclaimed).max(usize::from(none_awaited))
     }
 
@@ -124,7 +124,7 @@ impl Dispatcher {
     }
 
     fn tls_of(&mut self, id: ApiId) -> &mut Handshakes {
-        self.outbox.api_mut(id).tls.as_mut().expect("the connection is by TLS")
+        self.outbox.api_mut(id).tls_mut().expect("the connection is by TLS")
     }
 
     /// No tickets of this session are waited for any longer.
@@ -221,7 +221,7 @@ impl Dispatcher {
     fn session_failed(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink, error: TlsError) {
         if conn.connection.answered == 0 {
             lent.turn.counters.api_tls_failures += 1;
-            self.outbox.api_mut(conn.api).connecting += 1; // it counts as one that has not got through
+            self.outbox.api_mut(conn.api).connect_is_in_vain();
             self.connect_failed(lent, link, conn, Problem::Lost(Loss::Session(error.clone())));
         }
         send_pending(lent.turn, link, conn);
