@@ -18,7 +18,7 @@ use crate::delivery::template::Fields;
 use crate::delivery::{Connection, InFlight, Step};
 use crate::ground::{LaneId, LinkId, Moment};
 use crate::shard::op::RecvEnd;
-use crate::shard::store::{Member, State, Store};
+use crate::shard::store::{Member, Store};
 use crate::shard::timer::Timer;
 use crate::shard::turn::Turn;
 use crate::tls;
@@ -52,16 +52,13 @@ impl Dispatcher {
 
     /// Lists a lane to be sent, if it has a record in memory that may go.
     pub fn admit(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
-        if lent.store.lane(lane).state() == State::AwaitsLane || !lent.store.may_send(lane) {
-            return;
-        }
         let has_ids = lent.present.has_ids();
-        lent.store.begin_step(lane, has_ids);
-        if has_ids && lent.store.lane(lane).ids().get(0).is_none() && !self.leases.find(lent.store, lane) {
+        let Some(place) = lent.store.begin(lane, has_ids) else { return };
+        if has_ids && place.ids().get(0).is_none() && !self.leases.find(lent.store, lane) {
             return;
         }
         // Many may wait for what a lane brings that asks for all.
-        let front = lent.store.lane(lane).asks_for_all();
+        let front = self.leases.is_asker(lane);
         self.list(lent, lane, front);
     }
 

@@ -214,6 +214,11 @@ impl Leases {
         }
     }
 
+    /// Whether this lane asks on behalf of all.
+    pub fn is_asker(&self, lane: LaneId) -> bool {
+        self.carrier == Some(lane)
+    }
+
     /// Whether anybody asks.
     pub fn is_asked_for(&self) -> bool {
         self.carrier.is_some()

@@ -450,22 +450,30 @@ impl Store {
         self.lanes[lane].needs_durable().then(|| self.durable_below())
     }
 
-    /// Whether a lane's first record may be sent now. If not, the lane waits for more records or
-    /// for the disk.
-    pub fn may_send(&mut self, lane: LaneId) -> bool {
-        let below = self.sendable_below(lane);
-        let place = &mut self.lanes[lane];
-        let Some(first) = place.records().first() else {
-            place.rest();
-            return false;
-        };
-        let number = first.number;
-        if below.is_some_and(|below| number >= below) {
-            place.await_durable();
-            self.awaiting_durable.push_back((number, lane));
-            return false;
+    /// A lane may go on: the lane, if its first record may be sent now. If not, it waits for more records,
+    /// for the disk, or for an older lane. One that was never sent begins at its first step, unless an
+    /// earlier start has found its id.
+    pub fn begin(&mut self, lane: LaneId, has_ids: bool) -> Option<&Lane> {
+        let Self { journals, lanes, awaiting_durable, .. } = self;
+        let place = &mut lanes[lane];
+        if place.state() == State::AwaitsLane {
+            return None;
         }
-        true
+        let Some(number) = place.records().first().map(|first| first.number) else {
+            place.rest();
+            return None;
+        };
+        if place.needs_durable() && number >= journals[0].journal.durable_below() {
+            place.await_durable();
+            awaiting_durable.push_back((number, lane));
+            return None;
+        }
+        if place.tries().attempts() == 0 && place.ids().get(0).is_none() {
+            let journal = &journals[usize::from(place.journal().0)].journal;
+            let recovered = if has_ids { journal.recovered_id(number) } else { None };
+            place.begin_step(if has_ids { Step::Id } else { Step::Record }, recovered);
+        }
+        Some(place)
     }
 
     /// A lane's first record is tried again later.
@@ -514,18 +522,6 @@ impl Store {
         let lane = &self.lanes[lane];
         let waiting = lane.records().get(place).expect("a record that needs an id is in memory");
         self.journal(lane.journal()).recovered_id(waiting.number)
-    }
-
-    /// A lane's first record is to be sent for the first time: it begins at its first step, unless
-    /// an earlier start has found its id.
-    pub fn begin_step(&mut self, lane: LaneId, has_ids: bool) {
-        let place = &mut self.lanes[lane];
-        if place.tries().attempts() > 0 || place.ids().get(0).is_some() {
-            return;
-        }
-        let journal = &self.journals[usize::from(place.journal().0)].journal;
-        let recovered = if has_ids { journal.recovered_id(place.first().number) } else { None };
-        place.begin_step(if has_ids { Step::Id } else { Step::Record }, recovered);
     }
 
     /// Writes down the id of the record at a place of a lane, before it is used.
