@@ -211,10 +211,15 @@ impl Stream {
                 self.shed(lent, link);
                 return;
             }
+            let had_room = room.is_some();
             if !self.frame_one(lent, link, at_ns, &mut input, room) {
                 return;
             }
-            room = if waits { None } else { lent.store.room_behind(lent.turn.now, max_bytes) };
+            // A journal that has refused is asked again in full: its open block may have room.
+            room = match had_room {
+                true => lent.store.room_behind(lent.turn.now, max_bytes),
+                false => lent.store.room_for(lent.turn.now, max_bytes),
+            };
         }
     }
 
