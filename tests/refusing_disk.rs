@@ -43,6 +43,11 @@ struct World {
 
 impl World {
     fn new(segments: Disk) -> Self {
+        Self::with(segments, "pause")
+    }
+
+    /// `when_full`: what becomes of records that the journal does not take.
+    fn with(segments: Disk, when_full: &str) -> Self {
         let text = r#"
             [[source]]
             name = "servers"
@@ -56,13 +61,15 @@ impl World {
             window = "2MiB"
             segment_size = "1MiB"
             max_size = "32MiB"
+            when_full = "WHEN-FULL"
             [deliver]
             url = "http://127.0.0.1:8000/films/"
             body = "<{{data}}>"
             content_type = "text/plain"
             drain = "1s"
         "#;
-        let settings = Arc::new(config::parse(text, "test").unwrap_or_else(|problems| panic!("{problems}")));
+        let text = text.replace("WHEN-FULL", when_full);
+        let settings = Arc::new(config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}")));
         let directory = tempfile::tempdir().expect("a directory");
         let mut storage = FsStorage::open(directory.path()).expect("a directory");
         let options = journal::Options::new(&settings.journal, CoreId(0), 1);
@@ -287,6 +294,21 @@ fn deliveries_go_on_while_no_block_can_be_written() {
     world.pass(3 * S);
     assert_eq!(world.delivered, ["<one>", "<two>"]);
     assert_eq!(world.journal().problem, None);
+}
+
+#[test]
+fn a_journal_that_takes_no_records_rejects_each_record_of_a_read() {
+    let mut world = World::with(Disk::Works, "reject");
+    let tcp = world.connect(TCP, 10);
+    world.send(tcp, "one\r");
+    world.commits = Disk::Fails(EIO);
+    world.pass(5 * S);
+    // The marks of deliveries keep a block open, and it has room.
+    world.send(tcp, "two\rthree\rfour\r");
+    assert_eq!(world.shard.snapshot(world.now()).counters.rejected_full, 3);
+    world.commits = Disk::Works;
+    world.pass(5 * S);
+    assert_eq!(world.delivered, ["<one>"]);
 }
 
 #[test]
