@@ -300,15 +300,16 @@ fn deliveries_go_on_while_no_block_can_be_written() {
 fn a_journal_that_takes_no_records_rejects_each_record_of_a_read() {
     let mut world = World::with(Disk::Works, "reject");
     let tcp = world.connect(TCP, 10);
+    world.segments = Disk::Fails(ENOSPC);
     world.send(tcp, "one\r");
-    world.commits = Disk::Fails(EIO);
-    world.pass(5 * S);
-    // The marks of deliveries keep a block open, and it has room.
+    // The next segment cannot be made. The block that has the first record is open, and has room.
     world.send(tcp, "two\rthree\rfour\r");
     assert_eq!(world.shard.snapshot(world.now()).counters.rejected_full, 3);
-    world.commits = Disk::Works;
+    world.segments = Disk::Works;
     world.pass(5 * S);
     assert_eq!(world.delivered, ["<one>"]);
+    world.send(tcp, "five\r");
+    assert_eq!(world.delivered, ["<one>", "<five>"]);
 }
 
 #[test]
