@@ -5,6 +5,7 @@ mod journal {
     mod codec;
     mod damage;
     mod disk;
+    mod formats;
     mod model;
     mod recovery;
     mod rewrite;

@@ -46,6 +46,11 @@ pub struct Disk {
 const EIO: i32 = 5;
 
 impl File {
+    /// A file that was durable long ago.
+    pub fn of(data: Vec<u8>) -> Self {
+        Self { data, ..Self::default() }
+    }
+
     /// Whether its name belonged to another file when the directory was last durable.
     pub fn is_replaced(&self) -> bool {
         self.replaced.is_some()
