@@ -7,9 +7,12 @@ use crate::config::{
     show_framing, show_line, show_size,
 };
 use crate::delivery::template::{Fields, Template};
+use crate::ground::RecordFlags;
+use crate::ground::decoding::Decoding;
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `ringest check`.
@@ -237,6 +240,10 @@ fn example_body(settings: &Settings) -> String {
     let fields = Fields {
         id: settings.sequence.is_some().then_some("1"),
         source: &source,
+        source_name: &first.name,
+        peer: source.contains('@').then_some(SocketAddr::from(([10, 0, 4, 20], 51_234))),
+        decoding: Decoding::default(),
+        flags: RecordFlags::default(),
         data: b"12.345 mm",
         received_wall_ns: 1_767_323_045_123_456_000,
         key: "EXAMPLE-KEY",

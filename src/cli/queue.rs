@@ -6,7 +6,6 @@ use super::decide::{Chosen, decide};
 use super::{Failure, exit};
 use crate::config;
 use crate::engine::{Decision, LockError, Pending, View, decisions_left, lock_holder, open_views};
-use crate::framing::FrameFlags;
 use crate::ground::text::{hex, rfc3339};
 use crate::journal::{OpenError, Report};
 use crate::shard::Disposal;
@@ -176,23 +175,24 @@ pub(super) fn short_name(record: &Pending<'_>) -> String {
 }
 
 fn flags(record: &Pending<'_>) -> Vec<&'static str> {
-    let flags = FrameFlags(record.flags);
-    let words = [
-        (FrameFlags::CUT, "cut"),
-        (FrameFlags::UNENDED, "unended"),
-        (FrameFlags::LINE_ERROR, "line error"),
-        (FrameFlags::BREAK, "break"),
-    ];
-    words.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, word)| word).collect()
+    record.flags.words().collect()
 }
 
-/// A record as JSON shows it; text only where it is UTF-8, so that nothing is told that was not sent.
+/// A record's text, where all of it is text in its encoding.
+fn text_of(record: &Pending<'_>) -> Option<String> {
+    let (text, has_errors) = record.decoding.decode(record.data);
+    (!has_errors).then(|| text.into_owned())
+}
+
+/// A record as JSON shows it; text only where all of it is text in its encoding, so that nothing is told that was not sent.
 fn json_of(record: &Pending<'_>) -> Value {
     json!({
         "record": short_name(record),
         "key": record.key,
         "source": record.source,
         "name": record.name,
+        "address": record.peer.map(|peer| peer.ip().to_canonical()),
+        "port": record.peer.map(|peer| peer.port()),
         "lane": record.lane,
         "id": record.id,
         "received_at": rfc3339(record.received_wall_ns),
@@ -205,7 +205,8 @@ fn json_of(record: &Pending<'_>) -> Value {
         })),
         "machine_key": (!record.machine_key.is_empty()).then(|| String::from_utf8_lossy(record.machine_key)),
         "bytes": record.data.len(),
-        "text": std::str::from_utf8(record.data).ok(),
+        "encoding": record.decoding.encoding.name(),
+        "text": text_of(record),
         "hex": hex(record.data),
     })
 }
@@ -357,6 +358,13 @@ fn whole(record: &Pending<'_>) -> String {
         let answer = parked.answer.escape_ascii();
         line("parked", &rfc3339(parked.parked_wall_ns));
         line("answer", &format!("{} \"{answer}\", refused {} times", parked.status, parked.attempts));
+    }
+    if let Some(peer) = record.peer {
+        line("address", &peer.to_string());
+    }
+    line("encoding", record.decoding.encoding.name());
+    if let Some(text) = text_of(record).filter(|text| !text.chars().any(char::is_control)) {
+        line("text", &text);
     }
     line("bytes", &record.data.len().to_string());
     for (index, bytes) in record.data.chunks(LINE_BYTES).enumerate() {

@@ -220,6 +220,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     let Deliver {
         url,
         body,
+        shows_text: _, // by the body
         content_type,
         headers,
         success,

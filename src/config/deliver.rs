@@ -3,7 +3,7 @@
 use super::answers::answers;
 use super::batch::{BatchForm, batch};
 use super::problem::Refusal;
-use super::settings::{Deliver, Sequence, Url};
+use super::settings::{DataIs, Deliver, Sequence, Source, Url};
 use super::units::show_duration;
 use super::url::parse_url;
 use super::walk::{Entry, Section};
@@ -82,13 +82,19 @@ fn media_type(text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
-/// `has_sequence` is whether the file has `[sequence]`, good or not; `id_url` is its URL.
-pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Option<&Url>) -> Option<Deliver> {
+/// `has_sequence` is whether the file has `[sequence]`, good or not; `id_url` is its URL. `sources` are the good ones.
+pub(super) fn deliver(
+    section: Section<'_, '_>,
+    has_sequence: bool,
+    id_url: Option<&Url>,
+    sources: &[Source],
+) -> Option<Deliver> {
     let ms = Duration::from_millis;
     let url = url(&section, "where records are posted, such as \"http://127.0.0.1:8000/films/\"");
     let given_type = section.parsed("content_type", "a media type such as \"application/json\"", media_type);
     let content_type = given_type.clone().unwrap_or_else(|| "application/json".to_owned());
-    let body = body(&section, &content_type, has_sequence);
+    let body = body(&section, &content_type, has_sequence, sources);
+    let shows_text = Template::parse(&body, has_sequence).is_ok_and(|template| template.uses_text());
     let batch = batch(section.section("batch"), &body, has_sequence);
     let is_lines = batch.as_ref().is_some_and(|batch| batch.form == BatchForm::Ndjson);
     let content_type =
@@ -140,6 +146,7 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Opti
     Some(Deliver {
         url: url?,
         body,
+        shows_text,
         content_type,
         tls,
         headers,
@@ -159,7 +166,7 @@ pub(super) fn deliver(section: Section<'_, '_>, has_sequence: bool, id_url: Opti
     })
 }
 
-fn body(section: &Section<'_, '_>, content_type: &str, has_sequence: bool) -> String {
+fn body(section: &Section<'_, '_>, content_type: &str, has_sequence: bool, sources: &[Source]) -> String {
     let given = section.parsed("body", "a template in quotes", |text| {
         let template = Template::parse(text, has_sequence).map_err(|error| {
             let known: Vec<String> = Template::placeholders().map(|name| format!("{{{{{name}}}}}")).collect();
@@ -172,11 +179,23 @@ fn body(section: &Section<'_, '_>, content_type: &str, has_sequence: bool) -> St
                 "{{data|json}}, {{data|base64}}, {{data|hex}} or {{data}} where they belong",
             ));
         }
-        if content_type.split(';').next().is_some_and(|kind| kind.trim().ends_with("json")) && !template.is_json() {
+        let is_json = content_type.split(';').next().is_some_and(|kind| kind.trim().ends_with("json"));
+        if is_json && !template.is_json() {
             return Err(Refusal::new(
                 "this body is not JSON when it is filled in",
-                "{{source|json}} and {{data|json}} bring their quotes, {{data|hex}}, {{data|base64}}, {{received_at}} and \
-                 {{key}} need quotes around them; or give another content_type",
+                "{{source|json}}, {{data|json}} and the others with |json bring their quotes, and a raw {{data}} that is JSON \
+                 needs none; {{data|hex}}, {{data|base64}}, {{received_at}} and {{key}} need quotes around them; or give \
+                 another content_type",
+            ));
+        }
+        // One that is not JSON would make the whole body none, or change what it says.
+        if is_json
+            && template.uses_raw_data()
+            && let Some(other) = sources.iter().find(|source| source.data_is != DataIs::Json)
+        {
+            return Err(Refusal::new(
+                format!("{{{{data}}}} stands raw in JSON, and the records of source {:?} may be anything", other.name),
+                "{{data|json}} in the body; or data_is = \"json\" in each [[source]] whose machines send JSON",
             ));
         }
         if has_sequence && !template.uses_id() {

@@ -7,6 +7,7 @@
 mod answers;
 mod batch;
 mod changes;
+mod content;
 mod deliver;
 mod example;
 mod framing;
@@ -153,7 +154,7 @@ fn walk_document<'d>(reader: &walk::Reader<'d>, table: &'d toml_edit::Table, cpu
     let has_sequence = sequence_section.is_present();
     let sequence = deliver::sequence(sequence_section);
     let id_url = sequence.as_ref().map(|sequence| &sequence.url);
-    let deliver = deliver::deliver(root.section("deliver"), has_sequence, id_url);
+    let deliver = deliver::deliver(root.section("deliver"), has_sequence, id_url, &sources);
     root.finish();
     Some(Settings { gateway, journal, sources, sequence, deliver: deliver?, limits })
 }

@@ -5,6 +5,7 @@
 use super::answers::Answers;
 use super::batch::Batch;
 use crate::framing::Framing;
+use crate::ground::decoding::Decoding;
 use crate::http;
 use crate::tls::Tls;
 use std::net::SocketAddr;
@@ -89,8 +90,21 @@ pub struct Source {
     pub kind: SourceKind,
     /// How they are cut; unused for HTTP, where a body is a record.
     pub framing: Framing,
+    /// How a record becomes text, and what is done with one that is none.
+    pub decoding: Decoding,
+    /// What a record is.
+    pub data_is: DataIs,
     /// Alarm when nothing came for so long.
     pub silence_alarm: Option<Duration>,
+}
+
+/// What the records of a source are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataIs {
+    /// Any bytes.
+    Bytes,
+    /// JSON (RFC 8259); others are rejected.
+    Json,
 }
 
 /// Where a source's bytes come from.
@@ -141,6 +155,17 @@ pub struct Serial {
     pub flow: Flow,
     /// What to do when the port is not there at start.
     pub on_missing: OnMissing,
+    /// What to do with a record that came with an error of the line.
+    pub on_line_error: OnLineError,
+}
+
+/// What to do with a record of which a byte came with a parity or framing error, or in a break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLineError {
+    /// It is rejected, counted, and kept as a sample.
+    Reject,
+    /// It is delivered with its flags.
+    Deliver,
 }
 
 /// Speed and character format, such as `9600 8N1`.
@@ -229,6 +254,8 @@ pub struct Deliver {
     pub url: Url,
     /// The template of the body, checked: known placeholders only, and no `{{id}}` without `[sequence]`.
     pub body: String,
+    /// Whether the body shows records as text.
+    pub shows_text: bool,
     /// Content-Type of the body.
     pub content_type: String,
     /// Who is trusted and who we are, where a URL of the API is `https`.

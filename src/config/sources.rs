@@ -1,10 +1,11 @@
 //! `[[source]]`: where bytes come from.
 
+use super::content::{check_encoding, content};
 use super::framing::{Framings, check_line, source_framing};
 use super::gateway::{check_name, parse_path};
 use super::nearest::nearest;
 use super::problem::Refusal;
-use super::settings::{Authority, Flow, LaneKey, OnMissing, Parity, Serial, Source, SourceKind};
+use super::settings::{Authority, Flow, LaneKey, OnLineError, OnMissing, Parity, Serial, Source, SourceKind};
 use super::units;
 use super::url::{overlap, parse_authority, parse_listen};
 use super::walk::{Reader, Section};
@@ -33,11 +34,12 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 9] = [
+const KEYS_OF_KINDS: [(&str, &str); 10] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
     ("on_missing", "serial"),
+    ("on_line_error", "serial"),
     ("connect", "tcp_connect"),
     ("lane", "tcp_listen"),
     ("quick_ack", "tcp_listen and tcp_connect"),
@@ -141,11 +143,22 @@ fn source<'d>(
         }
         Kind::Http => http(&section, &path, taken),
     };
+    let (decoding, data_is) = content(&section);
+    if let Some(framing) = &framing
+        && kind != Kind::Http
+    {
+        let port = match &source_kind {
+            Some(SourceKind::Serial(port)) => Some(port),
+            _ => None,
+        };
+        check_encoding(&section, decoding, framing, port);
+    }
     section.finish_with(|key| {
         let (_, owner) = KEYS_OF_KINDS.iter().find(|(known, _)| *known == key)?;
         Some(format!("a source of kind {kind_name:?} has no such key: it belongs to {owner}"))
     });
-    Some(Source { name: name?.to_owned(), kind: source_kind?, framing: framing?, silence_alarm })
+    let (name, kind, framing) = (name?.to_owned(), source_kind?, framing?);
+    Some(Source { name, kind, framing, decoding, data_is, silence_alarm })
 }
 
 fn kind(section: &Section<'_, '_>) -> Option<Kind> {
@@ -184,6 +197,9 @@ fn serial(section: &Section<'_, '_>, owner: &str, framing: Option<&Framing>, tak
     let flow = section.choice("flow", &flows, Flow::None);
     let on_missing =
         section.choice("on_missing", &[("wait", OnMissing::Wait), ("fail", OnMissing::Fail)], OnMissing::Wait);
+    let words = [("reject", OnLineError::Reject), ("deliver", OnLineError::Deliver)];
+    let default = if line.parity == Parity::None { OnLineError::Deliver } else { OnLineError::Reject };
+    let on_line_error = section.choice("on_line_error", &words, default);
     if let Some(framing) = framing {
         check_line(section, framing, line, flow);
     }
@@ -191,7 +207,7 @@ fn serial(section: &Section<'_, '_>, owner: &str, framing: Option<&Framing>, tak
     if line.data_bits == 5 && line.stop_bits == 2 && line.parity != Parity::None {
         section.note("line", "common hardware sends one and a half stop bits here", "");
     }
-    Some(Serial { path: path?, line, flow, on_missing })
+    Some(Serial { path: path?, line, flow, on_missing, on_line_error })
 }
 
 fn listen(section: &Section<'_, '_>, owner: &str, taken: &mut Taken) -> Option<SocketAddr> {

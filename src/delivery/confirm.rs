@@ -1,7 +1,8 @@
 //! Asking the service what it has: after an answer that says neither yes nor no (409 to an id that is taken), a GET of what
 //! stands under the record's id tells whether that is this record.
 
-use super::template::{Fields, write_json};
+use super::template::{Fields, write_text};
+use crate::ground::decoding::Decoding;
 use crate::ground::text::{write_base64, write_hex};
 use serde_json::Value;
 
@@ -125,20 +126,20 @@ pub struct ShownAt {
 }
 
 impl ShownAt {
-    /// Whether an answer's body shows a record of this source with these bytes.
-    pub fn has(&self, body: &[u8], source: &str, data: &[u8]) -> bool {
+    /// Whether an answer's body shows a record of this source with these bytes, which are read in its encoding.
+    pub fn has(&self, body: &[u8], source: &str, data: &[u8], decoding: Decoding) -> bool {
         let Ok(answer) = serde_json::from_slice::<Value>(body) else { return false };
         let is_of_source =
             self.source.as_deref().is_none_or(|at| answer.pointer(at).and_then(Value::as_str) == Some(source));
-        is_of_source && answer.pointer(&self.data).is_some_and(|shown| is_data(shown, data))
+        is_of_source && answer.pointer(&self.data).is_some_and(|shown| is_data(shown, data, decoding))
     }
 }
 
 /// Whether a value is a record's bytes in any of the forms in which they can have been sent: text, base64, hexadecimal digits, or
 /// JSON of the machine's own.
-fn is_data(shown: &Value, data: &[u8]) -> bool {
+fn is_data(shown: &Value, data: &[u8], decoding: Decoding) -> bool {
     let mut form = Vec::new();
-    write_json(data, &mut form);
+    write_text(data, decoding, &mut form);
     if serde_json::from_slice::<Value>(&form).is_ok_and(|text| text == *shown) {
         return true;
     }
@@ -155,13 +156,22 @@ fn is_data(shown: &Value, data: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const FIELDS: Fields<'_> =
-        Fields { id: Some("17"), source: "press 4/é", data: b"x", received_wall_ns: 0, key: "ab-0-5" };
+    use crate::ground::RecordFlags;
 
     fn rendered(path: &str, id: &str) -> String {
+        let fields = Fields {
+            id: Some(id),
+            source: "press 4/é",
+            source_name: "press",
+            peer: None,
+            decoding: Decoding::default(),
+            flags: RecordFlags::default(),
+            data: b"x",
+            received_wall_ns: 0,
+            key: "ab-0-5",
+        };
         let mut out = Vec::new();
-        ConfirmPath::parse(path, true).expect("a good path").render(&Fields { id: Some(id), ..FIELDS }, &mut out);
+        ConfirmPath::parse(path, true).expect("a good path").render(&fields, &mut out);
         String::from_utf8(out).expect("ASCII")
     }
 
@@ -199,7 +209,7 @@ mod tests {
             (r#"{"data": {"b": 1, "a": [2]}}"#, br#"{"a":[2],"b":1}"#),
             (r#"{"data": "\ufffd"}"#, b"\xff"),
         ] {
-            assert!(at.has(body.as_bytes(), "a", data), "{body}");
+            assert!(at.has(body.as_bytes(), "a", data, Decoding::default()), "{body}");
         }
         for (body, data) in [
             (r#"{"data": "ab"}"#, &b"ac"[..]),
@@ -207,21 +217,30 @@ mod tests {
             ("<html>", b"ab"),
             (r#"{"data": 5}"#, b"6"),
         ] {
-            assert!(!at.has(body.as_bytes(), "a", data), "{body}");
+            assert!(!at.has(body.as_bytes(), "a", data, Decoding::default()), "{body}");
         }
+    }
+
+    #[test]
+    fn text_of_another_encoding_is_found_decoded() {
+        let at = ShownAt { data: "/data".to_owned(), source: None };
+        let big5 = Decoding { encoding: encoding_rs::BIG5, ..Decoding::default() };
+        let data = b"\xb7\xc5\xab\xd7";
+        assert!(at.has("{\"data\": \"溫度\"}".as_bytes(), "a", data, big5));
+        assert!(!at.has("{\"data\": \"溫度\"}".as_bytes(), "a", data, Decoding::default()));
     }
 
     #[test]
     fn equal_data_of_another_source_is_not_this_record() {
         let at = ShownAt { data: "/data".to_owned(), source: Some("/of/machine".to_owned()) };
-        assert!(at.has(br#"{"of": {"machine": "press \u00e9"}, "data": "x"}"#, "press \u{e9}", b"x"));
+        assert!(at.has(br#"{"of": {"machine": "press \u00e9"}, "data": "x"}"#, "press \u{e9}", b"x", Decoding::default()));
         for body in [
             r#"{"of": {"machine": "press 5"}, "data": "x"}"#,
             r#"{"of": {"machine": "press 4"}, "data": "y"}"#,
             r#"{"of": {"machine": 4}, "data": "x"}"#,
             r#"{"machine": "press 4", "data": "x"}"#,
         ] {
-            assert!(!at.has(body.as_bytes(), "press 4", b"x"), "{body}");
+            assert!(!at.has(body.as_bytes(), "press 4", b"x", Decoding::default()), "{body}");
         }
     }
 }

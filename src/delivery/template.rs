@@ -1,8 +1,14 @@
 //! The body of a request: a template, cut into parts once and filled in for each record.
 //!
-//! Rendering appends to a buffer of the caller and allocates nothing else; it asks no clock and cannot fail.
+//! Rendering appends to a buffer of the caller; only text of another encoding than UTF-8 allocates more. It asks no clock and cannot
+//! fail.
 
-use crate::ground::text::{nearest, rfc3339_micros, write_base64, write_hex};
+use crate::ground::RecordFlags;
+use crate::ground::decoding::{Decoding, OnUndecodable};
+use crate::ground::text::{nearest, rfc3339_micros, write_base64, write_decimal, write_hex};
+use encoding_rs::UTF_8;
+use std::io::Write as _;
+use std::net::SocketAddr;
 
 /// A checked template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +33,16 @@ enum Field {
     Data,
     ReceivedAt,
     Key,
+    SourceNameJson,
+    SourceName,
+    AddressJson,
+    Address,
+    Port,
+    FlagsJson,
 }
 
 /// Every placeholder, as it is written between the braces. The order is that of messages.
-const PLACEHOLDERS: [(&str, Field); 9] = [
+const PLACEHOLDERS: [(&str, Field); 15] = [
     ("id", Field::Id),
     ("source|json", Field::SourceJson),
     ("source", Field::Source),
@@ -40,6 +52,12 @@ const PLACEHOLDERS: [(&str, Field); 9] = [
     ("data", Field::Data),
     ("received_at", Field::ReceivedAt),
     ("key", Field::Key),
+    ("source_name|json", Field::SourceNameJson),
+    ("source_name", Field::SourceName),
+    ("address|json", Field::AddressJson),
+    ("address", Field::Address),
+    ("port", Field::Port),
+    ("flags|json", Field::FlagsJson),
 ];
 
 /// What is filled in.
@@ -48,8 +66,16 @@ pub struct Fields<'a> {
     /// The sequence id: a JSON token as the service gave it, a number or a quoted string. `None` only for a template
     /// that was parsed without ids.
     pub id: Option<&'a str>,
-    /// The source's name.
+    /// What the machine is called.
     pub source: &'a str,
+    /// The configured source.
+    pub source_name: &'a str,
+    /// The machine's end of its connection, if it has one.
+    pub peer: Option<SocketAddr>,
+    /// How the bytes become text.
+    pub decoding: Decoding,
+    /// What is to be known about the record.
+    pub flags: RecordFlags,
     /// The record's bytes.
     pub data: &'a [u8],
     /// Nanoseconds since 1970 at the record's first byte.
@@ -61,7 +87,7 @@ pub struct Fields<'a> {
 /// What became of a record while it was rendered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rendered {
-    /// `{{data|json}}` met bytes that are not valid UTF-8 and wrote U+FFFD for them.
+    /// `{{data|json}}` met bytes that are not text in the record's encoding: it wrote U+FFFD for them, or digits for all.
     pub lossy: bool,
 }
 
@@ -164,6 +190,11 @@ impl Template {
             .any(|field| self.parts.contains(&Part::Field(field)))
     }
 
+    /// Whether the template shows the record as text.
+    pub fn uses_text(&self) -> bool {
+        self.parts.contains(&Part::Field(Field::DataJson))
+    }
+
     /// Whether the template shows the record's bytes as they are.
     pub fn uses_raw_data(&self) -> bool {
         self.parts.contains(&Part::Field(Field::Data))
@@ -175,18 +206,26 @@ impl Template {
     }
 
     /// Whether the body can be JSON: every placeholder stands where what it shows can stand. A raw `{{data}}` is taken for
-    /// a number, since a machine may well send JSON itself.
+    /// an object: a machine that sends JSON may send any.
     pub fn is_json(&self) -> bool {
         let mut body = Vec::new();
         for part in &self.parts {
             body.extend_from_slice(match part {
                 Part::Text(text) => text,
-                Part::Field(Field::Id | Field::Data) => b"1",
-                Part::Field(Field::SourceJson | Field::DataJson) => b"\"a\"",
+                Part::Field(Field::Id | Field::Port) => b"1",
+                Part::Field(Field::Data) => b"{\"a\":1}",
+                Part::Field(Field::FlagsJson) => b"[]",
+                Part::Field(Field::SourceJson | Field::DataJson | Field::SourceNameJson | Field::AddressJson) => b"\"a\"",
                 // Letters, which need quotes around them.
-                Part::Field(Field::Source | Field::DataBase64 | Field::DataHex | Field::ReceivedAt | Field::Key) => {
-                    b"ab"
-                }
+                Part::Field(
+                    Field::Source
+                    | Field::SourceName
+                    | Field::Address
+                    | Field::DataBase64
+                    | Field::DataHex
+                    | Field::ReceivedAt
+                    | Field::Key,
+                ) => b"ab",
             });
         }
         serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok()
@@ -208,16 +247,61 @@ impl Template {
                     write_json(fields.source.as_bytes(), out);
                 }
                 Part::Field(Field::Source) => out.extend_from_slice(fields.source.as_bytes()),
-                Part::Field(Field::DataJson) => lossy |= write_json(fields.data, out),
+                Part::Field(Field::DataJson) => lossy |= write_text(fields.data, fields.decoding, out),
                 Part::Field(Field::DataBase64) => write_base64(fields.data, out),
                 Part::Field(Field::DataHex) => write_hex(fields.data, out),
                 Part::Field(Field::Data) => out.extend_from_slice(fields.data),
                 Part::Field(Field::ReceivedAt) => out.extend_from_slice(&rfc3339_micros(fields.received_wall_ns)),
                 Part::Field(Field::Key) => out.extend_from_slice(fields.key.as_bytes()),
+                Part::Field(other) => render_origin(*other, fields, out),
             }
         }
         Rendered { lossy }
     }
+}
+
+/// What is known of the machine beside its name, and of the record beside its bytes.
+fn render_origin(field: Field, fields: &Fields<'_>, out: &mut Vec<u8>) {
+    let address = fields.peer.map(|peer| peer.ip().to_canonical());
+    match (field, address) {
+        (Field::SourceNameJson, _) => drop(write_json(fields.source_name.as_bytes(), out)),
+        (Field::SourceName, _) => out.extend_from_slice(fields.source_name.as_bytes()),
+        (Field::AddressJson, Some(address)) => write!(out, "\"{address}\"").expect("a Vec takes all"),
+        (Field::Address, Some(address)) => write!(out, "{address}").expect("a Vec takes all"),
+        // A port or a file has no address.
+        (Field::Address, None) => {}
+        (Field::AddressJson, None) => out.extend_from_slice(b"null"),
+        (Field::Port, _) => match fields.peer {
+            Some(peer) => write_decimal(u64::from(peer.port()), out),
+            None => out.extend_from_slice(b"null"),
+        },
+        (Field::FlagsJson, _) => {
+            out.push(b'[');
+            for (place, word) in fields.flags.words().enumerate() {
+                write!(out, "{}\"{word}\"", if place > 0 { "," } else { "" }).expect("a Vec takes all");
+            }
+            out.push(b']');
+        }
+        (other, _) => unreachable!("{other:?} has a place of its own"),
+    }
+}
+
+/// Writes a record's text as a JSON string. Returns whether it was not all text.
+pub fn write_text(bytes: &[u8], decoding: Decoding, out: &mut Vec<u8>) -> bool {
+    let is_hex = decoding.on_undecodable == OnUndecodable::Hex;
+    // Nearly all records.
+    if decoding.encoding == UTF_8 && !is_hex {
+        return write_json(bytes, out);
+    }
+    let (text, has_errors) = decoding.decode(bytes);
+    if has_errors && is_hex {
+        out.push(b'"');
+        write_hex(bytes, out);
+        out.push(b'"');
+    } else {
+        write_json(text.as_bytes(), out);
+    }
+    has_errors
 }
 
 /// What stands between `{{` and `}}`, which begins at `offset`.

@@ -199,7 +199,7 @@ impl CoreThread {
             let journal = journal::open(&mut storage, &options)
                 .map_err(|error| EngineError::Journal { directory: directory.clone(), error })?;
             report(&storage, &journal, begun.elapsed());
-            names.extend(journal.origins().filter(|found| found.2 > 0).map(|found| found.1.name.to_string()));
+            names.extend(journal.origins().filter(|found| found.2 > 0).map(|found| found.1.who.name.to_string()));
             journals.push(Opened { storage, journal });
         }
         Ok((journals, names))

@@ -2,13 +2,15 @@
 //! repaired in memory alone.
 
 use super::files::{FsStorage, SHARED_MEMORY, core_directories, core_directory};
-use crate::ground::{CoreId, Now, SegmentNumber};
+use crate::ground::decoding::Decoding;
+use crate::ground::{CoreId, Now, RecordFlags, SegmentNumber};
 use crate::journal::format::SEGMENT_HEADER_BYTES;
 use crate::journal::{
     self, BlockFile, BlockMemory, Completion, Journal, Op, OpenError, Options, Parked, Scan, Step, Storage,
 };
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -29,12 +31,16 @@ pub struct Pending<'a> {
     pub source: &'a str,
     /// What `{{source}}` shows.
     pub name: &'a str,
+    /// The machine's end of its connection, if it had one.
+    pub peer: Option<SocketAddr>,
+    /// How its bytes become text.
+    pub decoding: Decoding,
     /// Its sequence id, if it has been given one by an earlier start.
     pub id: Option<&'a str>,
     /// Why it is kept aside, if it is.
     pub parked: Option<&'a Parked>,
-    /// Frame flags.
-    pub flags: u8,
+    /// What is to be known about it.
+    pub flags: RecordFlags,
     /// When its first byte was read, in nanoseconds since 1970.
     pub received_wall_ns: u64,
     /// The machine's own Idempotency-Key, or nothing.
@@ -116,11 +122,13 @@ impl View {
                     key: &key,
                     core: self.journal.core(),
                     lane: origin.lane.0,
-                    source: &origin.source,
-                    name: &origin.name,
+                    source: &origin.who.source,
+                    name: &origin.who.name,
+                    peer: origin.who.peer,
+                    decoding: origin.who.decoding,
                     id: parked.and_then(|parked| parked.id.as_deref()).or(self.journal.recovered_id(record.number)),
                     parked,
-                    flags: view.flags,
+                    flags: RecordFlags(view.flags),
                     received_wall_ns: view.payload.first_byte_wall_ns,
                     machine_key: view.payload.key,
                     data: view.payload.data,

@@ -3,11 +3,14 @@
 
 pub mod calendar;
 pub mod count;
+pub mod decoding;
+mod flags;
 mod id;
 mod moment;
 mod now;
 pub mod text;
 
+pub use flags::RecordFlags;
 pub use id::{
     ApiId, CoreId, Fd, JournalId, LaneId, LaneNumber, LinkId, RecordName, RecordNumber, SegmentNumber, SourceId,
 };

@@ -1,16 +1,21 @@
 //! Epoch files: one start of the process, the block file it writes to, and whether it ended in order.
 
 use super::format::{u32_at, u64_at, u128_at};
+use super::stamp::{self, STAMP_BYTES, Stamp};
 
-const EPOCH_MAGIC: [u8; 8] = *b"RINGEPO1";
-const COPY_BYTES: usize = 80;
+pub(super) const EPOCH_MAGIC: [u8; 8] = *b"RINGEPO1";
+const COPY_BYTES: usize = 104;
+/// The same in format 1.
+const COPY_1_BYTES: usize = 80;
 
 /// What an epoch file says. It stands there twice, so that a bad byte does not cost the block file that it names.
 ///
 /// ```text
-/// 0 magic "RINGEPO1"   8 epoch u64   16 epoch id u128   32 boot id u128   48 block file id u128
-/// 64 physical u32      68 block bytes u32   72 closed u32   76 crc u32   80 the same again
+///  0 stamp, magic "RINGEPO1"   32 epoch u64         40 epoch id u128   56 boot id u128
+/// 72 block file id u128       88 physical u32      92 block bytes u32
+/// 96 closed u32              100 crc u32          104 the same again
 /// ```
+/// In format 1 the magic stands alone in front: 0 magic, 8 epoch … 72 closed, 76 crc, 80 the same again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Epoch {
     pub number: u64,
@@ -24,8 +29,8 @@ pub(super) struct Epoch {
 
 impl Epoch {
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(2 * COPY_BYTES);
-        out.extend_from_slice(&EPOCH_MAGIC);
+        let mut out = vec![0; STAMP_BYTES];
+        stamp::write(EPOCH_MAGIC, &mut out);
         out.extend_from_slice(&self.number.to_le_bytes());
         out.extend_from_slice(&self.id.to_le_bytes());
         out.extend_from_slice(&self.boot_id.to_le_bytes());
@@ -41,24 +46,41 @@ impl Epoch {
 
     /// The epoch, and whether both copies are whole; `None` where neither is.
     pub fn decode(bytes: &[u8]) -> Option<(Self, bool)> {
-        let copies: Vec<Self> = bytes.chunks(COPY_BYTES).filter_map(Self::decode_copy).collect();
-        copies.first().map(|epoch| (*epoch, bytes.len() == 2 * COPY_BYTES && copies.len() == 2))
+        let decode = |copy_bytes: usize, front: usize| {
+            let copies: Vec<Self> =
+                bytes.chunks(copy_bytes).filter_map(|copy| Self::decode_copy(copy, copy_bytes, front)).collect();
+            copies.first().map(|epoch| (*epoch, bytes.len() == 2 * copy_bytes && copies.len() == 2))
+        };
+        decode(COPY_BYTES, STAMP_BYTES).or_else(|| decode(COPY_1_BYTES, EPOCH_MAGIC.len()))
     }
 
-    fn decode_copy(bytes: &[u8]) -> Option<Self> {
-        let whole = bytes.len() == COPY_BYTES
-            && bytes[..8] == EPOCH_MAGIC
-            && u32_at(bytes, 76) == crc32c::crc32c(&bytes[..76])
-            && u32_at(bytes, 68) > 0;
-        whole.then(|| Self {
-            number: u64_at(bytes, 8),
-            id: u128_at(bytes, 16),
-            boot_id: u128_at(bytes, 32),
-            file_id: u128_at(bytes, 48),
-            physical: u32_at(bytes, 64),
-            block_bytes: u32_at(bytes, 68),
-            closed: u32_at(bytes, 72) == 1,
-        })
+    /// A copy of so many bytes, the fields of which begin at `front`.
+    fn decode_copy(bytes: &[u8], copy_bytes: usize, front: usize) -> Option<Self> {
+        let is_known = match front {
+            STAMP_BYTES => stamp::is_present(EPOCH_MAGIC, bytes),
+            _ => bytes.starts_with(&EPOCH_MAGIC),
+        };
+        let crc_at = copy_bytes - 4;
+        if bytes.len() != copy_bytes || !is_known || u32_at(bytes, crc_at) != crc32c::crc32c(&bytes[..crc_at]) {
+            return None;
+        }
+        let fields = &bytes[front..];
+        let epoch = Self {
+            number: u64_at(fields, 0),
+            id: u128_at(fields, 8),
+            boot_id: u128_at(fields, 24),
+            file_id: u128_at(fields, 40),
+            physical: u32_at(fields, 56),
+            block_bytes: u32_at(fields, 60),
+            closed: u32_at(fields, 64) == 1,
+        };
+        (epoch.block_bytes > 0).then_some(epoch)
+    }
+
+    /// The format that this program does not read, of either copy.
+    pub fn unreadable(bytes: &[u8]) -> Option<Stamp> {
+        let second = || bytes.get(bytes.len() / 2..).and_then(|copy| stamp::unreadable(EPOCH_MAGIC, copy));
+        stamp::unreadable(EPOCH_MAGIC, bytes).or_else(second)
     }
 
     /// Name of what it leaves at its end for the one start that goes on with its ids.

@@ -3,9 +3,9 @@
 //! ```text
 //! segment file   | header, one physical block | block | block | … | zeros |
 //!
-//! segment header   0 magic "RINGSEG1"   8 version u32      12 core u32         16 segment u64
-//!                 24 nonce u64         32 bytes u64        40 physical u32     44 zero u32
-//!                 48 epoch u64         56 epoch id u128    72 nonce u64 again  80 crc u32
+//! segment header   0 stamp, magic "RINGSEG1" (see `stamp`)   32 core u32          36 physical u32
+//!                 40 segment u64       48 nonce u64         56 bytes u64
+//!                 64 epoch u64         72 epoch id u128     88 nonce u64 again  96 crc u32
 //!
 //! block            0 magic u32           4 zero u32          8 nonce u64         16 segment u64
 //!                 24 offset u32         28 flags u32        32 first number u64  40 epoch id u128
@@ -18,7 +18,9 @@
 //!
 //! record payload   0 first byte at u64 (ns since 1970)       8 frame µs u32      12 origin u32
 //!                 16 key length u16     18 zero u16         20 body hash u32    24 key …, data …
-//! origin payload   0 origin u32          4 source length u16 6 name length u16   8 source …, name …
+//! origin payload   0 origin u32          4 source length u16 6 name length u16   8 encoding length u8
+//!                  9 on undecodable u8  10 port u16         12 address [u8; 16] (IPv6; IPv4 mapped; zero: no peer)
+//!                 28 source …, name …, encoding …
 //! id payload       0 record number u64   8 id …
 //! delivered        n × record number u64
 //! parked           0 record number u64   8 parked at u64 (ns since 1970)        16 status u16
@@ -34,10 +36,18 @@
 //! is set in all of its blocks, flag 2 in the last one; *covers* counts the segment numbers below its own that it stands for. Its
 //! entries keep their numbers, so these have gaps; the last entry has the number of the run's last one.
 //!
+//! Format 1 differs in the segment header (magic, version u32 = 1, core u32, segment u64, nonce u64, bytes u64, physical u32, zero
+//! u32, epoch u64, epoch id u128, nonce u64 again, crc u32) and has origins of another kind (origin u32, source length u16, name
+//! length u16, source …, name …). Both are read; a start writes new segments in its own format.
+//!
 //! The nonce of a segment's life and the offset seed every CRC-32C, so that an entry of an earlier life, or a payload that
 //! looks like an entry, is never taken for real.
 
+use super::stamp;
+pub use super::stamp::VERSION;
+use crate::ground::decoding::{Decoding, OnUndecodable};
 use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
 /// Bytes of a block's header.
@@ -51,11 +61,15 @@ pub const PARKED_PREFIX_BYTES: usize = 24;
 /// Bytes of a leased entry's payload before the ids.
 pub const LEASED_PREFIX_BYTES: usize = 16;
 /// Bytes of a segment's header that mean something; the rest of its physical block is zero.
-pub const SEGMENT_HEADER_BYTES: usize = 84;
-/// The format's version.
-pub const VERSION: u32 = 1;
+pub const SEGMENT_HEADER_BYTES: usize = 100;
+/// Bytes of an origin's payload before source, name and encoding.
+pub const ORIGIN_PREFIX_BYTES: usize = 28;
+/// The same in format 1.
+const ORIGIN_1_PREFIX_BYTES: usize = 8;
+/// As [`SEGMENT_HEADER_BYTES`], in format 1.
+const SEGMENT_1_HEADER_BYTES: usize = 84;
 
-const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG1";
+pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG1";
 const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"RBLK");
 
 /// Rounds up to a multiple of `unit`, a power of two.
@@ -121,31 +135,48 @@ impl SegmentHeader {
     /// One physical block, zero behind the header.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; self.physical as usize];
-        out[0..8].copy_from_slice(&SEGMENT_MAGIC);
-        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        out[12..16].copy_from_slice(&self.core.to_le_bytes());
-        out[16..24].copy_from_slice(&self.segment.0.to_le_bytes());
-        out[24..32].copy_from_slice(&self.nonce.to_le_bytes());
-        out[32..40].copy_from_slice(&self.bytes.to_le_bytes());
-        out[40..44].copy_from_slice(&self.physical.to_le_bytes());
-        out[48..56].copy_from_slice(&self.epoch.to_le_bytes());
-        out[56..72].copy_from_slice(&self.epoch_id.to_le_bytes());
-        out[72..80].copy_from_slice(&self.nonce.to_le_bytes());
-        let crc = crc32c::crc32c(&out[..80]);
-        out[80..84].copy_from_slice(&crc.to_le_bytes());
+        stamp::write(SEGMENT_MAGIC, &mut out);
+        out[32..36].copy_from_slice(&self.core.to_le_bytes());
+        out[36..40].copy_from_slice(&self.physical.to_le_bytes());
+        out[40..48].copy_from_slice(&self.segment.0.to_le_bytes());
+        out[48..56].copy_from_slice(&self.nonce.to_le_bytes());
+        out[56..64].copy_from_slice(&self.bytes.to_le_bytes());
+        out[64..72].copy_from_slice(&self.epoch.to_le_bytes());
+        out[72..88].copy_from_slice(&self.epoch_id.to_le_bytes());
+        out[88..96].copy_from_slice(&self.nonce.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..96]);
+        out[96..100].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
-    /// `None` where the bytes are no whole header of this version.
+    /// `None` where the bytes are no whole header of a format that this program reads.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
+        if !stamp::is_present(SEGMENT_MAGIC, bytes) {
+            return Self::decode_1(bytes);
+        }
         let head = bytes.get(..SEGMENT_HEADER_BYTES)?;
-        let nonce = u64_at(head, 24);
+        let (nonce, physical) = (u64_at(head, 48), u32_at(head, 36));
+        let whole = u32_at(head, 96) == crc32c::crc32c(&head[..96]) && u64_at(head, 88) == nonce;
+        (whole && is_physical(physical)).then(|| Self {
+            core: u32_at(head, 32),
+            segment: SegmentNumber(u64_at(head, 40)),
+            nonce,
+            bytes: u64_at(head, 56),
+            physical,
+            epoch: u64_at(head, 64),
+            epoch_id: u128_at(head, 72),
+        })
+    }
+
+    /// A header of format 1.
+    fn decode_1(bytes: &[u8]) -> Option<Self> {
+        let head = bytes.get(..SEGMENT_1_HEADER_BYTES)?;
+        let (nonce, physical) = (u64_at(head, 24), u32_at(head, 40));
         let whole = head[..8] == SEGMENT_MAGIC
-            && u32_at(head, 8) == VERSION
+            && u32_at(head, 8) == 1
             && u32_at(head, 80) == crc32c::crc32c(&head[..80])
             && u64_at(head, 72) == nonce;
-        let physical = u32_at(head, 40);
-        (whole && physical.is_power_of_two() && physical >= 512).then(|| Self {
+        (whole && is_physical(physical)).then(|| Self {
             core: u32_at(head, 12),
             segment: SegmentNumber(u64_at(head, 16)),
             nonce,
@@ -155,6 +186,10 @@ impl SegmentHeader {
             epoch_id: u128_at(head, 56),
         })
     }
+}
+
+fn is_physical(bytes: u32) -> bool {
+    bytes.is_power_of_two() && bytes >= 512
 }
 
 /// A place in the log.
@@ -276,8 +311,8 @@ impl BlockHeader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Names the origin that later records of the segment refer to.
-    Origin = 1,
+    /// Names the origin that later records of the segment refer to, as format 1 wrote it.
+    Origin1 = 1,
     /// A record.
     Record = 2,
     /// The sequence id of a record, written before its record step.
@@ -292,12 +327,14 @@ pub enum Kind {
     Retried = 7,
     /// Sequence ids that the service gave ahead and that are not used yet; the newest counts.
     Leased = 8,
+    /// Names the origin that later records of the segment refer to.
+    Origin = 9,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
-            1 => Self::Origin,
+            1 => Self::Origin1,
             2 => Self::Record,
             3 => Self::Id,
             4 => Self::Delivered,
@@ -305,6 +342,7 @@ impl Kind {
             6 => Self::Discarded,
             7 => Self::Retried,
             8 => Self::Leased,
+            9 => Self::Origin,
             _ => return None,
         })
     }
@@ -381,8 +419,13 @@ impl<'a> Entry<'a> {
 /// Whether a payload is long enough for its kind, so that the views below never panic.
 fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
     match kind {
+        Kind::Origin1 => {
+            let names = |payload| u16_at(payload, 4) as usize + u16_at(payload, 6) as usize;
+            payload.len() >= ORIGIN_1_PREFIX_BYTES && payload.len() == ORIGIN_1_PREFIX_BYTES + names(payload)
+        }
         Kind::Origin => {
-            payload.len() >= 8 && payload.len() == 8 + u16_at(payload, 4) as usize + u16_at(payload, 6) as usize
+            let texts = |payload: &[u8]| u16_at(payload, 4) as usize + u16_at(payload, 6) as usize + payload[8] as usize;
+            payload.len() >= ORIGIN_PREFIX_BYTES && payload.len() == ORIGIN_PREFIX_BYTES + texts(payload)
         }
         Kind::Record => {
             payload.len() >= RECORD_PREFIX_BYTES && payload.len() >= RECORD_PREFIX_BYTES + u16_at(payload, 16) as usize
@@ -478,7 +521,7 @@ impl<'a> RecordPayload<'a> {
     }
 }
 
-/// An origin entry's payload: who sent the records that refer to it.
+/// An origin entry's payload: who sent the records that refer to it, and how they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OriginPayload<'a> {
     /// Its number in the directory.
@@ -487,23 +530,54 @@ pub struct OriginPayload<'a> {
     pub source: &'a str,
     /// What `{{source}}` shows.
     pub name: &'a str,
+    /// Who was at the other end of a connection.
+    pub peer: Option<SocketAddr>,
+    /// How the records become text.
+    pub decoding: Decoding,
 }
 
 impl<'a> OriginPayload<'a> {
-    /// What stands before source and name.
-    pub fn encode_prefix(&self) -> [u8; 8] {
-        let mut out = [0; 8];
+    /// What stands before source, name and the encoding's name.
+    pub fn encode_prefix(&self) -> [u8; ORIGIN_PREFIX_BYTES] {
+        let mut out = [0; ORIGIN_PREFIX_BYTES];
         out[0..4].copy_from_slice(&self.origin.to_le_bytes());
         out[4..6].copy_from_slice(&(self.source.len() as u16).to_le_bytes());
         out[6..8].copy_from_slice(&(self.name.len() as u16).to_le_bytes());
+        out[8] = self.decoding.encoding.name().len() as u8;
+        out[9] = self.decoding.on_undecodable as u8;
+        if let Some(peer) = self.peer {
+            out[10..12].copy_from_slice(&peer.port().to_le_bytes());
+            let address = match peer.ip() {
+                IpAddr::V4(address) => address.to_ipv6_mapped(),
+                IpAddr::V6(address) => address,
+            };
+            out[12..28].copy_from_slice(&address.octets());
+        }
         out
     }
 
-    /// Reads the payload of an origin entry; `None` where it is not UTF-8.
-    pub fn decode(payload: &'a [u8]) -> Option<Self> {
-        let text = std::str::from_utf8(&payload[8..]).ok()?;
-        let (source, name) = text.split_at_checked(u16_at(payload, 4) as usize)?;
-        Some(Self { origin: u32_at(payload, 0), source, name })
+    /// What stands behind the prefix, in parts.
+    pub fn texts(&self) -> [&'a [u8]; 3] {
+        [self.source.as_bytes(), self.name.as_bytes(), self.decoding.encoding.name().as_bytes()]
+    }
+
+    /// Reads the payload of an origin entry of either kind; `None` where it is no text, or names an
+    /// encoding that is not known.
+    pub fn decode(kind: Kind, payload: &'a [u8]) -> Option<Self> {
+        let origin = u32_at(payload, 0);
+        let prefix = if kind == Kind::Origin { ORIGIN_PREFIX_BYTES } else { ORIGIN_1_PREFIX_BYTES };
+        let text = std::str::from_utf8(&payload[prefix..]).ok()?;
+        let (source, text) = text.split_at_checked(u16_at(payload, 4) as usize)?;
+        let (name, encoding) = text.split_at_checked(u16_at(payload, 6) as usize)?;
+        if kind == Kind::Origin1 {
+            return Some(Self { origin, source, name, peer: None, decoding: Decoding::default() });
+        }
+        let on_undecodable = OnUndecodable::from_byte(payload[9])?;
+        let decoding = Decoding { encoding: Decoding::encoding_of(encoding)?, on_undecodable };
+        let octets: [u8; 16] = payload[12..28].try_into().expect("sixteen bytes");
+        let address = Ipv6Addr::from(octets).to_canonical();
+        let peer = (octets != [0; 16]).then(|| SocketAddr::new(address, u16_at(payload, 10)));
+        Some(Self { origin, source, name, peer, decoding })
     }
 }
 

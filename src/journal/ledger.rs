@@ -7,18 +7,23 @@ mod parked;
 pub use parked::{ANSWER_BYTES_MAX, Lies, Parked, Refused, Unparked};
 pub(super) use parked::{SaidIn, shown};
 
-use super::format::entry_bytes;
+use super::format::{ORIGIN_PREFIX_BYTES, OriginPayload, entry_bytes};
 use super::segments::Segments;
 use crate::config::Durability;
+use crate::ground::decoding::Decoding;
 use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::ops::Range;
 
 /// Longest source or name of an origin.
 const ORIGIN_NAME_BYTES_MAX: usize = 256;
 /// Room for an origin entry, which may come before a record.
-pub(super) const ORIGIN_ENTRY_BYTES_MAX: usize = entry_bytes(8 + 2 * ORIGIN_NAME_BYTES_MAX);
+pub(super) const ORIGIN_ENTRY_BYTES_MAX: usize =
+    entry_bytes(ORIGIN_PREFIX_BYTES + 2 * ORIGIN_NAME_BYTES_MAX + ENCODING_NAME_BYTES_MAX);
+/// Longest name of an encoding.
+const ENCODING_NAME_BYTES_MAX: usize = 16;
 
 /// Ids that a service gave ahead and that are not used yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,17 +38,35 @@ pub struct Leased {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OriginRef(pub u32);
 
-/// Who sends records: what `{{source}}` shows, and what keeps their order.
+/// Who sends records, and how they are read: what placeholders show of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The configured source.
+    pub source: Box<str>,
+    /// What `{{source}}` shows.
+    pub name: Box<str>,
+    /// The other end of a connection.
+    pub peer: Option<SocketAddr>,
+    /// How the records become text.
+    pub decoding: Decoding,
+}
+
+impl Identity {
+    /// Of no connection, and UTF-8.
+    pub fn new(source: &str, name: &str) -> Self {
+        Self { source: source.into(), name: name.into(), peer: None, decoding: Decoding::default() }
+    }
+}
+
+/// Who sends records, and what keeps their order.
 #[derive(Debug)]
 pub struct Origin {
     /// Its number in the directory.
     pub id: u32,
     /// The lane's number in the directory.
     pub lane: LaneNumber,
-    /// The configured source.
-    pub source: Box<str>,
-    /// What `{{source}}` shows.
-    pub name: Box<str>,
+    /// Who that is.
+    pub who: Identity,
     /// The segment in which it was last written down.
     defined_in: Option<SegmentNumber>,
     /// Records of it that are not settled.
@@ -52,6 +75,14 @@ pub struct Origin {
     parked: u64,
     /// Whether somebody still appends to it.
     open: bool,
+}
+
+impl Origin {
+    /// What is written down of it.
+    pub(super) fn payload(&self) -> OriginPayload<'_> {
+        let Identity { source, name, peer, decoding } = &self.who;
+        OriginPayload { origin: self.id, source, name, peer: *peer, decoding: *decoding }
+    }
 }
 
 /// What is known of ids that were given ahead.
@@ -100,8 +131,8 @@ impl Ledger {
     // ---- what a start found
 
     /// An origin of records that wait.
-    pub fn adopt_origin(&mut self, id: u32, lane: LaneNumber, source: &str, name: &str, unsettled: u64) {
-        let origin = self.add_origin(id, lane, source, name, false);
+    pub fn adopt_origin(&mut self, id: u32, lane: LaneNumber, who: Identity, unsettled: u64) {
+        let origin = self.add_origin(id, lane, who, false);
         self.origins[origin.0 as usize].unsettled = unsettled;
     }
 
@@ -134,24 +165,15 @@ impl Ledger {
     }
 
     /// A new origin in a lane.
-    pub fn open_origin(&mut self, lane: LaneNumber, source: &str, name: &str) -> OriginRef {
-        assert!(source.len() <= ORIGIN_NAME_BYTES_MAX && name.len() <= ORIGIN_NAME_BYTES_MAX);
+    pub fn open_origin(&mut self, lane: LaneNumber, who: Identity) -> OriginRef {
+        assert!(who.source.len() <= ORIGIN_NAME_BYTES_MAX && who.name.len() <= ORIGIN_NAME_BYTES_MAX);
         let id = self.next_origin;
         self.next_origin = id.wrapping_add(1);
-        self.add_origin(id, lane, source, name, true)
+        self.add_origin(id, lane, who, true)
     }
 
-    fn add_origin(&mut self, id: u32, lane: LaneNumber, source: &str, name: &str, open: bool) -> OriginRef {
-        let origin = Origin {
-            id,
-            lane,
-            source: source.into(),
-            name: name.into(),
-            defined_in: None,
-            unsettled: 0,
-            parked: 0,
-            open,
-        };
+    fn add_origin(&mut self, id: u32, lane: LaneNumber, who: Identity, open: bool) -> OriginRef {
+        let origin = Origin { id, lane, who, defined_in: None, unsettled: 0, parked: 0, open };
         let reference = OriginRef(self.origins.insert(origin) as u32);
         self.origin_ids.insert(id, reference);
         reference
@@ -328,7 +350,7 @@ mod tests {
         let segments =
             Segments::new(&Options::of_view(crate::ground::CoreId(0)), maker, vec![segment], SegmentNumber(6), 1);
         let mut ledger = Ledger::new(5, LaneNumber(5));
-        ledger.adopt_origin(4, LaneNumber(4), "source", "name", 1);
+        ledger.adopt_origin(4, LaneNumber(4), Identity::new("source", "name"), 1);
         ledger.check(Durability::Power, &segments);
         (ledger, segments)
     }

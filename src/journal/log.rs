@@ -8,11 +8,11 @@
 
 use super::epoch::Epoch;
 use super::format::{
-    BLOCK_HEADER_BYTES, Kind, OriginPayload, PARKED_PREFIX_BYTES, ParkedPayload, Position, RECORD_PREFIX_BYTES,
+    BLOCK_HEADER_BYTES, Kind, PARKED_PREFIX_BYTES, ParkedPayload, Position, RECORD_PREFIX_BYTES,
     RecordPayload, entry_bytes, u32_at,
 };
 use super::ledger::{
-    ANSWER_BYTES_MAX, Leased, Ledger, Lies, ORIGIN_ENTRY_BYTES_MAX, Origin, OriginRef, Parked, Refused, SaidIn,
+    ANSWER_BYTES_MAX, Identity, Leased, Ledger, Lies, ORIGIN_ENTRY_BYTES_MAX, Origin, OriginRef, Parked, Refused, SaidIn,
     Unparked, shown,
 };
 use super::moving::Moving;
@@ -226,9 +226,9 @@ impl Journal {
         self.ledger.new_lane()
     }
 
-    /// A new origin in a lane. `source` and `name` have at most 256 bytes each.
-    pub fn open_origin(&mut self, lane: LaneNumber, source: &str, name: &str) -> OriginRef {
-        self.ledger.open_origin(lane, source, name)
+    /// A new origin in a lane. Its source and name have at most 256 bytes each.
+    pub fn open_origin(&mut self, lane: LaneNumber, who: Identity) -> OriginRef {
+        self.ledger.open_origin(lane, who)
     }
 
     /// Nobody will append to this origin any more; it goes with its last record.
@@ -319,10 +319,11 @@ impl Journal {
 
     /// Writes down who an origin is, in the segment that is being filled. Room was made.
     pub(super) fn define_origin(&mut self, reference: OriginRef) {
-        let Origin { id, lane, source, name, .. } = self.ledger.define(reference, self.segments.current_number());
-        let prefix = OriginPayload { origin: *id, source, name }.encode_prefix();
-        let parts = [&prefix[..], source.as_bytes(), name.as_bytes()];
-        self.writer.write_entry(&self.window, Kind::Origin, 0, *lane, &parts);
+        let origin = self.ledger.define(reference, self.segments.current_number());
+        let payload = origin.payload();
+        let (prefix, [source, name, encoding]) = (payload.encode_prefix(), payload.texts());
+        let parts = [&prefix[..], source, name, encoding];
+        self.writer.write_entry(&self.window, Kind::Origin, 0, origin.lane, &parts);
     }
 
     /// Appends an entry that is of no lane, and for which room is reserved; its number. Nothing at

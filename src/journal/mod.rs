@@ -16,7 +16,7 @@
 //!   trouble     what is wrong with the disk
 //! scan          a walk behind the window; it belongs to whoever walks
 //! recovery      what a start finds; it hands each owner its part
-//! op storage    what is asked of a disk             format epoch unfinished blocks   bytes
+//! op storage    what is asked of a disk             format stamp epoch unfinished blocks   bytes
 //! ```
 
 mod blocks;
@@ -30,6 +30,7 @@ mod recovery;
 mod rewriting;
 mod scan;
 mod segments;
+mod stamp;
 mod storage;
 mod trouble;
 mod turn;
@@ -39,7 +40,7 @@ mod writer;
 
 pub use blocks::BlockMemory;
 pub use format::Position;
-pub use ledger::{ANSWER_BYTES_MAX, Leased, Lies, Origin, OriginRef, Parked, Refused, Unparked};
+pub use ledger::{ANSWER_BYTES_MAX, Identity, Leased, Lies, Origin, OriginRef, Parked, Refused, Unparked};
 pub use log::{Appended, Journal, NewRecord, Room};
 pub use op::{Completion, Op, Ops, Rewrite};
 pub use recovery::{OpenError, Report, open};

@@ -197,7 +197,7 @@ fn take_records(
                         used.insert(RecordPayload::decode(entry.payload).origin);
                     }
                 }
-                Kind::Origin if OriginPayload::decode(entry.payload).is_some() => {
+                kind @ (Kind::Origin | Kind::Origin1) if OriginPayload::decode(kind, entry.payload).is_some() => {
                     defined.insert(u32_at(entry.payload, 0));
                 }
                 _ => {}

@@ -18,12 +18,13 @@ use self::durable::{Durable, Neighbour};
 use self::unwritten::Refused;
 pub(super) use self::unwritten::{Missing, Refusal, Unwritten};
 use super::epoch::Epoch;
-use super::format::Position;
-use super::ledger::Ledger;
+use super::format::{Position, SEGMENT_MAGIC};
+use super::ledger::{Identity, Ledger};
 use super::log::{Owners, ThisStart};
 use super::moving::Moving;
 use super::rewriting::Rewriting;
 use super::segments::{Maker, Segment, Segments, SparseBits};
+use super::stamp::{self, OLDEST_VERSION, Stamp, VERSION};
 use super::unfinished::{BLOCK_FILE_HEADER_BYTES, Sealed, head, is_block_file};
 use super::window::Window;
 use super::writer::Writer;
@@ -50,6 +51,20 @@ pub enum OpenError {
         action: String,
         /// Why it failed.
         error: io::Error,
+    },
+    /// Another version of ringest wrote it.
+    #[error(
+        "{file} is in format {version}, written by ringest {program}; this is ringest {}, which reads formats {} to {}. \
+         Nothing was changed: run the version that wrote it, or a newer one",
+        env!("CARGO_PKG_VERSION"), OLDEST_VERSION, VERSION
+    )]
+    Format {
+        /// The file that says so.
+        file: String,
+        /// The format.
+        version: u32,
+        /// The version of the program that wrote it.
+        program: String,
     },
     /// Unfinished blocks cannot be written nor taken over.
     #[error("{blocks} blocks of the last runs cannot be written ({error}), nor kept for later: {reason}")]
@@ -109,6 +124,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
         let start = ThisStart { epoch_id, ..ThisStart::default() };
         return Ok(Recovery::default().finish(options, start, maker, memory, seed, false));
     }
+    refuse_other_formats(storage)?;
     let mut recovery = Recovery::default();
     let (earlier, files) = recovery.read_epochs(storage)?;
     let last = earlier.last().copied();
@@ -154,6 +170,24 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
         doing("remove an old epoch file", storage.remove_epoch(old))?;
     }
     Ok(journal)
+}
+
+/// Looks at the stamp of every file before anything is read or mended: one that a newer version wrote
+/// may mean something else by all that follows.
+fn refuse_other_formats(storage: &mut impl Storage) -> Result<(), OpenError> {
+    let refuse = |file: String, found: Option<Stamp>| match found {
+        Some(Stamp { version, program }) => Err(OpenError::Format { file, version, program }),
+        None => Ok(()),
+    };
+    for (number, bytes) in doing("read the epoch files", storage.epochs())? {
+        refuse(format!("epoch file {number}"), Epoch::unreadable(&bytes))?;
+    }
+    let mut head = Vec::new();
+    for number in doing("list the segments", storage.segments())? {
+        doing(format!("read segment {number}"), storage.read_segment_head(number, &mut head))?;
+        refuse(format!("segment {number}"), stamp::unreadable(SEGMENT_MAGIC, &head))?;
+    }
+    Ok(())
 }
 
 /// What a walk over the segments gathers: 25 fields, since a start is one walk that sees everything once, and each part of it (in a file
@@ -219,8 +253,8 @@ struct Repairs {
 
 struct FoundOrigin {
     lane: LaneNumber,
-    /// Source and name; `None` while only records that refer to it were found.
-    names: Option<(String, String)>,
+    /// `None` while only records that refer to it were found.
+    who: Option<Identity>,
     unsettled: u64,
 }
 
@@ -342,14 +376,14 @@ impl Recovery {
         let mut origins: Vec<_> = origins.into_iter().filter(|(_, origin)| origin.unsettled > 0).collect();
         origins.sort_by_key(|(id, _)| *id);
         for (id, origin) in origins {
-            if origin.names.is_none() {
+            if origin.who.is_none() {
                 self.report.alarms.push(format!(
                     "who sent {} records is lost: they are delivered as from \"{UNKNOWN}\"",
                     origin.unsettled
                 ));
             }
-            let (source, name) = origin.names.unwrap_or_else(|| (UNKNOWN.to_owned(), UNKNOWN.to_owned()));
-            ledger.adopt_origin(id, origin.lane, &source, &name, origin.unsettled);
+            let who = origin.who.unwrap_or_else(|| Identity::new(UNKNOWN, UNKNOWN));
+            ledger.adopt_origin(id, origin.lane, who, origin.unsettled);
         }
         std::mem::take(&mut self.aside).finish(is_heir, &mut ledger);
         ledger

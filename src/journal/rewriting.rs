@@ -20,7 +20,7 @@ mod dense;
 mod run;
 
 use super::Options;
-use super::format::{Position, entry_bytes};
+use super::format::{ORIGIN_PREFIX_BYTES, Position, entry_bytes};
 use super::ledger::{Ledger, SaidIn};
 use super::op::{Op, Ops, Rewrite};
 use super::segments::{GivenUp, Maker, Segment, Segments};
@@ -184,7 +184,10 @@ impl Rewriting {
         ledger: &Ledger,
         stays: impl Fn(SegmentNumber) -> bool,
     ) -> Option<Range<usize>> {
-        let extra = |origin: &super::Origin| entry_bytes(8 + origin.source.len() + origin.name.len()) + ID_ENTRY_BYTES;
+        let extra = |origin: &super::Origin| {
+            let texts = origin.payload().texts().map(<[u8]>::len);
+            entry_bytes(ORIGIN_PREFIX_BYTES + texts.iter().sum::<usize>()) + ID_ENTRY_BYTES
+        };
         let extra: usize = ledger.waiting_origins().map(extra).sum();
         let room = u64::from(self.shape.segment_bytes - self.shape.maker.physical) * self.fill_eighths / 8;
         let capacity = room.checked_sub(extra as u64)?;

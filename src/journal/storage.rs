@@ -24,6 +24,10 @@ pub trait Storage {
     fn segments(&mut self) -> io::Result<Vec<SegmentNumber>>;
     /// Reads a whole segment into `into`, which is cleared first.
     fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()>;
+    /// Reads the first bytes of a segment, at least its stamp, into `into`, which is cleared first.
+    fn read_segment_head(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
+        self.read_segment(segment, into)
+    }
     /// Writes in place, into a file that is made where there is none; durable after
     /// [`Storage::sync_segment`], its name after the next [`Storage::write_epoch`].
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()>;

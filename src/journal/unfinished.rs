@@ -1,15 +1,18 @@
 //! What a block file holds of an earlier start: blocks that may not be whole on disk, and the epochs that they are of.
 //!
 //! ```text
-//! block file   0 magic "RINGBLK1"   8 file id u128   24 earlier epochs u32   28 zero u32   32 epoch id u128 …
+//! block file   0 stamp, magic "RINGBLK1"   32 file id u128   48 earlier epochs u32   52 zero [u8; 12]   64 epoch id u128 …
 //!              4096 slots …
 //! ```
+//!
+//! In format 1 the magic stands alone in front: 0 magic, 8 file id, 24 earlier epochs, 28 zero, 32 epoch id …
 //!
 //! The file is zero when it is made, and its slots hold blocks of its own epoch; and of earlier ones, where a start could not
 //! finish their writes and took them over. Those epochs are named in front.
 
 use super::BlockMemory;
 use super::epoch::Epoch;
+use super::stamp::{self, STAMP_BYTES};
 use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Position, Seal, round_up, u32_at, u128_at};
 use crate::ground::{RecordNumber, SegmentNumber};
 use std::collections::BTreeMap;
@@ -17,17 +20,20 @@ use std::collections::BTreeMap;
 /// Bytes before the first slot of a block file.
 pub(super) const BLOCK_FILE_HEADER_BYTES: usize = 4096;
 const BLOCK_FILE_MAGIC: [u8; 8] = *b"RINGBLK1";
-const EPOCHS_AT: usize = 32;
+const EPOCHS_AT: usize = 64;
+/// The same in format 1.
+const EPOCHS_1_AT: usize = 32;
 /// Earlier epochs of which a block file can hold blocks.
 pub(super) const EPOCHS_MAX: usize = (BLOCK_FILE_HEADER_BYTES - EPOCHS_AT) / 16;
 
 /// The front of a block file.
 pub(super) fn head(file_id: u128, epochs: &[u128]) -> Vec<u8> {
     assert!(epochs.len() <= EPOCHS_MAX, "looked at by the caller");
-    let mut head = BLOCK_FILE_MAGIC.to_vec();
+    let mut head = vec![0; STAMP_BYTES];
+    stamp::write(BLOCK_FILE_MAGIC, &mut head);
     head.extend_from_slice(&file_id.to_le_bytes());
     head.extend_from_slice(&(epochs.len() as u32).to_le_bytes());
-    head.extend_from_slice(&[0; 4]);
+    head.resize(EPOCHS_AT, 0);
     for epoch in epochs {
         head.extend_from_slice(&epoch.to_le_bytes());
     }
@@ -36,9 +42,20 @@ pub(super) fn head(file_id: u128, epochs: &[u128]) -> Vec<u8> {
 
 /// Whether a file is the block file of this id.
 pub(super) fn is_block_file(file: &BlockMemory, file_id: u128) -> bool {
-    file.len() > BLOCK_FILE_HEADER_BYTES
-        && file.bytes(0..8) == BLOCK_FILE_MAGIC
-        && u128_at(file.bytes(8..24), 0) == file_id
+    if file.len() <= BLOCK_FILE_HEADER_BYTES {
+        return false;
+    }
+    let head = file.bytes(0..BLOCK_FILE_HEADER_BYTES);
+    let is_of_format_1 = head.starts_with(&BLOCK_FILE_MAGIC) && u128_at(head, 8) == file_id;
+    is_of_format_1 || stamp::is_present(BLOCK_FILE_MAGIC, head) && u128_at(head, 32) == file_id
+}
+
+/// The epochs that a block file's front names.
+fn earlier_epochs(head: &[u8]) -> Vec<u128> {
+    let is_present = stamp::is_present(BLOCK_FILE_MAGIC, head);
+    let (count_at, at) = if is_present { (48, EPOCHS_AT) } else { (24, EPOCHS_1_AT) };
+    let count = (u32_at(head, count_at) as usize).min((BLOCK_FILE_HEADER_BYTES - at) / 16);
+    (0..count).map(|index| u128_at(head, at + index * 16)).collect()
 }
 
 /// A block as its process left it in the block file: up to the first entry that is not whole.
@@ -102,9 +119,7 @@ impl Sealed {
 
 /// The blocks of a block file by segment, in order of their offsets.
 pub(super) fn unwritten_blocks(memory: &BlockMemory, epoch: Epoch) -> BTreeMap<SegmentNumber, Vec<Left>> {
-    let head = memory.bytes(0..BLOCK_FILE_HEADER_BYTES);
-    let count = (u32_at(head, 24) as usize).min(EPOCHS_MAX);
-    let mut epochs: Vec<u128> = (0..count).map(|index| u128_at(head, EPOCHS_AT + index * 16)).collect();
+    let mut epochs = earlier_epochs(memory.bytes(0..BLOCK_FILE_HEADER_BYTES));
     epochs.push(epoch.id);
     // A block that moved to another slot can be found in both: it is the same.
     let mut found: BTreeMap<Position, Left> = BTreeMap::new();

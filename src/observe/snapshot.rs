@@ -1,5 +1,6 @@
 //! What a shard shows of itself: taken between two turns of its loop, so that its numbers belong together.
 
+use crate::ground::RecordFlags;
 use crate::ground::count::{Counters, LineCounts, StageHistograms, Terms};
 use serde::Serialize;
 
@@ -81,6 +82,12 @@ pub enum Refused {
     Garbage,
     /// The journal was full.
     Full,
+    /// It came with an error of the line, and `on_line_error` rejects it.
+    LineError,
+    /// It is no text in its source's encoding, and `on_undecodable` rejects it.
+    Undecodable,
+    /// It is not JSON, where `data_is` says that it must be.
+    NotJson,
 }
 
 /// The first bytes of something that did not become a record.
@@ -90,18 +97,21 @@ pub struct Sample {
     pub at_wall_ns: u64,
     /// Why.
     pub reason: Refused,
+    /// What was known about it.
+    pub flags: RecordFlags,
     /// At most 64 bytes.
     pub bytes: Vec<u8>,
 }
 
 impl Serialize for Sample {
-    /// As an object: `at` as RFC 3339, `reason`, `text` with escapes for what is not printable ASCII, `hex`.
+    /// As an object: `at` as RFC 3339, `reason`, `flags` as words, `text` with escapes for what is not printable ASCII, `hex`.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use crate::ground::text::{hex, rfc3339};
         use serde::ser::SerializeStruct;
-        let mut sample = serializer.serialize_struct("Sample", 4)?;
+        let mut sample = serializer.serialize_struct("Sample", 5)?;
         sample.serialize_field("at", &rfc3339(self.at_wall_ns))?;
         sample.serialize_field("reason", &self.reason)?;
+        sample.serialize_field("flags", &self.flags.words().collect::<Vec<_>>())?;
         sample.serialize_field("text", &self.bytes.escape_ascii().to_string())?;
         sample.serialize_field("hex", &hex(&self.bytes))?;
         sample.end()

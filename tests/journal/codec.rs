@@ -1,6 +1,7 @@
 //! The codec: what is written is read, and nothing else is.
 
 use proptest::prelude::*;
+use ringest::ground::decoding::{Decoding, OnUndecodable};
 use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use ringest::journal::Position;
 use ringest::journal::format::{
@@ -8,8 +9,17 @@ use ringest::journal::format::{
     RecordPayload, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entry_bytes, round_up,
 };
 
-const KINDS: [Kind; 8] =
-    [Kind::Origin, Kind::Record, Kind::Id, Kind::Delivered, Kind::Parked, Kind::Discarded, Kind::Retried, Kind::Leased];
+const KINDS: [Kind; 9] = [
+    Kind::Origin,
+    Kind::Record,
+    Kind::Id,
+    Kind::Delivered,
+    Kind::Parked,
+    Kind::Discarded,
+    Kind::Retried,
+    Kind::Leased,
+    Kind::Origin1,
+];
 
 fn segment_header() -> impl Strategy<Value = SegmentHeader> {
     (any::<(u32, u64, u64, u64, u64, u128)>(), 9u32..14).prop_map(
@@ -48,8 +58,19 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
         Kind::Origin => {
             let text = |bytes: &[u8]| bytes.iter().map(|byte| char::from(byte % 128)).collect::<String>();
             let (source, name) = (text(&bytes[..split]), text(&bytes[split..]));
-            let prefix = OriginPayload { origin: 7, source: &source, name: &name }.encode_prefix();
-            [&prefix[..], source.as_bytes(), name.as_bytes()].concat()
+            let origin = OriginPayload {
+                origin: 7,
+                source: &source,
+                name: &name,
+                peer: (split % 3 > 0).then(|| format!("10.0.0.{split}:{}", bytes.len()).parse().expect("an address")),
+                decoding: Decoding::default(),
+            };
+            [&[&origin.encode_prefix()[..]], &origin.texts()[..]].concat().concat()
+        }
+        Kind::Origin1 => {
+            let text: Vec<u8> = bytes.iter().map(|byte| byte % 128).collect();
+            let lengths = [split as u16, (bytes.len() - split) as u16].map(u16::to_le_bytes).concat();
+            [&7u32.to_le_bytes()[..], &lengths, &text].concat()
         }
         Kind::Record => {
             let (key, data) = bytes.split_at(split);
@@ -111,8 +132,8 @@ fn view(entry: &Entry<'_>) {
             let record = RecordPayload::decode(entry.payload);
             assert_eq!(24 + record.key.len() + record.data.len(), entry.payload.len());
         }
-        Kind::Origin => {
-            let _ = OriginPayload::decode(entry.payload);
+        kind @ (Kind::Origin | Kind::Origin1) => {
+            let _ = OriginPayload::decode(kind, entry.payload);
         }
         _ => {}
     }
@@ -120,6 +141,21 @@ fn view(entry: &Entry<'_>) {
 
 fn datas() -> impl Strategy<Value = Vec<(Vec<u8>, usize)>> {
     prop::collection::vec((prop::collection::vec(any::<u8>(), 0..60), 0usize..60), 1..12)
+}
+
+#[test]
+fn an_origin_keeps_its_peer_and_how_its_records_are_read() {
+    for (label, on_undecodable) in
+        [("utf-8", OnUndecodable::Replace), ("big5", OnUndecodable::Reject), ("utf-16le", OnUndecodable::Hex)]
+    {
+        let decoding = Decoding { encoding: Decoding::encoding_of(label).expect("a label"), on_undecodable };
+        for peer in [None, Some("10.0.4.21:4001"), Some("[2001:db8::7]:65535"), Some("0.0.0.0:0")] {
+            let peer = peer.map(|peer| peer.parse().expect("an address"));
+            let origin = OriginPayload { origin: 7, source: "press", name: "press@10.0.4.21", peer, decoding };
+            let payload = [&[&origin.encode_prefix()[..]], &origin.texts()[..]].concat().concat();
+            assert_eq!(OriginPayload::decode(Kind::Origin, &payload), Some(origin));
+        }
+    }
 }
 
 proptest! {

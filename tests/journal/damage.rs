@@ -7,7 +7,7 @@ use ringest::config::Durability;
 use ringest::ground::{RecordNumber, SegmentNumber};
 use ringest::journal::Op;
 use ringest::journal::format::{BlockHeader, Entries, Kind, SegmentHeader, round_up};
-use ringest::journal::{Options, Position, Step, Storage};
+use ringest::journal::{Identity, Options, Position, Step, Storage};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -103,7 +103,7 @@ fn recover(
 fn assert_goes_on(mut world: World) {
     world.quiesce();
     let lane = world.journal().new_lane();
-    let origin = world.journal().open_origin(lane, "after", "after");
+    let origin = world.journal().open_origin(lane, Identity::new("after", "after"));
     let (kept, at) = world.append(origin, b"after the damage", b"").expect("room");
     world.journal().hold(at);
     world.journal().settle(kept.number, origin, at);

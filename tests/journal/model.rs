@@ -6,7 +6,7 @@ use proptest::test_runner::RngSeed;
 use ringest::config::Durability;
 use ringest::ground::count::Counters;
 use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
-use ringest::journal::{Lies, Location, OriginRef, Position, Refused, Step};
+use ringest::journal::{Identity, Lies, Location, OriginRef, Position, Refused, Step};
 use ringest::journal::{Op, Rewrite};
 use ringest::observe::snapshot::JournalSnapshot;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,7 +133,7 @@ impl Model {
         self.lanes = (0..LANES)
             .map(|index| {
                 let number = journal.new_lane();
-                Lane { number, origin: journal.open_origin(number, "source", &format!("lane {index} of {number}")) }
+                Lane { number, origin: journal.open_origin(number, Identity::new("source", &format!("lane {index} of {number}"))) }
             })
             .collect();
     }
@@ -732,7 +732,7 @@ fn a_walk_that_keeps_all_it_finds_leaves_memory_for_ids_and_marks() {
     world.open_whole();
     world.rest();
     let lane = world.journal().new_lane();
-    let origin = world.journal().open_origin(lane, "source", "name");
+    let origin = world.journal().open_origin(lane, Identity::new("source", "name"));
     let mut held = BTreeMap::new();
     let mut last = 0;
     for round in 0..200 {

@@ -5,7 +5,7 @@ use super::world::{Kept, Pending, World, options};
 use ringest::config::Durability;
 use ringest::ground::RecordNumber;
 use ringest::journal::Op;
-use ringest::journal::{Location, OriginRef};
+use ringest::journal::{Identity, Location, OriginRef};
 use std::collections::{BTreeMap, HashSet};
 
 /// A gateway with a few lanes at work; settled records leave `waiting`.
@@ -40,7 +40,8 @@ impl Story {
     fn add_origin(&mut self, index: usize) {
         let journal = self.world.journal();
         let lane = journal.new_lane();
-        let origin = journal.open_origin(lane, &format!("source-{index}"), &format!("name-{index}@10.0.0.{index}:9"));
+        let who = Identity::new(&format!("source-{index}"), &format!("name-{index}@10.0.0.{index}:9"));
+        let origin = journal.open_origin(lane, who);
         self.origins.push(origin);
     }
 
@@ -348,7 +349,7 @@ fn two_starts_never_give_equal_keys() {
         clone.open_whole();
         clone.quiesce();
         let lane = clone.journal().new_lane();
-        let origin = clone.journal().open_origin(lane, "s", "n");
+        let origin = clone.journal().open_origin(lane, Identity::new("s", "n"));
         let (kept, _) = clone.append(origin, b"x", b"").expect("room");
         assert!(keys.insert((kept.epoch_id, ringest::ground::CoreId(3), kept.number)));
         given += 1;

@@ -4,7 +4,7 @@
 use super::world::World;
 use ringest::config::{self, Durability};
 use ringest::ground::RecordNumber;
-use ringest::journal::{Appended, Location, NewRecord, Options};
+use ringest::journal::{Appended, Identity, Location, NewRecord, Options};
 use std::time::Instant;
 
 fn full_size(durability: Durability) -> Options {
@@ -21,7 +21,7 @@ fn a_record_costs_little_from_append_to_settled() {
     world.open_whole();
     world.quiesce();
     let lane = world.journal().new_lane();
-    let origin = world.journal().open_origin(lane, "aoi-07", "aoi-07");
+    let origin = world.journal().open_origin(lane, Identity::new("aoi-07", "aoi-07"));
     let data = [7; 64];
     let mut spent_ns = 0;
     let mut turns_ns = 0;
@@ -65,7 +65,7 @@ fn recovery_reads_hundreds_of_megabytes_a_second() {
     world.open_whole();
     world.quiesce();
     let lane = world.journal().new_lane();
-    let origin = world.journal().open_origin(lane, "aoi-07", "aoi-07");
+    let origin = world.journal().open_origin(lane, Identity::new("aoi-07", "aoi-07"));
     let data = [9; 64];
     let mut records: u64 = 0;
     while world.segments() <= 16 {

@@ -393,8 +393,8 @@ impl World {
         Kept {
             number: record.number,
             lane: origin.lane,
-            source: origin.source.to_string(),
-            name: origin.name.to_string(),
+            source: origin.who.source.to_string(),
+            name: origin.who.name.to_string(),
             epoch_id: record.epoch_id,
             flags: record.flags,
             first_byte_wall_ns: record.payload.first_byte_wall_ns,

@@ -4,7 +4,17 @@ use super::*;
 use proptest::prelude::*;
 
 fn fields(data: &[u8]) -> Fields<'_> {
-    Fields { id: Some("41"), source: "aoi-\"07\"", data, received_wall_ns: 1_767_323_045_123_456_789, key: "0123-4" }
+    Fields {
+        id: Some("41"),
+        source: "aoi-\"07\"",
+        source_name: "aoi",
+        peer: None,
+        decoding: Decoding::default(),
+        flags: RecordFlags::default(),
+        data,
+        received_wall_ns: 1_767_323_045_123_456_789,
+        key: "0123-4",
+    }
 }
 
 fn render(text: &str, data: &[u8]) -> (String, bool) {
@@ -157,5 +167,44 @@ proptest! {
         let mut out = Vec::new();
         Template::parse("<{{data}}>", false).unwrap().render(&fields(&data), &mut out);
         prop_assert_eq!(&out[1..out.len() - 1], &data[..]);
+    }
+}
+
+#[test]
+fn where_a_record_came_from_and_what_is_to_be_known_about_it_is_filled_in() {
+    let text = "{{source_name}} {{source_name|json}} [{{address}}] {{address|json}} {{port}} {{flags|json}}";
+    let template = Template::parse(text, true).unwrap();
+    let rendered = |fields: &Fields<'_>| {
+        let mut out = Vec::new();
+        template.render(fields, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    let plain = fields(b"x");
+    assert_eq!(rendered(&plain), r#"aoi "aoi" [] null null []"#);
+    let flags = RecordFlags::CUT | RecordFlags::LINE_ERROR | RecordFlags::UNENDED;
+    let flagged = Fields { peer: Some("[::ffff:10.0.4.21]:4001".parse().unwrap()), flags, ..plain };
+    assert_eq!(rendered(&flagged), r#"aoi "aoi" [10.0.4.21] "10.0.4.21" 4001 ["cut","line-error","unended"]"#);
+}
+
+#[test]
+fn text_is_read_in_its_encoding_and_what_is_none_is_told_by_policy() {
+    let render = |label: &str, on_undecodable, data: &[u8]| {
+        let decoding = Decoding { encoding: Decoding::encoding_of(label).unwrap(), on_undecodable };
+        let mut out = Vec::new();
+        let rendered =
+            Template::parse("{{data|json}}", true).unwrap().render(&Fields { decoding, ..fields(data) }, &mut out);
+        (String::from_utf8(out).unwrap(), rendered.lossy)
+    };
+    let replace = OnUndecodable::Replace;
+    assert_eq!(
+        render("big5", replace, b"\xb3\x5c\xa5\x5c\xbb\x5c,\xb7\xc5\xab\xd7\xb9L\xb0\xaa,\"NG\""),
+        (r#""許功蓋,溫度過高,\"NG\"""#.to_owned(), false)
+    );
+    assert_eq!(render("gbk", replace, b"\xc4\xa4"), (r#""膜""#.to_owned(), false));
+    assert_eq!(render("shift_jis", replace, b"\x83\x5c"), (r#""ソ""#.to_owned(), false));
+    assert_eq!(render("big5", replace, b"a\xff"), ("\"a\u{fffd}\"".to_owned(), true));
+    for label in ["utf-8", "big5"] {
+        assert_eq!(render(label, OnUndecodable::Hex, b"a\xff"), (r#""61ff""#.to_owned(), true));
+        assert_eq!(render(label, OnUndecodable::Hex, b"a"), (r#""a""#.to_owned(), false));
     }
 }

@@ -104,11 +104,20 @@ counters! {
     pub garbage_bytes: u64,
     /// Records rejected because the journal was full.
     pub rejected_full: u64,
+    /// Records rejected because they came with a parity or framing error or a break.
+    pub rejected_line_error: u64,
+    /// Records rejected because they were no text in their source's encoding.
+    pub rejected_undecodable: u64,
+    /// Records rejected because they were not JSON.
+    pub rejected_not_json: u64,
+    /// Records that were no text in their source's encoding, and are delivered.
+    pub undecodable_records: u64,
     /// Breaks seen on serial lines.
     pub line_breaks: u64,
     /// Bytes received with a parity or framing error on serial lines.
     pub line_errors: u64,
-    /// Records whose data was not valid UTF-8 where the template asks for text.
+    /// Records sent for the first time whose data was no text in its encoding where the template asks
+    /// for text.
     pub lossy_records: u64,
     /// Connections accepted from machines.
     pub accepted_connections: u64,

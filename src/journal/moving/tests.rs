@@ -3,6 +3,7 @@
 
 use crate::config::Durability;
 use crate::ground::{Now, RecordNumber, SegmentNumber};
+use crate::journal::Identity;
 use crate::journal::{
     self, Appended, BlockFile, BlockMemory, Completion, Journal, NewRecord, Op, Options, Position, Scan, Step, Storage,
 };
@@ -188,7 +189,7 @@ fn failed(durability: Durability) -> (Disk, Journal, Vec<(RecordNumber, Vec<u8>)
     };
     settle(&mut disk, &mut journal, &mut ops);
     let lane = journal.new_lane();
-    let origin = journal.open_origin(lane, "source", "name");
+    let origin = journal.open_origin(lane, Identity::new("source", "name"));
     let mut waiting = Vec::new();
     for index in 0..=u8::MAX {
         let data = vec![index; if index < 20 { 100 } else { 300 + usize::from(index) * 3 }];

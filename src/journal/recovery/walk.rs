@@ -9,6 +9,7 @@ use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal,
     record_number_at, round_up,
 };
+use crate::journal::ledger::Identity;
 use crate::journal::segments::Segment;
 use std::ops::Range;
 
@@ -193,9 +194,9 @@ impl Recovery {
             self.count_parked(number, id, received_wall_ns, bytes);
             segment.add(number, bytes);
             // Where its definition was lost an older segment may still have it: told once all are read.
-            let origin = self.origins.entry(id).or_insert_with(|| FoundOrigin { lane, names: None, unsettled: 0 });
+            let origin = self.origins.entry(id).or_insert_with(|| FoundOrigin { lane, who: None, unsettled: 0 });
             origin.unsettled += 1;
-            if origin.names.is_none() {
+            if origin.who.is_none() {
                 self.defined_before.insert(id);
             }
         }
@@ -231,16 +232,19 @@ impl Recovery {
         let (header, payload) = (entry.header, entry.payload);
         self.number_max = self.number_max.max(header.number);
         match header.kind {
-            Kind::Origin => {
-                let Some(origin) = OriginPayload::decode(payload) else { return };
+            kind @ (Kind::Origin | Kind::Origin1) => {
+                let Some(origin) = OriginPayload::decode(kind, payload) else { return };
                 self.origin_max = self.origin_max.max(origin.origin);
                 self.lane_max = self.lane_max.max(header.lane);
                 let found = self.origins.entry(origin.origin).or_insert(FoundOrigin {
                     lane: header.lane,
-                    names: None,
+                    who: None,
                     unsettled: 0,
                 });
-                found.names.get_or_insert_with(|| (origin.source.to_owned(), origin.name.to_owned()));
+                found.who.get_or_insert_with(|| {
+                    let OriginPayload { peer, decoding, .. } = origin;
+                    Identity { peer, decoding, ..Identity::new(origin.source, origin.name) }
+                });
             }
             Kind::Record => {
                 let RecordPayload { origin, first_byte_wall_ns: received_wall_ns, .. } = RecordPayload::decode(payload);

@@ -5,7 +5,7 @@ use super::dense::{DenseBlocks, NoRoom};
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::NO_LANE;
 use crate::journal::format::{
-    BlockHeader, Entries, Entry, EntryHeader, Kind, OriginPayload, Position, RecordPayload, record_number_at, round_up,
+    BlockHeader, Entries, Entry, EntryHeader, Kind, Position, RecordPayload, record_number_at, round_up,
     u32_at,
 };
 use crate::journal::ledger::{Ledger, Parked};
@@ -191,7 +191,7 @@ impl Run {
         match header.kind {
             // After a loss of power a later segment may have records of an origin, and not its
             // definition.
-            Kind::Origin => self.copy_origin(ledger, u32_at(payload, 0), header.number),
+            Kind::Origin | Kind::Origin1 => self.copy_origin(ledger, u32_at(payload, 0), header.number),
             Kind::Record => {
                 let holder = segments.holder(header.number).filter(|holder| holder.number == source.number);
                 let again = self.numbers.last().is_some_and(|last| *last >= header.number);
@@ -239,9 +239,10 @@ impl Run {
             return Ok(());
         }
         let origin = ledger.origin(origin);
-        let payload = OriginPayload { origin: id, source: &origin.source, name: &origin.name };
+        let payload = origin.payload();
         let header = EntryHeader { kind: Kind::Origin, flags: 0, lane: origin.lane, number };
-        self.out.push(header, &[&payload.encode_prefix(), origin.source.as_bytes(), origin.name.as_bytes()])
+        let (prefix, [source, name, encoding]) = (payload.encode_prefix(), payload.texts());
+        self.out.push(header, &[&prefix, source, name, encoding])
     }
 
     /// Whether a record may lie in a segment before the run: then its mark is needed.

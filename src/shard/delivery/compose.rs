@@ -11,7 +11,8 @@ use super::outbox::Outbox;
 use crate::config::BatchForm;
 use crate::delivery::Step;
 use crate::delivery::template::Fields;
-use crate::ground::LaneId;
+use crate::ground::{LaneId, RecordFlags};
+use crate::journal::{Identity, Origin, RecordView};
 use crate::shard::store::{Batch, Lane, Member, State, Store};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -32,6 +33,27 @@ impl Composition {
         for byte in key.bytes().chain([0]) {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
+    }
+}
+
+/// What templates show of a record.
+pub(super) fn fields_of<'a>(
+    record: &RecordView<'a>,
+    origin: &'a Origin,
+    id: Option<&'a str>,
+    key: &'a str,
+) -> Fields<'a> {
+    let Identity { source, name, peer, decoding } = &origin.who;
+    Fields {
+        id,
+        source: name,
+        source_name: source,
+        peer: *peer,
+        decoding: *decoding,
+        flags: RecordFlags(record.flags),
+        data: record.payload.data,
+        received_wall_ns: record.payload.first_byte_wall_ns,
+        key,
     }
 }
 
@@ -71,13 +93,7 @@ impl Composer {
         let (record, origin) = lent.store.record(lane, 0);
         self.key.clear();
         record.write_key(lent.store.core_of(lane), &mut self.key);
-        let fields = Fields {
-            id: lane.ids().get(0),
-            source: &origin.name,
-            data: record.payload.data,
-            received_wall_ns: record.payload.first_byte_wall_ns,
-            key: &self.key,
-        };
+        let fields = fields_of(&record, origin, lane.ids().get(0), &self.key);
         self.body.clear();
         !lent.rules.template.render(&fields, &mut self.body).lossy
     }
@@ -221,13 +237,7 @@ impl Composer {
             if is_array && self.body.last() != Some(&b'[') {
                 self.body.push(b',');
             }
-            let fields = Fields {
-                id: lane.ids().get(place),
-                source: &origin.name,
-                data: record.payload.data,
-                received_wall_ns: record.payload.first_byte_wall_ns,
-                key: &self.key,
-            };
+            let fields = fields_of(&record, origin, lane.ids().get(place), &self.key);
             let rendered = rules.template.render(&fields, &mut self.body);
             if !is_array {
                 self.body.push(b'\n');

@@ -6,7 +6,7 @@
 //! the connections' ends, in `answer` what the service says, in `secure` what TLS says.
 
 use super::Lent;
-use super::compose::{Composer, claim_id};
+use super::compose::{Composer, claim_id, fields_of};
 use super::connection::{ApiLink, EndOfRead};
 use super::lease::Leases;
 use super::outbox::Outbox;
@@ -14,7 +14,6 @@ use super::park::Parking;
 use super::problem::{HandshakeFault, Loss, Problem};
 use super::reload::fit;
 use super::rules::Rules;
-use crate::delivery::template::Fields;
 use crate::delivery::{Connection, InFlight, Step};
 use crate::ground::{LaneId, LinkId, Moment};
 use crate::shard::op::RecvEnd;
@@ -198,13 +197,7 @@ impl Dispatcher {
                 composer.write_first_key(lent.store, place);
                 let confirm = rules.deliver().answers.confirm.as_ref().expect("a lane asks where that is configured");
                 let (record, origin) = lent.store.record(place, 0);
-                let fields = Fields {
-                    id: place.ids().get(0),
-                    source: &origin.name,
-                    data: record.payload.data,
-                    received_wall_ns: record.payload.first_byte_wall_ns,
-                    key: &composer.key,
-                };
+                let fields = fields_of(&record, origin, place.ids().get(0), &composer.key);
                 rules.confirm_head.write(|out| confirm.path.render(&fields, out), &mut connection.out);
             }
         }

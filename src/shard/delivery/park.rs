@@ -132,7 +132,7 @@ impl Parking {
             let chosen = |parked: &Parked| {
                 let origin = journal.origin(parked.origin);
                 of.status.is_none_or(|status| status == parked.status)
-                    && of.source.as_deref().is_none_or(|name| name == &*origin.source || name == &*origin.name)
+                    && of.source.as_deref().is_none_or(|name| name == &*origin.who.source || name == &*origin.who.name)
             };
             let numbers: Vec<RecordNumber> = match named {
                 Some(numbers) => {
@@ -205,13 +205,13 @@ impl Parking {
             let journal = store.journal(id);
             for (number, parked) in journal.parked() {
                 let origin = journal.origin(parked.origin);
-                *groups.entry((&origin.source, parked.status)).or_default() += 1;
+                *groups.entry((&origin.who.source, parked.status)).or_default() += 1;
                 list.total += 1;
                 if list.first.len() < limit {
                     list.first.push(ParkedRecord {
                         record: RecordName { core: journal.core(), number }.to_string(),
-                        source: origin.source.to_string(),
-                        name: origin.name.to_string(),
+                        source: origin.who.source.to_string(),
+                        name: origin.who.name.to_string(),
                         id: parked.id.as_deref().map(str::to_owned),
                         status: parked.status,
                         attempts: parked.attempts,

@@ -1,12 +1,14 @@
 //! HTTP machines: requests become records, and are answered once the records are as durable as
 //! configured.
 
+use super::content::judge;
 use super::source::Sources;
 use crate::ground::count::Stage;
-use crate::ground::{Fd, LaneId, LinkId, Moment, RecordNumber, SourceId};
+use crate::ground::{Fd, LaneId, LinkId, Moment, RecordFlags, RecordNumber, SourceId};
 use crate::http::date::HttpDate;
 use crate::http::server::{Request, ServerConnection, Verdict};
-use crate::journal::{NewRecord, OriginRef};
+use crate::journal::{Identity, NewRecord, OriginRef};
+use crate::observe::snapshot::Refused;
 use crate::shard::links::{Kind, Table};
 use crate::shard::op::{Op, Readable, RecvEnd};
 use crate::shard::store::Store;
@@ -15,6 +17,7 @@ use crate::shard::turn::{Phase, Turn};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
+use std::net::SocketAddr;
 
 /// How long a closed connection is drained before it is given up (RFC 9112 section 9.6).
 const LINGER_NS: u64 = 2_000_000_000;
@@ -42,6 +45,7 @@ enum Closing {
 #[derive(Debug)]
 struct Sender {
     source: SourceId,
+    peer: SocketAddr,
     lane: Option<LaneId>,
     /// Of the name under which the last request came.
     origin: Option<OriginRef>,
@@ -90,17 +94,37 @@ impl Sender {
         request: &Request<'_>,
     ) -> Verdict {
         let now = turn.now;
+        let configured = turn.source(self.source);
+        let flags = match judge(turn.settings, configured, request.body, RecordFlags::default()) {
+            Ok(flags) => flags,
+            Err(refused) => {
+                sources.refuse(turn, self.source, refused, RecordFlags::default(), request.body);
+                return Verdict::BadRequest(match refused {
+                    Refused::NotJson => "the body is not JSON, and this source takes nothing else",
+                    _ => "the body is no text in the encoding of this source",
+                });
+            }
+        };
         let key = request.idempotency_key.unwrap_or_default();
         let room = store.room_for(now, key.len() + request.body.len());
         let Some(room) = room.filter(|_| turn.phase == Phase::Running) else {
             return Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
         };
         let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
-        let same = self.origin.filter(|origin| &*store.own().origin(*origin).name == request.source);
+        let is_same = |origin: &OriginRef| {
+            let Identity { name, decoding, .. } = &store.own().origin(*origin).who;
+            **name == *request.source && *decoding == configured.decoding
+        };
+        let same = self.origin.filter(is_same);
         let origin = match same {
             Some(origin) => origin,
             None => {
-                let origin = store.open_origin(lane, &turn.source(self.source).name, request.source);
+                let who = Identity {
+                    peer: Some(self.peer),
+                    decoding: configured.decoding,
+                    ..Identity::new(&configured.name, request.source)
+                };
+                let origin = store.open_origin(lane, who);
                 if let Some(older) = self.origin.replace(origin) {
                     // The connection goes on under another name, in the same lane.
                     store.leave_lane(lane, older);
@@ -112,7 +136,7 @@ impl Sender {
         let frame_ns = now.mono_ns - first_byte_ns;
         let record = NewRecord {
             origin,
-            flags: 0,
+            flags: flags.0,
             first_byte_wall_ns: now.wall_ns.saturating_sub(frame_ns),
             frame_us: (frame_ns / 1000) as u32,
             key,
@@ -120,6 +144,9 @@ impl Sender {
         };
         let number = store.keep(turn, room, lane, record, first_byte_ns);
         sources.of(self.source).tally.received += 1;
+        if flags.contains(RecordFlags::UNDECODABLE) {
+            sources.count_undecodable(turn, self.source);
+        }
         turn.stages.record(Stage::Frame, frame_ns);
         turn.stages.record(Stage::Journaled, 0);
         Verdict::Accepted { last_number: number.0, records: 1 }
@@ -187,9 +214,9 @@ impl Machines {
     }
 
     /// A connection was accepted.
-    pub fn accept(&mut self, turn: &mut Turn<'_>, source: SourceId, fd: Fd) -> LinkId {
+    pub fn accept(&mut self, turn: &mut Turn<'_>, source: SourceId, fd: Fd, peer: SocketAddr) -> LinkId {
         let mut machine = Machine {
-            sender: Sender { source, lane: None, origin: None },
+            sender: Sender { source, peer, lane: None, origin: None },
             connection: ServerConnection::new(turn.now.mono_ns),
             sending: false,
             dirty: false,

@@ -9,6 +9,7 @@
 //!
 //! The intake gives each record to the store, and never sees an API.
 
+mod content;
 mod http;
 mod pressure;
 mod samples;
@@ -160,7 +161,7 @@ impl Intake {
         }
         self.sources.count_in(turn, id);
         let link = if matches!(source.kind, SourceKind::Http { .. }) {
-            self.machines.accept(turn, id, fd)
+            self.machines.accept(turn, id, fd, peer)
         } else {
             let mut stream = Stream::new(id, Some(peer), None);
             stream.reading = true;

@@ -1,7 +1,7 @@
 //! The last of what did not become a record, kept for each source.
 
 use crate::framing::SAMPLE_BYTES;
-use crate::ground::{LinkId, Now};
+use crate::ground::{LinkId, Now, RecordFlags};
 use crate::observe::snapshot::{Refused, Sample};
 use std::collections::VecDeque;
 
@@ -19,12 +19,12 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    pub fn push(&mut self, now: Now, reason: Refused, bytes: &[u8]) {
+    pub fn push(&mut self, now: Now, reason: Refused, flags: RecordFlags, bytes: &[u8]) {
         if self.last.len() == SAMPLES_MAX {
             self.last.pop_front();
         }
         let bytes = bytes[..bytes.len().min(SAMPLE_BYTES)].to_vec();
-        self.last.push_back(Sample { at_wall_ns: now.wall_ns, reason, bytes });
+        self.last.push_back(Sample { at_wall_ns: now.wall_ns, reason, flags, bytes });
         self.garbage = None;
     }
 
@@ -36,7 +36,7 @@ impl Samples {
                 let room = SAMPLE_BYTES - sample.bytes.len();
                 sample.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
             }
-            None => self.push(now, Refused::Garbage, bytes),
+            None => self.push(now, Refused::Garbage, RecordFlags::default(), bytes),
         }
         self.garbage = Some((link, now.mono_ns));
     }
@@ -66,12 +66,13 @@ mod tests {
     fn only_the_last_samples_are_kept_and_each_is_short() {
         let mut samples = Samples::default();
         for number in 0..100 {
-            samples.push(now(number), Refused::Checksum, &[number as u8; 100]);
+            samples.push(now(number), Refused::Checksum, RecordFlags::default(), &[number as u8; 100]);
         }
         let list = samples.list();
         let expected = (92..100).map(|number| Sample {
             at_wall_ns: 1_000 + number,
             reason: Refused::Checksum,
+            flags: RecordFlags::default(),
             bytes: vec![number as u8; SAMPLE_BYTES],
         });
         assert_eq!(list, expected.collect::<Vec<_>>());
@@ -87,7 +88,7 @@ mod tests {
         samples.push_garbage(now(GARBAGE_JOIN_NS - 1), a, &[b'd'; 100]);
         samples.push_garbage(now(GARBAGE_JOIN_NS), b, b"e");
         samples.push_garbage(now(GARBAGE_JOIN_NS), a, b"f");
-        samples.push(now(GARBAGE_JOIN_NS), Refused::Unfinished, b"g");
+        samples.push(now(GARBAGE_JOIN_NS), Refused::Unfinished, RecordFlags::default(), b"g");
         samples.push_garbage(now(GARBAGE_JOIN_NS), a, b"h");
         samples.push_garbage(now(2 * GARBAGE_JOIN_NS), a, b"i");
         let bytes: Vec<Vec<u8>> = samples.list().into_iter().map(|sample| sample.bytes).collect();

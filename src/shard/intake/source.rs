@@ -1,11 +1,12 @@
 //! The configured sources of one core: what is open of each, what it has sent, what is wrong with
 //! it.
 
+use super::content::Undecodable;
 use super::samples::Samples;
 use super::stream::Stream;
 use crate::config::{Settings, SourceKind};
 use crate::framing::RejectReason;
-use crate::ground::{Fd, LaneId, LinkId, Now, SourceId};
+use crate::ground::{Fd, LaneId, LinkId, Now, RecordFlags, SourceId};
 use crate::journal::OriginRef;
 use crate::observe::snapshot::{LineSnapshot, Refused, SourceSnapshot};
 use crate::shard::links::{Kind, Table};
@@ -30,6 +31,7 @@ pub(super) struct Tally {
     pub bytes: u64,
     /// Bytes outside of all frames.
     pub garbage_bytes: u64,
+    pub undecodable: Undecodable,
     /// Marked in the stream of a serial line, as in [`Counters`](crate::ground::count::Counters).
     pub line_breaks: u64,
     pub line_errors: u64,
@@ -106,6 +108,7 @@ impl Source {
         self.tally.rejected += earlier.tally.rejected;
         self.tally.bytes += earlier.tally.bytes;
         self.tally.garbage_bytes += earlier.tally.garbage_bytes;
+        self.tally.undecodable.inherit(&earlier.tally.undecodable);
         self.tally.line_breaks += earlier.tally.line_breaks;
         self.tally.line_errors += earlier.tally.line_errors;
         if !self.silence.any_byte {
@@ -135,7 +138,7 @@ impl Source {
             held_bytes,
             samples: self.tally.samples.list(),
             silent_s: self.silence.any_byte.then_some(since_s),
-            problem: self.problem.clone().or(silent),
+            problem: self.problem.clone().or_else(|| self.tally.undecodable.problem(now, configured)).or(silent),
             line: matches!(configured.kind, SourceKind::Serial(_)).then_some(LineSnapshot {
                 breaks: self.tally.line_breaks,
                 errors: self.tally.line_errors,
@@ -452,6 +455,28 @@ impl Sources {
         tally.samples.push_garbage(turn.now, link, bytes);
     }
 
+    /// A record that is kept and is no text in its source's encoding.
+    pub fn count_undecodable(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        turn.counters.undecodable_records += 1;
+        let (now, configured) = (turn.now, turn.source(id));
+        self.of(id).tally.undecodable.count(now, configured);
+    }
+
+    /// A record that is not kept for what it is.
+    pub fn refuse(&mut self, turn: &mut Turn<'_>, id: SourceId, why: Refused, flags: RecordFlags, record: &[u8]) {
+        match why {
+            Refused::LineError => turn.counters.rejected_line_error += 1,
+            Refused::NotJson => turn.counters.rejected_not_json += 1,
+            Refused::Undecodable => {
+                turn.counters.rejected_undecodable += 1;
+                let (now, configured) = (turn.now, turn.source(id));
+                self.of(id).tally.undecodable.count(now, configured);
+            }
+            other => unreachable!("{other:?} is told by the framer or the journal"),
+        }
+        self.count_rejected(turn, id, why, flags, record);
+    }
+
     /// A frame that became no record.
     pub fn reject(&mut self, turn: &mut Turn<'_>, id: SourceId, reason: RejectReason, sample: &[u8]) {
         let (counter, reason) = match reason {
@@ -461,22 +486,29 @@ impl Sources {
             RejectReason::Length => (&mut turn.counters.rejected_length, Refused::Length),
         };
         *counter += 1;
-        self.count_rejected(turn, id, reason, sample);
+        self.count_rejected(turn, id, reason, RecordFlags::default(), sample);
     }
 
     /// A record that the journal has no room for.
     pub fn reject_full(&mut self, turn: &mut Turn<'_>, id: SourceId, record: &[u8]) {
         turn.counters.rejected_full += 1;
-        self.count_rejected(turn, id, Refused::Full, record);
+        self.count_rejected(turn, id, Refused::Full, RecordFlags::default(), record);
     }
 
-    fn count_rejected(&mut self, turn: &mut Turn<'_>, id: SourceId, reason: Refused, sample: &[u8]) {
+    fn count_rejected(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: SourceId,
+        reason: Refused,
+        flags: RecordFlags,
+        sample: &[u8],
+    ) {
         turn.terms.received += 1;
         turn.terms.rejected += 1;
         let tally = &mut self.of(id).tally;
         tally.received += 1;
         tally.rejected += 1;
-        tally.samples.push(turn.now, reason, sample);
+        tally.samples.push(turn.now, reason, flags, sample);
     }
 
     /// `entries`: of streams and machines.

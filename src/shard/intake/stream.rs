@@ -1,13 +1,14 @@
 //! Streams of bytes, from ports and TCP connections: cut into records, which go into the store at
 //! once.
 
+use super::content::judge;
 use super::pressure::Pressure;
 use super::source::{Sources, readable};
 use crate::config::{Flow, LaneKey, Settings, SourceKind, WhenFull};
 use crate::framing::{FrameFlags, Framed, Framer};
 use crate::ground::count::Stage;
-use crate::ground::{LaneId, LinkId, SourceId};
-use crate::journal::{NewRecord, OriginRef, Room};
+use crate::ground::{LaneId, LinkId, RecordFlags, SourceId};
+use crate::journal::{Identity, NewRecord, OriginRef, Room};
 use crate::shard::links::{Kind, Links, Table};
 use crate::shard::op::{Op, RecvEnd};
 use crate::shard::store::Store;
@@ -76,9 +77,16 @@ impl Sender {
             Framed::Garbage { bytes, count } => sources.count_garbage(turn, self.source, link, bytes, count),
             Framed::Rejected { reason, sample } => sources.reject(turn, self.source, reason, sample),
             Framed::Record { bytes, first_byte_ns, flags } => {
+                let flags = match judge(turn.settings, turn.source(self.source), bytes, RecordFlags(flags.0)) {
+                    Ok(flags) => flags,
+                    Err(why) => return sources.refuse(turn, self.source, why, RecordFlags(flags.0), bytes),
+                };
                 let Some(room) = room else { return sources.reject_full(turn, self.source, bytes) };
-                turn.counters.cut_records += u64::from(flags.contains(FrameFlags::CUT));
-                turn.counters.unended_records += u64::from(flags.contains(FrameFlags::UNENDED));
+                turn.counters.cut_records += u64::from(flags.contains(RecordFlags::CUT));
+                turn.counters.unended_records += u64::from(flags.contains(RecordFlags::UNENDED));
+                if flags.contains(RecordFlags::UNDECODABLE) {
+                    sources.count_undecodable(turn, self.source);
+                }
                 turn.stages.record(Stage::Frame, at_ns.saturating_sub(first_byte_ns));
                 turn.stages.record(Stage::Journaled, turn.now.mono_ns - at_ns);
                 self.keep(lent, room, (bytes, flags), first_byte_ns);
@@ -86,7 +94,7 @@ impl Sender {
         }
     }
 
-    fn keep(&mut self, lent: &mut Lent<'_, '_>, room: Room, (bytes, flags): (&[u8], FrameFlags), first_byte_ns: u64) {
+    fn keep(&mut self, lent: &mut Lent<'_, '_>, room: Room, (bytes, flags): (&[u8], RecordFlags), first_byte_ns: u64) {
         let (lane, origin) = match self.lane {
             Some(place) => place,
             None => *self.lane.insert(self.find_lane(lent)),
@@ -110,16 +118,21 @@ impl Sender {
         let Lent { turn, store, sources, shared } = lent;
         let id = self.source;
         let configured = turn.source(id);
+        let who = |name: &str| Identity {
+            peer: self.peer,
+            decoding: configured.decoding,
+            ..Identity::new(&configured.name, name)
+        };
         match (&configured.kind, self.peer) {
             (SourceKind::TcpListen { lane: LaneKey::Address, .. }, Some(peer)) => {
                 let older = shared.address_lanes.get(&(id, peer.ip())).copied();
                 let lane = store.continue_lane(older);
                 shared.address_lanes.insert((id, peer.ip()), lane);
-                (lane, store.open_origin(lane, &configured.name, &format!("{}@{}", configured.name, peer.ip())))
+                (lane, store.open_origin(lane, who(&format!("{}@{}", configured.name, peer.ip()))))
             }
             (_, Some(peer)) => {
                 let lane = store.new_lane(false);
-                (lane, store.open_origin(lane, &configured.name, &format!("{}@{peer}", configured.name)))
+                (lane, store.open_origin(lane, who(&format!("{}@{peer}", configured.name))))
             }
             (_, None) => {
                 let source = sources.of(id);
@@ -127,7 +140,7 @@ impl Sender {
                     (Some(lane), Some(origin)) => (lane, origin),
                     (older, _) => {
                         let lane = store.continue_lane(older);
-                        let origin = store.open_origin(lane, &configured.name, &configured.name);
+                        let origin = store.open_origin(lane, who(&configured.name));
                         (source.lane, source.origin) = (Some(lane), Some(origin));
                         (lane, origin)
                     }

@@ -32,7 +32,7 @@ use crate::delivery::Step;
 use crate::ground::count::Stage;
 use crate::ground::{CoreId, LaneNumber, Moment, RecordNumber};
 use crate::journal::{
-    self, Appended, BlockFile, Full, Journal, Leased, Lies, NewRecord, Origin, OriginRef, RecordView, Refused, Room,
+    self, Appended, BlockFile, Full, Identity, Journal, Leased, Lies, NewRecord, Origin, OriginRef, RecordView, Refused, Room,
     Unparked,
 };
 use crate::observe::snapshot::JournalSnapshot;
@@ -120,7 +120,7 @@ impl Store {
         let oldest = kept.journal.oldest();
         let origins = kept.journal.origins().filter(|(.., pending)| *pending > 0);
         let origins: Vec<_> =
-            origins.map(|(origin, o, pending)| (origin, o.lane, o.name.to_string(), pending)).collect();
+            origins.map(|(origin, o, pending)| (origin, o.lane, o.who.name.to_string(), pending)).collect();
         let mut by_number: HashMap<LaneNumber, LaneId> = HashMap::new();
         let mut named = Vec::with_capacity(origins.len());
         for (origin, number, name, pending) in origins {
@@ -297,12 +297,12 @@ impl Store {
         self.lanes[lane].await_lane();
     }
 
-    /// A new origin in a lane of this core's own journal. `source`: the configured one.
-    pub fn open_origin(&mut self, lane: LaneId, source: &str, name: &str) -> OriginRef {
+    /// A new origin in a lane of this core's own journal.
+    pub fn open_origin(&mut self, lane: LaneId, who: Identity) -> OriginRef {
         self.lanes[lane].count_appender();
         let number = self.lanes[lane].number();
         let own = &mut self.journals[0];
-        let origin = own.journal.open_origin(number, source, name);
+        let origin = own.journal.open_origin(number, who);
         own.set_origin_lane(origin, lane);
         origin
     }
@@ -358,7 +358,7 @@ impl Store {
         let kept = &self.journals[usize::from(id.0)];
         let mut found = Vec::new();
         for (reference, origin, pending) in kept.journal.origins() {
-            if pending == 0 || *origin.source != *source {
+            if pending == 0 || *origin.who.source != *source {
                 continue;
             }
             // What was parked and is delivered after all has a lane of its own, and may be all that
@@ -368,7 +368,7 @@ impl Store {
                 lane.is_some_and(|lane| !lane.is_brought_back() && (lane.journal(), lane.number()) == (id, origin.lane))
             };
             if let Some(lane) = kept.lane_of(reference).filter(is_there) {
-                found.push((origin.lane, origin.name.to_string(), lane));
+                found.push((origin.lane, origin.who.name.to_string(), lane));
             }
         }
         found
@@ -573,7 +573,7 @@ impl Store {
         let lane = &mut self.lanes[lane];
         let kept = &mut self.journals[usize::from(lane.journal().0)];
         let first = *lane.first();
-        let name = kept.journal.origin(first.origin).name.clone();
+        let name = kept.journal.origin(first.origin).who.name.clone();
         kept.journal.park(turn.now, first.number, (first.origin, first.at), lane.ids().get(0), refused)?;
         kept.retried.remove(&first.number);
         lane.next_record();
