@@ -7,7 +7,10 @@ use ringest::config::{
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
-use ringest::framing::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
+use ringest::framing::{
+    Checksum, ChecksumKind, CrcName, Framing, FramingKind, Idle, LengthCounts, LengthField, NumberForm, OnIdle,
+    Oversized,
+};
 use ringest::http::server;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -293,17 +296,18 @@ fn every_key_reaches_its_setting() {
             when_full: WhenFull::Reject,
         }
     );
-    let delimiter = |end: &[u8]| FramingKind::Delimiter { end: end.to_vec() };
+    let delimiter = |end: &[u8]| FramingKind::Delimiter { ends: vec![end.to_vec()] };
+    let sum = |kind| Some(Checksum::short(kind));
     let stx = Framing {
         kind: delimiter(b"\r\x03"),
-        start: vec![2],
-        checksum: Checksum::None,
+        starts: vec![vec![2]],
         idle: Some(Idle { gap: Duration::from_millis(40), policy: OnIdle::Emit }),
         trim: false,
         max_bytes: 64 << 10,
         oversized: Oversized::Drop,
+        ..Framing::default()
     };
-    let semi = Framing { kind: delimiter(b";"), trim: false, checksum: Checksum::Xor8, ..Framing::default() };
+    let semi = Framing { kind: delimiter(b";"), trim: false, checksum: sum(ChecksumKind::Xor8), ..Framing::default() };
     let source =
         |name: &str, kind, framing, silence_alarm| Source { name: name.to_owned(), kind, framing, silence_alarm };
     let serial = Serial {
@@ -419,22 +423,27 @@ fn every_way_to_end_a_record_reaches_its_setting() {
     "#;
     let framings = config::parse_framings(text, "framings").unwrap();
     let plain = Framing { trim: false, ..Framing::default() };
-    let field = |offset, bytes, endian, counts, keep_header| {
-        FramingKind::Length(LengthField { offset, bytes, endian, counts, keep_header })
+    let field = |offset, bytes, form, counts, keep_header| {
+        FramingKind::Length(LengthField::plain(offset, bytes, form, counts, keep_header))
     };
+    let sum = |kind| Some(Checksum::short(kind));
     let gap = |gap_ms, policy| Some(Idle { gap: Duration::from_millis(gap_ms), policy });
     let expected = [
         Framing {
-            kind: field(3, 4, Endian::Little, LengthCounts::Message, true),
-            start: vec![0xAA, 0x55],
-            checksum: Checksum::Crc32,
+            kind: field(3, 4, NumberForm::Little, LengthCounts::Message, true),
+            starts: vec![vec![0xAA, 0x55]],
+            checksum: sum(ChecksumKind::Crc(CrcName::Crc32IsoHdlc)),
             max_bytes: 1 << 10,
             ..plain.clone()
         },
-        Framing { kind: field(1, 1, Endian::Big, LengthCounts::Rest, false), start: vec![b':'], ..plain.clone() },
+        Framing {
+            kind: field(1, 1, NumberForm::Big, LengthCounts::Rest, false),
+            starts: vec![vec![b':']],
+            ..plain.clone()
+        },
         Framing {
             kind: FramingKind::Fixed { bytes: 70 },
-            checksum: Checksum::Sum8,
+            checksum: sum(ChecksumKind::Sum8),
             idle: gap(1_000, OnIdle::Discard),
             trim: true,
             max_bytes: 70,
@@ -442,12 +451,12 @@ fn every_way_to_end_a_record_reaches_its_setting() {
         },
         Framing {
             kind: FramingKind::IdleGap,
-            checksum: Checksum::Crc16Modbus,
+            checksum: sum(ChecksumKind::Crc(CrcName::Crc16Modbus)),
             idle: gap(5, OnIdle::Emit),
             oversized: Oversized::Drop,
             ..plain.clone()
         },
-        Framing { kind: field(0, 2, Endian::Big, LengthCounts::Payload, false), ..plain },
+        Framing { kind: field(0, 2, NumberForm::Big, LengthCounts::Payload, false), ..plain },
     ];
     assert_eq!(framings.keys().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
     assert!(framings.values().eq(&expected), "{framings:#?}");
@@ -455,11 +464,11 @@ fn every_way_to_end_a_record_reaches_its_setting() {
     assert_eq!(
         shown,
         [
-            "start 0xAA55, 4-byte length of the message at 3, little endian, header kept, checksum crc32, cut beyond 1KiB",
-            "start \":\", 1-byte length of the rest at 1, big endian, cut beyond 4KiB",
+            "start 0xAA55, 4-byte length of the message at 3, little endian, header kept, checksum crc32, dropped beyond 1KiB",
+            "start \":\", 1-byte length of the rest at 1, big endian, dropped beyond 4KiB",
             "70 bytes each, checksum sum8, discarded after 1s of silence, trimmed",
             "checksum crc16-modbus, end 5ms of silence, dropped beyond 4KiB",
-            "2-byte length of the payload at 0, big endian, cut beyond 4KiB",
+            "2-byte length of the payload at 0, big endian, dropped beyond 4KiB",
         ]
     );
 }

@@ -11,7 +11,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-const CONFIG: &str = "[framing.gauge]\nstart = \"0x02\"\nend = \"0x03\"\nchecksum = \"xor8\"\nmax = \"4B\"\n\
+const CONFIG: &str = "[framing.gauge]\nstart = \"0x02\"\nend = \"0x03\"\nchecksum = \"xor8\"\nmax = \"4B\"\noversized = \"cut\"\n\
                       [framing.modbus]\nidle_gap = \"4ms\"\nchecksum = \"crc16-modbus\"\n[gateway]\nname = 1\n";
 /// Garbage, "ab", one with a wrong checksum, one that is too long, an empty and an unfinished one.
 const CAPTURE: &[u8] = b"noise\x02ab\x03\x03\x02ab\x03\x04\x02abcdef\x03\x07\x02\x03\0\x02a";
@@ -64,7 +64,8 @@ framing: start 0x02, end 0x03, checksum xor8, cut beyond 4B
 fn options_make_the_same_framing_and_json_says_the_same() {
     let files = Files::new();
     let capture = files.file("capture", CAPTURE);
-    let options = ["--json", "--start", r"\x02", "--end", "0x03", "--checksum", "xor8", "--max", "4B"];
+    let options =
+        ["--json", "--start", r"\x02", "--end", "0x03", "--checksum", "xor8", "--max", "4B", "--oversized", "cut"];
     let output = ringest(&options, &[&capture]);
     assert!(output.status.success(), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -3,7 +3,8 @@
 use super::input::{Input, Seen};
 use reference::{Frame, encode, frames_at, reference_at};
 use ringest::framing::{
-    Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized, RECORD_BYTES_MAX,
+    Checksum, ChecksumKind, CrcName, Framing, FramingKind, Idle, LengthCounts, LengthField, NumberForm, OnIdle,
+    Oversized, RECORD_BYTES_MAX,
 };
 use ringest::framing::{Framed, Framer, RejectReason};
 use std::time::Duration;
@@ -34,13 +35,16 @@ fn framing(input: &mut Input<'_>) -> Framing {
     }
     let detail = kind / 5;
     let kind = match kind % 5 {
-        0 | 1 => FramingKind::Delimiter { end: end.clone() },
+        0 | 1 => FramingKind::Delimiter { ends: vec![end.clone()] },
         2 => FramingKind::IdleGap,
         3 => FramingKind::Fixed { bytes: 1 + usize::from(detail) },
         _ => FramingKind::Length(LengthField {
             offset: start.len() + usize::from(detail & 3),
             bytes: [1, 2, 4, 4][usize::from(detail >> 2 & 3)],
-            endian: if end_bytes & 4 == 0 { Endian::Big } else { Endian::Little },
+            form: if end_bytes & 4 == 0 { NumberForm::Big } else { NumberForm::Little },
+            mask: u32::MAX,
+            add: 0,
+            trailer_bytes: 0,
             counts: [LengthCounts::Payload, LengthCounts::Rest, LengthCounts::Message][usize::from(end_bytes >> 3) % 3],
             keep_header: detail & 16 != 0,
         }),
@@ -48,9 +52,10 @@ fn framing(input: &mut Input<'_>) -> Framing {
     if matches!(kind, FramingKind::Delimiter { .. }) && start == end {
         start.clear();
     }
-    let checksum = [Checksum::None, Checksum::Sum8, Checksum::Xor8, Checksum::Crc16Modbus, Checksum::Crc32]
-        [usize::from(checksum) % 5];
-    let emits = kind == FramingKind::IdleGap || has(3) && checksum == Checksum::None;
+    let sums = [ChecksumKind::Sum8, ChecksumKind::Xor8].map(Some);
+    let crcs = [CrcName::Crc16Modbus, CrcName::Crc32IsoHdlc].map(ChecksumKind::Crc).map(Some);
+    let checksum = [None, sums[0], sums[1], crcs[0], crcs[1]][usize::from(checksum) % 5].map(Checksum::short);
+    let emits = kind == FramingKind::IdleGap || has(3) && checksum.is_none();
     let policy = if emits { OnIdle::Emit } else { OnIdle::Discard };
     let keeps = matches!(kind, FramingKind::Length(LengthField { keep_header: true, .. }));
     let max_bytes = match kind {
@@ -60,11 +65,12 @@ fn framing(input: &mut Input<'_>) -> Framing {
     Framing {
         idle: (kind == FramingKind::IdleGap || has(2)).then_some(Idle { gap: Duration::from_nanos(GAP_NS), policy }),
         kind,
-        start,
+        starts: if start.is_empty() { Vec::new() } else { vec![start] },
         checksum,
         trim: has(0) && !keeps,
         max_bytes,
         oversized: if has(1) { Oversized::Cut } else { Oversized::Drop },
+        ..Framing::default()
     }
 }
 
@@ -141,6 +147,8 @@ pub fn run(data: &[u8], seen: &mut Seen) {
                 Frame::Rejected(RejectReason::Unfinished, _) => "unfinished",
                 Frame::Rejected(RejectReason::Checksum, _) => "wrong checksum",
                 Frame::Rejected(RejectReason::Length, _) => "impossible length",
+                Frame::Rejected(RejectReason::Joined, _) => "joined inside",
+                Frame::Rejected(RejectReason::NotMatched, _) => "not matched",
                 Frame::Garbage(_) => "garbage",
             },
             1,

@@ -333,6 +333,8 @@ fn reason_word(reason: RejectReason) -> &'static str {
         RejectReason::Unfinished => "unfinished",
         RejectReason::Checksum => "checksum",
         RejectReason::Length => "length",
+        RejectReason::Joined => "joined",
+        RejectReason::NotMatched => "not_matched",
     }
 }
 

@@ -105,7 +105,7 @@ mod tests {
             assert!(source.silence_alarm.take().is_some());
             if !matches!(source.kind, SourceKind::Http { .. }) {
                 assert!(source.framing.idle.take().is_some());
-                assert!(!std::mem::take(&mut source.framing.start).is_empty());
+                assert!(!std::mem::take(&mut source.framing.starts).is_empty());
             }
         }
         assert_eq!(all.sources, required.sources);

@@ -6,7 +6,10 @@ use super::problem::Refusal;
 use super::settings::{Flow, Line};
 use super::units::{self, show_bytes, show_duration, show_size};
 use super::walk::{Entry, Section};
-use crate::framing::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
+use crate::framing::{
+    Checksum, ChecksumKind, CrcName, Framing, FramingKind, Idle, LengthCounts, LengthField, NumberForm, OnIdle,
+    Oversized,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
@@ -19,12 +22,12 @@ const OFFSET_MAX: usize = 64;
 /// Below it the scheduling of any machine would end records; above it nobody waits.
 const IDLE_GAP: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3_600);
 
-const CHECKSUMS: [(&str, Checksum); 5] = [
-    ("none", Checksum::None),
-    ("sum8", Checksum::Sum8),
-    ("xor8", Checksum::Xor8),
-    ("crc16-modbus", Checksum::Crc16Modbus),
-    ("crc32", Checksum::Crc32),
+const CHECKSUMS: [(&str, Option<ChecksumKind>); 5] = [
+    ("none", None),
+    ("sum8", Some(ChecksumKind::Sum8)),
+    ("xor8", Some(ChecksumKind::Xor8)),
+    ("crc16-modbus", Some(ChecksumKind::Crc(CrcName::Crc16Modbus))),
+    ("crc32", Some(ChecksumKind::Crc(CrcName::Crc32IsoHdlc))),
 ];
 const COUNTS: [(&str, LengthCounts); 3] =
     [("payload", LengthCounts::Payload), ("rest", LengthCounts::Rest), ("message", LengthCounts::Message)];
@@ -97,16 +100,17 @@ fn framing(section: Section<'_, '_>, ending: Ending) -> Framing {
     }
     let given = section.parsed("start", "a string", |text| units::parse_bytes(text, END_BYTES_MAX));
     let start = given.unwrap_or_default();
-    let checksum = section.choice("checksum", &CHECKSUMS, Checksum::None);
+    let checksum = section.choice("checksum", &CHECKSUMS, None);
     let kind = match ending {
-        Ending::End => FramingKind::Delimiter { end: end(&section, &start) },
+        Ending::End => FramingKind::Delimiter { ends: vec![end(&section, &start)] },
         Ending::Length => FramingKind::Length(length(section.section("length"), start.len())),
         Ending::Fixed => FramingKind::Fixed { bytes: section.integer("fixed", 1, 1..=RECORD_BYTES_MAX as usize) },
         Ending::Gap => FramingKind::IdleGap,
     };
     // White space around a binary end, in a field of a known length, or in front of a silence may well be data.
     let is_text = |bytes: &[u8]| bytes.iter().all(|byte| units::is_text(*byte));
-    let trim = section.boolean("trim", matches!(&kind, FramingKind::Delimiter { end } if is_text(end)));
+    let trim = section
+        .boolean("trim", matches!(&kind, FramingKind::Delimiter { ends } if ends.iter().all(|end| is_text(end))));
     if let FramingKind::Length(LengthField { keep_header: true, .. }) = kind
         && trim
     {
@@ -132,7 +136,9 @@ fn framing(section: Section<'_, '_>, ending: Ending) -> Framing {
         let near = nearest(key, ["length", "fixed", "idle_gap"])?;
         (ending == Ending::End).then(|| format!("this key is not known here; did you mean {near:?}?"))
     });
-    Framing { kind, start, checksum, idle, trim, max_bytes, oversized }
+    let starts = if start.is_empty() { Vec::new() } else { vec![start] };
+    let checksum = checksum.map(Checksum::short);
+    Framing { kind, starts, checksum, idle, trim, max_bytes, oversized, ..defaults }
 }
 
 fn end(section: &Section<'_, '_>, start: &[u8]) -> Vec<u8> {
@@ -165,14 +171,14 @@ fn length(section: Section<'_, '_>, start_bytes: usize) -> LengthField {
     if bytes == 3 {
         section.refuse("bytes", Refusal::new("a length of three bytes is not known", "1, 2 or 4"));
     }
-    let endian = section.choice("endian", &[("big", Endian::Big), ("little", Endian::Little)], Endian::Big);
+    let form = section.choice("endian", &[("big", NumberForm::Big), ("little", NumberForm::Little)], NumberForm::Big);
     let counts = section.choice("counts", &COUNTS, LengthCounts::Payload);
     let keep_header = section.choice("header", &[("drop", false), ("keep", true)], false);
     section.finish();
-    LengthField { offset: offset.max(start_bytes), bytes, endian, counts, keep_header }
+    LengthField::plain(offset.max(start_bytes), bytes, form, counts, keep_header)
 }
 
-fn idle(section: &Section<'_, '_>, ending: Ending, checksum: Checksum) -> Option<Idle> {
+fn idle(section: &Section<'_, '_>, ending: Ending, checksum: Option<ChecksumKind>) -> Option<Idle> {
     let given = section.get("idle_gap");
     let gap = section.duration_if_given("idle_gap", IDLE_GAP);
     if ending == Ending::Gap {
@@ -185,7 +191,7 @@ fn idle(section: &Section<'_, '_>, ending: Ending, checksum: Checksum) -> Option
             Refusal::new("there is no idle_gap, so this never happens", "idle_gap = \"40ms\", or leave this out");
         section.refuse("on_idle", refusal);
     }
-    if policy == OnIdle::Emit && checksum != Checksum::None {
+    if policy == OnIdle::Emit && checksum.is_some() {
         let what = "a record that silence cut short has no checksum that could verify it";
         section.refuse("on_idle", Refusal::new(what, "\"discard\", or no checksum"));
     }
@@ -223,8 +229,9 @@ pub(super) fn note_unused(section: &Section<'_, '_>, framings: &Framings<'_>) {
 
 /// Notes what a framing needs and a serial line cannot carry.
 pub(super) fn check_line(section: &Section<'_, '_>, framing: &Framing, line: Line, flow: Flow) {
-    let end: &[u8] = if let FramingKind::Delimiter { end } = &framing.kind { end } else { &[] };
-    let parts = [("start", &framing.start[..]), ("end", end)];
+    let ends: &[Vec<u8>] = if let FramingKind::Delimiter { ends } = &framing.kind { ends } else { &[] };
+    let starts = framing.starts.iter().map(|start| ("start", start));
+    let parts = starts.chain(ends.iter().map(|end| ("end", end)));
     let largest = ((1u16 << line.data_bits) - 1) as u8;
     for (part, bytes) in parts {
         if let Some(byte) = bytes.iter().find(|byte| **byte > largest) {
@@ -239,13 +246,13 @@ pub(super) fn check_line(section: &Section<'_, '_>, framing: &Framing, line: Lin
         }
     }
     // The exclusive or of bytes with their high bits clear has them clear, too.
-    if line.data_bits < 8 && !matches!(framing.checksum, Checksum::None | Checksum::Xor8) {
+    if line.data_bits < 8 && framing.checksum.as_ref().is_some_and(|checksum| checksum.kind != ChecksumKind::Xor8) {
         let what = format!("the framing's checksum cannot come over {} data bits", line.data_bits);
         section.refuse("line", Refusal::new(what, "8 data bits, or a framing with checksum = \"xor8\" or \"none\""));
     }
     let binary = match framing.kind {
         FramingKind::Length(_) => Some("length"),
-        _ if framing.checksum != Checksum::None => Some("checksum"),
+        _ if framing.checksum.is_some() => Some("checksum"),
         _ => None,
     };
     if let Some(binary) = binary.filter(|_| flow == Flow::XonXoff) {
@@ -257,31 +264,33 @@ pub(super) fn check_line(section: &Section<'_, '_>, framing: &Framing, line: Lin
 
 /// A framing in words, such as `end "\r", trimmed, cut beyond 4KiB`.
 pub fn show_framing(framing: &Framing) -> String {
-    let Framing { kind, start, checksum, idle, trim, max_bytes, oversized } = framing;
+    let Framing { kind, starts, checksum, idle, trim, max_bytes, oversized, .. } = framing;
     let mut text = String::new();
     let mut part = |part: std::fmt::Arguments<'_>| {
         let gap = if text.is_empty() { "" } else { ", " };
         write!(text, "{gap}{part}").expect("a string takes any text");
     };
-    if !start.is_empty() {
+    for start in starts {
         part(format_args!("start {}", show_bytes(start)));
     }
     match kind {
-        FramingKind::Delimiter { end } => part(format_args!("end {}", show_bytes(end))),
+        FramingKind::Delimiter { ends } => {
+            for end in ends {
+                part(format_args!("end {}", show_bytes(end)));
+            }
+        }
         FramingKind::Fixed { bytes } => part(format_args!("{bytes} bytes each")),
         FramingKind::IdleGap => {}
         FramingKind::Length(field) => {
             let counts = COUNTS.iter().find(|(_, it)| *it == field.counts).map_or("", |(word, _)| *word);
-            let endian = match field.endian {
-                Endian::Big => "big",
-                Endian::Little => "little",
-            };
+            let endian = if field.form == NumberForm::Little { "little" } else { "big" };
             let header = if field.keep_header { ", header kept" } else { "" };
             let LengthField { offset, bytes, .. } = field;
             part(format_args!("{bytes}-byte length of the {counts} at {offset}, {endian} endian{header}"));
         }
     }
-    if let Some((word, _)) = CHECKSUMS.iter().find(|(_, it)| it == checksum && *it != Checksum::None) {
+    let kind_of_sum = checksum.as_ref().map(|checksum| checksum.kind);
+    if let Some((word, _)) = CHECKSUMS.iter().find(|(_, it)| *it == kind_of_sum && it.is_some()) {
         part(format_args!("checksum {word}"));
     }
     match idle {

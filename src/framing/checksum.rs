@@ -1,71 +1,194 @@
-//! Checksums of records, byte by byte or piece by piece.
+//! Checksums of records: what they are on the line, and whether they match.
 
-use super::settings::Checksum;
+/// What verifies a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checksum {
+    /// How it is computed.
+    pub kind: ChecksumKind,
+    /// How it is written on the line.
+    pub form: ChecksumForm,
+    /// The covered bytes are pairs of hexadecimal characters, and the sum is over their values.
+    pub digits: bool,
+    /// What it covers beside the payload.
+    pub covers: Covers,
+    /// Where it stands.
+    pub place: Place,
+    /// Stands between data and sum; nothing covers it. Often empty.
+    pub separator: Vec<u8>,
+    /// The device may leave it out.
+    pub optional: bool,
+}
 
-/// The two CRCs are computed with their least significant bit first.
-const CRC16_MODBUS: [u32; 256] = crc_table(0xA001);
-const CRC32: [u32; 256] = crc_table(0xEDB8_8320);
+/// How a checksum is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChecksumKind {
+    /// The sum of all bytes, modulo 256.
+    Sum8,
+    /// What makes that sum 0: the LRC of Modbus ASCII.
+    NegSum8,
+    /// The exclusive or of all bytes: a block check character.
+    Xor8,
+    /// Fletcher's sum of bytes, modulo 255.
+    Fletcher16,
+    /// The same modulo 256, as in UBX.
+    FletcherUbx,
+    /// A cyclic redundancy check.
+    Crc(CrcName),
+    /// So many bytes are passed over and verify nothing.
+    Skip {
+        /// How many.
+        bytes: usize,
+    },
+}
+
+/// The names of the RevEng catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrcName {
+    /// CRC-8/SMBUS.
+    Crc8Smbus,
+    /// CRC-8/MAXIM-DOW.
+    Crc8MaximDow,
+    /// CRC-16/MODBUS.
+    Crc16Modbus,
+    /// CRC-16/IBM-3740.
+    Crc16Ibm3740,
+    /// CRC-16/XMODEM.
+    Crc16Xmodem,
+    /// CRC-16/IBM-SDLC.
+    Crc16IbmSdlc,
+    /// CRC-16/KERMIT.
+    Crc16Kermit,
+    /// CRC-32/ISO-HDLC.
+    Crc32IsoHdlc,
+}
+
+/// How a checksum is written on the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChecksumForm {
+    /// As bytes.
+    Binary {
+        /// The most significant byte first.
+        big: bool,
+    },
+    /// As hexadecimal characters in either case, as many as the sum has nibbles.
+    Hex,
+}
+
+/// What a checksum covers beside the payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Covers {
+    /// The start.
+    pub start: bool,
+    /// What stands between start and payload.
+    pub header: bool,
+    /// The end.
+    pub end: bool,
+}
+
+/// Where a checksum stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Behind the end, or behind the last byte where there is none.
+    Behind,
+    /// Before the end.
+    Before,
+}
 
 impl Checksum {
-    /// How many bytes it has on the line.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::None => 0,
-            Self::Sum8 | Self::Xor8 => 1,
-            Self::Crc16Modbus => 2,
-            Self::Crc32 => 4,
+    /// How many bytes it has on the line, without the separator.
+    pub fn bytes(&self) -> usize {
+        match (self.kind, self.form) {
+            (ChecksumKind::Skip { bytes }, _) => bytes,
+            (_, ChecksumForm::Binary { .. }) => self.bits() as usize / 8,
+            (_, ChecksumForm::Hex) => self.bits() as usize / 4,
         }
     }
 
-    /// The state before the first byte.
-    pub(super) fn begin(self) -> u32 {
-        match self {
-            Self::None | Self::Sum8 | Self::Xor8 => 0,
-            Self::Crc16Modbus => 0xFFFF,
-            Self::Crc32 => u32::MAX,
+    /// How many bits it verifies.
+    pub fn bits(&self) -> u32 {
+        match self.kind {
+            ChecksumKind::Skip { .. } => 0,
+            ChecksumKind::Sum8 | ChecksumKind::NegSum8 | ChecksumKind::Xor8 => 8,
+            ChecksumKind::Fletcher16 | ChecksumKind::FletcherUbx => 16,
+            ChecksumKind::Crc(name) => match name {
+                CrcName::Crc8Smbus | CrcName::Crc8MaximDow => 8,
+                CrcName::Crc32IsoHdlc => 32,
+                _ => 16,
+            },
         }
     }
 
-    /// The state after `bytes` more.
-    pub(super) fn update(self, state: u32, bytes: &[u8]) -> u32 {
-        let crc = |table: &[u32; 256]| {
-            bytes.iter().fold(state, |state, &byte| (state >> 8) ^ table[usize::from(state as u8 ^ byte)])
+    /// Whether `sum`, as it came, is that of `covered`: start, header, payload and end in this order, empty where they are
+    /// not covered.
+    pub fn verifies(&self, covered: [&[u8]; 4], sum: &[u8]) -> bool {
+        if sum.len() != self.bytes() {
+            return false;
+        }
+        let bits = self.bits();
+        let came = match self.form {
+            _ if bits == 0 => return true,
+            ChecksumForm::Binary { big: true } => sum.iter().fold(0, |value, byte| value << 8 | u32::from(*byte)),
+            ChecksumForm::Binary { big: false } => {
+                sum.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+            }
+            ChecksumForm::Hex => {
+                let mut digits = sum.iter().map(|byte| char::from(*byte).to_digit(16));
+                let Some(value) = digits.try_fold(0, |value, digit| Some(value << 4 | digit?)) else { return false };
+                value
+            }
         };
-        match self {
-            Self::None => state,
-            Self::Sum8 => u32::from(bytes.iter().fold(state as u8, |sum, &byte| sum.wrapping_add(byte))),
-            Self::Xor8 => u32::from(bytes.iter().fold(state as u8, |sum, &byte| sum ^ byte)),
-            Self::Crc16Modbus => crc(&CRC16_MODBUS),
-            Self::Crc32 => crc(&CRC32),
+        let mut bytes = covered.concat();
+        if self.digits {
+            let value = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+            let pairs = bytes.chunks(2).map(value).collect::<Option<Vec<u8>>>();
+            let Some(values) = pairs.filter(|_| bytes.len().is_multiple_of(2)) else { return false };
+            bytes = values;
         }
-    }
-
-    /// Whether `sum`, as it came, is that of a state after the last byte.
-    pub(super) fn is_sum_of(self, state: u32, sum: &[u8]) -> bool {
-        let state = if self == Self::Crc32 { !state } else { state };
-        sum == &state.to_le_bytes()[..self.bytes()]
-    }
-
-    /// Whether `sum`, as it came, is that of `bytes`.
-    pub(super) fn verifies(self, bytes: &[u8], sum: &[u8]) -> bool {
-        self.is_sum_of(self.update(self.begin(), bytes), sum)
+        self.kind.of(&bytes) == came
     }
 }
 
-const fn crc_table(polynomial: u32) -> [u32; 256] {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut state = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            state = if state & 1 == 1 { (state >> 1) ^ polynomial } else { state >> 1 };
-            bit += 1;
+impl ChecksumKind {
+    fn of(self, bytes: &[u8]) -> u32 {
+        let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        let fletcher = |modulus: u32| {
+            let (low, high) = bytes.iter().fold((0, 0), |(low, high), byte| {
+                let low = (low + u32::from(*byte)) % modulus;
+                (low, (high + low) % modulus)
+            });
+            high << 8 | low
+        };
+        match self {
+            Self::Skip { .. } => 0,
+            Self::Sum8 => sum.into(),
+            Self::NegSum8 => sum.wrapping_neg().into(),
+            Self::Xor8 => bytes.iter().fold(0, |sum, byte| sum ^ byte).into(),
+            Self::Fletcher16 => fletcher(255),
+            Self::FletcherUbx => fletcher(256),
+            Self::Crc(name) => match name {
+                CrcName::Crc8Smbus => crc(bytes, 8, 0x07, 0),
+                CrcName::Crc8MaximDow => reflected(bytes, 0x8C, 0),
+                CrcName::Crc16Modbus => reflected(bytes, 0xA001, 0xFFFF),
+                CrcName::Crc16Ibm3740 => crc(bytes, 16, 0x1021, 0xFFFF),
+                CrcName::Crc16Xmodem => crc(bytes, 16, 0x1021, 0),
+                CrcName::Crc16IbmSdlc => reflected(bytes, 0x8408, 0xFFFF) ^ 0xFFFF,
+                CrcName::Crc16Kermit => reflected(bytes, 0x8408, 0),
+                CrcName::Crc32IsoHdlc => !reflected(bytes, 0xEDB8_8320, u32::MAX),
+            },
         }
-        table[byte] = state;
-        byte += 1;
     }
-    table
+}
+
+fn reflected(bytes: &[u8], polynomial: u32, state: u32) -> u32 {
+    let step = |state: u32, _| (state >> 1) ^ ((state & 1) * polynomial);
+    bytes.iter().fold(state, |state, byte| (0..8).fold(state ^ u32::from(*byte), step))
+}
+
+fn crc(bytes: &[u8], bits: u32, polynomial: u32, state: u32) -> u32 {
+    let top = 1 << (bits - 1);
+    let mask = top | (top - 1);
+    let step = |state: u32, _| ((state << 1) ^ if state & top == 0 { 0 } else { polynomial }) & mask;
+    bytes.iter().fold(state, |state, byte| (0..8).fold(state ^ u32::from(*byte) << (bits - 8), step))
 }
 
 #[cfg(test)]
@@ -73,33 +196,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_vectors_verify_and_their_neighbours_do_not() {
-        // "123456789" is the check input of the CRC catalogues; the third line is the request of the MODBUS specification's
-        // example "read holding registers 108 to 110 of device 17".
-        let vectors: [(Checksum, &[u8], &[u8]); 9] = [
-            (Checksum::Crc16Modbus, b"123456789", &[0x37, 0x4B]),
-            (Checksum::Crc16Modbus, b"", &[0xFF, 0xFF]),
-            (Checksum::Crc16Modbus, &[0x11, 0x03, 0x00, 0x6B, 0x00, 0x03], &[0x76, 0x87]),
-            (Checksum::Crc32, b"123456789", &[0x26, 0x39, 0xF4, 0xCB]),
-            (Checksum::Crc32, b"", &[0, 0, 0, 0]),
-            (Checksum::Sum8, b"123456789", &[0xDD]),
-            (Checksum::Sum8, &[0xFF, 0x02], &[0x01]),
-            (Checksum::Xor8, b"123456789", &[0x31]),
-            (Checksum::Xor8, &[0xA5, 0xA5], &[0x00]),
-        ];
-        for (checksum, bytes, sum) in vectors {
-            assert_eq!(sum.len(), checksum.bytes());
-            assert!(checksum.verifies(bytes, sum), "{checksum:?} of {bytes:?}");
-            for bit in 0..8 * sum.len() {
-                let mut wrong = sum.to_vec();
-                wrong[bit / 8] ^= 1 << (bit % 8);
-                assert!(!checksum.verifies(bytes, &wrong), "{checksum:?} of {bytes:?} with bit {bit} turned");
-            }
-            for at in 0..=bytes.len() {
-                let (front, back) = bytes.split_at(at);
-                let state = checksum.update(checksum.update(checksum.begin(), front), back);
-                assert!(checksum.is_sum_of(state, sum), "{checksum:?} of {bytes:?} split at {at}");
-            }
+    fn every_kind_has_its_check_value() {
+        use ChecksumKind::*;
+        for (kind, check) in [
+            (Sum8, 0xDD),
+            (NegSum8, 0x23),
+            (Xor8, 0x31),
+            (Fletcher16, 0x1EDE),
+            (FletcherUbx, 0x15DD),
+            (Crc(CrcName::Crc8Smbus), 0xF4),
+            (Crc(CrcName::Crc8MaximDow), 0xA1),
+            (Crc(CrcName::Crc16Modbus), 0x4B37),
+            (Crc(CrcName::Crc16Ibm3740), 0x29B1),
+            (Crc(CrcName::Crc16Xmodem), 0x31C3),
+            (Crc(CrcName::Crc16IbmSdlc), 0x906E),
+            (Crc(CrcName::Crc16Kermit), 0x2189),
+            (Crc(CrcName::Crc32IsoHdlc), 0xCBF4_3926),
+        ] {
+            assert_eq!(kind.of(b"123456789"), check, "{kind:?}");
         }
     }
 }

@@ -9,7 +9,7 @@
 //! and whether anything of it would remain after trimming. A length that no record can have is damage: with a start, the
 //! next one is searched for; else with an idle gap, all is passed over up to the gap; else a frame begins behind the header.
 
-use super::settings::{Endian, Framing, FramingKind, LengthCounts, LengthField, RECORD_BYTES_MAX};
+use super::settings::{Framing, FramingKind, LengthCounts, LengthField, NumberForm, RECORD_BYTES_MAX};
 use super::{Framed, Framer, RejectReason, State, Verdict, is_white, sample, trim_end, whole};
 
 /// What a framing of known length says about its frames.
@@ -30,12 +30,12 @@ impl Counted {
     pub fn of(framing: &Framing) -> Self {
         let (header, skipped) = match &framing.kind {
             FramingKind::Length(field) => {
-                let header = field.offset + field.bytes - framing.start.len();
+                let header = field.offset + field.bytes - framing.start().len();
                 (header, if field.keep_header { 0 } else { header })
             }
             _ => (0, 0),
         };
-        Self { header, skipped, sum: framing.checksum.bytes(), kept_max: header + framing.max_bytes + 1 }
+        Self { header, skipped, sum: framing.running().bytes(), kept_max: header + framing.max_bytes + 1 }
     }
 
     /// How many leading bytes of header and payload are not part of the record.
@@ -56,7 +56,7 @@ impl Framer {
             *input = &[];
             return None;
         }
-        if self.state == State::Between && !framing.start.is_empty() {
+        if self.state == State::Between && !framing.start().is_empty() {
             let garbage = self.hunt(framing, now_ns, input);
             if self.state == State::Between {
                 return garbage;
@@ -81,7 +81,7 @@ impl Framer {
                 *input = rest;
                 let (first_byte_ns, flags) = (self.first_byte_ns, self.flags);
                 self.begin_frame();
-                if !framing.checksum.verifies(frame, sum) {
+                if !framing.running().verifies(frame, sum) {
                     let sample = sample(&frame[counted.skipped..], framing.max_bytes);
                     return Some(Framed::Rejected { reason: RejectReason::Checksum, sample });
                 }
@@ -142,7 +142,7 @@ impl Framer {
         self.spent_bytes = self.tail.len() as u32;
         self.begin_frame();
         let (frame, sum) = self.tail.split_at(end);
-        if !framing.checksum.is_sum_of(state, sum) {
+        if !framing.running().is_sum_of(state, sum) {
             let sample = sample(&frame[counted.skipped..], framing.max_bytes);
             return Framed::Rejected { reason: RejectReason::Checksum, sample };
         }
@@ -164,7 +164,7 @@ impl Framer {
     /// Where the next frame begins is not known.
     fn lose_step(&mut self, framing: &Framing) {
         self.begin_frame();
-        if framing.start.is_empty() && framing.idle.is_some() {
+        if framing.start().is_empty() && framing.idle.is_some() {
             self.state = State::Discarding;
         }
     }
@@ -184,7 +184,7 @@ fn payload_bytes(framing: &Framing, counted: Counted, header: &[u8]) -> Option<u
     let before = match field.counts {
         LengthCounts::Payload => 0,
         LengthCounts::Rest => counted.sum,
-        LengthCounts::Message => framing.start.len() + counted.header + counted.sum,
+        LengthCounts::Message => framing.start().len() + counted.header + counted.sum,
     };
     number(field, &header[counted.header - field.bytes..])
         .checked_sub(before)
@@ -193,8 +193,8 @@ fn payload_bytes(framing: &Framing, counted: Counted, header: &[u8]) -> Option<u
 
 fn number(field: &LengthField, bytes: &[u8]) -> usize {
     let fold = |number: usize, byte: &u8| number << 8 | usize::from(*byte);
-    match field.endian {
-        Endian::Big => bytes.iter().fold(0, fold),
-        Endian::Little => bytes.iter().rev().fold(0, fold),
+    match field.form {
+        NumberForm::Little => bytes.iter().rev().fold(0, fold),
+        _ => bytes.iter().fold(0, fold),
     }
 }

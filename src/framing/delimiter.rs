@@ -13,12 +13,13 @@
 //! is the end, the checksum is the last bytes, and so many are kept.
 //! The last bytes of the tail are therefore always the last bytes of the stream.
 
-use super::settings::{Checksum, Framing};
+use super::running::Running;
+use super::settings::Framing;
 use super::{Framed, Framer, RejectReason, State, Verdict, deliver, find, is_white, sample, straddle, trim_end, whole};
 
 /// How many of the last bytes may not be of the frame.
 fn held_bytes(framing: &Framing, end: &[u8]) -> usize {
-    end.len().checked_sub(1).unwrap_or(framing.checksum.bytes())
+    end.len().checked_sub(1).unwrap_or(framing.running().bytes())
 }
 
 impl Framer {
@@ -33,7 +34,7 @@ impl Framer {
         if self.state == State::Discarding && !self.pass_over(end, input) {
             return None;
         }
-        if self.state == State::Between && !framing.start.is_empty() {
+        if self.state == State::Between && !framing.start().is_empty() {
             let garbage = self.hunt(framing, now_ns, input);
             if self.state == State::Between {
                 return garbage;
@@ -56,7 +57,7 @@ impl Framer {
         now_ns: u64,
         input: &mut &'i [u8],
     ) -> Option<Framed<'s>> {
-        let sum_bytes = framing.checksum.bytes();
+        let sum_bytes = framing.running().bytes();
         // The LF of CR LF comes with the record before and must not count as the first byte of the next one. Where the
         // delimiter itself begins with LF, it is taken off only when the frame is whole; a checksum covers it.
         if sum_bytes == 0 && end.first() != Some(&b'\n') && self.lead_bytes(framing.trim, input.first()) == 1 {
@@ -87,7 +88,7 @@ impl Framer {
         let lead = self.lead_bytes(framing.trim, frame.first());
         let (first_byte_ns, flags) = (self.first_byte_ns, self.flags);
         self.begin_frame();
-        if framing.checksum != Checksum::None && !framing.checksum.verifies(frame, sum) {
+        if framing.running() != Running::None && !framing.running().verifies(frame, sum) {
             return Some(Framed::Rejected { reason: RejectReason::Checksum, sample: sample(frame, framing.max_bytes) });
         }
         Some(whole(framing, &frame[lead..], false, first_byte_ns, flags))
@@ -119,9 +120,9 @@ impl Framer {
         let lead = self.lead_bytes(framing.trim, self.tail.first().or(last.first()));
         let limit = framing.max_bytes + lead;
         let (_, oversized) = self.absorb(framing, last, 0, limit, end.len());
-        if framing.checksum != Checksum::None {
+        if framing.running() != Running::None {
             self.check = self.sum_of(framing, &self.tail);
-            self.count = framing.checksum.bytes() as u32;
+            self.count = framing.running().bytes() as u32;
             self.state = State::Checking;
             return self.go_on_checking(framing, input);
         }
@@ -138,19 +139,19 @@ impl Framer {
     /// The end has come: the tail is the frame, or what is kept of it, and the first bytes of the checksum.
     fn go_on_checking<'s, 'i: 's>(&'s mut self, framing: &Framing, input: &mut &'i [u8]) -> Option<Framed<'s>> {
         let taken = input.len().min(self.count as usize);
-        self.extend(&input[..taken], framing.max_bytes + 1 + framing.checksum.bytes());
+        self.extend(&input[..taken], framing.max_bytes + 1 + framing.running().bytes());
         *input = &input[taken..];
         self.count -= taken as u32;
         if self.count > 0 {
             return None;
         }
         let (state, flags, overlong) = (self.check, self.flags, self.overlong);
-        let frame_bytes = self.tail.len() - framing.checksum.bytes();
+        let frame_bytes = self.tail.len() - framing.running().bytes();
         let lead = self.lead_bytes(framing.trim, self.tail[..frame_bytes].first());
         self.spent_bytes = self.tail.len() as u32;
         self.begin_frame();
         let (frame, sum) = self.tail.split_at(frame_bytes);
-        if !framing.checksum.is_sum_of(state, sum) {
+        if !framing.running().is_sum_of(state, sum) {
             return Some(Framed::Rejected { reason: RejectReason::Checksum, sample: sample(frame, framing.max_bytes) });
         }
         Some(whole(framing, &frame[lead..], overlong, self.first_byte_ns, flags))
@@ -171,6 +172,7 @@ impl Framer {
             return None;
         }
         self.state = State::Discarding;
+        self.joined = false;
         self.spent_bytes = limit as u32;
         Some(deliver(framing, &self.tail[lead..limit], true, self.first_byte_ns, self.flags))
     }
@@ -192,11 +194,11 @@ impl Framer {
             let of_tail = &self.tail[limit..limit + known_in_tail];
             let of_rest = &rest[..known_in_rest];
             let oversized = of_tail.iter().any(counts) || of_rest.iter().any(counts);
-            if oversized && framing.checksum == Checksum::None {
+            if oversized && framing.running() == Running::None {
                 return (fill, true);
             }
             self.overlong |= oversized;
-            if framing.checksum != Checksum::None {
+            if framing.running() != Running::None {
                 self.sum_up(framing, limit, known_in_tail, of_rest);
             }
             self.tail.drain(limit..limit + known_in_tail);
@@ -207,11 +209,11 @@ impl Framer {
 
     /// An idle gap is the end: all of the tail is the frame, but for its checksum.
     pub(super) fn end_by_gap(&mut self, framing: &Framing) -> Option<Verdict> {
-        let Some(frame_bytes) = self.tail.len().checked_sub(framing.checksum.bytes()) else {
+        let Some(frame_bytes) = self.tail.len().checked_sub(framing.running().bytes()) else {
             return Some(Verdict::Rejected { reason: RejectReason::Unfinished, from: 0, to: self.tail.len() });
         };
         let (frame, sum) = self.tail.split_at(frame_bytes);
-        if framing.checksum != Checksum::None && !framing.checksum.is_sum_of(self.sum_of(framing, frame), sum) {
+        if framing.running() != Running::None && !framing.running().is_sum_of(self.sum_of(framing, frame), sum) {
             return Some(Verdict::Rejected { reason: RejectReason::Checksum, from: 0, to: frame_bytes });
         }
         Some(Verdict::Frame { from: self.lead_bytes(framing.trim, frame.first()), to: frame_bytes })
@@ -220,14 +222,14 @@ impl Framer {
     /// The frame ends before its end has come. `None` if there is nothing of it.
     pub(super) fn cut_delimited(&self, framing: &Framing, emit: bool) -> Option<Verdict> {
         // Behind the end there are bytes of a checksum, which are not of the frame.
-        let sum_bytes = if self.state == State::Checking { framing.checksum.bytes() - self.count as usize } else { 0 };
+        let sum_bytes = if self.state == State::Checking { framing.running().bytes() - self.count as usize } else { 0 };
         let frame = &self.tail[..self.tail.len() - sum_bytes];
         let to = if framing.trim && !self.overlong { trim_end(frame).len() } else { frame.len() };
         let from = self.lead_bytes(framing.trim, frame.first()).min(to);
         if from < to && emit {
             return Some(Verdict::Frame { from, to });
         }
-        let begun = from < to || !framing.start.is_empty() || self.state == State::Checking;
+        let begun = from < to || !framing.start().is_empty() || self.state == State::Checking;
         begun.then_some(Verdict::Rejected { reason: RejectReason::Unfinished, from, to })
     }
 

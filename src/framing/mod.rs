@@ -14,11 +14,17 @@
 mod checksum;
 mod counted;
 mod delimiter;
+mod matching;
+mod running;
 mod settings;
 mod start;
 
+pub use checksum::{Checksum, ChecksumForm, ChecksumKind, Covers, CrcName, Place};
+pub use matching::Matching;
+use running::Running;
 pub use settings::{
-    Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized, RECORD_BYTES_MAX,
+    Escape, Framing, FramingKind, Idle, Keep, LengthCounts, LengthField, NumberForm, OnIdle, Oversized,
+    RECORD_BYTES_MAX,
 };
 
 /// Most bytes that a [`Framed::Rejected`] carries as a sample.
@@ -75,6 +81,10 @@ pub enum RejectReason {
     Checksum,
     /// Its length field says less than the header has, or more than [`RECORD_BYTES_MAX`].
     Length,
+    /// The stream was joined inside of it, or bytes of it were lost: what precedes the first end.
+    Joined,
+    /// It does not match [`Framing::matching`].
+    NotMatched,
 }
 
 /// One frame of a stream.
@@ -150,6 +160,8 @@ pub struct Framer {
     summing: bool,
     /// Bytes of the frame were passed over that trimming would not have taken off.
     overlong: bool,
+    /// The stream was joined inside: what ends next is no whole frame.
+    joined: bool,
 }
 
 // Every connection has one.
@@ -201,11 +213,25 @@ impl Framer {
                 self.last_byte_ns = now_ns;
             }
         }
-        match &framing.kind {
-            FramingKind::Delimiter { end } => self.next_delimited(framing, end, now_ns, input),
+        // Whatever this call gives ends what was joined inside.
+        let joined = self.joined;
+        let framed = match &framing.kind {
+            FramingKind::Delimiter { ends } => self.next_delimited(framing, &ends[0], now_ns, input),
             FramingKind::IdleGap => self.next_delimited(framing, &[], now_ns, input),
             FramingKind::Length(_) | FramingKind::Fixed { .. } => self.next_counted(framing, now_ns, input),
-        }
+        };
+        if joined { framed.map(|framed| joined_inside(framing, framed)) } else { framed }
+    }
+
+    /// The stream is joined inside, or bytes of it were lost: whatever is unfinished, and whatever precedes the first end
+    /// (of a framing without one, the first gap), is rejected as [`RejectReason::Joined`]. With a start, only what is
+    /// unfinished is: the next frame begins at the next start.
+    pub fn join_inside(&mut self, framing: &Framing) {
+        self.joined = match self.state {
+            State::Between => framing.start().is_empty(),
+            State::Gathering | State::Counting | State::Checking => true,
+            State::Discarding => false,
+        };
     }
 
     /// When [`Framer::handle_deadline`] has something to say unless bytes come before, in the nanoseconds of `now_ns`.
@@ -240,8 +266,9 @@ impl Framer {
     /// record that is dealt with.
     pub fn finish<'s>(&'s mut self, framing: &'s Framing) -> Option<Framed<'s>> {
         self.drop_spent();
-        let verdict = self.cut_short(framing)?;
-        Some(self.lend(framing, verdict, FrameFlags::UNENDED))
+        let verdict = self.cut_short(framing);
+        self.joined = self.joined && verdict.is_some();
+        Some(self.lend(framing, verdict?, FrameFlags::UNENDED))
     }
 
     /// Whether no frame is unfinished.
@@ -285,6 +312,7 @@ impl Framer {
         self.led = false;
         self.summing = false;
         self.overlong = false;
+        self.joined = false;
     }
 
     /// Whether there is something that a silence up to now has ended.
@@ -297,7 +325,7 @@ impl Framer {
     /// Nothing more comes for this frame: what becomes of it, for [`Framer::lend`]. `None` if there is nothing to say; the
     /// framer is then between two frames.
     fn cut_short(&mut self, framing: &Framing) -> Option<Verdict> {
-        let emit = framing.idle.is_some_and(|idle| idle.policy == OnIdle::Emit) && framing.checksum == Checksum::None;
+        let emit = framing.idle.is_some_and(|idle| idle.policy == OnIdle::Emit) && framing.running() == Running::None;
         let verdict = match (self.state, &framing.kind) {
             (State::Between, _) => (self.count > 0).then_some(Verdict::Garbage { count: self.count as usize }),
             (State::Discarding, _) => None,
@@ -311,7 +339,7 @@ impl Framer {
                 let frame = &self.tail[from..to];
                 self.overlong || !if framing.trim { trim_end(frame) } else { frame }.is_empty()
             }
-            Verdict::Garbage { count } => start::garbage_of(framing, &framing.start[..count]).is_some(),
+            Verdict::Garbage { count } => start::garbage_of(framing, &framing.start()[..count]).is_some(),
             Verdict::Rejected { .. } => true,
         });
         if verdict.is_none() {
@@ -327,21 +355,22 @@ impl Framer {
             FramingKind::IdleGap => more,
             _ => FrameFlags::UNENDED,
         };
-        let (flags, overlong) = (self.flags | unended, self.overlong);
+        let (flags, overlong, joined) = (self.flags | unended, self.overlong, self.joined);
         self.begin_frame();
         self.spent_bytes = self.tail.len() as u32;
         if self.tail.is_empty() {
             self.tail = Vec::new();
         }
-        match verdict {
+        let framed = match verdict {
             Verdict::Frame { from, to } => whole(framing, &self.tail[from..to], overlong, self.first_byte_ns, flags),
             Verdict::Rejected { reason, from, to } => {
                 Framed::Rejected { reason, sample: sample(&self.tail[from..to], framing.max_bytes) }
             }
             Verdict::Garbage { count } => {
-                start::garbage_of(framing, &framing.start[..count]).expect("a verdict is never about nothing")
+                start::garbage_of(framing, &framing.start()[..count]).expect("a verdict is never about nothing")
             }
-        }
+        };
+        if joined { joined_inside(framing, framed) } else { framed }
     }
 
     /// How many of a frame's bytes in the tail, or in `first`'s slice, are the leading LF that trimming takes off: 0 or 1.
@@ -351,7 +380,7 @@ impl Framer {
 
     /// Bytes of the frame are passed over: first `of_tail` that stand behind the first `limit` of the tail, then `passed`.
     fn sum_up(&mut self, framing: &Framing, limit: usize, of_tail: usize, passed: &[u8]) {
-        let checksum = framing.checksum;
+        let checksum = framing.running();
         let before = if self.summing { self.check } else { checksum.update(checksum.begin(), &self.tail[..limit]) };
         let of_tail = &self.tail[limit..limit + of_tail];
         self.check = checksum.update(checksum.update(before, of_tail), passed);
@@ -360,7 +389,7 @@ impl Framer {
 
     /// The checksum's state at the end of a frame of which `kept` is in the tail.
     fn sum_of(&self, framing: &Framing, kept: &[u8]) -> u32 {
-        if self.summing { self.check } else { framing.checksum.update(framing.checksum.begin(), kept) }
+        if self.summing { self.check } else { framing.running().update(framing.running().begin(), kept) }
     }
 
     /// Appends to the tail; its capacity doubles up to `cap` bytes, which the caller does not exceed.
@@ -372,6 +401,16 @@ impl Framer {
             self.tail.reserve_exact(target - self.tail.len());
         }
         self.tail.extend_from_slice(bytes);
+    }
+}
+
+/// What a frame is that was joined inside.
+fn joined_inside<'a>(framing: &Framing, framed: Framed<'a>) -> Framed<'a> {
+    match framed {
+        Framed::Record { bytes: sample_of, .. } | Framed::Rejected { sample: sample_of, .. } => {
+            Framed::Rejected { reason: RejectReason::Joined, sample: sample(sample_of, framing.max_bytes) }
+        }
+        Framed::Empty | Framed::Garbage { .. } => framed,
     }
 }
 
@@ -425,12 +464,19 @@ fn deliver<'a>(
     flags: FrameFlags,
 ) -> Framed<'a> {
     match (oversized, framing.oversized) {
+        (true, Oversized::Drop) => {
+            Framed::Rejected { reason: RejectReason::Oversized, sample: sample(bytes, framing.max_bytes) }
+        }
+        _ if framing
+            .matching
+            .as_ref()
+            .is_some_and(|matching| !matching.accepts(&bytes[..bytes.len().min(framing.max_bytes)])) =>
+        {
+            Framed::Rejected { reason: RejectReason::NotMatched, sample: sample(bytes, framing.max_bytes) }
+        }
         (false, _) => Framed::Record { bytes, first_byte_ns, flags },
         (true, Oversized::Cut) => {
             Framed::Record { bytes: &bytes[..framing.max_bytes], first_byte_ns, flags: flags | FrameFlags::CUT }
-        }
-        (true, Oversized::Drop) => {
-            Framed::Rejected { reason: RejectReason::Oversized, sample: sample(bytes, framing.max_bytes) }
         }
     }
 }
@@ -487,7 +533,7 @@ mod tests {
             chunks in chunks,
         )| {
             let framing = Framing {
-                kind: FramingKind::Delimiter { end: vec![b'-'; end_bytes] },
+                kind: FramingKind::Delimiter { ends: vec![vec![b'-'; end_bytes]] },
                 trim,
                 max_bytes,
                 oversized: if cut { Oversized::Cut } else { Oversized::Drop },
@@ -505,20 +551,20 @@ mod tests {
     }
     #[test]
     fn no_kind_of_framing_outgrows_its_bound_whatever_comes() {
-        use crate::framing::{Endian, Idle, LengthCounts, LengthField};
+        use crate::framing::{Idle, LengthCounts, LengthField, NumberForm};
         use proptest::prelude::*;
         let length = |bytes, counts, keep_header| {
-            FramingKind::Length(LengthField { offset: 2, bytes, endian: Endian::Big, counts, keep_header })
+            FramingKind::Length(LengthField::plain(2, bytes, NumberForm::Big, counts, keep_header))
         };
         let kinds = vec![
-            FramingKind::Delimiter { end: b"--".to_vec() },
+            FramingKind::Delimiter { ends: vec![b"--".to_vec()] },
             FramingKind::IdleGap,
             FramingKind::Fixed { bytes: 300 },
             length(1, LengthCounts::Payload, false),
             length(2, LengthCounts::Rest, true),
             length(4, LengthCounts::Message, false),
         ];
-        let checksums = vec![Checksum::None, Checksum::Xor8, Checksum::Crc32];
+        let checksums = vec![None, Some(ChecksumKind::Xor8), Some(ChecksumKind::Crc(CrcName::Crc32IsoHdlc))];
         let framings = (prop::sample::select(kinds), prop::sample::select(checksums), 1usize..300, any::<[bool; 4]>());
         let chunks =
             prop::collection::vec(prop::collection::vec(prop::sample::select(b"-- \n\x02\0x".to_vec()), 0..300), 0..60);
@@ -530,9 +576,11 @@ mod tests {
             let gap = std::time::Duration::from_nanos(5);
             let framing = Framing {
                 idle: (has_gap || kind == FramingKind::IdleGap).then_some(Idle { gap, policy: OnIdle::Emit }),
-                start: if has_start { vec![2] } else { Vec::new() },
-                kind, checksum, trim, max_bytes,
+                starts: if has_start { vec![vec![2]] } else { Vec::new() },
+                checksum: checksum.map(Checksum::short),
+                kind, trim, max_bytes,
                 oversized: if cut { Oversized::Cut } else { Oversized::Drop },
+                ..Framing::default()
             };
             // The record, a leading LF, a header of at most 6, a delimiter of 2, a checksum of at most 4.
             let bound = max_bytes + 1 + 6 + 2 + 4;

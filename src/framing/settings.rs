@@ -1,5 +1,12 @@
 //! How a byte stream is to be cut: what `[framing.NAME]` says, checked.
+//!
+//! ```text
+//!  message   start   header (offset … length)   payload   [separator checksum]   end   [separator checksum]   trailer
+//! ```
+//! A framing has at most one checksum, before or behind its end. Only a framing with a length has a header and a trailer.
 
+use super::checksum::{Checksum, ChecksumForm, ChecksumKind, Covers, Place};
+use super::matching::Matching;
 use std::time::Duration;
 
 /// The largest record of any source, in bytes.
@@ -10,11 +17,21 @@ pub const RECORD_BYTES_MAX: usize = 64 * 1024;
 pub struct Framing {
     /// How the end of a record is found.
     pub kind: FramingKind,
-    /// A record follows these bytes, which are not part of it; what stands before them is garbage. Empty: one record follows
-    /// the other.
-    pub start: Vec<u8>,
-    /// What verifies a record; it follows the end, or the last byte where there is none.
-    pub checksum: Checksum,
+    /// A record follows one of these, none of which is empty; what stands before it is garbage. Without any, one record
+    /// follows the other.
+    pub starts: Vec<Vec<u8>>,
+    /// What of start and end is part of the record.
+    pub keep: Keep,
+    /// A start inside a frame rejects what came and begins a new one.
+    pub restart: bool,
+    /// How a byte that would be an end is written inside of a record.
+    pub escape: Option<Escape>,
+    /// What verifies a record.
+    pub checksum: Option<Checksum>,
+    /// Bytes that mean nothing between records.
+    pub ignore: Vec<u8>,
+    /// Only the low seven bits of each byte count.
+    pub strip_bit7: bool,
     /// Silence that ends an unfinished record.
     pub idle: Option<Idle>,
     /// Strip a leading LF and trailing white space.
@@ -23,15 +40,35 @@ pub struct Framing {
     pub max_bytes: usize,
     /// What is done with a longer one.
     pub oversized: Oversized,
+    /// A record that does not match is rejected.
+    pub matching: Option<Matching>,
+}
+
+/// What of start and end is part of the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// The start.
+    pub start: bool,
+    /// The end.
+    pub end: bool,
+}
+
+/// How a byte that would be an end is written inside of a record. Record and checksum are over the bytes that are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escape {
+    /// DLE (0x10) twice is one of data; starts and ends begin with one. DLE and anything else is damage.
+    Dle,
+    /// RFC 1055: 0xDB 0xDC is 0xC0, 0xDB 0xDD is 0xDB. 0xDB and anything else is damage.
+    Slip,
 }
 
 /// How the end of a record is found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FramingKind {
-    /// A record ends at these bytes (one or more), which are not part of it.
+    /// A record ends at the first of these.
     Delimiter {
-        /// The bytes; never empty.
-        end: Vec<u8>,
+        /// One or more, none of them empty.
+        ends: Vec<Vec<u8>>,
     },
     /// A number in front of a record says how long it is.
     Length(LengthField),
@@ -45,54 +82,49 @@ pub enum FramingKind {
 }
 
 /// Where the length of a message stands, and what it counts. A message is: start, header up to the end of this field,
-/// payload, checksum.
+/// payload, checksum, trailer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LengthField {
-    /// Where it begins, from the first byte of the message; at least the length of the start.
+    /// Where it begins, from the first byte of the message; at least the length of the longest start.
     pub offset: usize,
-    /// Its own width: 1, 2 or 4.
+    /// Its own width: 1 to 4 bytes, or 1 to 8 characters.
     pub bytes: usize,
-    /// Order of its bytes.
-    pub endian: Endian,
+    /// How it is written.
+    pub form: NumberForm,
+    /// Which bits of the number count.
+    pub mask: u32,
+    /// Added to the number.
+    pub add: i32,
     /// What it counts.
     pub counts: LengthCounts,
+    /// Bytes behind payload and checksum that belong to the message but not to the record.
+    pub trailer_bytes: usize,
     /// Whether the header is part of the record.
     pub keep_header: bool,
 }
 
-/// Order of the bytes of a number.
+/// How a number is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endian {
-    /// The most significant byte first.
+pub enum NumberForm {
+    /// Bytes, the most significant one first.
     Big,
-    /// The least significant byte first.
+    /// Bytes, the least significant one first.
     Little,
+    /// Decimal characters; spaces may stand for leading zeros.
+    Decimal,
+    /// Hexadecimal characters in either case.
+    Hex,
 }
 
-/// What a length counts.
+/// What a length counts, once its mask and its `add` are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LengthCounts {
-    /// The bytes behind the length, without the checksum.
+    /// The bytes behind the length, without checksum and trailer.
     Payload,
     /// All bytes behind the length.
     Rest,
     /// All bytes of the message, its start and the length itself included.
     Message,
-}
-
-/// What verifies a record: covers all bytes between start and end, untrimmed; binary, least significant byte first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checksum {
-    /// Nothing.
-    None,
-    /// One byte: the sum of all bytes, modulo 256.
-    Sum8,
-    /// One byte: the exclusive or of all bytes.
-    Xor8,
-    /// Two bytes: the CRC of MODBUS over Serial Line V1.02, section 6.2.2.
-    Crc16Modbus,
-    /// Four bytes: the CRC of IEEE 802.3, as in zlib and Ethernet.
-    Crc32,
 }
 
 /// Silence that ends an unfinished record.
@@ -122,16 +154,55 @@ pub enum Oversized {
     Drop,
 }
 
+impl Checksum {
+    /// The short forms: binary, least significant byte first, behind the end, over header and payload.
+    pub const fn short(kind: ChecksumKind) -> Self {
+        Self {
+            kind,
+            form: ChecksumForm::Binary { big: false },
+            digits: false,
+            covers: Covers { start: false, header: true, end: false },
+            place: Place::Behind,
+            separator: Vec::new(),
+            optional: false,
+        }
+    }
+}
+
+impl LengthField {
+    /// A field whose number counts as it stands, before a payload that nothing but a checksum follows.
+    pub const fn plain(offset: usize, bytes: usize, form: NumberForm, counts: LengthCounts, keep_header: bool) -> Self {
+        Self { offset, bytes, form, mask: u32::MAX, add: 0, counts, trailer_bytes: 0, keep_header }
+    }
+}
+
 impl Default for Framing {
     fn default() -> Self {
         Self {
-            kind: FramingKind::Delimiter { end: b"\r".to_vec() },
-            start: Vec::new(),
-            checksum: Checksum::None,
+            kind: FramingKind::Delimiter { ends: vec![b"\r".to_vec()] },
+            starts: Vec::new(),
+            keep: Keep::default(),
+            restart: false,
+            escape: None,
+            checksum: None,
+            ignore: Vec::new(),
+            strip_bit7: false,
             idle: None,
             trim: true,
             max_bytes: 4096,
-            oversized: Oversized::Cut,
+            oversized: Oversized::Drop,
+            matching: None,
         }
+    }
+}
+
+impl Framing {
+    /// The only start.
+    pub(super) fn start(&self) -> &[u8] {
+        self.starts.first().map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn running(&self) -> super::Running {
+        super::Running::of(self)
     }
 }

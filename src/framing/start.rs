@@ -15,7 +15,7 @@ impl Framer {
         input: &mut &'i [u8],
     ) -> Option<Framed<'a>> {
         debug_assert_eq!(self.state, State::Between);
-        let start = &framing.start[..];
+        let start = framing.start();
         loop {
             let (held, bytes) = (self.count as usize, *input);
             let (garbage, found) = match straddle(&start[..held], bytes, start) {

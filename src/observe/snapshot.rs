@@ -78,6 +78,10 @@ pub enum Refused {
     Checksum,
     /// The length field was impossible.
     Length,
+    /// The stream was joined inside of it, or bytes of it were lost.
+    Joined,
+    /// It does not match the framing's expression.
+    NotMatched,
     /// Outside of all frames.
     Garbage,
     /// The journal was full.

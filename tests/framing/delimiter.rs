@@ -206,3 +206,45 @@ proptest! {
         prop_assert_eq!(frames(&framing, chunked(&stream, &cuts)), reference(&framing, &stream));
     }
 }
+
+/// The frames of a stream that is joined inside before its chunk `joined`.
+fn frames_joined(framing: &Framing, chunks: &[&'static [u8]], joined: usize) -> Vec<Frame> {
+    let mut framer = Framer::new();
+    let mut frames = Vec::new();
+    for (index, chunk) in chunks.iter().enumerate() {
+        if index == joined {
+            framer.join_inside(framing);
+        }
+        let mut input = *chunk;
+        while let Some(framed) = framer.next(framing, 0, &mut input) {
+            push(&mut frames, framed);
+        }
+    }
+    while let Some(framed) = framer.finish(framing) {
+        push(&mut frames, framed);
+    }
+    frames
+}
+
+#[test]
+fn what_precedes_the_first_end_of_a_stream_joined_inside_is_no_record() {
+    let joined = |bytes: &[u8]| Frame::Rejected(RejectReason::Joined, bytes.to_vec());
+    let framing = Framing::default();
+    let number = || record(b"+0012345");
+    assert_eq!(frames_joined(&framing, &[b"345\r+0012345\r"], 0), [joined(b"345"), number()]);
+    assert_eq!(frames_joined(&framing, &[b"3", b"45\r", b"+0012345\r"], 0), [joined(b"345"), number()]);
+    assert_eq!(frames_joined(&framing, &[b"\r+0012345\r"], 0), [Frame::Empty, number()]);
+    assert_eq!(frames_joined(&framing, &[b"Port already in use"], 0), [joined(b"Port already in use")]);
+    // Bytes of the second record were lost, and all between it and the third.
+    assert_eq!(
+        frames_joined(&framing, &[b"+0012345\r+00", b"345\r+0012345\r"], 1),
+        [number(), joined(b"+00345"), number()]
+    );
+    let small = Framing { max_bytes: 8, ..framing };
+    for oversized in [Oversized::Cut, Oversized::Drop] {
+        let small = Framing { oversized, ..small.clone() };
+        let expected = [joined(b"12345678"), number()];
+        assert_eq!(frames_joined(&small, &[b"123456789", b"0\r+0012345\r"], 0), expected);
+        assert_eq!(frames_joined(&small, &[b"1234567890\r+0012345\r"], 0), expected);
+    }
+}

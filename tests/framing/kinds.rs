@@ -1,13 +1,20 @@
 //! All kinds of framing, with checksums, idle gaps and garbage.
 
-use crate::reference::{Frame, chunked, encode, frames, frames_at, framing, record, reference, reference_at};
+use crate::reference::{
+    Frame, chunked, encode, frames, frames_at, framing, record, reference, reference_at, start, sum_bytes,
+};
 use proptest::prelude::*;
-use ringest::framing::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
+use ringest::framing::{
+    Checksum, ChecksumKind, CrcName, Framing, FramingKind, Idle, LengthCounts, LengthField, NumberForm, OnIdle,
+    Oversized,
+};
 use ringest::framing::{FrameFlags, Framed, Framer, RejectReason};
 use std::time::Duration;
 
-const CHECKSUMS: [Checksum; 5] =
-    [Checksum::None, Checksum::Sum8, Checksum::Xor8, Checksum::Crc16Modbus, Checksum::Crc32];
+const XOR8: Option<Checksum> = Some(Checksum::short(ChecksumKind::Xor8));
+const CRC16: Option<Checksum> = Some(Checksum::short(ChecksumKind::Crc(CrcName::Crc16Modbus)));
+const CRC32: Option<Checksum> = Some(Checksum::short(ChecksumKind::Crc(CrcName::Crc32IsoHdlc)));
+const CHECKSUMS: [Option<Checksum>; 5] = [None, Some(Checksum::short(ChecksumKind::Sum8)), XOR8, CRC16, CRC32];
 /// The idle gap of these tests.
 const GAP_NS: u64 = 1_000;
 
@@ -15,24 +22,28 @@ fn idle(policy: OnIdle) -> Option<Idle> {
     Some(Idle { gap: Duration::from_nanos(GAP_NS), policy })
 }
 
-fn length(offset: usize, bytes: usize, endian: Endian, counts: LengthCounts, keep_header: bool) -> FramingKind {
-    FramingKind::Length(LengthField { offset, bytes, endian, counts, keep_header })
+fn length(offset: usize, bytes: usize, form: NumberForm, counts: LengthCounts, keep_header: bool) -> FramingKind {
+    FramingKind::Length(LengthField::plain(offset, bytes, form, counts, keep_header))
+}
+
+fn starts(start: Vec<u8>) -> Vec<Vec<u8>> {
+    if start.is_empty() { Vec::new() } else { vec![start] }
 }
 
 /// One of each kind, with and without the rest.
 fn all_kinds() -> Vec<Framing> {
     let kinds: [(&[u8], FramingKind); 11] = [
-        (b"", FramingKind::Delimiter { end: b"\r\n".to_vec() }),
-        (b"\x02", FramingKind::Delimiter { end: b"\x03".to_vec() }),
-        (b"aab", FramingKind::Delimiter { end: b"ab".to_vec() }),
+        (b"", FramingKind::Delimiter { ends: vec![b"\r\n".to_vec()] }),
+        (b"\x02", FramingKind::Delimiter { ends: vec![b"\x03".to_vec()] }),
+        (b"aab", FramingKind::Delimiter { ends: vec![b"ab".to_vec()] }),
         (b"", FramingKind::IdleGap),
         (b"::", FramingKind::IdleGap),
         (b"", FramingKind::Fixed { bytes: 5 }),
         (b"\x02\x02", FramingKind::Fixed { bytes: 5 }),
-        (b"", length(0, 1, Endian::Big, LengthCounts::Payload, false)),
-        (b"\xaa\x55", length(3, 2, Endian::Little, LengthCounts::Message, false)),
-        (b"", length(2, 4, Endian::Big, LengthCounts::Rest, true)),
-        (b"\x02", length(1, 1, Endian::Big, LengthCounts::Message, true)),
+        (b"", length(0, 1, NumberForm::Big, LengthCounts::Payload, false)),
+        (b"\xaa\x55", length(3, 2, NumberForm::Little, LengthCounts::Message, false)),
+        (b"", length(2, 4, NumberForm::Big, LengthCounts::Rest, true)),
+        (b"\x02", length(1, 1, NumberForm::Big, LengthCounts::Message, true)),
     ];
     let mut framings = Vec::new();
     for (start, kind) in kinds {
@@ -42,8 +53,18 @@ fn all_kinds() -> Vec<Framing> {
             {
                 let keeps = matches!(kind, FramingKind::Length(LengthField { keep_header: true, .. }));
                 let idle = if kind == FramingKind::IdleGap { idle(OnIdle::Emit) } else { None };
-                let (kind, start) = (kind.clone(), start.to_vec());
-                framings.push(Framing { kind, start, checksum, idle, trim: trim && !keeps, max_bytes, oversized });
+                let (kind, starts, checksum) = (kind.clone(), starts(start.to_vec()), checksum.clone());
+                let trim = trim && !keeps;
+                framings.push(Framing {
+                    kind,
+                    starts,
+                    checksum,
+                    idle,
+                    trim,
+                    max_bytes,
+                    oversized,
+                    ..Framing::default()
+                });
             }
         }
     }
@@ -124,13 +145,13 @@ fn every_kind_delivers_what_was_sent_and_rejects_what_was_damaged() {
             .collect();
         assert_eq!(delivered.len(), 2, "{framing:?}");
         assert!(delivered[0].ends_with(b"12345") && delivered[1].ends_with(b"67890"), "{framing:?}: {got:?}");
-        if framing.checksum == Checksum::None {
+        if framing.checksum.is_none() {
             continue;
         }
         // One bit of the payload is turned: no checksum lets it pass.
         for bit in 0..8 {
             let mut damaged = messages.clone();
-            let at = damaged[0].1.len() - framing.checksum.bytes() - 3;
+            let at = damaged[0].1.len() - sum_bytes(&framing) - 3;
             damaged[0].1[at] ^= 1 << bit;
             let is_wrong = |frame: &Frame| matches!(frame, Frame::Record(bytes, _) if !delivered.contains(&&bytes[..]));
             let got = run(&damaged);
@@ -146,7 +167,7 @@ fn every_kind_delivers_what_was_sent_and_rejects_what_was_damaged() {
 #[test]
 fn garbage_around_frames_is_counted_and_the_frames_arrive() {
     let framing =
-        Framing { start: b"\x02".to_vec(), checksum: Checksum::Xor8, ..framing(b"\x03", false, 64, Oversized::Cut) };
+        Framing { starts: vec![b"\x02".to_vec()], checksum: XOR8, ..framing(b"\x03", false, 64, Oversized::Cut) };
     // The checksum of "ab" is 0x03, an end that is none; that of "" is 0.
     let stream = b"noise\x02ab\x03\x03more noise\x02\x03\0\x02ab\x03\x04\x02c\x03c\xff";
     let expected = [
@@ -164,7 +185,7 @@ fn garbage_around_frames_is_counted_and_the_frames_arrive() {
 
 #[test]
 fn white_space_outside_of_frames_is_no_garbage_when_trimming() {
-    let framing = Framing { start: b"<".to_vec(), ..framing(b">", true, 64, Oversized::Cut) };
+    let framing = Framing { starts: vec![b"<".to_vec()], ..framing(b">", true, 64, Oversized::Cut) };
     let stream = b"\r\n<a>\r\n < b >\r\nx y\n<c>\n";
     let expected = [record(b"a"), record(b" b"), Frame::Garbage(2), record(b"c")];
     assert_eq!(frames(&framing, [&stream[..]]), expected);
@@ -174,8 +195,8 @@ fn white_space_outside_of_frames_is_no_garbage_when_trimming() {
 #[test]
 fn an_impossible_length_is_rejected_and_the_next_start_is_found() {
     let with_start = Framing {
-        kind: length(1, 4, Endian::Big, LengthCounts::Payload, false),
-        start: b"\x02".to_vec(),
+        kind: length(1, 4, NumberForm::Big, LengthCounts::Payload, false),
+        starts: vec![b"\x02".to_vec()],
         ..framing(b"", false, 64, Oversized::Cut)
     };
     let stream = b"\x02\xff\xff\xff\xffgarbage\x02\0\0\0\x02ok";
@@ -186,7 +207,7 @@ fn an_impossible_length_is_rejected_and_the_next_start_is_found() {
 
     // A message cannot be shorter than its header. Without a start, a silence is where the next one begins.
     let with_gap = Framing {
-        kind: length(0, 1, Endian::Big, LengthCounts::Message, false),
+        kind: length(0, 1, NumberForm::Big, LengthCounts::Message, false),
         idle: idle(OnIdle::Discard),
         ..framing(b"", false, 64, Oversized::Cut)
     };
@@ -219,8 +240,7 @@ fn a_silence_ends_what_is_unfinished_by_its_policy() {
         assert_eq!(frames_at(&framing, chunks), expected);
         assert_eq!(frames_at(&framing, chunks.map(|(at_ns, chunk, _)| (at_ns, chunk, true))), expected);
     }
-    let modbus =
-        Framing { kind: FramingKind::IdleGap, checksum: Checksum::Crc16Modbus, idle: idle(OnIdle::Emit), ..line };
+    let modbus = Framing { kind: FramingKind::IdleGap, checksum: CRC16, idle: idle(OnIdle::Emit), ..line };
     let modbus = Framing { trim: false, ..modbus };
     let chunks: [(u64, &[u8], bool); 4] = [
         (0, &[0x11, 0x03, 0x00, 0x6B], false),
@@ -283,7 +303,7 @@ fn records_of_all_kinds_are_slices_of_their_chunk_and_timed_by_their_start() {
         for (at_ns, byte) in (10..).zip(&chunk) {
             let mut input = std::slice::from_ref(byte);
             if let Some(framed) = framer.next(&framing, at_ns, &mut input) {
-                let expected = 10 + framing.start.len().saturating_sub(1) as u64;
+                let expected = 10 + start(&framing).len().saturating_sub(1) as u64;
                 assert!(
                     matches!(framed, Framed::Record { first_byte_ns, .. } if first_byte_ns == expected),
                     "{framing:?}: {framed:?}"
@@ -298,13 +318,13 @@ fn any_kind() -> impl Strategy<Value = Framing> {
     let bytes = |most| prop::collection::vec(prop::sample::select(b"ab\n\x02".to_vec()), 1..most);
     let start = prop_oneof![1 => Just(Vec::new()), 2 => bytes(4)];
     let kind = prop_oneof![
-        2 => bytes(4).prop_map(|end| FramingKind::Delimiter { end }),
+        2 => bytes(4).prop_map(|end| FramingKind::Delimiter { ends: vec![end] }),
         1 => Just(FramingKind::IdleGap),
         1 => (1usize..12).prop_map(|bytes| FramingKind::Fixed { bytes }),
         2 => (
             0usize..4,
             prop::sample::select(vec![1, 2, 4]),
-            prop::sample::select(vec![Endian::Big, Endian::Little]),
+            prop::sample::select(vec![NumberForm::Big, NumberForm::Little]),
             prop::sample::select(vec![LengthCounts::Payload, LengthCounts::Rest, LengthCounts::Message]),
             any::<bool>(),
         ).prop_map(|(offset, bytes, endian, counts, keep)| length(offset, bytes, endian, counts, keep)),
@@ -321,7 +341,8 @@ fn any_kind() -> impl Strategy<Value = Framing> {
             let max_bytes = if let FramingKind::Fixed { bytes } = kind { bytes } else { max_bytes };
             let policy = if kind == FramingKind::IdleGap { Some(OnIdle::Emit) } else { policy };
             let oversized = if cut { Oversized::Cut } else { Oversized::Drop };
-            Framing { kind, start, checksum, idle: policy.and_then(idle), trim: trim && !keeps, max_bytes, oversized }
+            let (starts, idle, trim) = (starts(start), policy.and_then(idle), trim && !keeps);
+            Framing { kind, starts, checksum, idle, trim, max_bytes, oversized, ..Framing::default() }
         },
     )
 }

@@ -1,7 +1,8 @@
 //! The slow, obvious way to frame a stream: all of it at once, piece by piece between two silences.
 
 use ringest::framing::{
-    Checksum, Endian, Framing, FramingKind, LengthCounts, LengthField, OnIdle, Oversized, RECORD_BYTES_MAX,
+    Checksum, ChecksumKind, CrcName, Framing, FramingKind, LengthCounts, LengthField, NumberForm, OnIdle, Oversized,
+    RECORD_BYTES_MAX,
 };
 use ringest::framing::{FrameFlags, Framed, Framer, RejectReason, SAMPLE_BYTES};
 
@@ -15,7 +16,13 @@ pub enum Frame {
 }
 
 pub fn framing(end: &[u8], trim: bool, max_bytes: usize, oversized: Oversized) -> Framing {
-    Framing { kind: FramingKind::Delimiter { end: end.to_vec() }, trim, max_bytes, oversized, ..Framing::default() }
+    Framing {
+        kind: FramingKind::Delimiter { ends: vec![end.to_vec()] },
+        trim,
+        max_bytes,
+        oversized,
+        ..Framing::default()
+    }
 }
 
 pub fn record(bytes: &[u8]) -> Frame {
@@ -90,25 +97,36 @@ fn trimmed<'a>(framing: &Framing, frame: &'a [u8]) -> &'a [u8] {
     frame
 }
 
+/// How many bytes the checksum has on the line.
+pub fn sum_bytes(framing: &Framing) -> usize {
+    framing.checksum.as_ref().map_or(0, Checksum::bytes)
+}
+
+/// The start, empty where there is none.
+pub fn start(framing: &Framing) -> &[u8] {
+    framing.starts.first().map_or(&[], Vec::as_slice)
+}
+
 /// The checksum of `bytes` as it is on the line, the slow, obvious way.
-pub fn sum(checksum: Checksum, bytes: &[u8]) -> Vec<u8> {
+pub fn sum(checksum: &Option<Checksum>, bytes: &[u8]) -> Vec<u8> {
     let crc = |start: u32, polynomial: u32| {
         bytes.iter().fold(start, |state, byte| {
             (0..8).fold(state ^ u32::from(*byte), |state, _| (state >> 1) ^ ((state & 1) * polynomial))
         })
     };
-    match checksum {
-        Checksum::None => Vec::new(),
-        Checksum::Sum8 => vec![bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>() as u8],
-        Checksum::Xor8 => vec![bytes.iter().fold(0, |sum, byte| sum ^ byte)],
-        Checksum::Crc16Modbus => (crc(0xFFFF, 0xA001) as u16).to_le_bytes().to_vec(),
-        Checksum::Crc32 => (!crc(u32::MAX, 0xEDB8_8320)).to_le_bytes().to_vec(),
+    match checksum.as_ref().map(|checksum| checksum.kind) {
+        None => Vec::new(),
+        Some(ChecksumKind::Sum8) => vec![bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>() as u8],
+        Some(ChecksumKind::Xor8) => vec![bytes.iter().fold(0, |sum, byte| sum ^ byte)],
+        Some(ChecksumKind::Crc(CrcName::Crc16Modbus)) => (crc(0xFFFF, 0xA001) as u16).to_le_bytes().to_vec(),
+        Some(ChecksumKind::Crc(CrcName::Crc32IsoHdlc)) => (!crc(u32::MAX, 0xEDB8_8320)).to_le_bytes().to_vec(),
+        Some(kind) => panic!("{kind:?} is none of the short forms"),
     }
 }
 
 /// A message as a machine sends it.
 pub fn encode(framing: &Framing, payload: &[u8]) -> Vec<u8> {
-    let sum_bytes = framing.checksum.bytes();
+    let sum_bytes = sum_bytes(framing);
     let mut covered = Vec::new();
     match &framing.kind {
         FramingKind::Delimiter { .. } | FramingKind::IdleGap => covered.extend(payload),
@@ -117,16 +135,16 @@ pub fn encode(framing: &Framing, payload: &[u8]) -> Vec<u8> {
             covered.resize(*bytes, b'.');
         }
         FramingKind::Length(field) => {
-            let before = field.offset - framing.start.len();
+            let before = field.offset - start(framing).len();
             let header_bytes = before + field.bytes;
             let number = payload.len()
                 + match field.counts {
                     LengthCounts::Payload => 0,
                     LengthCounts::Rest => sum_bytes,
-                    LengthCounts::Message => framing.start.len() + header_bytes + sum_bytes,
+                    LengthCounts::Message => start(framing).len() + header_bytes + sum_bytes,
                 };
             let mut number = number.to_be_bytes()[8 - field.bytes..].to_vec();
-            if field.endian == Endian::Little {
+            if field.form == NumberForm::Little {
                 number.reverse();
             }
             covered.resize(before, b'h');
@@ -134,8 +152,8 @@ pub fn encode(framing: &Framing, payload: &[u8]) -> Vec<u8> {
             covered.extend(payload);
         }
     }
-    let end: &[u8] = if let FramingKind::Delimiter { end } = &framing.kind { end } else { &[] };
-    [&framing.start[..], &covered, end, &sum(framing.checksum, &covered)].concat()
+    let end: &[u8] = if let FramingKind::Delimiter { ends } = &framing.kind { &ends[0] } else { &[] };
+    [start(framing), &covered, end, &sum(&framing.checksum, &covered)].concat()
 }
 
 fn position(stream: &[u8], needle: &[u8]) -> Option<usize> {
@@ -188,7 +206,7 @@ impl<'a> Reference<'a> {
 
     /// Delivers `record` if the checksum of `frame` is `sum`.
     fn verify(&mut self, frame: &[u8], shown: &[u8], record: &[u8], sum_came: &[u8], flags: FrameFlags) {
-        if sum(self.framing.checksum, frame) == sum_came {
+        if sum(&self.framing.checksum, frame) == sum_came {
             self.deliver(record, flags);
         } else {
             self.reject(RejectReason::Checksum, shown);
@@ -196,12 +214,12 @@ impl<'a> Reference<'a> {
     }
 
     fn emits(&self) -> bool {
-        self.framing.checksum == Checksum::None && self.framing.idle.is_some_and(|idle| idle.policy == OnIdle::Emit)
+        self.framing.checksum.is_none() && self.framing.idle.is_some_and(|idle| idle.policy == OnIdle::Emit)
     }
 
     /// Everything up to the end of the piece.
     fn run(&mut self) {
-        let start = &self.framing.start[..];
+        let start = start(self.framing);
         while !self.stream.is_empty() {
             if !start.is_empty() {
                 let Some(at) = position(self.stream, start) else {
@@ -212,7 +230,7 @@ impl<'a> Reference<'a> {
                 self.take(start.len());
             }
             match &self.framing.kind {
-                FramingKind::Delimiter { end } => self.ended(end),
+                FramingKind::Delimiter { ends } => self.ended(&ends[0]),
                 FramingKind::IdleGap => self.silenced(),
                 FramingKind::Fixed { bytes } => self.counted(0, 0, *bytes),
                 FramingKind::Length(field) => self.length(field),
@@ -221,7 +239,7 @@ impl<'a> Reference<'a> {
     }
 
     fn ended(&mut self, end: &[u8]) {
-        let sum_bytes = self.framing.checksum.bytes();
+        let sum_bytes = sum_bytes(self.framing);
         if let Some(at) = position(self.stream, end) {
             let frame = self.take(at);
             self.take(end.len());
@@ -242,13 +260,13 @@ impl<'a> Reference<'a> {
             self.deliver(certain, FrameFlags::default());
         } else if !record.is_empty() && self.emits() {
             self.deliver(record, FrameFlags::UNENDED);
-        } else if !record.is_empty() || !self.framing.start.is_empty() {
+        } else if !record.is_empty() || !self.framing.starts.is_empty() {
             self.reject(RejectReason::Unfinished, record);
         }
     }
 
     fn silenced(&mut self) {
-        let sum_bytes = self.framing.checksum.bytes();
+        let sum_bytes = sum_bytes(self.framing);
         let all = self.take(self.stream.len());
         let Some(bytes) = all.len().checked_sub(sum_bytes) else {
             self.reject(RejectReason::Unfinished, all);
@@ -259,13 +277,13 @@ impl<'a> Reference<'a> {
         let too_long = record.len() > self.framing.max_bytes;
         // Without a checksum, one that is too long is dealt with before its end.
         let flags = if too_long && sum_bytes == 0 { FrameFlags::default() } else { self.end_flags };
-        if !record.is_empty() || sum(self.framing.checksum, frame) != sum_came {
+        if !record.is_empty() || sum(&self.framing.checksum, frame) != sum_came {
             self.verify(frame, frame, record, sum_came, flags);
         }
     }
 
     fn length(&mut self, field: &LengthField) {
-        let before = self.framing.start.len();
+        let before = start(self.framing).len();
         let header_bytes = field.offset + field.bytes - before;
         let Some(header) = self.stream.get(..header_bytes) else {
             let frame = self.take(self.stream.len());
@@ -273,11 +291,11 @@ impl<'a> Reference<'a> {
             return;
         };
         let mut number = header[header_bytes - field.bytes..].to_vec();
-        if field.endian == Endian::Little {
+        if field.form == NumberForm::Little {
             number.reverse();
         }
         let number = number.iter().fold(0, |number, byte| number * 256 + i64::from(*byte));
-        let sum_bytes = self.framing.checksum.bytes() as i64;
+        let sum_bytes = sum_bytes(self.framing) as i64;
         let payload = match field.counts {
             LengthCounts::Payload => number,
             LengthCounts::Rest => number - sum_bytes,
@@ -295,7 +313,7 @@ impl<'a> Reference<'a> {
     }
 
     fn counted(&mut self, header: usize, skipped: usize, payload: usize) {
-        let sum_bytes = self.framing.checksum.bytes();
+        let sum_bytes = sum_bytes(self.framing);
         if self.stream.len() >= header + payload + sum_bytes {
             let frame = self.take(header + payload);
             let sum = self.take(sum_bytes);

@@ -155,7 +155,7 @@ impl Machine {
     /// What ends a record.
     fn end(&self) -> &[u8] {
         match &self.plan.framing.kind {
-            FramingKind::Delimiter { end } => end,
+            FramingKind::Delimiter { ends } => &ends[0],
             _ => &[],
         }
     }
@@ -304,7 +304,7 @@ impl Machine {
             }
             let (_, record) = self.record(cx);
             self.out = payload::encode(&self.plan.framing, &record);
-            if cx.chance(5) && self.plan.framing.start.is_empty() {
+            if cx.chance(5) && self.plan.framing.starts.is_empty() {
                 let end = self.end().to_vec();
                 self.out.extend(end); // an empty frame
             }

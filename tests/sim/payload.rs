@@ -2,7 +2,7 @@
 //! from the bodies that the shard rendered.
 
 use ringest::framing;
-use ringest::framing::{Checksum, Endian, Framing, FramingKind, LengthCounts, Oversized};
+use ringest::framing::{Checksum, ChecksumKind, CrcName, Framing, FramingKind, LengthCounts, NumberForm, Oversized};
 
 /// What a machine's records are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,44 +65,46 @@ pub fn inspect(record: &[u8]) -> Option<(usize, u64, bool)> {
 
 /// A record as its machine sends it.
 pub fn encode(framing: &Framing, record: &[u8]) -> Vec<u8> {
-    let mut frame = framing.start.clone();
+    let mut frame = framing.starts.concat();
     let start = frame.len();
+    let sum_bytes = framing.checksum.as_ref().map_or(0, Checksum::bytes);
     if let FramingKind::Length(field) = &framing.kind {
         let more = match field.counts {
             LengthCounts::Payload => 0,
-            LengthCounts::Rest => framing.checksum.bytes(),
-            LengthCounts::Message => field.offset + field.bytes + framing.checksum.bytes(),
+            LengthCounts::Rest => sum_bytes,
+            LengthCounts::Message => field.offset + field.bytes + sum_bytes,
         };
         frame.resize(field.offset, b'h');
         let number = ((record.len() + more) as u32).to_be_bytes();
         let mut number = number[4 - field.bytes..].to_vec();
-        if field.endian == Endian::Little {
+        if field.form == NumberForm::Little {
             number.reverse();
         }
         frame.extend(number);
     }
     frame.extend(record);
-    let sum = sum(framing.checksum, &frame[start..]);
-    if let FramingKind::Delimiter { end } = &framing.kind {
-        frame.extend(end);
+    let sum = sum(&framing.checksum, &frame[start..]);
+    if let FramingKind::Delimiter { ends } = &framing.kind {
+        frame.extend(&ends[0]);
     }
     frame.extend(sum);
     frame
 }
 
 /// A checksum as it is on the line, computed the plainest way.
-fn sum(checksum: Checksum, bytes: &[u8]) -> Vec<u8> {
+fn sum(checksum: &Option<Checksum>, bytes: &[u8]) -> Vec<u8> {
     let crc = |start: u32, polynomial: u32| {
         bytes.iter().fold(start, |state, byte| {
             (0..8).fold(state ^ u32::from(*byte), |state, _| (state >> 1) ^ ((state & 1) * polynomial))
         })
     };
-    match checksum {
-        Checksum::None => Vec::new(),
-        Checksum::Sum8 => vec![bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))],
-        Checksum::Xor8 => vec![bytes.iter().fold(0, |sum, byte| sum ^ byte)],
-        Checksum::Crc16Modbus => (crc(0xFFFF, 0xA001) as u16).to_le_bytes().to_vec(),
-        Checksum::Crc32 => (!crc(u32::MAX, 0xEDB8_8320)).to_le_bytes().to_vec(),
+    match checksum.as_ref().map(|checksum| checksum.kind) {
+        None => Vec::new(),
+        Some(ChecksumKind::Sum8) => vec![bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))],
+        Some(ChecksumKind::Xor8) => vec![bytes.iter().fold(0, |sum, byte| sum ^ byte)],
+        Some(ChecksumKind::Crc(CrcName::Crc16Modbus)) => (crc(0xFFFF, 0xA001) as u16).to_le_bytes().to_vec(),
+        Some(ChecksumKind::Crc(CrcName::Crc32IsoHdlc)) => (!crc(u32::MAX, 0xEDB8_8320)).to_le_bytes().to_vec(),
+        Some(kind) => panic!("no simulated machine sends {kind:?}"),
     }
 }
 
@@ -115,7 +117,7 @@ pub enum Frames {
 
 impl Frames {
     pub fn new(framing: &Framing) -> Self {
-        let plain = framing.start.is_empty() && framing.checksum == Checksum::None && framing.idle.is_none();
+        let plain = framing.starts.is_empty() && framing.checksum.is_none() && framing.idle.is_none();
         match &framing.kind {
             FramingKind::Delimiter { .. } if plain => Self::Model(Framer::new(framing)),
             _ => Self::Own(Box::new(framing.clone()), framing::Framer::new()),
@@ -175,11 +177,11 @@ impl Frame {
 
 impl Framer {
     pub fn new(framing: &Framing) -> Self {
-        let FramingKind::Delimiter { end } = &framing.kind else {
+        let FramingKind::Delimiter { ends } = &framing.kind else {
             panic!("the simulated machines end records by bytes")
         };
         Self {
-            end: end.clone(),
+            end: ends[0].clone(),
             trim: framing.trim,
             max_bytes: framing.max_bytes,
             oversized: framing.oversized,
@@ -353,7 +355,7 @@ mod tests {
     fn the_model_frames_the_same_at_every_split() {
         let stream = b"\na \r\n\r\r1234567\rxx";
         let framing = |trim, oversized| Framing {
-            kind: FramingKind::Delimiter { end: b"\r".to_vec() },
+            kind: FramingKind::Delimiter { ends: vec![b"\r".to_vec()] },
             trim,
             max_bytes: 5,
             oversized,

@@ -12,7 +12,10 @@ use ringest::config::{
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
-use ringest::framing::{Checksum, Endian, Framing, FramingKind, Idle, LengthCounts, LengthField, OnIdle, Oversized};
+use ringest::framing::{
+    Checksum, ChecksumKind, CrcName, Framing, FramingKind, Idle, LengthCounts, LengthField, NumberForm, OnIdle,
+    Oversized,
+};
 use ringest::ground::CoreId;
 use ringest::http::server;
 use ringest::journal::Options;
@@ -282,8 +285,8 @@ fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, 
             _ => None,
         };
         // Without a start nothing ever tells where a record begins again.
-        let strong = matches!(framing.checksum, Checksum::Crc16Modbus | Checksum::Crc32);
-        let checked = strong && !framing.start.is_empty();
+        let strong = framing.checksum.as_ref().is_some_and(|checksum| checksum.bits() >= 16);
+        let checked = strong && !framing.starts.is_empty();
         machines.push(MachinePlan {
             kind,
             source,
@@ -363,10 +366,11 @@ fn framing(rng: &mut fastrand::Rng, body: Body, level: Level) -> Framing {
 
 /// Start and end bytes, and a checksum behind.
 fn checked_framing(rng: &mut fastrand::Rng) -> Framing {
-    use Checksum::*;
-    let checksum = *rng.choice(&[Sum8, Xor8, Crc16Modbus, Crc32]).expect("some");
-    let kind = FramingKind::Delimiter { end: vec![3] };
-    Framing { kind, start: vec![2], checksum, trim: false, max_bytes: 4096, ..Framing::default() }
+    use ChecksumKind::*;
+    let kinds = [Sum8, Xor8, Crc(CrcName::Crc16Modbus), Crc(CrcName::Crc32IsoHdlc)];
+    let checksum = rng.choice(kinds).map(Checksum::short);
+    let kind = FramingKind::Delimiter { ends: vec![vec![3]] };
+    Framing { kind, starts: vec![vec![2]], checksum, trim: false, max_bytes: 4096, ..Framing::default() }
 }
 
 /// A length in front, or always the same one.
@@ -376,23 +380,24 @@ fn counted_framing(rng: &mut fastrand::Rng) -> Framing {
     let kind = if rng.bool() {
         FramingKind::Fixed { bytes: *rng.choice(&[8, 32, 180]).expect("some") }
     } else {
-        FramingKind::Length(LengthField {
-            offset: start.len() + rng.usize(..3),
-            bytes: *rng.choice(&[2, 4]).expect("some"),
-            endian: if rng.bool() { Endian::Big } else { Endian::Little },
-            counts: *rng.choice(&[Payload, Rest, Message]).expect("some"),
-            keep_header: false,
-        })
+        FramingKind::Length(LengthField::plain(
+            start.len() + rng.usize(..3),
+            *rng.choice(&[2, 4]).expect("some"),
+            if rng.bool() { NumberForm::Big } else { NumberForm::Little },
+            *rng.choice(&[Payload, Rest, Message]).expect("some"),
+            false,
+        ))
     };
-    let checksum = *rng.choice(&[Checksum::None, Checksum::Crc16Modbus]).expect("some");
-    Framing { kind, start, checksum, trim: false, max_bytes: 4096, ..Framing::default() }
+    let checksum = rng.bool().then(|| Checksum::short(ChecksumKind::Crc(CrcName::Crc16Modbus)));
+    let starts = if start.is_empty() { Vec::new() } else { vec![start] };
+    Framing { kind, starts, checksum, trim: false, max_bytes: 4096, ..Framing::default() }
 }
 
 /// A silence ends a record.
 fn silent_framing(rng: &mut fastrand::Rng) -> Framing {
     let policy = if rng.bool() { OnIdle::Emit } else { OnIdle::Discard };
     let idle = Some(Idle { gap: Duration::from_millis(40), policy });
-    let kind = if rng.bool() { FramingKind::IdleGap } else { FramingKind::Delimiter { end: vec![3] } };
+    let kind = if rng.bool() { FramingKind::IdleGap } else { FramingKind::Delimiter { ends: vec![vec![3]] } };
     Framing { kind, idle, trim: false, max_bytes: 4096, ..Framing::default() }
 }
 
@@ -403,7 +408,7 @@ fn delimited_framing(rng: &mut fastrand::Rng, body: Body) -> Framing {
     let trim = body != Body::Json && rng.bool();
     let max_bytes = if trim { 4096 } else { *rng.choice(&[150, 4096, 4096]).expect("some") };
     let oversized = if rng.bool() { Oversized::Cut } else { Oversized::Drop };
-    Framing { kind: FramingKind::Delimiter { end }, trim, max_bytes, oversized, ..Framing::default() }
+    Framing { kind: FramingKind::Delimiter { ends: vec![end] }, trim, max_bytes, oversized, ..Framing::default() }
 }
 
 fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, Contract) {

@@ -100,6 +100,10 @@ counters! {
     pub rejected_checksum: u64,
     /// Records rejected because their length field was impossible.
     pub rejected_length: u64,
+    /// Records rejected because the stream was joined inside of them, or bytes of them were lost.
+    pub rejected_joined: u64,
+    /// Records rejected because they do not match the framing's expression.
+    pub rejected_unmatched: u64,
     /// Bytes outside of all frames, before a start.
     pub garbage_bytes: u64,
     /// Records rejected because the journal was full.

@@ -484,6 +484,8 @@ impl Sources {
             RejectReason::Unfinished => (&mut turn.counters.rejected_unfinished, Refused::Unfinished),
             RejectReason::Checksum => (&mut turn.counters.rejected_checksum, Refused::Checksum),
             RejectReason::Length => (&mut turn.counters.rejected_length, Refused::Length),
+            RejectReason::Joined => (&mut turn.counters.rejected_joined, Refused::Joined),
+            RejectReason::NotMatched => (&mut turn.counters.rejected_unmatched, Refused::NotMatched),
         };
         *counter += 1;
         self.count_rejected(turn, id, reason, RecordFlags::default(), sample);
