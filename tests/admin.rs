@@ -2,6 +2,7 @@
 
 use ringest::config::Durability;
 use ringest::engine::admin::{self, Gateway, PARKED_TIMEOUT, Parked, Token, client};
+use ringest::ground::RecordFlags;
 use ringest::ground::count::{LineCounts, Stage, Terms};
 use ringest::observe::snapshot::{LineSnapshot, ParkedList, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot};
 use serde_json::{Value, json};
@@ -140,7 +141,15 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
         bytes: 20 * received,
         held_bytes: 0,
         garbage_bytes: 0,
-        samples: vec![Sample { at_wall_ns: 1_000_000_000, reason: Refused::Checksum, bytes: b"a\x02".to_vec() }; 5],
+        samples: vec![
+            Sample {
+                at_wall_ns: 1_000_000_000,
+                reason: Refused::Checksum,
+                flags: RecordFlags::default(),
+                bytes: b"a\x02".to_vec()
+            };
+            5
+        ],
         silent_s: Some(0.25),
         problem: None,
         line: (kind == "serial").then_some(LineSnapshot {

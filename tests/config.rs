@@ -3,7 +3,7 @@
 
 use ringest::config::{
     self, Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, Flow, Gateway, Journal, LaneKey, Limits,
-    Line, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    Line, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
@@ -309,12 +309,13 @@ fn every_key_reaches_its_setting() {
     };
     let semi = Framing { kind: delimiter(b";"), trim: false, checksum: sum(ChecksumKind::Xor8), ..Framing::default() };
     let source =
-        |name: &str, kind, framing, silence_alarm| Source { name: name.to_owned(), kind, framing, silence_alarm };
+        |name: &str, kind, framing, silence_alarm| Source { silence_alarm, ..Source::new(name, kind, framing) };
     let serial = Serial {
         path: "/dev/ttyS0".into(),
         line: Line { baud: 1200, data_bits: 7, parity: Parity::Odd, stop_bits: 2 },
         flow: Flow::XonXoff,
         on_missing: OnMissing::Fail,
+        on_line_error: OnLineError::Reject,
     };
     let listen =
         SourceKind::TcpListen { listen: "0.0.0.0:4001".parse().unwrap(), lane: LaneKey::Address, quick_ack: false };
@@ -346,6 +347,7 @@ fn every_key_reaches_its_setting() {
         Deliver {
             url: url("::1", 8000, "[::1]:8000", "/"),
             body: r#"{"i": {{id}}, "s": {{source|json}}, "d": {{data|json}}}"#.to_owned(),
+            shows_text: true,
             content_type: "text/csv".to_owned(),
             tls: None,
             headers: vec![("X-Plant".to_owned(), "3 b".to_owned())],

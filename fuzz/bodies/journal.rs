@@ -5,7 +5,7 @@ use super::input::{Input, Seen};
 use base::{BASES, Base, Copies, EPOCH_COPY_BYTES};
 use disk::Disk;
 use ringest::ground::{RecordNumber, SegmentNumber};
-use ringest::journal::{BlockMemory, Position};
+use ringest::journal::{BlockMemory, Identity, Position};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -304,7 +304,7 @@ fn check(base: &Base, edited: Edited, seen: &mut Seen) {
 fn goes_on(mut world: World, found: &[Kept], copied: bool) {
     world.quiesce();
     let lane = world.journal().new_lane();
-    let origin = world.journal().open_origin(lane, "after", "after");
+    let origin = world.journal().open_origin(lane, Identity::new("after", "after"));
     let (kept, _) = world.append(origin, b"after the damage", b"").expect("room");
     assert!(found.iter().all(|before| before.number < kept.number && before.epoch_id != kept.epoch_id));
     world.kill();

@@ -5,7 +5,7 @@ use super::world::{Kept, World, options};
 use ringest::config::Durability;
 use ringest::ground::{RecordNumber, SegmentNumber};
 use ringest::journal::format::{BlockHeader, Entries, Kind, SegmentHeader, round_up};
-use ringest::journal::{Location, Options, OriginRef, Position};
+use ringest::journal::{Identity, Location, Options, OriginRef, Position};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -91,7 +91,7 @@ impl Builder {
         for index in 0..3 {
             let journal = self.world.journal();
             let lane = journal.new_lane();
-            self.origins.push(journal.open_origin(lane, "source", &format!("source@10.0.0.{index}:9")));
+            self.origins.push(journal.open_origin(lane, Identity::new("source", &format!("source@10.0.0.{index}:9"))));
         }
     }
 

@@ -16,11 +16,7 @@ pub(super) fn content(section: &Section<'_, '_>) -> (Decoding, DataIs) {
     let encoding = section.parsed("encoding", LABELS, |label| {
         Decoding::encoding_of(label).ok_or_else(|| Refusal::new("there is no such encoding", LABELS))
     });
-    let words = [
-        ("replace", OnUndecodable::Replace),
-        ("reject", OnUndecodable::Reject),
-        ("hex", OnUndecodable::Hex),
-    ];
+    let words = [("replace", OnUndecodable::Replace), ("reject", OnUndecodable::Reject), ("hex", OnUndecodable::Hex)];
     let on_undecodable = section.choice("on_undecodable", &words, OnUndecodable::default());
     let data_is = section.choice("data_is", &[("bytes", DataIs::Bytes), ("json", DataIs::Json)], DataIs::Bytes);
     let decoding = Decoding { encoding: encoding.unwrap_or(Decoding::default().encoding), on_undecodable };
@@ -28,12 +24,7 @@ pub(super) fn content(section: &Section<'_, '_>) -> (Decoding, DataIs) {
 }
 
 /// Refuses what would cut a character in two, or cannot carry one. `port`: of a serial source.
-pub(super) fn check_encoding(
-    section: &Section<'_, '_>,
-    decoding: Decoding,
-    framing: &Framing,
-    port: Option<&Serial>,
-) {
+pub(super) fn check_encoding(section: &Section<'_, '_>, decoding: Decoding, framing: &Framing, port: Option<&Serial>) {
     let name = decoding.encoding.name();
     let ends: &[Vec<u8>] = match &framing.kind {
         FramingKind::Delimiter { ends } => ends,
@@ -46,11 +37,17 @@ pub(super) fn check_encoding(
                 "the framing's {part} {} can lie inside a character of {name}, which would be cut there",
                 show_bytes(bytes)
             );
-            section.refuse("encoding", Refusal::new(what, "a framing that begins its start and end with a control character"));
+            section.refuse(
+                "encoding",
+                Refusal::new(what, "a framing that begins its start and end with a control character"),
+            );
         }
         if bytes.len() % decoding.unit_bytes() != 0 {
             let what = format!("the framing's {part} {} is no whole character of {name}", show_bytes(bytes));
-            section.refuse("encoding", Refusal::new(what, "two bytes for each character, such as \"\\r\\u0000\" for utf-16le"));
+            section.refuse(
+                "encoding",
+                Refusal::new(what, "two bytes for each character, such as \"\\r\\u0000\" for utf-16le"),
+            );
         }
     }
     if framing.strip_bit7 && decoding.needs_eight_bits() {

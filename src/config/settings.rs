@@ -98,6 +98,14 @@ pub struct Source {
     pub silence_alarm: Option<Duration>,
 }
 
+impl Source {
+    /// With the defaults of its kind.
+    pub fn new(name: &str, kind: SourceKind, framing: Framing) -> Self {
+        let (decoding, data_is) = (Decoding::default(), DataIs::Bytes);
+        Self { name: name.to_owned(), kind, framing, decoding, data_is, silence_alarm: None }
+    }
+}
+
 /// What the records of a source are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataIs {

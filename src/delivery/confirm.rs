@@ -233,7 +233,12 @@ mod tests {
     #[test]
     fn equal_data_of_another_source_is_not_this_record() {
         let at = ShownAt { data: "/data".to_owned(), source: Some("/of/machine".to_owned()) };
-        assert!(at.has(br#"{"of": {"machine": "press \u00e9"}, "data": "x"}"#, "press \u{e9}", b"x", Decoding::default()));
+        assert!(at.has(
+            br#"{"of": {"machine": "press \u00e9"}, "data": "x"}"#,
+            "press \u{e9}",
+            b"x",
+            Decoding::default()
+        ));
         for body in [
             r#"{"of": {"machine": "press 5"}, "data": "x"}"#,
             r#"{"of": {"machine": "press 4"}, "data": "y"}"#,

@@ -215,7 +215,9 @@ impl Template {
                 Part::Field(Field::Id | Field::Port) => b"1",
                 Part::Field(Field::Data) => b"{\"a\":1}",
                 Part::Field(Field::FlagsJson) => b"[]",
-                Part::Field(Field::SourceJson | Field::DataJson | Field::SourceNameJson | Field::AddressJson) => b"\"a\"",
+                Part::Field(Field::SourceJson | Field::DataJson | Field::SourceNameJson | Field::AddressJson) => {
+                    b"\"a\""
+                }
                 // Letters, which need quotes around them.
                 Part::Field(
                     Field::Source

@@ -14,6 +14,7 @@
 //! same files are worked on without blocking by [`SegmentFiles`](super::segments::SegmentFiles).
 
 use crate::ground::SegmentNumber;
+use crate::journal::format::SEGMENT_HEADER_BYTES;
 use crate::journal::{BlockFile, BlockMemory, Storage};
 use nix::errno::Errno;
 use nix::fcntl::posix_fallocate;
@@ -240,6 +241,12 @@ impl Storage for FsStorage {
         self.reading.one_more(&self.directory);
         into.clear();
         File::open(segment_path(&self.directory, segment))?.read_to_end(into).map(drop)
+    }
+
+    fn read_segment_head(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
+        into.clear();
+        let file = File::open(segment_path(&self.directory, segment))?;
+        file.take(SEGMENT_HEADER_BYTES as u64).read_to_end(into).map(drop)
     }
 
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {

@@ -233,6 +233,17 @@ impl Storage for ViewStorage {
         }
     }
 
+    fn read_segment_head(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
+        match self.files.read_segment_head(segment, into) {
+            // It is told when all of it is read.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                into.clear();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
         self.repairs.entry(segment).or_default().push((offset, bytes.to_owned()));
         Ok(())

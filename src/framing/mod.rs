@@ -19,6 +19,7 @@ mod running;
 mod settings;
 mod start;
 
+pub use crate::ground::RecordFlags as FrameFlags;
 pub use checksum::{Checksum, ChecksumForm, ChecksumKind, Covers, CrcName, Place};
 pub use matching::Matching;
 use running::Running;
@@ -31,44 +32,6 @@ pub use settings::{
 pub const SAMPLE_BYTES: usize = 64;
 /// Smallest allocation of a tail.
 const TAIL_BYTES_MIN: usize = 64;
-
-/// What is to be known about a record beside its bytes: a set of bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub struct FrameFlags(pub u8);
-
-impl FrameFlags {
-    /// Longer than `max_bytes`: these are its first bytes.
-    pub const CUT: Self = Self(1);
-    /// A byte of it came with a parity or framing error.
-    pub const LINE_ERROR: Self = Self(1 << 1);
-    /// The line was in the break state while it was received.
-    pub const BREAK: Self = Self(1 << 2);
-    /// It has no end of its own: an idle gap cut it short, or the stream ended.
-    pub const UNENDED: Self = Self(1 << 3);
-
-    /// Whether all bits of `other` are set.
-    pub fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether no bit is set.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-}
-
-impl std::ops::BitOr for FrameFlags {
-    type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-impl std::ops::BitOrAssign for FrameFlags {
-    fn bitor_assign(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-}
 
 /// Why bytes did not become a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

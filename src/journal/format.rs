@@ -424,7 +424,8 @@ fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
             payload.len() >= ORIGIN_1_PREFIX_BYTES && payload.len() == ORIGIN_1_PREFIX_BYTES + names(payload)
         }
         Kind::Origin => {
-            let texts = |payload: &[u8]| u16_at(payload, 4) as usize + u16_at(payload, 6) as usize + payload[8] as usize;
+            let texts =
+                |payload: &[u8]| u16_at(payload, 4) as usize + u16_at(payload, 6) as usize + payload[8] as usize;
             payload.len() >= ORIGIN_PREFIX_BYTES && payload.len() == ORIGIN_PREFIX_BYTES + texts(payload)
         }
         Kind::Record => {

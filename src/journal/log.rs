@@ -8,12 +8,12 @@
 
 use super::epoch::Epoch;
 use super::format::{
-    BLOCK_HEADER_BYTES, Kind, PARKED_PREFIX_BYTES, ParkedPayload, Position, RECORD_PREFIX_BYTES,
-    RecordPayload, entry_bytes, u32_at,
+    BLOCK_HEADER_BYTES, Kind, PARKED_PREFIX_BYTES, ParkedPayload, Position, RECORD_PREFIX_BYTES, RecordPayload,
+    entry_bytes, u32_at,
 };
 use super::ledger::{
-    ANSWER_BYTES_MAX, Identity, Leased, Ledger, Lies, ORIGIN_ENTRY_BYTES_MAX, Origin, OriginRef, Parked, Refused, SaidIn,
-    Unparked, shown,
+    ANSWER_BYTES_MAX, Identity, Leased, Ledger, Lies, ORIGIN_ENTRY_BYTES_MAX, Origin, OriginRef, Parked, Refused,
+    SaidIn, Unparked, shown,
 };
 use super::moving::Moving;
 use super::rewriting::Rewriting;

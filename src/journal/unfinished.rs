@@ -12,8 +12,8 @@
 
 use super::BlockMemory;
 use super::epoch::Epoch;
-use super::stamp::{self, STAMP_BYTES};
 use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Position, Seal, round_up, u32_at, u128_at};
+use super::stamp::{self, STAMP_BYTES};
 use crate::ground::{RecordNumber, SegmentNumber};
 use std::collections::BTreeMap;
 

@@ -8,8 +8,9 @@ use super::disk::{Disk, File};
 use super::recovery::Story;
 use super::world::{Kept, World, options};
 use ringest::config::Durability;
+use ringest::ground::decoding::Decoding;
 use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
-use ringest::journal::{BlockMemory, Refused};
+use ringest::journal::{BlockMemory, Identity, OpenError, Refused};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -189,4 +190,83 @@ fn every_landed_format_is_read() {
             }
         }
     }
+}
+
+/// Says another format, under a right CRC.
+fn stamp_as(bytes: &mut [u8], version: u32) {
+    bytes[8..12].copy_from_slice(&version.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// All that lies on a disk, to be compared.
+fn contents(disk: &Disk) -> String {
+    write_disk(disk) + &disk.quarantined.iter().map(|(name, _)| name.as_str()).collect::<String>()
+}
+
+#[test]
+fn a_newer_format_in_any_file_is_refused_and_nothing_is_changed() {
+    let newer = present_version() + 1;
+    for state in ["clean", "killed"] {
+        for file in ["epoch", "its second copy", "segment"] {
+            let (mut disk, _) = read_fixture(&format!("{}-{state}.txt", present_version()));
+            let epoch = disk.epochs.values_mut().next_back().expect("an epoch");
+            match file {
+                "epoch" => stamp_as(epoch, newer),
+                "its second copy" => {
+                    let second = epoch.len() / 2;
+                    epoch[0] ^= 1;
+                    stamp_as(&mut epoch[second..], newer);
+                }
+                _ => stamp_as(&mut disk.segments.values_mut().next_back().expect("a segment").data, newer),
+            }
+            let before = contents(&disk);
+            let mut world = World::on(disk, options(Durability::Power, 8, 16));
+            let error = world.open().expect_err("refused");
+            assert!(matches!(error, OpenError::Format { version, .. } if version == newer), "{state}, {file}: {error}");
+            let text = error.to_string();
+            let program = env!("CARGO_PKG_VERSION");
+            assert!(text.contains(&format!("in format {newer}, written by ringest {program}")), "{text}");
+            assert_eq!(contents(&world.disk), before, "{state}, {file}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_format_field_is_damage_and_no_other_format() {
+    for bit in 0..32 {
+        let (mut disk, expected) = read_fixture(&format!("{}-clean.txt", present_version()));
+        let file = disk.segments.values_mut().next().expect("a segment");
+        file.data[8 + bit / 8] ^= 1 << (bit % 8);
+        let epoch = disk.epochs.values_mut().next_back().expect("an epoch");
+        epoch[8 + bit / 8] ^= 1 << (bit % 8);
+        let mut world = World::on(disk, options(Durability::Power, 8, 16));
+        world.open_whole();
+        let report = world.journal().report().clone();
+        assert_eq!(report.recovered, expected.len() as u64, "bit {bit}");
+        assert_eq!(report.alarms.len(), 2, "bit {bit}: {:?}", report.alarms);
+    }
+}
+
+#[test]
+fn a_journal_of_the_format_before_goes_on_in_the_present_one() {
+    let (disk, expected) = read_fixture("1-killed.txt");
+    let mut world = World::on(disk, options(Durability::Power, 8, 16));
+    world.open_whole();
+    world.quiesce();
+    let lane = world.journal().new_lane();
+    let decoding = Decoding { encoding: Decoding::encoding_of("big5").expect("a label"), ..Decoding::default() };
+    let peer = Some("10.0.4.21:4001".parse().expect("an address"));
+    let who = Identity { peer, decoding, ..Identity::new("press", "press@10.0.4.21") };
+    let origin = world.journal().open_origin(lane, who.clone());
+    world.append(origin, b"new", b"").expect("room");
+    world.rest();
+    let newest = world.disk.segments.values().next_back().expect("a segment");
+    assert_eq!(newest.data[8..12], present_version().to_le_bytes());
+    world.kill();
+    world.open_whole();
+    assert_eq!(world.scan_all().len(), expected.len(), "all but the parked one, and the new one");
+    let found: Vec<Identity> = world.journal().origins().map(|(_, origin, _)| origin.who.clone()).collect();
+    assert!(found.contains(&who), "{found:?}");
+    assert!(found.iter().any(|found| found.decoding == Decoding::default() && found.peer.is_none()));
 }

@@ -133,7 +133,10 @@ impl Model {
         self.lanes = (0..LANES)
             .map(|index| {
                 let number = journal.new_lane();
-                Lane { number, origin: journal.open_origin(number, Identity::new("source", &format!("lane {index} of {number}"))) }
+                Lane {
+                    number,
+                    origin: journal.open_origin(number, Identity::new("source", &format!("lane {index} of {number}"))),
+                }
             })
             .collect();
     }
@@ -544,7 +547,7 @@ impl Model {
         let found = self.world.scan_all();
         let aside: Vec<(RecordNumber, Option<String>, String)> = {
             let journal = self.world.journal();
-            let name = |origin| journal.origin(origin).name.to_string();
+            let name = |origin| journal.origin(origin).who.name.to_string();
             let aside = journal.parked();
             aside
                 .map(|(number, parked)| (number, parked.id.as_deref().map(str::to_owned), name(parked.origin)))

@@ -137,8 +137,10 @@ impl Disk {
                     cost.keys.extend(epochs.map(|epoch_id| key(number, epoch_id)));
                 }
                 Kind::Delivered => cost.marks += payload.len() as u64 / 8,
-                Kind::Origin => lost_origins.extend(OriginPayload::decode(payload).map(|origin| origin.origin)),
-                Kind::Parked | Kind::Retried | Kind::Discarded | Kind::Leased => {}
+                Kind::Origin => {
+                    lost_origins.extend(OriginPayload::decode(Kind::Origin, payload).map(|origin| origin.origin))
+                }
+                Kind::Parked | Kind::Retried | Kind::Discarded | Kind::Leased | Kind::Origin1 => {}
             }
         }
         // Records that refer to a lost name, here or in an older segment.
@@ -199,7 +201,7 @@ impl Disk {
         for block in self.layout() {
             for entry in block.entries(&self.segments[&block.segment].data) {
                 if entry.header.kind == Kind::Origin
-                    && let Some(origin) = OriginPayload::decode(entry.payload)
+                    && let Some(origin) = OriginPayload::decode(Kind::Origin, entry.payload)
                 {
                     names.insert(origin.origin, origin.name.to_owned());
                 }

@@ -8,7 +8,7 @@ use super::payload::{Alphabet, Body};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
     Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, Flow, Gateway, Journal, LaneKey, Limits, Line,
-    OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
@@ -337,7 +337,13 @@ fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing
         Kind::Serial => {
             let line = Line { baud: 9600, data_bits: 8, parity: Parity::None, stop_bits: 1 };
             let path = format!("/dev/serial/by-id/gauge-{}", id.0).into();
-            let serial = Serial { path, line, flow: Flow::None, on_missing: OnMissing::Wait };
+            let serial = Serial {
+                path,
+                line,
+                flow: Flow::None,
+                on_missing: OnMissing::Wait,
+                on_line_error: OnLineError::Deliver,
+            };
             (format!("p-{}", id.0), SourceKind::Serial(serial))
         }
         Kind::TcpOut => {
@@ -351,7 +357,7 @@ fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing
         Kind::Http => (format!("w-{}", id.0), SourceKind::Http { listen }),
     };
     let silence_alarm = rng.bool().then_some(Duration::from_millis(700));
-    Source { name, kind, framing, silence_alarm }
+    Source { silence_alarm, ..Source::new(&name, kind, framing) }
 }
 
 fn framing(rng: &mut fastrand::Rng, body: Body, level: Level) -> Framing {
@@ -448,6 +454,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         answers: Answers { attempts: *rng.choice(&[1, 2, 3]).expect("some"), ..answers(confirms, two_steps, body) },
         batch: batch.clone(),
         url: url("/films/", port),
+        shows_text: body == Body::Json,
         body: template,
         content_type: if body == Body::Raw { "application/octet-stream" } else { "application/json" }.into(),
         tls: None,

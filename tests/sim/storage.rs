@@ -11,7 +11,7 @@ impl Disk {
     /// The id of the start that last wrote its epoch file, as that has it.
     pub fn epoch_id(&self) -> Option<u128> {
         let (_, bytes) = self.epochs.iter().next_back()?;
-        Some(u128::from_le_bytes(bytes.get(16..32)?.try_into().expect("sixteen bytes")))
+        Some(u128::from_le_bytes(bytes.get(40..56)?.try_into().expect("sixteen bytes")))
     }
 
     /// A call of the journal that changes something; fails once the fuse has burnt down.

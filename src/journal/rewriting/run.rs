@@ -5,8 +5,7 @@ use super::dense::{DenseBlocks, NoRoom};
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::NO_LANE;
 use crate::journal::format::{
-    BlockHeader, Entries, Entry, EntryHeader, Kind, Position, RecordPayload, record_number_at, round_up,
-    u32_at,
+    BlockHeader, Entries, Entry, EntryHeader, Kind, Position, RecordPayload, record_number_at, round_up, u32_at,
 };
 use crate::journal::ledger::{Ledger, Parked};
 use crate::journal::op::Rewrite;

@@ -318,7 +318,8 @@ impl Dispatcher {
         let confirm = answers.confirm.as_ref().expect("asked for by its path");
         let place = lent.store.lane(lane);
         let (record, origin) = lent.store.record(place, 0);
-        let has_it = matches!(status, 200..=299) && confirm.shown_at.has(body, &origin.who.name, record.payload.data, origin.who.decoding);
+        let has_it = matches!(status, 200..=299)
+            && confirm.shown_at.has(body, &origin.who.name, record.payload.data, origin.who.decoding);
         let may_try = place.tries().refusals() < answers.attempts;
         match reaction(status, &[], &[]) {
             _ if has_it => {
