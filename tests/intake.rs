@@ -102,9 +102,13 @@ impl World {
     }
 
     fn with(source: &str, framing: &str, max_bytes: u64) -> Self {
+        Self::with_body(source, framing, "<{{data}}>", max_bytes)
+    }
+
+    fn with_body(source: &str, framing: &str, body: &str, max_bytes: u64) -> Self {
         let text = format!(
             "[framing.f]\n{framing}\n[[source]]\nname = \"m\"\n{source}\nframing = \"f\"\n\
-             [deliver]\nurl = \"http://127.0.0.1:8000/\"\nbody = \"<{{{{data}}}}>\"\n\
+             [deliver]\nurl = \"http://127.0.0.1:8000/\"\nbody = '{body}'\n\
              content_type = \"text/plain\"\n"
         );
         let mut settings: Settings = config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}"));
@@ -522,4 +526,118 @@ fn nobody_reads_on_before_all_that_was_read_is_framed() {
     assert_eq!(reading(&world), OTHERS as usize + 1, "all are read again");
     let delivered = world.shard.terms().delivered;
     assert_eq!(delivered, (filled + 100 * OTHERS as usize) as u64);
+}
+
+/// A machine on a serial line with these keys, whose records are shown as text with their flags.
+fn told(keys: &str) -> World {
+    let source = format!("kind = \"serial\"\npath = \"/dev/ttyS0\"\n{keys}");
+    World::with_body(
+        &source,
+        "end = \"\\r\"\noversized = \"cut\"\nmax = \"8B\"",
+        "{{data|json}} {{flags|json}}",
+        64 << 20,
+    )
+}
+
+#[test]
+fn text_that_cannot_be_decoded_is_delivered_as_the_policy_says_and_told_for_an_hour() {
+    let source_of = |world: &World| world.show().0;
+    for (keys, delivered) in [
+        ("", Some("\"a\u{fffd}\" [\"undecodable\"]")),
+        ("on_undecodable = \"hex\"", Some("\"61ff\" [\"undecodable\"]")),
+        ("on_undecodable = \"reject\"", None),
+    ] {
+        let mut world = told(keys);
+        world.receive(b"good\r");
+        assert!(source_of(&world)["problem"].is_null());
+        world.receive(b"a\xff\xff\r");
+        world.receive(b"good\r");
+        let expected: Vec<&str> = ["\"good\" []"].into_iter().chain(delivered).chain(["\"good\" []"]).collect();
+        assert_eq!(world.delivered, expected, "{keys}");
+        let problem = source_of(&world)["problem"].as_str().expect("a problem").to_owned();
+        assert!(
+            problem.contains("1 record was not text in UTF-8") && problem.contains("encoding = \"big5\""),
+            "{problem}"
+        );
+        let (source, counters) = world.show();
+        match delivered {
+            Some(_) => assert_eq!(counters["undecodable_records"], 1),
+            None => {
+                assert_eq!(counters["rejected_undecodable"], 1);
+                assert_eq!(
+                    (&source["samples"][0]["reason"], &source["samples"][0]["hex"]),
+                    (&"undecodable".into(), &"61ff".into())
+                );
+            }
+        }
+        world.pass(3_600_000 * MS - 1);
+        assert!(!source_of(&world)["problem"].is_null());
+        world.pass(1);
+        assert!(source_of(&world)["problem"].is_null(), "an hour after the last one it is over");
+    }
+}
+
+#[test]
+fn text_of_the_source_s_encoding_is_what_the_service_gets() {
+    for (label, bytes, text) in [
+        ("big5", &b"\xb7\xc5\xab\xd7\r"[..], "溫度"),
+        ("gbk", b"\xc4\xa4\r", "膜"),
+        ("gb18030", b"\x81\x30\x84\x36\r", "\u{a5}"),
+        ("shift_jis", b"\x83\x5c\r", "ソ"),
+        ("euc-kr", b"\xbf\xc2\xb5\xb5\r", "온도"),
+        ("windows-1252", b"\x80\xb0\r", "€°"),
+    ] {
+        let mut world = told(&format!("encoding = \"{label}\""));
+        world.receive(bytes);
+        assert_eq!(world.delivered, [format!("\"{text}\" []")], "{label}");
+        assert!(world.show().0["problem"].is_null());
+    }
+}
+
+#[test]
+fn a_body_without_text_asks_for_no_encoding() {
+    let mut world =
+        World::with_body("kind = \"serial\"\npath = \"/dev/ttyS0\"", "end = \"\\r\"", "{{data|hex}}", 64 << 20);
+    world.receive(b"a\xff\xff\r");
+    assert_eq!(world.delivered, ["61ff"]);
+    assert!(world.show().0["problem"].is_null());
+}
+
+#[test]
+fn a_record_with_a_line_error_is_rejected_where_there_is_a_parity_and_else_flagged() {
+    // PARMRK: FF 00 and the byte that came with an error; FF 00 00 is a break.
+    let broken = b"a\xff\x00bc\rgood\r\xff\x00\x00d\rlonger than it may be\r";
+    for (keys, expected) in [
+        ("line = \"9600 8E1\"", &["\"good\" []", "\"longer t\" [\"cut\"]"][..]),
+        (
+            "line = \"9600 8N1\"",
+            &["\"abc\" [\"line-error\"]", "\"good\" []", "\"d\" [\"break\"]", "\"longer t\" [\"cut\"]"],
+        ),
+        (
+            "line = \"9600 8E1\"\non_line_error = \"deliver\"",
+            &["\"abc\" [\"line-error\"]", "\"good\" []", "\"d\" [\"break\"]", "\"longer t\" [\"cut\"]"],
+        ),
+    ] {
+        let mut world = told(keys);
+        world.receive(broken);
+        assert_eq!(world.delivered, expected, "{keys}");
+        let (source, counters) = world.show();
+        assert_eq!(counters["rejected_line_error"], 4 - expected.len() as u64, "{keys}");
+        if expected.len() == 2 {
+            let samples = source["samples"].as_array().expect("samples");
+            let shown: Vec<_> = samples.iter().map(|sample| (&sample["text"], &sample["flags"][0])).collect();
+            assert_eq!(shown, [(&"abc".into(), &"line-error".into()), (&"d".into(), &"break".into())]);
+        }
+    }
+}
+
+#[test]
+fn a_record_that_is_not_json_is_rejected_where_json_is_promised() {
+    let source = "kind = \"serial\"\npath = \"/dev/ttyS0\"\ndata_is = \"json\"";
+    let mut world = World::with_body(source, "end = \"\\r\"", "{{data}}", 64 << 20);
+    world.receive(b"{\"a\": 1}\r{\"a\": 1\r5\rnot\r");
+    assert_eq!(world.delivered, ["{\"a\": 1}", "5"]);
+    let (source, counters) = world.show();
+    assert_eq!(counters["rejected_not_json"], 2);
+    assert_eq!(source["samples"][1]["reason"], "not_json");
 }

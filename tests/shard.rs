@@ -30,6 +30,7 @@ fn seeded(directory: &Path, now: Now, seed: u64) -> Shard {
         [deliver]
         url = "http://127.0.0.1:8000/films/"
         body = "{{data}}"
+        content_type = "text/plain"
     "#;
     let settings = Arc::new(config::parse(text, "test").expect("a valid configuration"));
     let mut storage = FsStorage::open(directory).expect("a directory");

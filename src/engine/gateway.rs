@@ -614,6 +614,7 @@ mod tests {
             [deliver]
             url = "http://127.0.0.1:8000/films/"
             body = "{{data}}"
+            content_type = "text/plain"
         "#;
         let mut settings = config::parse(text, "test").expect("a valid configuration");
         settings.gateway.cores = vec![0; cores];

@@ -93,6 +93,7 @@ mod tests {
             [deliver]
             url = "http://127.0.0.1:8000/films/"
             body = "{{{{data}}}}"
+            content_type = "text/plain"
             "#
         );
         config::parse(&text, "test").expect("a valid configuration")

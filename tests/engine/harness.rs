@@ -130,6 +130,7 @@ pub fn settings(sources: Vec<SourceKind>) -> Settings {
         [deliver]
         url = "http://127.0.0.1:9/"
         body = "{{data}}"
+        content_type = "text/plain"
     "#;
     let mut settings = config::parse(text, "test").unwrap_or_else(|problems| panic!("{problems}"));
     let template = settings.sources.remove(0);
