@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PACKAGES = {
     "mkfs.ext4": "e2fsprogs", "losetup": "mount", "mount": "mount", "umount": "mount", "unshare": "util-linux",
     "nbdkit": "nbdkit", "nbdfuse": "libnbd-bin", "qemu-storage-daemon": "qemu-system-common", "strace": "strace",
-    "faketime": "faketime", "e2fsck": "e2fsprogs", "setpriv": "util-linux",
+    "faketime": "faketime", "ser2net": "ser2net", "e2fsck": "e2fsprogs", "setpriv": "util-linux",
 }
 ALWAYS = ("mount", "umount")
 
@@ -39,6 +39,7 @@ def arguments(text):
     parser.add_argument("--ringest", metavar="FILE", type=pathlib.Path, help="the program (default: built by cargo, release)")
     parser.add_argument("--cycles", metavar="N", type=int, default=1000, help="kills of the case kill (default 1000)")
     parser.add_argument("--cuts", metavar="N", type=int, default=60, help="cuts of the case power-cut (default 60)")
+    parser.add_argument("--joins", metavar="N", type=int, default=50, help="disturbances of the case joined-inside (default 50)")
     parser.add_argument("--seed", metavar="N", type=int, help="of what is drawn at random (default: by the clock; printed)")
     parser.add_argument("--scratch", metavar="DIR", type=pathlib.Path, help="where directories are made (default: TMPDIR)")
     parser.add_argument("--keep", action="store_true", help="leave the directories of cases that fail")
