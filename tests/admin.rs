@@ -2,8 +2,8 @@
 
 use ringest::config::Durability;
 use ringest::engine::admin::{self, Gateway, PARKED_TIMEOUT, Parked, Token, client};
-use ringest::ground::RecordFlags;
 use ringest::ground::count::{LineCounts, Stage, Terms};
+use ringest::ground::{FlagCounts, RecordFlags};
 use ringest::observe::snapshot::{LineSnapshot, ParkedList, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -138,6 +138,7 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
         open: 1,
         received,
         rejected: 1,
+        flagged: FlagCounts::default(),
         bytes: 20 * received,
         held_bytes: 0,
         garbage_bytes: 0,
@@ -388,8 +389,7 @@ fn the_status_document_adds_the_cores_up() {
     let mut sources = server.json("/api/sources").1["sources"].take();
     for source in sources.as_array_mut().expect("a list") {
         let samples = source.as_object_mut().expect("an object").remove("samples").expect("samples");
-        let sample =
-            json!({ "at": "1970-01-01T00:00:01.000000Z", "reason": "checksum", "text": "a\\x02", "hex": "6102" });
+        let sample = json!({ "at": "1970-01-01T00:00:01.000000Z", "reason": "checksum", "flags": [], "text": "a\\x02", "hex": "6102" });
         assert_eq!(samples[0], sample);
         assert!(samples.as_array().expect("a list").len() <= 8, "of all cores together");
     }

@@ -46,7 +46,10 @@ pub(super) fn check_encoding(section: &Section<'_, '_>, decoding: Decoding, fram
             let what = format!("the framing's {part} {} is no whole character of {name}", show_bytes(bytes));
             section.refuse(
                 "encoding",
-                Refusal::new(what, "two bytes for each character, such as \"0x0D00\" for a carriage return of utf-16le"),
+                Refusal::new(
+                    what,
+                    "two bytes for each character, such as \"0x0D00\" for a carriage return of utf-16le",
+                ),
             );
         }
     }

@@ -35,9 +35,44 @@ impl RecordFlags {
         self.0 == 0
     }
 
+    /// Its word, of a single flag's place.
+    fn word(place: usize) -> &'static str {
+        Self::WORDS[place].1
+    }
+
     /// A word for each that is set.
     pub fn words(self) -> impl Iterator<Item = &'static str> {
         Self::WORDS.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, word)| word)
+    }
+}
+
+/// How many records had each flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlagCounts([u64; RecordFlags::WORDS.len()]);
+
+impl FlagCounts {
+    /// One record more.
+    #[inline]
+    pub fn count(&mut self, flags: RecordFlags) {
+        // Nearly all records.
+        if !flags.is_empty() {
+            for (place, (flag, _)) in RecordFlags::WORDS.iter().enumerate() {
+                self.0[place] += u64::from(flags.contains(*flag));
+            }
+        }
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(own, other)| *own += other);
+    }
+}
+
+impl serde::Serialize for FlagCounts {
+    /// As an object: words of those that occurred, and how often.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let seen = self.0.iter().enumerate().filter(|(_, count)| **count > 0);
+        serializer.collect_map(seen.map(|(place, count)| (RecordFlags::word(place), count)))
     }
 }
 

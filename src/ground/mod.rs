@@ -10,7 +10,7 @@ mod moment;
 mod now;
 pub mod text;
 
-pub use flags::RecordFlags;
+pub use flags::{FlagCounts, RecordFlags};
 pub use id::{
     ApiId, CoreId, Fd, JournalId, LaneId, LaneNumber, LinkId, RecordName, RecordNumber, SegmentNumber, SourceId,
 };

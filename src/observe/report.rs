@@ -171,6 +171,7 @@ fn merge_sources(shards: &[Snapshot]) -> Vec<SourceSnapshot> {
         own.bytes += source.bytes;
         own.garbage_bytes += source.garbage_bytes;
         own.held_bytes += source.held_bytes;
+        own.flagged.add(&source.flagged);
         own.samples.extend(source.samples.iter().cloned());
         own.silent_s = shorter(own.silent_s, source.silent_s);
         join_words(&mut own.problem, source.problem.as_deref());

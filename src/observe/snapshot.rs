@@ -1,7 +1,7 @@
 //! What a shard shows of itself: taken between two turns of its loop, so that its numbers belong together.
 
-use crate::ground::RecordFlags;
 use crate::ground::count::{Counters, LineCounts, StageHistograms, Terms};
+use crate::ground::{FlagCounts, RecordFlags};
 use serde::Serialize;
 
 /// Records that a shard keeps aside.
@@ -146,6 +146,8 @@ pub struct SourceSnapshot {
     pub received: u64,
     /// Records rejected.
     pub rejected: u64,
+    /// Records kept that have a flag, by flag.
+    pub flagged: FlagCounts,
     /// Bytes read.
     pub bytes: u64,
     /// Bytes outside of all frames.

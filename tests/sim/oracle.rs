@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The name that a record is given whose sender is lost.
 const UNKNOWN: &str = "unknown";
+/// A lane whose records are not UTF-8.
+const BIG5_LANE: &str = "p-1";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -27,6 +29,8 @@ pub enum State {
 
 pub struct Expected {
     pub shown: Vec<u8>,
+    /// What it looks like where the note of who sent it is lost, and its encoding with it.
+    unnamed: Option<Vec<u8>>,
     pub state: State,
     /// When the counters first accounted for it; `u64::MAX` until then.
     counted_ns: u64,
@@ -37,8 +41,14 @@ pub struct Expected {
 }
 
 impl Expected {
-    fn new(shown: Vec<u8>) -> Self {
-        Self { shown, state: State::Fresh, counted_ns: u64::MAX, promised: false, damaged: false }
+    fn new(body: Body, lane: &str, record: &[u8]) -> Self {
+        let (shown, unnamed) = (body.shown(lane, record), body.shown(UNKNOWN, record));
+        let unnamed = (unnamed != shown).then_some(unnamed);
+        Self::of(shown, unnamed)
+    }
+
+    fn of(shown: Vec<u8>, unnamed: Option<Vec<u8>>) -> Self {
+        Self { shown, unnamed, state: State::Fresh, counted_ns: u64::MAX, promised: false, damaged: false }
     }
 
     /// Whether a loss of power must leave it, if all that was counted up to `safe_ns` is durable.
@@ -183,9 +193,8 @@ impl Oracle {
 
     /// A machine wrote a request that ends after the connection's `end`th byte.
     pub fn http_request(&mut self, conn: ConnId, end: u64, record: &[u8]) {
-        let shown = self.body.shown(record);
-        if let Some((_, Intake::Http(requests))) = self.intakes.get_mut(&conn) {
-            requests.push_back((end, shown));
+        if let Some((lane, Intake::Http(requests))) = self.intakes.get_mut(&conn) {
+            requests.push_back((end, self.body.shown(&self.lanes[*lane].name, record)));
         }
     }
 
@@ -194,9 +203,8 @@ impl Oracle {
     pub fn hand(&mut self, now_ns: u64, conn: ConnId, bytes: &[u8], total: u64) -> (u64, u64) {
         let Some((lane, intake)) = self.intakes.get_mut(&conn) else { return (0, 0) };
         let mut whole = 0;
-        let expected = &mut self.lanes[*lane].expected;
+        let Lane { name, expected, .. } = &mut self.lanes[*lane];
         let before = expected.len();
-        let mut add = |shown| expected.push(Expected::new(shown));
         match intake {
             Intake::Stream(framer, marks) => {
                 let body = self.body;
@@ -205,7 +213,7 @@ impl Oracle {
                     self.handed.stream_records += 1;
                     whole += 1;
                     match frame {
-                        Frame::Record(record) => add(body.shown(&record)),
+                        Frame::Record(record) => expected.push(Expected::new(body, name, &record)),
                         Frame::Rejected => self.handed.rejected += 1,
                     }
                 });
@@ -214,7 +222,7 @@ impl Oracle {
                 while requests.front().is_some_and(|(end, _)| *end <= total) {
                     self.handed.http_records += 1;
                     whole += 1;
-                    add(requests.pop_front().expect("looked at").1);
+                    expected.push(Expected::of(requests.pop_front().expect("looked at").1, None));
                 }
             }
         }
@@ -243,8 +251,8 @@ impl Oracle {
                 self.handed.stream_records += u64::from(last.is_some());
                 match last {
                     Some(Frame::Record(record)) => {
-                        let expected = &mut self.lanes[lane].expected;
-                        expected.push(Expected::new(self.body.shown(&record)));
+                        let Lane { name, expected, .. } = &mut self.lanes[lane];
+                        expected.push(Expected::new(self.body, name, &record));
                         self.fresh.push((lane, expected.len() - 1));
                     }
                     Some(Frame::Rejected) => self.handed.rejected += 1,
@@ -325,11 +333,14 @@ impl Oracle {
     /// A record's bytes on the disk changed: it may be lost, or come from nobody.
     pub fn damaged(&mut self, name: &str, record: &[u8]) {
         self.was_cut = true;
-        let shown = self.body.shown(record);
-        self.asides_damaged(Some(&shown));
-        // Without its name it can be anybody's.
+        // Without its name it can be anybody's, in any encoding.
+        let names: &[&str] = if name.is_empty() { &[UNKNOWN, BIG5_LANE] } else { &[name] };
+        for name in names {
+            self.asides_damaged(Some(&self.body.shown(name, record)));
+        }
         let lanes = self.lanes.iter_mut().filter(|lane| lane.name == name || name.is_empty());
         for lane in lanes {
+            let shown = self.body.shown(&lane.name, record);
             let done = lane.positions.first().copied().unwrap_or(0);
             for entry in lane.expected[done..].iter_mut().filter(|entry| entry.shown == shown) {
                 if entry.state != State::Refused {
@@ -360,7 +371,7 @@ impl Oracle {
     /// # Errors
     /// If the shard was never handed it.
     pub fn acknowledged(&mut self, name: &str, record: &[u8]) -> Result<(), String> {
-        let shown = self.body.shown(record);
+        let shown = self.body.shown(name, record);
         let lane = self.lane(name, true, usize::MAX);
         if self.lanes[lane].cut {
             return Ok(());
@@ -383,7 +394,7 @@ impl Oracle {
     /// # Errors
     /// If it has arrived.
     pub fn refused(&mut self, name: &str, record: &[u8]) -> Result<(), String> {
-        let shown = self.body.shown(record);
+        let shown = self.body.shown(name, record);
         let lane = self.lane(name, true, usize::MAX);
         let lane = &mut self.lanes[lane];
         let Some(index) = lane.expected.iter().rposition(|entry| entry.shown == shown) else { return Ok(()) };
@@ -463,7 +474,9 @@ impl Oracle {
     /// # Errors
     /// If it is not.
     pub fn stray(&mut self, data: &[u8]) -> Result<(), String> {
-        let same = |entry: &&Expected| entry.state == State::Maybe && entry.shown == data;
+        let same = |entry: &&Expected| {
+            entry.state == State::Maybe && (entry.shown == data || entry.unnamed.as_deref() == Some(data))
+        };
         let sent = self.lanes.iter().flat_map(|lane| lane.expected.iter()).filter(same).count();
         let strays = self.strays.entry(data.to_vec()).or_default();
         *strays += 1;

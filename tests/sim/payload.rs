@@ -3,6 +3,7 @@
 
 use ringest::framing;
 use ringest::framing::{Checksum, ChecksumKind, CrcName, Framing, FramingKind, LengthCounts, NumberForm, Oversized};
+use ringest::ground::decoding::Decoding;
 
 /// What a machine's records are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,6 +231,15 @@ impl Framer {
     }
 }
 
+/// How the records of a lane, or of a source, become text: every third stream speaks Big5.
+pub fn decoding_of(name: &str) -> Decoding {
+    let (kind, rest) = name.split_once('-').unwrap_or(("", ""));
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).map_or(rest, |end| &rest[..end]);
+    let is_big5 = ["p", "t", "c"].contains(&kind) && digits.parse().is_ok_and(|number: u32| number % 3 == 1);
+    let label = if is_big5 { "big5" } else { "utf-8" };
+    Decoding { encoding: Decoding::encoding_of(label).expect("a label"), ..Decoding::default() }
+}
+
 /// How a world's template shows a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
@@ -273,10 +283,10 @@ impl Body {
         }
     }
 
-    /// What the receiver gets to see of a record.
-    pub fn shown(self, record: &[u8]) -> Vec<u8> {
+    /// What the receiver gets to see of a record of this lane.
+    pub fn shown(self, lane: &str, record: &[u8]) -> Vec<u8> {
         match self {
-            Self::Json => String::from_utf8_lossy(record).into_owned().into_bytes(),
+            Self::Json => decoding_of(lane).decode(record).0.into_owned().into_bytes(),
             _ => record.to_vec(),
         }
     }

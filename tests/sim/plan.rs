@@ -4,7 +4,7 @@ use super::context::{MS, S, US};
 use super::disk::{DiskTrouble, DiskWork};
 use super::machines::{Kind, MachinePlan};
 use super::net::{EIO, Weather};
-use super::payload::{Alphabet, Body};
+use super::payload::{Alphabet, Body, decoding_of};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
     Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, Flow, Gateway, Journal, LaneKey, Limits, Line,
@@ -357,7 +357,7 @@ fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing
         Kind::Http => (format!("w-{}", id.0), SourceKind::Http { listen }),
     };
     let silence_alarm = rng.bool().then_some(Duration::from_millis(700));
-    Source { silence_alarm, ..Source::new(&name, kind, framing) }
+    Source { silence_alarm, decoding: decoding_of(&name), ..Source::new(&name, kind, framing) }
 }
 
 fn framing(rng: &mut fastrand::Rng, body: Body, level: Level) -> Framing {

@@ -143,10 +143,7 @@ impl Sender {
             data: request.body,
         };
         let number = store.keep(turn, room, lane, record, first_byte_ns);
-        sources.of(self.source).tally.received += 1;
-        if flags.contains(RecordFlags::UNDECODABLE) {
-            sources.count_undecodable(turn, self.source);
-        }
+        sources.count_kept(turn, self.source, flags);
         turn.stages.record(Stage::Frame, frame_ns);
         turn.stages.record(Stage::Journaled, 0);
         Verdict::Accepted { last_number: number.0, records: 1 }

@@ -6,7 +6,7 @@ use super::samples::Samples;
 use super::stream::Stream;
 use crate::config::{Settings, SourceKind};
 use crate::framing::RejectReason;
-use crate::ground::{Fd, LaneId, LinkId, Now, RecordFlags, SourceId};
+use crate::ground::{Fd, FlagCounts, LaneId, LinkId, Now, RecordFlags, SourceId};
 use crate::journal::OriginRef;
 use crate::observe::snapshot::{LineSnapshot, Refused, SourceSnapshot};
 use crate::shard::links::{Kind, Table};
@@ -31,6 +31,8 @@ pub(super) struct Tally {
     pub bytes: u64,
     /// Bytes outside of all frames.
     pub garbage_bytes: u64,
+    /// Of records kept.
+    pub flagged: FlagCounts,
     pub undecodable: Undecodable,
     /// Marked in the stream of a serial line, as in [`Counters`](crate::ground::count::Counters).
     pub line_breaks: u64,
@@ -108,6 +110,7 @@ impl Source {
         self.tally.rejected += earlier.tally.rejected;
         self.tally.bytes += earlier.tally.bytes;
         self.tally.garbage_bytes += earlier.tally.garbage_bytes;
+        self.tally.flagged.add(&earlier.tally.flagged);
         self.tally.undecodable.inherit(&earlier.tally.undecodable);
         self.tally.line_breaks += earlier.tally.line_breaks;
         self.tally.line_errors += earlier.tally.line_errors;
@@ -133,6 +136,7 @@ impl Source {
             open: self.open + u64::from(self.connected),
             received: self.tally.received,
             rejected: self.tally.rejected,
+            flagged: self.tally.flagged,
             bytes: self.tally.bytes,
             garbage_bytes: self.tally.garbage_bytes,
             held_bytes,
@@ -455,8 +459,18 @@ impl Sources {
         tally.samples.push_garbage(turn.now, link, bytes);
     }
 
-    /// A record that is kept and is no text in its source's encoding.
-    pub fn count_undecodable(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+    /// A record is kept, with these flags.
+    #[inline]
+    pub fn count_kept(&mut self, turn: &mut Turn<'_>, id: SourceId, flags: RecordFlags) {
+        let tally = &mut self.of(id).tally;
+        tally.received += 1;
+        tally.flagged.count(flags);
+        if flags.contains(RecordFlags::UNDECODABLE) {
+            self.count_undecodable(turn, id);
+        }
+    }
+
+    fn count_undecodable(&mut self, turn: &mut Turn<'_>, id: SourceId) {
         turn.counters.undecodable_records += 1;
         let (now, configured) = (turn.now, turn.source(id));
         self.of(id).tally.undecodable.count(now, configured);

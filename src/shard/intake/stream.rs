@@ -84,9 +84,6 @@ impl Sender {
                 let Some(room) = room else { return sources.reject_full(turn, self.source, bytes) };
                 turn.counters.cut_records += u64::from(flags.contains(RecordFlags::CUT));
                 turn.counters.unended_records += u64::from(flags.contains(RecordFlags::UNENDED));
-                if flags.contains(RecordFlags::UNDECODABLE) {
-                    sources.count_undecodable(turn, self.source);
-                }
                 turn.stages.record(Stage::Frame, at_ns.saturating_sub(first_byte_ns));
                 turn.stages.record(Stage::Journaled, turn.now.mono_ns - at_ns);
                 self.keep(lent, room, (bytes, flags), first_byte_ns);
@@ -110,7 +107,7 @@ impl Sender {
             data: bytes,
         };
         lent.store.keep(lent.turn, room, lane, record, first_byte_ns);
-        lent.sources.of(self.source).tally.received += 1;
+        lent.sources.count_kept(lent.turn, self.source, flags);
     }
 
     /// Its lane, and a new origin in it.

@@ -18,7 +18,7 @@ TEXTS = {
     "shift_jis": ("shift_jis", ["ソ表示,温度", "能\\力 \"十\"", "ﾃｽﾄ"]),
     "euc-kr": ("euc_kr", ["온도 초과,NG", "두께 \"12.5\"", "가\\나"]),
     "windows-1252": ("cp1252", ["12.5 °C € \"ok\"", "Größe\\µm", "naïve – “x”"]),
-    "utf-16le": ("utf-16-le", ["溫度過高,NG", "a\u010a\u0d0d€ \"b\"", "𠀀\\"]),
+    "utf-16le": ("utf-16-le", ["溫度過高,NG", "a\u010a\u0d61\u0100€ \"b\"", "𠀀\\"]),
 }
 SOURCE = """[[source]]
 name = "{label}"
