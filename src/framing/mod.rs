@@ -14,12 +14,14 @@
 mod checksum;
 mod counted;
 mod delimiter;
+mod hints;
 mod matching;
 mod running;
 mod settings;
 mod start;
 
 pub use checksum::{Checksum, ChecksumForm, ChecksumKind, Covers, CrcName, Place};
+pub use hints::{Hint, Hints, Look};
 pub use matching::Matching;
 use running::Running;
 pub use settings::{
