@@ -8,8 +8,8 @@ use ringest::config::{
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
 use ringest::framing::{
-    Checksum, ChecksumKind, CrcName, Framing, FramingKind, Idle, LengthCounts, LengthField, NumberForm, OnIdle,
-    Oversized,
+    Checksum, ChecksumForm, ChecksumKind, Covers, CrcName, Escape, Framing, FramingKind, Idle, Keep, LengthCounts,
+    LengthField, Matching, NumberForm, OnIdle, Oversized, Place,
 };
 use ringest::http::server;
 use std::path::{Path, PathBuf};
@@ -115,7 +115,7 @@ fn the_printed_example_passes_the_check_which_shows_what_would_run() {
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{shown}");
     for expected in [
-        "gauge-1  serial  /dev/serial/by-id/usb-FTDI_FT232R_A10K2-if00-port0 9600 8N1  end \"\\r\", trimmed, cut beyond 4KiB",
+        "gauge-1  serial  /dev/serial/by-id/usb-FTDI_FT232R_A10K2-if00-port0 9600 8N1  end \"\\r\", trimmed, dropped beyond 4KiB",
         "power: accepted records survive a loss of power",
         "state        /var/lib/ringest",
         "POST http://127.0.0.1:8000/seq/ (id at \"/id\")",
@@ -301,6 +301,7 @@ fn every_key_reaches_its_setting() {
     let stx = Framing {
         kind: delimiter(b"\r\x03"),
         starts: vec![vec![2]],
+        restart: true,
         idle: Some(Idle { gap: Duration::from_millis(40), policy: OnIdle::Emit }),
         trim: false,
         max_bytes: 64 << 10,
@@ -532,5 +533,163 @@ fn every_prefix_of_the_example_is_accepted_or_reported_and_never_panics() {
         if let Err(problems) = config::parse_on(&config::EXAMPLE[..end], "prefix", &CPUS) {
             assert!(!problems.list.is_empty());
         }
+    }
+}
+
+fn framing_of(keys: &str) -> Framing {
+    let framings = config::parse_framings(&format!("[framing.x]\n{keys}"), "framing");
+    framings.unwrap_or_else(|problems| panic!("{problems}")).remove("x").unwrap()
+}
+
+#[test]
+fn what_the_machines_of_the_field_need_reaches_its_setting() {
+    let text = r#"
+        start = ["$", "0x21"]
+        end = ["\r\n", "\n"]
+        keep = ["end", "start"]
+        restart = true
+        checksum = { kind = "CRC-16/xmodem", form = "binary", endian = "big", covers = ["start", "end"], place = "before" }
+        ignore = "0x0020"
+        match = '^\$G'
+        oversized = "cut"
+    "#;
+    let checksum = Checksum {
+        form: ChecksumForm::Binary { big: true },
+        covers: Covers { start: true, header: false, end: true },
+        place: Place::Before,
+        ..Checksum::short(ChecksumKind::Crc(CrcName::Crc16Xmodem))
+    };
+    let expected = Framing {
+        kind: FramingKind::Delimiter { ends: vec![b"\r\n".to_vec(), b"\n".to_vec()] },
+        starts: vec![b"$".to_vec(), b"!".to_vec()],
+        keep: Keep { start: true, end: true },
+        restart: true,
+        checksum: Some(checksum),
+        ignore: b"\0 ".to_vec(),
+        matching: Some(Matching::new(r"^\$G").unwrap()),
+        trim: false,
+        oversized: Oversized::Cut,
+        ..Framing::default()
+    };
+    assert_eq!(framing_of(text), expected);
+    assert_eq!(
+        config::show_framing(&expected),
+        "start \"$\" or \"!\" (kept), end \"\\r\\n\" or \"\\n\" (kept), a start inside a record begins anew, checksum CRC-16/XMODEM \
+         in big endian with start and end before the end, 0x0020 between records ignored, matching \"^\\\\$G\", cut beyond 4KiB"
+    );
+
+    let length = r#"length = { bytes = 3, mask = 0x3FFF, add = -2, trailer = 4, form = "binary" }
+                    checksum = { bytes = 2 }"#;
+    let field = LengthField {
+        mask: 0x3FFF,
+        add: -2,
+        trailer_bytes: 4,
+        ..LengthField::plain(0, 3, NumberForm::Big, LengthCounts::Payload, false)
+    };
+    let expected = Framing {
+        kind: FramingKind::Length(field),
+        checksum: Some(Checksum::short(ChecksumKind::Skip { bytes: 2 })),
+        trim: false,
+        ..Framing::default()
+    };
+    assert_eq!(framing_of(length), expected);
+    assert_eq!(
+        config::show_framing(&expected),
+        "3-byte length of the payload at 0, big endian, masked by 0x3FFF, minus 2, a trailer of 4 bytes, 2 bytes passed over, \
+         dropped beyond 4KiB"
+    );
+    for (word, form) in [("decimal", NumberForm::Decimal), ("hex", NumberForm::Hex)] {
+        let framing = framing_of(&format!("length = {{ bytes = 8, form = {word:?} }}"));
+        let expected = LengthField::plain(0, 8, form, LengthCounts::Payload, false);
+        assert_eq!(framing.kind, FramingKind::Length(expected), "{word}");
+    }
+}
+
+#[test]
+fn a_start_that_is_one_control_byte_begins_anew_where_the_end_is_of_characters() {
+    for (keys, restart) in [
+        ("start = \"0x02\"\nend = \"0x03\"", true),
+        ("start = [\"0x02\", \"0x01\"]\nend = [\"0x03\", \"\\r\"]", true),
+        ("start = \"0x02\"\nend = \"0x03\"\nrestart = false", false),
+        ("start = \"0x02\"\nend = \"0x83\"", false),
+        ("start = \"0x0202\"\nend = \"0x03\"", false),
+        ("start = \":\"\nend = \"\\r\"", false),
+        ("start = \":\"\nend = \"\\r\"\nrestart = true", true),
+        ("end = \"\\r\"", false),
+        ("start = \"0x02\"\nlength = { bytes = 1 }", false),
+        // A binary sum before the end may be a start.
+        ("start = \"0x02\"\nend = \"0x03\"\nchecksum = { kind = \"xor8\", place = \"before\" }", false),
+        ("start = \"0x02\"\nend = \"0x03\"\nchecksum = { kind = \"xor8\", place = \"before\", form = \"hex\" }", true),
+        ("start = \"0x02\"\nend = \"0x03\"\nchecksum = \"xor8\"", true),
+    ] {
+        assert_eq!(framing_of(keys).restart, restart, "{keys}");
+    }
+}
+
+#[test]
+fn an_escape_brings_its_start_and_end() {
+    let dle = framing_of("escape = \"dle\"");
+    assert_eq!((dle.escape, dle.restart, dle.trim), (Some(Escape::Dle), true, false));
+    assert_eq!((dle.starts, dle.kind), (vec![vec![0x10, 2]], FramingKind::Delimiter { ends: vec![vec![0x10, 3]] }));
+    let slip = framing_of("escape = \"slip\"\nchecksum = \"CRC-16/KERMIT\"\nidle_gap = \"40ms\"");
+    assert_eq!((slip.escape, slip.restart, slip.trim), (Some(Escape::Slip), false, false));
+    assert_eq!((slip.starts, slip.kind), (vec![], FramingKind::Delimiter { ends: vec![vec![0xC0]] }));
+    assert_eq!(slip.checksum.unwrap().place, Place::Before);
+}
+
+#[test]
+fn a_section_may_begin_with_a_preset_and_a_source_may_name_one() {
+    let nmea = config::preset("nmea").unwrap();
+    let own =
+        framing_of("preset = \"nmea\"\nmax = \"100B\"\nstart = []\nkeep = []\nrestart = false\nchecksum = \"none\"");
+    let expected = Framing {
+        starts: vec![],
+        keep: Keep::default(),
+        restart: false,
+        checksum: None,
+        max_bytes: 100,
+        ..nmea.clone()
+    };
+    assert_eq!(own, expected);
+    // Another way to end a record takes the place of the preset's.
+    let own = framing_of("preset = \"stx-etx\"\nfixed = 12");
+    assert_eq!((own.kind, own.starts, own.restart), (FramingKind::Fixed { bytes: 12 }, vec![vec![2]], false));
+    let own = framing_of("preset = \"modbus-rtu\"\nidle_gap = \"5ms\"");
+    assert_eq!(own.idle.map(|idle| idle.gap), Some(std::time::Duration::from_millis(5)));
+
+    let source = "source = [{ name = \"a\", kind = \"tcp_connect\", connect = \"10.0.0.1:1\", framing = \"nmea\" }]\n\
+                  [deliver]\nurl = \"http://127.0.0.1/\"\n";
+    assert_eq!(config::parse_on(source, "test", &CPUS).unwrap().sources[0].framing, nmea);
+    let of_file = config::parse_on(&format!("{source}[framing.nmea]\nend = \";\"\n"), "test", &CPUS).unwrap();
+    assert_eq!(of_file.sources[0].framing.kind, FramingKind::Delimiter { ends: vec![b";".to_vec()] });
+
+    let printed = ringest(&["config", "presets"]);
+    assert!(printed.status.success());
+    let printed = config::parse_framings(std::str::from_utf8(&printed.stdout).unwrap(), "presets").unwrap();
+    assert_eq!(printed.len(), 11);
+    assert!(printed.into_iter().all(|(name, framing)| config::preset(&name) == Some(framing)));
+}
+
+#[test]
+fn check_notes_a_fixed_length_that_a_lost_byte_would_shift_for_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ringest.toml");
+    for (keys, is_noted) in [
+        ("fixed = 10", true),
+        ("fixed = 10\nchecksum = { bytes = 1 }", true),
+        ("fixed = 10\nmatch = '^A'", true),
+        ("fixed = 10\nchecksum = \"sum8\"", false),
+        ("fixed = 10\nstart = \"0x02\"", false),
+        ("fixed = 10\nidle_gap = \"40ms\"", false),
+    ] {
+        let text = format!(
+            "source = [{{ name = \"a\", kind = \"tcp_connect\", connect = \"10.0.0.1:1\", framing = \"block\" }}]\n\
+             [deliver]\nurl = \"http://127.0.0.1/\"\n[framing.block]\n{keys}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let notes = config::check(&path).unwrap().notes;
+        let noted =
+            notes.iter().any(|note| note.key == "framing.block.fixed" && note.what.contains("shifts every record"));
+        assert_eq!(noted, is_noted, "{keys}: {notes:?}");
     }
 }

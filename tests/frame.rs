@@ -41,7 +41,7 @@ fn records_and_what_is_rejected_are_shown_as_text_and_hexadecimal_with_their_pla
     let output = ringest(&["--framing", "gauge", "--config", config.to_str().unwrap()], &[&capture]);
     assert!(output.status.success(), "{output:?}");
     let expected = "\
-framing: start 0x02, end 0x03, checksum xor8, cut beyond 4B
+framing: start 0x02, end 0x03, a start inside a record begins anew, checksum xor8, cut beyond 4B
 
        0  garbage                     5 B  \"noise\"
           6e 6f 69 73 65
@@ -69,7 +69,8 @@ fn options_make_the_same_framing_and_json_says_the_same() {
     let output = ringest(&options, &[&capture]);
     assert!(output.status.success(), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["framing"], "start 0x02, end 0x03, checksum xor8, cut beyond 4B");
+    let framing = "start 0x02, end 0x03, a start inside a record begins anew, checksum xor8, cut beyond 4B";
+    assert_eq!(report["framing"], framing);
     let kinds: Vec<&str> = report["frames"].as_array().unwrap().iter().map(|f| f["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["garbage", "record", "rejected", "record", "empty", "rejected"]);
     assert_eq!(
@@ -123,9 +124,15 @@ fn what_cannot_be_used_is_said_with_its_option_and_its_exit_code() {
     let capture = files.file("capture", b"nothing ends here");
     let config = files.file("ringest.toml", CONFIG.as_bytes());
     let config = config.to_str().unwrap();
-    let cases: [(&[&str], i32, &str); 6] = [
+    let cases: [(&[&str], i32, &str); 12] = [
         (&["--end", "|"], 10, "there is no record in these bytes"),
-        (&["--checksum", "crc8", "--length-bytes", "3"], 3, "--length-bytes = 3: a length of three bytes is not known"),
+        (&["--checksum", "crc8", "--length-bytes", "5"], 3, "--length-bytes = 5: out of bounds"),
+        (&["--checksum", "{ kind = \"xor9\" }"], 3, "--checksum, kind = \"xor9\": this word is not known here"),
+        (&["--checksum", "{ kind = xor8 }"], 2, "this is no table of TOML"),
+        (&["--preset", "nmeaa"], 3, "did you mean \"nmea\"?"),
+        (&["--encoding", "big6"], 2, "there is no encoding of this label"),
+        (&["--gap-at", "17"], 2, "there are only 17 bytes"),
+        (&["--match", "("], 3, "--match = \"(\": this is no regular expression"),
         (&["--end", r"\q"], 2, r"--end"),
         (&["--framing", "guage", "--config", config], 3, "did you mean \"gauge\"?"),
         (&["--framing", "gauge", "--config", "/nonexistent.toml"], 3, "cannot be read"),
@@ -139,4 +146,196 @@ fn what_cannot_be_used_is_said_with_its_option_and_its_exit_code() {
     let output = ringest(&[], &[&PathBuf::from("/nonexistent")]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("/nonexistent: No such file"), "{output:?}");
+}
+
+fn case(name: &str) -> PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/framing/cases").join(name)
+}
+
+/// The report of `ringest frame --json` on one file.
+fn report(options: &[&str], file: &PathBuf) -> serde_json::Value {
+    let output = ringest(&[&["--json"], options].concat(), &[file]);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// The texts of the records of a report.
+fn records(report: &serde_json::Value) -> Vec<&str> {
+    let frames = report["frames"].as_array().unwrap().iter();
+    frames.filter(|frame| frame["kind"] == "record").map(|frame| frame["text"].as_str().unwrap()).collect()
+}
+
+/// The framings that the captures in `tests/framing/cases` came with.
+const OF_CASES: &str = r#"
+[framing.stx-etx]
+start = "0x02"
+end = "0x03"
+[framing.len]
+start = "0xAA55"
+length = { offset = 2, bytes = 2, endian = "big", counts = "payload", header = "drop" }
+checksum = "crc16-modbus"
+max = "256B"
+oversized = "drop"
+[framing.len1]
+start = "0x02"
+length = { offset = 1, bytes = 1 }
+checksum = "crc16-modbus"
+max = "64B"
+oversized = "drop"
+[framing.fixed-sum]
+fixed = 36
+checksum = "sum8"
+"#;
+
+fn report_of_case(framing: &str, name: &str) -> serde_json::Value {
+    let files = Files::new();
+    let config = files.file("ringest.toml", OF_CASES.as_bytes());
+    report(&["--framing", framing, "--config", config.to_str().unwrap()], &case(name))
+}
+
+#[test]
+fn a_lost_end_costs_the_record_that_lost_it_and_no_other() {
+    for report in [
+        report_of_case("stx-etx", "01-lost-etx.bin"),
+        report(&["--preset", "stx-etx"], &case("01-lost-etx.bin")),
+        report(&["--start", "0x02", "--end", "0x03"], &case("01-lost-etx.bin")),
+    ] {
+        assert_eq!(records(&report), ["W+009.999", "W+005.000"], "{report}");
+        assert_eq!(report["summary"]["rejected"], serde_json::json!({ "unfinished": 1 }), "{report}");
+    }
+    let report = report(&["--preset", "stx-etx", "--restart", "false"], &case("01-lost-etx.bin"));
+    assert_eq!(records(&report).len(), 2, "{report}");
+    assert_eq!(report["summary"]["rejected"], serde_json::json!({}), "{report}");
+}
+
+#[test]
+fn one_wrong_length_costs_one_record() {
+    let report = report_of_case("len", "02-length-above-max.bin");
+    assert_eq!(report["summary"]["records"], 4_000, "{}", report["summary"]);
+    assert_eq!(report["summary"]["rejected"], serde_json::json!({ "length": 1 }), "{}", report["summary"]);
+}
+
+#[test]
+fn a_false_start_costs_no_record() {
+    let report = report_of_case("len1", "04-false-start.bin");
+    assert_eq!(report["summary"]["records"], 20, "{}", report["summary"]);
+}
+
+#[test]
+fn a_block_check_may_cover_the_end() {
+    for options in [
+        &["--preset", "stx-etx-bcc"][..],
+        &["--start", "0x02", "--end", "0x03", "--checksum", "{ kind = \"xor8\", covers = [\"end\"] }"],
+    ] {
+        let report = report(options, &case("05-bcc-covers-etx.bin"));
+        assert_eq!(records(&report), ["W+001.234"], "{report}");
+        assert_eq!(report["framing"].as_str().unwrap().matches("checksum xor8 with end").count(), 1, "{report}");
+    }
+}
+
+#[test]
+fn a_record_is_shown_in_its_encoding_and_what_does_not_fit_it_has_a_flag() {
+    let capture = case("12-big5.bin");
+    let report_of_big5 = report(&["--encoding", "big5"], &capture);
+    assert_eq!(records(&report_of_big5), ["許功蓋,溫度過高,NG"], "{report_of_big5}");
+    assert_eq!(report_of_big5["summary"]["undecodable"], 0);
+    let output = ringest(&["--encoding", "big5"], &[&capture]);
+    assert!(text(&output.stdout).contains("18 B  \"許功蓋,溫度過高,NG\""), "{output:?}");
+    let report_of_utf8 = report(&["--encoding", "utf-8"], &capture);
+    assert_eq!(report_of_utf8["frames"][0]["flags"], serde_json::json!(["undecodable"]), "{report_of_utf8}");
+    assert_eq!(report_of_utf8["summary"]["undecodable"], 1);
+    let output = ringest(&["--encoding", "utf-8"], &[&capture]);
+    assert!(text(&output.stdout).contains("record (undecodable)"), "{output:?}");
+    assert!(text(&output.stdout).contains("1 records (0 cut, 0 unended, 1 undecodable)"), "{output:?}");
+    // Without an encoding nothing is said about it.
+    assert_eq!(report(&[], &capture)["summary"].get("undecodable"), None);
+}
+
+#[test]
+fn a_fixed_length_finds_its_step_again_by_its_checksum_and_never_without() {
+    let report_of_sum = report_of_case("fixed-sum", "18-fixed-lost-byte.bin");
+    assert_eq!(report_of_sum["summary"]["records"], 49, "{}", report_of_sum["summary"]);
+    let report = report(&["--fixed", "10"], &case("15-fixed-dropped-byte.bin"));
+    assert_eq!(records(&report)[0], "ABCDEFGHI\\n", "{report}");
+    assert_eq!(records(&report)[1], "ABCDEFGI\\nA", "{report}");
+}
+
+#[test]
+fn seven_bits_with_a_parity_are_hinted_at_and_read() {
+    let capture = case("16-7e1-on-8n1.bin");
+    let output = ringest(&[], &[&capture]);
+    assert_eq!(output.status.code(), Some(10));
+    assert!(text(&output.stdout).contains("hint: all bytes have even parity"), "{output:?}");
+    assert!(text(&output.stdout).contains("strip_bit7 = true"), "{output:?}");
+    for options in [&["--strip-bit7"][..], &["--strip-bit7=true"]] {
+        let report = report(options, &capture);
+        assert_eq!(records(&report), ["W,+001.234kg"], "{report}");
+        assert_eq!(report["hints"], serde_json::json!([]), "{report}");
+    }
+}
+
+#[test]
+fn a_silence_can_be_put_before_a_byte() {
+    let files = Files::new();
+    let request: &[u8] = &[0x11, 0x03, 0x00, 0x6B, 0x00, 0x03, 0x76, 0x87];
+    let capture = files.file("capture", &request.repeat(3));
+    let options = ["--preset", "modbus-rtu", "--gap-at", "16", "--gap-at", "8"];
+    let report_of_gaps = report(&options, &capture);
+    let frames = report_of_gaps["frames"].as_array().unwrap();
+    let places: Vec<(u64, &str)> =
+        frames.iter().map(|frame| (frame["offset"].as_u64().unwrap(), frame["hex"].as_str().unwrap())).collect();
+    assert_eq!(places, [(0, "1103006b0003"), (8, "1103006b0003"), (16, "1103006b0003")]);
+    assert_eq!(report(&options[..2], &capture)["summary"]["rejected"], serde_json::json!({ "checksum": 1 }));
+    // Offsets count over all captures.
+    let output =
+        ringest(&["--json", "--preset", "modbus-rtu", "--gap-at", "32", "--gap-at", "24"], &[&capture, &capture]);
+    let report_of_two: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report_of_two["summary"]["records"], 1, "{report_of_two}");
+    assert_eq!(report_of_two["frames"][1]["offset"], 24, "{report_of_two}");
+    let report_of_lines = report(&["--gap-at", "1"], &files.file("line", b"12.5\r"));
+    assert!(report_of_lines["hints"][0].as_str().unwrap().contains("no idle_gap"), "{report_of_lines}");
+}
+
+#[test]
+fn presets_read_what_they_are_named_after() {
+    let files = Files::new();
+    let nmea = b"$GPGLL,5057.970,N,00146.110,E,142451,A*27\r\n!AIVDM,1,1,,A,x,0\r\n$GPGLL,5057.970,N,00146.110,E,142452,A*27\r\n";
+    for (preset, capture, expected, rejected) in [
+        ("lines", &b"12.5 mm\r\n13 mm\n"[..], &["12.5 mm", "13 mm"][..], 0),
+        ("cr", b"12.5 mm\r13 mm\r\n", &["12.5 mm", "13 mm"], 0),
+        ("crlf", b"12.5\rmm\r\n13 mm\r\n", &["12.5\\rmm", "13 mm"], 0),
+        ("nmea", nmea, &["$GPGLL,5057.970,N,00146.110,E,142451,A", "!AIVDM,1,1,,A,x,0"], 1),
+        ("modbus-ascii", b":1103006B00037E\r\n:1103006B00047E\r\n", &["1103006B0003"], 1),
+        ("slip", b"\xC0a\xDB\xDCb\xDB\xDDc\xC0", &["a\\xc0b\\xdbc"], 0),
+        ("dle", b"\x10\x02a\x10\x10b\x10\x03\x10\x02c\x10\x03", &["a\\x10b", "c"], 0),
+        ("ubx", &[0xB5, 0x62, 0x0A, 0x04, 0x00, 0x00, 0x0E, 0x34], &["\\n\\x04\\x00\\x00"], 0),
+    ] {
+        let report = report(&["--preset", preset], &files.file("capture", capture));
+        assert_eq!(records(&report), expected, "{preset}: {report}");
+        let counts = report["summary"]["rejected"].as_object().unwrap().values();
+        assert_eq!(counts.map(|count| count.as_u64().unwrap()).sum::<u64>(), rejected, "{preset}: {report}");
+    }
+    // A file without such a section leaves the name to the preset.
+    let config = files.file("ringest.toml", b"[framing.own]\nend = \";\"\n");
+    let options = ["--framing", "lines", "--config", config.to_str().unwrap()];
+    assert_eq!(records(&report(&options, &files.file("capture", b"a\nb\n"))), ["a", "b"]);
+}
+
+#[test]
+fn options_of_a_length_reach_it() {
+    let files = Files::new();
+    let options =
+        ["--start", ":", "--length-form", "hex", "--length-add=-1", "--length-mask", "0xff", "--length-trailer", "2"];
+    let report = report(&options, &files.file("capture", b":06hello\r\n"));
+    let expected = "2-character length of the payload at 1, hexadecimal, masked by 0xFF, minus 1, a trailer of 2 bytes";
+    assert!(report["framing"].as_str().unwrap().contains(expected), "{report}");
+    assert_eq!(records(&report), ["hello"], "{report}");
+}
+
+#[test]
+fn lines_that_end_otherwise_are_hinted_at() {
+    let files = Files::new();
+    let output = ringest(&[], &[&files.file("capture", &b"12.5 mm\n".repeat(3))]);
+    assert!(text(&output.stdout).contains(r#"end = "\n" in its framing"#), "{output:?}");
+    let output = ringest(&[], &[&files.file("capture", b"\xFF\xFD\x01login: \r\n")]);
+    assert!(text(&output.stdout).contains("hint: the other side speaks telnet"), "{output:?}");
 }

@@ -181,6 +181,9 @@ impl World {
                 self.shard.handle(now, Completion::PortOpened { link, result: Ok(Fd(9)) });
             }
             Op::HoldLine { fd: Fd(9), hold, .. } => self.holds.push(hold),
+            Op::Connect { link, to: Destination::Source(_) } => {
+                self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(9)) });
+            }
             Op::Connect { link, to: Destination::Api(_) } => {
                 self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(10)) });
             }
@@ -317,6 +320,55 @@ fn what_became_no_record_is_counted_by_reason_and_the_last_of_it_is_kept() {
     );
     assert_eq!(source["samples"][0]["at"], "2026-01-02T03:04:05.001000Z");
     assert_eq!((&source["garbage_bytes"], &source["rejected"], &source["received"]), (&6.into(), &4.into(), &5.into()));
+}
+
+#[test]
+fn lines_that_end_otherwise_are_a_problem_of_their_source_for_an_hour() {
+    let mut world = World::new("end = \"\\r\"", 64 << 20);
+    for _ in 0..340 {
+        world.receive(b"12.345 mm\r\n");
+    }
+    assert_eq!(world.show().0["problem"], Value::Null, "what fits is no problem");
+    let mut world = World::new("end = \"\\r\"", 64 << 20);
+    for number in 0..410 {
+        assert_eq!(world.show().0["problem"], Value::Null, "after {number} lines of 10 bytes");
+        world.receive(b"12.345 mm\n");
+    }
+    let problem = world.show().0["problem"].as_str().expect("4 KiB have no end").to_owned();
+    assert!(
+        problem.contains("no end of a record came in 4096 bytes, but 409 LF: end = \"\\n\" in its framing"),
+        "{problem}"
+    );
+    world.pass(3_599_000 * MS);
+    assert_eq!(world.show().0["problem"], problem);
+    world.pass(1_001 * MS);
+    assert_eq!(world.show().0["problem"], Value::Null);
+}
+
+#[test]
+fn telnet_and_a_parity_in_bit_7_are_told_of_the_source_that_has_them() {
+    let mut world = World::with("kind = \"tcp_connect\"\nconnect = \"127.0.0.1:4001\"", "end = \"\\r\"", 64 << 20);
+    world.receive(b"\xff");
+    assert_eq!(world.show().0["problem"], Value::Null);
+    world.receive(b"\xfd\x2c12.5\r");
+    let problem = world.show().0["problem"].clone();
+    assert!(problem.as_str().is_some_and(|problem| problem.contains("speaks telnet")), "{problem}");
+
+    let mut world = World::serial("none", 64 << 20);
+    let line: Vec<u8> = b"W,+001.234kg\r".iter().map(|byte| byte | ((byte.count_ones() as u8 & 1) << 7)).collect();
+    for _ in 0..20 {
+        world.receive(&line);
+    }
+    let problem = world.show().0["problem"].clone();
+    let told = |words| problem.as_str().is_some_and(|problem| problem.contains(words));
+    assert!(told("strip_bit7 = true") && told("line = \"9600 7E1\""), "{problem}");
+    // Where bit 7 is stripped there is nothing to tell.
+    let mut world = World::new("end = \"\\r\"\nstrip_bit7 = true", 64 << 20);
+    for _ in 0..20 {
+        world.receive(&line);
+    }
+    assert_eq!(world.show().0["problem"], Value::Null);
+    assert_eq!(world.delivered, ["W,+001.234kg"; 20]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::unistd::{Uid, setfsuid, ttyname};
-use ringest::config::{Flow, Line, OnMissing, Parity, Serial};
+use ringest::config::{Flow, Line, OnLineError, OnMissing, Parity, Serial};
 use ringest::source::serial::PortError;
 use ringest::source::serial::{self, Parmrk, Watch};
 use std::fs::{self, Permissions};
@@ -22,6 +22,7 @@ fn settings(path: &Path) -> Serial {
         line: Line { baud: 9600, data_bits: 8, parity: Parity::None, stop_bits: 1 },
         flow: Flow::None,
         on_missing: OnMissing::Wait,
+        on_line_error: OnLineError::Deliver,
     }
 }
 

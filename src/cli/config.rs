@@ -1,4 +1,4 @@
-//! `ringest config`: prints a complete, commented configuration.
+//! `ringest config`: prints a complete, commented configuration, and the framings that have a name already.
 
 use super::Failure;
 use super::check::print;
@@ -14,6 +14,8 @@ pub struct Arguments {
 enum Command {
     /// Print a configuration in which every key appears, with its default and what it is for
     Example,
+    /// Print the framings that have a name already, each as the section that it stands for
+    Presets,
 }
 
 /// Runs the command.
@@ -23,5 +25,6 @@ enum Command {
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Example => print(crate::config::EXAMPLE),
+        Command::Presets => print(crate::config::PRESETS),
     }
 }

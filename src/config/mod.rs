@@ -25,7 +25,7 @@ pub use answers::{Answers, Confirm};
 pub use batch::{Batch, BatchForm};
 pub use changes::{Change, Changes};
 pub use example::EXAMPLE;
-pub use framing::show_framing;
+pub use framing::{PRESETS, preset, show_framing};
 pub(crate) use nearest::nearest;
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;

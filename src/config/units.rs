@@ -132,7 +132,7 @@ pub(super) fn parse_bytes(text: &str, bytes_max: usize) -> Result<Vec<u8>, Refus
     Ok(bytes)
 }
 
-/// A rate and a character format, such as `9600 8N1`.
+/// A rate and a character format, such as `9600 8N1`; also as other programs write it: `9600,n,8,1`, `9600-8-N-1`, `9600/8N1`.
 pub(super) fn parse_line(text: &str) -> Result<Line, Refusal> {
     const BAUD_MIN: u32 = 50;
     const BAUD_MAX: u32 = 12_000_000;
@@ -143,17 +143,20 @@ pub(super) fn parse_line(text: &str) -> Result<Line, Refusal> {
         );
         Err(Refusal::new(what, remedy))
     };
-    let mut words = text.split_ascii_whitespace();
-    let (Some(baud), Some(format), None) = (words.next(), words.next(), words.next()) else {
+    let is_gap = |c: char| c.is_ascii_whitespace() || matches!(c, ',' | '-' | '/');
+    let Some((baud, format)) = text.trim_ascii().split_once(is_gap) else {
         return refuse("a line has two parts, a rate and a format".to_owned());
     };
     let baud = match baud.parse::<u32>() {
         Ok(rate) if (BAUD_MIN..=BAUD_MAX).contains(&rate) && !baud.starts_with('+') => rate,
         _ => return refuse(format!("{baud:?} is no rate")),
     };
-    let &[data, parity, stop] = format.as_bytes() else {
+    let characters: String = format.split(is_gap).collect();
+    let &[first, second, stop] = characters.as_bytes() else {
         return refuse(format!("{format:?} is no format"));
     };
+    // With commas the parity comes first.
+    let (data, parity) = if first.is_ascii_alphabetic() { (second, first) } else { (first, second) };
     let parity = match parity.to_ascii_uppercase() {
         b'N' => Parity::None,
         b'E' => Parity::Even,
@@ -234,8 +237,23 @@ mod tests {
         let line = Line { baud: 115_200, data_bits: 7, parity: Parity::Even, stop_bits: 2 };
         assert_eq!(parse_line("115200 7E2"), Ok(line));
         assert_eq!(parse_line(&show_line(line)), Ok(line));
+        for other in ["115200,e,7,2", "115200,7,E,2", "115200-7-E-2", "115200/7e2", " 115200, 7E2 ", "115200 7 E 2"] {
+            assert_eq!(parse_line(other), Ok(line), "{other:?}");
+        }
+        let wrong = [
+            "",
+            "9600",
+            "9600 8N",
+            "9600 9N1",
+            "9600 8X1",
+            "9600 8N3",
+            "49 8N1",
+            "+9600 8N1",
+            "fast 8N1",
+            "9600 8N1 x",
+        ];
         for wrong in
-            ["", "9600", "9600 8N", "9600 9N1", "9600 8X1", "9600 8N3", "49 8N1", "+9600 8N1", "fast 8N1", "9600 8N1 x"]
+            wrong.into_iter().chain(["-9600 8N1", "9600,n,8", "9600,n,8,1,x", "9600,,", "9600 N81x", "9600 ü1"])
         {
             assert!(parse_line(wrong).is_err(), "{wrong:?}");
         }

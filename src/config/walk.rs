@@ -19,6 +19,9 @@ pub(super) struct Reader<'d> {
     /// Keys that were asked for and are not in the file, such as `source[serial].flow`.
     #[cfg(test)]
     pub absent: RefCell<std::collections::BTreeSet<String>>,
+    /// Keys that were asked for and are in the file.
+    #[cfg(test)]
+    pub present: RefCell<std::collections::BTreeSet<String>>,
 }
 
 impl<'d> Reader<'d> {
@@ -31,6 +34,8 @@ impl<'d> Reader<'d> {
             notes: RefCell::default(),
             #[cfg(test)]
             absent: RefCell::default(),
+            #[cfg(test)]
+            present: RefCell::default(),
         }
     }
 
@@ -56,15 +61,26 @@ pub(super) struct Entry<'r, 'd> {
     reader: &'r Reader<'d>,
     key: String,
     span: Range<usize>,
+    /// It is no value of the file, but one of a base that the file names at `span`.
+    is_of_base: bool,
     pub item: &'d Item,
 }
 
 impl<'r, 'd> Entry<'r, 'd> {
     /// Notes that the value is refused.
     pub fn refuse(&self, refusal: Refusal) {
-        let given = Some(excerpt(self.reader.text, &self.span));
+        let refusal = self.told(refusal);
+        let given = (!self.is_of_base).then(|| excerpt(self.reader.text, &self.span));
         let problem = self.reader.problem(Some(&self.span), &self.key, given, refusal);
         self.reader.problems.borrow_mut().push(problem);
+    }
+
+    /// What is refused is not in the file where it comes from a base.
+    fn told(&self, mut refusal: Refusal) -> Refusal {
+        if self.is_of_base {
+            refusal.remedy += "; it comes from the preset, and a key of this section counts before it";
+        }
+        refusal
     }
 
     /// Notes that the key is refused, without its value, which may be secret or long.
@@ -73,7 +89,21 @@ impl<'r, 'd> Entry<'r, 'd> {
         self.reader.problems.borrow_mut().push(problem);
     }
 
-    fn wrong_type(&self, expected: &str, remedy: &str) {
+    /// The value as a whole number within bounds, or a problem.
+    pub fn integer(&self, range: RangeInclusive<i64>, remedy: &str) -> Option<i64> {
+        let Some(value) = self.item.as_integer() else {
+            self.wrong_type("an integer", remedy);
+            return None;
+        };
+        let value = Some(value).filter(|value| range.contains(value));
+        if value.is_none() {
+            self.refuse(Refusal::new("out of bounds", remedy));
+        }
+        value
+    }
+
+    /// Notes that the value has another type than it should have.
+    pub fn wrong_type(&self, expected: &str, remedy: &str) {
         let what = format!("this is {}, not {expected}", with_article(self.item.type_name()));
         self.refuse(Refusal::new(what, remedy));
     }
@@ -93,7 +123,9 @@ impl<'r, 'd> Entry<'r, 'd> {
             self.wrong_type("a section", remedy);
             return None;
         };
-        Some(Section::new(self.reader, self.key.clone(), self.key.clone(), Some(table), Some(self.span.clone())))
+        let (key, span) = (self.key.clone(), self.span.clone());
+        let section = Section::new(self.reader, key.clone(), key, Some(table), Some(span));
+        Some(Section { is_of_base: self.is_of_base, ..section })
     }
 
     /// The elements of an array, or a problem.
@@ -102,12 +134,36 @@ impl<'r, 'd> Entry<'r, 'd> {
             self.wrong_type("a list", remedy);
             return None;
         };
-        Some(array.iter().map(|value| (value, value.span().unwrap_or(self.span.clone()))).collect())
+        let span = |value: &Value| value.span().filter(|_| !self.is_of_base).unwrap_or(self.span.clone());
+        Some(array.iter().map(|value| (value, span(value))).collect())
+    }
+
+    /// The value as a string or a list of strings, each with where it stands; what is none is a problem.
+    pub fn strings(&self, remedy: &str) -> Vec<(&'d str, Range<usize>)> {
+        if let Some(text) = self.item.as_str() {
+            return vec![(text, self.span.clone())];
+        }
+        if !self.item.is_array() {
+            self.wrong_type("a string or a list of strings", remedy);
+            return Vec::new();
+        }
+        let mut strings = Vec::new();
+        for (value, span) in self.elements(remedy).unwrap_or_default() {
+            match value.as_str() {
+                Some(text) => strings.push((text, span)),
+                None => {
+                    let what = format!("this is {}, not a string", with_article(value.type_name()));
+                    self.refuse_element(&span, Refusal::new(what, remedy));
+                }
+            }
+        }
+        strings
     }
 
     /// Notes that one element of the value is refused.
     pub fn refuse_element(&self, span: &Range<usize>, refusal: Refusal) {
-        let given = Some(excerpt(self.reader.text, span));
+        let refusal = self.told(refusal);
+        let given = (!self.is_of_base).then(|| excerpt(self.reader.text, span));
         let problem = self.reader.problem(Some(span), &self.key, given, refusal);
         self.reader.problems.borrow_mut().push(problem);
     }
@@ -129,8 +185,21 @@ pub(super) struct Section<'r, 'd> {
     table: Option<&'d dyn TableLike>,
     /// Where the absence of a key is reported.
     span: Option<Range<usize>>,
+    /// It is not in the file, but in a base that the file names at `span`.
+    is_of_base: bool,
+    /// What the keys have that are not in `table`.
+    base: Option<Base<'d>>,
     known: RefCell<Vec<&'static str>>,
     refused: RefCell<Vec<&'static str>>,
+}
+
+/// Values that a section has unless it says something else, such as those of a preset.
+struct Base<'d> {
+    table: &'d dyn TableLike,
+    /// Where the file names it.
+    span: Range<usize>,
+    /// Keys of it that do not count.
+    hidden: Vec<&'static str>,
 }
 
 impl<'r, 'd> Section<'r, 'd> {
@@ -142,7 +211,22 @@ impl<'r, 'd> Section<'r, 'd> {
         table: Option<&'d dyn TableLike>,
         span: Option<Range<usize>>,
     ) -> Self {
-        Self { reader, path, schema, table, span, known: RefCell::default(), refused: RefCell::default() }
+        Self {
+            reader,
+            path,
+            schema,
+            table,
+            span,
+            is_of_base: false,
+            base: None,
+            known: RefCell::default(),
+            refused: RefCell::default(),
+        }
+    }
+
+    /// Has the keys of `table` where it says nothing else, but for those in `hidden`; `entry` named it.
+    pub fn set_base(&mut self, table: &'d dyn TableLike, entry: &Entry<'_, '_>, hidden: Vec<&'static str>) {
+        self.base = Some(Base { table, span: entry.span.clone(), hidden });
     }
 
     /// Whether it is in the file.
@@ -163,8 +247,16 @@ impl<'r, 'd> Section<'r, 'd> {
     fn entry_of(&self, key: &str, item: &'d Item) -> Entry<'r, 'd> {
         // A table that only dotted keys made has no place of its own: its key has.
         let key_span = || self.table.and_then(|table| table.key(key)).and_then(|key| key.span());
-        let span = item.span().or_else(key_span).or(self.span.clone()).unwrap_or_default();
-        Entry { reader: self.reader, key: self.key_path(key), span, item }
+        let own = if self.is_of_base { None } else { item.span().or_else(key_span) };
+        let span = own.or(self.span.clone()).unwrap_or_default();
+        Entry { reader: self.reader, key: self.key_path(key), span, is_of_base: self.is_of_base, item }
+    }
+
+    fn base_entry(&self, key: &str) -> Option<Entry<'r, 'd>> {
+        let base = self.base.as_ref().filter(|base| !base.hidden.contains(&key))?;
+        let item = base.table.get(key)?;
+        let (key, span) = (self.key_path(key), base.span.clone());
+        Some(Entry { reader: self.reader, key, span, is_of_base: true, item })
     }
 
     /// The value of a key, if it is there.
@@ -174,11 +266,12 @@ impl<'r, 'd> Section<'r, 'd> {
         }
         let item = self.table.and_then(|table| table.get(key));
         #[cfg(test)]
-        if item.is_none() {
+        {
             let path = if self.schema.is_empty() { key.to_owned() } else { format!("{}.{key}", self.schema) };
-            self.reader.absent.borrow_mut().insert(path);
+            let asked = if item.is_some() { &self.reader.present } else { &self.reader.absent };
+            asked.borrow_mut().insert(path);
         }
-        item.map(|item| self.entry_of(key, item))
+        item.map(|item| self.entry_of(key, item)).or_else(|| self.base_entry(key))
     }
 
     /// All entries: for a section whose keys are names of the user's choice. They count as known.
@@ -201,8 +294,9 @@ impl<'r, 'd> Section<'r, 'd> {
 
     /// Notes a problem at a key: at its value, or at the section if the key has its default.
     pub fn refuse(&self, key: &'static str, refusal: Refusal) {
-        match self.table.and_then(|table| table.get(key)) {
-            Some(item) => self.entry_of(key, item).refuse(refusal),
+        let item = self.table.and_then(|table| table.get(key));
+        match item.map(|item| self.entry_of(key, item)).or_else(|| self.base_entry(key)) {
+            Some(entry) => entry.refuse(refusal),
             None => {
                 let problem = self.reader.problem(self.span.as_ref(), &self.key_path(key), None, refusal);
                 self.reader.problems.borrow_mut().push(problem);
@@ -324,17 +418,14 @@ impl<'r, 'd> Section<'r, 'd> {
     pub fn integer(&self, key: &'static str, default: usize, range: RangeInclusive<usize>) -> usize {
         let remedy = format!("a whole number, {} to {}", range.start(), range.end());
         let Some(entry) = self.get(key) else { return default };
-        let Some(value) = entry.item.as_integer() else {
-            entry.wrong_type("an integer", &remedy);
-            return default;
-        };
-        match usize::try_from(value) {
-            Ok(value) if range.contains(&value) => value,
-            _ => {
-                entry.refuse(Refusal::new("out of bounds", remedy));
-                default
-            }
-        }
+        let range = *range.start() as i64..=*range.end() as i64;
+        entry.integer(range, &remedy).map_or(default, |value| value as usize)
+    }
+
+    /// A whole number within bounds, which may be negative.
+    pub fn signed(&self, key: &'static str, default: i64, range: RangeInclusive<i64>) -> i64 {
+        let remedy = format!("a whole number, {} to {}", range.start(), range.end());
+        self.get(key).and_then(|entry| entry.integer(range, &remedy)).unwrap_or(default)
     }
 
     /// `true` or `false`.

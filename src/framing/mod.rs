@@ -14,6 +14,7 @@
 mod checksum;
 mod counted;
 mod delimiter;
+mod hints;
 mod matching;
 mod running;
 mod settings;
@@ -21,6 +22,7 @@ mod start;
 
 pub use crate::ground::RecordFlags as FrameFlags;
 pub use checksum::{Checksum, ChecksumForm, ChecksumKind, Covers, CrcName, Place};
+pub use hints::{Hint, Hints, Look};
 pub use matching::Matching;
 use running::Running;
 pub use settings::{

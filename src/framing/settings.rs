@@ -197,6 +197,15 @@ impl Default for Framing {
 }
 
 impl Framing {
+    /// What has to be done to bytes as they were read before they are framed, in place.
+    pub fn prepare(&self, bytes: &mut [u8]) {
+        if self.strip_bit7 {
+            for byte in bytes {
+                *byte &= 0x7F;
+            }
+        }
+    }
+
     /// The only start.
     pub(super) fn start(&self) -> &[u8] {
         self.starts.first().map_or(&[], Vec::as_slice)

@@ -1,7 +1,7 @@
 //! Serial ports, on ptys.
 
 use crate::harness::{CLOSED, LINK, PATIENCE, Remote, pattern, settings, setup};
-use ringest::config::{Flow, Line, OnMissing, Parity, Serial, SourceKind};
+use ringest::config::{Flow, Line, OnLineError, OnMissing, Parity, Serial, SourceKind};
 use ringest::shard::{Op, Readable, SourceId};
 use ringest::source::serial::PortError;
 use std::io::Write;
@@ -30,6 +30,7 @@ fn serial(path: &Path) -> SourceKind {
         line: Line { baud: 115_200, data_bits: 8, parity: Parity::None, stop_bits: 1 },
         flow: Flow::None,
         on_missing: OnMissing::Wait,
+        on_line_error: OnLineError::Deliver,
     })
 }
 

@@ -5,7 +5,7 @@ use super::content::Undecodable;
 use super::samples::Samples;
 use super::stream::Stream;
 use crate::config::{Settings, SourceKind};
-use crate::framing::RejectReason;
+use crate::framing::{Hint, RejectReason};
 use crate::ground::{Fd, FlagCounts, LaneId, LinkId, Now, RecordFlags, SourceId};
 use crate::journal::OriginRef;
 use crate::observe::snapshot::{LineSnapshot, Refused, SourceSnapshot};
@@ -22,6 +22,9 @@ const REOPEN_MAX: Duration = Duration::from_secs(5);
 const REOPEN_FIRST: Duration = Duration::from_millis(100);
 /// After an error of accept(2), such as no descriptors left.
 const ACCEPT_PAUSE_NS: u64 = 500_000_000;
+
+/// How long a hint about a source's framing is a problem of it.
+const HINT_NS: u64 = 3_600_000_000_000;
 
 /// What one source has sent, since the process started.
 #[derive(Debug, Default)]
@@ -50,7 +53,7 @@ struct Silence {
     look_ns: u64,
 }
 
-/// A configured source on this core. Two fields more than a dozen: a port and a listener are one
+/// A configured source on this core. Some fields more than a dozen: a port and a listener are one
 /// thing to an operator, and half of the fields are those of either.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -71,6 +74,8 @@ pub(super) struct Source {
     pub tally: Tally,
     silence: Silence,
     pub problem: Option<String>,
+    /// What its first bytes said about its framing, once, and when.
+    hint: Option<(String, u64)>,
     /// It is no longer in the configuration: it takes nothing new.
     pub retired: bool,
     /// A retired source whose port or connection is to be closed before this one opens its own.
@@ -93,6 +98,7 @@ impl Source {
             tally: Tally::default(),
             silence,
             problem: None,
+            hint: None,
             retired: false,
             waits_for: None,
         }
@@ -125,6 +131,9 @@ impl Source {
         let configured = &settings.sources[usize::from(self.id.0)];
         let since_s = now.mono_ns.saturating_sub(self.silence.last_byte_ns) as f64 / 1e9;
         let silent = self.silence.silent.then(|| format!("silent for {since_s:.0} s"));
+        let hint = self.hint.as_ref().filter(|(_, at_ns)| now.mono_ns < at_ns + HINT_NS);
+        let hint = hint.map(|(words, _)| words.clone());
+        let undecodable = || self.tally.undecodable.problem(now, configured);
         SourceSnapshot {
             name: configured.name.clone(),
             kind: match configured.kind {
@@ -142,7 +151,7 @@ impl Source {
             held_bytes,
             samples: self.tally.samples.list(),
             silent_s: self.silence.any_byte.then_some(since_s),
-            problem: self.problem.clone().or_else(|| self.tally.undecodable.problem(now, configured)).or(silent),
+            problem: self.problem.clone().or_else(undecodable).or(hint).or(silent),
             line: matches!(configured.kind, SourceKind::Serial(_)).then_some(LineSnapshot {
                 breaks: self.tally.line_breaks,
                 errors: self.tally.line_errors,
@@ -421,6 +430,21 @@ impl Sources {
         source.silence.last_byte_ns = turn.now.mono_ns;
         source.silence.any_byte = true;
         source.silence.silent = false;
+    }
+
+    /// The first bytes of a stream do not fit the framing of its source: told once.
+    pub fn hint(&mut self, turn: &Turn<'_>, id: SourceId, hint: Hint) {
+        let configured = turn.source(id);
+        let baud = match &configured.kind {
+            SourceKind::Serial(port) => Some(port.line.baud),
+            _ => None,
+        };
+        let source = self.of(id);
+        if source.hint.is_none() {
+            let words = hint.words(baud);
+            tracing::warn!("source {}: {words}", configured.name);
+            source.hint = Some((words, turn.now.mono_ns));
+        }
     }
 
     /// Looks for silence of a source in time.

@@ -5,7 +5,7 @@ use super::content::judge;
 use super::pressure::Pressure;
 use super::source::{Sources, readable};
 use crate::config::{Flow, LaneKey, Settings, SourceKind, WhenFull};
-use crate::framing::{FrameFlags, Framed, Framer};
+use crate::framing::{FrameFlags, Framed, Framer, Hints, Look};
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, LinkId, RecordFlags, SourceId};
 use crate::journal::{Identity, NewRecord, OriginRef, Room};
@@ -65,6 +65,8 @@ pub(super) struct Stream {
     is_watched: bool,
     /// Its source is retired and the peer was told: when it is closed, in monotonic nanoseconds.
     leaving_ns: Option<u64>,
+    /// What its first bytes say about its framing, until that is said or settled.
+    looking: Option<Box<Hints>>,
 }
 
 impl Sender {
@@ -159,6 +161,7 @@ impl Stream {
             ended: false,
             is_watched: false,
             leaving_ns: None,
+            looking: Some(Box::default()),
         }
     }
 
@@ -168,9 +171,13 @@ impl Stream {
         lent.sources.count_bytes(lent.turn, id, bytes.len());
         let now_ns = lent.turn.now.mono_ns;
         loop {
-            let Some(parmrk) = &mut self.parmrk else { return self.frame(lent, link, bytes) };
+            let Some(parmrk) = &mut self.parmrk else {
+                lent.turn.source(id).framing.prepare(bytes);
+                return self.frame(lent, link, bytes);
+            };
             let run = parmrk.decode_run(bytes);
             let (decoded, rest) = bytes.split_at_mut(run.taken);
+            lent.turn.source(id).framing.prepare(&mut decoded[..run.len]);
             // An error concerns the last decoded byte: it must be known before a record can end
             // with that byte.
             let clean = run.len - usize::from(run.mark == Some(Mark::Error));
@@ -195,8 +202,25 @@ impl Stream {
 
     /// Cuts bytes into records. What the journal has no room for is held, and reading stops.
     fn frame(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, bytes: &[u8]) {
+        if self.looking.is_some() {
+            self.look(lent, bytes);
+        }
         self.frame_held(lent, link, lent.turn.now.mono_ns, bytes);
         self.watch_silence(lent.turn, link);
+    }
+
+    /// Looks at the first bytes for what does not fit the framing.
+    fn look(&mut self, lent: &mut Lent<'_, '_>, bytes: &[u8]) {
+        let Lent { turn, sources, .. } = lent;
+        let Some(hints) = &mut self.looking else { return };
+        let source = turn.source(self.sender.source);
+        let connected = matches!(source.kind, SourceKind::TcpConnect { .. });
+        match hints.look(&source.framing, connected, bytes) {
+            Look::More => return,
+            Look::Settled => {}
+            Look::Hint(hint) => sources.hint(turn, self.sender.source, hint),
+        }
+        self.looking = None;
     }
 
     /// As [`Stream::frame`], for bytes that came at `at_ns`.
