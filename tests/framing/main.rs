@@ -1,5 +1,7 @@
 //! Framing gives the same records however the stream is chunked, and its memory is bounded.
 
+mod cases;
+mod damage;
 mod delimiter;
 mod kinds;
 mod reference;
