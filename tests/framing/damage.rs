@@ -14,11 +14,11 @@ use ringest::framing::{
 const STREAMS: u64 = 10_000;
 
 /// What sends, and what is known of its damage.
-struct Machine {
-    name: &'static str,
-    framing: Framing,
-    encode: fn(&[u8]) -> Vec<u8>,
-    payload: fn(&mut fastrand::Rng) -> Vec<u8>,
+pub struct Machine {
+    pub name: &'static str,
+    pub framing: Framing,
+    pub encode: fn(&[u8]) -> Vec<u8>,
+    pub payload: fn(&mut fastrand::Rng) -> Vec<u8>,
     /// Bits that verify a record. 0: damage to a record may pass, and only what is beside it is told.
     bits: u32,
     /// Start and checksum are evidence without the next frame: any damage is borne. Else one a stream.
@@ -104,7 +104,7 @@ fn slip(bytes: &[u8]) -> Vec<u8> {
     escaped.chain([0xC0]).collect()
 }
 
-fn machines() -> Vec<Machine> {
+pub fn machines() -> Vec<Machine> {
     let short = |kind| Some(Checksum::short(kind));
     let crc16_kind = ChecksumKind::Crc(CrcName::Crc16Modbus);
     let crc32_kind = ChecksumKind::Crc(CrcName::Crc32IsoHdlc);

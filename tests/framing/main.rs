@@ -3,5 +3,7 @@
 mod cases;
 mod damage;
 mod delimiter;
+mod features;
 mod kinds;
 mod reference;
+mod speed;
