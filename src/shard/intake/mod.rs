@@ -12,6 +12,7 @@
 mod http;
 mod pressure;
 mod samples;
+mod search;
 mod source;
 mod stream;
 
