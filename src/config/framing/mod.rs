@@ -136,7 +136,7 @@ fn framing(section: Section<'_, '_>, ending: Ending) -> Framing {
     if ending == Ending::Fixed
         && start_bytes == 0
         && idle.is_none()
-        && !checksum.as_ref().is_some_and(|it| it.bits() > 0)
+        && checksum.as_ref().is_none_or(|it| it.bits() == 0)
     {
         let what = "one byte that the line loses or adds shifts every record behind it, for ever";
         section.note("fixed", what, "a start, an idle_gap or a checksum, so that the next record is found again");

@@ -13,6 +13,7 @@ mod content;
 mod http;
 mod pressure;
 mod samples;
+mod search;
 mod source;
 mod stream;
 

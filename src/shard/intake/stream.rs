@@ -3,6 +3,7 @@
 
 use super::content::judge;
 use super::pressure::Pressure;
+use super::search::SearchBudget;
 use super::source::{Sources, readable};
 use crate::config::{Flow, LaneKey, Settings, SourceKind, WhenFull};
 use crate::framing::{FrameFlags, Framed, Framer, Hints, Look};
@@ -57,6 +58,8 @@ pub(super) struct Stream {
     /// Of a tty.
     parmrk: Option<Parmrk>,
     pub pressure: Pressure,
+    /// For finding its step again.
+    pub(super) search: SearchBudget,
     /// A read is armed.
     pub reading: bool,
     /// The stream ended while something was held.
@@ -157,6 +160,7 @@ impl Stream {
             framer: Framer::new(),
             parmrk: flow.map(|_| Parmrk::default()),
             pressure: Pressure::new(flow),
+            search: SearchBudget::default(),
             reading: false,
             ended: false,
             is_watched: false,
@@ -225,10 +229,12 @@ impl Stream {
 
     /// As [`Stream::frame`], for bytes that came at `at_ns`.
     pub(super) fn frame_held(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, at_ns: u64, bytes: &[u8]) {
-        let max_bytes = lent.turn.source(self.sender.source).framing.max_bytes;
+        let framing = &lent.turn.source(self.sender.source).framing;
+        let max_bytes = framing.record_bytes_max();
+        self.search.renew(lent.turn, framing);
         // What was read when intake ends is not read again: it is counted at least.
         let rejects = lent.turn.settings.journal.when_full == WhenFull::Reject || lent.turn.phase != Phase::Running;
-        if self.pressure.holds() {
+        if self.pressure.holds() || self.search.waits {
             self.pressure.hold(at_ns, bytes);
             self.shed(lent, link);
             return;
@@ -247,6 +253,9 @@ impl Stream {
             }
             let had_room = room.is_some();
             if !self.frame_one(lent, link, at_ns, &mut input, room) {
+                if self.framer.is_starved() {
+                    self.wait_for_turn(lent, link, at_ns, input);
+                }
                 return;
             }
             // A journal that has refused is asked again in full: its open block may have room.
@@ -268,7 +277,8 @@ impl Stream {
         room: Option<Room>,
     ) -> bool {
         let framing = &lent.turn.source(self.sender.source).framing;
-        let Some(framed) = self.framer.next(framing, at_ns, input) else { return false };
+        let budget = &mut self.search.left_bytes;
+        let Some(framed) = self.framer.next_within(framing, at_ns, input, budget) else { return false };
         self.sender.take(lent, link, at_ns, framed, room);
         true
     }
@@ -296,6 +306,10 @@ impl Stream {
             }
             return;
         }
+        if self.search.waits {
+            self.go_on_searching(lent, link);
+            return;
+        }
         let due = self.framer.deadline_ns(&lent.turn.source(self.sender.source).framing);
         if due.is_some_and(|at_ns| at_ns <= now_ns) && !self.pressure.paused {
             self.frame_held(lent, link, now_ns, &[]);
@@ -307,7 +321,7 @@ impl Stream {
     fn read_ended(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, end: RecvEnd) {
         self.reading = false;
         match end {
-            RecvEnd::Paused if self.pressure.paused => {}
+            RecvEnd::Paused if self.pressure.paused || self.search.waits => {}
             // It was resumed before the pause took effect.
             RecvEnd::Paused => self.resume(lent, link),
             RecvEnd::Closed | RecvEnd::Error(_) if self.must_wait(lent, link) => self.ended = true,
@@ -324,8 +338,8 @@ impl Stream {
     pub(super) fn finish(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, why: &str) {
         let id = self.sender.source;
         let framing = &lent.turn.source(id).framing;
-        if let Some(framed) = self.framer.finish(framing) {
-            let room = lent.store.room_for(lent.turn.now, framing.max_bytes);
+        while let Some(framed) = self.framer.finish(framing) {
+            let room = lent.store.room_for(lent.turn.now, framing.record_bytes_max());
             self.sender.take(lent, link, lent.turn.now.mono_ns, framed, room);
         }
         let Lent { turn, store, sources, .. } = lent;
@@ -471,7 +485,7 @@ impl Streams {
         if self.shared.paused.is_empty() {
             return;
         }
-        let largest = turn.settings.sources.iter().map(|source| source.framing.max_bytes).max().unwrap_or(0);
+        let largest = turn.settings.sources.iter().map(|source| source.framing.record_bytes_max()).max().unwrap_or(0);
         if store.room_for(turn.now, largest).is_none() {
             return;
         }
