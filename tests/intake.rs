@@ -647,6 +647,20 @@ fn text_of_the_source_s_encoding_is_what_the_service_gets() {
 }
 
 #[test]
+fn an_end_of_utf_16_begins_at_an_even_place_wherever_its_bytes_come_apart() {
+    let source = "kind = \"serial\"\npath = \"/dev/ttyS0\"\nencoding = \"utf-16le\"";
+    let framing = "end = \"0x0D00\"\ntrim = false";
+    // U+0D61 U+0100 has the end's bytes between its two characters.
+    let bytes = b"\x61\x0d\x00\x01\x0d\x00b\0\x0d\x00";
+    for split in 0..bytes.len() {
+        let mut world = World::with_body(source, framing, "{{data|json}}", 64 << 20);
+        world.receive(&bytes[..split]);
+        world.receive(&bytes[split..]);
+        assert_eq!(world.delivered, ["\"\u{d61}\u{100}\"", "\"b\""], "{split}");
+    }
+}
+
+#[test]
 fn a_body_without_text_asks_for_no_encoding() {
     let mut world =
         World::with_body("kind = \"serial\"\npath = \"/dev/ttyS0\"", "end = \"\\r\"", "{{data|hex}}", 64 << 20);

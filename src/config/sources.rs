@@ -119,7 +119,7 @@ fn source<'d>(
     };
     let silence_alarm =
         section.duration_if_given("silence_alarm", Duration::from_secs(1)..=Duration::from_secs(30 * 86_400));
-    let framing = if kind == Kind::Http {
+    let mut framing = if kind == Kind::Http {
         section.misplaced(
             "framing",
             "the body of an HTTP request is a record, so there is nothing to cut",
@@ -144,6 +144,9 @@ fn source<'d>(
         Kind::Http => http(&section, &path, taken),
     };
     let (decoding, data_is) = content(&section);
+    if let Some(framing) = &mut framing {
+        framing.unit_bytes = decoding.unit_bytes();
+    }
     if let Some(framing) = &framing
         && kind != Kind::Http
     {

@@ -68,6 +68,8 @@ pub(super) struct Rules<'f> {
     pub start: usize,
     /// What the look before has said; see [`Candidate::More`].
     pub mark: usize,
+    /// See [`Framing::unit_bytes`].
+    pub unit: usize,
 }
 
 impl Rules<'_> {
@@ -91,7 +93,7 @@ impl Rules<'_> {
     fn delimited(self, window: &[u8], ends: &[Vec<u8>], cost: &mut usize) -> Candidate {
         let limit = self.start + raw_bytes_max(self.framing);
         let begun = self.mark.max(self.start).min(window.len());
-        let found = stop(self.framing, window, self.start, self.mark);
+        let found = stop(self.framing, self.unit, window, self.start, self.mark);
         let (stop_at, looked) = match found {
             Ok(Stop::End { at, to }) => (at, to),
             Ok(Stop::Start { at } | Stop::Bad { at }) => (at, at),
@@ -292,7 +294,7 @@ impl Rules<'_> {
         let begun = self.mark.max(self.start).min(window.len());
         *cost += window.len() - begun;
         if self.framing.restart
-            && let Ok(Stop::Start { at }) = stop(self.framing, window, self.start, self.mark)
+            && let Ok(Stop::Start { at }) = stop(self.framing, self.unit, window, self.start, self.mark)
             && at <= limit
         {
             return Candidate::Restart { at };

@@ -68,16 +68,20 @@ pub(super) fn beginning(needles: &[Vec<u8>], window: &[u8]) -> usize {
     needles.iter().map(most).max().unwrap_or(0)
 }
 
-/// Where the payload of a frame stops that begins at `base`. `from`: where the look before has stopped. The error is where
-/// the next one goes on.
-pub(super) fn stop(framing: &Framing, window: &[u8], base: usize, from: usize) -> Result<Stop, usize> {
+/// Where the payload of a frame stops that begins at `base`. `from`: where the look before has stopped. `unit`: see
+/// [`Framing::unit_bytes`]. The error is where the next one goes on.
+pub(super) fn stop(framing: &Framing, unit: usize, window: &[u8], base: usize, from: usize) -> Result<Stop, usize> {
     let ends: &[Vec<u8>] = if let FramingKind::Delimiter { ends } = &framing.kind { ends } else { &[] };
     if let Some(escape) = framing.escape {
         let restarts = framing.restart || escape == Escape::Dle;
         let starts: &[Vec<u8>] = if restarts { &framing.starts } else { &[] };
         return stop_escaped(escape, ends, starts, window, from.max(base));
     }
-    let end = first_whole(ends, window, base, from);
+    let mut end = first_whole(ends, window, base, from);
+    while let Some((at, _)) = end.filter(|(at, _)| (at - base) % unit != 0) {
+        // The second half of one character and the first half of the next.
+        end = first_whole(ends, window, at + 1, at + 1);
+    }
     if framing.restart {
         let before = &window[..end.map_or(window.len(), |(_, to)| to)];
         if let Some((at, to)) = first_whole(&framing.starts, before, base, from)

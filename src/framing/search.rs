@@ -68,6 +68,8 @@ pub(super) struct Search<'f> {
     /// So many bytes of the window belong to a frame that was wrong.
     pub quiet: usize,
     pub mark: usize,
+    /// See [`Framing::unit_bytes`]; 1 where it is not known where the frame began.
+    pub unit: usize,
 }
 
 impl Search<'_> {
@@ -107,7 +109,7 @@ impl Search<'_> {
             }
             let mark = if at == 0 { self.mark } else { 0 };
             let mut cost = 1;
-            let rules = Rules { framing: self.framing, last: self.last, start, mark };
+            let rules = Rules { framing: self.framing, last: self.last, start, mark, unit: self.unit };
             let mut candidate = rules.judge(rest, &mut cost);
             if !in_step {
                 candidate = self.confirmed(rest, start, candidate, &mut cost);
@@ -177,7 +179,7 @@ impl Search<'_> {
             Err(0) => return Candidate::More(0),
             Ok(_) | Err(_) => return wrong,
         };
-        let rules = Rules { framing: self.framing, last: self.last, start, mark: 0 };
+        let rules = Rules { framing: self.framing, last: self.last, start, mark: 0, unit: self.unit };
         match rules.judge(next, cost) {
             Candidate::Whole(next) if !next.unended => candidate,
             Candidate::More(mark) if self.is_counted() => Candidate::More(parts.bytes + skipped + mark),
@@ -201,7 +203,7 @@ impl Search<'_> {
         if self.is_counted() {
             return Look::Pass(window.len());
         }
-        let mark = match stop(self.framing, window, 0, self.mark) {
+        let mark = match stop(self.framing, 1, window, 0, self.mark) {
             Ok(Stop::End { to, .. }) => return Look::Resume { bytes: to, ended: true },
             Ok(Stop::Start { at }) => return Look::Resume { bytes: at, ended: false },
             Ok(Stop::Bad { at }) => return Look::Skip(at + 1),

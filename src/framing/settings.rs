@@ -20,6 +20,8 @@ pub struct Framing {
     /// A record follows one of these, none of which is empty; what stands before it is garbage. Without any, one record
     /// follows the other.
     pub starts: Vec<Vec<u8>>,
+    /// An end begins at a multiple of so many bytes from where its record begins: 2 where characters have two bytes, as in UTF-16.
+    pub unit_bytes: usize,
     /// What of start and end is part of the record.
     pub keep: Keep,
     /// A start inside a frame rejects what came and begins a new one.
@@ -181,6 +183,7 @@ impl Default for Framing {
         Self {
             kind: FramingKind::Delimiter { ends: vec![b"\r".to_vec()] },
             starts: Vec::new(),
+            unit_bytes: 1,
             keep: Keep::default(),
             restart: false,
             escape: None,
@@ -215,6 +218,7 @@ impl Framing {
             && self.escape.is_none()
             && self.ignore.is_empty()
             && !self.keep.end
+            && self.unit_bytes == 1
     }
 
     /// Whether the next frame can be found behind a false start, from the next byte on.

@@ -110,6 +110,7 @@ impl Framer {
             astray: self.notes.has(Notes::ASTRAY),
             quiet: self.quiet as usize,
             mark: self.mark as usize,
+            unit: if self.notes.has(Notes::JOINED) { 1 } else { framing.unit_bytes },
         }
     }
 

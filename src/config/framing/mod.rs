@@ -148,6 +148,7 @@ fn framing(section: Section<'_, '_>, ending: Ending) -> Framing {
     });
     let Ends { starts, keep, escape, ignore, strip_bit7, .. } = ends;
     Framing {
+        unit_bytes: 1, // until the encoding of a source is known
         kind,
         starts,
         keep,
