@@ -671,25 +671,32 @@ fn a_section_may_begin_with_a_preset_and_a_source_may_name_one() {
 }
 
 #[test]
-fn check_notes_a_fixed_length_that_a_lost_byte_would_shift_for_ever() {
+fn check_notes_what_a_framing_says_in_vain_or_cannot_mend() {
+    const SHIFTS: (&str, &str) = ("framing.f.fixed", "shifts every record");
+    const CUTS: (&str, &str) = ("framing.f.oversized", "damage where there is a checksum");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ringest.toml");
-    for (keys, is_noted) in [
-        ("fixed = 10", true),
-        ("fixed = 10\nchecksum = { bytes = 1 }", true),
-        ("fixed = 10\nmatch = '^A'", true),
-        ("fixed = 10\nchecksum = \"sum8\"", false),
-        ("fixed = 10\nstart = \"0x02\"", false),
-        ("fixed = 10\nidle_gap = \"40ms\"", false),
+    for (keys, expected) in [
+        ("fixed = 10", Some(SHIFTS)),
+        ("fixed = 10\nchecksum = { bytes = 1 }", Some(SHIFTS)),
+        ("fixed = 10\nmatch = '^A'", Some(SHIFTS)),
+        ("fixed = 10\nchecksum = \"sum8\"", None),
+        ("fixed = 10\nstart = \"0x02\"", None),
+        ("fixed = 10\nidle_gap = \"40ms\"", None),
+        ("end = \"0x03\"\nchecksum = \"sum8\"\noversized = \"cut\"", Some(CUTS)),
+        ("end = \"0x03\"\noversized = \"cut\"", None),
+        ("end = \"0x03\"\nchecksum = \"sum8\"", None),
     ] {
         let text = format!(
-            "source = [{{ name = \"a\", kind = \"tcp_connect\", connect = \"10.0.0.1:1\", framing = \"block\" }}]\n\
-             [deliver]\nurl = \"http://127.0.0.1/\"\n[framing.block]\n{keys}\n"
+            "source = [{{ name = \"a\", kind = \"tcp_connect\", connect = \"10.0.0.1:1\", framing = \"f\" }}]\n\
+             [deliver]\nurl = \"http://127.0.0.1/\"\n[framing.f]\n{keys}\n"
         );
         std::fs::write(&path, text).unwrap();
         let notes = config::check(&path).unwrap().notes;
-        let noted =
-            notes.iter().any(|note| note.key == "framing.block.fixed" && note.what.contains("shifts every record"));
-        assert_eq!(noted, is_noted, "{keys}: {notes:?}");
+        let notes: Vec<_> = notes.iter().filter(|note| note.key.starts_with("framing.")).collect();
+        assert_eq!(notes.len(), usize::from(expected.is_some()), "{keys}: {notes:?}");
+        if let Some((key, words)) = expected {
+            assert!(notes[0].key == key && notes[0].what.contains(words), "{keys}: {notes:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-const CONFIG: &str = "[framing.gauge]\nstart = \"0x02\"\nend = \"0x03\"\nchecksum = \"xor8\"\nmax = \"4B\"\noversized = \"cut\"\n\
+const CONFIG: &str = "[framing.gauge]\nstart = \"0x02\"\nend = \"0x03\"\nchecksum = \"xor8\"\nmax = \"4B\"\n\
                       [framing.modbus]\nidle_gap = \"4ms\"\nchecksum = \"crc16-modbus\"\n[gateway]\nname = 1\n";
 /// Garbage, "ab", one with a wrong checksum, one that is too long, an empty and an unfinished one.
 const CAPTURE: &[u8] = b"noise\x02ab\x03\x03\x02ab\x03\x04\x02abcdef\x03\x07\x02\x03\0\x02a";
@@ -41,7 +41,7 @@ fn records_and_what_is_rejected_are_shown_as_text_and_hexadecimal_with_their_pla
     let output = ringest(&["--framing", "gauge", "--config", config.to_str().unwrap()], &[&capture]);
     assert!(output.status.success(), "{output:?}");
     let expected = "\
-framing: start 0x02, end 0x03, a start inside a record begins anew, checksum xor8, cut beyond 4B
+framing: start 0x02, end 0x03, a start inside a record begins anew, checksum xor8, dropped beyond 4B
 
        0  garbage                     5 B  \"noise\"
           6e 6f 69 73 65
@@ -49,13 +49,15 @@ framing: start 0x02, end 0x03, a start inside a record begins anew, checksum xor
           61 62
       11  rejected (checksum)         2 B  \"ab\"
           61 62
-      16  record (cut)                4 B  \"abcd\"
+      16  rejected (oversized)        4 B  \"abcd\"
           61 62 63 64
+      20  garbage                     4 B  \"ef\\x03\\x07\"
+          65 66 03 07
       24  empty                       0 B
       27  rejected (unfinished)       1 B  \"a\"
           61
 
-29 bytes: 2 records (1 cut, 0 unended), 1 empty frames; rejected: 1 checksum, 1 unfinished; garbage: 5 bytes
+29 bytes: 1 records (0 cut, 0 unended), 1 empty frames; rejected: 1 checksum, 1 oversized, 1 unfinished; garbage: 9 bytes
 ";
     assert_eq!(text(&output.stdout), expected);
 }
@@ -64,28 +66,37 @@ framing: start 0x02, end 0x03, a start inside a record begins anew, checksum xor
 fn options_make_the_same_framing_and_json_says_the_same() {
     let files = Files::new();
     let capture = files.file("capture", CAPTURE);
-    let options =
-        ["--json", "--start", r"\x02", "--end", "0x03", "--checksum", "xor8", "--max", "4B", "--oversized", "cut"];
+    let options = ["--json", "--start", r"\x02", "--end", "0x03", "--checksum", "xor8", "--max", "4B"];
     let output = ringest(&options, &[&capture]);
     assert!(output.status.success(), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let framing = "start 0x02, end 0x03, a start inside a record begins anew, checksum xor8, cut beyond 4B";
+    let framing = "start 0x02, end 0x03, a start inside a record begins anew, checksum xor8, dropped beyond 4B";
     assert_eq!(report["framing"], framing);
     let kinds: Vec<&str> = report["frames"].as_array().unwrap().iter().map(|f| f["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["garbage", "record", "rejected", "record", "empty", "rejected"]);
+    assert_eq!(kinds, ["garbage", "record", "rejected", "rejected", "garbage", "empty", "rejected"]);
     assert_eq!(
         report["frames"][1],
         serde_json::json!({ "offset": 6, "kind": "record", "bytes": 2, "text": "ab", "hex": "6162" })
     );
     assert_eq!(report["frames"][2]["reason"], "checksum");
-    assert_eq!(report["frames"][3]["flags"][0], "cut");
+    assert_eq!(report["frames"][3]["reason"], "oversized");
     assert_eq!(
         report["summary"],
         serde_json::json!({
-            "bytes": 29, "records": 2, "cut": 1, "unended": 0, "empty": 1, "garbage_bytes": 5,
-            "rejected": { "checksum": 1, "unfinished": 1 },
+            "bytes": 29, "records": 1, "cut": 0, "unended": 0, "empty": 1, "garbage_bytes": 9,
+            "rejected": { "checksum": 1, "oversized": 1, "unfinished": 1 },
         })
     );
+}
+
+#[test]
+fn flags_of_a_record_are_shown() {
+    let files = Files::new();
+    let options = ["--end", ";", "--max", "4B", "--oversized", "cut", "--idle-gap", "40ms", "--on-idle", "emit"];
+    let output = ringest(&options, &[&files.file("capture", b"abcdef;gh")]);
+    assert!(text(&output.stdout).contains("record (cut)                4 B  \"abcd\""), "{output:?}");
+    assert!(text(&output.stdout).contains("record (unended)            2 B  \"gh\""), "{output:?}");
+    assert!(text(&output.stdout).contains("2 records (1 cut, 1 unended)"), "{output:?}");
 }
 
 #[test]

@@ -132,6 +132,10 @@ fn framing(section: Section<'_, '_>, ending: Ending) -> Framing {
     let trim = trim(&section, &kind, &ends);
     let matching = matching(&section);
     let (max_bytes, oversized) = max(&section, &kind);
+    if oversized == Oversized::Cut && checksum.is_some() {
+        let what = "a longer record is damage where there is a checksum, and is rejected: nothing verifies what is cut";
+        section.note("oversized", what, "\"drop\", or checksum = \"none\"");
+    }
     let idle = idle(&section, ending, checksum.is_some());
     if ending == Ending::Fixed
         && start_bytes == 0
