@@ -700,3 +700,22 @@ fn check_notes_what_a_framing_says_in_vain_or_cannot_mend() {
         }
     }
 }
+
+#[test]
+fn the_table_of_presets_in_the_readme_is_what_they_stand_for() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let table =
+        readme.split("<!-- presets:").nth(1).and_then(|rest| rest.split("<!-- end of presets -->").next()).unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `\"")).collect();
+    let expected: Vec<String> = config::PRESETS
+        .split("[framing.")
+        .skip(1)
+        .map(|section| {
+            let (name, keys) = section.split_once(']').unwrap();
+            let keys = keys.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+            let keys: Vec<String> = keys.map(|key| format!("`{key}`")).collect();
+            format!("| `\"{name}\"` | {} |", keys.join(", "))
+        })
+        .collect();
+    assert_eq!(rows, expected);
+}
