@@ -62,13 +62,13 @@ mod tests {
         let text = with_optional_keys(files.path());
         let document = toml_edit::Document::parse(text.as_str()).unwrap();
         let reader = Reader::new(&text);
-        assert!(walk_document(&reader, document.as_table(), &[0]).is_some());
+        assert!(walk_document(&reader, document.as_table(), &[0], &crate::config::look_at_nothing).is_some());
         let absent = reader.absent.borrow();
         assert!(absent.is_empty(), "missing in the example: {absent:?}");
         // That this test would notice: without its optional keys some are missing.
         let document = toml_edit::Document::parse(EXAMPLE).unwrap();
         let reader = Reader::new(EXAMPLE);
-        walk_document(&reader, document.as_table(), &[0]);
+        walk_document(&reader, document.as_table(), &[0], &crate::config::look_at_nothing);
         assert!(reader.absent.borrow().contains("source[serial].silence_alarm"));
     }
 
