@@ -130,7 +130,7 @@ impl Machine {
     /// The connection is over; its records stay.
     fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         turn.close(link);
-        sources.count_out(turn, self.sender.source);
+        sources.count_out(turn, self.sender.source, None);
         if let (Some(lane), Some(origin)) = (self.sender.lane.take(), self.sender.origin.take()) {
             store.leave_lane(lane, origin);
         }
