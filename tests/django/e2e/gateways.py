@@ -36,6 +36,7 @@ name = "{name}"
 kind = "serial"
 path = {path}
 line = "115200 8N1"
+first = "keep"
 """
 
 
