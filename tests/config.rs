@@ -2,8 +2,8 @@
 //! With `RINGEST_BLESS=1` in the environment the expected texts are written anew, to be read before they are committed.
 
 use ringest::config::{
-    self, Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, Flow, Gateway, Journal, LaneKey, Limits,
-    Line, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    self, Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, First, Flow, Gateway, Journal, LaneKey,
+    Limits, Line, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
@@ -12,6 +12,7 @@ use ringest::framing::{
     LengthField, Matching, NumberForm, OnIdle, Oversized, Place,
 };
 use ringest::http::server;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -309,8 +310,11 @@ fn every_key_reaches_its_setting() {
         ..Framing::default()
     };
     let semi = Framing { kind: delimiter(b";"), trim: false, checksum: sum(ChecksumKind::Xor8), ..Framing::default() };
-    let source =
-        |name: &str, kind, framing, silence_alarm| Source { silence_alarm, ..Source::new(name, kind, framing) };
+    let source = |name: &str, kind, framing, silence_alarm, first| Source {
+        silence_alarm,
+        first,
+        ..Source::new(name, kind, framing)
+    };
     let serial = Serial {
         path: "/dev/ttyS0".into(),
         line: Line { baud: 1200, data_bits: 7, parity: Parity::Odd, stop_bits: 2 },
@@ -318,16 +322,20 @@ fn every_key_reaches_its_setting() {
         on_missing: OnMissing::Fail,
         on_line_error: OnLineError::Reject,
     };
-    let listen =
-        SourceKind::TcpListen { listen: "0.0.0.0:4001".parse().unwrap(), lane: LaneKey::Address, quick_ack: false };
+    let listen = SourceKind::TcpListen {
+        listen: "0.0.0.0:4001".parse().unwrap(),
+        lane: LaneKey::Address,
+        quick_ack: false,
+        names: BTreeMap::new(),
+    };
     let connect =
         SourceKind::TcpConnect { connect: Authority { host: "fd00::7".to_owned(), port: 4001 }, quick_ack: true };
     let http = SourceKind::Http { listen: "10.0.0.1:8080".parse().unwrap() };
     let expected = [
-        source("gauge", SourceKind::Serial(serial), stx, Some(Duration::from_secs(3600))),
-        source("tcp", listen, semi, None),
-        source("out", connect, Framing::default(), None),
-        source("http", http, Framing::default(), None),
+        source("gauge", SourceKind::Serial(serial), stx, Some(Duration::from_secs(3600)), First::Discard),
+        source("tcp", listen, semi, None, First::Keep),
+        source("out", connect, Framing::default(), None, First::Discard),
+        source("http", http, Framing::default(), None, First::Keep),
     ];
     assert_eq!(sources, expected);
     let url = |host: &str, port, header: &str, target: &str| Url {
@@ -718,4 +726,139 @@ fn the_table_of_presets_in_the_readme_is_what_they_stand_for() {
         })
         .collect();
     assert_eq!(rows, expected);
+}
+
+/// The keys and words of what is wrong, or of the notes, with one source of these keys.
+fn judged(keys: &str, look: config::Look<'_>) -> Vec<String> {
+    let text = format!(
+        "[framing.stx]\nstart = \"0x02\"\nend = \"0x03\"\n[framing.sum]\nend = \";\"\nchecksum = \"xor8\"\n\
+         [framing.fixed]\nfixed = 8\n[framing.line]\nend = \"\\n\"\n\
+         [[source]]\nname = \"a\"\n{keys}\n[deliver]\nurl = \"http://127.0.0.1/\"\n"
+    );
+    let said = |list: Vec<config::Problem>| {
+        let of_source = list.into_iter().filter(|problem| problem.key.starts_with("source"));
+        of_source.map(|problem| format!("{}: {}: {}", problem.key, problem.what, problem.remedy)).collect()
+    };
+    match config::parse_checked(&text, "test", &[0], look) {
+        Ok(checked) => said(checked.notes),
+        Err(problems) => said(problems.list),
+    }
+}
+
+#[test]
+fn a_close_ends_a_record_only_where_nothing_else_says_that_it_is_whole() {
+    let emit = |framing: &str| {
+        let keys =
+            format!("kind = \"tcp_connect\"\nconnect = \"10.0.0.1:1\"\non_close = \"emit\"\nframing = \"{framing}\"");
+        judged(&keys, &config::look_at_nothing)
+    };
+    assert_eq!(emit("line"), [""; 0]);
+    for (framing, word) in [("stx", "a start"), ("sum", "a checksum"), ("fixed", "a length")] {
+        let said = emit(framing);
+        assert!(said.iter().any(|said| said.contains(".on_close: ") && said.contains(word)), "{said:?}");
+    }
+    let serial = "kind = \"serial\"\npath = \"/dev/ttyS0\"\non_close = \"emit\"";
+    let said = judged(serial, &config::look_at_nothing).join("\n");
+    assert!(said.contains("it belongs to tcp_listen and tcp_connect"), "{said}");
+}
+
+#[test]
+fn a_listener_is_told_that_device_servers_may_connect_inside_of_a_record() {
+    let listen = |more: &str| {
+        let keys = format!("kind = \"tcp_listen\"\nlisten = \"0.0.0.0:4001\"\n{more}");
+        judged(&keys, &config::look_at_nothing).join("\n")
+    };
+    assert!(
+        listen("").contains("source \"a\".first: ") && listen("").contains("first = \"discard\""),
+        "{}",
+        listen("")
+    );
+    for decided in ["first = \"keep\"", "first = \"discard\"", "framing = \"stx\""] {
+        assert_eq!(listen(decided), "", "{decided}");
+    }
+}
+
+#[test]
+fn the_names_of_machines_are_good_names_of_one_machine_each() {
+    let listen = |names: &str| {
+        let keys = format!("kind = \"tcp_listen\"\nlisten = \"0.0.0.0:4001\"\nfirst = \"keep\"\nnames = {{ {names} }}");
+        judged(&keys, &config::look_at_nothing).join("\n")
+    };
+    assert_eq!(listen("\"10.0.4.21\" = \"press-4\", \"fd00::7\" = \"press-5\""), "");
+    for (names, words) in [
+        ("\"10.0.4\" = \"press-4\"", "this is no IP address"),
+        ("\"10.0.4.21\" = \"press 4\"", "cannot stand in a name"),
+        ("\"10.0.4.21\" = 4", "not a string"),
+        ("\"10.0.4.21\" = \"a\"", "source #1 has this name already"),
+        ("\"10.0.4.21\" = \"p\", \"10.0.4.22\" = \"p\"", "has given this name to a machine already"),
+        ("\"10.0.4.21\" = \"p\", \"::ffff:10.0.4.21\" = \"q\"", "this address is here twice"),
+    ] {
+        assert!(listen(names).contains(words), "{names}: {}", listen(names));
+    }
+    // A source that comes later may not have the name of a machine either.
+    let later = "kind = \"tcp_listen\"\nlisten = \"0.0.0.0:4001\"\nnames = { \"10.0.4.21\" = \"b\" }\n\
+                 [[source]]\nname = \"b\"\nkind = \"tcp_connect\"\nconnect = \"10.0.0.1:1\"";
+    let said = judged(later, &config::look_at_nothing).join("\n");
+    assert!(said.contains("source #2.name: source \"a\" has given this name to a machine already"), "{said}");
+}
+
+#[test]
+fn what_is_no_port_and_what_is_one_port_twice_is_found() {
+    let look = |path: &Path| match path.to_str().unwrap() {
+        "/dev/ttyUSB0" => {
+            config::Seen::Tty { device: 0xBC00, stable: Some("/dev/serial/by-id/usb-FTDI_A5XK3RJT-if00-port0".into()) }
+        }
+        "/dev/line-7" => config::Seen::Tty { device: 0xBC00, stable: None },
+        "/dev/ttyS0" => config::Seen::Tty { device: 0x0440, stable: None },
+        "/dev" => config::Seen::NoTty("a directory"),
+        "/run/fifo" => config::Seen::NoTty("a FIFO"),
+        _ => config::Seen::Nothing,
+    };
+    let port = |path: &str| judged(&format!("kind = \"serial\"\npath = \"{path}\""), &look).join("\n");
+    assert_eq!(port("/dev/ttyS0"), "");
+    assert_eq!(port("/dev/serial/by-id/to-be-plugged-in"), "");
+    for (path, words) in [
+        ("/dev", "there is a directory at this path"),
+        ("/run/fifo", "there is a FIFO at this path"),
+        ("/dev/ttyUSB*", "a pattern is not searched for"),
+        ("/dev/ttyS[01]", "a pattern is not searched for"),
+        ("/dev/ttyUSB0", "path = \"/dev/serial/by-id/usb-FTDI_A5XK3RJT-if00-port0\""),
+        ("/dev/ttyACM3", "such names move"),
+    ] {
+        assert!(port(path).contains(words), "{path}: {}", port(path));
+    }
+    let twice = "kind = \"serial\"\npath = \"/dev/ttyUSB0\"\n[[source]]\nname = \"b\"\nkind = \"serial\"\npath = \"/dev/line-7\"";
+    let said = judged(twice, &look).join("\n");
+    let words = "source \"b\".path: source \"a\" reads this port already, by the name /dev/ttyUSB0";
+    assert!(said.contains(words), "{said}");
+}
+
+#[test]
+fn check_looks_at_the_paths_of_this_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let port = nix::unistd::ttyname(&pty.slave).unwrap();
+    let link = directory.path().join("line-7");
+    std::os::unix::fs::symlink(&port, &link).unwrap();
+    let file = directory.path().join("ringest.toml");
+    let check = |paths: &[&Path]| {
+        let mut text = "[deliver]\nurl = \"http://127.0.0.1/\"\n".to_owned();
+        for (index, path) in paths.iter().enumerate() {
+            text += &format!("[[source]]\nname = \"s{index}\"\nkind = \"serial\"\npath = \"{}\"\n", path.display());
+        }
+        std::fs::write(&file, text).unwrap();
+        let output = ringest(&["check", file.to_str().unwrap()]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(check(&[&link]).0, Some(0));
+    for (paths, words) in [
+        (&[&port, &*link][..], "reads this port already, by the name"),
+        (&[directory.path()][..], "there is a directory at this path"),
+        (&[&*file][..], "there is a file at this path"),
+        (&[Path::new("/dev/null")][..], "no serial port"),
+    ] {
+        let (code, said) = check(paths);
+        assert_eq!(code, Some(3), "{paths:?}: {said}");
+        assert!(said.contains(words) && said.contains("ringest.toml:"), "{said}");
+    }
 }

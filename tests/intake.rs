@@ -85,7 +85,8 @@ struct World {
 impl World {
     /// The machine is on TCP.
     fn new(framing: &str, max_bytes: u64) -> Self {
-        let mut world = Self::with("kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"", framing, max_bytes);
+        let mut world =
+            Self::with("kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\nlane = \"connection\"", framing, max_bytes);
         let (peer, fd) = ("127.0.0.1:9".parse().unwrap(), Fd(9));
         world.shard.handle(world.now(), Completion::Accepted { source: SourceId(0), fd, peer });
         world.settle();
@@ -95,7 +96,9 @@ impl World {
 
     /// The machine is on a serial line; records end at a carriage return.
     fn serial(flow: &str, max_bytes: u64) -> Self {
-        let source = format!("kind = \"serial\"\npath = \"/dev/ttyS0\"\nline = \"9600 8N1\"\nflow = \"{flow}\"");
+        let source = format!(
+            "kind = \"serial\"\npath = \"/dev/ttyS0\"\nline = \"9600 8N1\"\nflow = \"{flow}\"\nfirst = \"keep\""
+        );
         let world = Self::with(&source, "end = \"\\r\"", max_bytes);
         assert!(world.machine.is_some(), "the port is read");
         world
@@ -178,7 +181,7 @@ impl World {
             Op::Recv { link, fd: Fd(fd @ 20..), .. } => drop(self.others.insert(fd, (link, true))),
             Op::Recv { .. } => {}
             Op::OpenPort { link, .. } => {
-                self.shard.handle(now, Completion::PortOpened { link, result: Ok(Fd(9)) });
+                self.shard.handle(now, Completion::PortOpened { link, result: Ok(Fd(9).into()) });
             }
             Op::HoldLine { fd: Fd(9), hold, .. } => self.holds.push(hold),
             Op::Connect { link, to: Destination::Source(_) } => {

@@ -264,3 +264,53 @@ fn the_ports_of_this_machine_are_those_of_its_sysfs_and_none_is_opened() {
         assert!(!calls.contains(&opened), "{opened} was opened");
     }
 }
+
+#[test]
+fn an_adapter_is_told_by_its_numbers_and_by_where_it_is_plugged_in() {
+    let machine = Machine::new();
+    machine.ftdi(0, "1-1.4", Some("A5XK3RJT"));
+    machine.ftdi(1, "1-1.3", Some("A5XK3RJT"));
+    machine.ftdi(2, "1-1.2", None);
+    machine.built_in(0, "4");
+    let (usb, acm) = (libc::makedev(188, 0), libc::makedev(188, 1));
+    for (number, device) in [(0, "1-1.4"), (1, "1-1.3"), (2, "1-1.2")] {
+        let target = format!("../../devices/pci0000:00/usb1/{device}/{device}:1.0/ttyUSB{number}");
+        machine.link(&format!("sys/dev/char/188:{number}"), &target);
+    }
+    machine.link("sys/dev/char/4:64", "../../devices/pnp0/00:00/00:00:0/00:00:0.0");
+    let adapter = serial::adapter_of(machine.root(), usb).expect("an adapter");
+    assert_eq!(adapter.to_string(), "USB adapter 0403:6001, serial number A5XK3RJT, at USB port 1-1.4:1.0");
+    let twin = serial::adapter_of(machine.root(), acm).expect("an adapter");
+    assert_eq!((&twin.serial, twin.port.as_str()), (&adapter.serial, "1-1.3:1.0"), "an equal serial number");
+    let nameless = serial::adapter_of(machine.root(), libc::makedev(188, 2)).expect("an adapter");
+    assert_eq!(nameless.to_string(), "USB adapter 0403:6001, without a serial number, at USB port 1-1.2:1.0");
+    assert_eq!(serial::adapter_of(machine.root(), libc::makedev(4, 64)), None, "built in");
+    assert_eq!(serial::adapter_of(machine.root(), libc::makedev(4, 65)), None, "not there");
+}
+
+#[test]
+fn what_stands_at_a_path_is_seen_without_opening_it() {
+    use ringest::config::Seen;
+    let machine = Machine::new();
+    let look = |path: &Path| serial::look_below(machine.root(), path);
+    assert_eq!(look(&machine.root().join("dev/nothing")), Seen::Nothing);
+    assert_eq!(look(&machine.root().join("dev")), Seen::NoTty("a directory"));
+    machine.write("file", "");
+    assert_eq!(look(&machine.root().join("file")), Seen::NoTty("a file"));
+    let fifo = machine.root().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    assert_eq!(look(&fifo), Seen::NoTty("a FIFO"));
+    // A name that stays is looked up below the root.
+    let pty = nix::pty::openpty(None, None).expect("a pty");
+    let port = nix::unistd::ttyname(&pty.slave).expect("its name");
+    let device = fs::metadata(&port).expect("there").rdev();
+    assert_eq!(look(&port), Seen::Tty { device, stable: None });
+    let stable = machine.root().join("dev/serial/by-id/usb-gauge");
+    symlink(&port, &stable).expect("linked");
+    assert_eq!(look(&port), Seen::Tty { device, stable: Some(stable.clone()) });
+    assert_eq!(look(&stable), Seen::Tty { device, stable: Some(stable.clone()) });
+    // sysfs names the class of a device.
+    let (major, minor) = (libc::major(fs::metadata("/dev/null").unwrap().rdev()), 3);
+    machine.link(&format!("sys/dev/char/{major}:{minor}/subsystem"), "../../../../class/mem");
+    assert_eq!(look(Path::new("/dev/null")), Seen::NoTty("a device that is no tty"));
+}

@@ -53,6 +53,7 @@ impl World {
             name = "servers"
             kind = "tcp_listen"
             listen = "127.0.0.1:4001"
+            lane = "connection"
             [[source]]
             name = "cameras"
             kind = "http"

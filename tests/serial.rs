@@ -63,7 +63,7 @@ fn write(machine: &Machine, mut bytes: &[u8]) {
 #[test]
 fn every_byte_value_passes_through_an_open_port() {
     let machine = machine();
-    let port = serial::open(&settings(&machine.path)).unwrap();
+    let port = serial::open(&settings(&machine.path)).unwrap().port;
     let sent: Vec<u8> = (0..=255).chain((0..=255).rev()).chain([0xFF, 0xFF, 0, 0xFF]).collect();
     write(&machine, &sent);
     let doubled = sent.iter().filter(|&&byte| byte == 0xFF).count();
@@ -76,7 +76,7 @@ fn every_byte_value_passes_through_an_open_port() {
 #[test]
 fn nothing_is_echoed_to_the_machine() {
     let machine = machine();
-    let port = serial::open(&settings(&machine.path)).unwrap();
+    let port = serial::open(&settings(&machine.path)).unwrap().port;
     write(&machine, b"12.5\r");
     assert_eq!(read(&port, 5).unwrap(), b"12.5\r");
     let mut ready = [PollFd::new(machine.master.as_fd(), PollFlags::POLLIN)];
@@ -87,10 +87,10 @@ fn nothing_is_echoed_to_the_machine() {
 fn bytes_that_wait_in_the_port_are_not_flushed() {
     let machine = machine();
     drop(serial::open(&settings(&machine.path)).unwrap()); // leaves the pty raw
-    let keep = serial::open(&settings(&machine.path)).unwrap();
+    let keep = serial::open(&settings(&machine.path)).unwrap().port;
     write(&machine, b"waiting\r");
     drop(keep);
-    let port = serial::open(&settings(&machine.path)).unwrap();
+    let port = serial::open(&settings(&machine.path)).unwrap().port;
     assert_eq!(read(&port, 8).unwrap(), b"waiting\r");
 }
 
@@ -98,7 +98,7 @@ fn bytes_that_wait_in_the_port_are_not_flushed() {
 fn bytes_that_came_while_the_port_was_a_terminal_are_no_record() {
     let machine = machine(); // a new pty translates CR to LF
     write(&machine, b"one\rtwo\r");
-    let port = serial::open(&settings(&machine.path)).unwrap();
+    let port = serial::open(&settings(&machine.path)).unwrap().port;
     write(&machine, b"three\r");
     assert_eq!(read(&port, 6).unwrap(), b"three\r");
 }
@@ -109,7 +109,7 @@ fn the_port_has_the_settings_that_were_asked() {
     let mut settings = settings(&machine.path);
     settings.line = Line { baud: 31_250, data_bits: 8, parity: Parity::None, stop_bits: 2 };
     settings.flow = Flow::XonXoff;
-    let port = serial::open(&settings).unwrap();
+    let port = serial::open(&settings).unwrap().port;
     let asked = serial::settings_for(&settings.line, settings.flow);
     let got = serial::read_settings(port.as_fd()).unwrap();
     assert_eq!((got.c_ispeed, got.c_ospeed), (31_250, 31_250));
@@ -121,7 +121,7 @@ fn the_port_has_the_settings_that_were_asked() {
 #[test]
 fn a_busy_port_is_tried_for_two_seconds_and_names_its_holder() {
     let machine = machine();
-    let held = serial::open(&settings(&machine.path)).unwrap();
+    let held = serial::open(&settings(&machine.path)).unwrap().port;
     let started = Instant::now();
     let error = serial::open(&settings(&machine.path)).unwrap_err();
     let waited = started.elapsed();
@@ -143,7 +143,7 @@ fn a_busy_port_is_tried_for_two_seconds_and_names_its_holder() {
 #[test]
 fn a_port_that_is_released_meanwhile_opens() {
     let machine = machine();
-    let held = serial::open(&settings(&machine.path)).unwrap();
+    let held = serial::open(&settings(&machine.path)).unwrap().port;
     let release = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(200));
         drop(held);
@@ -157,7 +157,7 @@ fn a_port_that_is_released_meanwhile_opens() {
 #[test]
 fn a_busy_ports_settings_are_not_touched() {
     let machine = machine();
-    let held = serial::open(&settings(&machine.path)).unwrap();
+    let held = serial::open(&settings(&machine.path)).unwrap().port;
     let mut other = settings(&machine.path);
     other.line.baud = 300;
     serial::open(&other).unwrap_err();
@@ -167,7 +167,7 @@ fn a_busy_ports_settings_are_not_touched() {
 #[test]
 fn a_hang_up_ends_the_stream() {
     let machine = machine();
-    let port = serial::open(&settings(&machine.path)).unwrap();
+    let port = serial::open(&settings(&machine.path)).unwrap().port;
     drop(machine.master);
     match read(&port, 1) {
         Ok(bytes) => assert!(bytes.is_empty()),
@@ -182,7 +182,7 @@ fn a_port_that_comes_back_under_another_name_is_found_through_its_link() {
     let (first, second) = (machine(), machine());
     assert_ne!(first.path, second.path);
     symlink(&first.path, &link).unwrap();
-    let port = serial::open(&settings(&link)).unwrap();
+    let port = serial::open(&settings(&link)).unwrap().port;
     write(&first, b"one\r");
     assert_eq!(read(&port, 4).unwrap(), b"one\r");
     drop(first);
@@ -190,7 +190,7 @@ fn a_port_that_comes_back_under_another_name_is_found_through_its_link() {
     fs::remove_file(&link).unwrap();
     assert_eq!(serial::open(&settings(&link)).unwrap_err(), PortError::Missing);
     symlink(&second.path, &link).unwrap();
-    let port = serial::open(&settings(&link)).unwrap();
+    let port = serial::open(&settings(&link)).unwrap().port;
     write(&second, b"two\r");
     assert_eq!(read(&port, 4).unwrap(), b"two\r");
 }
@@ -200,7 +200,7 @@ fn what_is_no_serial_port_is_said_to_be_none() {
     let file = tempfile::NamedTempFile::new().unwrap();
     for path in [Path::new("/dev/null"), file.path(), Path::new("/tmp")] {
         let error = serial::open(&settings(path)).unwrap_err();
-        assert!(matches!(&error, PortError::Other(text) if text.contains("not a tty")), "{error:?}");
+        assert!(matches!(&error, PortError::NoTty { .. }) && error.to_string().contains("not a tty"), "{error:?}");
     }
     let inside = file.path().join("port");
     assert_eq!(serial::open(&settings(&inside)).unwrap_err(), PortError::Missing);
@@ -273,7 +273,7 @@ fn the_doctor_finds_a_usable_port_and_leaves_no_trace() {
     assert_eq!(document["report"]["state_directory"]["exists"], true);
     assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
 
-    let held = serial::open(&settings(&machine.path)).unwrap();
+    let held = serial::open(&settings(&machine.path)).unwrap().port;
     let (code, out, _) = outcome(&mut doctor);
     assert_eq!(code, Some(0));
     assert!(out.contains("in use by ") && out.contains(&format!("(PID {})", std::process::id())), "{out}");

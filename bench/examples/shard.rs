@@ -97,12 +97,13 @@ fn case(name: &str) -> Option<Case> {
 
 fn settings(case: &Case) -> config::Settings {
     let kind = if case.http { "http" } else { "tcp_listen" };
+    let lane = if case.http { "" } else { "lane = \"connection\"\n" };
     let (sequence, id) = match case.two_step {
         true => ("[sequence]\nurl = \"http://127.0.0.1:9/seq/\"\nid_at = \"/id\"", "\"id\": {{id}}, "),
         false => ("", ""),
     };
     let text = format!(
-        "[journal]\ndurability = \"process\"\n[[source]]\nname = \"machines\"\nkind = \"{kind}\"\nlisten = \"127.0.0.1:4001\"\n{sequence}\n[deliver]\n\
+        "[journal]\ndurability = \"process\"\n[[source]]\nname = \"machines\"\nkind = \"{kind}\"\nlisten = \"127.0.0.1:4001\"\n{lane}{sequence}\n[deliver]\n\
          url = \"http://127.0.0.1:9/films/\"\nbody = '{{{id}\"machine\": {{{{source|json}}}}, \"data\": {{{{data|json}}}}}}'\n\
          connections = {}\npipeline = {}\n",
         RECORDS_A_TURN / case.depth,

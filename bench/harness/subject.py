@@ -105,10 +105,11 @@ class Gateway(Subject):
             for index in range(case.machines):
                 path = quoted(trial.ports / f"machine-{index:04}")
                 lines += ["[[source]]", f'name = "machine-{index:04}"', 'kind = "serial"', f"path = {path}"]
-                lines += ['line = "115200 8N1"', ""]
+                lines += ['line = "115200 8N1"', 'first = "keep"', ""]
         else:
             kind = {"tcp": "tcp_listen", "http": "http"}[case.source]
             lines += ["[[source]]", 'name = "machines"', f'kind = "{kind}"', f'listen = "127.0.0.1:{trial.machines_at}"']
+            lines += ['lane = "connection"'] if case.source == "tcp" else []
             lines += ["quick_ack = false", ""] if self.levers and case.source == "tcp" else [""]
         fields = '"machine": {{source|json}}, "data": {{data|json}}'
         if self.ids:

@@ -9,6 +9,7 @@ use crate::config::{
 use crate::delivery::template::{Fields, Template};
 use crate::ground::RecordFlags;
 use crate::ground::decoding::Decoding;
+use crate::source::serial;
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write as _};
@@ -40,7 +41,7 @@ API that is not there is waited for, and another gateway on the state directory 
 /// # Errors
 /// [`exit::CONFIG`] if the file has problems; with `--online`, the code of the first problem found.
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
-    match config::check(&arguments.config) {
+    match config::check_here(&arguments.config, &serial::look) {
         Ok(checked) => {
             let checks = arguments.online.then(|| online::checks(&checked.settings));
             print(&if arguments.json {
@@ -231,8 +232,9 @@ fn records(source: &Source) -> String {
 fn example_body(settings: &Settings) -> String {
     let first = settings.sources.first().expect("checked settings have a source");
     let source = match &first.kind {
-        SourceKind::TcpListen { lane: LaneKey::Connection, .. } => format!("{}@10.0.4.20:51234", first.name),
-        SourceKind::TcpListen { lane: LaneKey::Address, .. } => format!("{}@10.0.4.20", first.name),
+        SourceKind::TcpListen { lane, names, .. } => {
+            config::machine_name(&first.name, *lane, names, ([10, 0, 4, 20], 51_234).into())
+        }
         SourceKind::Http { .. } => "SOURCE".to_owned(),
         SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => first.name.clone(),
     };

@@ -5,7 +5,7 @@ use crate::config;
 use crate::engine::{self, EngineError, ListenError, LockError, Summary};
 use crate::ground::count::Stage;
 use crate::observe::histlog::HistogramLogError;
-use crate::source::serial::PortError;
+use crate::source::serial::{self, PortError};
 use nix::sys::signal::{SigSet, Signal};
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal};
@@ -70,8 +70,8 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     signals.thread_unblock()?;
     // A file beyond RLIMIT_FSIZE is an error to be handled (EFBIG), not a reason to die: setrlimit(2). Threads inherit this.
     SigSet::from_iter([Signal::SIGXFSZ]).thread_block()?;
-    let checked =
-        config::check(&arguments.config).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
+    let checked = config::check_here(&arguments.config, &serial::look)
+        .map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
     for note in &checked.notes {
         warn!("{note}");
     }
@@ -132,7 +132,7 @@ fn code(error: &EngineError) -> u8 {
             PortError::Missing => exit::MISSING,
             PortError::Busy { .. } => exit::BUSY,
             PortError::Permission { .. } => exit::PERMISSION,
-            PortError::Other(_) => exit::FAILURE,
+            PortError::NoTty { .. } | PortError::Other(_) => exit::FAILURE,
         },
         EngineError::Journal { .. } | EngineError::JournalDirectory { .. } => exit::JOURNAL,
         EngineError::HistogramLog(HistogramLogError::Io { error, .. }) => of_io(error, exit::FAILURE),

@@ -3,7 +3,9 @@
 //! Every key of [`Settings`] is named here once; the compiler asks for those that are added.
 
 use super::answers::Answers;
-use super::settings::{Deliver, Gateway, Journal, Limits, Sequence, Settings, Url, WhenFull};
+use super::settings::{
+    Deliver, Gateway, Journal, Limits, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+};
 use super::units::{show_duration, show_size};
 use crate::delivery::route::Reaction;
 use crate::http::server;
@@ -33,6 +35,63 @@ impl fmt::Display for Change {
     }
 }
 
+/// What becomes of a source that goes on under its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceChange {
+    /// It is as it was.
+    None,
+    /// What differs is taken over where it stands: ports, connections and unfinished records stay.
+    Adjust,
+    /// What is open ends in order, and is opened anew.
+    Reopen,
+}
+
+impl SourceChange {
+    /// What `new` makes of `old`.
+    pub fn between(old: &Source, new: &Source) -> Self {
+        if old == new {
+            Self::None
+        } else if needs_reopen(old, new) {
+            Self::Reopen
+        } else {
+            Self::Adjust
+        }
+    }
+}
+
+/// Whether a key differs that an open port or connection was made with: its line or address, how the kernel reads it, what keeps
+/// its order, and how its bytes are cut. Every other key lives on; the compiler asks for those that are added.
+fn needs_reopen(old: &Source, new: &Source) -> bool {
+    let Source { name: _, kind, framing, decoding: _, data_is: _, silence_alarm: _, first: _, on_close: _ } = old;
+    let other_kind = match (kind, &new.kind) {
+        (SourceKind::Serial(old), SourceKind::Serial(new)) => {
+            let Serial { path, line, flow, on_missing: _, on_line_error: _ } = old;
+            (path, line, flow) != (&new.path, &new.line, &new.flow)
+        }
+        (
+            SourceKind::TcpListen { listen, lane, quick_ack, names: _ },
+            SourceKind::TcpListen { listen: new_listen, lane: new_lane, quick_ack: new_quick_ack, names: _ },
+        ) => (listen, lane, quick_ack) != (new_listen, new_lane, new_quick_ack),
+        (
+            SourceKind::TcpConnect { connect, quick_ack },
+            SourceKind::TcpConnect { connect: new_connect, quick_ack: new_quick_ack },
+        ) => (connect, quick_ack) != (new_connect, new_quick_ack),
+        (SourceKind::Http { listen }, SourceKind::Http { listen: new_listen }) => listen != new_listen,
+        _ => true,
+    };
+    other_kind || *framing != new.framing
+}
+
+/// Whether records from now on need an origin of their own, since what one carries differs: how its machine is called, and how
+/// its records become text.
+pub fn needs_new_origin(old: &Source, new: &Source) -> bool {
+    let other_names = match (&old.kind, &new.kind) {
+        (SourceKind::TcpListen { names, .. }, SourceKind::TcpListen { names: new_names, .. }) => names != new_names,
+        _ => false,
+    };
+    other_names || old.decoding != new.decoding
+}
+
 /// All that differs between two configurations. Sources are told by their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -44,8 +103,10 @@ pub struct Changes {
     pub added: Vec<String>,
     /// Sources that are no longer there.
     pub removed: Vec<String>,
-    /// Sources of which anything differs, their framing included.
+    /// Sources that are opened anew, since their line, address or framing differs.
     pub changed: Vec<String>,
+    /// Sources of which other keys differ: they go on as they are open.
+    pub adjusted: Vec<String>,
     /// Number of sources that are as they were.
     pub unchanged: usize,
 }
@@ -64,8 +125,11 @@ impl Changes {
         for source in &new.sources {
             match before.remove(source.name.as_str()) {
                 None => changes.added.push(source.name.clone()),
-                Some(old) if old == source => changes.unchanged += 1,
-                Some(_) => changes.changed.push(source.name.clone()),
+                Some(old) => match SourceChange::between(old, source) {
+                    SourceChange::None => changes.unchanged += 1,
+                    SourceChange::Adjust => changes.adjusted.push(source.name.clone()),
+                    SourceChange::Reopen => changes.changed.push(source.name.clone()),
+                },
             }
         }
         let gone = sources.iter().filter(|source| before.contains_key(source.name.as_str()));
@@ -75,8 +139,9 @@ impl Changes {
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        let Self { restart, keys, added, removed, changed, unchanged: _ } = self;
-        restart.is_empty() && keys.is_empty() && added.is_empty() && removed.is_empty() && changed.is_empty()
+        let Self { restart, keys, added, removed, changed, adjusted, unchanged: _ } = self;
+        let no_sources = [added, removed, changed, adjusted].into_iter().all(Vec::is_empty);
+        restart.is_empty() && keys.is_empty() && no_sources
     }
 }
 
@@ -85,7 +150,13 @@ impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const NAMES_MAX: usize = 10;
         let mut parts = Vec::new();
-        for (what, names) in [("added", &self.added), ("removed", &self.removed), ("changed", &self.changed)] {
+        let lists = [
+            ("added", &self.added),
+            ("removed", &self.removed),
+            ("opened anew", &self.changed),
+            ("changed while open", &self.adjusted),
+        ];
+        for (what, names) in lists {
             if !names.is_empty() {
                 let more = if names.len() > NAMES_MAX { ", …" } else { "" };
                 parts.push(format!(
@@ -358,7 +429,84 @@ mod tests {
         });
         assert_eq!((&changes.added[..], &changes.removed[..]), (&["c".to_owned()][..], &["b".to_owned()][..]));
         assert_eq!((&changes.changed[..], changes.unchanged), (&["a".to_owned()][..], 0));
-        assert_eq!(changes.to_string(), "sources: 1 added (c), 1 removed (b), 1 changed (a), 0 unchanged");
+        assert_eq!(changes.to_string(), "sources: 1 added (c), 1 removed (b), 1 opened anew (a), 0 unchanged");
+    }
+
+    /// One source of each kind, with every key that it may have.
+    const SERIAL: &str = r#"kind = "serial"
+        path = "/dev/ttyS0"
+        line = "9600 8N1"
+        flow = "none"
+        on_missing = "wait"
+        framing = "f"
+        silence_alarm = "1h"
+        first = "discard""#;
+    const LISTEN: &str = r#"kind = "tcp_listen"
+        listen = "127.0.0.1:4001"
+        lane = "address"
+        quick_ack = true
+        names = { "10.0.4.21" = "press-4" }
+        framing = "f"
+        silence_alarm = "1h"
+        first = "keep"
+        on_close = "discard""#;
+    const CONNECT: &str = r#"kind = "tcp_connect"
+        connect = "127.0.0.1:4001"
+        quick_ack = true
+        framing = "f"
+        silence_alarm = "1h"
+        first = "keep"
+        on_close = "discard""#;
+    const HTTP: &str = r#"kind = "http"
+        listen = "127.0.0.1:4001"
+        silence_alarm = "1h""#;
+
+    fn source(keys: &str) -> Source {
+        let text = format!(
+            "[gateway]\ncores = [0]\n[framing.f]\nend = \"\\n\"\n[framing.g]\nend = \"\\r\"\n[[source]]\nname = \"a\"\n{keys}\n\
+             [deliver]\nurl = \"http://127.0.0.1:8000/films/\"\n"
+        );
+        let mut settings = parse_on(&text, "test", &[0]).unwrap_or_else(|problems| panic!("{keys}: {problems}"));
+        settings.sources.remove(0)
+    }
+
+    #[test]
+    fn each_key_of_a_source_lives_on_or_has_it_opened_anew() {
+        use SourceChange::{Adjust, Reopen};
+        let framing = ("framing = \"f\"", "framing = \"g\"", Reopen);
+        let silence = ("\"1h\"", "\"2h\"", Adjust);
+        let close = ("on_close = \"discard\"", "on_close = \"emit\"", Adjust);
+        let quick = ("quick_ack = true", "quick_ack = false", Reopen);
+        let listen = ("\"127.0.0.1:4001\"", "\"127.0.0.1:4002\"", Reopen);
+        let serial = [
+            ("/dev/ttyS0", "/dev/ttyS1", Reopen),
+            ("9600 8N1", "9600 7E1", Reopen),
+            ("flow = \"none\"", "flow = \"rtscts\"", Reopen),
+            ("on_missing = \"wait\"", "on_missing = \"fail\"", Adjust),
+            framing,
+            silence,
+            ("first = \"discard\"", "first = \"keep\"", Adjust),
+        ];
+        let keep = ("first = \"keep\"", "first = \"discard\"", Adjust);
+        let lane = ("lane = \"address\"", "lane = \"connection\"", Reopen);
+        let names = ("press-4", "press-5", Adjust);
+        for (keys, changes) in [
+            (SERIAL, &serial[..]),
+            (LISTEN, &[listen, lane, quick, names, framing, silence, keep, close]),
+            (CONNECT, &[listen, quick, framing, silence, keep, close]),
+            (HTTP, &[listen, silence]),
+        ] {
+            assert_eq!(keys.lines().count(), changes.len() + 1, "each key but the kind: {keys}");
+            let old = source(keys);
+            assert_eq!(SourceChange::between(&old, &old.clone()), SourceChange::None);
+            for (from, to, expected) in changes {
+                assert!(keys.contains(from), "{from} in {keys}");
+                let new = source(&keys.replace(from, to));
+                assert_eq!(SourceChange::between(&old, &new), *expected, "{from} becomes {to}");
+                assert_eq!(needs_new_origin(&old, &new), *from == "press-4", "{from} becomes {to}");
+            }
+        }
+        assert_eq!(SourceChange::between(&source(LISTEN), &source(CONNECT)), Reopen);
     }
 
     #[test]

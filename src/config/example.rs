@@ -63,7 +63,7 @@ mod tests {
         let text = with_optional_keys(files.path());
         let document = toml_edit::Document::parse(text.as_str()).unwrap();
         let reader = Reader::new(&text);
-        assert!(walk_document(&reader, document.as_table(), &[0]).is_some());
+        assert!(walk_document(&reader, document.as_table(), &[0], &crate::config::look_at_nothing).is_some());
         // A key need not be in each section that could have it.
         let (absent, present) = (reader.absent.borrow(), reader.present.borrow());
         let absent: Vec<&String> = absent.difference(&present).collect();
@@ -71,7 +71,7 @@ mod tests {
         // That this test would notice: without its optional keys some are missing.
         let document = toml_edit::Document::parse(EXAMPLE).unwrap();
         let reader = Reader::new(EXAMPLE);
-        walk_document(&reader, document.as_table(), &[0]);
+        walk_document(&reader, document.as_table(), &[0], &crate::config::look_at_nothing);
         assert!(reader.absent.borrow().contains("source[serial].silence_alarm"));
     }
 

@@ -12,6 +12,7 @@ mod deliver;
 mod example;
 mod framing;
 mod gateway;
+mod look;
 mod nearest;
 mod problem;
 mod settings;
@@ -23,9 +24,10 @@ mod walk;
 
 pub use answers::{Answers, Confirm};
 pub use batch::{Batch, BatchForm};
-pub use changes::{Change, Changes};
+pub use changes::{Change, Changes, SourceChange, needs_new_origin};
 pub use example::EXAMPLE;
 pub use framing::{PRESETS, preset, show_framing};
+pub use look::{Look, Seen, look_at_nothing};
 pub(crate) use nearest::nearest;
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
@@ -58,9 +60,17 @@ pub fn load(path: &Path) -> Result<Settings, Problems> {
 /// # Errors
 /// Those of [`load`].
 pub fn check(path: &Path) -> Result<Checked, Problems> {
+    check_here(path, &look_at_nothing)
+}
+
+/// As [`check`], on the machine that it is for: `look` sees what stands at the paths of serial ports. No port is opened.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn check_here(path: &Path, look: Look<'_>) -> Result<Checked, Problems> {
     let file = path.display().to_string();
     let text = read(path)?;
-    parse_checked(&text, &file, &usable_cpus(&file)?)
+    parse_checked(&text, &file, &usable_cpus(&file)?, look)
 }
 
 /// The text of a configuration file.
@@ -93,7 +103,7 @@ pub fn parse(text: &str, file: &str) -> Result<Settings, Problems> {
 /// # Errors
 /// Those of [`parse`].
 pub fn parse_on(text: &str, file: &str, cpus: &[usize]) -> Result<Settings, Problems> {
-    parse_checked(text, file, cpus).map(|checked| checked.settings)
+    parse_checked(text, file, cpus, &look_at_nothing).map(|checked| checked.settings)
 }
 
 /// The framings of a file by their names, whatever else may be wrong with it; `file` is how messages name it.
@@ -124,12 +134,16 @@ fn parse_document<'t>(text: &'t str, file: &str) -> Result<toml_edit::Document<&
     })
 }
 
-fn parse_checked(text: &str, file: &str, cpus: &[usize]) -> Result<Checked, Problems> {
+/// As [`parse_on`], with the notes and with what `look` sees at the paths of serial ports.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn parse_checked(text: &str, file: &str, cpus: &[usize], look: Look<'_>) -> Result<Checked, Problems> {
     // An editor's byte order mark is no part of the text; places count without it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let document = parse_document(text, file)?;
     let reader = walk::Reader::new(text);
-    let settings = walk_document(&reader, document.as_table(), cpus);
+    let settings = walk_document(&reader, document.as_table(), cpus, look);
     let (problems, notes) = reader.finish();
     match settings {
         Some(settings) if problems.is_empty() => Ok(Checked { settings, notes }),
@@ -141,14 +155,19 @@ fn parse_checked(text: &str, file: &str, cpus: &[usize]) -> Result<Checked, Prob
 }
 
 /// All sections; `None` only after a problem was noted.
-fn walk_document<'d>(reader: &walk::Reader<'d>, table: &'d toml_edit::Table, cpus: &[usize]) -> Option<Settings> {
+fn walk_document<'d>(
+    reader: &walk::Reader<'d>,
+    table: &'d toml_edit::Table,
+    cpus: &[usize],
+    look: Look<'_>,
+) -> Option<Settings> {
     let root = walk::Section::new(reader, String::new(), String::new(), Some(table), None);
     let gateway = gateway::gateway(root.section("gateway"), cpus);
     let journal = gateway::journal(root.section("journal"), gateway.cores.len());
     let limits = gateway::limits(root.section("limits"));
     let framing_section = root.section("framing");
     let mut framings = framing::framings(&framing_section);
-    let sources = sources::sources(reader, &root, &mut framings, gateway.admin);
+    let sources = sources::sources(reader, &root, &mut framings, gateway.admin, look);
     framing::note_unused(&framing_section, &framings);
     let sequence_section = root.section("sequence");
     let has_sequence = sequence_section.is_present();

@@ -8,7 +8,8 @@ use crate::framing::Framing;
 use crate::ground::decoding::Decoding;
 use crate::http;
 use crate::tls::Tls;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -96,13 +97,47 @@ pub struct Source {
     pub data_is: DataIs,
     /// Alarm when nothing came for so long.
     pub silence_alarm: Option<Duration>,
+    /// What becomes of what precedes the first end of a stream; unused for HTTP.
+    pub first: First,
+    /// What becomes of a record that its machine ends by closing the connection; of TCP.
+    pub on_close: OnClose,
+}
+
+/// What becomes of the bytes before the first end of a stream that may have been joined in the middle of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// They are rejected where they come right behind the open, or behind bytes that were discarded: half a record is none.
+    Discard,
+    /// They are a record: the machine begins with one.
+    Keep,
+}
+
+/// What becomes of an unfinished record when its machine closes the connection in order (FIN).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnClose {
+    /// It is rejected as unfinished.
+    Discard,
+    /// It is a record, flagged as unended.
+    Emit,
 }
 
 impl Source {
     /// With the defaults of its kind.
     pub fn new(name: &str, kind: SourceKind, framing: Framing) -> Self {
-        let (decoding, data_is) = (Decoding::default(), DataIs::Bytes);
-        Self { name: name.to_owned(), kind, framing, decoding, data_is, silence_alarm: None }
+        let first = match kind {
+            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => First::Discard,
+            SourceKind::TcpListen { .. } | SourceKind::Http { .. } => First::Keep,
+        };
+        Self {
+            name: name.to_owned(),
+            kind,
+            framing,
+            decoding: Decoding::default(),
+            data_is: DataIs::Bytes,
+            silence_alarm: None,
+            first,
+            on_close: OnClose::Discard,
+        }
     }
 }
 
@@ -120,7 +155,8 @@ pub enum DataIs {
 pub enum SourceKind {
     /// A tty.
     Serial(Serial),
-    /// A TCP listener; a connection's `{{source}}` is `NAME@ADDRESS:PORT`, or `NAME@ADDRESS` with [`LaneKey::Address`].
+    /// A TCP listener; a connection's `{{source}}` is `NAME@ADDRESS`, or `NAME@ADDRESS:PORT` with [`LaneKey::Connection`]; see
+    /// [`machine_name`].
     TcpListen {
         /// Bound once per core by SO_REUSEPORT.
         listen: SocketAddr,
@@ -128,6 +164,8 @@ pub enum SourceKind {
         lane: LaneKey,
         /// Whether the kernel acknowledges each segment at once: TCP_QUICKACK, tcp(7).
         quick_ack: bool,
+        /// What the machines at these addresses are called. An IPv4 address is one, also where it comes as an IPv6 address.
+        names: BTreeMap<IpAddr, String>,
     },
     /// An outgoing TCP connection to a device server.
     TcpConnect {
@@ -141,6 +179,16 @@ pub enum SourceKind {
         /// Bound once per core by SO_REUSEPORT.
         listen: SocketAddr,
     },
+}
+
+/// What `{{source}}` shows of a machine that has connected to a listener.
+pub fn machine_name(source: &str, lane: LaneKey, names: &BTreeMap<IpAddr, String>, peer: SocketAddr) -> String {
+    match (names.get(&peer.ip().to_canonical()), lane) {
+        (Some(name), LaneKey::Address) => name.clone(),
+        (Some(name), LaneKey::Connection) => format!("{name}:{}", peer.port()),
+        (None, LaneKey::Address) => format!("{source}@{}", peer.ip()),
+        (None, LaneKey::Connection) => format!("{source}@{peer}"),
+    }
 }
 
 /// What keeps its order on a listener.
@@ -187,6 +235,13 @@ pub struct Line {
     pub parity: Parity,
     /// 1 or 2.
     pub stop_bits: u8,
+}
+
+impl Line {
+    /// Bits of one character on the line, with its start bit.
+    pub fn character_bits(&self) -> u8 {
+        1 + self.data_bits + u8::from(self.parity != Parity::None) + self.stop_bits
+    }
 }
 
 /// The parity bit of a character.

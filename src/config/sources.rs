@@ -3,16 +3,19 @@
 use super::content::{check_encoding, content};
 use super::framing::{Framings, check_line, source_framing};
 use super::gateway::{check_name, parse_path};
+use super::look::{Look, Seen};
 use super::nearest::nearest;
 use super::problem::Refusal;
-use super::settings::{Authority, Flow, LaneKey, OnLineError, OnMissing, Parity, Serial, Source, SourceKind};
+use super::settings::{
+    Authority, First, Flow, LaneKey, OnClose, OnLineError, OnMissing, Parity, Serial, Source, SourceKind,
+};
 use super::units;
 use super::url::{overlap, parse_authority, parse_listen};
 use super::walk::{Reader, Section};
-use crate::framing::Framing;
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use crate::framing::{Framing, FramingKind};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A source's index is a `u16`.
@@ -34,7 +37,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 10] = [
+const KEYS_OF_KINDS: [(&str, &str); 13] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -42,15 +45,23 @@ const KEYS_OF_KINDS: [(&str, &str); 10] = [
     ("on_line_error", "serial"),
     ("connect", "tcp_connect"),
     ("lane", "tcp_listen"),
+    ("names", "tcp_listen"),
+    ("first", "serial, tcp_listen and tcp_connect"),
+    ("on_close", "tcp_listen and tcp_connect"),
     ("quick_ack", "tcp_listen and tcp_connect"),
     ("listen", "tcp_listen and http"),
     ("allow_remote", "http"),
 ];
 
 /// What a source may not share with another, and who has it.
-#[derive(Default)]
-struct Taken {
+struct Taken<'l> {
+    /// Sees what stands at a path.
+    look: Look<'l>,
+    /// Which ttys are read, and by whom: source and path.
+    devices: HashMap<u64, (String, PathBuf)>,
     names: HashMap<String, usize>,
+    /// Names that a listener gives to machines, and which source does.
+    machines: HashMap<String, String>,
     paths: HashMap<PathBuf, String>,
     listeners: HashMap<u16, Vec<(SocketAddr, String)>>,
 }
@@ -61,6 +72,7 @@ pub(super) fn sources<'d>(
     root: &Section<'_, 'd>,
     framings: &mut Framings<'d>,
     admin: SocketAddr,
+    look: Look<'_>,
 ) -> Vec<Source> {
     let Some(entry) = root.get("source") else {
         root.missing("source", "at least one [[source]], where records come from; see `ringest config example`");
@@ -82,8 +94,14 @@ pub(super) fn sources<'d>(
     if tables.len() > SOURCES_MAX {
         entry.refuse_key(Refusal::new(format!("these are {} sources", tables.len()), format!("at most {SOURCES_MAX}")));
     }
-    let mut taken = Taken::default();
-    taken.listeners.insert(admin.port(), vec![(admin, "gateway.admin".to_owned())]);
+    let mut taken = Taken {
+        look,
+        devices: HashMap::new(),
+        names: HashMap::new(),
+        machines: HashMap::new(),
+        paths: HashMap::new(),
+        listeners: HashMap::from([(admin.port(), vec![(admin, "gateway.admin".to_owned())])]),
+    };
     let mut sources = Vec::with_capacity(tables.len());
     for (index, (table, span)) in tables.into_iter().enumerate() {
         let number = format!("source #{}", index + 1);
@@ -97,7 +115,7 @@ fn source<'d>(
     mut section: Section<'_, 'd>,
     index: usize,
     framings: &mut Framings<'d>,
-    taken: &mut Taken,
+    taken: &mut Taken<'_>,
 ) -> Option<Source> {
     let name = section.parsed("name", "a string", |name| check_name(name).map(|()| name));
     if section.get("name").is_none() {
@@ -108,6 +126,10 @@ fn source<'d>(
     {
         let what = format!("source #{} has this name already", first + 1);
         section.refuse("name", Refusal::new(what, "a name of its own for each source"));
+    }
+    if let Some(owner) = name.and_then(|name| taken.machines.get(name)) {
+        let what = format!("{owner} has given this name to a machine already, in its names");
+        section.refuse("name", Refusal::new(what, "a name of its own for each source and machine"));
     }
     let kind = kind(&section);
     // From here on messages say the name.
@@ -132,10 +154,11 @@ fn source<'d>(
     let source_kind = match kind {
         Kind::Serial => serial(&section, &path, framing.as_ref(), taken).map(SourceKind::Serial),
         Kind::TcpListen => {
-            let lanes = [("connection", LaneKey::Connection), ("address", LaneKey::Address)];
-            let lane = section.choice("lane", &lanes, LaneKey::Connection);
+            let lanes = [("address", LaneKey::Address), ("connection", LaneKey::Connection)];
+            let lane = section.choice("lane", &lanes, LaneKey::Address);
             let quick_ack = section.boolean("quick_ack", true);
-            listen(&section, &path, taken).map(|listen| SourceKind::TcpListen { listen, lane, quick_ack })
+            let names = names(&section, &path, taken);
+            listen(&section, &path, taken).map(|listen| SourceKind::TcpListen { listen, lane, quick_ack, names })
         }
         Kind::TcpConnect => {
             let quick_ack = section.boolean("quick_ack", true);
@@ -156,12 +179,92 @@ fn source<'d>(
         };
         check_encoding(&section, decoding, framing, port);
     }
+    let first = first(&section, kind, framing.as_ref());
+    let on_close = on_close(&section, kind, framing.as_ref());
     section.finish_with(|key| {
         let (_, owner) = KEYS_OF_KINDS.iter().find(|(known, _)| *known == key)?;
         Some(format!("a source of kind {kind_name:?} has no such key: it belongs to {owner}"))
     });
     let (name, kind, framing) = (name?.to_owned(), source_kind?, framing?);
-    Some(Source { name, kind, framing, decoding, data_is, silence_alarm })
+    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close })
+}
+
+/// Whether what precedes the first end is a record. A machine that connects to us begins with one, mostly; whoever we connect to
+/// may be in the middle of it.
+fn first(section: &Section<'_, '_>, kind: Kind, framing: Option<&Framing>) -> First {
+    let default = match kind {
+        Kind::Serial | Kind::TcpConnect => First::Discard,
+        Kind::TcpListen | Kind::Http => First::Keep,
+    };
+    if kind == Kind::Http {
+        return default;
+    }
+    if kind == Kind::TcpListen
+        && section.get("first").is_none()
+        && framing
+            .is_some_and(|framing| framing.starts.is_empty() && !matches!(framing.kind, FramingKind::Fixed { .. }))
+    {
+        section.note(
+            "first",
+            "what comes first on a connection is taken for a whole record: a device server that connects here in the middle of \
+             one has its tail delivered",
+            "first = \"discard\" for a device server, first = \"keep\" for a machine that begins with a record",
+        );
+    }
+    section.choice("first", &[("discard", First::Discard), ("keep", First::Keep)], default)
+}
+
+/// Whether a connection's end is the end of a record.
+fn on_close(section: &Section<'_, '_>, kind: Kind, framing: Option<&Framing>) -> OnClose {
+    const REMEDY: &str = "on_close = \"emit\" with an end, or with idle_gap, and nothing else";
+    if !matches!(kind, Kind::TcpListen | Kind::TcpConnect) {
+        return OnClose::Discard;
+    }
+    let chosen =
+        section.choice("on_close", &[("discard", OnClose::Discard), ("emit", OnClose::Emit)], OnClose::Discard);
+    let Some(framing) = framing.filter(|_| chosen == OnClose::Emit) else { return chosen };
+    let has = if !framing.starts.is_empty() {
+        "a start"
+    } else if framing.checksum.is_some() {
+        "a checksum"
+    } else if matches!(framing.kind, FramingKind::Length(_) | FramingKind::Fixed { .. }) {
+        "a length"
+    } else {
+        return chosen;
+    };
+    let what =
+        format!("the framing has {has}, which tells where a record ends: one that is cut off by a close is damaged");
+    section.refuse("on_close", Refusal::new(what, REMEDY));
+    chosen
+}
+
+/// `names` of a listener: what the machines at some addresses are called.
+fn names(section: &Section<'_, '_>, owner: &str, taken: &mut Taken<'_>) -> BTreeMap<IpAddr, String> {
+    const REMEDY: &str = "names = { \"10.0.4.21\" = \"press-4\" }: an address and the name of its machine";
+    let mut names = BTreeMap::new();
+    let Some(table) = section.get("names").and_then(|entry| entry.section(REMEDY)) else { return names };
+    for (text, entry) in table.entries() {
+        let address = match text.parse::<IpAddr>() {
+            Ok(address) => address.to_canonical(),
+            Err(_) => {
+                entry.refuse_key(Refusal::new("this is no IP address", REMEDY));
+                continue;
+            }
+        };
+        let Some(name) = entry.string(REMEDY) else { continue };
+        if let Err(refusal) = check_name(name) {
+            entry.refuse(refusal);
+        } else if let Some(first) = taken.names.get(name) {
+            let what = format!("source #{} has this name already", first + 1);
+            entry.refuse(Refusal::new(what, "a name of its own for each source and machine"));
+        } else if let Some(first) = taken.machines.insert(name.to_owned(), owner.to_owned()) {
+            let what = format!("{first} has given this name to a machine already");
+            entry.refuse(Refusal::new(what, "a name of its own for each machine"));
+        } else if names.insert(address, name.to_owned()).is_some() {
+            entry.refuse_key(Refusal::new("this address is here twice", "one name for each address"));
+        }
+    }
+    names
 }
 
 fn kind(section: &Section<'_, '_>) -> Option<Kind> {
@@ -183,14 +286,12 @@ fn kind(section: &Section<'_, '_>) -> Option<Kind> {
     })
 }
 
-fn serial(section: &Section<'_, '_>, owner: &str, framing: Option<&Framing>, taken: &mut Taken) -> Option<Serial> {
-    let path = section.parsed("path", "a path, such as \"/dev/serial/by-id/…\"", |text| {
-        let path = parse_path(text)?;
-        match taken.paths.insert(path.clone(), owner.to_owned()) {
-            Some(first) => Err(Refusal::new(format!("{first} reads this port already"), "one source for each port")),
-            None => Ok(path),
-        }
-    });
+fn serial(section: &Section<'_, '_>, owner: &str, framing: Option<&Framing>, taken: &mut Taken<'_>) -> Option<Serial> {
+    let path =
+        section.parsed("path", "a path, such as \"/dev/serial/by-id/…\"", |text| port_path(text, owner, taken));
+    if let Some(path) = &path {
+        note_moving_name(section, path, taken.look);
+    }
     if section.get("path").is_none() {
         section.missing("path", "path = \"/dev/serial/by-id/…\", a name that stays when the port is plugged in again");
     }
@@ -213,7 +314,52 @@ fn serial(section: &Section<'_, '_>, owner: &str, framing: Option<&Framing>, tak
     Some(Serial { path: path?, line, flow, on_missing, on_line_error })
 }
 
-fn listen(section: &Section<'_, '_>, owner: &str, taken: &mut Taken) -> Option<SocketAddr> {
+/// A path that can be a port's, and is not another source's, also by another name.
+fn port_path(text: &str, owner: &str, taken: &mut Taken<'_>) -> Result<PathBuf, Refusal> {
+    const ONE: &str = "one source for each port";
+    let path = parse_path(text)?;
+    if text.contains(['*', '?', '[']) {
+        return Err(Refusal::new(
+            "a pattern is not searched for, and no port has such a name",
+            "the whole name of one port: `ringest ports` shows those that there are",
+        ));
+    }
+    if let Some(first) = taken.paths.insert(path.clone(), owner.to_owned()) {
+        return Err(Refusal::new(format!("{first} reads this port already"), ONE));
+    }
+    match (taken.look)(&path) {
+        Seen::Nothing => Ok(path),
+        Seen::NoTty(what) => Err(Refusal::new(
+            format!("there is {what} at this path, and no serial port"),
+            "the name of a tty: `ringest ports` shows those that there are",
+        )),
+        Seen::Tty { device, .. } => match taken.devices.insert(device, (owner.to_owned(), path.clone())) {
+            Some((first, other)) => {
+                Err(Refusal::new(format!("{first} reads this port already, by the name {}", other.display()), ONE))
+            }
+            None => Ok(path),
+        },
+    }
+}
+
+/// A name that the kernel gives by the order of plugging in leads to another machine one day.
+fn note_moving_name(section: &Section<'_, '_>, path: &Path, look: Look<'_>) {
+    let moves = |name: &str| ["ttyUSB", "ttyACM"].iter().any(|kind| name.starts_with(kind));
+    let is_moving =
+        path.parent() == Some(Path::new("/dev")) && path.file_name().is_some_and(|name| moves(&name.to_string_lossy()));
+    if is_moving {
+        let remedy = match look(path) {
+            Seen::Tty { stable: Some(stable), .. } => {
+                format!("path = \"{}\" is this port, and stays so", stable.display())
+            }
+            _ => "`ringest ports` shows names that stay, those in /dev/serial".to_owned(),
+        };
+        let what = "such names move: after the next plug or boot this may be another machine's port";
+        section.note("path", what, remedy);
+    }
+}
+
+fn listen(section: &Section<'_, '_>, owner: &str, taken: &mut Taken<'_>) -> Option<SocketAddr> {
     if section.get("listen").is_none() {
         section.missing("listen", "listen = \"ADDRESS:PORT\", such as \"0.0.0.0:4001\"");
     }
@@ -242,7 +388,7 @@ fn connect(section: &Section<'_, '_>) -> Option<Authority> {
     })
 }
 
-fn http(section: &Section<'_, '_>, owner: &str, taken: &mut Taken) -> Option<SourceKind> {
+fn http(section: &Section<'_, '_>, owner: &str, taken: &mut Taken<'_>) -> Option<SourceKind> {
     const PROXY: &str = "listen on 127.0.0.1 and run a proxy in front (nginx, HAProxy) that does it";
     section.unsupported("tls", PROXY);
     section.unsupported("tokens_file", PROXY);

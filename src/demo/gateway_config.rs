@@ -34,11 +34,18 @@ pub(super) fn text(options: &Options, cores: &[usize], dir: &Path, addresses: &A
     for index in 0..options.machines {
         let name = machine_name(index);
         let path = quoted(&dir.join("ports").join(&name));
-        let _ =
-            write!(text, "[[source]]\nname = \"{name}\"\nkind = \"serial\"\npath = {path}\nline = \"115200 8N1\"\n\n");
+        let _ = write!(
+            text,
+            // A simulated machine begins with a record.
+            "[[source]]\nname = \"{name}\"\nkind = \"serial\"\npath = {path}\nline = \"115200 8N1\"\nfirst = \"keep\"\n\n"
+        );
     }
     if options.tcp > 0 {
-        let _ = write!(text, "[[source]]\nname = \"{TCP_SOURCE}\"\nkind = \"tcp_listen\"\nlisten = \"{tcp}\"\n\n");
+        let _ = write!(
+            text,
+            // All machines are on one address.
+            "[[source]]\nname = \"{TCP_SOURCE}\"\nkind = \"tcp_listen\"\nlisten = \"{tcp}\"\nlane = \"connection\"\n\n"
+        );
     }
     if options.http > 0 {
         let _ = write!(text, "[[source]]\nname = \"http\"\nkind = \"http\"\nlisten = \"{http}\"\n\n");

@@ -2,26 +2,30 @@
 //! watches for missing ports, on an ordinary tokio runtime.
 #![allow(unsafe_code)] // tokio asks for a promise about the descriptor that it watches
 
+use super::adapters::Adapters;
 use super::driver::Message;
 use super::lines::Lines;
 use crate::config::{Authority, Serial, Settings, SourceKind};
 use crate::shard::{LinkId, SourceId};
-use crate::source::serial::{self, PortError, Watch};
+use crate::source::serial::{self, Opened, PortError, Watch};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// How often the drivers are asked for their counts, so that little of them is lost when an adapter is unplugged.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How often what is found at the open of a source's port is logged.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// What a core asks of the control thread.
 #[derive(Debug)]
@@ -56,8 +60,10 @@ pub enum Request {
         /// Sources whose ports are no longer waited for.
         retired: Vec<SourceId>,
         /// Ports of new sources that are open already.
-        opened: HashMap<SourceId, OwnedFd>,
+        opened: HashMap<SourceId, Opened>,
     },
+    /// An operator had the configuration read again, and nothing of it has changed.
+    Acknowledge,
     /// Close a serial port, which can wait for its output; answered by [`Message::PortClosed`].
     ClosePort {
         /// The core that asks.
@@ -71,7 +77,7 @@ pub enum Request {
 
 /// What a blocking task did.
 enum Done {
-    Opened { ask: Ask, result: Result<OwnedFd, PortError> },
+    Opened { ask: Ask, result: Result<Opened, PortError> },
     Closed { core: u16, link: LinkId },
 }
 
@@ -81,7 +87,7 @@ struct Ask {
     core: u16,
     link: LinkId,
     source: SourceId,
-    /// The port was missing, is watched for, and is tried once more in case it came in between.
+    /// The port was missing, or no port; it is watched for, and is tried once more in case it came in between.
     again: bool,
 }
 
@@ -90,13 +96,15 @@ pub struct Control {
     settings: Arc<Settings>,
     mailboxes: Vec<mpsc::UnboundedSender<Message>>,
     /// Ports that were opened before the cores started.
-    opened: HashMap<SourceId, OwnedFd>,
+    opened: HashMap<SourceId, Opened>,
     blocking: JoinSet<Done>,
     watch: Option<AsyncFd<Watch>>,
     /// Who waits for a missing path.
     waiting: HashMap<PathBuf, Vec<(u16, SourceId)>>,
     /// Shared with the admin server, which runs on the same thread.
     lines: Arc<Mutex<Lines>>,
+    /// When an open port was last told of, by its source.
+    told: HashMap<String, Instant>,
 }
 
 impl Control {
@@ -105,7 +113,7 @@ impl Control {
     pub fn new(
         settings: Arc<Settings>,
         mailboxes: Vec<mpsc::UnboundedSender<Message>>,
-        opened: HashMap<SourceId, OwnedFd>,
+        opened: HashMap<SourceId, Opened>,
     ) -> Self {
         let watch = Watch::new().and_then(|watch| {
             // SAFETY: the watch owns its descriptor, and the registration owns the watch.
@@ -115,8 +123,9 @@ impl Control {
         if let Err(error) = &watch {
             warn!("missing ports are only looked for at intervals: inotify: {error}");
         }
-        let (blocking, waiting, lines) = (JoinSet::new(), HashMap::new(), Arc::default());
-        Self { settings, mailboxes, opened, blocking, watch: watch.ok(), waiting, lines }
+        let (blocking, waiting) = (JoinSet::new(), HashMap::new());
+        let lines = Arc::new(Mutex::new(Lines::new(Adapters::open(&settings.gateway.state_dir))));
+        Self { settings, mailboxes, opened, blocking, watch: watch.ok(), waiting, lines, told: HashMap::new() }
     }
 
     /// What the drivers of the open ports count.
@@ -167,7 +176,9 @@ impl Control {
                 self.opened.retain(|source, _| !retired.contains(source));
                 self.opened.extend(opened);
                 self.forget(&retired);
+                locked(&self.lines).acknowledge();
             }
+            Request::Acknowledge => locked(&self.lines).acknowledge(),
             Request::ClosePort { core, link, fd } => {
                 locked(&self.lines).closing(core, link);
                 self.blocking.spawn_blocking(move || {
@@ -208,14 +219,35 @@ impl Control {
         match done {
             Done::Closed { core, link } => self.tell(core, Message::PortClosed { link }),
             Done::Opened { ask, result } => {
-                if let Ok(port) = &result {
-                    let name = &self.settings.sources[usize::from(ask.source.0)].name;
-                    locked(&self.lines).opened(ask.core, ask.link, name, port.as_fd());
+                if let Ok(opened) = &result {
+                    self.look_at(ask, opened);
                 }
-                if !self.watch_for(ask, matches!(result, Err(PortError::Missing))) {
+                if !self.watch_for(ask, matches!(result, Err(PortError::Missing | PortError::NoTty { .. }))) {
                     self.tell(ask.core, Message::PortOpened { link: ask.link, result });
                 }
             }
+        }
+    }
+
+    /// What is to be known of a port that is open. A port that hangs up after each open is told of once a minute.
+    fn look_at(&mut self, ask: Ask, opened: &Opened) {
+        let name = &self.settings.sources[usize::from(ask.source.0)].name;
+        let path = self.port(ask.source).path.clone();
+        let mut lines = locked(&self.lines);
+        lines.opened(ask.core, ask.link, name, opened.port.as_fd());
+        if let Some(adapter) = &opened.adapter {
+            lines.adapters.opened(name, &path, adapter);
+        }
+        let now = Instant::now();
+        if self.told.get(name).is_some_and(|at| now.duration_since(*at) < TELL_EVERY) {
+            return;
+        }
+        self.told.insert(name.clone(), now);
+        for note in &opened.notes {
+            warn!("source {name}: {}: {note}", path.display());
+        }
+        if let Some(adapter) = &opened.adapter {
+            info!("source {name}: {} is {adapter}", path.display());
         }
     }
 

@@ -21,7 +21,7 @@ use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
     ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, Reload, Reloaded, Selection, SourceId,
 };
-use crate::source::serial::PortError;
+use crate::source::serial::{Opened, PortError};
 use link::Link;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -111,7 +111,7 @@ pub enum Message {
         /// The link.
         link: LinkId,
         /// The port, or why not.
-        result: Result<OwnedFd, PortError>,
+        result: Result<Opened, PortError>,
     },
     /// Answers [`Request::ClosePort`].
     PortClosed {

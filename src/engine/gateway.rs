@@ -23,12 +23,11 @@ use crate::observe::loaded::Loaded;
 use crate::observe::process::ProcessUsage;
 use crate::observe::report::Report;
 use crate::shard::SourceId;
-use crate::source::serial;
+use crate::source::serial::{self, Opened};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as threads;
@@ -145,7 +144,7 @@ struct Taken {
     lock: StateLock,
     listeners: Vec<Listeners>,
     admin: TcpListener,
-    ports: HashMap<SourceId, OwnedFd>,
+    ports: HashMap<SourceId, Opened>,
     /// The journal directories of each core.
     directories: Vec<Vec<u16>>,
 }
@@ -220,7 +219,7 @@ pub fn connections_allowed(files: u64, settings: &Settings) -> usize {
 }
 
 /// Opens the ports without which the gateway is not to start. They stay open, so that no line is dropped and raised again.
-fn open_required_ports(settings: &Settings) -> Result<HashMap<SourceId, OwnedFd>, EngineError> {
+fn open_required_ports(settings: &Settings) -> Result<HashMap<SourceId, Opened>, EngineError> {
     let mut opened = HashMap::new();
     for (index, source) in settings.sources.iter().enumerate() {
         if let SourceKind::Serial(port) = &source.kind
@@ -233,7 +232,7 @@ fn open_required_ports(settings: &Settings) -> Result<HashMap<SourceId, OwnedFd>
 }
 
 /// Opens a port that must be there.
-pub(super) fn open_required_port(source: &str, port: &Serial) -> Result<OwnedFd, EngineError> {
+pub(super) fn open_required_port(source: &str, port: &Serial) -> Result<Opened, EngineError> {
     serial::open(port).map_err(|error| {
         let (source_name, path) = (source.to_owned(), port.path.clone());
         EngineError::Port { source_name, path, error }
@@ -283,7 +282,7 @@ struct Reading {
 /// What the control thread holds open, and the file that says so.
 struct Doors {
     admin: TcpListener,
-    ports: HashMap<SourceId, OwnedFd>,
+    ports: HashMap<SourceId, Opened>,
     ready_file: Option<PathBuf>,
     histograms: Option<(HistogramLog, Duration)>,
 }

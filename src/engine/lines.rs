@@ -4,6 +4,7 @@
 //! Each open port is watched through a duplicate of its descriptor. A port stays open, and locked, until its last descriptor
 //! is closed: so the duplicate goes first, in [`Lines::closing`].
 
+use super::adapters::Adapters;
 use crate::ground::count::{DriverCounts, LineCounts};
 use crate::observe::snapshot::Snapshot;
 use crate::shard::LinkId;
@@ -21,6 +22,8 @@ pub struct Lines {
     sums: HashMap<Arc<str>, LineCounts>,
     /// Sources whose driver keeps no counts, and of which that was said.
     without: HashSet<String>,
+    /// Which adapters the ports are on.
+    pub(super) adapters: Adapters,
 }
 
 /// The core that a port was opened for, and its link there.
@@ -34,6 +37,16 @@ struct OpenLine {
 }
 
 impl Lines {
+    /// No port is open yet; `adapters` are those of earlier.
+    pub fn new(adapters: Adapters) -> Self {
+        Self { adapters, ..Self::default() }
+    }
+
+    /// An operator has looked at what is told of the ports.
+    pub fn acknowledge(&mut self) {
+        self.adapters.acknowledge();
+    }
+
     /// A port was opened for a core's link: what its driver counts from now on belongs to the source of this name.
     pub fn opened(&mut self, core: u16, link: LinkId, name: &str, port: BorrowedFd<'_>) {
         match driver_counts(port) {
@@ -72,13 +85,14 @@ impl Lines {
         self.sums.get(source).copied()
     }
 
-    /// Adds the sums to what the cores show of their serial sources.
+    /// Adds the sums, and adapters that are not those of before, to what the cores show of their serial sources.
     pub fn show(&self, snapshots: &mut [Snapshot]) {
         for shown in snapshots.iter_mut().flat_map(|snapshot| &mut snapshot.sources) {
             if let Some(line) = &mut shown.line {
                 line.driver = self.of(&shown.name);
             }
         }
+        self.adapters.show(snapshots);
     }
 }
 

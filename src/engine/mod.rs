@@ -4,6 +4,7 @@
 //! commits) beside a tokio-uring runtime (timers, mailbox, connects, cold work on files). The thread that calls [`run`]
 //! becomes the control thread, which does what can wait. Cores share nothing that changes.
 
+mod adapters;
 pub mod admin;
 mod buffers;
 mod clock;

@@ -8,9 +8,10 @@ use super::error::EngineError;
 use super::gateway::{leave_descriptors, open_required_port};
 use super::listen::{ListenError, bind_source, listens};
 use super::placement::Placement;
-use crate::config::{self, Change, Changes, Checked, OnMissing, Problems, Settings, Source, SourceKind};
+use crate::config::{self, Change, Changes, Checked, OnMissing, Problems, Settings, Source, SourceChange, SourceKind};
 use crate::observe::loaded::Loaded;
 use crate::shard::{Reload, Reloaded, SourceId};
+use crate::source::serial::{self, Opened};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -110,6 +111,7 @@ struct Plan {
     settings: Settings,
     retired: Vec<SourceId>,
     started: Vec<SourceId>,
+    adjusted: Vec<SourceId>,
 }
 
 /// What was taken for new sources.
@@ -118,7 +120,7 @@ struct Taken {
     /// By core.
     listeners: Vec<Vec<(SourceId, OwnedFd)>>,
     moved: Vec<(SourceId, SourceId)>,
-    ports: HashMap<SourceId, OwnedFd>,
+    ports: HashMap<SourceId, Opened>,
 }
 
 impl Reloader {
@@ -174,7 +176,7 @@ impl Reloader {
         if self.is_stopping() {
             return Err(ReloadError::Stopping);
         }
-        let checked = tokio::task::spawn_blocking(move || config::check(&path)).await;
+        let checked = tokio::task::spawn_blocking(move || config::check_here(&path, &serial::look)).await;
         let Checked { settings: file, notes } = checked.expect("checking does not panic")?;
         for note in &notes {
             warn!("{note}");
@@ -186,6 +188,8 @@ impl Reloader {
         }
         if changes.is_empty() {
             self.start.file = file;
+            // It ends with the gateway.
+            let _ = self.start.control.send(Request::Acknowledge);
             return Ok("nothing has changed".to_owned());
         }
         let mut plan = self.plan(&file)?;
@@ -215,7 +219,7 @@ impl Reloader {
         Ok(changes.to_string())
     }
 
-    /// Gives every source of a new configuration its place: the one that it has, if nothing of it has changed.
+    /// Gives every source of a new configuration its place: the one that it has, if nothing of it needs to be opened anew.
     fn plan(&self, new: &Settings) -> Result<Plan, ReloadError> {
         let mut sources = self.start.running.borrow().sources.clone();
         let live =
@@ -224,11 +228,18 @@ impl Reloader {
         let mut free: Vec<usize> =
             (0..self.places.len()).rev().filter(|index| self.places[*index] == Place::Free).collect();
         let mut kept = vec![false; sources.len()];
-        let mut started = Vec::new();
+        let (mut started, mut adjusted) = (Vec::new(), Vec::new());
         for source in &new.sources {
-            match by_name.get(&source.name) {
-                Some(index) if sources[*index] == *source => kept[*index] = true,
-                _ => {
+            let place = by_name.get(&source.name);
+            let change = place.map(|index| (*index, SourceChange::between(&sources[*index], source)));
+            match change {
+                Some((index, SourceChange::None)) => kept[index] = true,
+                Some((index, SourceChange::Adjust)) => {
+                    kept[index] = true;
+                    sources[index] = source.clone();
+                    adjusted.push(SourceId(index as u16));
+                }
+                Some((_, SourceChange::Reopen)) | None => {
                     let index = free.pop().unwrap_or(sources.len());
                     if index == sources.len() {
                         sources.push(source.clone());
@@ -240,7 +251,7 @@ impl Reloader {
             }
         }
         let retired = live().filter(|index| !kept[*index]).map(|index| SourceId(index as u16)).collect();
-        Ok(Plan { settings: Settings { sources, ..new.clone() }, retired, started })
+        Ok(Plan { settings: Settings { sources, ..new.clone() }, retired, started, adjusted })
     }
 
     /// Takes addresses and ports that must be there. Each may wait for a moment.
@@ -256,7 +267,7 @@ impl Reloader {
 
     /// Tells everybody, and waits until all cores have it in force. The answer of each core, if it gave one.
     async fn tell(&mut self, plan: Plan, taken: Taken) -> Vec<Option<Reloaded>> {
-        let Plan { settings, retired, started } = plan;
+        let Plan { settings, retired, started, adjusted } = plan;
         let settings = Arc::new(settings);
         let Taken { listeners, moved, ports } = taken;
         let request = Request::NewSettings { settings: Arc::clone(&settings), retired: retired.clone(), opened: ports };
@@ -266,7 +277,8 @@ impl Reloader {
         for ((core, mailbox), listeners) in (0..).zip(&self.start.mailboxes).zip(listeners) {
             let own = |id: &&SourceId| self.start.placement.runs(core, &settings.sources[usize::from(id.0)]);
             let started = started.iter().filter(own).copied().collect();
-            let reload = Reload { settings: Arc::clone(&settings), retired: retired.clone(), started };
+            let (retired, adjusted) = (retired.clone(), adjusted.clone());
+            let reload = Reload { settings: Arc::clone(&settings), retired, started, adjusted };
             let (answer, answered) = oneshot::channel();
             let new = NewSettings { reload, listeners, moved: moved.clone(), answer };
             // A core that has ended has no answer.

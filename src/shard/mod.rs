@@ -74,7 +74,8 @@ pub struct Setup {
 /// What takes the place of a shard's settings. Sources keep their ids; one that is removed is
 /// *retired*: it takes no more connections, those that it has are ended in order, its records are
 /// delivered. Its place is free for another source once [`Reloaded::in_use`] no longer names it. A
-/// source of which anything has changed is retired, and begins anew under another id.
+/// source that is to be opened anew ([`SourceChange`](crate::config::SourceChange)) is retired, and
+/// begins under another id.
 #[derive(Debug)]
 pub struct Reload {
     /// The new settings. In [`Settings::sources`] every source that goes on, and every retired one
@@ -84,6 +85,8 @@ pub struct Reload {
     pub retired: Vec<SourceId>,
     /// Sources that begin on this core.
     pub started: Vec<SourceId>,
+    /// Sources, of all cores, that keep their ports and connections and have other keys.
+    pub adjusted: Vec<SourceId>,
 }
 
 /// What became of a [`Reload`].
@@ -266,7 +269,9 @@ impl Shard {
             },
             Completion::Connected { link, result } => match turn.links.kind(link) {
                 Some(Kind::Api) => delivery.handle_connected(turn, store, link, result),
-                Some(Kind::Stream) => intake.handle_opened(turn, link, result.map_err(OpenFailure::from)),
+                Some(Kind::Stream) => {
+                    intake.handle_opened(turn, link, result.map(OpenPort::from).map_err(OpenFailure::from));
+                }
                 // The driver closes what comes after a close was asked for.
                 Some(Kind::Http) | None => {}
             },
@@ -465,11 +470,12 @@ impl Shard {
         if self.phase.is_ending() {
             return Reloaded::default();
         }
-        let Reload { settings, retired, started } = reload;
+        let Reload { settings, retired, started, adjusted } = reload;
         let old = std::mem::replace(&mut self.settings, Arc::clone(&settings));
         let (mut turn, mut owners) = self.lend(now);
         owners.intake.retire(&mut turn, owners.store, retired);
         owners.admit(&mut turn);
+        owners.intake.adjust(&mut turn, owners.store, &old, adjusted);
         owners.intake.reload(&mut turn, owners.store, &old, started);
         owners.delivery.recall(&mut turn, owners.store);
         owners.admit(&mut turn);

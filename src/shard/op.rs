@@ -138,6 +138,23 @@ pub enum Op {
     },
 }
 
+/// A port or connection that is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenPort {
+    /// Its file.
+    pub fd: Fd,
+    /// Bytes that came before the line was set were thrown away: what follows them may be the end of
+    /// a record.
+    pub discarded: bool,
+}
+
+impl From<Fd> for OpenPort {
+    /// Of which nothing was thrown away.
+    fn from(fd: Fd) -> Self {
+        Self { fd, discarded: false }
+    }
+}
+
 /// Why a read ended for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecvEnd {
@@ -248,7 +265,7 @@ pub enum Completion<'a> {
         /// The link.
         link: LinkId,
         /// The port, or why not.
-        result: Result<Fd, PortError>,
+        result: Result<OpenPort, PortError>,
     },
     /// Something changed in the directory of a missing port: try again now.
     PortAppeared {

@@ -53,7 +53,7 @@ const EXCEPTIONS: &[Exception] = &[
         names: &["libc", "std::fs", "std::os::unix", "std::process"],
         why: "looks in /proc for whoever holds a port",
     },
-    Exception { file: "source/serial/ports.rs", names: &["std::fs"], why: "looks in /sys for ports" },
+    Exception { file: "source/serial/ports.rs", names: &["libc", "std::fs"], why: "looks in /sys for ports" },
     Exception { file: "source/serial/termios.rs", names: &["libc", "nix", "std::os::fd"], why: "sets a line" },
     Exception {
         file: "source/serial/watch.rs",

@@ -203,12 +203,12 @@ fn a_changed_source_begins_anew_with_its_records_in_order_and_its_listener_open(
     let site = Site::new();
     let tcp = free_address();
     let mut pty = Pty::create(&site.path("press"));
-    let config = |line: &str, alarm: &str| {
-        let press = format!("path = \"{}\"\nline = \"{line}\"", site.path("press").display());
-        let servers = format!("listen = \"{tcp}\"\nsilence_alarm = \"{alarm}\"");
+    let config = |line: &str, quick_ack: bool| {
+        let press = format!("path = \"{}\"\nline = \"{line}\"\nfirst = \"keep\"", site.path("press").display());
+        let servers = format!("listen = \"{tcp}\"\nlane = \"connection\"\nquick_ack = {quick_ack}");
         site.config().source("press", "serial", &press).source("servers", "tcp_listen", &servers)
     };
-    let gateway = Gateway::start(&site, &config("9600 8N1", "1h").write(&site));
+    let gateway = Gateway::start(&site, &config("9600 8N1", true).write(&site));
     gateway.wait_open("press");
     // The old records wait in their lanes: no order but theirs may come of it.
     pty.send((0..100).map(|number| record("pty", number)));
@@ -228,8 +228,8 @@ fn a_changed_source_begins_anew_with_its_records_in_order_and_its_listener_open(
             knocks
         })
     };
-    gateway.reloaded(&site, config("19200 8N1", "2h"));
-    assert!(gateway.process.log().contains("2 changed (press, servers), 0 unchanged"), "{}", gateway.process.log());
+    gateway.reloaded(&site, config("19200 8N1", false));
+    assert!(gateway.process.log().contains("2 opened anew (press, servers), 0 unchanged"), "{}", gateway.process.log());
     assert_ended(&mut first.0);
     drop(first);
     eventually("the port to be open again", || {

@@ -187,16 +187,19 @@ impl Config {
         self
     }
 
+    /// A machine that begins with a record.
     pub fn serial(self, name: &str, path: &Path) -> Self {
-        self.source(name, "serial", &format!("path = \"{}\"\nline = \"115200 8N1\"", path.display()))
+        self.source(name, "serial", &format!("path = \"{}\"\nline = \"115200 8N1\"\nfirst = \"keep\"", path.display()))
     }
 
+    /// All machines of a test are on one address.
     pub fn tcp_listen(self, name: &str, address: SocketAddr) -> Self {
-        self.source(name, "tcp_listen", &format!("listen = \"{address}\""))
+        self.source(name, "tcp_listen", &format!("listen = \"{address}\"\nlane = \"connection\"\nfirst = \"keep\""))
     }
 
+    /// A device server that begins with a record.
     pub fn tcp_connect(self, name: &str, address: SocketAddr) -> Self {
-        self.source(name, "tcp_connect", &format!("connect = \"{address}\""))
+        self.source(name, "tcp_connect", &format!("connect = \"{address}\"\nfirst = \"keep\""))
     }
 
     pub fn http(self, name: &str, address: SocketAddr) -> Self {

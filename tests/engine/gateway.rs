@@ -47,7 +47,7 @@ fn settings(state: &Path, cores: usize, api: SocketAddr, source: &str) -> Settin
 }
 
 fn tcp(listen: SocketAddr) -> String {
-    format!("[[source]]\nname = \"tcp\"\nkind = \"tcp_listen\"\nlisten = \"{listen}\"\n")
+    format!("[[source]]\nname = \"tcp\"\nkind = \"tcp_listen\"\nlisten = \"{listen}\"\nlane = \"connection\"\n")
 }
 
 struct Gateway {
@@ -237,7 +237,7 @@ fn breaks_and_errors_are_counted_for_the_line_where_they_came() {
     let (noisy, quiet) = (Pty::open(), Pty::open());
     let source = |name: &str, pty: &Pty| {
         let path = pty.path.display();
-        format!("[[source]]\nname = \"{name}\"\nkind = \"serial\"\npath = \"{path}\"\n")
+        format!("[[source]]\nname = \"{name}\"\nkind = \"serial\"\npath = \"{path}\"\nfirst = \"keep\"\n")
     };
     let sources = source("noisy", &noisy) + &source("quiet", &quiet);
     let gateway = Gateway::start(settings(&directory.path().join("state"), 2, address, &sources), directory.path());

@@ -8,7 +8,7 @@ use ringest::ground::count::Counters;
 use ringest::journal::{self, Storage};
 use ringest::observe::snapshot::Snapshot;
 use ringest::shard::{ApiId, Completion, Fd, LinkId, Now, Op, Reload, Reloaded, SourceId};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -141,7 +141,12 @@ pub fn settings(sources: Vec<SourceKind>) -> Settings {
 
 pub fn listening() -> (Settings, Listeners, SocketAddr) {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let settings = settings(vec![SourceKind::TcpListen { listen, lane: LaneKey::Connection, quick_ack: true }]);
+    let settings = settings(vec![SourceKind::TcpListen {
+        listen,
+        lane: LaneKey::Connection,
+        quick_ack: true,
+        names: BTreeMap::new(),
+    }]);
     let listeners = bind_all(&settings, 1).expect("bound").remove(0);
     let address = TcpListener::from(listeners[0].1.try_clone().expect("duplicated")).local_addr().expect("bound");
     (settings, listeners, address)
@@ -239,8 +244,8 @@ impl Remote {
                         Completion::Connected { link, result: Err(error) } => {
                             format!("not connected {}.{}: {error}", link.index, link.generation)
                         }
-                        Completion::PortOpened { link, result: Ok(fd) } => {
-                            accept.send(fd.0).expect("the test goes on");
+                        Completion::PortOpened { link, result: Ok(port) } => {
+                            accept.send(port.fd.0).expect("the test goes on");
                             format!("opened {}.{}", link.index, link.generation)
                         }
                         Completion::Journal {

@@ -29,6 +29,7 @@ admin = "127.0.0.1:{admin}"
 name = "tcp"
 kind = "tcp_listen"
 listen = "127.0.0.1:{tcp}"
+lane = "connection"
 
 [[source]]
 name = "http"

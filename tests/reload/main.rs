@@ -1,5 +1,7 @@
-//! A shard without a kernel that is given another configuration: which operations that leads to, and what becomes of records.
+//! A shard without a kernel that is given another configuration: which operations that leads to, and what becomes of records;
+//! and what it makes of streams that begin and end.
 
+mod streams;
 mod world;
 
 use ringest::shard::{RecvEnd, SourceId};
@@ -9,15 +11,19 @@ const DELIVER: &str =
     "[deliver]\nurl = \"http://127.0.0.1:8000/\"\nbody = \"<{{data}}>\"\ncontent_type = \"text/plain\"\n";
 
 fn tcp(name: &str, port: u16) -> String {
-    format!("[[source]]\nname = \"{name}\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:{port}\"\n")
+    format!(
+        "[[source]]\nname = \"{name}\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:{port}\"\nlane = \"connection\"\n"
+    )
 }
 
 fn serial(name: &str, line: &str) -> String {
-    format!("[[source]]\nname = \"{name}\"\nkind = \"serial\"\npath = \"/dev/{name}\"\nline = \"{line}\"\n")
+    format!(
+        "[[source]]\nname = \"{name}\"\nkind = \"serial\"\npath = \"/dev/{name}\"\nline = \"{line}\"\nfirst = \"keep\"\n"
+    )
 }
 
 fn connect(name: &str, port: u16) -> String {
-    format!("[[source]]\nname = \"{name}\"\nkind = \"tcp_connect\"\nconnect = \"127.0.0.1:{port}\"\n")
+    format!("[[source]]\nname = \"{name}\"\nkind = \"tcp_connect\"\nconnect = \"127.0.0.1:{port}\"\nfirst = \"keep\"\n")
 }
 
 #[test]

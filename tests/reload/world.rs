@@ -5,7 +5,7 @@ use ringest::ground::SegmentNumber;
 use ringest::ground::count::Terms;
 use ringest::journal::{self, BlockFile, BlockMemory, Storage};
 use ringest::shard::{
-    Completion, CoreId, Destination, Fd, LinkId, Now, Op, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId,
+    Completion, CoreId, Destination, Fd, LinkId, Now, Op, OpenPort, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId,
 };
 use serde_json::Value;
 use std::collections::HashMap;
@@ -81,6 +81,8 @@ pub struct World {
     pub opening: Vec<LinkId>,
     /// Opening is answered at once.
     pub opens: bool,
+    /// Bytes are thrown away at each open of a port.
+    pub discarded: bool,
     /// Sends to the API that have no answer yet.
     pub unanswered: Vec<LinkId>,
     /// The API answers at once.
@@ -154,6 +156,7 @@ impl World {
             ports: HashMap::new(),
             opening: Vec::new(),
             opens: true,
+            discarded: false,
             unanswered: Vec::new(),
             answers: true,
             connections: 0,
@@ -175,9 +178,19 @@ impl World {
 
     /// Gives the shard other settings, as a driver does: between two turns.
     pub fn reload(&mut self, text: &str, retired: &[u16], started: &[u16]) -> Reloaded {
+        self.reload_all(text, (retired, started, &[]))
+    }
+
+    /// As [`World::reload`], where sources keep what they have open.
+    pub fn adjust(&mut self, text: &str, adjusted: &[u16]) {
+        assert!(self.reload_all(text, (&[], &[], adjusted)).applied);
+    }
+
+    /// `sources`: those that are retired, that begin, and that are adjusted.
+    fn reload_all(&mut self, text: &str, (retired, started, adjusted): (&[u16], &[u16], &[u16])) -> Reloaded {
         let ids = |list: &[u16]| list.iter().copied().map(SourceId).collect();
         let settings = Arc::new(settings(text, 64 << 20));
-        let reload = Reload { settings, retired: ids(retired), started: ids(started) };
+        let reload = Reload { settings, retired: ids(retired), started: ids(started), adjusted: ids(adjusted) };
         let reloaded = self.shard.reload(self.now(), reload);
         self.settle();
         reloaded
@@ -221,7 +234,8 @@ impl World {
                 if !self.opens {
                     self.opening.push(link);
                 } else if is_port {
-                    self.shard.handle(now, Completion::PortOpened { link, result: Ok(Fd(9)) });
+                    let port = OpenPort { fd: Fd(9), discarded: self.discarded };
+                    self.shard.handle(now, Completion::PortOpened { link, result: Ok(port) });
                 } else {
                     self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(9)) });
                 }
@@ -332,6 +346,16 @@ impl World {
         let answers = std::mem::replace(&mut self.answers, true);
         self.settle();
         self.answers = answers;
+    }
+
+    /// Time passes, and nobody looks.
+    pub fn stall(&mut self, ns: u64) {
+        self.now_ns += ns;
+    }
+
+    /// How often something was opened or connected.
+    pub fn opened(&self) -> usize {
+        self.ops.iter().filter(|op| op.starts_with("open port") || op.starts_with("connect source")).count()
     }
 
     /// Time passes; the shard is woken when it wants to be.

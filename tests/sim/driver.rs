@@ -11,7 +11,7 @@ use super::plan::{Level, socket_of};
 use super::receiver::films;
 use super::world::World;
 use crate::say;
-use ringest::config::{LaneKey, SourceKind};
+use ringest::config::{First, LaneKey, SourceKind};
 use ringest::ground::RecordNumber;
 use ringest::journal;
 use ringest::shard::{Completion, ConnectError, Destination, Fd, LinkId, Now, Op, Readable, RecvEnd, Shard, SourceId};
@@ -385,9 +385,10 @@ impl World {
                 if let Some(old) = self.machines[machine].conn.take() {
                     self.net.close_peer(&mut self.cx, old);
                 }
-                self.machines[machine].begin(&mut self.cx, conn);
+                self.machines[machine].begin(&mut self.cx, &mut self.net, conn);
                 let source = &self.plan.settings.sources[usize::from(source.0)];
-                self.oracle.open_stream(conn, &source.name, &source.framing, false);
+                let is_joined = source.first == First::Discard;
+                self.oracle.open_stream(conn, &source.name, &source.framing, (false, is_joined));
                 conn
             }),
         };
@@ -425,9 +426,9 @@ impl World {
             let machine = self.machine_of(source, Kind::Serial).expect("every port has its machine");
             let conn = self.net.open(Peer::Machine(machine), Readable::Tty);
             self.port_of.insert(conn, source);
-            self.machines[machine].begin(&mut self.cx, conn);
+            self.machines[machine].begin(&mut self.cx, &mut self.net, conn);
             let settings = &self.plan.settings.sources[usize::from(source.0)];
-            self.oracle.open_stream(conn, &settings.name, &settings.framing, true);
+            self.oracle.open_stream(conn, &settings.name, &settings.framing, (true, settings.first == First::Discard));
             self.opened.insert(conn);
             self.net.conns[conn].link = Some(link);
             Ok(conn)
@@ -439,7 +440,7 @@ impl World {
         say!(self.cx, "link {} port {}: {outcome}", self.seen.name(link), source.0);
         let phase = result.as_ref().map_or(Phase::Failed, |&conn| Phase::Open(conn));
         self.links.insert(link.index, Link { generation: link.generation, phase });
-        self.tell(Completion::PortOpened { link, result: result.map(fd) });
+        self.tell(Completion::PortOpened { link, result: result.map(|conn| fd(conn).into()) });
     }
 
     /// [`Event::Closed`].
@@ -477,10 +478,15 @@ impl World {
         let settings = &self.plan.settings.sources[usize::from(source.0)];
         match &settings.kind {
             SourceKind::TcpListen { lane: LaneKey::Connection, .. } => {
-                self.oracle.open_stream(conn, &format!("{}@{peer}", settings.name), &settings.framing, false);
+                self.oracle.open_stream(conn, &format!("{}@{peer}", settings.name), &settings.framing, (false, false));
             }
             SourceKind::TcpListen { lane: LaneKey::Address, .. } => {
-                self.oracle.open_stream(conn, &format!("{}@{}", settings.name, peer.ip()), &settings.framing, false);
+                self.oracle.open_stream(
+                    conn,
+                    &format!("{}@{}", settings.name, peer.ip()),
+                    &settings.framing,
+                    (false, false),
+                );
             }
             _ => {} // an HTTP machine names its lane itself
         }

@@ -349,7 +349,7 @@ impl World {
         self.plan.settings = Arc::clone(&settings);
         let now = self.now();
         if let Some(shard) = &mut self.shard {
-            let reload = Reload { settings, retired: Vec::new(), started: Vec::new() };
+            let reload = Reload { settings, retired: Vec::new(), started: Vec::new(), adjusted: Vec::new() };
             if shard.reload(now, reload).applied {
                 self.cx.stats.count("reload while running");
             }

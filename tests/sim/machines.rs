@@ -1,6 +1,7 @@
 //! The machines: what they send, when, and how they take it when the line is lost.
 //!
-//! Serial and TCP machines are told nothing: a record on its way when the line is lost is gone, and they go on with the next.
+//! Serial and TCP machines are told nothing: a record on its way when the line is lost is gone, and they go on with the next. Some send
+//! without pause: whoever opens their line hears the end of a record first.
 //! An HTTP machine sends a record again, under the same key, until it is answered 201.
 
 use super::context::{Context, MS, US};
@@ -52,6 +53,8 @@ pub struct MachinePlan {
     pub depth: usize,
     /// Serial: records are lost while the gateway has the port closed, else they wait.
     pub talks_to_the_wall: bool,
+    /// It is in the middle of a record when its line is opened.
+    pub is_joined: bool,
     /// Closes its connection when done.
     pub leaves: bool,
     /// Connects again only when the gateway has read the last connection to its end: else there is no order to keep.
@@ -258,16 +261,21 @@ impl Machine {
         if self.plan.kind == Kind::Http {
             oracle.open_http(conn, &self.lane);
         }
-        self.begin(cx, conn);
+        self.begin(cx, net, conn);
     }
 
     /// A connection or an open port to work with.
-    pub fn begin(&mut self, cx: &mut Context, conn: ConnId) {
+    pub fn begin(&mut self, cx: &mut Context, net: &mut Net, conn: ConnId) {
         self.conn = Some(conn);
         self.out.clear();
         self.input.clear();
         self.written = 0;
         self.finished = false;
+        if self.plan.is_joined && !self.is_done() {
+            cx.stats.count("line opened in the middle of a record");
+            let tail = self.tail(cx);
+            net.find(conn, &tail);
+        }
         let delay = cx.rng.u64(US..2 * MS);
         self.wake_in(cx, delay);
     }
@@ -294,6 +302,18 @@ impl Machine {
         let bytes = self.plan.fixed_bytes.unwrap_or(bytes);
         let end = self.end().last().copied();
         (self.sequence, payload::make(&mut cx.rng, self.index, self.sequence, bytes, self.plan.alphabet, end))
+    }
+
+    /// The end of a record, as it is on the line: at least a byte of it is gone, and one is left.
+    fn tail(&mut self, cx: &mut Context) -> Vec<u8> {
+        let record = loop {
+            let (_, record) = self.record(cx);
+            if record.len() > 1 {
+                break record;
+            }
+        };
+        let tail = payload::encode(&self.plan.framing, &record).split_off(cx.rng.usize(1..record.len()));
+        if self.plan.kind == Kind::Serial { marked(&mut cx.rng, &tail, false) } else { tail }
     }
 
     fn step_stream(&mut self, cx: &mut Context, net: &mut Net, conn: ConnId) {

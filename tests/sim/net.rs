@@ -235,6 +235,11 @@ impl Net {
         self.start_flow(cx, conn, End::Shard);
     }
 
+    /// These are there already when the shard begins to read.
+    pub fn find(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.conns[conn].to_shard.arrived.extend(bytes);
+    }
+
     /// The peer sends no more, but reads on.
     pub fn finish(&mut self, cx: &mut Context, conn: ConnId) {
         self.conns[conn].to_shard.fin = true;

@@ -177,12 +177,13 @@ impl Oracle {
         self.lanes.len() - 1
     }
 
-    /// A connection or port whose bytes are framed, and the name that the receiver will see.
-    pub fn open_stream(&mut self, conn: ConnId, name: &str, framing: &Framing, tty: bool) {
+    /// A connection or port whose bytes are framed, and the name that the receiver will see. Whether it is a tty, and whether its
+    /// machine is in the middle of a record: what precedes its first end is rejected then.
+    pub fn open_stream(&mut self, conn: ConnId, name: &str, framing: &Framing, (tty, is_joined): (bool, bool)) {
         // What a silence has cut may begin or end anywhere.
         let bytes_max = if framing.idle.is_some() { 0 } else { framing.max_bytes };
         let lane = self.lane(name, false, bytes_max);
-        self.intakes.insert(conn, (lane, Intake::Stream(Frames::new(framing), tty.then(Marks::default))));
+        self.intakes.insert(conn, (lane, Intake::Stream(Frames::new(framing, is_joined), tty.then(Marks::default))));
     }
 
     /// A connection with HTTP requests.
@@ -578,7 +579,7 @@ mod tests {
 
     fn oracle(records: &[&str]) -> Oracle {
         let mut oracle = Oracle::new(Body::Raw, true);
-        oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, false);
+        oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, (false, false));
         hand(&mut oracle, records);
         oracle
     }
@@ -625,7 +626,7 @@ mod tests {
             oracle.counted(0, false, false);
             hand(&mut oracle, &["b", "c"]);
             oracle.gone(false, false);
-            oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, false);
+            oracle.open_stream(0, "lane", &Framing { trim: false, ..Framing::default() }, (false, false));
             hand(&mut oracle, &["x"]);
             oracle.counted(0, false, false);
             assert_eq!(judge(&mut oracle, rows).is_ok(), good, "{rows:?}");

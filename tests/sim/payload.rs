@@ -117,11 +117,15 @@ pub enum Frames {
 }
 
 impl Frames {
-    pub fn new(framing: &Framing) -> Self {
+    /// `is_joined`: it begins in the middle of a record.
+    pub fn new(framing: &Framing, is_joined: bool) -> Self {
         let plain = framing.starts.is_empty() && framing.checksum.is_none() && framing.idle.is_none();
         match &framing.kind {
-            FramingKind::Delimiter { .. } if plain => Self::Model(Framer::new(framing)),
-            _ => Self::Own(Box::new(framing.clone()), framing::Framer::new()),
+            FramingKind::Delimiter { .. } if plain => Self::Model(Framer { is_joined, ..Framer::new(framing) }),
+            _ => {
+                assert!(!is_joined, "machines that are joined inside end records by bytes");
+                Self::Own(Box::new(framing.clone()), framing::Framer::new())
+            }
         }
     }
 
@@ -156,6 +160,8 @@ pub struct Framer {
     unfinished: Vec<u8>,
     /// The frame was too long and is dealt with.
     done_with: bool,
+    /// What ends next had begun before the stream did.
+    is_joined: bool,
 }
 
 /// What the model makes of a frame.
@@ -188,11 +194,14 @@ impl Framer {
             oversized: framing.oversized,
             unfinished: Vec::new(),
             done_with: false,
+            is_joined: false,
         }
     }
 
     /// Adds bytes; calls `each` for each frame that they end.
-    pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Frame)) {
+    pub fn push(&mut self, bytes: &[u8], mut tell: impl FnMut(Frame)) {
+        let mut is_joined = std::mem::take(&mut self.is_joined);
+        let mut each = |frame| tell(if std::mem::take(&mut is_joined) { Frame::Rejected } else { frame });
         for &byte in bytes {
             self.unfinished.push(byte);
             if self.unfinished.ends_with(&self.end) {
@@ -208,6 +217,7 @@ impl Framer {
                 each(self.judge(&self.unfinished).expect("too long"));
             }
         }
+        self.is_joined = is_joined;
     }
 
     /// Whether the stream ends inside a record that counts.

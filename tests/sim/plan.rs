@@ -7,8 +7,8 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body, decoding_of};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, Flow, Gateway, Journal, LaneKey, Limits, Line,
-    OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, First, Flow, Gateway, Journal, LaneKey, Limits,
+    Line, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
@@ -20,6 +20,7 @@ use ringest::ground::CoreId;
 use ringest::http::server;
 use ringest::journal::Options;
 use ringest::shard::{Readable, SourceId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -307,8 +308,15 @@ fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, 
             talks_to_the_wall: rng.u8(..3) == 0,
             leaves: rng.bool(),
             one_at_a_time: false,
+            is_joined: false,
         });
         sources.push(source_of(rng, kind, source, framing));
+        // Drawn aside, so that the rest of a world is the same with and without.
+        let may_join = matches!(kind, Kind::Serial | Kind::TcpServer) && is_plain(&sources[sources.len() - 1].framing);
+        if may_join && rng.clone().bool() {
+            machines.last_mut().expect("pushed above").is_joined = true;
+            sources.last_mut().expect("pushed above").first = First::Discard;
+        }
         machines.last_mut().expect("pushed above").one_at_a_time =
             matches!(sources[sources.len() - 1].kind, SourceKind::TcpListen { lane: LaneKey::Address, .. });
         // Many machines on one listener.
@@ -318,6 +326,12 @@ fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, 
         }
     }
     (sources, machines)
+}
+
+/// Whether nothing but an end tells where a record begins.
+fn is_plain(framing: &Framing) -> bool {
+    let is_delimited = matches!(framing.kind, FramingKind::Delimiter { .. });
+    is_delimited && framing.starts.is_empty() && framing.checksum.is_none() && framing.idle.is_none()
 }
 
 /// Every second TCP source has its ACKs late.
@@ -348,7 +362,10 @@ fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing
         }
         Kind::TcpOut => {
             let lane = if rng.u8(..3) == 0 { LaneKey::Address } else { LaneKey::Connection };
-            (format!("t-{}", id.0), SourceKind::TcpListen { listen, lane, quick_ack: is_quick(id) })
+            (
+                format!("t-{}", id.0),
+                SourceKind::TcpListen { listen, lane, quick_ack: is_quick(id), names: BTreeMap::new() },
+            )
         }
         Kind::TcpServer => {
             let connect = Authority { host: "10.9.0.1".into(), port: 4001 + id.0 };
@@ -357,7 +374,7 @@ fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing
         Kind::Http => (format!("w-{}", id.0), SourceKind::Http { listen }),
     };
     let silence_alarm = rng.bool().then_some(Duration::from_millis(700));
-    Source { silence_alarm, decoding: decoding_of(&name), ..Source::new(&name, kind, framing) }
+    Source { silence_alarm, decoding: decoding_of(&name), first: First::Keep, ..Source::new(&name, kind, framing) }
 }
 
 fn framing(rng: &mut fastrand::Rng, body: Body, level: Level) -> Framing {

@@ -73,7 +73,7 @@ struct Stage {
 impl Stage {
     fn new(row: Row) -> Self {
         let mut text = "[framing.row]\nend = \"\\r\"\nmax = \"64KiB\"\n[[source]]\nname = \"servers\"\n\
-                        kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\nframing = \"row\"\n\
+                        kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\nlane = \"connection\"\nframing = \"row\"\n\
                         [deliver]\nurl = \"http://127.0.0.1:8000/films/\"\n"
             .to_owned();
         for (key, value) in &row.deliver {

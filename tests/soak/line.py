@@ -41,6 +41,7 @@ end = "0x03"
 name = "tcp"
 kind = "tcp_listen"
 listen = "127.0.0.1:{tcp}"
+lane = "connection"
 
 [[source]]
 name = "http"
@@ -70,12 +71,14 @@ path = {path}
 line = "115200 8N1"
 framing = "serial"
 flow = "{flow}"
+first = "keep"
 """
 EXTRA_SOURCE = """
 [[source]]
 name = "extra"
 kind = "tcp_listen"
 listen = "127.0.0.1:{extra}"
+lane = "connection"
 """
 DESCRIPTORS = (("socket:", "socket"), ("anon_inode:", "anonymous"), ("/dev/pts/", "tty"), ("pipe:", "pipe"))
 # What SIGHUP changes.

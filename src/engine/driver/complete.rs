@@ -4,8 +4,8 @@ use super::link::Phase;
 use super::{Core, Driver, Event};
 use crate::engine::ring::Cqe;
 use crate::journal;
-use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, RecvEnd};
-use crate::source::serial::PortError;
+use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, OpenPort, RecvEnd};
+use crate::source::serial::{Opened, PortError};
 use nix::sys::socket::{SockaddrStorage, getpeername};
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -223,12 +223,12 @@ impl<C: Core> Driver<C> {
         self.hear(now, Completion::Connected { link: id, result });
     }
 
-    pub(super) fn port_opened(&mut self, now: Now, id: LinkId, result: Result<OwnedFd, PortError>) {
+    pub(super) fn port_opened(&mut self, now: Now, id: LinkId, result: Result<Opened, PortError>) {
         let link = &mut self.links[id.index as usize];
         debug_assert!(link.is(id));
-        let opened = result.map(|port| {
+        let opened = result.map(|Opened { port, discarded, notes: _, adapter: _ }| {
             link.fd = port.into_raw_fd();
-            Fd(link.fd)
+            OpenPort { fd: Fd(link.fd), discarded }
         });
         match (&link.phase, &opened) {
             (Phase::OpeningPort, _) => {

@@ -143,7 +143,7 @@ impl Sender {
             data: request.body,
         };
         let number = store.keep(turn, room, lane, record, first_byte_ns);
-        sources.count_kept(turn, self.source, flags);
+        sources.count_record(turn, self.source, flags);
         turn.stages.record(Stage::Frame, frame_ns);
         turn.stages.record(Stage::Journaled, 0);
         Verdict::Accepted { last_number: number.0, records: 1 }
@@ -154,7 +154,7 @@ impl Machine {
     /// The connection is over; its records stay.
     fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         turn.close(link);
-        sources.count_out(turn, self.sender.source);
+        sources.count_out(turn, self.sender.source, None);
         if let (Some(lane), Some(origin)) = (self.sender.lane.take(), self.sender.origin.take()) {
             store.leave_lane(lane, origin);
         }

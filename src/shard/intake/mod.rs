@@ -2,13 +2,16 @@
 //! answered.
 //!
 //! - `source`: the configured sources of this core, what is open of each and what it has sent;
-//!   `samples` of what was refused.
+//!   `samples` of what was refused; `attempts` to open a port or device server; `addresses` that
+//!   are connected.
 //! - `stream`: bytes of ports and TCP connections; `pressure`: what they do while the journal has
 //!   no room.
 //! - `http`: HTTP machines.
 //!
 //! The intake gives each record to the store, and never sees an API.
 
+mod addresses;
+mod attempts;
 mod content;
 mod http;
 mod pressure;
@@ -18,17 +21,18 @@ mod source;
 mod stream;
 
 use super::links::{Kind, Links};
-use super::op::{Op, RecvEnd};
+use super::op::{Op, OpenPort, RecvEnd};
 use super::store::Store;
 use super::turn::{Phase, Turn};
 use super::{Fd, LaneId, LinkId, Now, SourceId};
-use crate::config::{LaneKey, Settings, SourceKind};
+use crate::config::{LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
 use crate::ground::CoreId;
 use crate::observe::snapshot::SourceSnapshot;
 use crate::source::serial::PortError;
+use attempts::Loss;
 use http::Machines;
 use source::{Source, Sources};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -47,16 +51,25 @@ pub(super) struct Placement {
 
 impl Placement {
     /// The core that owns an address of a source.
-    fn owner(&self, source: &str, address: IpAddr) -> CoreId {
+    fn owner(&self, source: &str, names: &BTreeMap<IpAddr, String>, peer: SocketAddr) -> CoreId {
         if self.cores == 1 {
             return self.core;
         }
-        self.owners.get(&format!("{source}@{address}")).copied().unwrap_or_else(|| {
+        // Records from before the address had this name, too.
+        let name = machine_name(source, LaneKey::Address, names, peer);
+        let unnamed = || machine_name(source, LaneKey::Address, &BTreeMap::new(), peer);
+        self.owners.get(&name).or_else(|| self.owners.get(&unnamed())).copied().unwrap_or_else(|| {
             let mut hasher = DefaultHasher::new();
-            address.hash(&mut hasher);
+            peer.ip().hash(&mut hasher);
             CoreId((hasher.finish() % u64::from(self.cores)) as u16)
         })
     }
+}
+
+/// The address that a machine of a listener is called by.
+fn address_of(source: &str, names: &BTreeMap<IpAddr, String>, name: &str) -> Option<IpAddr> {
+    let given = names.iter().find(|(_, given)| *given == name).map(|(address, _)| *address);
+    given.or_else(|| name.strip_prefix(source)?.strip_prefix('@')?.parse().ok())
 }
 
 /// What machines send to one core.
@@ -106,9 +119,8 @@ impl Intake {
                 let older = self.sources.of(id).lane.replace(lane);
                 store.chain(older, lane);
             }
-            SourceKind::TcpListen { lane: LaneKey::Address, .. } => {
-                let address = name.strip_prefix(&source.name).and_then(|rest| rest.strip_prefix('@'));
-                if let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) {
+            SourceKind::TcpListen { lane: LaneKey::Address, ref names, .. } => {
+                if let Some(address) = address_of(&source.name, names, name) {
                     let older = self.streams.shared.address_lanes.insert((id, address), lane);
                     store.chain(older, lane);
                 }
@@ -147,8 +159,8 @@ impl Intake {
             return;
         }
         let source = turn.source(id);
-        if let SourceKind::TcpListen { lane: LaneKey::Address, .. } = source.kind {
-            let owner = self.placement.owner(&source.name, peer.ip());
+        if let SourceKind::TcpListen { lane: LaneKey::Address, names, .. } = &source.kind {
+            let owner = self.placement.owner(&source.name, names, peer);
             if owner != self.placement.core {
                 turn.emit(Op::HandOver { source: id, fd, peer, core: owner });
                 return;
@@ -160,13 +172,14 @@ impl Intake {
             Phase::Starting => return self.early.push((id, fd, peer)),
             Phase::Draining | Phase::Stopping => return Self::turn_away(turn, fd),
         }
-        self.sources.count_in(turn, id);
+        self.sources.count_in(turn, id, peer);
         let link = if matches!(source.kind, SourceKind::Http { .. }) {
             self.machines.accept(turn, id, fd, peer)
         } else {
             let mut stream = Stream::new(id, Some(peer), None);
             stream.reading = true;
             let link = turn.links.open(Kind::Stream, Some(fd));
+            stream.begin(turn, link, false);
             self.streams.table.insert(link, stream);
             link
         };
@@ -189,18 +202,23 @@ impl Intake {
     }
 
     /// A port or outgoing connection is open, or not.
-    pub fn handle_opened(&mut self, turn: &mut Turn<'_>, link: LinkId, result: Result<Fd, OpenFailure>) {
+    pub fn handle_opened(&mut self, turn: &mut Turn<'_>, link: LinkId, result: Result<OpenPort, OpenFailure>) {
         let stream = self.streams.table.of(link);
         let id = stream.sender.source;
         match result {
-            Ok(fd) => {
+            Ok(OpenPort { fd, discarded }) => {
                 stream.reading = true;
+                // We ended the earlier one ourselves, so what is lost in between is ours, too.
+                let is_inside = std::mem::take(&mut self.sources.of(id).is_inside);
+                stream.begin(turn, link, discarded || is_inside);
                 self.sources.opened(turn, link, id, fd);
             }
             Err(problem) => {
                 turn.links.remove(link);
                 self.streams.table.forget(link);
-                self.sources.lose(turn, id, problem.to_string());
+                let hopeless = matches!(problem, OpenFailure::Port(PortError::NoTty { .. }));
+                let loss = if hopeless { Loss::Hopeless } else { Loss::Gone };
+                self.sources.lose(turn, id, problem.to_string(), loss);
             }
         }
     }
@@ -293,11 +311,12 @@ impl Intake {
         let Some(source) = self.sources.iter_mut().find(of_link) else { return };
         let id = source.id;
         source.link = None;
+        let is_inside = source.is_inside;
         self.sources.bury_soon();
         let waiting = self.sources.iter_mut().filter(|source| source.waits_for == Some(id));
         let heirs: Vec<SourceId> = waiting
             .map(|source| {
-                source.waits_for = None;
+                (source.waits_for, source.is_inside) = (None, is_inside);
                 source.id
             })
             .collect();
@@ -381,6 +400,19 @@ impl Intake {
         self.streams.set_held_bytes_max(turn.settings, &live);
         if old.limits.connections != turn.settings.limits.connections {
             self.sources.fit_connections(turn);
+        }
+    }
+
+    /// Other keys of sources that go on with what they have open; `turn` has the new settings.
+    pub fn adjust(&mut self, turn: &mut Turn<'_>, store: &mut Store, old: &Settings, adjusted: Vec<SourceId>) {
+        for id in adjusted {
+            if !self.sources.runs(id) {
+                continue; // a port of another core
+            }
+            self.sources.adjust(turn, old, id);
+            if needs_new_origin(&old.sources[usize::from(id.0)], turn.source(id)) {
+                self.streams.renew_origins(turn, store, &mut self.sources, id);
+            }
         }
     }
 

@@ -167,7 +167,7 @@ impl Stream {
     /// may still give.
     pub(super) fn must_wait(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) -> bool {
         let framing = &lent.turn.source(self.sender.source).framing;
-        let may_give = framing.gives_at_end() && !self.framer.is_empty();
+        let may_give = (framing.gives_at_end() || self.emits_at_close(lent.turn)) && !self.framer.is_empty();
         let rejects = lent.turn.settings.journal.when_full == WhenFull::Reject;
         if !self.pressure.paused
             && may_give

@@ -1,10 +1,12 @@
 //! The configured sources of one core: what is open of each, what it has sent, what is wrong with
 //! it.
 
+use super::addresses::Addresses;
+use super::attempts::{Attempts, Loss};
 use super::content::Undecodable;
 use super::samples::Samples;
 use super::stream::Stream;
-use crate::config::{Settings, SourceKind};
+use crate::config::{LaneKey, Settings, SourceKind};
 use crate::framing::{Hint, RejectReason};
 use crate::ground::{Fd, FlagCounts, LaneId, LinkId, Now, RecordFlags, SourceId};
 use crate::journal::OriginRef;
@@ -14,12 +16,11 @@ use crate::shard::op::{Destination, Op, Readable};
 use crate::shard::timer::Timer;
 use crate::shard::turn::{Phase, Turn};
 use std::collections::HashMap;
-use std::time::Duration;
+use std::net::SocketAddr;
 
-/// A port or device server is tried again after at most this long; a change in the port's directory
-/// comes sooner.
-const REOPEN_MAX: Duration = Duration::from_secs(5);
-const REOPEN_FIRST: Duration = Duration::from_millis(100);
+/// So many connections in a row of which nothing came but a record without its beginning are a
+/// problem: their machine begins with a record.
+const JOINED_ONLY_MAX: u32 = 3;
 /// After an error of accept(2), such as no descriptors left.
 const ACCEPT_PAUSE_NS: u64 = 500_000_000;
 
@@ -41,6 +42,19 @@ pub(super) struct Tally {
     pub line_breaks: u64,
     pub line_errors: u64,
     pub samples: Samples,
+    /// Connections in a row of which nothing came but what was rejected as joined.
+    joined_only: u32,
+}
+
+/// What came of one connection or open port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Brought {
+    /// No record, and none that was rejected.
+    #[default]
+    Nothing,
+    /// Nothing but a record that was joined inside.
+    Joined,
+    More,
 }
 
 /// Whether a source is silent.
@@ -53,8 +67,8 @@ struct Silence {
     look_ns: u64,
 }
 
-/// A configured source on this core. Some fields more than a dozen: a port and a listener are one
-/// thing to an operator, and half of the fields are those of either.
+/// A configured source on this core. A port and a listener are one thing to an operator, and half of
+/// the fields are those of either.
 #[derive(Debug)]
 pub(super) struct Source {
     pub id: SourceId,
@@ -66,8 +80,8 @@ pub(super) struct Source {
     /// be gone.
     pub lane: Option<LaneId>,
     pub origin: Option<OriginRef>,
-    pub failures: u32,
-    pub reopen_ns: Option<u64>,
+    /// To open its port or connection.
+    attempts: Attempts,
     pub accepting: bool,
     /// Connections of a listener.
     pub open: u64,
@@ -80,6 +94,8 @@ pub(super) struct Source {
     pub retired: bool,
     /// A retired source whose port or connection is to be closed before this one opens its own.
     pub waits_for: Option<SourceId>,
+    /// The end of a retired one came inside of a record: its rest comes first at the next open.
+    pub is_inside: bool,
 }
 
 impl Source {
@@ -91,8 +107,7 @@ impl Source {
             connected: false,
             lane: None,
             origin: None,
-            failures: 0,
-            reopen_ns: None,
+            attempts: Attempts::default(),
             accepting: false,
             open: 0,
             tally: Tally::default(),
@@ -101,12 +116,14 @@ impl Source {
             hint: None,
             retired: false,
             waits_for: None,
+            is_inside: false,
         }
     }
 
     /// It takes nothing new from now on.
     pub fn retire(&mut self) {
-        (self.retired, self.problem, self.reopen_ns) = (true, None, None);
+        (self.retired, self.problem) = (true, None);
+        self.attempts.clear_due();
         self.silence.silent = false;
     }
 
@@ -134,6 +151,9 @@ impl Source {
         let hint = self.hint.as_ref().filter(|(_, at_ns)| now.mono_ns < at_ns + HINT_NS);
         let hint = hint.map(|(words, _)| words.clone());
         let undecodable = || self.tally.undecodable.problem(now, configured);
+        let joined = (self.tally.joined_only >= JOINED_ONLY_MAX).then(|| JOINED_ONLY.to_owned());
+        let problems: Vec<String> =
+            [self.problem.clone().or_else(undecodable).or(hint).or(silent), joined].into_iter().flatten().collect();
         SourceSnapshot {
             name: configured.name.clone(),
             kind: match configured.kind {
@@ -151,7 +171,7 @@ impl Source {
             held_bytes,
             samples: self.tally.samples.list(),
             silent_s: self.silence.any_byte.then_some(since_s),
-            problem: self.problem.clone().or_else(undecodable).or(hint).or(silent),
+            problem: (!problems.is_empty()).then(|| problems.join("; ")),
             line: matches!(configured.kind, SourceKind::Serial(_)).then_some(LineSnapshot {
                 breaks: self.tally.line_breaks,
                 errors: self.tally.line_errors,
@@ -160,6 +180,10 @@ impl Source {
         }
     }
 }
+
+/// What [`JOINED_ONLY_MAX`] connections or opens in a row were.
+const JOINED_ONLY: &str = "nothing has come for some connections in a row but one record each, rejected since ringest \
+    may have joined inside of it: first = \"keep\" in this source takes it, if its machine begins with a record";
 
 /// Whether a source is a listener.
 pub(super) fn is_listener(kind: &SourceKind) -> bool {
@@ -177,12 +201,19 @@ pub(super) struct Sources {
     bury_due: bool,
     /// Connections of all listeners.
     connections: usize,
+    addresses: Addresses,
 }
 
 impl Sources {
     pub fn new(ids: &[SourceId], settings: &Settings, now: Now) -> Self {
         let list: Vec<Source> = ids.iter().map(|id| Source::new(*id, now)).collect();
-        let mut sources = Self { list, index: vec![None; settings.sources.len()], bury_due: false, connections: 0 };
+        let mut sources = Self {
+            list,
+            index: vec![None; settings.sources.len()],
+            bury_due: false,
+            connections: 0,
+            addresses: Addresses::default(),
+        };
         sources.make_index();
         sources
     }
@@ -231,6 +262,7 @@ impl Sources {
     /// A source that begins.
     pub fn add(&mut self, source: Source) {
         self.index[usize::from(source.id.0)] = Some(self.list.len());
+        self.addresses.forget(source.id);
         self.list.push(source);
     }
 
@@ -285,8 +317,18 @@ impl Sources {
         self.watch_silence(turn, turn.now.mono_ns, id);
     }
 
+    /// What a source opens may have lived long enough to be well, or is to be tried again.
     pub fn reopen_due(&mut self, turn: &mut Turn<'_>, streams: &mut Table<Stream>, id: SourceId) {
-        if self.of(id).reopen_ns.is_some_and(|at| at <= turn.now.mono_ns) {
+        let source = self.of(id);
+        if let Some(lived) = source.attempts.has_lived(turn.now) {
+            if lived.ends_problem {
+                source.problem = None;
+            }
+            if lived.is_news {
+                tracing::info!("source {}: open again", turn.source(id).name);
+            }
+        }
+        if self.of(id).attempts.is_due(turn.now) {
             self.reopen(turn, streams, id);
         }
     }
@@ -304,7 +346,7 @@ impl Sources {
         let link = turn.links.open(Kind::Stream, None);
         streams.insert(link, Stream::new(id, None, flow));
         source.link = Some(link);
-        source.reopen_ns = None;
+        source.attempts.clear_due();
         turn.emit(match flow {
             Some(_) => Op::OpenPort { link, source: id },
             None => Op::Connect { link, to: Destination::Source(id) },
@@ -317,34 +359,88 @@ impl Sources {
         turn.counters.opened_sources += 1;
         let source = self.of(id);
         source.connected = true;
-        source.failures = 0;
-        if source.problem.take().is_some() {
-            tracing::info!("source {}: open again", turn.source(id).name);
+        if !source.attempts.is_short_lived() {
+            source.problem = None;
         }
+        let lived_ns = source.attempts.opened(turn.now);
+        turn.timers.set(lived_ns, Timer::Reopen(id));
         turn.emit(Op::Recv { link, fd, kind: readable(&turn.source(id).kind) });
     }
 
-    /// A port or device server is not there: it is tried again later.
-    pub fn lose(&mut self, turn: &mut Turn<'_>, id: SourceId, problem: String) {
-        let failures = self.of(id).failures + 1;
-        let wait_ns = turn.delay_ns(REOPEN_FIRST, REOPEN_MAX, failures).max(10_000_000);
-        let reopen_ns = turn.now.mono_ns + wait_ns;
+    /// A port or device server is not there, or no longer: it is tried again later.
+    pub fn lose(&mut self, turn: &mut Turn<'_>, id: SourceId, problem: String, loss: Loss) {
+        let name = &turn.source(id).name;
         let source = self.of(id);
         source.link = None;
-        source.connected = false;
-        source.failures = failures;
-        source.reopen_ns = Some(reopen_ns);
-        if source.problem.as_ref() != Some(&problem) {
-            tracing::warn!("source {}: {problem}; trying again", turn.source(id).name);
-            source.problem = Some(problem);
-        }
+        let was_open = std::mem::take(&mut source.connected);
+        let reopen_ns = source.attempts.lost(turn, loss);
         turn.timers.set(reopen_ns, Timer::Reopen(id));
+        let problem = match (was_open, source.attempts.is_short_lived()) {
+            (true, true) => {
+                format!("{problem} within 3 s, three times in a row or more: {}", ends_soon(&turn.source(id).kind))
+            }
+            _ => problem,
+        };
+        let is_joined = source.tally.joined_only >= JOINED_ONLY_MAX;
+        let said = if is_joined { format!("{problem}; {JOINED_ONLY}") } else { problem.clone() };
+        if source.attempts.is_to_tell(turn.now, &said) {
+            tracing::warn!("source {name}: {said}; trying again");
+        }
+        source.problem = Some(problem);
+    }
+
+    /// A connection or an open port has ended.
+    pub fn end_stream(&mut self, turn: &Turn<'_>, id: SourceId, brought: Brought) {
+        let joined_only = &mut self.of(id).tally.joined_only;
+        match brought {
+            Brought::Nothing => {}
+            Brought::More => *joined_only = 0,
+            Brought::Joined => {
+                *joined_only = joined_only.saturating_add(1);
+                // Of a port or outgoing connection it is said with its loss.
+                if *joined_only == JOINED_ONLY_MAX && is_listener(&turn.source(id).kind) {
+                    tracing::warn!("source {}: {JOINED_ONLY}", turn.source(id).name);
+                }
+            }
+        }
+    }
+
+    /// A record of a source was kept.
+    #[inline]
+    pub fn count_record(&mut self, turn: &mut Turn<'_>, id: SourceId, flags: RecordFlags) {
+        let tally = &mut self.of(id).tally;
+        tally.received += 1;
+        tally.joined_only = 0;
+        tally.flagged.count(flags);
+        if flags.contains(RecordFlags::UNDECODABLE) {
+            self.count_undecodable(turn, id);
+        }
+    }
+
+    /// Other keys of a source are in force; what is open stays.
+    pub fn adjust(&mut self, turn: &mut Turn<'_>, old: &Settings, id: SourceId) {
+        if old.sources[usize::from(id.0)].silence_alarm != turn.source(id).silence_alarm {
+            let silence = &mut self.of(id).silence;
+            silence.silent = false;
+            let from_ns = silence.last_byte_ns;
+            self.watch_silence(turn, from_ns, id);
+        }
     }
 
     // ---- accepting
 
     /// A connection of a listener begins.
-    pub fn count_in(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+    pub fn count_in(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: SocketAddr) {
+        if let SourceKind::TcpListen { lane: LaneKey::Address, .. } = turn.source(id).kind
+            && self.addresses.enter(id, peer.ip())
+        {
+            tracing::warn!(
+                "source {}: {} has a second connection while its first is open; they are taken for one machine, with one name \
+                 and one order: lane = \"connection\" in this source tells machines behind one address apart",
+                turn.source(id).name,
+                peer.ip()
+            );
+        }
         turn.counters.accepted_connections += 1;
         self.connections += 1;
         // What was accepted before accepting paused can still come.
@@ -356,8 +452,11 @@ impl Sources {
         }
     }
 
-    /// A machine's connection is gone.
-    pub fn count_out(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+    /// A machine's connection is gone; `peer`: of a `tcp_listen` source.
+    pub fn count_out(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: Option<SocketAddr>) {
+        if let (SourceKind::TcpListen { lane: LaneKey::Address, .. }, Some(peer)) = (&turn.source(id).kind, peer) {
+            self.addresses.leave(id, peer.ip());
+        }
         let source = self.of(id);
         source.open -= 1;
         let retired = source.retired;
@@ -483,17 +582,6 @@ impl Sources {
         tally.samples.push_garbage(turn.now, link, bytes);
     }
 
-    /// A record is kept, with these flags.
-    #[inline]
-    pub fn count_kept(&mut self, turn: &mut Turn<'_>, id: SourceId, flags: RecordFlags) {
-        let tally = &mut self.of(id).tally;
-        tally.received += 1;
-        tally.flagged.count(flags);
-        if flags.contains(RecordFlags::UNDECODABLE) {
-            self.count_undecodable(turn, id);
-        }
-    }
-
     fn count_undecodable(&mut self, turn: &mut Turn<'_>, id: SourceId) {
         turn.counters.undecodable_records += 1;
         let (now, configured) = (turn.now, turn.source(id));
@@ -557,6 +645,14 @@ impl Sources {
         let open: u64 = self.list.iter().map(|source| source.open).sum();
         assert_eq!(open, self.connections as u64, "connections of all listeners");
         assert!(ports + self.connections <= entries, "every connection has its entry");
+    }
+}
+
+/// What to look for where each connection or open ends soon.
+fn ends_soon(kind: &SourceKind) -> &'static str {
+    match kind {
+        SourceKind::Serial(_) => "look at the adapter and its cable",
+        _ => "most device servers take one connection and end others, so see who else is connected",
     }
 }
 

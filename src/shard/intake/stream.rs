@@ -1,12 +1,13 @@
 //! Streams of bytes, from ports and TCP connections: cut into records, which go into the store at
 //! once.
 
+use super::attempts::Loss;
 use super::content::judge;
 use super::pressure::Pressure;
 use super::search::SearchBudget;
-use super::source::{Sources, readable};
-use crate::config::{Flow, LaneKey, Settings, SourceKind, WhenFull};
-use crate::framing::{FrameFlags, Framed, Framer, Hints, Look};
+use super::source::{Brought, Sources, readable};
+use crate::config::{First, Flow, LaneKey, OnClose, Settings, Source, SourceKind, WhenFull, machine_name};
+use crate::framing::{FrameFlags, Framed, Framer, Hints, Idle, Look, OnIdle, RejectReason};
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, LinkId, RecordFlags, SourceId};
 use crate::journal::{Identity, NewRecord, OriginRef, Room};
@@ -16,12 +17,19 @@ use crate::shard::store::Store;
 use crate::shard::timer::Timer;
 use crate::shard::turn::{Phase, Turn};
 use crate::source::serial::{Mark, Parmrk};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// How long what a machine has sent already may still come after it was told that its connection
 /// ends.
 const LEAVE_NS: u64 = 1_000_000_000;
+
+/// What comes so soon after an open may be the rest of what a machine was sending.
+const JOINED_NS: u64 = 100_000_000;
+/// The same in characters of a serial line: a slow one needs longer for the next byte of a record.
+const JOINED_CHARACTERS: u64 = 30;
 
 /// What all streams have in common.
 #[derive(Debug, Default)]
@@ -48,6 +56,7 @@ pub(super) struct Sender {
     pub source: SourceId,
     pub peer: Option<SocketAddr>,
     lane: Option<(LaneId, OriginRef)>,
+    brought: Brought,
 }
 
 /// Bytes to be framed. It decides what becomes a record, and when its link is read.
@@ -70,6 +79,19 @@ pub(super) struct Stream {
     leaving_ns: Option<u64>,
     /// What its first bytes say about its framing, until that is said or settled.
     looking: Option<Box<Hints>>,
+    /// Nothing has come since the open; until when that is looked at, in monotonic nanoseconds. The
+    /// timer alone ends it, behind all that came before: a core that was held up does not take the
+    /// rest of a record for a beginning.
+    fresh_ns: Option<u64>,
+    /// The machine has closed its connection in order.
+    closed: bool,
+}
+
+/// How long after the open of a source's port or connection what comes may be the rest of a record.
+fn joined_ns(source: &Source) -> u64 {
+    let SourceKind::Serial(port) = &source.kind else { return JOINED_NS };
+    let characters_ns = JOINED_CHARACTERS * u64::from(port.line.character_bits()) * 1_000_000_000;
+    JOINED_NS.max(characters_ns / u64::from(port.line.baud))
 }
 
 impl Sender {
@@ -80,8 +102,16 @@ impl Sender {
         match framed {
             Framed::Empty => turn.counters.empty_frames += 1,
             Framed::Garbage { bytes, count } => sources.count_garbage(turn, self.source, link, bytes, count),
-            Framed::Rejected { reason, sample } => sources.reject(turn, self.source, reason, sample),
+            Framed::Rejected { reason, sample } => {
+                if reason != RejectReason::Joined {
+                    self.brought = Brought::More;
+                } else if self.brought == Brought::Nothing {
+                    self.brought = Brought::Joined;
+                }
+                sources.reject(turn, self.source, reason, sample);
+            }
             Framed::Record { bytes, first_byte_ns, flags } => {
+                self.brought = Brought::More;
                 let flags = match judge(turn.settings, turn.source(self.source), bytes, RecordFlags(flags.0)) {
                     Ok(flags) => flags,
                     Err(why) => return sources.refuse(turn, self.source, why, RecordFlags(flags.0), bytes),
@@ -112,7 +142,7 @@ impl Sender {
             data: bytes,
         };
         lent.store.keep(lent.turn, room, lane, record, first_byte_ns);
-        lent.sources.count_kept(lent.turn, self.source, flags);
+        lent.sources.count_record(lent.turn, self.source, flags);
     }
 
     /// Its lane, and a new origin in it.
@@ -120,21 +150,16 @@ impl Sender {
         let Lent { turn, store, sources, shared } = lent;
         let id = self.source;
         let configured = turn.source(id);
-        let who = |name: &str| Identity {
-            peer: self.peer,
-            decoding: configured.decoding,
-            ..Identity::new(&configured.name, name)
-        };
         match (&configured.kind, self.peer) {
             (SourceKind::TcpListen { lane: LaneKey::Address, .. }, Some(peer)) => {
                 let older = shared.address_lanes.get(&(id, peer.ip())).copied();
                 let lane = store.continue_lane(older);
                 shared.address_lanes.insert((id, peer.ip()), lane);
-                (lane, store.open_origin(lane, who(&format!("{}@{}", configured.name, peer.ip()))))
+                (lane, self.open_origin(store, configured, lane))
             }
-            (_, Some(peer)) => {
+            (_, Some(_)) => {
                 let lane = store.new_lane(false);
-                (lane, store.open_origin(lane, who(&format!("{}@{peer}", configured.name))))
+                (lane, self.open_origin(store, configured, lane))
             }
             (_, None) => {
                 let source = sources.of(id);
@@ -142,12 +167,36 @@ impl Sender {
                     (Some(lane), Some(origin)) => (lane, origin),
                     (older, _) => {
                         let lane = store.continue_lane(older);
-                        let origin = store.open_origin(lane, who(&configured.name));
+                        let origin = self.open_origin(store, configured, lane);
                         (source.lane, source.origin) = (Some(lane), Some(origin));
                         (lane, origin)
                     }
                 }
             }
+        }
+    }
+
+    /// A new origin in a lane: what `configured` says of this sender.
+    fn open_origin(&self, store: &mut Store, configured: &Source, lane: LaneId) -> OriginRef {
+        let name = match (&configured.kind, self.peer) {
+            (SourceKind::TcpListen { lane: key, names, .. }, Some(peer)) => {
+                machine_name(&configured.name, *key, names, peer).into()
+            }
+            _ => configured.name.as_str().into(),
+        };
+        let identity =
+            Identity { source: (*configured.name).into(), name, peer: self.peer, decoding: configured.decoding };
+        store.open_origin(lane, identity)
+    }
+
+    /// What an origin carries has changed: records from now on have another one, in the same lane.
+    fn renew_origin(&mut self, lent: &mut Lent<'_, '_>) {
+        let Some((lane, origin)) = self.lane else { return };
+        let renewed = self.open_origin(lent.store, lent.turn.source(self.source), lane);
+        lent.store.leave_lane(lane, origin);
+        self.lane = Some((lane, renewed));
+        if self.peer.is_none() {
+            lent.sources.of(self.source).origin = Some(renewed);
         }
     }
 }
@@ -156,7 +205,7 @@ impl Stream {
     /// `flow`: of a tty.
     pub fn new(source: SourceId, peer: Option<SocketAddr>, flow: Option<Flow>) -> Self {
         Self {
-            sender: Sender { source, peer, lane: None },
+            sender: Sender { source, peer, lane: None, brought: Brought::Nothing },
             framer: Framer::new(),
             parmrk: flow.map(|_| Parmrk::default()),
             pressure: Pressure::new(flow),
@@ -166,6 +215,31 @@ impl Stream {
             is_watched: false,
             leaving_ns: None,
             looking: Some(Box::default()),
+            fresh_ns: None,
+            closed: false,
+        }
+    }
+
+    /// Its file is open. `discarded`: bytes of the stream were thrown away.
+    pub fn begin(&mut self, turn: &mut Turn<'_>, link: LinkId, discarded: bool) {
+        let source = turn.source(self.sender.source);
+        if source.first == First::Keep {
+            return;
+        }
+        if discarded {
+            self.framer.join_inside(&source.framing);
+        } else {
+            let until_ns = turn.now.mono_ns + joined_ns(source);
+            self.fresh_ns = Some(until_ns);
+            turn.timers.set(until_ns, Timer::Link(link));
+        }
+    }
+
+    /// Bytes have come: where that is right behind the open, they may be the rest of a record.
+    fn look_at_first(&mut self, turn: &Turn<'_>) {
+        let source = turn.source(self.sender.source);
+        if self.fresh_ns.take().is_some() && source.first == First::Discard {
+            self.framer.join_inside(&source.framing);
         }
     }
 
@@ -176,10 +250,14 @@ impl Stream {
         let now_ns = lent.turn.now.mono_ns;
         loop {
             let Some(parmrk) = &mut self.parmrk else {
+                self.look_at_first(lent.turn);
                 lent.turn.source(id).framing.prepare(bytes);
                 return self.frame(lent, link, bytes);
             };
             let run = parmrk.decode_run(bytes);
+            if run.len > 0 {
+                self.look_at_first(lent.turn);
+            }
             let (decoded, rest) = bytes.split_at_mut(run.taken);
             lent.turn.source(id).framing.prepare(&mut decoded[..run.len]);
             // An error concerns the last decoded byte: it must be known before a record can end
@@ -300,6 +378,7 @@ impl Stream {
     fn handle_timer(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         let now_ns = lent.turn.now.mono_ns;
         self.is_watched = false;
+        self.fresh_ns.take_if(|until_ns| *until_ns <= now_ns);
         if self.leaving_ns.take_if(|at_ns| *at_ns <= now_ns).is_some() {
             if !self.ended {
                 self.end_retired(lent, link);
@@ -320,6 +399,8 @@ impl Stream {
     /// A read has ended.
     fn read_ended(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, end: RecvEnd) {
         self.reading = false;
+        // Not the answer to our own FIN.
+        self.closed = end == RecvEnd::Closed && self.parmrk.is_none() && self.leaving_ns.is_none();
         match end {
             RecvEnd::Paused if self.pressure.paused || self.search.waits => {}
             // It was resumed before the pause took effect.
@@ -337,31 +418,44 @@ impl Stream {
     /// the file closed, its lane left to empty itself.
     pub(super) fn finish(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, why: &str) {
         let id = self.sender.source;
-        let framing = &lent.turn.source(id).framing;
-        while let Some(framed) = self.framer.finish(framing) {
+        let mut framing = Cow::Borrowed(&lent.turn.source(id).framing);
+        if self.emits_at_close(lent.turn) {
+            // The close ends the record as a gap would.
+            framing.to_mut().idle = Some(Idle { gap: Duration::MAX, policy: OnIdle::Emit });
+        }
+        let mut is_inside = false;
+        while let Some(framed) = self.framer.finish(&framing) {
+            is_inside = true;
             let room = lent.store.room_for(lent.turn.now, framing.record_bytes_max());
             self.sender.take(lent, link, lent.turn.now.mono_ns, framed, room);
         }
         let Lent { turn, store, sources, .. } = lent;
         turn.close(link);
+        sources.end_stream(turn, id, self.sender.brought);
         if self.sender.peer.is_some() {
-            sources.count_out(turn, id);
+            sources.count_out(turn, id, self.sender.peer);
             if let Some((lane, origin)) = self.sender.lane.take() {
                 store.leave_lane(lane, origin);
             }
         } else if sources.of(id).retired {
             // Its link is still to be closed.
-            sources.of(id).connected = false;
+            let source = sources.of(id);
+            (source.connected, source.is_inside) = (false, is_inside);
             leave_source_lane(store, sources, id);
         } else {
             turn.counters.lost_sources += 1;
             if turn.phase == Phase::Running {
-                sources.lose(turn, id, why.to_owned());
+                sources.lose(turn, id, why.to_owned(), Loss::Gone);
             } else {
                 let source = sources.of(id);
                 (source.link, source.connected) = (None, false);
             }
         }
+    }
+
+    /// Whether an unfinished record is delivered at the end of the stream.
+    pub(super) fn emits_at_close(&self, turn: &Turn<'_>) -> bool {
+        self.closed && turn.source(self.sender.source).on_close == OnClose::Emit
     }
 
     /// Its source is retired. A socket's peer is told that this is the end, and what it has sent by
@@ -533,6 +627,22 @@ impl Streams {
     /// The links of a source, open or on their way to be, by index.
     pub fn links_of(&self, turn: &Turn<'_>, id: SourceId) -> Vec<LinkId> {
         turn.links.of_kind(Kind::Stream).filter(|link| self.table.get(*link).sender.source == id).collect()
+    }
+
+    /// Records of a source from now on have other origins, in the lanes that they had.
+    pub fn renew_origins(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, id: SourceId) {
+        for link in self.links_of(turn, id) {
+            let (stream, mut lent) = self.lend(turn, store, sources, link);
+            stream.sender.renew_origin(&mut lent);
+        }
+        // A port or device server that is not open, or has sent nothing since.
+        let source = sources.of(id);
+        if let (Some(lane), Some(origin)) = (source.lane, source.origin)
+            && source.link.is_none_or(|link| self.table.get(link).sender.lane.is_none())
+        {
+            source.origin = None;
+            store.leave_lane(lane, origin);
+        }
     }
 
     /// Bytes that wait to be framed, by source.

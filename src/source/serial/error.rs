@@ -18,6 +18,12 @@ pub enum PortError {
         /// What to do about it, such as which group to join.
         remedy: String,
     },
+    /// Something else stands at the path, such as a directory.
+    #[error("{path} is not a serial port (not a tty): `ringest ports` shows those that there are")]
+    NoTty {
+        /// The path.
+        path: String,
+    },
     /// Anything else, with the system's words.
     #[error("{0}")]
     Other(String),

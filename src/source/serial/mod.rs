@@ -3,7 +3,7 @@
 //! A port belongs to one gateway: it is locked before any of its settings is touched. Its path is resolved at every open,
 //! so a port that comes back under another name is found again through its stable link.
 
-use crate::config::{Flow, Serial};
+use crate::config::{Flow, Seen, Serial};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -26,7 +26,7 @@ pub use counts::driver_counts;
 pub use error::PortError;
 pub use holder::{Holder, holder_of, holders_of, words as holder_words};
 pub use parmrk::{Decoded, Mark, Parmrk, Run};
-pub use ports::{LATENCY_TIMER_SLOW_MS, Port, Usb, ports};
+pub use ports::{Adapter, LATENCY_TIMER_SLOW_MS, Port, Usb, adapter_of, ports};
 pub use termios::{Termios2, hold_line, read_settings, settings_for};
 pub use watch::Watch;
 
@@ -40,14 +40,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// The descriptor is in non-blocking mode, which io_uring needs on ttys before Linux 6.4 and which does no harm later.
 /// It holds the lock until its last duplicate is closed. Bytes that were waiting in the port are not flushed: they may be
 /// a record, while noise is at worst one rejected or flagged frame. But those that came while the port was set so that they
-/// are no longer what the machine sent are thrown away, and logged: a new port is a terminal at 9600 baud, which makes line
+/// are no longer what the machine sent are thrown away, and noted: a new port is a terminal at 9600 baud, which makes line
 /// feeds of carriage returns, until its settings are in force, and with USB that takes milliseconds.
 ///
-/// What the device refuses (a pty has no parity and no 7-bit characters) is logged as a warning.
+/// What the device refuses (a pty has no parity and no 7-bit characters) is a note.
 ///
 /// # Errors
-/// See [`PortError`]; a path that is no tty is `Other`.
-pub fn open(settings: &Serial) -> Result<OwnedFd, PortError> {
+/// See [`PortError`].
+pub fn open(settings: &Serial) -> Result<Opened, PortError> {
     let started = Instant::now();
     let port = loop {
         match claim(&settings.path) {
@@ -61,22 +61,65 @@ pub fn open(settings: &Serial) -> Result<OwnedFd, PortError> {
     let before = read_settings(port.as_fd()).map_err(set_error)?;
     termios::write_settings(port.as_fd(), &asked).map_err(set_error)?;
     let got = read_settings(port.as_fd()).map_err(set_error)?;
-    let is_line = !nix::sys::stat::fstat(&port).is_ok_and(|stat| is_pty(stat.st_rdev));
+    let device = nix::sys::stat::fstat(&port).map(|stat| stat.st_rdev).map_err(set_error)?;
+    let is_line = !is_pty(device);
+    let (mut discarded, mut notes) = (false, Vec::new());
     if termios::changes_bytes(&before, &got, is_line) {
         let bytes = termios::discard_input(port.as_fd()).map_err(set_error)?;
-        if bytes > 0 {
-            let port = settings.path.display();
-            tracing::warn!(%port, "{bytes} bytes came before the line was set, and were discarded");
+        discarded = bytes > 0;
+        if discarded {
+            notes.push(format!("{bytes} bytes came before the line was set, and were discarded"));
         }
     }
     if settings.flow == Flow::XonXoff {
         // Whoever had the port before may have ended while its machine was told to wait.
         hold_line(port.as_fd(), false).map_err(set_error)?;
     }
-    for note in termios::refused(&asked, &got) {
-        tracing::warn!(port = %settings.path.display(), "{note} by the device");
+    notes.extend(termios::refused(&asked, &got).into_iter().map(|note| format!("{note} by the device")));
+    Ok(Opened { port, discarded, notes, adapter: adapter_of(Path::new("/"), device) })
+}
+
+/// A port that is open, ours and set.
+#[derive(Debug)]
+pub struct Opened {
+    /// It.
+    pub port: OwnedFd,
+    /// Bytes that had come were thrown away.
+    pub discarded: bool,
+    /// What is worth a warning.
+    pub notes: Vec<String>,
+    /// The USB adapter that it belongs to, if it does.
+    pub adapter: Option<Adapter>,
+}
+
+/// Looks at what stands at a path, and opens nothing: an open raises DTR and RTS, which resets some machines.
+pub fn look(path: &Path) -> Seen {
+    look_below(Path::new("/"), path)
+}
+
+/// As [`look`]; `root` is where `sys` and `dev` are.
+pub fn look_below(root: &Path, path: &Path) -> Seen {
+    let Ok(meta) = fs::metadata(path) else { return Seen::Nothing };
+    let kind = meta.file_type();
+    if kind.is_char_device() {
+        let (device, stable) = (meta.rdev(), ports::stable_name(root, path));
+        return if is_pty(device) || ports::may_be_tty(root, device) {
+            Seen::Tty { device, stable }
+        } else {
+            Seen::NoTty("a device that is no tty")
+        };
     }
-    Ok(port)
+    Seen::NoTty(if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else if kind.is_block_device() {
+        "a disk"
+    } else {
+        "a file"
+    })
 }
 
 /// Opens a port and makes it ours, or says at once why not. A busy one has no holder yet.
@@ -120,7 +163,7 @@ fn is_pty(device: u64) -> bool {
 }
 
 fn not_a_tty(path: &Path) -> PortError {
-    PortError::Other(format!("{} is not a serial port (not a tty)", path.display()))
+    PortError::NoTty { path: path.display().to_string() }
 }
 
 fn open_error(path: &Path, errno: Errno) -> PortError {

@@ -1,7 +1,8 @@
 //! The serial ports of this machine, from sysfs: nothing is opened, for that alone raises DTR and resets some machines.
 
 use super::holder::{Holder, holders};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,65 @@ pub struct Usb {
     pub interface: Option<u8>,
 }
 
+/// Which USB adapter a port belongs to, and where that is plugged in. Adapters can have equal serial numbers, a socket cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adapter {
+    /// Four hexadecimal digits.
+    pub vendor_id: String,
+    /// Four hexadecimal digits.
+    pub product_id: String,
+    /// Serial number, if it has one.
+    pub serial: Option<String>,
+    /// Bus, sockets on the way and interface, such as `1-1.4:1.0`: the kernel's name of the interface.
+    pub port: String,
+}
+
+impl fmt::Display for Adapter {
+    /// `USB adapter 0403:6001, serial number A5XK3RJT, at USB port 1-1.4:1.0`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vendor_id, product_id, serial, port } = self;
+        write!(f, "USB adapter {vendor_id}:{product_id}, ")?;
+        match serial {
+            Some(serial) => write!(f, "serial number {serial}, ")?,
+            None => f.write_str("without a serial number, ")?,
+        }
+        write!(f, "at USB port {port}")
+    }
+}
+
+/// The USB adapter of a tty, by its device number. `root` is where `sys` is: `/`.
+pub fn adapter_of(root: &Path, device: u64) -> Option<Adapter> {
+    let device = of_device(root, device).canonicalize().ok()?;
+    let top = root.canonicalize().ok()?;
+    let above = below(&top, &device);
+    let Usb { vendor_id, product_id, serial, .. } = usb(&above)?;
+    let is_plugged = |device: &&&Path| device.join("bInterfaceNumber").exists() || device.join("idVendor").exists();
+    let port = above.iter().find(is_plugged)?.file_name()?.to_str()?.to_owned();
+    Some(Adapter { vendor_id, product_id, serial, port })
+}
+
+/// Whether a character device is a tty, as far as sysfs tells: not every one is named there.
+pub(super) fn may_be_tty(root: &Path, device: u64) -> bool {
+    let subsystem = fs::read_link(of_device(root, device).join("subsystem"));
+    subsystem.ok().is_none_or(|subsystem| subsystem.ends_with("tty"))
+}
+
+/// The first of a port's names that stay when it is plugged in again.
+pub(super) fn stable_name(root: &Path, path: &Path) -> Option<PathBuf> {
+    let links = |directory| links_to(&root.join(directory), path);
+    links("dev/serial/by-id").into_iter().chain(links("dev/serial/by-path")).next()
+}
+
+/// Where sysfs has a character device.
+fn of_device(root: &Path, device: u64) -> PathBuf {
+    root.join(format!("sys/dev/char/{}:{}", libc::major(device), libc::minor(device)))
+}
+
+/// A device and those above it; not above `top`.
+fn below<'p>(top: &Path, device: &'p Path) -> Vec<&'p Path> {
+    device.ancestors().take_while(|above| above.starts_with(top) && *above != top).collect()
+}
+
 /// The ports, in the order of their names and numbers. `root` is where `sys`, `dev` and `proc` are: `/`.
 pub fn ports(root: &Path) -> Vec<Port> {
     let class = root.join("sys/class/tty");
@@ -84,7 +144,7 @@ fn describe(root: &Path, name: String) -> Port {
     let device = device.canonicalize().unwrap_or(device);
     // Not above `root`: there is no device, and in a test there may be the real ones.
     let top = root.canonicalize().unwrap_or_default();
-    let above: Vec<&Path> = device.ancestors().take_while(|above| above.starts_with(&top) && *above != top).collect();
+    let above = below(&top, &device);
     Port {
         by_id: links_to(&root.join("dev/serial/by-id"), &path),
         by_path: links_to(&root.join("dev/serial/by-path"), &path),
