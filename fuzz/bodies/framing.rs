@@ -15,13 +15,14 @@ mod reference;
 
 const GAP_NS: u64 = 1_000;
 const WAITS_NS: [u64; 8] = [0, 0, 0, 1, GAP_NS / 2, GAP_NS - 1, GAP_NS, 5 * GAP_NS];
-/// Bytes of a framer beside a record's: start, delimiter or header, checksum, a leading LF; and the smallest allocation.
-const HELD_BYTES_BESIDE: usize = 16 + 64 + 4 + 4 + 1 + 64;
+/// Bytes of a framer beside a record's: start, delimiter or header, checksum, white space; and the smallest allocation.
+const HELD_BYTES_BESIDE: usize = 16 + 64 + 8 + 8 + 65 + 64;
 
 /// A framing that the configuration allows.
 ///
 /// ```text
-/// 0 kind, 5 of them, then what it is made of: 1 byte    1 bits: trim, cut, gap, emits, start of 0 to 3 bytes, largest record × 256
+/// 0 kind, 5 of them, then what it is made of: 1 byte    1 bits: trim, cut, gap, emits, start of 0 to 3 bytes, largest record × 256,
+///   restarts, which two ends go with
 /// 2 checksum   3 largest record - 1   4 end of 1 to 4 bytes   then start, end
 /// ```
 fn framing(input: &mut Input<'_>) -> Framing {
@@ -35,6 +36,7 @@ fn framing(input: &mut Input<'_>) -> Framing {
     }
     let detail = kind / 5;
     let kind = match kind % 5 {
+        1 if has(7) => FramingKind::Delimiter { ends: vec![end.clone(), b"\n".to_vec()] },
         0 | 1 => FramingKind::Delimiter { ends: vec![end.clone()] },
         2 => FramingKind::IdleGap,
         3 => FramingKind::Fixed { bytes: 1 + usize::from(detail) },
@@ -65,6 +67,7 @@ fn framing(input: &mut Input<'_>) -> Framing {
     Framing {
         idle: (kind == FramingKind::IdleGap || has(2)).then_some(Idle { gap: Duration::from_nanos(GAP_NS), policy }),
         kind,
+        restart: has(7),
         starts: if start.is_empty() { Vec::new() } else { vec![start] },
         checksum,
         trim: has(0) && !keeps,
@@ -156,10 +159,10 @@ pub fn run(data: &[u8], seen: &mut Seen) {
     }
 }
 
-/// However long a frame is, no more of it is kept than its record may have.
+/// However long a frame is, no more of it is kept than its record may have; twice that where the next one confirms it.
 fn check_memory(framing: &Framing, chunks: &[(u64, &[u8])]) {
     let mut framer = Framer::new();
-    let bound = framing.max_bytes + HELD_BYTES_BESIDE;
+    let bound = 2 * (framing.max_bytes + HELD_BYTES_BESIDE);
     for (now_ns, chunk) in chunks {
         let mut input = *chunk;
         while let Some(framed) = framer.next(framing, *now_ns, &mut input) {

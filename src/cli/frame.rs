@@ -116,7 +116,8 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     let mut trial = Trial { framing: &framing, frames: Vec::new(), bytes: 0, begin: 0 };
     let mut framer = Framer::new();
     for (index, path) in arguments.captures.iter().enumerate() {
-        let capture = read(path)?;
+        let mut capture = read(path)?;
+        framing.prepare(&mut capture);
         trial.run(&mut framer, index as u64 * BETWEEN_CAPTURES_NS, &capture);
     }
     trial.finish(&mut framer);
@@ -299,7 +300,7 @@ impl Trial<'_> {
 
     /// The captures are over.
     fn finish(&mut self, framer: &mut Framer) {
-        if let Some(framed) = framer.finish(self.framing) {
+        while let Some(framed) = framer.finish(self.framing) {
             self.show(self.begin, &framed);
         }
     }

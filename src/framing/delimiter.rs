@@ -1,26 +1,19 @@
-//! Frames that end at one or more bytes that are not part of them, or at an idle gap, which is no byte.
+//! Records that end at bytes, or at an idle gap, which is no byte, and nothing else: no start, no checksum, one end.
 //!
 //! What the tail keeps of a frame, so that memory is bounded and nothing is decided too early:
 //! ```text
 //!  frame so far   [LF] b b b … b b b w w w … w w w ? ?
-//!                 └──── limit bytes ────┘ └ white ┘ └┴─ may be the first bytes of the delimiter, or the checksum
+//!                 └──── limit bytes ────┘ └ white ┘ └┴─ may be the first bytes of the delimiter
 //!  tail           [LF] b b b … b b b                ? ?
 //! ```
 //! `limit` is `max_bytes`, and one more for a leading LF that trimming will take off. Beyond it, white space is forgotten
-//! when trimming (it does not count unless something else follows), and anything else makes the frame oversized at once;
-//! with a checksum, it is passed over up to the end, which decides.
-//! The last bytes, fewer than the delimiter has, are kept until it is known whether the delimiter begins there. Where a gap
-//! is the end, the checksum is the last bytes, and so many are kept.
+//! when trimming (it does not count unless something else follows), and anything else makes the frame oversized at once.
+//! The last bytes, fewer than the delimiter has, are kept until it is known whether the delimiter begins there.
 //! The last bytes of the tail are therefore always the last bytes of the stream.
 
-use super::running::Running;
+use super::scan::{find, straddle};
 use super::settings::Framing;
-use super::{Framed, Framer, RejectReason, State, Verdict, deliver, find, is_white, sample, straddle, trim_end, whole};
-
-/// How many of the last bytes may not be of the frame.
-fn held_bytes(framing: &Framing, end: &[u8]) -> usize {
-    end.len().checked_sub(1).unwrap_or(framing.running().bytes())
-}
+use super::{Framed, Framer, Notes, RejectReason, State, Verdict, deliver, is_white, trim_end, whole};
 
 impl Framer {
     /// Without an `end`, all of `input` is taken.
@@ -34,15 +27,7 @@ impl Framer {
         if self.state == State::Discarding && !self.pass_over(end, input) {
             return None;
         }
-        if self.state == State::Between && !framing.start().is_empty() {
-            let garbage = self.hunt(framing, now_ns, input);
-            if self.state == State::Between {
-                return garbage;
-            }
-        }
-        if self.state == State::Checking {
-            self.go_on_checking(framing, input)
-        } else if self.tail.is_empty() {
+        if self.tail.is_empty() {
             self.whole_or_begin(framing, end, now_ns, input)
         } else {
             self.go_on(framing, end, input)
@@ -57,11 +42,10 @@ impl Framer {
         now_ns: u64,
         input: &mut &'i [u8],
     ) -> Option<Framed<'s>> {
-        let sum_bytes = framing.running().bytes();
         // The LF of CR LF comes with the record before and must not count as the first byte of the next one. Where the
-        // delimiter itself begins with LF, it is taken off only when the frame is whole; a checksum covers it.
-        if sum_bytes == 0 && end.first() != Some(&b'\n') && self.lead_bytes(framing.trim, input.first()) == 1 {
-            self.led = true;
+        // delimiter itself begins with LF, it is taken off only when the frame is whole.
+        if end.first() != Some(&b'\n') && self.lead_bytes(framing.trim, input.first()) == 1 {
+            self.notes.set(Notes::LED);
             *input = &input[1..];
         }
         let bytes = *input;
@@ -73,24 +57,16 @@ impl Framer {
             let limit = framing.max_bytes + self.lead_bytes(framing.trim, bytes.first());
             // One copy at most, even of a chunk that is far too long.
             let front = &bytes[..bytes.len().min(limit)];
-            self.extend(front, limit + held_bytes(framing, end) + 1);
+            self.extend(front, limit + end.len().max(1));
             *input = &bytes[front.len()..];
             return if input.is_empty() { None } else { self.absorb_unended(framing, end, input) };
         };
         self.begin(now_ns);
         let frame = &bytes[..at];
-        let rest = &bytes[at + end.len()..];
-        let Some((sum, rest)) = rest.split_at_checked(sum_bytes) else {
-            *input = rest;
-            return self.end_frame(framing, end, frame, input);
-        };
-        *input = rest;
+        *input = &bytes[at + end.len()..];
         let lead = self.lead_bytes(framing.trim, frame.first());
         let (first_byte_ns, flags) = (self.first_byte_ns, self.flags);
         self.begin_frame();
-        if framing.running() != Running::None && !framing.running().verifies(frame, sum) {
-            return Some(Framed::Rejected { reason: RejectReason::Checksum, sample: sample(frame, framing.max_bytes) });
-        }
         Some(whole(framing, &frame[lead..], false, first_byte_ns, flags))
     }
 
@@ -100,32 +76,20 @@ impl Framer {
         if let Some(kept) = straddle(&self.tail, bytes, end) {
             *input = &bytes[end.len() - kept..];
             self.tail.truncate(self.tail.len() - kept);
-            return self.end_frame(framing, end, &[], input);
+            return Some(self.end_frame(framing, end, &[]));
         }
         if let Some(at) = find(bytes, end) {
             *input = &bytes[at + end.len()..];
-            return self.end_frame(framing, end, &bytes[..at], input);
+            return Some(self.end_frame(framing, end, &bytes[..at]));
         }
         self.absorb_unended(framing, end, input)
     }
 
-    /// `last` are the frame's last bytes; the delimiter followed; `input` is what is behind it.
-    fn end_frame<'s, 'i: 's>(
-        &'s mut self,
-        framing: &Framing,
-        end: &[u8],
-        last: &[u8],
-        input: &mut &'i [u8],
-    ) -> Option<Framed<'s>> {
+    /// `last` are the frame's last bytes; the delimiter followed.
+    fn end_frame(&mut self, framing: &Framing, end: &[u8], last: &[u8]) -> Framed<'_> {
         let lead = self.lead_bytes(framing.trim, self.tail.first().or(last.first()));
         let limit = framing.max_bytes + lead;
         let (_, oversized) = self.absorb(framing, last, 0, limit, end.len());
-        if framing.running() != Running::None {
-            self.check = self.sum_of(framing, &self.tail);
-            self.count = framing.running().bytes() as u32;
-            self.state = State::Checking;
-            return self.go_on_checking(framing, input);
-        }
         let flags = self.flags;
         if self.tail.is_empty() {
             self.tail = Vec::new(); // all of it was delimiter: there is nothing to lend out, so free it now
@@ -133,28 +97,7 @@ impl Framer {
         self.spent_bytes = self.tail.len() as u32;
         self.begin_frame();
         let record = &self.tail[lead.min(self.tail.len())..];
-        Some(whole(framing, record, oversized, self.first_byte_ns, flags))
-    }
-
-    /// The end has come: the tail is the frame, or what is kept of it, and the first bytes of the checksum.
-    fn go_on_checking<'s, 'i: 's>(&'s mut self, framing: &Framing, input: &mut &'i [u8]) -> Option<Framed<'s>> {
-        let taken = input.len().min(self.count as usize);
-        self.extend(&input[..taken], framing.max_bytes + 1 + framing.running().bytes());
-        *input = &input[taken..];
-        self.count -= taken as u32;
-        if self.count > 0 {
-            return None;
-        }
-        let (state, flags, overlong) = (self.check, self.flags, self.overlong);
-        let frame_bytes = self.tail.len() - framing.running().bytes();
-        let lead = self.lead_bytes(framing.trim, self.tail[..frame_bytes].first());
-        self.spent_bytes = self.tail.len() as u32;
-        self.begin_frame();
-        let (frame, sum) = self.tail.split_at(frame_bytes);
-        if !framing.running().is_sum_of(state, sum) {
-            return Some(Framed::Rejected { reason: RejectReason::Checksum, sample: sample(frame, framing.max_bytes) });
-        }
-        Some(whole(framing, &frame[lead..], overlong, self.first_byte_ns, flags))
+        whole(framing, record, oversized, self.first_byte_ns, flags)
     }
 
     /// No end is in sight: keeps what the tail has to keep; a frame that is now known to be too long is dealt with.
@@ -166,20 +109,20 @@ impl Framer {
     ) -> Option<Framed<'s>> {
         let lead = self.lead_bytes(framing.trim, self.tail.first());
         let limit = framing.max_bytes + lead;
-        let (taken, oversized) = self.absorb(framing, input, held_bytes(framing, end), limit, end.len());
+        let (taken, oversized) = self.absorb(framing, input, end.len().saturating_sub(1), limit, end.len());
         *input = &input[taken..];
         if !oversized {
             return None;
         }
         self.state = State::Discarding;
-        self.joined = false;
+        self.notes.clear(Notes::JOINED);
         self.spent_bytes = limit as u32;
         Some(deliver(framing, &self.tail[lead..limit], true, self.first_byte_ns, self.flags))
     }
 
     /// Takes bytes of the frame into the tail. The last `held` bytes of all that has come may still turn out not to be of
     /// the frame. Says how many of `part` were taken (all, unless oversized) and whether the frame is known to be
-    /// oversized, in which case the tail has `limit` bytes or more; with a checksum, that is noted and not said.
+    /// oversized, in which case the tail has `limit` bytes or more.
     fn absorb(&mut self, framing: &Framing, part: &[u8], held: usize, limit: usize, end_bytes: usize) -> (usize, bool) {
         let cap = limit + end_bytes.max(held + 1);
         let fill = part.len().min(limit.saturating_sub(self.tail.len()));
@@ -194,12 +137,8 @@ impl Framer {
             let of_tail = &self.tail[limit..limit + known_in_tail];
             let of_rest = &rest[..known_in_rest];
             let oversized = of_tail.iter().any(counts) || of_rest.iter().any(counts);
-            if oversized && framing.running() == Running::None {
+            if oversized {
                 return (fill, true);
-            }
-            self.overlong |= oversized;
-            if framing.running() != Running::None {
-                self.sum_up(framing, limit, known_in_tail, of_rest);
             }
             self.tail.drain(limit..limit + known_in_tail);
         }
@@ -207,30 +146,16 @@ impl Framer {
         (part.len(), false)
     }
 
-    /// An idle gap is the end: all of the tail is the frame, but for its checksum.
-    pub(super) fn end_by_gap(&mut self, framing: &Framing) -> Option<Verdict> {
-        let Some(frame_bytes) = self.tail.len().checked_sub(framing.running().bytes()) else {
-            return Some(Verdict::Rejected { reason: RejectReason::Unfinished, from: 0, to: self.tail.len() });
-        };
-        let (frame, sum) = self.tail.split_at(frame_bytes);
-        if framing.running() != Running::None && !framing.running().is_sum_of(self.sum_of(framing, frame), sum) {
-            return Some(Verdict::Rejected { reason: RejectReason::Checksum, from: 0, to: frame_bytes });
-        }
-        Some(Verdict::Frame { from: self.lead_bytes(framing.trim, frame.first()), to: frame_bytes })
-    }
-
-    /// The frame ends before its end has come. `None` if there is nothing of it.
+    /// The frame ends before its end has come, or an idle gap is its end. `None` if there is nothing of it.
     pub(super) fn cut_delimited(&self, framing: &Framing, emit: bool) -> Option<Verdict> {
-        // Behind the end there are bytes of a checksum, which are not of the frame.
-        let sum_bytes = if self.state == State::Checking { framing.running().bytes() - self.count as usize } else { 0 };
-        let frame = &self.tail[..self.tail.len() - sum_bytes];
-        let to = if framing.trim && !self.overlong { trim_end(frame).len() } else { frame.len() };
-        let from = self.lead_bytes(framing.trim, frame.first()).min(to);
-        if from < to && emit {
-            return Some(Verdict::Frame { from, to });
-        }
-        let begun = from < to || !framing.start().is_empty() || self.state == State::Checking;
-        begun.then_some(Verdict::Rejected { reason: RejectReason::Unfinished, from, to })
+        let to = if framing.trim { trim_end(&self.tail).len() } else { self.tail.len() };
+        let from = self.lead_bytes(framing.trim, self.tail.first()).min(to);
+        let verdict = if emit {
+            Verdict::Frame { from, to }
+        } else {
+            Verdict::Rejected { reason: RejectReason::Unfinished, from, to }
+        };
+        (from < to).then_some(verdict)
     }
 
     /// Passes over the remainder of a frame that is dealt with. Whether its end was found; otherwise all of `input` is

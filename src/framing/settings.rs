@@ -197,12 +197,49 @@ impl Default for Framing {
 }
 
 impl Framing {
-    /// The only start.
-    pub(super) fn start(&self) -> &[u8] {
-        self.starts.first().map_or(&[], Vec::as_slice)
+    /// The longest record, with what is kept of start and end, in bytes.
+    pub fn record_bytes_max(&self) -> usize {
+        (self.max_bytes + self.kept_bytes_max()).min(RECORD_BYTES_MAX)
     }
 
-    pub(super) fn running(&self) -> super::Running {
-        super::Running::of(self)
+    /// Whether its records end at one delimiter, or at a silence, and nothing else is to be known of it.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_plain = match &self.kind {
+            FramingKind::Delimiter { ends } => ends.len() == 1,
+            FramingKind::IdleGap => true,
+            FramingKind::Length(_) | FramingKind::Fixed { .. } => false,
+        };
+        is_plain
+            && self.starts.is_empty()
+            && self.checksum.is_none()
+            && self.escape.is_none()
+            && self.ignore.is_empty()
+            && !self.keep.end
+    }
+
+    /// Whether the next frame can be found behind a false start, from the next byte on.
+    pub(super) fn is_searchable(&self) -> bool {
+        let is_counted = matches!(self.kind, FramingKind::Length(_) | FramingKind::Fixed { .. });
+        !self.starts.is_empty() || is_counted && self.checksum.as_ref().is_some_and(|sum| sum.bits() > 0)
+    }
+
+    /// Whether the end of a stream, or a silence, may be the end of a record.
+    pub fn gives_at_end(&self) -> bool {
+        self.idle.is_some() || !self.is_plain()
+    }
+
+    /// Bytes of start and end that are part of a record, at most.
+    pub(super) fn kept_bytes_max(&self) -> usize {
+        let longest = |list: &[Vec<u8>]| list.iter().map(Vec::len).max().unwrap_or(0);
+        let ends = if let FramingKind::Delimiter { ends } = &self.kind { longest(ends) } else { 0 };
+        let starts = if self.keep.start { longest(&self.starts) } else { 0 };
+        starts + if self.keep.end { ends } else { 0 }
+    }
+
+    /// Does to bytes what comes before everything else; see [`Framing::strip_bit7`].
+    pub fn prepare(&self, bytes: &mut [u8]) {
+        if self.strip_bit7 {
+            bytes.iter_mut().for_each(|byte| *byte &= 0x7F);
+        }
     }
 }

@@ -15,6 +15,7 @@ mod attempts;
 mod http;
 mod pressure;
 mod samples;
+mod search;
 mod source;
 mod stream;
 

@@ -167,16 +167,16 @@ impl Stream {
     /// may still give.
     pub(super) fn must_wait(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) -> bool {
         let framing = &lent.turn.source(self.sender.source).framing;
-        let may_give = (framing.idle.is_some() || self.emits_at_close(lent.turn)) && !self.framer.is_empty();
+        let may_give = (framing.gives_at_end() || self.emits_at_close(lent.turn)) && !self.framer.is_empty();
         let rejects = lent.turn.settings.journal.when_full == WhenFull::Reject;
         if !self.pressure.paused
             && may_give
             && !rejects
-            && lent.store.room_for(lent.turn.now, framing.max_bytes).is_none()
+            && lent.store.room_for(lent.turn.now, framing.record_bytes_max()).is_none()
         {
             self.pause(lent, link);
         }
-        self.pressure.paused
+        self.pressure.paused || self.search.waits
     }
 
     /// Frames what was held, until there is no room again.
@@ -187,6 +187,10 @@ impl Stream {
                 self.frame_held(lent, link, at_ns, &bytes);
             }
         }
+        // A search that stopped where nothing more was to be read.
+        if self.framer.is_starved() && !self.search.waits && !self.pressure.holds() {
+            self.frame_held(lent, link, lent.turn.now.mono_ns, &[]);
+        }
     }
 
     /// Where a line that nothing holds back has sent more than its share: rejects its oldest
@@ -195,10 +199,12 @@ impl Stream {
         if self.pressure.flow != Some(Flow::None) {
             return;
         }
-        let max_bytes = lent.turn.source(self.sender.source).framing.max_bytes;
+        let max_bytes = lent.turn.source(self.sender.source).framing.record_bytes_max();
         while let Some(held) = self.pressure.pop_beyond(lent.shared.held_bytes_max) {
             self.begin_shedding(lent.turn, lent.sources);
             self.framer.flag(held.flags);
+            // What has to go is not searched any longer than that: its records are rejected in any case.
+            self.search.left_bytes = usize::MAX;
             let mut input = &held.bytes[..];
             loop {
                 let room = lent.store.room_for(lent.turn.now, max_bytes);

@@ -3,6 +3,7 @@
 
 use super::attempts::Loss;
 use super::pressure::Pressure;
+use super::search::SearchBudget;
 use super::source::{Brought, Sources, readable};
 use crate::config::{First, Flow, LaneKey, OnClose, Settings, Source, SourceKind, WhenFull, machine_name};
 use crate::framing::{FrameFlags, Framed, Framer, Idle, OnIdle, RejectReason};
@@ -65,6 +66,8 @@ pub(super) struct Stream {
     /// Of a tty.
     parmrk: Option<Parmrk>,
     pub pressure: Pressure,
+    /// For finding its step again.
+    pub(super) search: SearchBudget,
     /// A read is armed.
     pub reading: bool,
     /// The stream ended while something was held.
@@ -196,6 +199,7 @@ impl Stream {
             framer: Framer::new(),
             parmrk: flow.map(|_| Parmrk::default()),
             pressure: Pressure::new(flow),
+            search: SearchBudget::default(),
             reading: false,
             ended: false,
             is_watched: false,
@@ -236,6 +240,7 @@ impl Stream {
         loop {
             let Some(parmrk) = &mut self.parmrk else {
                 self.look_at_first(lent.turn);
+                lent.turn.source(id).framing.prepare(bytes);
                 return self.frame(lent, link, bytes);
             };
             let run = parmrk.decode_run(bytes);
@@ -243,6 +248,7 @@ impl Stream {
                 self.look_at_first(lent.turn);
             }
             let (decoded, rest) = bytes.split_at_mut(run.taken);
+            lent.turn.source(id).framing.prepare(&mut decoded[..run.len]);
             // An error concerns the last decoded byte: it must be known before a record can end
             // with that byte.
             let clean = run.len - usize::from(run.mark == Some(Mark::Error));
@@ -273,10 +279,12 @@ impl Stream {
 
     /// As [`Stream::frame`], for bytes that came at `at_ns`.
     pub(super) fn frame_held(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, at_ns: u64, bytes: &[u8]) {
-        let max_bytes = lent.turn.source(self.sender.source).framing.max_bytes;
+        let framing = &lent.turn.source(self.sender.source).framing;
+        let max_bytes = framing.record_bytes_max();
+        self.search.renew(lent.turn, framing);
         // What was read when intake ends is not read again: it is counted at least.
         let rejects = lent.turn.settings.journal.when_full == WhenFull::Reject || lent.turn.phase != Phase::Running;
-        if self.pressure.holds() {
+        if self.pressure.holds() || self.search.waits {
             self.pressure.hold(at_ns, bytes);
             self.shed(lent, link);
             return;
@@ -295,6 +303,9 @@ impl Stream {
             }
             let had_room = room.is_some();
             if !self.frame_one(lent, link, at_ns, &mut input, room) {
+                if self.framer.is_starved() {
+                    self.wait_for_turn(lent, link, at_ns, input);
+                }
                 return;
             }
             // A journal that has refused is asked again in full: its open block may have room.
@@ -316,7 +327,8 @@ impl Stream {
         room: Option<Room>,
     ) -> bool {
         let framing = &lent.turn.source(self.sender.source).framing;
-        let Some(framed) = self.framer.next(framing, at_ns, input) else { return false };
+        let budget = &mut self.search.left_bytes;
+        let Some(framed) = self.framer.next_within(framing, at_ns, input, budget) else { return false };
         self.sender.take(lent, link, at_ns, framed, room);
         true
     }
@@ -345,6 +357,10 @@ impl Stream {
             }
             return;
         }
+        if self.search.waits {
+            self.go_on_searching(lent, link);
+            return;
+        }
         let due = self.framer.deadline_ns(&lent.turn.source(self.sender.source).framing);
         if due.is_some_and(|at_ns| at_ns <= now_ns) && !self.pressure.paused {
             self.frame_held(lent, link, now_ns, &[]);
@@ -358,7 +374,7 @@ impl Stream {
         // Not the answer to our own FIN.
         self.closed = end == RecvEnd::Closed && self.parmrk.is_none() && self.leaving_ns.is_none();
         match end {
-            RecvEnd::Paused if self.pressure.paused => {}
+            RecvEnd::Paused if self.pressure.paused || self.search.waits => {}
             // It was resumed before the pause took effect.
             RecvEnd::Paused => self.resume(lent, link),
             RecvEnd::Closed | RecvEnd::Error(_) if self.must_wait(lent, link) => self.ended = true,
@@ -380,9 +396,9 @@ impl Stream {
             framing.to_mut().idle = Some(Idle { gap: Duration::MAX, policy: OnIdle::Emit });
         }
         let mut is_inside = false;
-        if let Some(framed) = self.framer.finish(&framing) {
+        while let Some(framed) = self.framer.finish(&framing) {
             is_inside = true;
-            let room = lent.store.room_for(lent.turn.now, framing.max_bytes);
+            let room = lent.store.room_for(lent.turn.now, framing.record_bytes_max());
             self.sender.take(lent, link, lent.turn.now.mono_ns, framed, room);
         }
         let Lent { turn, store, sources, .. } = lent;
@@ -535,7 +551,7 @@ impl Streams {
         if self.shared.paused.is_empty() {
             return;
         }
-        let largest = turn.settings.sources.iter().map(|source| source.framing.max_bytes).max().unwrap_or(0);
+        let largest = turn.settings.sources.iter().map(|source| source.framing.record_bytes_max()).max().unwrap_or(0);
         if store.room_for(turn.now, largest).is_none() {
             return;
         }
