@@ -303,7 +303,7 @@ fn what_became_no_record_is_counted_by_reason_and_the_last_of_it_is_kept() {
     assert_eq!(world.delivered, ["ok"]);
     let (source, counters) = world.show();
     let counted = ["garbage_bytes", "rejected_checksum", "rejected_oversized", "rejected_unfinished", "empty_frames"];
-    assert_eq!(counted.map(|name| counters[name].as_u64().unwrap()), [6, 1, 1, 2, 1]);
+    assert_eq!(counted.map(|name| counters[name].as_u64().unwrap()), [13, 1, 1, 2, 1]);
     let samples: Vec<[&str; 3]> = source["samples"]
         .as_array()
         .unwrap()
@@ -316,13 +316,17 @@ fn what_became_no_record_is_counted_by_reason_and_the_last_of_it_is_kept() {
             ["garbage", "noise", "6e6f697365"],
             ["checksum", "ok", "6f6b"],
             ["oversized", "much too", "6d75636820746f6f"],
+            ["garbage", " long\\x03m", "206c6f6e67036d"],
             ["unfinished", "half", "68616c66"],
             ["garbage", "\\xff", "ff"],
             ["unfinished", "more", "6d6f7265"],
         ]
     );
     assert_eq!(source["samples"][0]["at"], "2026-01-02T03:04:05.001000Z");
-    assert_eq!((&source["garbage_bytes"], &source["rejected"], &source["received"]), (&6.into(), &4.into(), &5.into()));
+    assert_eq!(
+        (&source["garbage_bytes"], &source["rejected"], &source["received"]),
+        (&13.into(), &4.into(), &5.into())
+    );
 }
 
 #[test]
@@ -378,7 +382,10 @@ fn telnet_and_a_parity_in_bit_7_are_told_of_the_source_that_has_them() {
 fn an_impossible_length_is_counted_too() {
     let mut world = World::new("start = \":\"\nlength = { bytes = 4 }", 64 << 20);
     world.receive(b":\xff\xff\xff\xff:\0\0\0\x02ok");
-    assert_eq!(world.delivered, ["ok"]);
+    // Behind a wrong length a start alone is no evidence: the next frame has to fit.
+    assert!(world.delivered.is_empty());
+    world.receive(b":\0\0\0\x04next");
+    assert_eq!(world.delivered, ["ok", "next"]);
     let (source, counters) = world.show();
     assert_eq!(counters["rejected_length"], 1);
     assert_eq!((&source["samples"][0]["reason"], &source["samples"][0]["hex"]), (&"length".into(), &"ffffffff".into()));
@@ -709,4 +716,26 @@ fn a_record_that_is_not_json_is_rejected_where_json_is_promised() {
     let (source, counters) = world.show();
     assert_eq!(counters["rejected_not_json"], 2);
     assert_eq!(source["samples"][1]["reason"], "not_json");
+}
+
+#[test]
+fn a_search_goes_on_turn_by_turn_without_another_byte() {
+    let framing = "start = \"0x02\"\nlength = { offset = 1, bytes = 1 }\nchecksum = \"crc16-modbus\"\nmax = \"64B\"";
+    let mut world = World::new(framing, 64 << 20);
+    // Each byte is a start, and the frame at the end is found though nothing comes behind it.
+    let message = [2, 2, b'o', b'k'];
+    let crc = message[1..].iter().fold(0xFFFFu16, |state, byte| {
+        (0..8).fold(state ^ u16::from(*byte), |state, _| (state >> 1) ^ ((state & 1) * 0xA001))
+    });
+    world.receive(&[&[2; 2_000][..], &message, &crc.to_le_bytes()].concat());
+    for _ in 0..1_000 {
+        if !world.delivered.is_empty() {
+            break;
+        }
+        assert!(world.shard.next_deadline().is_some(), "it does not sleep");
+        world.pass(1);
+    }
+    assert_eq!(world.delivered, ["ok"]);
+    world.receive(&[&message[..], &crc.to_le_bytes()].concat());
+    assert_eq!(world.delivered, ["ok", "ok"], "it is read again");
 }

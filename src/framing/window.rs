@@ -49,7 +49,7 @@ impl Framer {
         input: &mut &'i [u8],
         budget: &mut usize,
     ) -> Option<Framed<'s>> {
-        let mut chunk = Chunk { all: *input, input, taken: 0, now_ns };
+        let mut chunk = Chunk { all: input, input, taken: 0, now_ns };
         self.notes.clear(Notes::STARVED);
         loop {
             if !self.has_window() {
@@ -139,7 +139,7 @@ impl Framer {
                 if joined || framing.oversized == Oversized::Drop {
                     return self.reject(framing, site, reason(RejectReason::Oversized), (parts.start, parts.payload));
                 }
-                self.give(framing, site, parts, (first_byte_ns, flags))
+                self.give(framing, site, parts, (first_byte_ns, flags | FrameFlags::CUT))
             }
             Look::Restart { start, at } => {
                 self.consume(at, chunk);
@@ -266,11 +266,11 @@ impl Framer {
     }
 
     fn window<'w, 'i: 'w>(&'w self, chunk: &Chunk<'_, 'i>) -> &'w [u8] {
-        if self.has_window() { &self.tail[self.spent_bytes as usize..] } else { *chunk.input }
+        if self.has_window() { &self.tail[self.spent_bytes as usize..] } else { chunk.input }
     }
 
     fn site<'i>(&self, chunk: &Chunk<'_, 'i>) -> Site<'i> {
-        if self.has_window() { Site::Tail(self.spent_bytes as usize) } else { Site::Chunk(*chunk.input) }
+        if self.has_window() { Site::Tail(self.spent_bytes as usize) } else { Site::Chunk(chunk.input) }
     }
 
     /// The window as it was, at least what of it is done with.
@@ -387,7 +387,7 @@ impl Framer {
         if content_bytes == 0 {
             return Framed::Empty;
         }
-        let is_too_long = content_bytes > most;
+        let is_too_long = flags.contains(FrameFlags::CUT) || content_bytes > most;
         if is_too_long {
             if framing.oversized == Oversized::Drop {
                 let place = (parts.header, parts.payload);
@@ -446,7 +446,7 @@ impl Content {
 
     fn cut(&mut self, most: usize) {
         match self {
-            Self::Range(from, to) => *to = *from + most,
+            Self::Range(from, to) => *to = (*to).min(*from + most),
             Self::Own(bytes) => bytes.truncate(most),
         }
     }

@@ -466,6 +466,8 @@ fn without_damage_every_machine_is_understood() {
             let mut rng = fastrand::Rng::with_seed(seed);
             let sent: Vec<Vec<u8>> = (0..10).map(|_| (machine.payload)(&mut rng)).collect();
             let bytes: Vec<u8> = sent.iter().flat_map(|data| (machine.encode)(data)).collect();
+            let all = crate::reference::frames(&machine.framing, [&bytes[..]]);
+            assert_eq!(all.len(), sent.len(), "{}, seed {seed}: nothing but records", machine.name);
             let got = delivered(&machine.framing, &bytes, &mut rng);
             assert!(got == sent, "{}, seed {seed}: {sent:x?}, {got:x?}", machine.name);
         }
