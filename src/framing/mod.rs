@@ -378,7 +378,8 @@ impl Framer {
     /// Nothing more comes for this frame: what becomes of it, for [`Framer::lend`]. `None` if there is nothing to say; the
     /// framer is then between two frames.
     fn cut_short(&mut self, framing: &Framing) -> Option<Verdict> {
-        let emit = framing.idle.is_some_and(|idle| idle.policy == OnIdle::Emit);
+        let emits = framing.idle.is_some_and(|idle| idle.policy == OnIdle::Emit);
+        let emit = emits || framing.kind == FramingKind::IdleGap; // there, the gap is the end
         let verdict = if self.state == State::Discarding { None } else { self.cut_delimited(framing, emit) };
         if verdict.is_none() {
             self.tail = Vec::new();

@@ -61,7 +61,8 @@ fn ubx(bytes: &[u8]) -> [u8; 2] {
 // ---- payloads
 
 fn text(rng: &mut fastrand::Rng) -> Vec<u8> {
-    let bytes = rng.usize(1..24);
+    // Long enough that a damaged record is not taken for another one.
+    let bytes = rng.usize(6..24);
     (0..bytes).map(|_| if rng.u8(..8) == 0 { b',' } else { rng.alphanumeric() as u8 }).collect()
 }
 

@@ -248,16 +248,16 @@ impl Oracle {
     pub fn end(&mut self, conn: ConnId) {
         match self.intakes.remove(&conn) {
             Some((lane, Intake::Stream(mut framer, _))) => {
-                let last = framer.finish();
-                self.handed.stream_records += u64::from(last.is_some());
-                match last {
-                    Some(Frame::Record(record)) => {
-                        let Lane { name, expected, .. } = &mut self.lanes[lane];
-                        expected.push(Expected::new(self.body, name, &record));
-                        self.fresh.push((lane, expected.len() - 1));
+                for last in framer.finish() {
+                    self.handed.stream_records += 1;
+                    match last {
+                        Frame::Record(record) => {
+                            let Lane { name, expected, .. } = &mut self.lanes[lane];
+                            expected.push(Expected::new(self.body, name, &record));
+                            self.fresh.push((lane, expected.len() - 1));
+                        }
+                        Frame::Rejected => self.handed.rejected += 1,
                     }
-                    Some(Frame::Rejected) => self.handed.rejected += 1,
-                    None => {}
                 }
             }
             Some((lane, Intake::Http(_))) => self.lanes[lane].ended = true,

@@ -142,11 +142,17 @@ impl Frames {
         }
     }
 
-    /// The stream has ended: what becomes of an unfinished record.
-    pub fn finish(&mut self) -> Option<Frame> {
+    /// The stream has ended: what becomes of an unfinished record, and of those that it hides.
+    pub fn finish(&mut self) -> Vec<Frame> {
         match self {
-            Self::Model(framer) => framer.is_unfinished().then_some(Frame::Rejected),
-            Self::Own(framing, framer) => framer.finish(framing).and_then(Frame::of),
+            Self::Model(framer) => framer.is_unfinished().then_some(Frame::Rejected).into_iter().collect(),
+            Self::Own(framing, framer) => {
+                let mut frames = Vec::new();
+                while let Some(framed) = framer.finish(framing) {
+                    frames.extend(Frame::of(framed));
+                }
+                frames
+            }
         }
     }
 }
