@@ -592,7 +592,7 @@ fn nobody_reads_on_before_all_that_was_read_is_framed() {
 
 /// A machine on a serial line with these keys, whose records are shown as text with their flags.
 fn told(keys: &str) -> World {
-    let source = format!("kind = \"serial\"\npath = \"/dev/ttyS0\"\n{keys}");
+    let source = format!("kind = \"serial\"\npath = \"/dev/ttyS0\"\nfirst = \"keep\"\n{keys}");
     World::with_body(
         &source,
         "end = \"\\r\"\noversized = \"cut\"\nmax = \"8B\"",
@@ -658,7 +658,7 @@ fn text_of_the_source_s_encoding_is_what_the_service_gets() {
 
 #[test]
 fn an_end_of_utf_16_begins_at_an_even_place_wherever_its_bytes_come_apart() {
-    let source = "kind = \"serial\"\npath = \"/dev/ttyS0\"\nencoding = \"utf-16le\"";
+    let source = "kind = \"serial\"\npath = \"/dev/ttyS0\"\nfirst = \"keep\"\nencoding = \"utf-16le\"";
     let framing = "end = \"0x0D00\"\ntrim = false";
     // U+0D61 U+0100 has the end's bytes between its two characters.
     let bytes = b"\x61\x0d\x00\x01\x0d\x00b\0\x0d\x00";
@@ -672,8 +672,12 @@ fn an_end_of_utf_16_begins_at_an_even_place_wherever_its_bytes_come_apart() {
 
 #[test]
 fn a_body_without_text_asks_for_no_encoding() {
-    let mut world =
-        World::with_body("kind = \"serial\"\npath = \"/dev/ttyS0\"", "end = \"\\r\"", "{{data|hex}}", 64 << 20);
+    let mut world = World::with_body(
+        "kind = \"serial\"\npath = \"/dev/ttyS0\"\nfirst = \"keep\"",
+        "end = \"\\r\"",
+        "{{data|hex}}",
+        64 << 20,
+    );
     world.receive(b"a\xff\xff\r");
     assert_eq!(world.delivered, ["61ff"]);
     assert!(world.show().0["problem"].is_null());
@@ -709,7 +713,7 @@ fn a_record_with_a_line_error_is_rejected_where_there_is_a_parity_and_else_flagg
 
 #[test]
 fn a_record_that_is_not_json_is_rejected_where_json_is_promised() {
-    let source = "kind = \"serial\"\npath = \"/dev/ttyS0\"\ndata_is = \"json\"";
+    let source = "kind = \"serial\"\npath = \"/dev/ttyS0\"\nfirst = \"keep\"\ndata_is = \"json\"";
     let mut world = World::with_body(source, "end = \"\\r\"", "{{data}}", 64 << 20);
     world.receive(b"{\"a\": 1}\r{\"a\": 1\r5\rnot\r");
     assert_eq!(world.delivered, ["{\"a\": 1}", "5"]);

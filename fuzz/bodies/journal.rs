@@ -167,7 +167,7 @@ impl<'a> Left<'a> {
         });
         let blocks = disk.blocks.iter().next().filter(|(name, file)| {
             let before = &base.disk.blocks[*name];
-            has_epoch && edited.same_boot && file.len() > 24 && file.bytes(0..24) == before.bytes(0..24)
+            has_epoch && edited.same_boot && file.len() > 48 && file.bytes(0..48) == before.bytes(0..48)
         });
         Self { base, edited: disk, has_epoch, blocks: blocks.map(|(_, file)| &**file) }
     }

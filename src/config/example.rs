@@ -106,6 +106,9 @@ mod tests {
             parse_on(&without_id_of_answer(&with_optional_keys(tls_files().path())), "example", &[0, 1]).unwrap();
         for source in &mut all.sources {
             assert!(source.silence_alarm.take().is_some());
+            if let SourceKind::TcpListen { names, .. } = &mut source.kind {
+                assert!(!std::mem::take(names).is_empty());
+            }
             if !matches!(source.kind, SourceKind::Http { .. }) {
                 assert!(source.framing.idle.is_some());
                 let framing = std::mem::take(&mut source.framing);

@@ -168,6 +168,9 @@ class Connected(Machine):
     def write(self, piece):
         if self.connection is None:
             self.connection = self.connect()
+            if self.connection is not None:
+                # As a device server does it: what it has goes at once.
+                self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.connection is not None:
             try:
                 self.connection.sendall(piece)

@@ -30,7 +30,7 @@ fn files() -> (TempDir, Issued) {
 fn write(directory: &Path, url: &str, tls: &str) -> PathBuf {
     let tls = tls.replace("DIR", &directory.display().to_string());
     let text = format!(
-        "[[source]]\nname = \"a\"\nkind = \"serial\"\npath = \"/dev/ttyUSB0\"\n[deliver]\nurl = \"{url}\"\n{tls}\n"
+        "[[source]]\nname = \"a\"\nkind = \"serial\"\npath = \"/dev/serial/by-id/port-1\"\n[deliver]\nurl = \"{url}\"\n{tls}\n"
     );
     let path = directory.join("ringest.toml");
     fs::write(&path, text).expect("a file");

@@ -70,7 +70,7 @@ impl World {
         std::fs::write(&ca, authority.pem()).expect("a file");
         let tls = format!("tls = {{ ca = \"{}\" }}", ca.display());
         let text = format!(
-            "[[source]]\nname = \"m\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\n{sections}\n[deliver]\n\
+            "[[source]]\nname = \"m\"\nkind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\nlane = \"connection\"\n{sections}\n[deliver]\n\
              url = \"https://{HOST}/films/\"\n{tls}\n{keys}\n"
         );
         let mut settings: Settings = config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}"));

@@ -77,8 +77,10 @@ pub(super) struct Stream {
     is_watched: bool,
     /// Its source is retired and the peer was told: when it is closed, in monotonic nanoseconds.
     leaving_ns: Option<u64>,
-    /// What its first bytes say about its framing, until that is said or settled.
-    looking: Option<Box<Hints>>,
+    /// What its first bytes say about its framing; one that has sent nothing has no memory for it.
+    hints: Option<Box<Hints>>,
+    /// That is said or settled.
+    is_looked_at: bool,
     /// Nothing has come since the open; until when that is looked at, in monotonic nanoseconds. The
     /// timer alone ends it, behind all that came before: a core that was held up does not take the
     /// rest of a record for a beginning.
@@ -214,7 +216,8 @@ impl Stream {
             ended: false,
             is_watched: false,
             leaving_ns: None,
-            looking: Some(Box::default()),
+            hints: None,
+            is_looked_at: false,
             fresh_ns: None,
             closed: false,
         }
@@ -284,7 +287,7 @@ impl Stream {
 
     /// Cuts bytes into records. What the journal has no room for is held, and reading stops.
     fn frame(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, bytes: &[u8]) {
-        if self.looking.is_some() {
+        if !self.is_looked_at {
             self.look(lent, bytes);
         }
         self.frame_held(lent, link, lent.turn.now.mono_ns, bytes);
@@ -294,15 +297,14 @@ impl Stream {
     /// Looks at the first bytes for what does not fit the framing.
     fn look(&mut self, lent: &mut Lent<'_, '_>, bytes: &[u8]) {
         let Lent { turn, sources, .. } = lent;
-        let Some(hints) = &mut self.looking else { return };
         let source = turn.source(self.sender.source);
         let connected = matches!(source.kind, SourceKind::TcpConnect { .. });
-        match hints.look(&source.framing, connected, bytes) {
+        match self.hints.get_or_insert_default().look(&source.framing, connected, bytes) {
             Look::More => return,
             Look::Settled => {}
             Look::Hint(hint) => sources.hint(turn, self.sender.source, hint),
         }
-        self.looking = None;
+        (self.hints, self.is_looked_at) = (None, true);
     }
 
     /// As [`Stream::frame`], for bytes that came at `at_ns`.
