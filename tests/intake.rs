@@ -258,9 +258,45 @@ fn silence_ends_a_record_by_a_timer_that_costs_nothing_while_bytes_come() {
     assert_eq!(world.delivered, ["x".repeat(400)]);
     world.receive(b"last words");
     world.hang_up();
-    assert_eq!(world.delivered[1..], ["last words"]);
     let (_, counters) = world.show();
-    assert_eq!((&counters["unended_records"], &counters["rejected_unfinished"]), (&1.into(), &0.into()));
+    assert_eq!((&counters["unended_records"], &counters["rejected_unfinished"]), (&0.into(), &1.into()));
+}
+
+#[test]
+fn a_close_ends_a_record_only_where_the_source_says_so_and_a_silence_before_it_in_any_case() {
+    for (keys, half, whole) in [("", 0, 1), ("\non_close = \"emit\"", 1, 1)] {
+        let source = format!("kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"{keys}");
+        for (passed_ns, expected) in [(0, half), (GAP_NS + 1, whole)] {
+            let mut world = World::with(&source, "idle_gap = \"40ms\"", 64 << 20);
+            let (peer, fd) = ("127.0.0.1:9".parse().unwrap(), Fd(9));
+            world.shard.handle(world.now(), Completion::Accepted { source: SourceId(0), fd, peer });
+            world.settle();
+            world.receive(b"last words");
+            // A busy core: nobody looked at the timers.
+            world.now_ns += passed_ns;
+            world.hang_up();
+            assert_eq!(world.delivered.len(), expected, "{keys} after {passed_ns} ns");
+            let (_, counters) = world.show();
+            assert_eq!(counters["rejected_unfinished"], 1 - expected as u64);
+        }
+    }
+}
+
+#[test]
+fn a_stop_leaves_out_nothing_that_a_search_has_held() {
+    let framing = "start = \"0x02\"\nlength = { offset = 1, bytes = 1 }\nchecksum = \"crc16-modbus\"\nmax = \"64B\"";
+    let mut world = World::new(framing, 64 << 20);
+    let message = [2, 2, b'o', b'k'];
+    let crc = message[1..].iter().fold(0xFFFFu16, |state, byte| {
+        (0..8).fold(state ^ u16::from(*byte), |state, _| (state >> 1) ^ ((state & 1) * 0xA001))
+    });
+    world.receive(&[&[2; 2_000][..], &message, &crc.to_le_bytes()].concat());
+    assert_eq!(world.delivered, [""; 0], "the search takes many turns");
+    world.shard.stop(world.now());
+    world.settle();
+    assert_eq!(world.delivered, ["ok"]);
+    let (source, _) = world.show();
+    assert_eq!(source["garbage_bytes"], 2_000 - 6, "all but the false frame of six bytes, which is rejected");
 }
 
 #[test]
@@ -715,10 +751,10 @@ fn a_record_with_a_line_error_is_rejected_where_there_is_a_parity_and_else_flagg
 fn a_record_that_is_not_json_is_rejected_where_json_is_promised() {
     let source = "kind = \"serial\"\npath = \"/dev/ttyS0\"\nfirst = \"keep\"\ndata_is = \"json\"";
     let mut world = World::with_body(source, "end = \"\\r\"", "{{data}}", 64 << 20);
-    world.receive(b"{\"a\": 1}\r{\"a\": 1\r5\rnot\r");
+    world.receive(b"{\"a\": 1}\r{\"a\": 1\r5\rnot\r{\"a\": \"\xb7\xc5\"}\r");
     assert_eq!(world.delivered, ["{\"a\": 1}", "5"]);
     let (source, counters) = world.show();
-    assert_eq!(counters["rejected_not_json"], 2);
+    assert_eq!(counters["rejected_not_json"], 3);
     assert_eq!(source["samples"][1]["reason"], "not_json");
 }
 

@@ -4,7 +4,7 @@ use super::problem::Refusal;
 use super::settings::{DataIs, Flow, Serial};
 use super::units::show_bytes;
 use super::walk::Section;
-use crate::framing::{Framing, FramingKind};
+use crate::framing::{Escape, Framing, FramingKind};
 use crate::ground::decoding::{Decoding, OnUndecodable};
 
 /// Labels for messages: those that machines use most.
@@ -20,6 +20,10 @@ pub(super) fn content(section: &Section<'_, '_>) -> (Decoding, DataIs) {
     let on_undecodable = section.choice("on_undecodable", &words, OnUndecodable::default());
     let data_is = section.choice("data_is", &[("bytes", DataIs::Bytes), ("json", DataIs::Json)], DataIs::Bytes);
     let decoding = Decoding { encoding: encoding.unwrap_or(Decoding::default().encoding), on_undecodable };
+    if data_is == DataIs::Json && decoding.encoding != Decoding::default().encoding {
+        let what = format!("JSON is UTF-8 (RFC 8259), and the records are said to be {}", decoding.encoding.name());
+        section.refuse("data_is", Refusal::new(what, "\"bytes\", or encoding = \"utf-8\""));
+    }
     (decoding, data_is)
 }
 
@@ -30,9 +34,11 @@ pub(super) fn check_encoding(section: &Section<'_, '_>, decoding: Decoding, fram
         FramingKind::Delimiter { ends } => ends,
         _ => &[],
     };
+    // SLIP writes an end that is data in another way.
+    let is_escaped = framing.escape == Some(Escape::Slip);
     let parts = framing.starts.iter().map(|start| ("start", start)).chain(ends.iter().map(|end| ("end", end)));
     for (part, bytes) in parts {
-        if decoding.may_lie_inside(bytes[0]) {
+        if !is_escaped && decoding.may_lie_inside(bytes[0]) {
             let what = format!(
                 "the framing's {part} {} can lie inside a character of {name}, which would be cut there",
                 show_bytes(bytes)
@@ -56,6 +62,11 @@ pub(super) fn check_encoding(section: &Section<'_, '_>, decoding: Decoding, fram
     if framing.strip_bit7 && decoding.needs_eight_bits() {
         let what = format!("strip_bit7 takes away the highest bit of each byte, which {name} needs");
         section.refuse("encoding", Refusal::new(what, "\"utf-8\", or a framing without strip_bit7"));
+    }
+    let is_ignored = |byte: &u8| decoding.unit_bytes() > 1 || *byte >= 0x80 && decoding.needs_eight_bits();
+    if let Some(byte) = framing.ignore.iter().find(|byte| is_ignored(byte)) {
+        let what = format!("the framing ignores 0x{byte:02X} between records, which can begin a character of {name}");
+        section.refuse("encoding", Refusal::new(what, "a framing without ignore, or that ignores control characters"));
     }
     if decoding.unit_bytes() > 1 && framing.trim {
         let what = format!("trim takes single bytes off a record, and a character of {name} has two");

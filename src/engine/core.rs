@@ -7,7 +7,7 @@ use super::error::EngineError;
 use super::files::{FsStorage, core_directory};
 use super::listen::Listeners;
 use super::ring::RingOptions;
-use crate::config::{Authority, Durability, Settings};
+use crate::config::{Authority, Durability, LaneKey, Settings, machine_name};
 use crate::ground::count::{Counters, StageHistograms};
 use crate::journal::{self, Journal, Storage};
 use crate::observe::snapshot::{ParkedList, Snapshot};
@@ -16,7 +16,7 @@ use crate::tls;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc as threads;
 use std::time::{Duration, Instant};
@@ -199,7 +199,12 @@ impl CoreThread {
             let journal = journal::open(&mut storage, &options)
                 .map_err(|error| EngineError::Journal { directory: directory.clone(), error })?;
             report(&storage, &journal, begun.elapsed());
-            names.extend(journal.origins().filter(|found| found.2 > 0).map(|found| found.1.who.name.to_string()));
+            let waiting = journal.origins().filter(|found| found.2 > 0).map(|found| &found.1.who);
+            names.extend(waiting.flat_map(|who| {
+                // Whatever it is called now, records of an address go where its older ones are.
+                let unnamed = |peer| machine_name(&who.source, LaneKey::Address, &BTreeMap::new(), peer);
+                [Some(who.name.to_string()), who.peer.map(unnamed)].into_iter().flatten()
+            }));
             journals.push(Opened { storage, journal });
         }
         Ok((journals, names))

@@ -91,6 +91,18 @@ pub enum Framed<'a> {
     },
 }
 
+impl Framed<'_> {
+    /// As it is where the end of a stream is the end of no record.
+    pub fn cut_off(self) -> Self {
+        match self {
+            Framed::Record { bytes, flags, .. } if flags.contains(FrameFlags::UNENDED) => {
+                Framed::Rejected { reason: RejectReason::Unfinished, sample: &bytes[..bytes.len().min(SAMPLE_BYTES)] }
+            }
+            other => other,
+        }
+    }
+}
+
 /// Where the framer is between two calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum State {
@@ -302,6 +314,11 @@ impl Framer {
     /// beginning of a new stream. It may be several frames: it is called until there is none. `None` if nothing was
     /// unfinished, or nothing but what is trimmed, or the remainder of a record that is dealt with.
     pub fn finish<'s>(&'s mut self, framing: &'s Framing) -> Option<Framed<'s>> {
+        self.finish_within(framing, &mut search_bytes_max(framing))
+    }
+
+    /// As [`Framer::finish`], where all calls together search for `budget`: what is left then is garbage.
+    pub fn finish_within<'s>(&'s mut self, framing: &'s Framing, budget: &mut usize) -> Option<Framed<'s>> {
         if framing.is_plain() {
             self.drop_spent();
             let verdict = self.cut_short(framing);
@@ -315,7 +332,12 @@ impl Framer {
             return None;
         }
         self.notes.set(Notes::CLOSED | Notes::FINISHING);
-        self.next_in_window(framing, u64::MAX, &mut &[][..], &mut search_bytes_max(framing))
+        self.next_in_window(framing, u64::MAX, &mut &[][..], budget)
+    }
+
+    /// Whether what comes next may be the rest of a record, though nothing of it is held.
+    pub fn is_inside(&self) -> bool {
+        self.notes.has(Notes::JOINED) || matches!(self.state, State::Discarding | State::Passing)
     }
 
     /// Whether no frame is unfinished.

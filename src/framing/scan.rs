@@ -68,6 +68,11 @@ pub(super) fn beginning(needles: &[Vec<u8>], window: &[u8]) -> usize {
     needles.iter().map(most).max().unwrap_or(0)
 }
 
+/// How many DLEs stand directly before a place.
+pub(super) fn dles_before(window: &[u8], at: usize) -> usize {
+    window[..at].iter().rev().take_while(|byte| **byte == DLE).count()
+}
+
 /// Where the payload of a frame stops that begins at `base`. `from`: where the look before has stopped. `unit`: see
 /// [`Framing::unit_bytes`]. The error is where the next one goes on.
 pub(super) fn stop(framing: &Framing, unit: usize, window: &[u8], base: usize, from: usize) -> Result<Stop, usize> {
@@ -77,20 +82,19 @@ pub(super) fn stop(framing: &Framing, unit: usize, window: &[u8], base: usize, f
         let starts: &[Vec<u8>] = if restarts { &framing.starts } else { &[] };
         return stop_escaped(escape, ends, starts, window, from.max(base));
     }
-    let mut end = first_whole(ends, window, base, from);
-    while let Some((at, _)) = end.filter(|(at, _)| (at - base) % unit != 0) {
+    // The start first: of many frames in one window each looks no further than to the next one.
+    let start = if framing.restart { first_whole(&framing.starts, window, base, from) } else { None };
+    let before = &window[..start.map_or(window.len(), |(_, to)| to)];
+    let mut end = first_whole(ends, before, base, from);
+    while let Some((at, _)) = end.filter(|(at, _)| !(at - base).is_multiple_of(unit)) {
         // The second half of one character and the first half of the next.
-        end = first_whole(ends, window, at + 1, at + 1);
+        end = first_whole(ends, before, at + 1, at + 1);
     }
-    if framing.restart {
-        let before = &window[..end.map_or(window.len(), |(_, to)| to)];
-        if let Some((at, to)) = first_whole(&framing.starts, before, base, from)
-            && end.is_none_or(|(_, end_to)| to < end_to)
-        {
-            return Ok(Stop::Start { at });
-        }
+    match (start, end) {
+        (_, Some((at, to))) => Ok(Stop::End { at, to }),
+        (Some((at, _)), None) => Ok(Stop::Start { at }),
+        (None, None) => Err(window.len()),
     }
-    end.map(|(at, to)| Stop::End { at, to }).ok_or(window.len())
 }
 
 fn stop_escaped(

@@ -16,8 +16,8 @@
 
 use super::candidate::{Candidate, Parts, Rules};
 use super::is_white;
-use super::scan::{Stop, beginning, first_whole, stop};
-use super::settings::{Framing, FramingKind};
+use super::scan::{Stop, beginning, dles_before, first_whole, stop};
+use super::settings::{Escape, Framing, FramingKind};
 use super::{RejectReason, State};
 
 /// So many bits of start, separator and checksum are evidence enough: a false frame has them once in 16 million places.
@@ -81,7 +81,7 @@ impl Search<'_> {
         }
         let mut at = 0;
         while at < window.len() {
-            let start = match self.start(&window[at..]) {
+            let start = match self.start(window, at) {
                 Ok((begin, end)) => {
                     at += begin;
                     end - begin
@@ -135,16 +135,28 @@ impl Search<'_> {
         Look::Pass(at)
     }
 
-    /// Where the next start begins and ends. The error: there is none in so many bytes.
-    fn start(self, window: &[u8]) -> Result<(usize, usize), usize> {
+    /// Where the next start begins and ends, from `from` on. The error: there is none in so many bytes.
+    fn start(self, window: &[u8], from: usize) -> Result<(usize, usize), usize> {
         let starts = &self.framing.starts;
         if starts.is_empty() {
             return Ok((0, 0));
         }
-        first_whole(starts, window, 0, 0).ok_or_else(|| {
-            let held = if self.last { 0 } else { beginning(starts, window) };
-            window.len() - held
-        })
+        let doubles = self.framing.escape == Some(Escape::Dle);
+        let mut at = from;
+        while let Some((begin, end)) = first_whole(starts, window, at, at) {
+            // The second of two DLEs is data, and so is what follows it.
+            if doubles && dles_before(window, begin) % 2 == 1 {
+                at = begin + 1;
+                continue;
+            }
+            return Ok((begin - from, end - from));
+        }
+        let held = match self.last {
+            true => 0,
+            false if doubles => dles_before(window, window.len()) % 2,
+            false => beginning(starts, &window[from..]),
+        };
+        Err(window.len() - from - held)
     }
 
     /// Bytes between frames that mean nothing.
@@ -172,9 +184,14 @@ impl Search<'_> {
         let skipped = behind.iter().take_while(between).count();
         let next = &behind[skipped..];
         if next.is_empty() {
-            return if self.last { candidate } else { Candidate::More(0) };
+            // Where silence alone ends a frame, every one ends there: that is no evidence.
+            return match self.last {
+                true if self.framing.kind == FramingKind::IdleGap => wrong,
+                true => candidate,
+                false => Candidate::More(0),
+            };
         }
-        let start = match self.start(next) {
+        let start = match self.start(next, 0) {
             Ok((0, end)) => end,
             Err(0) => return Candidate::More(0),
             Ok(_) | Err(_) => return wrong,
@@ -184,6 +201,12 @@ impl Search<'_> {
             Candidate::Whole(next) if !next.unended => candidate,
             Candidate::More(mark) if self.is_counted() => Candidate::More(parts.bytes + skipped + mark),
             Candidate::More(_) => Candidate::More(0),
+            // The next frame is cut off by the end of the stream, or by a silence.
+            Candidate::Damaged { reason: RejectReason::Unfinished, .. }
+                if self.last && start > 0 && self.framing.kind != FramingKind::IdleGap =>
+            {
+                candidate
+            }
             _ => wrong,
         }
     }

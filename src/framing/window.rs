@@ -202,7 +202,8 @@ impl Framer {
     /// What was passed over is over.
     fn resume(&mut self, framing: &Framing, ended: bool) {
         self.state = State::Between;
-        if let Some(sum) = framing.checksum.as_ref().filter(|sum| ended && sum.place == Place::Behind) {
+        if let Some(sum) = framing.checksum.as_ref().filter(|sum| ended && sum.place == Place::Behind && !sum.optional)
+        {
             self.quiet = (sum.separator.len() + sum.bytes()) as u32;
             self.state = State::Passing;
         }

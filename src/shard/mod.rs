@@ -161,8 +161,8 @@ impl Shard {
         };
         let (mut turn, Owners { intake, store, .. }) = shard.lend(now);
         for id in store.oldest_first() {
-            for (name, lane) in store.adopt(&mut turn, id) {
-                intake.adopt_lane(&turn, store, &name, lane);
+            for (who, lane) in store.adopt(&mut turn, id) {
+                intake.adopt_lane(&turn, store, &who, lane);
             }
         }
         shard

@@ -89,7 +89,11 @@ class Service:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        class Server(http.server.ThreadingHTTPServer):
+            def handle_error(self, *_):
+                """A gateway that is killed resets its connections."""
+
+        self.server = Server(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -236,6 +240,9 @@ class Lines(Gateway):
             raise Failure(f"there is no metric ringest_{name}")
         return float(found[1])
 
+    def both_are_open(self):
+        return all(source["open"] == 1 for source in self.status()["sources"] if source["name"] in ("pty", "called"))
+
     def machines(self):
         return {"pty": self.scale, "called": self.called, "calling": self.calling}
 
@@ -254,11 +261,12 @@ def disturb(lines, kind):
     elif kind == "drop":
         random.choice([lines.called, lines.calling]).drop()
     elif kind == "reload":
-        # Neither line nor framing: nothing is opened anew, nothing is cut.
-        opened = lines.metric("opened_sources_total")
+        # Neither line nor framing: nothing is opened anew, nothing is cut. What was unplugged before is open again by then.
+        lines.wait_for("both are open", lines.both_are_open, 20)
+        opened, lost = lines.metric("opened_sources_total"), lines.metric("lost_sources_total")
         lines.alarm = 60 + (lines.alarm + 1) % 60
         lines.reload()
-        if lines.metric("opened_sources_total") != opened:
+        if (lines.metric("opened_sources_total"), lines.metric("lost_sources_total")) != (opened, lost):
             raise Failure("a reload that changes only an alarm has opened a source anew")
     else:
         lines.max_bytes = 64 + (lines.max_bytes + 1) % 64

@@ -101,6 +101,24 @@ fn escapes_are_undone_and_wrong_ones_cost_their_frame() {
 }
 
 #[test]
+fn the_second_of_two_dles_begins_no_frame_wherever_a_stream_is_joined() {
+    let dle = Framing { escape: Some(Escape::Dle), restart: true, ..framing(&[b"\x10\x02"], &[b"\x10\x03"]) };
+    // The record is "a", DLE, STX, "b"; then DLE, DLE, "c".
+    let stream = b"\x10\x02a\x10\x10\x02b\x10\x03\x10\x02\x10\x10\x10\x10c\x10\x03";
+    for from in 1..stream.len() {
+        for split in from..=stream.len() {
+            let frames = frames(&dle, [&stream[from..split], &stream[split..]]);
+            let records: Vec<_> = frames.iter().filter(|frame| matches!(frame, Frame::Record { .. })).collect();
+            // From within a pair on nobody can know: its second DLE is taken for the first of one.
+            if from != 4 && from != 12 && from != 14 {
+                let expected = if from <= 9 { vec![record(b"\x10\x10c")] } else { vec![] };
+                assert_eq!(records, expected.iter().collect::<Vec<_>>(), "from {from}, split at {split}: {frames:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_checksum_may_be_left_out_where_the_device_may_leave_it_out() {
     let checksum = Checksum {
         form: ChecksumForm::Hex,

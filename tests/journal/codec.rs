@@ -62,7 +62,8 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
                 origin: 7,
                 source: &source,
                 name: &name,
-                peer: (split % 3 > 0).then(|| format!("10.0.0.{split}:{}", bytes.len()).parse().expect("an address")),
+                peer: (!split.is_multiple_of(3))
+                    .then(|| format!("10.0.0.{split}:{}", bytes.len()).parse().expect("an address")),
                 decoding: Decoding::default(),
             };
             [&[&origin.encode_prefix()[..]], &origin.texts()[..]].concat().concat()

@@ -149,6 +149,7 @@ impl Frames {
             Self::Own(framing, framer) => {
                 let mut frames = Vec::new();
                 while let Some(framed) = framer.finish(framing) {
+                    let framed = if framing.checksum.is_some() { framed } else { framed.cut_off() };
                     frames.extend(Frame::of(framed));
                 }
                 frames

@@ -7,6 +7,7 @@ use super::check::print;
 use super::{Failure, exit};
 use crate::config::{self, show_framing};
 use crate::framing::{Framer, Framing, Hints, Look};
+use crate::ground::decoding::Decoding;
 use encoding_rs::Encoding;
 use options::{INLINE, Inline};
 use report::{Shown, Summary, bytes_of, text};
@@ -47,11 +48,14 @@ pub struct Arguments {
 /// # Errors
 /// [`exit::CONFIG`] if the framing cannot be used; [`exit::NOT_OK`] if there is no record in the captures.
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
-    let framing = match &arguments.framing {
+    let mut framing = match &arguments.framing {
         Some(name) => configured(&arguments.config, name)?,
         None => arguments.inline.framing()?,
     };
     let encoding = arguments.encoding.as_deref().map(encoding_of).transpose()?;
+    if let Some(encoding) = encoding {
+        framing.unit_bytes = Decoding { encoding, ..Decoding::default() }.unit_bytes();
+    }
     let captures = arguments.captures.iter().map(|path| read(path)).collect::<Result<Vec<_>, Failure>>()?;
     let bytes: usize = captures.iter().map(Vec::len).sum();
     if let Some(offset) = arguments.gap_at.iter().find(|offset| **offset >= bytes) {

@@ -112,6 +112,11 @@ fn from_table(entry: &Entry<'_, '_>, ending: Ending, ends: &Ends, default_place:
         section.parsed("separator", "a string, such as \"*\"", |text| units::parse_bytes(text, END_BYTES_MAX));
     checksum.separator = separator.unwrap_or_default();
     checksum.optional = section.boolean("optional", false);
+    if checksum.optional && checksum.place == Place::Behind {
+        let what =
+            "whether a checksum follows an end is known only when the next record comes, so each would wait for it";
+        section.refuse("optional", Refusal::new(what, "place = \"before\", or optional = false"));
+    }
     if checksum.optional && section.get("separator").is_none() {
         let what = "without a separator nobody can tell whether it is there";
         section.refuse("optional", Refusal::new(what, "separator = \"*\", or whatever the device puts before it"));

@@ -175,9 +175,17 @@ pub(super) fn restart(section: &Section<'_, '_>, ending: Ending, ends: &Ends, ma
     }
     // A start that is escaped is a start wherever it stands.
     let is_control = |start: &Vec<u8>| matches!(start[..], [byte] if byte.is_ascii_control());
+    // Of such an end the start would be seen first.
+    let has = |end: &Vec<u8>, start: &Vec<u8>| end[..end.len() - 1].windows(start.len()).any(|part| part == &start[..]);
+    let is_in_end = |start: &Vec<u8>| ends.ends.iter().any(|end| has(end, start));
+    let clashes = ends.escape.is_none() && ends.starts.iter().any(is_in_end);
     let by_itself = ends.escape == Some(Escape::Dle)
-        || !may_be_data && ends.starts.iter().all(is_control) && ends.ends.iter().all(|end| is_ascii(end));
+        || !clashes && !may_be_data && ends.starts.iter().all(is_control) && ends.ends.iter().all(|end| is_ascii(end));
     let restart = section.boolean("restart", by_itself && !ends.starts.is_empty());
+    if restart && clashes {
+        let what = "an end of this framing contains a start, which would begin a record before each end is whole";
+        section.refuse("restart", Refusal::new(what, "false, or leave this out"));
+    }
     if restart && ends.starts.is_empty() {
         section.refuse("restart", Refusal::new("this framing has no start", "start = \"0x02\", or leave this out"));
     }

@@ -23,7 +23,7 @@ pub(super) fn judge(
     {
         return Err(Refused::LineError);
     }
-    if source.data_is == DataIs::Json && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_err() {
+    if source.data_is == DataIs::Json && !is_json(bytes) {
         return Err(Refused::NotJson);
     }
     if settings.deliver.shows_text && !source.decoding.decodes(bytes) {
@@ -33,6 +33,11 @@ pub(super) fn judge(
         };
     }
     Ok(flags)
+}
+
+/// RFC 8259: UTF-8, which a parser that ignores what it reads does not look for in strings.
+fn is_json(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
 
 /// Records of one source that were no text in its encoding.

@@ -27,6 +27,7 @@ use super::turn::{Phase, Turn};
 use super::{Fd, LaneId, LinkId, Now, SourceId};
 use crate::config::{LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
 use crate::ground::CoreId;
+use crate::journal::Identity;
 use crate::observe::snapshot::SourceSnapshot;
 use crate::source::serial::PortError;
 use attempts::Loss;
@@ -66,7 +67,16 @@ impl Placement {
     }
 }
 
-/// The address that a machine of a listener is called by.
+/// Whether two configurations lead to the same machine's line.
+fn is_same_end(one: &SourceKind, other: &SourceKind) -> bool {
+    match (one, other) {
+        (SourceKind::Serial(one), SourceKind::Serial(other)) => (&one.path, one.line) == (&other.path, other.line),
+        (SourceKind::TcpConnect { connect: one, .. }, SourceKind::TcpConnect { connect: other, .. }) => one == other,
+        _ => false,
+    }
+}
+
+/// The address that a machine of a listener is called by, where the journal does not know it.
 fn address_of(source: &str, names: &BTreeMap<IpAddr, String>, name: &str) -> Option<IpAddr> {
     let given = names.iter().find(|(_, given)| *given == name).map(|(address, _)| *address);
     given.or_else(|| name.strip_prefix(source)?.strip_prefix('@')?.parse().ok())
@@ -104,23 +114,27 @@ impl Intake {
     }
 
     /// Records that were found at a start go before the new ones of their source.
-    pub fn adopt_lane(&mut self, turn: &Turn<'_>, store: &mut Store, name: &str, lane: LaneId) {
+    pub fn adopt_lane(&mut self, turn: &Turn<'_>, store: &mut Store, who: &Identity, lane: LaneId) {
         for id in self.sources.ids() {
-            self.adopt_lane_for(turn, store, id, name, lane);
+            self.adopt_lane_for(turn, store, id, who, lane);
         }
     }
 
-    /// A lane of `name` holds records that go before the new ones of a source, if it is that
-    /// source's name.
-    fn adopt_lane_for(&mut self, turn: &Turn<'_>, store: &mut Store, id: SourceId, name: &str, lane: LaneId) {
+    /// A lane holds records that go before the new ones of a source, if that source sent them. What
+    /// an address is called may have changed meanwhile.
+    fn adopt_lane_for(&mut self, turn: &Turn<'_>, store: &mut Store, id: SourceId, who: &Identity, lane: LaneId) {
         let source = turn.source(id);
+        if *who.source != *source.name {
+            return;
+        }
         match source.kind {
-            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } if source.name == name => {
+            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } if *who.name == *source.name => {
                 let older = self.sources.of(id).lane.replace(lane);
                 store.chain(older, lane);
             }
             SourceKind::TcpListen { lane: LaneKey::Address, ref names, .. } => {
-                if let Some(address) = address_of(&source.name, names, name) {
+                let address = who.peer.map(|peer| peer.ip());
+                if let Some(address) = address.or_else(|| address_of(&source.name, names, &who.name)) {
                     let older = self.streams.shared.address_lanes.insert((id, address), lane);
                     store.chain(older, lane);
                 }
@@ -214,6 +228,7 @@ impl Intake {
                 self.sources.opened(turn, link, id, fd);
             }
             Err(problem) => {
+                self.sources.of(id).is_inside = false;
                 turn.links.remove(link);
                 self.streams.table.forget(link);
                 let hopeless = matches!(problem, OpenFailure::Port(PortError::NoTty { .. }));
@@ -316,7 +331,9 @@ impl Intake {
         let waiting = self.sources.iter_mut().filter(|source| source.waits_for == Some(id));
         let heirs: Vec<SourceId> = waiting
             .map(|source| {
-                (source.waits_for, source.is_inside) = (None, is_inside);
+                // Of the same machine what comes is the rest of a record, however late it comes.
+                let is_same = is_same_end(&turn.source(id).kind, &turn.source(source.id).kind);
+                (source.waits_for, source.is_inside) = (None, is_inside && is_same);
                 source.id
             })
             .collect();
@@ -466,9 +483,9 @@ impl Intake {
             // be told to wait.
             found.sort_unstable_by_key(|(number, _, lane)| (!store.lane(*lane).is_under_way(), *number));
             found.dedup();
-            for (_, name, lane) in found {
-                if seen.insert(name.clone()) || !store.lane(lane).is_under_way() {
-                    self.adopt_lane_for(turn, store, id, &name, lane);
+            for (_, who, lane) in found {
+                if seen.insert(who.name.clone()) || !store.lane(lane).is_under_way() {
+                    self.adopt_lane_for(turn, store, id, &who, lane);
                 }
             }
         }

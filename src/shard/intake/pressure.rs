@@ -152,7 +152,7 @@ impl Stream {
     pub(super) fn resume(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         self.end_shedding(lent.turn, lent.sources);
         if self.ended {
-            self.finish(lent, link, "the line was lost while the journal was full");
+            self.finish(lent, link, "the line was lost while bytes of it waited to be framed");
             return;
         }
         self.watch_silence(lent.turn, link);
@@ -201,7 +201,9 @@ impl Stream {
         }
         let max_bytes = lent.turn.source(self.sender.source).framing.record_bytes_max();
         while let Some(held) = self.pressure.pop_beyond(lent.shared.held_bytes_max) {
-            self.begin_shedding(lent.turn, lent.sources);
+            if self.pressure.paused {
+                self.begin_shedding(lent.turn, lent.sources);
+            }
             self.framer.flag(held.flags);
             // What has to go is not searched any longer than that: its records are rejected in any case.
             self.search.left_bytes = usize::MAX;

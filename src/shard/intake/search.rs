@@ -51,9 +51,11 @@ impl Stream {
     /// The next turn of a search.
     pub(super) fn go_on_searching(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         self.search.waits = false;
-        // Nothing was read meanwhile, so nothing is known of a silence.
-        self.framer.restart_silence(lent.turn.now.mono_ns);
         self.frame_all_held(lent, link);
+        if self.pressure.flow != Some(Flow::None) {
+            // Nothing was read meanwhile, so nothing is known of a silence.
+            self.framer.restart_silence(lent.turn.now.mono_ns);
+        }
         if !self.search.waits && !self.pressure.paused {
             self.resume(lent, link);
         }

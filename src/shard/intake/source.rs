@@ -425,6 +425,10 @@ impl Sources {
             let from_ns = silence.last_byte_ns;
             self.watch_silence(turn, from_ns, id);
         }
+        // What was told is mended, or is to be told anew.
+        if old.sources[usize::from(id.0)].decoding != turn.source(id).decoding {
+            self.of(id).tally.undecodable = Undecodable::default();
+        }
     }
 
     // ---- accepting

@@ -7,7 +7,7 @@ use super::pressure::Pressure;
 use super::search::SearchBudget;
 use super::source::{Brought, Sources, readable};
 use crate::config::{First, Flow, LaneKey, OnClose, Settings, Source, SourceKind, WhenFull, machine_name};
-use crate::framing::{FrameFlags, Framed, Framer, Hints, Idle, Look, OnIdle, RejectReason};
+use crate::framing::{FrameFlags, Framed, Framer, Framing, Hints, Idle, Look, OnIdle, RejectReason, search_bytes_max};
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, LinkId, RecordFlags, SourceId};
 use crate::journal::{Identity, NewRecord, OriginRef, Room};
@@ -313,7 +313,7 @@ impl Stream {
         let max_bytes = framing.record_bytes_max();
         self.search.renew(lent.turn, framing);
         // What was read when intake ends is not read again: it is counted at least.
-        let rejects = lent.turn.settings.journal.when_full == WhenFull::Reject || lent.turn.phase != Phase::Running;
+        let rejects = !may_wait(lent.turn);
         if self.pressure.holds() || self.search.waits {
             self.pressure.hold(at_ns, bytes);
             self.shed(lent, link);
@@ -425,11 +425,22 @@ impl Stream {
             // The close ends the record as a gap would.
             framing.to_mut().idle = Some(Idle { gap: Duration::MAX, policy: OnIdle::Emit });
         }
-        let mut is_inside = false;
-        while let Some(framed) = self.framer.finish(&framing) {
+        let now_ns = lent.turn.now.mono_ns;
+        loop {
+            let Some(room) = self.room_at_end(lent, link, &framing) else { return };
+            // A silence that was over before the end.
+            let Some(framed) = self.framer.handle_deadline(&lent.turn.source(id).framing, now_ns) else { break };
+            self.sender.take(lent, link, now_ns, framed, room);
+        }
+        let mut is_inside = self.framer.is_inside();
+        let mut budget = search_bytes_max(&framing);
+        let is_whole = self.emits_at_close(lent.turn) || framing.checksum.is_some();
+        loop {
+            let Some(room) = self.room_at_end(lent, link, &framing) else { return };
+            let Some(framed) = self.framer.finish_within(&framing, &mut budget) else { break };
             is_inside = true;
-            let room = lent.store.room_for(lent.turn.now, framing.record_bytes_max());
-            self.sender.take(lent, link, lent.turn.now.mono_ns, framed, room);
+            let framed = if is_whole { framed } else { framed.cut_off() };
+            self.sender.take(lent, link, now_ns, framed, room);
         }
         let Lent { turn, store, sources, .. } = lent;
         turn.close(link);
@@ -453,6 +464,18 @@ impl Stream {
                 (source.link, source.connected) = (None, false);
             }
         }
+    }
+
+    /// Room for a record that the end of the stream may give; the outer `None`: the end has to wait
+    /// for it. What is unfinished can be several records, and there was room for one.
+    fn room_at_end(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, framing: &Framing) -> Option<Option<Room>> {
+        let room = lent.store.room_for(lent.turn.now, framing.record_bytes_max());
+        if room.is_none() && framing.gives_at_end() && !self.framer.is_empty() && may_wait(lent.turn) {
+            self.ended = true;
+            self.pause(lent, link);
+            return None;
+        }
+        Some(room)
     }
 
     /// Whether an unfinished record is delivered at the end of the stream.
@@ -502,6 +525,11 @@ impl Stream {
             self.framer.flag(flags);
         }
     }
+}
+
+/// Whether a record that the journal has no room for waits.
+fn may_wait(turn: &Turn<'_>) -> bool {
+    turn.settings.journal.when_full == WhenFull::Pause && turn.phase == Phase::Running
 }
 
 /// Nothing more of a source's port or connection goes into its lane.
@@ -563,6 +591,8 @@ impl Streams {
     /// Intake ends: what is held is framed, and the stream with it.
     pub fn stop(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         let (stream, mut lent) = self.lend(turn, store, sources, link);
+        // Nothing that was read is left out: no turn follows in which a search could go on.
+        stream.search.waits = false;
         stream.frame_all_held(&mut lent, link);
         stream.finish(&mut lent, link, "the gateway is stopping");
     }
@@ -593,7 +623,8 @@ impl Streams {
             let (stream, mut lent) = self.lend(turn, store, sources, link);
             stream.pressure.paused = false;
             stream.frame_all_held(&mut lent, link);
-            if stream.pressure.paused {
+            // One that searches goes on by its timer.
+            if stream.pressure.paused || stream.search.waits {
                 continue;
             }
             if stream.ended || stream.pressure.flow == Some(Flow::None) {

@@ -109,9 +109,9 @@ impl Store {
         }
     }
 
-    /// Makes the lanes of a journal's recovered records; what each is called, in the order of their
+    /// Makes the lanes of a journal's recovered records; who sent each, in the order of their
     /// origins.
-    pub fn adopt(&mut self, turn: &mut Turn<'_>, id: JournalId) -> Vec<(String, LaneId)> {
+    pub fn adopt(&mut self, turn: &mut Turn<'_>, id: JournalId) -> Vec<(Identity, LaneId)> {
         let kept = &mut self.journals[usize::from(id.0)];
         let report = kept.journal.report();
         turn.terms.recovered += report.recovered;
@@ -119,11 +119,10 @@ impl Store {
         turn.terms.pending += report.recovered - report.parked;
         let oldest = kept.journal.oldest();
         let origins = kept.journal.origins().filter(|(.., pending)| *pending > 0);
-        let origins: Vec<_> =
-            origins.map(|(origin, o, pending)| (origin, o.lane, o.who.name.to_string(), pending)).collect();
+        let origins: Vec<_> = origins.map(|(origin, o, pending)| (origin, o.lane, o.who.clone(), pending)).collect();
         let mut by_number: HashMap<LaneNumber, LaneId> = HashMap::new();
         let mut named = Vec::with_capacity(origins.len());
-        for (origin, number, name, pending) in origins {
+        for (origin, number, who, pending) in origins {
             let lane = *by_number.entry(number).or_insert_with(|| {
                 let mut lane = Lane::new(id, number);
                 lane.records_mut().fall_behind_unless(Behind { from: RecordNumber(0), at: oldest });
@@ -133,7 +132,7 @@ impl Store {
             });
             self.lanes[lane].records_mut().count_in(pending);
             kept.set_origin_lane(origin, lane);
-            named.push((name, lane));
+            named.push((who, lane));
         }
         named
     }
@@ -352,9 +351,9 @@ impl Store {
         self.remove_if_done(lane);
     }
 
-    /// What the journals hold of a configured source: the number of each lane in its journal, the
-    /// name of what sent it, the lane.
-    pub fn lanes_of(&self, id: JournalId, source: &str) -> Vec<(LaneNumber, String, LaneId)> {
+    /// What the journals hold of a configured source: the number of each lane in its journal, who
+    /// sent it, the lane.
+    pub fn lanes_of(&self, id: JournalId, source: &str) -> Vec<(LaneNumber, Identity, LaneId)> {
         let kept = &self.journals[usize::from(id.0)];
         let mut found = Vec::new();
         for (reference, origin, pending) in kept.journal.origins() {
@@ -368,7 +367,7 @@ impl Store {
                 lane.is_some_and(|lane| !lane.is_brought_back() && (lane.journal(), lane.number()) == (id, origin.lane))
             };
             if let Some(lane) = kept.lane_of(reference).filter(is_there) {
-                found.push((origin.lane, origin.who.name.to_string(), lane));
+                found.push((origin.lane, origin.who.clone(), lane));
             }
         }
         found
