@@ -136,6 +136,8 @@ impl Notes {
     const FINISHING: Self = Self(1 << 5);
     /// Bytes were lost behind what the tail holds.
     const LOST: Self = Self(1 << 6);
+    /// The stream is over, and what a search cannot afford is passed over.
+    const GIVES_UP: Self = Self(1 << 7);
 
     /// Whether one of these is set.
     fn has(self, notes: Self) -> bool {
@@ -314,11 +316,18 @@ impl Framer {
     /// beginning of a new stream. It may be several frames: it is called until there is none. `None` if nothing was
     /// unfinished, or nothing but what is trimmed, or the remainder of a record that is dealt with.
     pub fn finish<'s>(&'s mut self, framing: &'s Framing) -> Option<Framed<'s>> {
-        self.finish_within(framing, &mut search_bytes_max(framing))
+        self.finish_within(framing, &mut { usize::MAX }, false)
     }
 
-    /// As [`Framer::finish`], where all calls together search for `budget`: what is left then is garbage.
-    pub fn finish_within<'s>(&'s mut self, framing: &'s Framing, budget: &mut usize) -> Option<Framed<'s>> {
+    /// As [`Framer::finish`], where all calls of a turn together may search for `budget`. Once that is used up the answer is
+    /// `None`, and [`Framer::is_starved`]: it is called again with a new one. One that `gives_up` has no more turns: what it
+    /// cannot afford is garbage.
+    pub fn finish_within<'s>(
+        &'s mut self,
+        framing: &'s Framing,
+        budget: &mut usize,
+        gives_up: bool,
+    ) -> Option<Framed<'s>> {
         if framing.is_plain() {
             self.drop_spent();
             let verdict = self.cut_short(framing);
@@ -332,6 +341,9 @@ impl Framer {
             return None;
         }
         self.notes.set(Notes::CLOSED | Notes::FINISHING);
+        if gives_up {
+            self.notes.set(Notes::GIVES_UP);
+        }
         self.next_in_window(framing, u64::MAX, &mut &[][..], budget)
     }
 

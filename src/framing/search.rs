@@ -141,7 +141,8 @@ impl Search<'_> {
         if starts.is_empty() {
             return Ok((0, 0));
         }
-        let doubles = self.framing.escape == Some(Escape::Dle);
+        // A checksum behind the end may end with one itself; but with a checksum no false start passes.
+        let doubles = self.framing.escape == Some(Escape::Dle) && self.framing.checksum.is_none();
         let mut at = from;
         while let Some((begin, end)) = first_whole(starts, window, at, at) {
             // The second of two DLEs is data, and so is what follows it.

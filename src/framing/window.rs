@@ -106,7 +106,7 @@ impl Framer {
             framing,
             state: self.state,
             last: self.notes.has(Notes::CLOSED),
-            gives_up: self.notes.has(Notes::FINISHING),
+            gives_up: self.notes.has(Notes::GIVES_UP),
             astray: self.notes.has(Notes::ASTRAY),
             quiet: self.quiet as usize,
             mark: self.mark as usize,
@@ -212,7 +212,8 @@ impl Framer {
     /// All that came before a silence, or before the stream was joined again, is dealt with.
     fn reopen(&mut self, framing: &Framing) {
         let lost = self.notes.has(Notes::LOST);
-        self.notes.clear(Notes::CLOSED | Notes::LOST | Notes::JOINED | Notes::ASTRAY | Notes::FINISHING);
+        self.notes
+            .clear(Notes::CLOSED | Notes::LOST | Notes::JOINED | Notes::ASTRAY | Notes::FINISHING | Notes::GIVES_UP);
         (self.state, self.quiet, self.mark) = (State::Between, 0, 0);
         if lost {
             self.stray(framing);

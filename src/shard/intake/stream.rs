@@ -31,6 +31,9 @@ const JOINED_NS: u64 = 100_000_000;
 /// The same in characters of a serial line: a slow one needs longer for the next byte of a record.
 const JOINED_CHARACTERS: u64 = 30;
 
+/// What a search may cost when intake ends, in budgets of a turn.
+const SEARCHES_AT_STOP: usize = 64;
+
 /// What all streams have in common.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -426,21 +429,28 @@ impl Stream {
             framing.to_mut().idle = Some(Idle { gap: Duration::MAX, policy: OnIdle::Emit });
         }
         let now_ns = lent.turn.now.mono_ns;
+        // No turn follows where intake ends.
+        let gives_up = lent.turn.phase != Phase::Running;
+        let mut budget = search_bytes_max(&framing) * if gives_up { SEARCHES_AT_STOP } else { 1 };
         loop {
             let Some(room) = self.room_at_end(lent, link, &framing) else { return };
             // A silence that was over before the end.
-            let Some(framed) = self.framer.handle_deadline(&lent.turn.source(id).framing, now_ns) else { break };
+            let configured = &lent.turn.source(id).framing;
+            let Some(framed) = self.framer.next_within(configured, now_ns, &mut &[][..], &mut budget) else { break };
             self.sender.take(lent, link, now_ns, framed, room);
         }
         let mut is_inside = self.framer.is_inside();
-        let mut budget = search_bytes_max(&framing);
         let is_whole = self.emits_at_close(lent.turn) || framing.checksum.is_some();
         loop {
             let Some(room) = self.room_at_end(lent, link, &framing) else { return };
-            let Some(framed) = self.framer.finish_within(&framing, &mut budget) else { break };
+            let Some(framed) = self.framer.finish_within(&framing, &mut budget, gives_up) else { break };
             is_inside = true;
             let framed = if is_whole { framed } else { framed.cut_off() };
             self.sender.take(lent, link, now_ns, framed, room);
+        }
+        if self.framer.is_starved() {
+            self.ended = true;
+            return self.wait_for_turn(lent, link, now_ns, &[]);
         }
         let Lent { turn, store, sources, .. } = lent;
         turn.close(link);
