@@ -186,6 +186,18 @@ pub struct Framer {
     flags: FrameFlags,
     state: State,
     notes: Notes,
+    way: Way,
+}
+
+/// How a framing is followed: found out once a stream, since a framing has many parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Way {
+    #[default]
+    Unknown,
+    /// [`delimiter`]
+    Plain,
+    /// [`window`]
+    Window,
 }
 
 // Every connection has one.
@@ -236,7 +248,11 @@ impl Framer {
         input: &mut &'i [u8],
         budget: &mut usize,
     ) -> Option<Framed<'s>> {
-        let is_plain = framing.is_plain();
+        if self.way == Way::Unknown {
+            self.way = if framing.is_plain() { Way::Plain } else { Way::Window };
+        }
+        let is_plain = self.way == Way::Plain;
+        debug_assert_eq!(is_plain, framing.is_plain(), "the same framing at every call");
         if is_plain {
             self.drop_spent();
         }

@@ -243,6 +243,17 @@ class Lines(Gateway):
     def both_are_open(self):
         return all(source["open"] == 1 for source in self.status()["sources"] if source["name"] in ("pty", "called"))
 
+    def wait_at_rest(self):
+        """Until both are open, and nothing was opened for longer than a connection takes to leave."""
+        until = time.monotonic() + 30
+        opened, since = None, time.monotonic()
+        while time.monotonic() < since + 1.5 or not self.both_are_open():
+            if (now := self.metric("opened_sources_total")) != opened:
+                opened, since = now, time.monotonic()
+            if time.monotonic() > until:
+                raise Failure("port and device server are not at rest within 30 s")
+            time.sleep(0.05)
+
     def machines(self):
         return {"pty": self.scale, "called": self.called, "calling": self.calling}
 
@@ -261,8 +272,8 @@ def disturb(lines, kind):
     elif kind == "drop":
         random.choice([lines.called, lines.calling]).drop()
     elif kind == "reload":
-        # Neither line nor framing: nothing is opened anew, nothing is cut. What was unplugged before is open again by then.
-        lines.wait_for("both are open", lines.both_are_open, 20)
+        # Neither line nor framing: nothing is opened anew, nothing is cut. What was cut before is open again by then.
+        lines.wait_at_rest()
         opened, lost = lines.metric("opened_sources_total"), lines.metric("lost_sources_total")
         lines.alarm = 60 + (lines.alarm + 1) % 60
         lines.reload()
