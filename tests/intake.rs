@@ -693,6 +693,19 @@ fn text_of_the_source_s_encoding_is_what_the_service_gets() {
 }
 
 #[test]
+fn a_capture_in_big5_is_the_text_that_the_machine_showed() {
+    let mut world = told("encoding = \"big5\"");
+    let capture = include_bytes!("framing/cases/12-big5.bin");
+    let source = "kind = \"serial\"\npath = \"/dev/ttyS0\"\nfirst = \"keep\"\nencoding = \"big5\"";
+    let mut whole = World::with_body(source, "end = \"\\r\"", "{{data|json}}", 64 << 20);
+    whole.receive(capture);
+    assert_eq!(whole.delivered, ["\"許功蓋,溫度過高,NG\""]);
+    // Cut between two characters, it is text as well.
+    world.receive(capture);
+    assert_eq!(world.delivered, ["\"許功蓋,\u{fffd}\" [\"cut\",\"undecodable\"]"]);
+}
+
+#[test]
 fn an_end_of_utf_16_begins_at_an_even_place_wherever_its_bytes_come_apart() {
     let source = "kind = \"serial\"\npath = \"/dev/ttyS0\"\nfirst = \"keep\"\nencoding = \"utf-16le\"";
     let framing = "end = \"0x0D00\"\ntrim = false";

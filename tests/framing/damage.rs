@@ -25,6 +25,8 @@ pub struct Machine {
     is_certain: bool,
     /// Where a record begins is told by the end of the one before only: damage to it touches both.
     touches_next: bool,
+    /// Records that begin within so many bytes behind damage can be swallowed: nothing tells a wrong length.
+    reach_bytes: usize,
 }
 
 // ---- checksums, the slow way
@@ -119,6 +121,7 @@ pub fn machines() -> Vec<Machine> {
         bits: 16,
         is_certain: true,
         touches_next: false,
+        reach_bytes: 0,
     };
     let mut dle = framing(ends(b"\x10\x03"), b"\x10\x02", short(crc16_kind), 64);
     dle.escape = Some(Escape::Dle);
@@ -303,6 +306,22 @@ pub fn machines() -> Vec<Machine> {
         },
         Machine {
             bits: 0,
+            is_certain: false,
+            reach_bytes: 64 + 4,
+            ..machine(
+                "length behind two bytes, unverified",
+                framing(
+                    FramingKind::Length(length(2, 2, NumberForm::Big, LengthCounts::Payload)),
+                    &[0xAA, 0x55],
+                    None,
+                    64,
+                ),
+                |data| [&[0xAA, 0x55], &(data.len() as u16).to_be_bytes()[..], data].concat(),
+                text,
+            )
+        },
+        Machine {
+            bits: 0,
             ..machine(
                 "start and end, restarting",
                 Framing { restart: true, ..framing(ends(&[3]), &[2], None, 64) },
@@ -373,6 +392,8 @@ fn stream(machine: &Machine, rng: &mut fastrand::Rng) -> Stream {
         if machine.touches_next && owner + 1 < count {
             records[owner + 1].1 = true;
         }
+        let reached = owners[at.min(owners.len())..].iter().take(machine.reach_bytes);
+        reached.for_each(|owner| records[*owner].1 = true);
     }
     Stream { bytes, records, damaged: places }
 }
