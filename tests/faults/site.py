@@ -30,6 +30,7 @@ name = "tcp"
 kind = "tcp_listen"
 listen = "127.0.0.1:{tcp}"
 lane = "connection"
+first = "keep"
 
 [[source]]
 name = "http"
