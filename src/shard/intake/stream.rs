@@ -691,9 +691,14 @@ impl Streams {
     /// Bytes that wait to be framed, by source.
     pub fn held_bytes(&self, links: &Links) -> HashMap<SourceId, u64> {
         let mut held = HashMap::new();
-        for link in self.shared.paused.iter().filter(|link| links.is_open(**link, Kind::Stream)) {
-            let stream = self.table.get(*link);
-            *held.entry(stream.sender.source).or_default() += stream.pressure.bytes();
+        for link in links.of_kind(Kind::Stream) {
+            let stream = self.table.get(link);
+            // What a search has not come to yet waits, too.
+            let unsearched = if stream.search.waits { stream.framer.held_bytes() as u64 } else { 0 };
+            let bytes = stream.pressure.bytes() + unsearched;
+            if bytes > 0 {
+                *held.entry(stream.sender.source).or_default() += bytes;
+            }
         }
         held
     }
