@@ -70,7 +70,7 @@ impl Placement {
 /// Whether two configurations lead to the same machine's line.
 fn is_same_end(one: &SourceKind, other: &SourceKind) -> bool {
     match (one, other) {
-        (SourceKind::Serial(one), SourceKind::Serial(other)) => (&one.path, one.line) == (&other.path, other.line),
+        (SourceKind::Serial(one), SourceKind::Serial(other)) => one.path == other.path,
         (SourceKind::TcpConnect { connect: one, .. }, SourceKind::TcpConnect { connect: other, .. }) => one == other,
         _ => false,
     }
