@@ -109,6 +109,9 @@ fn settings(text: &str, max_bytes: u64) -> config::Settings {
     let text = parts.join("[[source]]");
     let mut settings = config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}"));
     for (source, name) in settings.sources.iter_mut().zip(names) {
+        if let config::SourceKind::Serial(port) = &mut source.kind {
+            port.path = format!("/dev/{name}").into();
+        }
         source.name = name;
     }
     settings.journal.durability = Durability::Memory;
