@@ -294,12 +294,16 @@ pub fn machines() -> Vec<Machine> {
                 |rng| (0..36).map(|_| rng.u8(..)).collect(),
             )
         },
-        machine(
-            "dle",
-            dle,
-            |data| [b"\x10\x02", &doubled(0x10, data)[..], b"\x10\x03", &crc16(data)].concat(),
-            any_binary,
-        ),
+        // Its checksum is not escaped: where an end is lost, its last byte and the next start can look like a doubled DLE.
+        Machine {
+            touches_next: true,
+            ..machine(
+                "dle",
+                dle,
+                |data| [b"\x10\x02", &doubled(0x10, data)[..], b"\x10\x03", &crc16(data)].concat(),
+                any_binary,
+            )
+        },
         Machine {
             touches_next: true,
             ..machine("slip", slip_framing, |data| slip(&[data, &crc16(data)].concat()), any_binary)
@@ -467,6 +471,7 @@ fn damage_costs_the_records_that_it_touches_and_invents_none() {
     let mut faults = Vec::new();
     for (index, machine) in machines.iter().enumerate() {
         let (mut events, mut damaged, mut first) = (0, 0, None);
+        let (mut swallowed, mut first_swallowed) = (0, None);
         for number in 0..streams / machines.len() as u64 {
             let stream_seed = seed ^ (index as u64) << 40 ^ number << 8;
             let mut rng = fastrand::Rng::with_seed(stream_seed);
@@ -474,12 +479,11 @@ fn damage_costs_the_records_that_it_touches_and_invents_none() {
             let delivered = delivered(&machine.framing, &stream.bytes, &mut rng);
             damaged += stream.damaged;
             let (missing, invented) = wrong(machine, &stream, &delivered);
-            // Only a false record that chance has let pass can take another one's place.
+            // Mostly a false record that chance has let pass takes another one's place. A damaged one that passes as it was
+            // sent does so far less often.
             if missing > 0 && invented == 0 {
-                faults.push(format!(
-                    "{}: seed {stream_seed}: {missing} are missing though nothing touched them",
-                    machine.name
-                ));
+                swallowed += 1;
+                first_swallowed = first_swallowed.or(Some(stream_seed));
             }
             if missing + invented > 0 {
                 events += 1;
@@ -494,6 +498,14 @@ fn damage_costs_the_records_that_it_touches_and_invents_none() {
             if machine.bits == 0 { 0.0 } else { 3.0 * damaged as f64 / f64::from(2u32).powi(machine.bits as i32) };
         let most = (mean + 5.0 * mean.sqrt()).ceil() as usize;
         println!("{:40} {damaged:6} damaged, {events:4} of at most {most}", machine.name);
+        let rare = mean / 12.0;
+        let swallowed_most = (rare + 5.0 * rare.sqrt()).ceil() as usize;
+        if swallowed > swallowed_most {
+            faults.push(format!(
+                "{}: {swallowed} of at most {swallowed_most} lack a record that nothing touched, as seed {first_swallowed:?}",
+                machine.name
+            ));
+        }
         if events > most {
             faults.push(format!("{}: {events} of at most {most}; {}", machine.name, first.unwrap_or_default()));
         }
