@@ -40,8 +40,8 @@ impl Stream {
     pub(super) fn wait_for_turn(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, at_ns: u64, rest: &[u8]) {
         self.pressure.hold(at_ns, rest);
         self.search.waits = true;
-        // Not in this turn.
-        lent.turn.timers.set(lent.turn.now.mono_ns + 1, Timer::Link(link));
+        // Not in this turn, and behind those that have waited for theirs.
+        lent.turn.timers.set(lent.turn.now.mono_ns + 2, Timer::Link(link));
         if self.reading && self.pressure.flow != Some(Flow::None) {
             lent.turn.emit(Op::PauseRecv { link });
         }
@@ -50,6 +50,12 @@ impl Stream {
 
     /// The next turn of a search.
     pub(super) fn go_on_searching(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
+        let now_ns = lent.turn.now.mono_ns;
+        // One a turn: many such streams cost the others no more than one does.
+        if std::mem::replace(&mut lent.shared.searched_ns, now_ns) == now_ns {
+            lent.turn.timers.set(now_ns + 1, Timer::Link(link));
+            return;
+        }
         self.search.waits = false;
         self.frame_all_held(lent, link);
         if self.pressure.flow != Some(Flow::None) {

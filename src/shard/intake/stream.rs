@@ -41,6 +41,8 @@ pub(super) struct Shared {
     pub paused: Vec<LinkId>,
     /// Most that is held of a serial line that nothing holds back, in bytes.
     pub held_bytes_max: usize,
+    /// The turn in which a stream has gone on with a search.
+    pub searched_ns: u64,
     /// Lanes of addresses, with `lane = "address"`.
     pub address_lanes: HashMap<(SourceId, IpAddr), LaneId>,
 }
