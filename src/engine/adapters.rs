@@ -66,7 +66,7 @@ impl Adapters {
         if let Some(before) = before.filter(|before| before.path == now.path) {
             let words = format!(
                 "{path_shown} is another USB adapter than before: {adapter}, and it was {}: see that it is the machine of this \
-                 source; `ringest reload` acknowledges it",
+                 source; a reload (SIGHUP) or a restart acknowledges it",
                 before.adapter
             );
             warn!("source {source}: {words}");
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(problem(&adapters), None, "the first one, and the same one");
         adapters.opened("gauge", path, &adapter("1-1.3:1.0"));
         let words = problem(&adapters).expect("another one");
-        for part in ["0403:6001", "A5XK3RJT", "1-1.3:1.0", "1-1.4:1.0", "ringest reload"] {
+        for part in ["0403:6001", "A5XK3RJT", "1-1.3:1.0", "1-1.4:1.0", "SIGHUP"] {
             assert!(words.contains(part), "{part} in {words}");
         }
         adapters.opened("gauge", path, &adapter("1-1.3:1.0"));

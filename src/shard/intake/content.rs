@@ -72,7 +72,7 @@ impl Undecodable {
     fn text(&self, source: &Source) -> String {
         let (records, were) = if self.count == 1 { ("record", "was") } else { ("records", "were") };
         let done = match source.decoding.on_undecodable {
-            OnUndecodable::Replace => "their other bytes are delivered as U+FFFD",
+            OnUndecodable::Replace => "bytes that are no text are delivered as U+FFFD",
             OnUndecodable::Reject => "they are rejected",
             OnUndecodable::Hex => "they are delivered as hexadecimal digits",
         };
