@@ -9,6 +9,7 @@
 //! blocks-NAME          empty; says that a block file NAME was made, which lives elsewhere and must not outlive its use
 //! quarantine/NAME      bytes that could not be used
 //! ```
+//! `STATE_DIR/core-N.removed/` is a directory that is being removed.
 //!
 //! [`FsStorage`] is what the journal sees of it at start and at the end, by plain system calls; while the loop runs, the
 //! same files are worked on without blocking by [`SegmentFiles`](super::segments::SegmentFiles).
@@ -37,6 +38,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// A file of an epoch's size, written ahead: a start needs it where the disk has become full.
 const EPOCH_RESERVE: &str = "epoch.reserve";
+
+/// Extension of a directory that is being removed.
+const REMOVED_EXTENSION: &str = "removed";
 
 /// Before a block file's name.
 const TRACE_PREFIX: &str = "blocks-";
@@ -112,6 +116,21 @@ pub fn core_directories(state_directory: &Path) -> io::Result<Vec<u16>> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Removes what is left of directories that a kill kept from being removed in full.
+///
+/// # Errors
+/// Those of the file system.
+pub(super) fn remove_half_removed(state_directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(state_directory)? {
+        let path = entry?.path();
+        let is_core = path.file_stem().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("core-"));
+        if is_core && path.extension().is_some_and(|extension| extension == REMOVED_EXTENSION) {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Directory of a core's journal.
@@ -201,7 +220,8 @@ impl FsStorage {
         self.direct
     }
 
-    /// Removes the directory, unless it keeps quarantined bytes.
+    /// Removes the directory, unless it keeps quarantined bytes. It loses its name first: a kill
+    /// must not leave a part of it that looks like a journal.
     ///
     /// # Errors
     /// Those of the file system.
@@ -209,7 +229,9 @@ impl FsStorage {
         if self.directory.join("quarantine").exists() {
             return Ok(());
         }
-        fs::remove_dir_all(&self.directory)
+        let removed = self.directory.with_extension(REMOVED_EXTENSION);
+        fs::rename(&self.directory, &removed)?;
+        fs::remove_dir_all(removed)
     }
 
     /// Where a block file of this name can be: shared memory, then beside the segments.
@@ -604,6 +626,21 @@ mod tests {
         assert_eq!(left(&core), ["blocks-running"]);
         storage.remove_blocks("running").expect("removed");
         assert!(left(shared.path()).is_empty() && left(&core).is_empty());
+    }
+
+    #[test]
+    fn a_directory_whose_removal_was_cut_short_is_no_journal_and_goes_at_the_next_start() {
+        let directory = tempfile::tempdir().expect("a directory");
+        storage(&directory).remove().expect("removed");
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 0);
+        // As a kill in the middle of it leaves it.
+        let left = directory.path().join("core-1.removed");
+        fs::create_dir(&left).expect("made");
+        fs::write(segment_path(&left, SegmentNumber(1)), b"").expect("written");
+        fs::create_dir(directory.path().join("other.removed")).expect("made");
+        assert!(core_directories(directory.path()).expect("listed").is_empty());
+        remove_half_removed(directory.path()).expect("removed");
+        assert!(!left.exists() && directory.path().join("other.removed").exists());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::control::{Control, Request, locked};
 use super::core::{CoreThread, Last};
 use super::driver::Message;
 use super::error::EngineError;
-use super::files::{core_directories, create_private_directory};
+use super::files::{core_directories, create_private_directory, remove_half_removed};
 use super::histograms::Histograms;
 use super::lines::Lines;
 use super::listen::{Listeners, bind_admin, bind_all};
@@ -159,6 +159,7 @@ fn take(runtime: &Runtime, stop: &mut Stop, settings: &Arc<Settings>) -> Result<
         let unusable = |error| EngineError::StateDirectory { directory: directory.clone(), error };
         create_private_directory(directory).map_err(unusable)?;
         let lock = StateLock::acquire(directory)?;
+        remove_half_removed(directory).map_err(unusable)?;
         let listeners = bind_all(&own, own.gateway.cores.len())?;
         let admin = bind_admin(own.gateway.admin)?;
         let ports = open_required_ports(&own)?;

@@ -78,11 +78,11 @@ class Load:
         self.board.close()
 
 
-def acknowledgements(site, machines, name, *arguments):
-    """Times to the 201 at level power, in microseconds, and the gateway's counters."""
+def acknowledgements(site, machines, name, *arguments, durability="power"):
+    """Times to the 201, in microseconds, and the gateway's counters."""
     load = Load(site, machines, name)
     wire = site.receiver()
-    gateway = site.gateway(wire, f"gateway-{name}", segment_size="16MiB", max_size="1GiB", window="32MiB")
+    gateway = site.gateway(wire, f"gateway-{name}", durability=durability, segment_size="16MiB", max_size="1GiB", window="32MiB")
     load.receive(gateway.api)
     gateway.start()
     said = load.measure(gateway.http, *arguments)
@@ -105,6 +105,7 @@ def latency(site):
 
 def compare(site):
     print("    in ms:        bare 4 KiB p50   bare p99 | 2,000/s: p50      p99 (limit) | one at a time: p50 (limit)     p99", flush=True)
+    one_at_a_time = "--window", "1000000000"
     rounds = []
     for index in range(ROUNDS_MOST):
         if index >= ROUNDS and min(map(max, rounds)) <= 1:
@@ -113,17 +114,19 @@ def compare(site):
         open_loop, _ = acknowledgements(site, MACHINES, f"rate-{index}", "--rate", str(RATE))
         between = floor(site, 4096)
         # Nothing but its own answer holds the next request back.
-        closed, _ = acknowledgements(site, 1, f"one-{index}", "--window", "1000000000")
+        closed, _ = acknowledgements(site, 1, f"one-{index}", *one_at_a_time)
+        # The same without the disk. It is most of the time where a write takes less than a wake-up.
+        diskless, _ = acknowledgements(site, 1, f"diskless-{index}", *one_at_a_time, durability="process")
         after = floor(site, 4096)
         p99_limit = 3 * statistics.mean((before["p99_us"], between["p99_us"])) + COMMIT_EVERY_MS * 1000
-        p50_limit = 2 * statistics.mean((between["p50_us"], after["p50_us"]))
+        p50_limit = diskless["p50"] + 1.5 * statistics.mean((between["p50_us"], after["p50_us"]))
         rounds.append((open_loop["p99"] / p99_limit, closed["p50"] / p50_limit))
         figures = [between["p50_us"], between["p99_us"], open_loop["p50"], open_loop["p99"], p99_limit, closed["p50"], p50_limit, closed["p99"]]
         shown = [f"{us / 1000:.2f}" for us in figures]
         print("    round {}: {:>18} {:>10} | {:>13} {:>8} ({:>5}) | {:>18} ({:>5}) {:>7}".format(index + 1, *shown), flush=True)
     p99, p50 = min(rounds, key=max)
     text = (f"best of {len(rounds)} rounds: p99 at 2,000/s is {p99:.2f} of its limit (3 x bare p99 + commit_every), "
-            f"p50 of one that waits {p50:.2f} of its limit (2 x bare p50)")
+            f"p50 of one that waits {p50:.2f} of its limit (its p50 at process + 1.5 x bare p50)")
     if p99 > 1 or p50 > 1:
         raise Failure(text)
     return text
