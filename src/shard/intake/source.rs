@@ -147,13 +147,15 @@ impl Source {
     fn show(&self, now: Now, settings: &Settings, held_bytes: u64) -> SourceSnapshot {
         let configured = &settings.sources[usize::from(self.id.0)];
         let since_s = now.mono_ns.saturating_sub(self.silence.last_byte_ns) as f64 / 1e9;
-        let silent = self.silence.silent.then(|| format!("silent for {since_s:.0} s"));
         let hint = self.hint.as_ref().filter(|(_, at_ns)| now.mono_ns < at_ns + HINT_NS);
         let hint = hint.map(|(words, _)| words.clone());
-        let undecodable = || self.tally.undecodable.problem(now, configured);
+        let undecodable = self.tally.undecodable.problem(now, configured);
         let joined = (self.tally.joined_only >= JOINED_ONLY_MAX).then(|| JOINED_ONLY.to_owned());
-        let problems: Vec<String> =
-            [self.problem.clone().or_else(undecodable).or(hint).or(silent), joined].into_iter().flatten().collect();
+        let mut problems: Vec<String> =
+            [self.problem.clone(), undecodable, hint, joined].into_iter().flatten().collect();
+        if problems.is_empty() && self.silence.silent {
+            problems.push(format!("silent for {since_s:.0} s"));
+        }
         SourceSnapshot {
             name: configured.name.clone(),
             kind: match configured.kind {
