@@ -466,6 +466,7 @@ fn verified_json(view: &View) -> Value {
         unwritten_blocks: _, // of those
         damaged,
         torn,
+        loss: _, // with those of earlier starts
         alarms,
     } = view.report();
     json!({

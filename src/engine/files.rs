@@ -21,6 +21,7 @@ use nix::errno::Errno;
 use nix::fcntl::posix_fallocate;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -36,8 +37,16 @@ pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 /// How often a long start says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a start tries to read what cannot be read.
+const READ_RETRY: Duration = Duration::from_secs(30);
+
 /// A file of an epoch's size, written ahead: a start needs it where the disk has become full.
 const EPOCH_RESERVE: &str = "epoch.reserve";
+
+/// Directory of bytes that could not be used.
+const QUARANTINE: &str = "quarantine";
+/// Bytes of one name in it.
+const COPIES_MAX: u32 = 1000;
 
 /// Extension of a directory that is being removed.
 const REMOVED_EXTENSION: &str = "removed";
@@ -147,6 +156,8 @@ pub struct FsStorage {
     physical_block: u32,
     direct: bool,
     reading: Reading,
+    /// Until then what cannot be read is tried again: one time for a whole start.
+    give_up_at: Option<Instant>,
 }
 
 /// How far the start has come, for the person who waits for it.
@@ -195,6 +206,7 @@ impl FsStorage {
             physical_block: physical_block(directory)?,
             direct: supports_direct(directory)?,
             reading: Reading::begin(0),
+            give_up_at: None,
         })
     }
 
@@ -207,6 +219,7 @@ impl FsStorage {
             physical_block: physical_block(directory)?,
             direct: false,
             reading: Reading::begin(0),
+            give_up_at: None,
         })
     }
 
@@ -226,12 +239,55 @@ impl FsStorage {
     /// # Errors
     /// Those of the file system.
     pub fn remove(self) -> io::Result<()> {
-        if self.directory.join("quarantine").exists() {
+        if self.directory.join(QUARANTINE).exists() {
             return Ok(());
         }
         let removed = self.directory.with_extension(REMOVED_EXTENSION);
         fs::rename(&self.directory, &removed)?;
         fs::remove_dir_all(removed)
+    }
+
+    /// Reads physical block by physical block; what cannot be read is tried again for a while, since
+    /// a disk may come back. It is zero then, and given back.
+    fn read_in_pieces(&mut self, name: &str, file: &File, into: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
+        let (unit, bytes) = (self.physical_block as usize, file.metadata()?.len() as usize);
+        let give_up_at = *self.give_up_at.get_or_insert_with(|| Instant::now() + READ_RETRY);
+        into.clear();
+        into.resize(bytes, 0);
+        let mut unread: Vec<Range<usize>> = (0..bytes).step_by(unit).map(|at| at..(at + unit).min(bytes)).collect();
+        let pieces = unread.len();
+        loop {
+            let mut failed = Vec::new();
+            for range in unread {
+                match file.read_exact_at(&mut into[range.clone()], range.start as u64) {
+                    Err(error) if is_unreadable(&error) => failed.push(range),
+                    result => result?,
+                }
+            }
+            unread = failed;
+            if unread.is_empty() || Instant::now() >= give_up_at {
+                break;
+            }
+            warn!(
+                "{}: {} of {pieces} blocks of {name} cannot be read (EIO); they are tried again",
+                self.directory.display(),
+                unread.len(),
+            );
+            std::thread::sleep(PROGRESS_EVERY);
+        }
+        for range in &unread {
+            into[range.clone()].fill(0);
+        }
+        Ok(unread)
+    }
+
+    /// Whether the disk gives anything of another segment.
+    fn can_read_another(&self, segment: SegmentNumber) -> bool {
+        let others = numbers(&self.directory, "segment-", 16).unwrap_or_default();
+        others.into_iter().map(SegmentNumber).filter(|other| *other != segment).any(|other| {
+            let mut first = [0; 512];
+            File::open(segment_path(&self.directory, other)).is_ok_and(|file| file.read_exact_at(&mut first, 0).is_ok())
+        })
     }
 
     /// Where a block file of this name can be: shared memory, then beside the segments.
@@ -259,16 +315,31 @@ impl Storage for FsStorage {
         Ok(numbers.into_iter().map(SegmentNumber).collect())
     }
 
-    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         self.reading.one_more(&self.directory);
         into.clear();
-        File::open(segment_path(&self.directory, segment))?.read_to_end(into).map(drop)
+        let mut file = File::open(segment_path(&self.directory, segment))?;
+        match file.read_to_end(into) {
+            Err(error) if is_unreadable(&error) => {
+                let name = format!("segment {segment}");
+                let unread = self.read_in_pieces(&name, &file, into)?;
+                match unread.len() * self.physical_block as usize >= into.len() && !self.can_read_another(segment) {
+                    true => Err(error),
+                    false => Ok(unread),
+                }
+            }
+            result => result.map(|_| Vec::new()),
+        }
     }
 
     fn read_segment_head(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
         into.clear();
         let file = File::open(segment_path(&self.directory, segment))?;
-        file.take(SEGMENT_HEADER_BYTES as u64).read_to_end(into).map(drop)
+        match file.take(SEGMENT_HEADER_BYTES as u64).read_to_end(into) {
+            // It is told when all of it is read.
+            Err(error) if is_unreadable(&error) => Ok(()),
+            result => result.map(drop),
+        }
     }
 
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
@@ -281,8 +352,37 @@ impl Storage for FsStorage {
         OpenOptions::new().write(true).open(segment_path(&self.directory, segment))?.sync_data()
     }
 
+    fn keep_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
+        let directory = self.directory.join(QUARANTINE);
+        create_private_directory(&directory)?;
+        for copy in 0..COPIES_MAX {
+            let kept = directory.join(copy_name(&format!("segment-{segment:016x}"), copy));
+            match fs::hard_link(segment_path(&self.directory, segment), &kept) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                linked => {
+                    linked?;
+                    return sync_directory(&directory);
+                }
+            }
+        }
+        Err(too_many_copies(&directory, &format!("segment-{segment:016x}")))
+    }
+
+    fn replace_segment(&mut self, segment: SegmentNumber, bytes: &[u8]) -> io::Result<()> {
+        let path = segment_path(&self.directory, segment);
+        let new = path.with_extension("new");
+        write_synced(&new, bytes)?;
+        self.keep_segment(segment)?;
+        fs::rename(&new, &path)?;
+        sync_directory(&self.directory)
+    }
+
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         let path = segment_path(&self.directory, segment);
+        // One that is kept has two names.
+        if fs::metadata(&path)?.nlink() > 1 {
+            return fs::remove_file(path);
+        }
         if spares(&self.directory)?.len() < SPARES_MAX {
             fs::rename(path, spare_path(&self.directory, segment))
         } else {
@@ -291,8 +391,20 @@ impl Storage for FsStorage {
     }
 
     fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        let numbers = numbers(&self.directory, "epoch-", 8)?;
-        numbers.into_iter().map(|epoch| Ok((epoch, fs::read(epoch_path(&self.directory, epoch))?))).collect()
+        let mut epochs = Vec::new();
+        for epoch in numbers(&self.directory, "epoch-", 8)? {
+            let mut bytes = Vec::new();
+            let mut file = File::open(epoch_path(&self.directory, epoch))?;
+            match file.read_to_end(&mut bytes) {
+                // It stands there twice, in two blocks.
+                Err(error) if is_unreadable(&error) => {
+                    self.read_in_pieces(&format!("epoch file {epoch}"), &file, &mut bytes).map(drop)?;
+                }
+                result => result.map(drop)?,
+            }
+            epochs.push((epoch, bytes));
+        }
+        Ok(epochs)
     }
 
     fn write_epoch(&mut self, epoch: u64, bytes: &[u8]) -> io::Result<()> {
@@ -402,11 +514,11 @@ impl Storage for FsStorage {
     }
 
     fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let directory = self.directory.join("quarantine");
+        let directory = self.directory.join(QUARANTINE);
         create_private_directory(&directory)?;
         // The same damage can be found at several starts; each copy is kept, up to a bound.
-        for copy in 0..1000 {
-            let path = directory.join(if copy == 0 { name.to_owned() } else { format!("{name}.{copy}") });
+        for copy in 0..COPIES_MAX {
+            let path = directory.join(copy_name(name, copy));
             match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     if fs::read(&path)? == bytes {
@@ -421,8 +533,17 @@ impl Storage for FsStorage {
                 }
             }
         }
-        Err(io::Error::other(format!("{} holds a thousand copies of {name}", directory.display())))
+        Err(too_many_copies(&directory, name))
     }
+}
+
+/// Name of bytes in quarantine, where so many have that name already.
+fn copy_name(name: &str, copy: u32) -> String {
+    if copy == 0 { name.to_owned() } else { format!("{name}.{copy}") }
+}
+
+fn too_many_copies(directory: &Path, name: &str) -> io::Error {
+    io::Error::other(format!("{} holds {COPIES_MAX} copies of {name}", directory.display()))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -437,6 +558,11 @@ fn overwrite_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.set_len(bytes.len() as u64)?;
     file.sync_all()
+}
+
+/// Whether the disk could not read what is asked for.
+fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EIO)
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -11,7 +11,7 @@ use crate::journal::{
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -218,12 +218,12 @@ impl Storage for ViewStorage {
         self.files.segments()
     }
 
-    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         match self.files.read_segment(segment, into) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.gone = true;
                 into.clear();
-                Ok(())
+                Ok(Vec::new())
             }
             result => {
                 let header = &into[..into.len().min(SEGMENT_HEADER_BYTES)];
@@ -251,6 +251,14 @@ impl Storage for ViewStorage {
 
     fn sync_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
         Ok(())
+    }
+
+    fn keep_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn replace_segment(&mut self, segment: SegmentNumber, bytes: &[u8]) -> io::Result<()> {
+        self.write_segment(segment, 0, bytes)
     }
 
     fn free_segment(&mut self, _: SegmentNumber) -> io::Result<()> {

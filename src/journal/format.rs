@@ -28,6 +28,7 @@
 //! retried          0 record number u64
 //! discarded        0 record number u64
 //! leased           0 origin u64          8 left by u64      16 n × (first id u64, the id behind the last u64)
+//! losses           n × (found at u64 (ns since 1970), first number u64, the number behind the last u64, records u64, exact u64)
 //! ```
 //!
 //! A block begins at a multiple of the physical block. The part before *open crc* is written when the block is opened, the rest when
@@ -38,7 +39,7 @@
 //!
 //! Format 1 differs in the segment header (magic, version u32 = 1, core u32, segment u64, nonce u64, bytes u64, physical u32, zero
 //! u32, epoch u64, epoch id u128, nonce u64 again, crc u32) and has origins of another kind (origin u32, source length u16, name
-//! length u16, source …, name …). Both are read; a start writes new segments in its own format.
+//! length u16, source …, name …). All are read; a start writes new segments in its own format.
 //!
 //! The nonce of a segment's life and the offset seed every CRC-32C, so that an entry of an earlier life, or a payload that
 //! looks like an entry, is never taken for real.
@@ -60,6 +61,8 @@ pub const RECORD_PREFIX_BYTES: usize = 24;
 pub const PARKED_PREFIX_BYTES: usize = 24;
 /// Bytes of a leased entry's payload before the ids.
 pub const LEASED_PREFIX_BYTES: usize = 16;
+/// Bytes of one loss in a payload.
+pub const LOSS_BYTES: usize = 40;
 /// Bytes of a segment's header that mean something; the rest of its physical block is zero.
 pub const SEGMENT_HEADER_BYTES: usize = 100;
 /// Bytes of an origin's payload before source, name and encoding.
@@ -151,7 +154,7 @@ impl SegmentHeader {
 
     /// `None` where the bytes are no whole header of a format that this program reads.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        if !stamp::is_present(SEGMENT_MAGIC, bytes) {
+        if stamp::readable(SEGMENT_MAGIC, bytes).is_none() {
             return Self::decode_1(bytes);
         }
         let head = bytes.get(..SEGMENT_HEADER_BYTES)?;
@@ -329,6 +332,9 @@ pub enum Kind {
     Leased = 8,
     /// Names the origin that later records of the segment refer to.
     Origin = 9,
+    // 10 is for the keys of machines.
+    /// What was found to be missing and is not acknowledged; the newest counts.
+    Losses = 11,
 }
 
 impl Kind {
@@ -343,6 +349,7 @@ impl Kind {
             7 => Self::Retried,
             8 => Self::Leased,
             9 => Self::Origin,
+            11 => Self::Losses,
             _ => return None,
         })
     }
@@ -417,7 +424,7 @@ impl<'a> Entry<'a> {
 }
 
 /// Whether a payload is long enough for its kind, so that the views below never panic.
-fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
+pub(super) fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
     match kind {
         Kind::Origin1 => {
             let names = |payload| u16_at(payload, 4) as usize + u16_at(payload, 6) as usize;
@@ -433,6 +440,7 @@ fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
         }
         Kind::Id | Kind::Discarded | Kind::Retried => payload.len() >= 8,
         Kind::Delivered => payload.len().is_multiple_of(8),
+        Kind::Losses => payload.len().is_multiple_of(LOSS_BYTES),
         Kind::Leased => payload.len() >= LEASED_PREFIX_BYTES && payload.len().is_multiple_of(16),
         Kind::Parked => payload.len() >= PARKED_PREFIX_BYTES,
     }

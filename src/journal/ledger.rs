@@ -7,11 +7,12 @@ mod parked;
 pub use parked::{ANSWER_BYTES_MAX, Lies, Parked, Refused, Unparked};
 pub(super) use parked::{SaidIn, shown};
 
-use super::format::{ORIGIN_PREFIX_BYTES, OriginPayload, entry_bytes};
+use super::format::{ORIGIN_PREFIX_BYTES, OriginPayload, Position, entry_bytes};
+use super::losses::Losses;
 use super::segments::Segments;
 use crate::config::Durability;
 use crate::ground::decoding::Decoding;
-use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
+use crate::ground::{LaneNumber, RecordNumber};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -56,6 +57,35 @@ impl Identity {
     pub fn new(source: &str, name: &str) -> Self {
         Self { source: source.into(), name: name.into(), peer: None, decoding: Decoding::default() }
     }
+
+    /// As it was written down.
+    pub(super) fn of(payload: &OriginPayload<'_>) -> Self {
+        let OriginPayload { peer, decoding, .. } = *payload;
+        Self { peer, decoding, ..Self::new(payload.source, payload.name) }
+    }
+
+    /// What is written down of it, as an origin of this number.
+    pub(super) fn payload(&self, origin: u32) -> OriginPayload<'_> {
+        let Self { source, name, peer, decoding } = self;
+        OriginPayload { origin, source, name, peer: *peer, decoding: *decoding }
+    }
+}
+
+/// Where an origin was written down: in two blocks of each segment, so that the loss of one does not
+/// take who sent the records of the others.
+#[derive(Debug, Clone, Copy)]
+struct Defined {
+    /// The block that has it, or the later one of two.
+    at: Position,
+    twice: bool,
+}
+
+impl Defined {
+    /// Whether a record in the block at `at` needs another one before it.
+    #[inline]
+    fn is_enough_for(self, at: Position) -> bool {
+        self.at == at || self.twice && self.at.segment == at.segment
+    }
 }
 
 /// Who sends records, and what keeps their order.
@@ -67,8 +97,8 @@ pub struct Origin {
     pub lane: LaneNumber,
     /// Who that is.
     pub who: Identity,
-    /// The segment in which it was last written down.
-    defined_in: Option<SegmentNumber>,
+    /// Where it was last written down.
+    defined: Option<Defined>,
     /// Records of it that are not settled.
     unsettled: u64,
     /// Of those, the ones that are kept aside.
@@ -80,8 +110,7 @@ pub struct Origin {
 impl Origin {
     /// What is written down of it.
     pub(super) fn payload(&self) -> OriginPayload<'_> {
-        let Identity { source, name, peer, decoding } = &self.who;
-        OriginPayload { origin: self.id, source, name, peer: *peer, decoding: *decoding }
+        self.who.payload(self.id)
     }
 }
 
@@ -98,7 +127,7 @@ struct Leases {
     leaves_ids: bool,
 }
 
-/// Owns origins, sequence ids, records kept aside, and marks that are to be written.
+/// Owns origins, sequence ids, records kept aside, losses, and marks that are to be written.
 #[derive(Debug)]
 pub(super) struct Ledger {
     next_origin: u32,
@@ -111,6 +140,8 @@ pub(super) struct Ledger {
     /// Settled records whose mark is in no block yet.
     marks: Vec<RecordNumber>,
     leases: Leases,
+    /// What was found to be missing.
+    pub losses: Losses,
 }
 
 impl Ledger {
@@ -125,6 +156,7 @@ impl Ledger {
             parked: BTreeMap::new(),
             marks: Vec::new(),
             leases: Leases::default(),
+            losses: Losses::default(),
         }
     }
 
@@ -173,7 +205,7 @@ impl Ledger {
     }
 
     fn add_origin(&mut self, id: u32, lane: LaneNumber, who: Identity, open: bool) -> OriginRef {
-        let origin = Origin { id, lane, who, defined_in: None, unsettled: 0, parked: 0, open };
+        let origin = Origin { id, lane, who, defined: None, unsettled: 0, parked: 0, open };
         let reference = OriginRef(self.origins.insert(origin) as u32);
         self.origin_ids.insert(id, reference);
         reference
@@ -223,20 +255,21 @@ impl Ledger {
         self.origins.iter().map(|(_, origin)| origin.unsettled).sum()
     }
 
-    /// Counts a new record in. Its origin, and whether that is to be written down first, in this
-    /// segment.
+    /// Counts a new record in. Its origin, and whether that is to be written down first, in the
+    /// block that is at `at`.
     #[inline]
-    pub fn count_in(&mut self, reference: OriginRef, segment: SegmentNumber) -> (&Origin, bool) {
+    pub fn count_in(&mut self, reference: OriginRef, at: Position) -> (&Origin, bool) {
         let origin = &mut self.origins[reference.0 as usize];
         origin.unsettled += 1;
-        let is_new = origin.defined_in != Some(segment);
+        let is_new = !origin.defined.is_some_and(|defined| defined.is_enough_for(at));
         (origin, is_new)
     }
 
-    /// An origin is written down, in a segment.
-    pub fn define(&mut self, origin: OriginRef, segment: SegmentNumber) -> &Origin {
+    /// An origin is written down, in the block that is at `at`.
+    pub fn define(&mut self, origin: OriginRef, at: Position) -> &Origin {
         let origin = &mut self.origins[origin.0 as usize];
-        origin.defined_in = Some(segment);
+        let twice = origin.defined.is_some_and(|before| before.at.segment == at.segment && before.at != at);
+        origin.defined = Some(Defined { at, twice });
         origin
     }
 
@@ -304,7 +337,7 @@ impl Ledger {
 
     /// Whether all is written down that is to be.
     pub fn is_written(&self) -> bool {
-        self.marks.is_empty() && self.leases.to_leave.is_none()
+        self.marks.is_empty() && self.leases.to_leave.is_none() && self.losses.is_written()
     }
 
     // ---- invariants
@@ -339,6 +372,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ground::SegmentNumber;
     use crate::journal::Options;
     use crate::journal::segments::{Maker, Segment};
 

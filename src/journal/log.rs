@@ -6,19 +6,22 @@
 //! is asked of it at any time: new records, marks, ids, holds. The end of a turn, and completions,
 //! are in `turn`.
 
-use super::epoch::Epoch;
+use super::epoch::{EndMark, Epoch};
 use super::format::{
     BLOCK_HEADER_BYTES, Kind, PARKED_PREFIX_BYTES, ParkedPayload, Position, RECORD_PREFIX_BYTES, RecordPayload,
     entry_bytes, u32_at,
 };
+use super::inventory::{Held, HeldOrigin, Inventory};
 use super::ledger::{
     ANSWER_BYTES_MAX, Identity, Leased, Ledger, Lies, ORIGIN_ENTRY_BYTES_MAX, Origin, OriginRef, Parked, Refused,
     SaidIn, Unparked, shown,
 };
+use super::losses::Loss;
 use super::moving::Moving;
 use super::rewriting::Rewriting;
 use super::scan::{Found, Log, Scan, Step};
-use super::segments::Segments;
+use super::segments::{Segment, Segments};
+use super::storage::is_full;
 use super::trouble::Troubles;
 use super::window::{Location, RecordView, Window};
 use super::writer::Writer;
@@ -296,7 +299,7 @@ impl Journal {
     pub fn append_in(&mut self, room: Room, record: NewRecord<'_>) -> Appended {
         let bytes = record.key.len() + record.data.len();
         assert!(bytes <= room.bytes, "a record of {bytes} bytes, and room for {}", room.bytes);
-        let (origin, is_new) = self.ledger.count_in(record.origin, self.segments.current_number());
+        let (origin, is_new) = self.ledger.count_in(record.origin, self.writer.open_at());
         let (id, lane) = (origin.id, origin.lane);
         if is_new {
             self.define_origin(record.origin);
@@ -317,9 +320,9 @@ impl Journal {
         Appended { number, at }
     }
 
-    /// Writes down who an origin is, in the segment that is being filled. Room was made.
+    /// Writes down who an origin is, in the block that is being filled. Room was made.
     pub(super) fn define_origin(&mut self, reference: OriginRef) {
-        let origin = self.ledger.define(reference, self.segments.current_number());
+        let origin = self.ledger.define(reference, self.writer.open_at());
         let payload = origin.payload();
         let (prefix, [source, name, encoding]) = (payload.encode_prefix(), payload.texts());
         let parts = [&prefix[..], source, name, encoding];
@@ -622,6 +625,32 @@ impl Journal {
         self.writer.seal(&mut self.window, &mut self.segments);
     }
 
+    // ---- what is missing
+
+    /// Records that were found to be missing, until that is acknowledged.
+    pub fn losses(&self) -> &[Loss] {
+        self.ledger.losses.list()
+    }
+
+    /// An operator has acknowledged what is missing; how many losses there were.
+    pub fn acknowledge_losses(&mut self) -> usize {
+        self.ledger.losses.acknowledge()
+    }
+
+    /// Writes the losses down where that is due. What there is no room for is written later.
+    pub(super) fn write_losses(&mut self, now: Now) {
+        let current = self.segments.current_number();
+        let Self { ledger, segments, .. } = self;
+        let is_there = |number| segments.holder(number).is_some_and(|holder| holder.number == current);
+        if let Some(payload) = ledger.losses.to_write(now.wall_ns, is_there)
+            && let Ok(Some(number)) = self.write_progress(now, Kind::Losses, &[&payload])
+        {
+            self.ledger.losses.written(number);
+        }
+        let durable_below = self.durable_below();
+        self.ledger.losses.forget(durable_below);
+    }
+
     // ---- the end
 
     /// Ends a journal that [`is_flushed`](Self::is_flushed): everything is made durable, the epoch
@@ -641,10 +670,37 @@ impl Journal {
         }
         let (mut epoch, _) = Epoch::decode(record).expect("encoded at start");
         epoch.closed = true;
-        storage.write_epoch(epoch.number, &epoch.encode())?;
+        epoch.end = Some(self.end_mark());
+        let inventory = self.inventory().encode();
+        match storage.write_epoch(epoch.number, &epoch.encode_with(&inventory)) {
+            // There is room for the mark alone.
+            Err(error) if is_full(&error) => storage.write_epoch(epoch.number, &epoch.encode()),
+            written => written,
+        }?;
         if self.ledger.leaves_ids() {
             storage.leave_token(&epoch.token_name())?;
         }
         storage.remove_blocks(name)
+    }
+    fn end_mark(&self) -> EndMark {
+        EndMark {
+            next: self.writer.next_number(),
+            at: self.segments.last().map_or(Position::default(), Segment::end_position),
+            segments: self.segments.count() as u32,
+            pending: self.ledger.unsettled(),
+        }
+    }
+
+    fn inventory(&self) -> Inventory {
+        let mut inventory = Inventory::default();
+        for segment in self.segments.iter() {
+            let &Segment { number, nonce, first_number, physical, start, end, .. } = segment;
+            inventory.segments.push(Held { number, nonce, first_number, physical, start, end });
+            segment.waiting().for_each(|number| inventory.add_waiting(number));
+        }
+        let origins = self.ledger.waiting_origins();
+        inventory.origins =
+            origins.map(|origin| HeldOrigin { id: origin.id, lane: origin.lane, who: origin.who.clone() }).collect();
+        inventory
     }
 }

@@ -22,8 +22,10 @@
 mod blocks;
 mod epoch;
 pub mod format;
+mod inventory;
 mod ledger;
 mod log;
+mod losses;
 mod moving;
 mod op;
 mod recovery;
@@ -42,6 +44,7 @@ pub use blocks::BlockMemory;
 pub use format::Position;
 pub use ledger::{ANSWER_BYTES_MAX, Identity, Leased, Lies, Origin, OriginRef, Parked, Refused, Unparked};
 pub use log::{Appended, Journal, NewRecord, Room};
+pub use losses::Loss;
 pub use op::{Completion, Op, Ops, Rewrite};
 pub use recovery::{OpenError, Report, open};
 pub use rewriting::Moved;

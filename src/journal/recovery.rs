@@ -9,18 +9,23 @@
 mod aside;
 mod durable;
 mod gone;
+mod missing;
 mod read;
 mod unwritten;
 mod walk;
 
 use self::aside::Aside;
 use self::durable::{Durable, Neighbour};
+use self::missing::{FoundLosses, Lost, Stop};
 use self::unwritten::Refused;
 pub(super) use self::unwritten::{Missing, Refusal, Unwritten};
+use self::walk::{Torn, Walked};
 use super::epoch::Epoch;
-use super::format::{Position, SEGMENT_MAGIC};
+use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Position, SEGMENT_MAGIC, Seal};
+use super::inventory::Inventory;
 use super::ledger::{Identity, Ledger};
 use super::log::{Owners, ThisStart};
+use super::losses::Loss;
 use super::moving::Moving;
 use super::rewriting::Rewriting;
 use super::segments::{Maker, Segment, Segments, SparseBits};
@@ -101,6 +106,8 @@ pub struct Report {
     pub damaged: u64,
     /// Blocks above the watermark that were not whole.
     pub torn: u64,
+    /// Records that are missing.
+    pub loss: Option<Loss>,
     /// What an operator must know, in words.
     pub alarms: Vec<String>,
 }
@@ -130,6 +137,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     let last = earlier.last().copied();
     let blocks = recovery.last_blocks(storage, last)?;
     recovery.read_segments(storage, options, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
+    recovery.report.loss = recovery.loss();
 
     let epoch = Epoch {
         // A damaged file's number is not used again either: it is removed below.
@@ -140,6 +148,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
         physical: storage.physical_block(),
         block_bytes: options.block_bytes,
         closed: false,
+        end: None,
     };
     let name = epoch.block_name();
     let unwritten = recovery.take_unwritten(options, epoch.physical, last)?;
@@ -190,7 +199,7 @@ fn refuse_other_formats(storage: &mut impl Storage) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What a walk over the segments gathers: 25 fields, since a start is one walk that sees everything once, and each part of it (in a file
+/// What a walk over the segments gathers: 30 fields, since a start is one walk that sees everything once, and each part of it (in a file
 /// of its own) adds to what the next one needs. It lives for one call and hands each owner of the log its part.
 #[derive(Default)]
 struct Recovery {
@@ -229,6 +238,12 @@ struct Recovery {
     segment_max: SegmentNumber,
     origin_max: u32,
     lane_max: LaneNumber,
+    /// What the last run left, if it ended with a clean stop.
+    stop: Stop,
+    lost: Vec<Lost>,
+    losses: FoundLosses,
+    /// Segments without a block, newer than the one that was read last, where some may be missing.
+    empty: Vec<SegmentNumber>,
 }
 
 /// A segment's life.
@@ -238,6 +253,8 @@ struct Life {
     nonce: u64,
     /// Unit of its blocks.
     physical: u32,
+    /// The epoch that began it; 0 where that is not known.
+    epoch_id: u128,
 }
 
 /// What is to be done with ranges of a segment after its walk.
@@ -245,10 +262,26 @@ struct Life {
 struct Repairs {
     /// To be written.
     mended: Vec<Range<usize>>,
+    /// Headers of blocks, to be put in place and written.
+    headers: Vec<(usize, [u8; BLOCK_HEADER_BYTES])>,
     /// To be kept for an operator.
     damage: Vec<Range<usize>>,
+    /// No damage, as far as is known.
+    torn: Vec<Torn>,
+    /// The segment's own header, where it was damaged.
+    header: Option<Vec<u8>>,
     /// All of the segment was durable before it was part of the log: what is not whole is damage.
     certain: bool,
+    /// It holds bytes that nobody could read.
+    is_unread: bool,
+}
+
+impl Repairs {
+    /// A block gets a header that says what was found of it.
+    fn seal(&mut self, header: &BlockHeader, walked: &Walked) {
+        let sealed = header.encode_sealed(Seal { used: walked.used, entries: walked.entries });
+        self.headers.push((header.at.offset as usize, sealed));
+    }
 }
 
 struct FoundOrigin {
@@ -267,10 +300,14 @@ impl Recovery {
         let mut epochs: Vec<Epoch> = Vec::new();
         let mut files = Vec::new();
         let mut readable = true;
+        let mut left: Option<(Epoch, Option<Inventory>)> = None;
         for (number, bytes) in doing("read the epoch files", storage.epochs())? {
             files.push(number);
             match Epoch::decode(&bytes).filter(|(epoch, _)| epoch.number == number) {
                 Some((epoch, whole)) => {
+                    if left.as_ref().is_none_or(|(newest, _)| newest.number < number) {
+                        left = Some((epoch, Epoch::inventory(&bytes)));
+                    }
                     epochs.push(epoch);
                     if whole {
                         continue;
@@ -285,6 +322,9 @@ impl Recovery {
         epochs.sort_by_key(|epoch| epoch.number);
         self.report.clean = readable && epochs.last().is_none_or(|epoch| epoch.closed);
         self.durable.closed = epochs.last().filter(|epoch| readable && epoch.closed).map(|epoch| epoch.id);
+        if let Some((epoch, inventory)) = left.filter(|_| self.report.clean) {
+            self.adopt_stop(&epoch, inventory);
+        }
         Ok((epochs, files))
     }
 
@@ -332,7 +372,7 @@ impl Recovery {
         let is_on_disk = options.durability != Durability::Memory;
         // Level `memory` leaves nothing behind, and what it does not leave cannot come back.
         let is_clean = self.report.clean || !is_on_disk;
-        let ledger = self.ledger(is_heir, is_clean);
+        let mut ledger = self.ledger(is_heir, is_clean);
         let skipped = if is_clean { 0 } else { NUMBERS_SKIPPED };
         let writer = Writer::new(
             options.durability,
@@ -343,6 +383,7 @@ impl Recovery {
         );
         let mut moving = Moving::default();
         moving.define_again(self.defined_before);
+        ledger.losses.adopt(std::mem::take(&mut self.losses).take(), self.report.loss);
         let owners = Owners {
             window: Window::new(memory, options.block_bytes, maker.physical, is_on_disk),
             writer,
@@ -376,13 +417,13 @@ impl Recovery {
         let mut origins: Vec<_> = origins.into_iter().filter(|(_, origin)| origin.unsettled > 0).collect();
         origins.sort_by_key(|(id, _)| *id);
         for (id, origin) in origins {
-            if origin.who.is_none() {
+            let who = origin.who.or_else(|| self.stop.origins.remove(&id)).unwrap_or_else(|| {
                 self.report.alarms.push(format!(
                     "who sent {} records is lost: they are delivered as from \"{UNKNOWN}\"",
                     origin.unsettled
                 ));
-            }
-            let who = origin.who.unwrap_or_else(|| Identity::new(UNKNOWN, UNKNOWN));
+                Identity::new(UNKNOWN, UNKNOWN)
+            });
             ledger.adopt_origin(id, origin.lane, who, origin.unsettled);
         }
         std::mem::take(&mut self.aside).finish(is_heir, &mut ledger);

@@ -6,19 +6,25 @@
 //!        28 crc u32, over what stands before it
 //! ```
 //!
-//! A program reads the format before its own, too. Files of that one have no stamp where it is the
-//! first: it has the magic, and what verifies it lies elsewhere. A later format is refused, with all
-//! files as they are; a format field that no CRC verifies is damage and no other format.
+//! A program reads the formats before its own, too. Files of the first one have no stamp: they have
+//! the magic, and what verifies them lies elsewhere. A later format is refused, with all files as
+//! they are; a format field that no CRC verifies is damage and no other format.
+//!
+//! Format 2 brought the stamps, and origins with peer and encoding. Format 3 brought the end mark and
+//! the inventory of a clean stop, second copies of an epoch in a block of their own, losses, and the
+//! keys of machines.
 
 use super::format::u32_at;
 
 /// Bytes of a stamp.
 pub const STAMP_BYTES: usize = 32;
 /// The format that this program writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The oldest one that it reads.
 pub const OLDEST_VERSION: u32 = 1;
 
+/// The first one whose files have a stamp.
+const FIRST_STAMPED: u32 = 2;
 const CRC_AT: usize = 28;
 
 /// What a stamp says.
@@ -51,9 +57,9 @@ pub(super) fn read(magic: [u8; 8], bytes: &[u8]) -> Option<Stamp> {
     })
 }
 
-/// Whether a file is in the format that this program writes.
-pub(super) fn is_present(magic: [u8; 8], bytes: &[u8]) -> bool {
-    read(magic, bytes).is_some_and(|stamp| stamp.version == VERSION)
+/// The format of a file that this program reads and that has a stamp; the first format had none.
+pub(super) fn readable(magic: [u8; 8], bytes: &[u8]) -> Option<u32> {
+    read(magic, bytes).map(|stamp| stamp.version).filter(|version| (FIRST_STAMPED..=VERSION).contains(version))
 }
 
 /// A format that this program does not read, of a whole stamp.
@@ -73,7 +79,8 @@ mod tests {
         write(MAGIC, &mut bytes);
         let stamp = Stamp { version: VERSION, program: env!("CARGO_PKG_VERSION").to_owned() };
         assert_eq!(read(MAGIC, &bytes), Some(stamp));
-        assert!(is_present(MAGIC, &bytes) && unreadable(MAGIC, &bytes).is_none());
+        assert_eq!(readable(MAGIC, &bytes), Some(VERSION));
+        assert_eq!(unreadable(MAGIC, &bytes), None);
         assert_eq!(read(*b"RINGELSE", &bytes), None);
         assert_eq!(read(MAGIC, &bytes[..STAMP_BYTES - 1]), None);
         for bit in 0..STAMP_BYTES * 8 {
@@ -85,7 +92,7 @@ mod tests {
 
     #[test]
     fn another_format_under_a_right_crc_is_told_apart() {
-        for (version, readable) in [(0, false), (1, true), (2, true), (3, false), (u32::MAX, false)] {
+        for (version, readable) in [(0, false), (1, true), (2, true), (3, true), (4, false), (u32::MAX, false)] {
             let mut bytes = vec![0; STAMP_BYTES];
             write(MAGIC, &mut bytes);
             bytes[8..12].copy_from_slice(&u32::to_le_bytes(version));

@@ -5,6 +5,7 @@
 use super::BlockMemory;
 use crate::ground::SegmentNumber;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// A block file that an earlier start left behind, or a new one.
@@ -22,18 +23,25 @@ pub trait Storage {
 
     /// Numbers of the segment files, in any order. Spare files are not listed.
     fn segments(&mut self) -> io::Result<Vec<SegmentNumber>>;
-    /// Reads a whole segment into `into`, which is cleared first.
-    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()>;
+    /// Reads a whole segment into `into`, which is cleared first. What cannot be read of it though
+    /// its neighbours can is zero there, and given as ranges of physical blocks.
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>>;
     /// Reads the first bytes of a segment, at least its stamp, into `into`, which is cleared first.
     fn read_segment_head(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
-        self.read_segment(segment, into)
+        self.read_segment(segment, into).map(drop)
     }
     /// Writes in place, into a file that is made where there is none; durable after
     /// [`Storage::sync_segment`], its name after the next [`Storage::write_epoch`].
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()>;
     /// Makes a segment's writes durable.
     fn sync_segment(&mut self, segment: SegmentNumber) -> io::Result<()>;
-    /// Puts a segment's file aside for reuse, or removes it.
+    /// Gives a segment's file a second name among the quarantined bytes, which needs no room for
+    /// them; its own name it keeps.
+    fn keep_segment(&mut self, segment: SegmentNumber) -> io::Result<()>;
+    /// Writes a segment into a file of its own again, durably; the old file is kept as by
+    /// [`Storage::keep_segment`], untouched.
+    fn replace_segment(&mut self, segment: SegmentNumber, bytes: &[u8]) -> io::Result<()>;
+    /// Puts a segment's file aside for reuse, or removes it; one that is kept is removed.
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()>;
 
     /// The epoch files, as number and contents, in any order.
@@ -69,4 +77,9 @@ pub trait Storage {
 
     /// Keeps bytes that cannot be used, for an operator to look at.
     fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// Whether there was no room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

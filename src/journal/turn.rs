@@ -31,6 +31,7 @@ impl Journal {
         if self.on_disk() {
             self.writer.age_taken_over(now);
             self.define_moved_origins(now);
+            self.write_losses(now);
             self.write_marks(now);
             self.free(now, ops);
             self.rewrite(now, ops);
@@ -49,6 +50,7 @@ impl Journal {
         if self.on_disk() {
             self.define_moved_origins(now);
             self.write_left_leased(now);
+            self.write_losses(now);
             self.write_marks(now);
             self.free(now, ops);
             self.rewriting.end(ops);
@@ -170,8 +172,12 @@ impl Journal {
         }
         self.segments.free_at_once(ops);
         let filled = self.window.current().map(|current| self.window.extent(current).segment);
-        let Self { segments, moving, rewriting, .. } = self;
-        let needed = |segment| moving.keeps(segment) || rewriting.holds(segment) || filled == Some(segment);
+        let Self { segments, moving, rewriting, ledger, .. } = self;
+        let said: Vec<SegmentNumber> =
+            ledger.losses.said().filter_map(|number| segments.holder(number)).map(|holder| holder.number).collect();
+        let needed = |segment| {
+            moving.keeps(segment) || rewriting.holds(segment) || filled == Some(segment) || said.contains(&segment)
+        };
         self.counters.journal_freed += segments.give_up_settled(needed);
         let Some(first) = self.segments.freeing().first_settled() else { return };
         if self.troubles.stop_intake() && self.durability() == Durability::Power {

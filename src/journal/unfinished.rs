@@ -47,13 +47,13 @@ pub(super) fn is_block_file(file: &BlockMemory, file_id: u128) -> bool {
     }
     let head = file.bytes(0..BLOCK_FILE_HEADER_BYTES);
     let is_of_format_1 = head.starts_with(&BLOCK_FILE_MAGIC) && u128_at(head, 8) == file_id;
-    is_of_format_1 || stamp::is_present(BLOCK_FILE_MAGIC, head) && u128_at(head, 32) == file_id
+    is_of_format_1 || stamp::readable(BLOCK_FILE_MAGIC, head).is_some() && u128_at(head, 32) == file_id
 }
 
 /// The epochs that a block file's front names.
 fn earlier_epochs(head: &[u8]) -> Vec<u128> {
-    let is_present = stamp::is_present(BLOCK_FILE_MAGIC, head);
-    let (count_at, at) = if is_present { (48, EPOCHS_AT) } else { (24, EPOCHS_1_AT) };
+    let is_stamped = stamp::readable(BLOCK_FILE_MAGIC, head).is_some();
+    let (count_at, at) = if is_stamped { (48, EPOCHS_AT) } else { (24, EPOCHS_1_AT) };
     let count = (u32_at(head, count_at) as usize).min((BLOCK_FILE_HEADER_BYTES - at) / 16);
     (0..count).map(|index| u128_at(head, at + index * 16)).collect()
 }

@@ -136,6 +136,11 @@ impl Writer {
 
     // ---- the open block
 
+    /// Where the open block begins. Room was made.
+    pub fn open_at(&self) -> Position {
+        self.open.as_ref().expect("room was made").header.at
+    }
+
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }

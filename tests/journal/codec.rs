@@ -9,7 +9,7 @@ use ringest::journal::format::{
     RecordPayload, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entry_bytes, round_up,
 };
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Origin,
     Kind::Record,
     Kind::Id,
@@ -19,6 +19,7 @@ const KINDS: [Kind; 9] = [
     Kind::Retried,
     Kind::Leased,
     Kind::Origin1,
+    Kind::Losses,
 ];
 
 fn segment_header() -> impl Strategy<Value = SegmentHeader> {
@@ -80,6 +81,7 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
         }
         Kind::Leased => [&[1; 16], &bytes[..bytes.len() / 16 * 16]].concat(),
         Kind::Delivered => bytes[..bytes.len() / 8 * 8].to_vec(),
+        Kind::Losses => bytes[..bytes.len() / 40 * 40].to_vec(),
         Kind::Id | Kind::Discarded | Kind::Retried => [&[1; 8], bytes].concat(),
         Kind::Parked => [&[1; 24], bytes].concat(),
     }

@@ -3,8 +3,9 @@
 use ringest::ground::SegmentNumber;
 use ringest::journal::Rewrite;
 use ringest::journal::{BlockFile, BlockMemory, Storage};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Unit in which a write tears when power is lost.
@@ -17,6 +18,8 @@ pub struct File {
     pub written: Vec<(usize, usize)>,
     /// What was there before each write that is not durable.
     undo: Vec<(usize, Vec<u8>)>,
+    /// What cannot be read of it.
+    pub unreadable: Vec<Range<usize>>,
     /// Would not be there after a loss of power.
     volatile: bool,
     /// What had the name before, and would have it again after a loss of power.
@@ -35,6 +38,8 @@ pub struct Disk {
     pub epochs: BTreeMap<u64, Vec<u8>>,
     pub blocks: BTreeMap<String, BlockFile>,
     pub quarantined: Vec<(String, Vec<u8>)>,
+    /// Segments whose files have a second name there.
+    kept: BTreeSet<SegmentNumber>,
     /// Calls that still succeed; then each fails, the first in the middle of its work.
     pub fuse: Option<u32>,
     pub calls: u32,
@@ -70,6 +75,7 @@ impl Disk {
             epochs: BTreeMap::new(),
             blocks: BTreeMap::new(),
             quarantined: Vec::new(),
+            kept: BTreeSet::new(),
             fuse: None,
             calls: 0,
             lost_power: false,
@@ -94,6 +100,7 @@ impl Disk {
             epochs: self.epochs.clone(),
             blocks: self.blocks.iter().map(|(name, file)| (name.clone(), copy(file))).collect(),
             quarantined: self.quarantined.clone(),
+            kept: self.kept.clone(),
             fuse: None,
             calls: 0,
             lost_power: self.lost_power,
@@ -227,11 +234,15 @@ impl Storage for Disk {
         Ok(numbers)
     }
 
-    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         self.whole_call()?;
         into.clear();
-        into.extend_from_slice(&self.segments[&segment].data);
-        Ok(())
+        let file = &self.segments[&segment];
+        into.extend_from_slice(&file.data);
+        for range in &file.unreadable {
+            into[range.clone()].fill(0);
+        }
+        Ok(file.unreadable.clone())
     }
 
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
@@ -256,8 +267,26 @@ impl Storage for Disk {
         Ok(())
     }
 
+    fn keep_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
+        self.whole_call()?;
+        self.quarantined.push((format!("segment-{segment:016x}"), self.segments[&segment].data.clone()));
+        self.kept.insert(segment);
+        Ok(())
+    }
+
+    fn replace_segment(&mut self, segment: SegmentNumber, bytes: &[u8]) -> io::Result<()> {
+        self.whole_call()?;
+        let old = self.segments.insert(segment, File::of(bytes.to_vec())).expect("a file that is there");
+        self.quarantined.push((format!("segment-{segment:016x}"), old.data));
+        Ok(())
+    }
+
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         self.whole_call()?;
+        if self.kept.remove(&segment) {
+            self.segments.remove(&segment);
+            return Ok(());
+        }
         self.free(segment);
         Ok(())
     }

@@ -10,6 +10,7 @@ use ringest::shard::{
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,13 +32,19 @@ impl Storage for NoDisk {
     fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         unreachable!("there is no disk")
     }
-    fn read_segment(&mut self, _: SegmentNumber, _: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, _: SegmentNumber, _: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         unreachable!("there is no disk")
     }
     fn write_segment(&mut self, _: SegmentNumber, _: u32, _: &[u8]) -> io::Result<()> {
         unreachable!("there is no disk")
     }
     fn sync_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+    fn keep_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
+        unreachable!("there is no disk")
+    }
+    fn replace_segment(&mut self, _: SegmentNumber, _: &[u8]) -> io::Result<()> {
         unreachable!("there is no disk")
     }
     fn free_segment(&mut self, _: SegmentNumber) -> io::Result<()> {

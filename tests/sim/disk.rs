@@ -14,6 +14,7 @@ use ringest::journal::format::{BlockHeader, Entries, Kind, Position};
 use ringest::journal::{Completion, Op, Rewrite};
 use ringest::shard::JournalId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 
 const ENOENT: i32 = 2;
@@ -30,6 +31,10 @@ pub struct Segment {
     pub written: Vec<(u32, u32)>,
     /// What was there before each write that is not durable.
     pub undo: Vec<(usize, Vec<u8>)>,
+    /// What cannot be read of it.
+    pub unreadable: Vec<Range<usize>>,
+    /// It has a second name in quarantine.
+    pub kept: bool,
     /// The file itself would not be there after a loss of power.
     pub volatile: bool,
     /// It is not there any more, but for what a loss of power may undo.

@@ -5,6 +5,7 @@ use super::disk::{Disk, DiskWork, Segment};
 use ringest::ground::SegmentNumber;
 use ringest::journal::{BlockFile, BlockMemory, Storage};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 impl Disk {
@@ -62,11 +63,15 @@ impl Storage for Disk {
         Ok(numbers)
     }
 
-    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         self.alive()?;
         into.clear();
-        into.extend(&self.segments.get(&segment).ok_or(io::ErrorKind::NotFound)?.data);
-        Ok(())
+        let file = self.segments.get(&segment).ok_or(io::ErrorKind::NotFound)?;
+        into.extend(&file.data);
+        for range in &file.unreadable {
+            into[range.clone()].fill(0);
+        }
+        Ok(file.unreadable.clone())
     }
 
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
@@ -96,8 +101,26 @@ impl Storage for Disk {
         result
     }
 
+    fn keep_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
+        self.burn()?;
+        self.segments.get_mut(&segment).ok_or(io::ErrorKind::NotFound)?.kept = true;
+        Ok(())
+    }
+
+    fn replace_segment(&mut self, segment: SegmentNumber, bytes: &[u8]) -> io::Result<()> {
+        self.burn()?;
+        self.inodes += 1;
+        let inode = self.inodes;
+        self.segments.insert(segment, Segment { inode, data: bytes.to_vec(), ..Segment::default() });
+        Ok(())
+    }
+
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         self.burn()?;
+        if self.segments.get(&segment).is_some_and(|file| file.kept) {
+            self.segments.remove(&segment);
+            return Ok(());
+        }
         self.put_aside(segment);
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::journal::{
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 const PHYSICAL: u32 = 512;
@@ -62,9 +63,9 @@ impl Storage for Disk {
     fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         Ok(self.segments.keys().copied().collect())
     }
-    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         into.clone_from(&self.segments[&segment]);
-        Ok(())
+        Ok(Vec::new())
     }
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()> {
         self.written()?;
@@ -76,6 +77,14 @@ impl Storage for Disk {
     fn sync_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
         self.written()
     }
+    fn keep_segment(&mut self, _: SegmentNumber) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn replace_segment(&mut self, _: SegmentNumber, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         self.segments.remove(&segment).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }

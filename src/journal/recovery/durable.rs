@@ -47,6 +47,13 @@ pub(super) struct End {
     pub(super) next: RecordNumber,
 }
 
+impl End {
+    /// Whether nothing is missing between it and a block, as far as numbers tell.
+    pub(super) fn is_followed_by(&self, block: &BlockHeader) -> bool {
+        self.epoch_id != block.epoch_id || self.next == block.first_number
+    }
+}
+
 /// The first block of the segment that was walked before. Entries have consecutive numbers in an epoch, so that it tells
 /// whether anything is missing in between: a segment's unused tail looks like a damaged block, but leaves no gap.
 #[derive(Debug, Clone, Copy)]

@@ -39,7 +39,7 @@ impl Recovery {
         life: Life,
         bytes: &mut [u8],
     ) -> Result<bool, OpenError> {
-        let Life { number, nonce, physical } = life;
+        let Life { number, nonce, physical, .. } = life;
         self.missing.retain(|missing| missing.number != number);
         let of_it = |block: &super::Sealed| block.header.at.segment == number;
         let epoch_id = self.tail.iter().find(|block| of_it(block)).map_or(0, |block| block.header.epoch_id);

@@ -1,10 +1,12 @@
 //! The segments from the newest to the oldest: each is identified, finished from the block file, walked and mended.
 
+use super::durable::Neighbour;
 use super::gone::{is_move_cut_short, is_whole_from_its_start};
 use super::{Life, Missing, OpenError, Recovery, Repairs, doing};
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::epoch::Epoch;
 use crate::journal::format::{BlockHeader, Position, SegmentHeader};
+use crate::journal::storage::is_full;
 use crate::journal::unfinished::{Left, unwritten_blocks};
 use crate::journal::{BlockMemory, Options, Storage};
 use std::collections::HashSet;
@@ -31,6 +33,10 @@ impl Recovery {
         let headers = overlay.values().flatten().map(|left| left.header);
         self.oldest_segment = headers.map(|header| header.oldest_segment).max().unwrap_or_default();
         let mut numbers: Vec<SegmentNumber> = files.union(&overlay.keys().copied().collect()).copied().collect();
+        for gone in self.stop.segments().filter(|number| !files.contains(number)) {
+            self.report.damaged += 1;
+            self.report.alarms.push(format!("segment {gone} is gone, though the last run has left it"));
+        }
         numbers.sort_unstable_by(|a, b| b.cmp(a));
         self.segment_max = numbers.first().copied().unwrap_or_default();
         let mut bytes = Vec::new();
@@ -50,10 +56,12 @@ impl Recovery {
             // Otherwise: settled, or made ready and never used, or a file on its way to a new life.
             let live = number >= self.oldest_segment
                 && self.read_segment(storage, options, number, left, exists, &mut bytes)?;
-            if !live && exists {
+            if !live && exists && self.empty.last() != Some(&number) {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
             }
         }
+        let is_missing = self.stop.pending().is_some_and(|pending| pending > self.report.recovered);
+        self.set_empty_aside(storage, is_missing)?;
         self.drop_missing();
         self.segments.reverse();
         if let Some(oldest) = self.newer.filter(|oldest| oldest.gap) {
@@ -80,18 +88,20 @@ impl Recovery {
         bytes: &mut Vec<u8>,
     ) -> Result<bool, OpenError> {
         bytes.clear();
-        if exists {
-            doing(format!("read segment {number}"), storage.read_segment(number, bytes))?;
-        }
+        let unread = match exists {
+            true => doing(format!("read segment {number}"), storage.read_segment(number, bytes))?,
+            false => Vec::new(),
+        };
         let file_bytes = bytes.len();
-        let mut repairs = Repairs::default();
+        let mut repairs = Repairs { is_unread: !unread.is_empty(), ..Repairs::default() };
         let begun = self.is_move_cut_short || is_whole_from_its_start(&left, storage.physical_block());
         let gone = !exists && (self.follows_file || !begun);
         let life = match (exists, left.first()) {
             (false, Some(first)) => {
                 bytes.resize(options.segment_bytes as usize, 0);
                 self.missing.push(Missing { number, nonce: first.header.nonce });
-                Some(Life { number, nonce: first.header.nonce, physical: storage.physical_block() })
+                let epoch_id = first.header.epoch_id;
+                Some(Life { number, nonce: first.header.nonce, physical: storage.physical_block(), epoch_id })
             }
             _ => self
                 .identify(number, bytes)
@@ -100,9 +110,22 @@ impl Recovery {
         let Some(life) = life else { return Ok(false) };
         let unfinished = self.overlay(life, left, bytes);
         let from = unfinished.first().map(|range| Position { segment: number, offset: range.start as u32 });
+        for range in &unread {
+            self.report.alarms.push(format!(
+                "bytes {} to {} of segment {number} cannot be read: the file is kept in quarantine",
+                range.start, range.end
+            ));
+        }
+        let newer = self.newer;
+        let lost = self.lost.len();
         if !self.walk(life, bytes, &mut repairs) {
+            if exists && (repairs.is_unread || !repairs.damage.is_empty() || self.is_unread_below(newer, number)) {
+                self.empty.push(number);
+            }
             return Ok(false);
         }
+        // Between this one and the newer one entries are missing: those of segments without a block.
+        self.set_empty_aside(storage, self.lost.len() > lost)?;
         if gone {
             return self.restore(storage, options, life, bytes);
         }
@@ -116,9 +139,17 @@ impl Recovery {
             // A file cut short: as far as there are blocks it is made whole, so that they can be read back.
             repairs.mended.push(file_bytes / life.physical as usize * life.physical as usize..end);
         }
-        for range in &repairs.damage {
-            let name = format!("segment-{number:016x}-at-{}", range.start);
-            doing("quarantine damaged bytes", storage.quarantine(&name, &bytes[range.clone()]))?;
+        if unread.is_empty() {
+            self.set_aside(storage, number, bytes, &repairs)?;
+        }
+        for (offset, header) in &repairs.headers {
+            bytes[*offset..offset + header.len()].copy_from_slice(header);
+            repairs.mended.push(*offset..offset + life.physical as usize);
+        }
+        if !unread.is_empty() {
+            // Nothing is to be read from that file again; what it still holds may become readable.
+            doing(format!("write segment {number} into another file"), storage.replace_segment(number, bytes))?;
+            return Ok(true);
         }
         let mut write = |range: &Range<usize>| storage.write_segment(number, range.start as u32, &bytes[range.clone()]);
         for range in &repairs.mended {
@@ -135,6 +166,49 @@ impl Recovery {
         Ok(true)
     }
 
+    /// Keeps damaged bytes for an operator: as copies, or, where there is no room for them, as the whole file under a second name.
+    fn set_aside(
+        &self,
+        storage: &mut impl Storage,
+        number: SegmentNumber,
+        bytes: &[u8],
+        repairs: &Repairs,
+    ) -> Result<(), OpenError> {
+        let copy = |storage: &mut _, (offset, bytes): (usize, &[u8])| {
+            Storage::quarantine(storage, &format!("segment-{number:016x}-at-{offset}"), bytes)
+        };
+        let damaged = repairs.damage.iter().map(|range| (range.start, &bytes[range.clone()]));
+        let header = repairs.header.iter().map(|header| (0, &header[..]));
+        for range in header.chain(damaged) {
+            match copy(storage, range) {
+                Err(error) if is_full(&error) => {
+                    return doing("quarantine a segment", storage.keep_segment(number));
+                }
+                copied => doing("quarantine damaged bytes", copied)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the segments without a block that newer ones follow. Their files are kept where entries are missing. One that may be
+    /// the oldest of all can have been empty: nobody knows after a kill.
+    fn set_empty_aside(&mut self, storage: &mut impl Storage, is_missing: bool) -> Result<(), OpenError> {
+        for number in std::mem::take(&mut self.empty) {
+            if is_missing {
+                self.report.alarms.push(format!("nothing of segment {number} can be read: its file is in quarantine"));
+                doing(format!("quarantine segment {number}"), storage.keep_segment(number))?;
+            }
+            doing(format!("free segment {number}"), storage.free_segment(number))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a segment without a block lies between others, and was durable.
+    fn is_unread_below(&self, newer: Option<Neighbour>, number: SegmentNumber) -> bool {
+        newer.is_some_and(|newer| newer.at.segment > number)
+            && self.durable.has(Position { segment: number, offset: 0 })
+    }
+
     /// Whether a block's entries moved to a newer segment, since its own had failed; what is on disk of it is of no more use.
     pub(super) fn is_superseded(&self, header: &BlockHeader) -> bool {
         self.newer.is_some_and(|newer| header.first_number >= newer.number)
@@ -148,7 +222,7 @@ impl Recovery {
             self.report.alarms.push(format!("segment {number} is cut short: {} of {size} bytes", bytes.len()));
             bytes.resize(size, 0);
         }
-        Some(Life { number, nonce: header.nonce, physical: header.physical })
+        Some(Life { number, nonce: header.nonce, physical: header.physical, epoch_id: header.epoch_id })
     }
 
     /// The header is damaged, or of another life: a block of this number tells them apart.
@@ -167,23 +241,27 @@ impl Recovery {
         };
         // Blocks in memory may be those of a segment that was rewritten: the file knows.
         let found = on_disk();
-        let block = found.or_else(|| left.first().map(|left| left.header))?;
-        if found.is_some() {
+        let held = self.stop.held(number);
+        let block = found.or_else(|| left.first().map(|left| left.header));
+        let nonce = held.map(|held| held.nonce).or(block.map(|block| block.nonce))?;
+        let epoch_id = block.map_or(0, |block| block.epoch_id);
+        if found.is_some() || held.is_some() {
+            repairs.header = Some(bytes[..bytes.len().min(physical as usize)].to_owned());
             self.report.damaged += 1;
             self.report.alarms.push(format!("the header of segment {number} is damaged"));
         } // else the kill came while the file was being made, and its blocks are all in memory
         let header = SegmentHeader {
             core: u32::from(options.core.0),
             segment: number,
-            nonce: block.nonce,
+            nonce,
             bytes: bytes.len().max(options.segment_bytes as usize) as u64,
             physical,
             epoch: 0, // not known, and of no use once the epoch has ended
-            epoch_id: block.epoch_id,
+            epoch_id,
         };
         bytes.resize(header.bytes as usize, 0);
         bytes[..physical as usize].copy_from_slice(&header.encode());
         repairs.mended.push(0..physical as usize);
-        Some(Life { number, nonce: block.nonce, physical })
+        Some(Life { number, nonce, physical, epoch_id })
     }
 }

@@ -3,10 +3,11 @@
 
 use super::durable::{End, Neighbour};
 use super::gone::lost_between;
+use super::missing::{Gap, Lost};
 use super::{FoundOrigin, Life, Recovery, Repairs};
 use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use crate::journal::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal,
+    BLOCK_HEADER_BYTES, BlockHeader, Dense, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal,
     record_number_at, round_up,
 };
 use crate::journal::ledger::Identity;
@@ -16,7 +17,7 @@ use std::ops::Range;
 /// Where it is not known which entries are missing.
 pub(super) const NONE_LOST: Range<RecordNumber> = RecordNumber(0)..RecordNumber(0);
 
-struct FoundRecord {
+pub(super) struct FoundRecord {
     number: RecordNumber,
     origin: u32,
     lane: LaneNumber,
@@ -26,32 +27,83 @@ struct FoundRecord {
 }
 
 /// What a walk over a block came to.
-struct Walked {
+pub(super) struct Walked {
     /// Bytes, those lost to damage included where the seal tells.
-    used: u32,
+    pub used: u32,
     /// Entries, in the same way.
-    entries: u32,
+    pub entries: u32,
     /// Number of the last entry found.
-    last: Option<RecordNumber>,
+    pub last: Option<RecordNumber>,
+}
+
+/// Bytes that should hold entries and do not, where nothing says that they were ever durable.
+#[derive(Debug)]
+pub(super) struct Torn {
+    at: Position,
+    range: Range<usize>,
+    lost: Range<RecordNumber>,
+}
+
+/// How far the walk over a segment has come.
+pub(super) struct Course {
+    pub life: Life,
+    pub segment: Option<Segment>,
+    pub first: Option<Neighbour>,
+    /// Behind the last block that was found.
+    pub next: Option<End>,
+    pub end: usize,
+    /// The last block of a dense segment is missing.
+    pub cut_off: bool,
+    pub records: Vec<FoundRecord>,
+    /// What a dense segment's blocks say of it.
+    pub dense: Option<Dense>,
+}
+
+impl Course {
+    pub fn at(&self, offset: usize) -> Position {
+        Position { segment: self.life.number, offset: offset as u32 }
+    }
+
+    /// Goes on behind a block; `certain`: of the segment's first one it was known that it was durable.
+    pub fn pass(&mut self, header: &BlockHeader, walked: &Walked, certain: bool) {
+        let Life { number, nonce, physical, .. } = self.life;
+        let bytes = round_up(walked.used, physical);
+        let segment = self.segment.get_or_insert_with(|| Segment::new(number, nonce, header.first_number, physical));
+        segment.block_bytes = segment.block_bytes.max(bytes);
+        self.first.get_or_insert(Neighbour {
+            epoch_id: header.epoch_id,
+            number: header.first_number,
+            at: header.at,
+            gap: header.at.offset > physical && header.dense.is_none(),
+            certain,
+        });
+        // The numbers of a dense segment have gaps, but its last entry has the number of the last one that it stands for.
+        let next = match header.dense {
+            Some(_) => walked.last.map_or(header.first_number, RecordNumber::next),
+            None => header.first_number.plus(u64::from(walked.entries)),
+        };
+        self.next = Some(End { epoch_id: header.epoch_id, next });
+        self.cut_off = header.dense.is_some_and(|dense| !dense.last);
+        self.end = header.at.offset as usize + bytes as usize;
+    }
 }
 
 impl Recovery {
     /// Walks all blocks of a segment. Blocks without a whole seal are sealed behind their last whole entry (`mended`), so that
     /// they can be read back. `false` where there is no block.
-    pub(super) fn walk(&mut self, life: Life, bytes: &mut [u8], repairs: &mut Repairs) -> bool {
-        let Life { number, nonce, physical } = life;
+    pub(super) fn walk(&mut self, life: Life, bytes: &[u8], repairs: &mut Repairs) -> bool {
+        let Life { number, nonce, physical, .. } = life;
         self.report.segments += 1;
         self.report.bytes += bytes.len() as u64;
-        repairs.certain = self.learn(life, bytes);
-        let mut segment: Option<Segment> = None;
-        let mut first: Option<Neighbour> = None;
-        let mut next: Option<End> = None;
-        let mut cut_off = false;
-        let mut records = Vec::new();
+        let dense = self.learn(life, bytes);
+        let held = self.stop.held(number);
+        repairs.certain = dense.is_some();
+        let start = held.map_or(physical, |held| held.start) as usize;
+        let (segment, first, next, records) = (None, None, None, Vec::new());
+        let mut course = Course { life, segment, first, next, end: start, cut_off: false, records, dense };
         let mut offset = physical as usize;
-        let mut end = offset;
         while offset + BLOCK_HEADER_BYTES <= bytes.len() {
-            let here = Position { segment: number, offset: offset as u32 };
+            let here = course.at(offset);
             let found = BlockHeader::decode(&bytes[offset..]).filter(|(h, _)| h.nonce == nonce && h.at == here);
             let Some((header, seal)) = found else {
                 offset += physical as usize;
@@ -61,61 +113,70 @@ impl Recovery {
                 offset += seal.map_or(physical, |seal| round_up(seal.used, physical)) as usize;
                 continue;
             }
-            let missing = match header.dense {
-                Some(_) => offset > end,
-                None => next.is_some_and(|end| end.epoch_id == header.epoch_id && end.next != header.first_number),
-            };
-            if missing {
-                let lost = next.map_or(NONE_LOST, |end| end.next..header.first_number);
-                self.note_damage(Position { segment: number, offset: end as u32 }, end..offset, lost, repairs);
-            }
-            let Walked { used, entries, last } = self.walk_block(life, seal, bytes, offset, &mut records, repairs);
+            self.fill_gap(&mut course, &header, bytes, repairs);
+            let walked = self.walk_block(life, &header, seal, bytes, &mut course.records, repairs);
             if seal.is_none() {
                 self.note_damage(here, offset..offset + physical as usize, NONE_LOST, repairs);
-                let sealed = header.encode_sealed(Seal { used, entries });
-                bytes[offset..offset + BLOCK_HEADER_BYTES].copy_from_slice(&sealed);
-                repairs.mended.push(offset..offset + physical as usize);
+                repairs.seal(&header, &walked);
             }
-            let segment = segment.get_or_insert_with(|| Segment::new(number, nonce, header.first_number, physical));
-            segment.block_bytes = segment.block_bytes.max(round_up(used, physical));
-            first.get_or_insert(Neighbour {
-                epoch_id: header.epoch_id,
-                number: header.first_number,
-                at: here,
-                gap: offset > physical as usize && header.dense.is_none(),
-                certain: self.durable.has(Position { segment: number, offset: physical }),
-            });
-            // The numbers of a dense segment have gaps, but its last entry has the number of the last one that it stands for.
-            let next_number = match header.dense {
-                Some(_) => last.map_or(header.first_number, RecordNumber::next),
-                None => header.first_number.plus(u64::from(entries)),
-            };
-            next = Some(End { epoch_id: header.epoch_id, next: next_number });
-            cut_off = header.dense.is_some_and(|dense| !dense.last);
-            offset += round_up(used, physical) as usize;
-            end = offset;
+            let certain = self.durable.has(course.at(physical as usize));
+            course.pass(&header, &walked, certain);
+            offset = course.end;
         }
-        let (Some(mut segment), Some(first), Some(next)) = (segment, first, next) else { return false };
+        self.end_walk(course, bytes, repairs)
+    }
+
+    /// Bytes before a block that should hold others: what of them is whole is taken, and the rest told.
+    fn fill_gap(&mut self, course: &mut Course, header: &BlockHeader, bytes: &[u8], repairs: &mut Repairs) {
+        let gap = course.end..header.at.offset as usize;
+        let is_missing = match (header.dense, course.next) {
+            (Some(_), _) => !gap.is_empty(),
+            (None, Some(end)) => !end.is_followed_by(header),
+            (None, None) => !gap.is_empty() && self.may_tell(course, gap.start, repairs),
+        };
+        if !is_missing {
+            return;
+        }
+        let from = course.next.map(|end| end.next);
+        let missing = Gap { bytes: gap.clone(), from, to: Some(header.first_number), epoch_id: header.epoch_id };
+        let (is_first, at) = (course.next.is_none(), course.at(gap.start));
+        let found = self.may_tell(course, gap.start, repairs) && self.salvage(course, missing, bytes, repairs);
+        // Before the first block of a segment that no clean stop knows there may be nothing at all.
+        if !found && (!is_first || repairs.certain || self.stop.held(course.life.number).is_some()) {
+            let lost = course.next.map_or(NONE_LOST, |end| end.next..header.first_number);
+            self.note_damage(at, gap, lost, repairs);
+        }
+    }
+
+    /// Whether entries without a block are looked for: what is there was durable, or a clean stop tells which records it waited for.
+    fn may_tell(&self, course: &Course, offset: usize, repairs: &Repairs) -> bool {
+        repairs.certain || self.stop.held(course.life.number).is_some() || self.durable.has(course.at(offset))
+    }
+
+    /// What follows the last block that was found, and whether that is where the next newer segment goes on.
+    fn end_walk(&mut self, mut course: Course, bytes: &[u8], repairs: &mut Repairs) -> bool {
+        let held = self.stop.held(course.life.number);
+        if let Some(held) = held.filter(|held| course.end < held.end as usize) {
+            self.fill_held(&mut course, held.end, bytes, repairs);
+        } else if course.segment.is_none() && self.is_to_be_there(&course) {
+            let to = self.newer.map(|newer| newer.number);
+            let gap = Gap { bytes: course.end..bytes.len(), from: None, to, epoch_id: course.life.epoch_id };
+            self.salvage(&mut course, gap, bytes, repairs);
+        }
+        self.judge_torn(&course, repairs);
+        let (Some(first), Some(next)) = (course.first, course.next) else { return false };
+        let is_dense = std::mem::replace(&mut repairs.certain, course.cut_off && held.is_none()); // what follows a segment is not of it
+        let is_dense = is_dense && course.dense.is_some();
+        // A clean stop says where each segment ends.
+        if held.is_none() {
+            self.judge_end(&mut course, next, is_dense, bytes, repairs);
+        }
+        let Course { segment, end, records, .. } = course;
+        let mut segment = segment.expect("with its first block");
         (segment.start, segment.end) = (first.at.offset, end as u32);
-        let dense = std::mem::replace(&mut repairs.certain, cut_off); // what follows a segment is not of it
-        // Where an epoch begins nothing older tells what is missing: it lay in the newer segment, before its first block.
-        let other = self.newer.filter(|newer| !cut_off && newer.gap && newer.epoch_id != next.epoch_id);
-        if let Some(newer) = other {
-            let mut elsewhere = Repairs { certain: newer.certain, ..Repairs::default() };
-            let start = Position { offset: 0, ..newer.at };
-            self.note_damage(start, 0..newer.at.offset as usize, NONE_LOST, &mut elsewhere);
-        } else if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
-            let end = end.min(bytes.len());
-            let lost = lost_between(next, self.newer);
-            // A dense segment is shorter than what it stands for: how far that was durable its own places do not tell.
-            let at = match self.newer.filter(|_| dense && !cut_off) {
-                Some(newer) => Position { offset: 0, ..newer.at },
-                None => segment.end_position(),
-            };
-            self.note_damage(at, end..bytes.len(), lost, repairs);
-        }
+        segment.unfit = !repairs.damage.is_empty() || repairs.is_unread;
         self.newer = Some(first);
-        if dense {
+        if is_dense {
             let mut numbers: Vec<RecordNumber> = records.iter().map(|record| record.number).collect();
             numbers.sort_unstable();
             segment.list(numbers);
@@ -125,9 +186,60 @@ impl Recovery {
         true
     }
 
+    /// Whether a segment without a block should have some: it was durable, and newer ones follow.
+    fn is_to_be_there(&self, course: &Course) -> bool {
+        self.newer.is_some_and(|newer| newer.at.segment > course.life.number) && self.durable.has(course.at(course.end))
+    }
+
+    /// A clean stop has left more of the segment than was found.
+    fn fill_held(&mut self, course: &mut Course, end: u32, bytes: &[u8], repairs: &mut Repairs) {
+        let (from, at) = (course.next.map(|end| end.next), course.at(course.end));
+        let range = course.end..(end as usize).min(bytes.len());
+        let epoch_id = match (course.dense, course.next) {
+            (Some(_), Some(end)) => end.epoch_id,
+            _ => course.life.epoch_id,
+        };
+        let to = self.newer.map(|newer| newer.number).or(self.stop.next_number());
+        let gap = Gap { bytes: range.clone(), from, to, epoch_id };
+        if !self.salvage(course, gap, bytes, repairs) {
+            let lost = from.zip(to).map_or(NONE_LOST, |(from, to)| from..to);
+            self.note_damage(at, range, lost, repairs);
+        }
+    }
+
+    /// Whether entries are missing behind a segment's last block, as far as numbers tell.
+    fn judge_end(&mut self, course: &mut Course, next: End, is_dense: bool, bytes: &[u8], repairs: &mut Repairs) {
+        let cut_off = course.cut_off;
+        // Where an epoch begins nothing older tells what is missing: it lay in the newer segment, before its first block.
+        let other = self.newer.filter(|newer| !cut_off && newer.gap && newer.epoch_id != next.epoch_id);
+        if let Some(newer) = other {
+            let mut elsewhere = Repairs { certain: newer.certain, ..Repairs::default() };
+            let start = Position { offset: 0, ..newer.at };
+            self.note_damage(start, 0..newer.at.offset as usize, NONE_LOST, &mut elsewhere);
+        } else if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
+            let end = course.end.min(bytes.len());
+            let lost = lost_between(next, self.newer);
+            // A dense segment is shorter than what it stands for: how far that was durable its own places do not tell.
+            let at = match self.newer.filter(|_| is_dense && !cut_off) {
+                Some(newer) => Position { offset: 0, ..newer.at },
+                None => course.at(course.end),
+            };
+            let gap = Gap {
+                bytes: end..bytes.len(),
+                from: Some(next.next),
+                to: self.newer.map(|newer| newer.number),
+                epoch_id: next.epoch_id,
+            };
+            let is_certain = repairs.certain || self.durable.has(at);
+            if !is_certain || !self.salvage(course, gap, bytes, repairs) {
+                self.note_damage(at, end..bytes.len(), lost, repairs);
+            }
+        }
+    }
+
     /// What the headers of a segment's blocks say, before any of its bytes is judged: what lies behind a place tells whether
-    /// that was durable. Whether the segment is dense.
-    fn learn(&mut self, Life { number, nonce, physical }: Life, bytes: &[u8]) -> bool {
+    /// that was durable. What the blocks of a dense one say of it.
+    fn learn(&mut self, Life { number, nonce, physical, .. }: Life, bytes: &[u8]) -> Option<Dense> {
         let mut headers = Vec::new();
         let mut offset = physical as usize;
         while offset + BLOCK_HEADER_BYTES <= bytes.len() {
@@ -146,20 +258,20 @@ impl Recovery {
         if let Some(dense) = dense {
             self.covered = SegmentNumber(number.0.saturating_sub(u64::from(dense.covers)))..number;
         }
-        dense.is_some()
+        dense
     }
 
     /// Applies the whole entries of a block; bytes used and entries, those lost to damage included where the seal tells.
     fn walk_block(
         &mut self,
         life: Life,
+        header: &BlockHeader,
         seal: Option<Seal>,
         bytes: &[u8],
-        offset: usize,
         records: &mut Vec<FoundRecord>,
         repairs: &mut Repairs,
     ) -> Walked {
-        let here = Position { segment: life.number, offset: offset as u32 };
+        let (here, offset) = (header.at, header.at.offset as usize);
         let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
         let mut entries = Entries::new(&bytes[offset..limit], life.nonce, here.offset);
         let (mut count, mut last) = (0, None);
@@ -175,7 +287,16 @@ impl Recovery {
             }
             let lost = entries.resynchronise();
             let range = lost.clone().unwrap_or(entries.offset()..limit - offset);
-            self.note_damage(here, offset + range.start..offset + range.end, NONE_LOST, repairs);
+            // The numbers of a dense segment have gaps.
+            let numbers = match (header.dense, seal) {
+                (None, Some(seal)) => {
+                    let from = last.map_or(header.first_number, RecordNumber::next);
+                    let next = lost.is_some().then(|| entries.clone().next()).flatten();
+                    from..next.map_or(header.first_number.plus(u64::from(seal.entries)), |entry| entry.header.number)
+                }
+                _ => NONE_LOST,
+            };
+            self.note_damage(here, offset + range.start..offset + range.end, numbers, repairs);
             if lost.is_none() {
                 break;
             }
@@ -187,7 +308,9 @@ impl Recovery {
     /// Records that are not settled yet, once all of their segment's marks are known.
     fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
         for FoundRecord { number, origin: id, lane, received_wall_ns, bytes } in records {
-            if self.settled.contains(number) || !self.seen.insert(number) || number < segment.first_number {
+            // Where the mark of a delivery is lost, the clean stop before knew of it.
+            let is_settled = self.settled.contains(number) || self.stop.was_settled(segment.number, number);
+            if is_settled || !self.seen.insert(number) || number < segment.first_number {
                 continue;
             }
             self.report.recovered += 1;
@@ -213,6 +336,7 @@ impl Recovery {
     ) {
         if repairs.certain || self.durable.has(at) {
             self.report.damaged += 1;
+            self.lost.push(Lost { numbers: lost.clone(), bytes: range.len() as u64 });
             let lost = match lost.is_empty() {
                 false => format!(": entries {} to {} are lost", lost.start, lost.end.0 - 1),
                 true => String::new(),
@@ -224,11 +348,27 @@ impl Recovery {
             repairs.damage.push(range);
         } else {
             self.report.torn += 1;
+            repairs.torn.push(Torn { at, range, lost });
         }
     }
 
+    /// Where the clean stop waited for records that are not there, what looks like the trace of an unclean end is damage.
+    fn judge_torn(&mut self, course: &Course, repairs: &mut Repairs) {
+        let torn = std::mem::take(&mut repairs.torn);
+        let found = course.records.iter().map(|record| record.number);
+        if torn.is_empty() || !self.stop.misses_any(course.life.number, found) {
+            return;
+        }
+        self.report.torn -= torn.len() as u64;
+        let before = std::mem::replace(&mut repairs.certain, true);
+        for Torn { at, range, lost } in torn {
+            self.note_damage(at, range, lost, repairs);
+        }
+        repairs.certain = before;
+    }
+
     /// Marks at once, records after their segment's marks.
-    fn apply(&mut self, entry: &Entry<'_>, records: &mut Vec<FoundRecord>) {
+    pub(super) fn apply(&mut self, entry: &Entry<'_>, records: &mut Vec<FoundRecord>) {
         let (header, payload) = (entry.header, entry.payload);
         self.number_max = self.number_max.max(header.number);
         match header.kind {
@@ -241,10 +381,7 @@ impl Recovery {
                     who: None,
                     unsettled: 0,
                 });
-                found.who.get_or_insert_with(|| {
-                    let OriginPayload { peer, decoding, .. } = origin;
-                    Identity { peer, decoding, ..Identity::new(origin.source, origin.name) }
-                });
+                found.who.get_or_insert_with(|| Identity::of(&origin));
             }
             Kind::Record => {
                 let RecordPayload { origin, first_byte_wall_ns: received_wall_ns, .. } = RecordPayload::decode(payload);
@@ -269,6 +406,7 @@ impl Recovery {
             Kind::Parked => self.apply_parked(header.number, payload),
             Kind::Retried => self.apply_retried(header.number, payload),
             Kind::Leased => self.apply_leased(header.number, payload),
+            Kind::Losses => self.losses.apply(header.number, payload),
             Kind::Discarded => {
                 self.settled.insert(record_number_at(payload, 0));
             }

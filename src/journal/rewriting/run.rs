@@ -220,6 +220,10 @@ impl Run {
                 true => self.out.push(header, &[payload]),
                 false => Ok(()),
             },
+            Kind::Losses => match ledger.losses.is_said_in(header.number) {
+                true => self.out.push(header, &[payload]),
+                false => Ok(()),
+            },
             // Only the last one that a clean end wrote is of use, and only to the start after it.
             Kind::Leased => Ok(()),
             Kind::Delivered => {

@@ -6,7 +6,7 @@ use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::format::Position;
 
 /// A segment of the log. Others read it; recovery builds it, and from then on
-/// [`Segments`](super::Segments) alone changes it. It has 15 fields: each is one fact about one
+/// [`Segments`](super::Segments) alone changes it. It has 16 fields: each is one fact about one
 /// file, and all of them begin and end with it.
 #[derive(Debug)]
 pub(in crate::journal) struct Segment {
@@ -31,6 +31,8 @@ pub(in crate::journal) struct Segment {
     pub closed: bool,
     /// A write or sync of it failed: its file is not used again.
     pub failed: bool,
+    /// It holds bytes that nobody could read: its file is not used again.
+    pub unfit: bool,
     /// Records that are neither delivered nor discarded.
     pub unsettled: u64,
     /// Bytes of their entries.
@@ -57,6 +59,7 @@ impl Segment {
             reads: 0,
             closed: false,
             failed: false,
+            unfit: false,
             unsettled: 0,
             live_bytes: 0,
             waiting: Bits::default(),
@@ -98,6 +101,14 @@ impl Segment {
     /// Whether a record is still to be delivered.
     pub fn is_waiting(&self, number: RecordNumber) -> bool {
         self.bit(number).is_some_and(|bit| self.waiting.contains(bit))
+    }
+
+    /// The records still to be delivered.
+    pub fn waiting(&self) -> impl Iterator<Item = RecordNumber> {
+        self.waiting.iter().map(|bit| match &self.listed {
+            Some(numbers) => numbers[bit as usize],
+            None => self.first_number.plus(bit),
+        })
     }
 
     /// Whether a record of this number may lie here, settled or not, if it lies in no later
@@ -144,6 +155,11 @@ impl Bits {
 
     fn count(&self) -> u64 {
         self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        let bits = |word: u64| (0..64).filter(move |bit| word & 1 << bit != 0);
+        (0..).zip(&self.0).flat_map(move |(index, word)| bits(*word).map(move |bit| index * 64 + bit))
     }
 
     fn contains(&self, index: u64) -> bool {

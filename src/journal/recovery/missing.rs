@@ -1,0 +1,273 @@
+//! What is missing: known exactly where the last run ended with a clean stop, else within bounds. And
+//! what is still whole of a block whose header is not: its entries are known by their own checksums.
+
+use super::walk::{Course, Walked};
+use super::{Recovery, Repairs};
+use crate::ground::{RecordNumber, SegmentNumber};
+use crate::journal::epoch::{EndMark, Epoch};
+use crate::journal::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, Dense, ENTRY_HEADER_BYTES, Entries, Entry, Kind, Position, RECORD_PREFIX_BYTES,
+    record_number_at,
+};
+use crate::journal::inventory::{Held, Inventory};
+use crate::journal::ledger::Identity;
+use crate::journal::losses::{self, Loss};
+use crate::journal::segments::SparseBits;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+
+/// What the clean stop before this start has left; nothing where there was none.
+#[derive(Default)]
+pub(super) struct Stop {
+    mark: Option<EndMark>,
+    /// Empty where there is no inventory, or a damaged one.
+    held: BTreeMap<SegmentNumber, Held>,
+    has_inventory: bool,
+    waiting: SparseBits,
+    runs: Vec<(RecordNumber, RecordNumber)>,
+    /// Who had records that waited.
+    pub origins: HashMap<u32, Identity>,
+}
+
+impl Stop {
+    /// The segment as the stop left it.
+    pub fn held(&self, number: SegmentNumber) -> Option<Held> {
+        self.held.get(&number).copied()
+    }
+
+    /// Whether it is known segment by segment.
+    pub fn is_known(&self) -> bool {
+        self.has_inventory
+    }
+
+    /// All segments that the stop has left.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentNumber> {
+        self.held.keys().copied()
+    }
+
+    /// The number behind the last entry.
+    pub fn next_number(&self) -> Option<RecordNumber> {
+        self.mark.map(|mark| mark.next)
+    }
+
+    /// Records that waited.
+    pub fn pending(&self) -> Option<u64> {
+        self.mark.map(|mark| mark.pending)
+    }
+
+    /// Whether any record is missing that waited in a segment.
+    pub fn misses_any(&self, segment: SegmentNumber, found: impl Iterator<Item = RecordNumber>) -> bool {
+        let Some(held) = self.held.get(&segment) else { return false };
+        let behind =
+            self.held.range(segment.next()..).next().map_or(RecordNumber(u64::MAX), |(_, next)| next.first_number);
+        let range = held.first_number..behind;
+        let overlap = |(first, end): &(RecordNumber, RecordNumber)| {
+            end.0.min(range.end.0).saturating_sub(first.0.max(range.start.0))
+        };
+        let expected: u64 = self.runs.iter().map(overlap).sum();
+        // One that moved can be found twice.
+        let found: HashSet<RecordNumber> =
+            found.filter(|number| range.contains(number) && self.waiting.contains(*number)).collect();
+        (found.len() as u64) < expected
+    }
+
+    /// Whether an entry is of use to this start: where it is not, it may be of a block that no start could read.
+    fn wants(&self, segment: SegmentNumber, entry: &Entry<'_>) -> bool {
+        if !self.held.contains_key(&segment) {
+            return true;
+        }
+        match entry.header.kind {
+            Kind::Record => self.waiting.contains(entry.header.number),
+            Kind::Id | Kind::Parked | Kind::Retried => self.waiting.contains(record_number_at(entry.payload, 0)),
+            Kind::Leased | Kind::Losses => true,
+            Kind::Origin | Kind::Origin1 | Kind::Delivered | Kind::Discarded => false,
+        }
+    }
+
+    /// Whether a record of a segment that the stop knows was delivered or discarded by then.
+    pub fn was_settled(&self, segment: SegmentNumber, number: RecordNumber) -> bool {
+        self.held.contains_key(&segment) && !self.waiting.contains(number)
+    }
+}
+
+/// Entries that damage has taken.
+pub(super) struct Lost {
+    /// Empty where they are not known.
+    pub numbers: Range<RecordNumber>,
+    pub bytes: u64,
+}
+
+/// Bytes that should hold blocks and do not.
+pub(super) struct Gap {
+    pub bytes: Range<usize>,
+    /// Numbers that entries there can have, as far as is known.
+    pub from: Option<RecordNumber>,
+    pub to: Option<RecordNumber>,
+    /// Of the blocks that were there.
+    pub epoch_id: u128,
+}
+
+/// The newest list of losses in the log.
+#[derive(Default)]
+pub(super) struct FoundLosses {
+    said_in: RecordNumber,
+    list: Vec<Loss>,
+}
+
+impl FoundLosses {
+    pub fn apply(&mut self, said_in: RecordNumber, payload: &[u8]) {
+        if self.said_in <= said_in {
+            (self.said_in, self.list) = (said_in, losses::decode(payload));
+        }
+    }
+
+    pub fn take(self) -> Vec<Loss> {
+        self.list
+    }
+}
+
+impl Recovery {
+    /// Takes what a clean stop says of what it left.
+    pub(super) fn adopt_stop(&mut self, epoch: &Epoch, inventory: Option<Inventory>) {
+        self.stop.mark = epoch.end;
+        let Some(Inventory { segments, origins, waiting }) = inventory else { return };
+        self.stop.has_inventory = true;
+        self.stop.held = segments.into_iter().map(|held| (held.number, held)).collect();
+        for &(first, end) in &waiting {
+            for number in first.0..end.0 {
+                self.stop.waiting.insert(RecordNumber(number));
+            }
+        }
+        self.stop.runs = waiting;
+        for origin in origins {
+            self.origin_max = self.origin_max.max(origin.id);
+            self.lane_max = self.lane_max.max(origin.lane);
+            self.stop.origins.insert(origin.id, origin.who);
+        }
+        self.number_max = self.number_max.max(RecordNumber(epoch.end.map_or(0, |mark| mark.next.0.saturating_sub(1))));
+    }
+
+    /// Takes the whole entries of a gap, as those of one block, whose header is made anew. `false`
+    /// where there is none.
+    pub(super) fn salvage(&mut self, course: &mut Course, gap: Gap, bytes: &[u8], repairs: &mut Repairs) -> bool {
+        let Gap { bytes: range, from, to, epoch_id } = gap;
+        if range.len() <= BLOCK_HEADER_BYTES || epoch_id == 0 {
+            return false;
+        }
+        let at = course.at(range.start);
+        let block = &bytes[range.clone()];
+        let mut entries = Entries::new(block, course.life.nonce, at.offset);
+        let mut found: Vec<Entry<'_>> = Vec::new();
+        loop {
+            // A block that moved has left its entries behind: they are in a newer place.
+            let is_of_gap =
+                |number: RecordNumber| from.is_none_or(|from| from <= number) && to.is_none_or(|to| number < to);
+            found.extend(entries.by_ref().filter(|entry| is_of_gap(entry.header.number)));
+            if entries.resynchronise().is_none() {
+                break;
+            }
+        }
+        found.dedup_by_key(|entry| entry.header.number);
+        if !found.iter().any(|entry| self.stop.wants(course.life.number, entry)) {
+            return false;
+        }
+        let (first, last) = (found[0].header.number, found[found.len() - 1].header.number);
+        let (used, count) = (found[found.len() - 1].offset + found[found.len() - 1].bytes(), found.len() as u32);
+        let mut lost: Vec<Range<RecordNumber>> = Vec::new();
+        let mut expected = from.unwrap_or(first);
+        for entry in &found {
+            let number = entry.header.number;
+            if expected < number && course.dense.is_none() {
+                lost.push(expected..number);
+            }
+            expected = number.next();
+            self.apply(entry, &mut course.records);
+        }
+        if let Some(to) = to.filter(|to| last.next() < *to && course.dense.is_none()) {
+            lost.push(last.next()..to);
+        }
+        let first_number = from.unwrap_or(first);
+        let dense = course.dense.map(|dense| Dense { last: to.is_none() || dense.last, ..dense });
+        let watermark = if self.durable.epoch_id == Some(epoch_id) { self.durable.first } else { Position::default() };
+        let header = BlockHeader {
+            nonce: course.life.nonce,
+            at,
+            first_number,
+            epoch_id,
+            watermark,
+            oldest_segment: self.oldest_segment,
+            dense,
+        };
+        // The seal counts what is missing, so that the next block goes on where this one ends.
+        let entries = match dense {
+            Some(_) => count,
+            None => (last.0 + 1 - first_number.0) as u32,
+        };
+        let walked = Walked { used: used as u32, entries, last: Some(last) };
+        self.report.damaged += 1;
+        self.report.alarms.push(format!(
+            "the header of the block at {} of segment {} is damaged: {count} entries were found by their own checksums",
+            at.offset, at.segment
+        ));
+        self.lost.extend(lost.into_iter().map(|numbers| Lost { numbers, bytes: 0 }));
+        repairs.damage.push(range);
+        repairs.seal(&header, &walked);
+        course.pass(&header, &walked, true);
+        true
+    }
+
+    /// How many records are missing, once all that is there was read.
+    pub(super) fn loss(&self) -> Option<Loss> {
+        let loss = match self.stop.mark {
+            Some(_) if self.stop.has_inventory => self.loss_by_inventory(),
+            Some(mark) => self.loss_by_mark(mark),
+            None => self.loss_by_damage(),
+        };
+        Some(loss).filter(|loss| loss.records > 0)
+    }
+
+    fn loss_by_inventory(&self) -> Loss {
+        let numbers = self.stop.runs.iter().flat_map(|(first, end)| first.0..end.0).map(RecordNumber);
+        let missing = numbers.filter(|number| !self.seen.contains(*number));
+        missing.fold(Loss { exact: true, ..Loss::default() }, with)
+    }
+
+    fn loss_by_mark(&self, mark: EndMark) -> Loss {
+        let records = mark.pending.saturating_sub(self.report.recovered);
+        let known = self.loss_by_damage();
+        // Where marks are lost, too, delivered records are found again, and hide missing ones.
+        let exact = known.records <= records;
+        let (first, end) =
+            if known.end > known.first { (known.first, known.end) } else { (RecordNumber(1), mark.next) };
+        Loss { first, end, records: records.max(known.records.min(mark.pending)), exact, ..Loss::default() }
+    }
+
+    /// At most so many: what lies between the numbers that were found may also have been marks.
+    fn loss_by_damage(&self) -> Loss {
+        let smallest = (ENTRY_HEADER_BYTES + RECORD_PREFIX_BYTES) as u64;
+        let mut loss = Loss::default();
+        let mut counted = SparseBits::default();
+        for Lost { numbers, bytes } in &self.lost {
+            let least = numbers.end.0 - numbers.start.0;
+            if numbers.is_empty() || *bytes > 0 && least > bytes / smallest {
+                loss.records += bytes / smallest;
+                continue;
+            }
+            let is_missing = |number: &RecordNumber| !self.seen.contains(*number) && !self.settled.contains(*number);
+            let missing = (numbers.start.0..numbers.end.0).map(RecordNumber).filter(is_missing);
+            loss = missing.filter(|number| counted.insert(*number)).fold(loss, with);
+        }
+        loss
+    }
+}
+
+/// One more record is missing.
+fn with(loss: Loss, number: RecordNumber) -> Loss {
+    let is_first = loss.end == RecordNumber(0);
+    Loss {
+        first: if is_first { number } else { loss.first.min(number) },
+        end: loss.end.max(number.next()),
+        records: loss.records + 1,
+        ..loss
+    }
+}
