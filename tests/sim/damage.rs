@@ -11,6 +11,10 @@ use ringest::journal::format::{
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// Bytes of a copy of an epoch, and where the second one begins.
+const EPOCH_COPY_BYTES: usize = 136;
+const SECOND_COPY_AT: usize = 4096;
+
 /// What a flipped bit may cost.
 #[derive(Debug, Default)]
 pub struct Cost {
@@ -140,7 +144,7 @@ impl Disk {
                 Kind::Origin => {
                     lost_origins.extend(OriginPayload::decode(Kind::Origin, payload).map(|origin| origin.origin))
                 }
-                Kind::Parked | Kind::Retried | Kind::Discarded | Kind::Leased | Kind::Origin1 => {}
+                Kind::Parked | Kind::Retried | Kind::Discarded | Kind::Leased | Kind::Origin1 | Kind::Losses => {}
             }
         }
         // Records that refer to a lost name, here or in an older segment.
@@ -214,11 +218,10 @@ impl Disk {
     /// that of the last run.
     pub fn flip_epoch(&mut self, cx: &mut Context, both: bool) {
         let Some((number, bytes)) = self.epochs.iter_mut().next_back() else { return };
-        let half = bytes.len() / 2;
-        let at = cx.rng.usize(..half);
+        let at = cx.rng.usize(..EPOCH_COPY_BYTES);
         bytes[at] ^= 1 << cx.rng.u8(..8);
         if both {
-            bytes[half + at] ^= 1 << cx.rng.u8(..8);
+            bytes[SECOND_COPY_AT + at] ^= 1 << cx.rng.u8(..8);
         }
         say!(cx, "byte {at} of epoch file {number} flips{}", if both { ", in both copies" } else { "" });
     }

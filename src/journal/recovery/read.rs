@@ -205,8 +205,9 @@ impl Recovery {
 
     /// Whether a segment without a block lies between others, and was durable.
     fn is_unread_below(&self, newer: Option<Neighbour>, number: SegmentNumber) -> bool {
-        newer.is_some_and(|newer| newer.at.segment > number)
-            && self.durable.has(Position { segment: number, offset: 0 })
+        let is_between = newer.is_some_and(|newer| newer.at.segment > number);
+        // A clean stop says which ones have blocks.
+        is_between && !self.stop.is_known() && self.durable.has(Position { segment: number, offset: 0 })
     }
 
     /// Whether a block's entries moved to a newer segment, since its own had failed; what is on disk of it is of no more use.
