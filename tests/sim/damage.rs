@@ -94,8 +94,8 @@ impl Disk {
         live
     }
 
-    /// Flips one bit of a block, whichever. `None` where there is no block.
-    pub fn flip_segment(&mut self, cx: &mut Context, core: u32) -> Option<Cost> {
+    /// Flips one bit of a block, whichever, or lets a piece of it be unreadable. `None` where there is no block.
+    pub fn damage_segment(&mut self, cx: &mut Context, core: u32, hides: bool) -> Option<Cost> {
         let blocks = self.layout();
         let block = cx.rng.choice(&blocks)?;
         let epoch = block.header.epoch_id;
@@ -104,6 +104,8 @@ impl Disk {
         // Mostly where something is.
         let bytes = if cx.chance(90) { block.used } else { block.padded };
         let at = block.offset + cx.rng.usize(..bytes);
+        let piece = at / self.physical as usize * self.physical as usize;
+        let spot = if hides { piece..piece + self.physical as usize } else { at..at + 1 };
         let names = self.names();
         let data = &self.segments[&block.segment].data;
         // Two in one block may cost all of it: the second one that of what tells where it ends.
@@ -114,7 +116,7 @@ impl Disk {
             let start = block.offset + entry.offset;
             let range: Range<usize> = start..start + ENTRY_HEADER_BYTES + entry.payload.len();
             // Without its header none of a block's entries is found; without its seal alone all are.
-            if twice || range.contains(&at) || at < block.offset + 84 {
+            if twice || range.start < spot.end && spot.start < range.end || spot.start < block.offset + 84 {
                 hit.push(entry);
             }
         }
@@ -169,14 +171,23 @@ impl Disk {
         let (segment, offset, bit) = (block.segment, block.offset, cx.rng.u8(..8));
         say!(
             cx,
-            "bit {bit} of byte {at} of segment {segment} flips: {} records, {} marks, {} keys, {}",
+            "{}: {} records, {} marks, {} keys, {}",
+            if hides {
+                format!("bytes {spot:?} of segment {segment} cannot be read")
+            } else {
+                format!("bit {bit} of byte {at} of segment {segment} flips")
+            },
             cost.records.len(),
             cost.marks,
             cost.keys.len(),
             if cost.told { "to be told" } else { "perhaps untold" }
         );
         self.damaged.insert((segment, offset));
-        self.segments.get_mut(&segment).expect("listed").data[at] ^= 1 << bit;
+        let file = self.segments.get_mut(&segment).expect("listed");
+        match hides {
+            true => file.unreadable.push(spot),
+            false => file.data[at] ^= 1 << bit,
+        }
         Some(cost)
     }
 

@@ -71,6 +71,11 @@ impl World {
                 if self.life == 0 {
                     // Not begun yet: there is nothing to change.
                 } else {
+                    if self.shard.is_some() && self.cx.chance(40) {
+                        self.tamper_when_stopped = Some(tampering.clone());
+                        self.stop();
+                        return;
+                    }
                     if self.shard.is_some() {
                         let power = self.cx.chance(30);
                         self.crash(power);

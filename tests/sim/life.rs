@@ -80,6 +80,8 @@ impl World {
                     if self.tampered.told && self.tampered.directory == Some(directory) && !told {
                         return Err(format!("damage below what was durable is not told: {:?}", journal.report()));
                     }
+                    let report = journal.report().clone();
+                    self.check_missing(directory, &report)?;
                     let excused = |alarm: &&String| {
                         let sender = self.oracle.was_cut && alarm.starts_with("who sent ");
                         let refused = self.disks[directory].errors > 0 && alarm.contains(" cannot be ");
@@ -94,6 +96,7 @@ impl World {
                     say!(self.cx, "killed while opening the journal: {error}");
                     self.cx.stats.count("kill during recovery");
                     self.tampered.told = false; // it may have mended what it found
+                    self.pending_at_stop.clear();
                     drop(journals);
                     for disk in &mut self.disks {
                         disk.crash(&mut self.cx, false);
@@ -106,6 +109,7 @@ impl World {
                     say!(self.cx, "the journal does not open: {error}");
                     self.cx.stats.count("start failed: disk");
                     self.tampered.told = false;
+                    self.pending_at_stop.clear();
                     for disk in &mut self.disks {
                         disk.call_failed = false;
                     }
@@ -140,6 +144,20 @@ impl World {
         self.shard = Some(shard);
         self.doors.up = true;
         self.end_of_turn()
+    }
+
+    /// After a clean stop all is there that waited, or is told to be missing, with its number.
+    fn check_missing(&mut self, directory: usize, report: &journal::Report) -> Result<(), String> {
+        let loss = report.loss.filter(|loss| loss.records > 0);
+        let missing = loss.map_or(0, |loss| loss.records);
+        let Some(pending) = self.pending_at_stop.remove(&directory) else { return Ok(()) };
+        if loss.is_some_and(|loss| !loss.exact) || report.recovered + missing != pending {
+            return Err(format!("{pending} records waited at the clean stop, but {report:?}"));
+        }
+        if missing > 0 {
+            self.cx.stats.count("loss told exactly");
+        }
+        Ok(())
     }
 
     /// What a start finds must be all that was counted and not delivered, and nothing that was counted as delivered.
@@ -203,6 +221,7 @@ impl World {
             self.cx.stats.count("kill -9 with 100 records pending");
         }
         self.crash_at = None;
+        self.tamper_when_stopped = None;
         self.shard = None;
         self.gone();
         for disk in &mut self.disks {
@@ -229,13 +248,17 @@ impl World {
         let directory = self.cx.rng.choice(&self.directories).copied().unwrap_or(0);
         let core = self.core_of(directory);
         let disk = &mut self.disks[directory];
-        if matches!(tampering, Tampering::FlipSegments(_)) {
+        if matches!(tampering, Tampering::FlipSegments(_) | Tampering::HideBlocks(_)) {
             self.oracle.asides_damaged(None);
         }
         match *tampering {
-            Tampering::FlipSegments(count) => {
+            Tampering::FlipSegments(count) | Tampering::HideBlocks(count) => {
                 for _ in 0..count {
-                    let Some(cost) = disk.flip_segment(&mut self.cx, core) else { continue };
+                    let hides = matches!(tampering, Tampering::HideBlocks(_));
+                    let Some(cost) = disk.damage_segment(&mut self.cx, core, hides) else { continue };
+                    if hides {
+                        self.cx.stats.count("block that cannot be read");
+                    }
                     self.cx.stats.count(if cost.records.is_empty() {
                         "bit flipped"
                     } else {
@@ -254,6 +277,9 @@ impl World {
                 }
             }
             Tampering::FlipEpoch { both } => {
+                if both {
+                    self.pending_at_stop.clear();
+                }
                 self.cx.stats.count(if both { "epoch file lost" } else { "bit of an epoch file flipped" });
                 disk.flip_epoch(&mut self.cx, both);
                 self.oracle.asides_damaged(None);
@@ -371,6 +397,7 @@ impl World {
         let shard = self.shard.take().expect("it has just stopped");
         say!(self.cx, "stopped: {}", terms_words(&self.terms));
         for (journal, &directory) in shard.into_journals().into_iter().zip(&self.directories) {
+            let pending = journal.unsettled();
             if let Err(error) = journal.close(&mut self.disks[directory]) {
                 if !self.disks[directory].call_failed {
                     return Err(format!("the journal does not close: {error}"));
@@ -380,6 +407,7 @@ impl World {
                 self.disks[directory].call_failed = false;
                 continue;
             }
+            self.pending_at_stop.insert(directory, pending);
             if self.disks[directory].block_files() > 0 {
                 return Err("a clean stop leaves its block file behind".into());
             }
@@ -387,6 +415,10 @@ impl World {
         self.cx.stats.count("stopped cleanly");
         self.disks.iter_mut().for_each(Disk::forget_process);
         self.gone();
+        if let Some(tampering) = self.tamper_when_stopped.take() {
+            self.cx.stats.count("damage after a clean stop");
+            self.tamper(&tampering);
+        }
         Ok(())
     }
 }

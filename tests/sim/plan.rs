@@ -132,6 +132,7 @@ impl FaultKind {
             Self::DiskFull { commits: true } => "disk full, also for blocks",
             Self::HungDisk => "disk hangs",
             Self::Tamper(Tampering::FlipSegments(_)) => "bits of segments flip",
+            Self::Tamper(Tampering::HideBlocks(_)) => "blocks of segments cannot be read",
             Self::Tamper(Tampering::FlipEpoch { .. }) => "epoch file damaged",
             Self::Tamper(Tampering::LoseBlockFile) => "block file removed",
             Self::Kill(_) => "kill",
@@ -152,6 +153,8 @@ impl FaultKind {
 pub enum Tampering {
     /// So many bits of segments flip.
     FlipSegments(u32),
+    /// So many physical blocks of segments cannot be read.
+    HideBlocks(u32),
     /// A bit of the epoch file, or one in both of its copies.
     FlipEpoch {
         both: bool,
@@ -589,9 +592,10 @@ fn faults(rng: &mut fastrand::Rng, level: Level, power_cut: bool, machines: &[Ma
         kinds.push(FaultKind::Kill(CrashPoint::Now));
     } else {
         if rng.u8(..4) == 0 {
-            kinds.push(FaultKind::Tamper(match rng.u8(..5) {
+            kinds.push(FaultKind::Tamper(match rng.u8(..7) {
                 0..=2 => Tampering::FlipSegments(rng.u32(1..=3)),
-                3 => Tampering::FlipEpoch { both: rng.u8(..4) == 0 },
+                3..=4 => Tampering::HideBlocks(rng.u32(1..=2)),
+                5 => Tampering::FlipEpoch { both: rng.u8(..4) == 0 },
                 _ => Tampering::LoseBlockFile,
             }));
         }

@@ -8,7 +8,7 @@ use super::event::{ConnId, Event};
 use super::machines::{Doors, Listener, Machine, Port};
 use super::net::{Net, Peer, Read};
 use super::oracle::Oracle;
-use super::plan::{CrashPoint, Level, Plan};
+use super::plan::{CrashPoint, Level, Plan, Tampering};
 use super::receiver::Receiver;
 use crate::say;
 use ringest::config::SourceKind;
@@ -76,6 +76,10 @@ pub struct World {
     pub wake_at: Option<u64>,
     pub crash_at: Option<CrashPoint>,
     pub stopping: bool,
+    /// What is done to the files once the shard has stopped.
+    pub tamper_when_stopped: Option<Tampering>,
+    /// Records that waited in each directory when it was closed, as long as nothing else has happened to it.
+    pub pending_at_stop: BTreeMap<usize, u64>,
     pub terms: Terms,
     pub parked: Parked,
     /// Turned away by a full journal, of HTTP machines and of streams: now, and when all was last accounted for.
@@ -148,6 +152,8 @@ impl World {
             wake_at: None,
             crash_at: None,
             stopping: false,
+            tamper_when_stopped: None,
+            pending_at_stop: BTreeMap::new(),
             terms: Terms::default(),
             parked: Parked::default(),
             turned_away: [0; 2],
