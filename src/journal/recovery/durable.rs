@@ -68,6 +68,11 @@ pub(super) struct Neighbour {
 }
 
 impl Neighbour {
+    /// Where it begins: the number of its first entry comes next.
+    pub(super) fn start(self) -> End {
+        End { epoch_id: self.epoch_id, next: self.number }
+    }
+
     /// Whether entries are missing between it and the end of the older segment.
     pub(super) fn is_gap_behind(&self, end: End) -> bool {
         if end.epoch_id == self.epoch_id { end.next != self.number } else { self.gap }

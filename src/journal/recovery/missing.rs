@@ -1,8 +1,9 @@
 //! What is missing: known exactly where the last run ended with a clean stop, else within bounds. And
 //! what is still whole of a block whose header is not: its entries are known by their own checksums.
 
+use super::durable::End;
 use super::walk::{Course, Walked};
-use super::{Recovery, Repairs};
+use super::{NUMBERS_SKIPPED, Recovery, Repairs};
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::epoch::{EndMark, Epoch};
 use crate::journal::format::{
@@ -20,6 +21,7 @@ use std::ops::Range;
 #[derive(Default)]
 pub(super) struct Stop {
     mark: Option<EndMark>,
+    epoch_id: u128,
     /// Empty where there is no inventory, or a damaged one.
     held: BTreeMap<SegmentNumber, Held>,
     has_inventory: bool,
@@ -45,9 +47,9 @@ impl Stop {
         self.held.keys().copied()
     }
 
-    /// The number behind the last entry.
-    pub fn next_number(&self) -> Option<RecordNumber> {
-        self.mark.map(|mark| mark.next)
+    /// Behind the last entry.
+    pub fn end(&self) -> Option<End> {
+        self.mark.map(|mark| End { epoch_id: self.epoch_id, next: mark.next })
     }
 
     /// Records that waited.
@@ -100,11 +102,26 @@ pub(super) struct Lost {
 /// Bytes that should hold blocks and do not.
 pub(super) struct Gap {
     pub bytes: Range<usize>,
-    /// Numbers that entries there can have, as far as is known.
-    pub from: Option<RecordNumber>,
-    pub to: Option<RecordNumber>,
-    /// Of the blocks that were there.
-    pub epoch_id: u128,
+    /// What comes before it in the segment, and behind it.
+    pub before: Option<End>,
+    pub behind: Option<End>,
+}
+
+impl Gap {
+    /// The epoch of entries with these numbers: it is part of their keys, so that a guess would be worse than none.
+    fn epoch_of(&self, course: &Course, first: RecordNumber, last: RecordNumber) -> Option<u128> {
+        let epoch = |end: End| end.epoch_id;
+        if course.dense.is_some() {
+            // Its blocks can be of several epochs.
+            return self.before.zip(self.behind).filter(|(a, b)| a.epoch_id == b.epoch_id).map(|(a, _)| a.epoch_id);
+        }
+        // Blocks of two epochs lie in a segment only where the second one followed a kill: its numbers are much higher.
+        let is_near = |low: RecordNumber, high: RecordNumber| high.0.saturating_sub(low.0) < NUMBERS_SKIPPED;
+        let before = self.before.filter(|end| is_near(end.next, first)).map(epoch);
+        let behind = self.behind.filter(|end| is_near(last, end.next)).map(epoch);
+        let alone = Some(course.life.epoch_id).filter(|id| *id != 0 && course.next.is_none());
+        before.or(behind).or(alone)
+    }
 }
 
 /// The newest list of losses in the log.
@@ -129,7 +146,7 @@ impl FoundLosses {
 impl Recovery {
     /// Takes what a clean stop says of what it left.
     pub(super) fn adopt_stop(&mut self, epoch: &Epoch, inventory: Option<Inventory>) {
-        self.stop.mark = epoch.end;
+        (self.stop.mark, self.stop.epoch_id) = (epoch.end, epoch.id);
         let Some(Inventory { segments, origins, waiting }) = inventory else { return };
         self.stop.has_inventory = true;
         self.stop.held = segments.into_iter().map(|held| (held.number, held)).collect();
@@ -150,8 +167,9 @@ impl Recovery {
     /// Takes the whole entries of a gap, as those of one block, whose header is made anew. `false`
     /// where there is none.
     pub(super) fn salvage(&mut self, course: &mut Course, gap: Gap, bytes: &[u8], repairs: &mut Repairs) -> bool {
-        let Gap { bytes: range, from, to, epoch_id } = gap;
-        if range.len() <= BLOCK_HEADER_BYTES || epoch_id == 0 {
+        let range = gap.bytes.clone();
+        let (from, to) = (gap.before.map(|end| end.next), gap.behind.map(|end| end.next));
+        if range.len() <= BLOCK_HEADER_BYTES {
             return false;
         }
         let at = course.at(range.start);
@@ -172,6 +190,7 @@ impl Recovery {
             return false;
         }
         let (first, last) = (found[0].header.number, found[found.len() - 1].header.number);
+        let Some(epoch_id) = gap.epoch_of(course, first, last) else { return false };
         let (used, count) = (found[found.len() - 1].offset + found[found.len() - 1].bytes(), found.len() as u32);
         let mut lost: Vec<Range<RecordNumber>> = Vec::new();
         let mut expected = from.unwrap_or(first);

@@ -137,8 +137,8 @@ impl Recovery {
         if !is_missing {
             return;
         }
-        let from = course.next.map(|end| end.next);
-        let missing = Gap { bytes: gap.clone(), from, to: Some(header.first_number), epoch_id: header.epoch_id };
+        let behind = Some(End { epoch_id: header.epoch_id, next: header.first_number });
+        let missing = Gap { bytes: gap.clone(), before: course.next, behind };
         let (is_first, at) = (course.next.is_none(), course.at(gap.start));
         let found = self.may_tell(course, gap.start, repairs) && self.salvage(course, missing, bytes, repairs);
         // Before the first block of a segment that no clean stop knows there may be nothing at all.
@@ -159,8 +159,7 @@ impl Recovery {
         if let Some(held) = held.filter(|held| course.end < held.end as usize) {
             self.fill_held(&mut course, held.end, bytes, repairs);
         } else if course.segment.is_none() && self.is_to_be_there(&course) {
-            let to = self.newer.map(|newer| newer.number);
-            let gap = Gap { bytes: course.end..bytes.len(), from: None, to, epoch_id: course.life.epoch_id };
+            let gap = Gap { bytes: course.end..bytes.len(), before: None, behind: self.newer.map(Neighbour::start) };
             self.salvage(&mut course, gap, bytes, repairs);
         }
         self.judge_torn(&course, repairs);
@@ -193,14 +192,11 @@ impl Recovery {
 
     /// A clean stop has left more of the segment than was found.
     fn fill_held(&mut self, course: &mut Course, end: u32, bytes: &[u8], repairs: &mut Repairs) {
-        let (from, at) = (course.next.map(|end| end.next), course.at(course.end));
+        let at = course.at(course.end);
         let range = course.end..(end as usize).min(bytes.len());
-        let epoch_id = match (course.dense, course.next) {
-            (Some(_), Some(end)) => end.epoch_id,
-            _ => course.life.epoch_id,
-        };
-        let to = self.newer.map(|newer| newer.number).or(self.stop.next_number());
-        let gap = Gap { bytes: range.clone(), from, to, epoch_id };
+        let behind = self.newer.map(Neighbour::start).or_else(|| self.stop.end());
+        let (from, to) = (course.next.map(|end| end.next), behind.map(|end| end.next));
+        let gap = Gap { bytes: range.clone(), before: course.next, behind };
         if !self.salvage(course, gap, bytes, repairs) {
             let lost = from.zip(to).map_or(NONE_LOST, |(from, to)| from..to);
             self.note_damage(at, range, lost, repairs);
@@ -224,12 +220,7 @@ impl Recovery {
                 Some(newer) => Position { offset: 0, ..newer.at },
                 None => course.at(course.end),
             };
-            let gap = Gap {
-                bytes: end..bytes.len(),
-                from: Some(next.next),
-                to: self.newer.map(|newer| newer.number),
-                epoch_id: next.epoch_id,
-            };
+            let gap = Gap { bytes: end..bytes.len(), before: Some(next), behind: self.newer.map(Neighbour::start) };
             let is_certain = repairs.certain || self.durable.has(at);
             if !is_certain || !self.salvage(course, gap, bytes, repairs) {
                 self.note_damage(at, end..bytes.len(), lost, repairs);
