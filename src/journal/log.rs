@@ -628,8 +628,8 @@ impl Journal {
     // ---- what is missing
 
     /// Records that were found to be missing, until that is acknowledged.
-    pub fn losses(&self) -> &[Loss] {
-        self.ledger.losses.list()
+    pub fn losses(&self) -> impl Iterator<Item = &Loss> {
+        self.ledger.losses.open()
     }
 
     /// An operator has acknowledged what is missing; how many losses there were.
@@ -641,6 +641,9 @@ impl Journal {
     pub(super) fn write_losses(&mut self, now: Now) {
         let current = self.segments.current_number();
         let Self { ledger, segments, .. } = self;
+        if let Some(oldest) = segments.at(0) {
+            ledger.losses.forget_before(oldest.first_number);
+        }
         let is_there = |number| segments.holder(number).is_some_and(|holder| holder.number == current);
         if let Some(payload) = ledger.losses.to_write(now.wall_ns, is_there)
             && let Ok(Some(number)) = self.write_progress(now, Kind::Losses, &[&payload])

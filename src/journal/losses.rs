@@ -21,9 +21,24 @@ pub struct Loss {
     pub records: u64,
     /// So many are missing; else at most so many.
     pub exact: bool,
+    /// An operator knows of it. It is kept as long as its place is part of the log, so that no later
+    /// start takes it for another one.
+    pub acknowledged: bool,
 }
 
+const EXACT: u64 = 1;
+const ACKNOWLEDGED: u64 = 2;
+
 impl Loss {
+    fn flags(&self) -> u64 {
+        (if self.exact { EXACT } else { 0 }) | (if self.acknowledged { ACKNOWLEDGED } else { 0 })
+    }
+
+    /// Whether a number is among those of which some are missing.
+    pub(super) fn covers(&self, number: RecordNumber) -> bool {
+        (self.first..self.end).contains(&number)
+    }
+
     /// Both together.
     fn and(self, other: Self) -> Self {
         Self {
@@ -32,15 +47,15 @@ impl Loss {
             end: self.end.max(other.end),
             records: self.records.saturating_add(other.records),
             exact: self.exact && other.exact,
+            acknowledged: self.acknowledged && other.acknowledged,
         }
     }
 }
 
 /// The payload of an entry.
 fn encode(losses: &[Loss]) -> Vec<u8> {
-    let fields = losses
-        .iter()
-        .flat_map(|loss| [loss.found_wall_ns, loss.first.0, loss.end.0, loss.records, u64::from(loss.exact)]);
+    let fields =
+        losses.iter().flat_map(|loss| [loss.found_wall_ns, loss.first.0, loss.end.0, loss.records, loss.flags()]);
     fields.flat_map(u64::to_le_bytes).collect()
 }
 
@@ -51,7 +66,8 @@ pub(super) fn decode(payload: &[u8]) -> Vec<Loss> {
         first: record_number_at(bytes, 8),
         end: record_number_at(bytes, 16),
         records: u64_at(bytes, 24),
-        exact: u64_at(bytes, 32) == 1,
+        exact: u64_at(bytes, 32) & EXACT != 0,
+        acknowledged: u64_at(bytes, 32) & ACKNOWLEDGED != 0,
     };
     payload.chunks_exact(LOSS_BYTES).map(decode).collect()
 }
@@ -78,14 +94,24 @@ impl Losses {
         self.changed = !self.list.is_empty();
     }
 
-    pub fn list(&self) -> &[Loss] {
-        &self.list
+    /// Those that nobody has acknowledged.
+    pub fn open(&self) -> impl Iterator<Item = &Loss> {
+        self.list.iter().filter(|loss| !loss.acknowledged)
     }
 
     /// An operator has acknowledged them; how many there were.
     pub fn acknowledge(&mut self) -> usize {
-        self.changed |= !self.list.is_empty();
-        std::mem::take(&mut self.list).len()
+        let count = self.open().count();
+        self.changed |= count > 0;
+        self.list.iter_mut().for_each(|loss| loss.acknowledged = true);
+        count
+    }
+
+    /// The log begins with this number now: what was acknowledged before it cannot be met again.
+    pub fn forget_before(&mut self, number: RecordNumber) {
+        let before = self.list.len();
+        self.list.retain(|loss| !loss.acknowledged || loss.end > number);
+        self.changed |= self.list.len() != before;
     }
 
     /// What is to be written down now, if anything is. `is_said_there`: whether an entry lies in the
@@ -145,8 +171,8 @@ mod tests {
         losses.adopt(vec![Loss { found_wall_ns: 5, ..loss(1, 2) }], Some(loss(100, 3)));
         let payload = losses.to_write(9, |_| true).expect("changed");
         losses.written(RecordNumber(50));
-        assert_eq!(decode(&payload), losses.list());
-        assert_eq!(losses.list().iter().map(|loss| loss.found_wall_ns).collect::<Vec<_>>(), [5, 9]);
+        assert_eq!(decode(&payload), losses.list);
+        assert_eq!(losses.open().map(|loss| loss.found_wall_ns).collect::<Vec<_>>(), [5, 9]);
         assert!(losses.is_written() && losses.to_write(9, |_| true).is_none());
     }
 
@@ -163,7 +189,13 @@ mod tests {
         losses.forget(RecordNumber(91));
         assert_eq!(losses.said().collect::<Vec<_>>(), [RecordNumber(90)]);
         assert!(losses.is_said_in(RecordNumber(90)) && !losses.is_said_in(RecordNumber(50)));
-        assert_eq!(losses.acknowledge(), 1);
+        assert_eq!((losses.acknowledge(), losses.open().count()), (1, 0));
+        let payload = losses.to_write(1, |_| true).expect("changed");
+        assert!(decode(&payload)[0].acknowledged);
+        losses.written(RecordNumber(95));
+        losses.forget_before(RecordNumber(109));
+        assert!(losses.is_written(), "a start may meet it again");
+        losses.forget_before(RecordNumber(110));
         assert_eq!(losses.to_write(1, |_| true), Some(Vec::new()));
     }
 
@@ -172,8 +204,8 @@ mod tests {
         let mut losses = Losses::default();
         let earlier = (0..100).map(|number| loss(number * 10, 2)).collect();
         losses.adopt(earlier, None);
-        assert_eq!(losses.list().len(), LOSSES_MAX);
-        assert_eq!(losses.list().iter().map(|loss| loss.records).sum::<u64>(), 200);
-        assert_eq!(losses.list()[0].first, RecordNumber(0));
+        assert_eq!(losses.open().count(), LOSSES_MAX);
+        assert_eq!(losses.open().map(|loss| loss.records).sum::<u64>(), 200);
+        assert_eq!(losses.list[0].first, RecordNumber(0));
     }
 }

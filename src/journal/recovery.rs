@@ -137,7 +137,8 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     let last = earlier.last().copied();
     let blocks = recovery.last_blocks(storage, last)?;
     recovery.read_segments(storage, options, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
-    recovery.report.loss = recovery.loss();
+    recovery.found_loss = recovery.loss();
+    recovery.report.loss = recovery.found_loss.filter(|loss| loss.records > 0);
 
     let epoch = Epoch {
         // A damaged file's number is not used again either: it is removed below.
@@ -242,6 +243,7 @@ struct Recovery {
     stop: Stop,
     lost: Vec<Lost>,
     losses: FoundLosses,
+    found_loss: Option<Loss>,
     /// Segments without a block, newer than the one that was read last, where some may be missing.
     empty: Vec<SegmentNumber>,
 }
@@ -383,7 +385,7 @@ impl Recovery {
         );
         let mut moving = Moving::default();
         moving.define_again(self.defined_before);
-        ledger.losses.adopt(std::mem::take(&mut self.losses).take(), self.report.loss);
+        ledger.losses.adopt(std::mem::take(&mut self.losses).take(), self.found_loss);
         let owners = Owners {
             window: Window::new(memory, options.block_bytes, maker.physical, is_on_disk),
             writer,

@@ -11,8 +11,8 @@ use ringest::journal::{Identity, Options, Position, Step, Storage};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-const SEGMENT_BYTES: u32 = 16 * 1024;
-const PHYSICAL: u32 = 512;
+pub const SEGMENT_BYTES: u32 = 16 * 1024;
+pub const PHYSICAL: u32 = 512;
 
 fn small(durability: Durability) -> Options {
     let options = options(durability, 8, 16);
@@ -20,7 +20,7 @@ fn small(durability: Durability) -> Options {
 }
 
 /// A journal of two and a half segments, all on disk and all in block memory, with some records settled.
-fn story(durability: Durability, seed: u64) -> Story {
+pub fn story(durability: Durability, seed: u64) -> Story {
     let mut story = Story::new(World::new(small(durability), PHYSICAL, seed), seed);
     let mut size = 0;
     while story.world.segments() < 2 || size % 8 != 0 {
@@ -73,7 +73,7 @@ fn layout(disk: &Disk) -> BTreeMap<RecordNumber, Place> {
 }
 
 /// Opens, checks that nothing was invented or altered, and gives the numbers found, settled ones included.
-fn recover(
+pub fn recover(
     disk: Disk,
     options: &Options,
     written: &BTreeMap<RecordNumber, Kept>,
@@ -115,7 +115,7 @@ fn assert_goes_on(mut world: World) {
 }
 
 /// Every record that the story ever wrote.
-fn written(story: &mut Story) -> BTreeMap<RecordNumber, Kept> {
+pub fn written(story: &mut Story) -> BTreeMap<RecordNumber, Kept> {
     let mut all = story.settled.clone();
     all.extend(story.waiting.iter().map(|(number, (kept, ..))| (*number, kept.clone())));
     all

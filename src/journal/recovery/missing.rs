@@ -94,9 +94,10 @@ impl Stop {
 
 /// Entries that damage has taken.
 pub(super) struct Lost {
-    /// Empty where they are not known.
+    /// Among these; empty where none is.
     pub numbers: Range<RecordNumber>,
-    pub bytes: u64,
+    /// They had so many bytes; `None` where all of the numbers are meant.
+    pub bytes: Option<u64>,
 }
 
 /// Bytes that should hold blocks and do not.
@@ -228,21 +229,29 @@ impl Recovery {
             "the header of the block at {} of segment {} is damaged: {count} entries were found by their own checksums",
             at.offset, at.segment
         ));
-        self.lost.extend(lost.into_iter().map(|numbers| Lost { numbers, bytes: 0 }));
+        self.lost.extend(lost.into_iter().map(|numbers| Lost { numbers, bytes: None }));
         repairs.damage.push(range);
         repairs.seal(&header, &walked);
         course.pass(&header, &walked, true);
         true
     }
 
-    /// How many records are missing, once all that is there was read.
+    /// How many records are missing, once all that is there was read. Where it is known that only marks are, that is a loss of no
+    /// records, which nobody needs to acknowledge: the next start must not take it for another one.
     pub(super) fn loss(&self) -> Option<Loss> {
         let loss = match self.stop.mark {
             Some(_) if self.stop.has_inventory => self.loss_by_inventory(),
             Some(mark) => self.loss_by_mark(mark),
             None => self.loss_by_damage(),
         };
-        Some(loss).filter(|loss| loss.records > 0)
+        let numbers = self.lost.iter().map(|lost| &lost.numbers).filter(|numbers| !numbers.is_empty());
+        let loss = numbers.fold(loss, |loss, numbers| Loss {
+            first: if loss.end == RecordNumber(0) { numbers.start } else { loss.first.min(numbers.start) },
+            end: loss.end.max(numbers.end),
+            acknowledged: loss.records == 0,
+            ..loss
+        });
+        Some(loss).filter(|loss| loss.end > loss.first)
     }
 
     fn loss_by_inventory(&self) -> Loss {
@@ -267,13 +276,14 @@ impl Recovery {
         let mut loss = Loss::default();
         let mut counted = SparseBits::default();
         for Lost { numbers, bytes } in &self.lost {
-            let least = numbers.end.0 - numbers.start.0;
-            if numbers.is_empty() || *bytes > 0 && least > bytes / smallest {
-                loss.records += bytes / smallest;
-                continue;
-            }
-            let is_missing = |number: &RecordNumber| !self.seen.contains(*number) && !self.settled.contains(*number);
-            let missing = (numbers.start.0..numbers.end.0).map(RecordNumber).filter(is_missing);
+            // What an earlier start has told is not lost again.
+            let is_missing = |number: &RecordNumber| {
+                !self.seen.contains(*number)
+                    && !self.settled.contains(*number)
+                    && !self.losses.list.iter().any(|loss| loss.covers(*number))
+            };
+            let most = bytes.map_or(usize::MAX, |bytes| (bytes / smallest) as usize);
+            let missing = (numbers.start.0..numbers.end.0).map(RecordNumber).filter(is_missing).take(most);
             loss = missing.filter(|number| counted.insert(*number)).fold(loss, with);
         }
         loss

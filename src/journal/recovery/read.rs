@@ -119,7 +119,9 @@ impl Recovery {
         let newer = self.newer;
         let lost = self.lost.len();
         if !self.walk(life, bytes, &mut repairs) {
-            if exists && (repairs.is_unread || !repairs.damage.is_empty() || self.is_unread_below(newer, number)) {
+            if exists && (repairs.is_unread || !repairs.damage.is_empty()) {
+                self.keep(storage, number)?;
+            } else if exists && self.is_unread_below(newer, number) {
                 self.empty.push(number);
             }
             return Ok(false);
@@ -195,12 +197,17 @@ impl Recovery {
     fn set_empty_aside(&mut self, storage: &mut impl Storage, is_missing: bool) -> Result<(), OpenError> {
         for number in std::mem::take(&mut self.empty) {
             if is_missing {
-                self.report.alarms.push(format!("nothing of segment {number} can be read: its file is in quarantine"));
-                doing(format!("quarantine segment {number}"), storage.keep_segment(number))?;
+                self.keep(storage, number)?;
             }
             doing(format!("free segment {number}"), storage.free_segment(number))?;
         }
         Ok(())
+    }
+
+    /// Keeps the file of a segment without a block.
+    fn keep(&mut self, storage: &mut impl Storage, number: SegmentNumber) -> Result<(), OpenError> {
+        self.report.alarms.push(format!("nothing of segment {number} can be read: its file is in quarantine"));
+        doing(format!("quarantine segment {number}"), storage.keep_segment(number))
     }
 
     /// Whether a segment without a block lies between others, and was durable.

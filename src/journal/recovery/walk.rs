@@ -211,7 +211,7 @@ impl Recovery {
         if let Some(newer) = other {
             let mut elsewhere = Repairs { certain: newer.certain, ..Repairs::default() };
             let start = Position { offset: 0, ..newer.at };
-            self.note_damage(start, 0..newer.at.offset as usize, NONE_LOST, &mut elsewhere);
+            self.note_damage(start, 0..newer.at.offset as usize, next.next..newer.number, &mut elsewhere);
         } else if cut_off || self.newer.is_some_and(|newer| newer.is_gap_behind(next)) {
             let end = course.end.min(bytes.len());
             let lost = lost_between(next, self.newer);
@@ -278,15 +278,11 @@ impl Recovery {
             }
             let lost = entries.resynchronise();
             let range = lost.clone().unwrap_or(entries.offset()..limit - offset);
-            // The numbers of a dense segment have gaps.
-            let numbers = match (header.dense, seal) {
-                (None, Some(seal)) => {
-                    let from = last.map_or(header.first_number, RecordNumber::next);
-                    let next = lost.is_some().then(|| entries.clone().next()).flatten();
-                    from..next.map_or(header.first_number.plus(u64::from(seal.entries)), |entry| entry.header.number)
-                }
-                _ => NONE_LOST,
-            };
+            let from = last.map_or(header.first_number, RecordNumber::next);
+            let next = lost.is_some().then(|| entries.clone().next()).flatten();
+            let count = seal.map_or(0, |seal| seal.entries);
+            let numbers =
+                from..next.map_or(header.first_number.plus(u64::from(count)).max(from), |entry| entry.header.number);
             self.note_damage(here, offset + range.start..offset + range.end, numbers, repairs);
             if lost.is_none() {
                 break;
@@ -327,7 +323,7 @@ impl Recovery {
     ) {
         if repairs.certain || self.durable.has(at) {
             self.report.damaged += 1;
-            self.lost.push(Lost { numbers: lost.clone(), bytes: range.len() as u64 });
+            self.lost.push(Lost { numbers: lost.clone(), bytes: Some(range.len() as u64).filter(|bytes| *bytes > 0) });
             let lost = match lost.is_empty() {
                 false => format!(": entries {} to {} are lost", lost.start, lost.end.0 - 1),
                 true => String::new(),
