@@ -57,12 +57,16 @@ impl Stop {
         self.mark.map(|mark| mark.pending)
     }
 
+    /// The numbers of the entries that lay in a segment.
+    pub fn numbers_of(&self, segment: SegmentNumber) -> Option<Range<RecordNumber>> {
+        let behind = self.held.range(segment.next()..).next().map(|(_, next)| next.first_number);
+        let end = behind.or(self.mark.map(|mark| mark.next)).unwrap_or(RecordNumber(u64::MAX));
+        self.held.get(&segment).map(|held| held.first_number..end)
+    }
+
     /// Whether any record is missing that waited in a segment.
     pub fn misses_any(&self, segment: SegmentNumber, found: impl Iterator<Item = RecordNumber>) -> bool {
-        let Some(held) = self.held.get(&segment) else { return false };
-        let behind =
-            self.held.range(segment.next()..).next().map_or(RecordNumber(u64::MAX), |(_, next)| next.first_number);
-        let range = held.first_number..behind;
+        let Some(range) = self.numbers_of(segment) else { return false };
         let overlap = |(first, end): &(RecordNumber, RecordNumber)| {
             end.0.min(range.end.0).saturating_sub(first.0.max(range.start.0))
         };

@@ -2,6 +2,7 @@
 
 use super::durable::Neighbour;
 use super::gone::{is_move_cut_short, is_whole_from_its_start};
+use super::missing::Lost;
 use super::{Life, Missing, OpenError, Recovery, Repairs, doing};
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::epoch::Epoch;
@@ -33,7 +34,9 @@ impl Recovery {
         let headers = overlay.values().flatten().map(|left| left.header);
         self.oldest_segment = headers.map(|header| header.oldest_segment).max().unwrap_or_default();
         let mut numbers: Vec<SegmentNumber> = files.union(&overlay.keys().copied().collect()).copied().collect();
-        for gone in self.stop.segments().filter(|number| !files.contains(number)) {
+        let gone: Vec<SegmentNumber> = self.stop.segments().filter(|number| !files.contains(number)).collect();
+        for gone in gone {
+            self.lost.extend(self.stop.numbers_of(gone).map(|numbers| Lost { numbers, bytes: None }));
             self.report.damaged += 1;
             self.report.alarms.push(format!("segment {gone} is gone, though the last run has left it"));
         }

@@ -142,8 +142,10 @@ impl Recovery {
         let (is_first, at) = (course.next.is_none(), course.at(gap.start));
         let found = self.may_tell(course, gap.start, repairs) && self.salvage(course, missing, bytes, repairs);
         // Before the first block of a segment that no clean stop knows there may be nothing at all.
-        if !found && (!is_first || repairs.certain || self.stop.held(course.life.number).is_some()) {
-            let lost = course.next.map_or(NONE_LOST, |end| end.next..header.first_number);
+        let held = self.stop.held(course.life.number);
+        if !found && (!is_first || repairs.certain || held.is_some()) {
+            let from = course.next.map(|end| end.next).or(held.map(|held| held.first_number));
+            let lost = from.map_or(NONE_LOST, |from| from..header.first_number);
             self.note_damage(at, gap, lost, repairs);
         }
     }
@@ -198,6 +200,7 @@ impl Recovery {
         let (from, to) = (course.next.map(|end| end.next), behind.map(|end| end.next));
         let gap = Gap { bytes: range.clone(), before: course.next, behind };
         if !self.salvage(course, gap, bytes, repairs) {
+            let from = from.or(self.stop.held(course.life.number).map(|held| held.first_number));
             let lost = from.zip(to).map_or(NONE_LOST, |(from, to)| from..to);
             self.note_damage(at, range, lost, repairs);
         }
