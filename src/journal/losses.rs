@@ -2,7 +2,8 @@
 //! the newest one counts, and each new segment gets a copy before the older one may go.
 
 use super::format::{LOSS_BYTES, record_number_at, u64_at};
-use crate::ground::RecordNumber;
+use crate::ground::{CoreId, RecordNumber};
+use crate::observe::losses::LossSnapshot;
 use std::collections::VecDeque;
 
 /// Losses that are listed by themselves; older ones are put together.
@@ -24,6 +25,14 @@ pub struct Loss {
 }
 
 impl Loss {
+    /// As it is shown.
+    pub(super) fn shown(&self, core: CoreId) -> LossSnapshot {
+        let Self { found_wall_ns, first, end, records, exact } = *self;
+        // Of damage that hides how many entries it took no numbers are known.
+        let last = end.0.checked_sub(1).filter(|last| first.0 <= *last);
+        LossSnapshot { found_wall_ns, core: core.0, first: last.map(|_| first.0), last, records, exact }
+    }
+
     /// Both together.
     fn and(self, other: Self) -> Self {
         Self {
@@ -64,6 +73,8 @@ pub(super) struct Losses {
     changed: bool,
     /// Entries that have it, oldest first; the newest one has it as it is now, unless it changed.
     said: VecDeque<RecordNumber>,
+    /// An acknowledgement is not durable yet.
+    acknowledging: bool,
 }
 
 impl Losses {
@@ -82,10 +93,18 @@ impl Losses {
         &self.list
     }
 
-    /// An operator has acknowledged them; how many there were.
-    pub fn acknowledge(&mut self) -> usize {
-        self.changed |= !self.list.is_empty();
-        std::mem::take(&mut self.list).len()
+    /// An operator has acknowledged those that are meant: these.
+    pub fn acknowledge(&mut self, is_meant: impl FnMut(&Loss) -> bool) -> Vec<Loss> {
+        let (meant, rest): (Vec<Loss>, Vec<Loss>) = std::mem::take(&mut self.list).into_iter().partition(is_meant);
+        self.list = rest;
+        self.changed |= !meant.is_empty();
+        self.acknowledging |= !meant.is_empty();
+        meant
+    }
+
+    /// Whether an acknowledgement is not durable yet.
+    pub fn is_acknowledging(&self) -> bool {
+        self.acknowledging
     }
 
     /// What is to be written down now, if anything is. `is_said_there`: whether an entry lies in the
@@ -114,6 +133,7 @@ impl Losses {
 
     /// Entries below a number are durable: older copies are of no more use.
     pub fn forget(&mut self, durable_below: RecordNumber) {
+        self.acknowledging &= self.changed || self.said.back().is_some_and(|said| durable_below <= *said);
         while self.said.get(1).is_some_and(|next| *next < durable_below) {
             self.said.pop_front();
         }
@@ -163,8 +183,36 @@ mod tests {
         losses.forget(RecordNumber(91));
         assert_eq!(losses.said().collect::<Vec<_>>(), [RecordNumber(90)]);
         assert!(losses.is_said_in(RecordNumber(90)) && !losses.is_said_in(RecordNumber(50)));
-        assert_eq!(losses.acknowledge(), 1);
+        assert_eq!(losses.acknowledge(|_| true).len(), 1);
         assert_eq!(losses.to_write(1, |_| true), Some(Vec::new()));
+    }
+
+    #[test]
+    fn only_what_is_meant_is_acknowledged_and_that_lasts_until_it_is_durable() {
+        let mut losses = Losses::default();
+        losses.adopt(vec![loss(1, 2), loss(100, 3)], None);
+        losses.to_write(1, |_| true).expect("changed");
+        losses.written(RecordNumber(50));
+        assert_eq!(losses.acknowledge(|loss| loss.records == 9), []);
+        assert!(losses.is_written() && !losses.is_acknowledging(), "nothing was meant");
+        assert_eq!(losses.acknowledge(|loss| loss.records == 3), [Loss { found_wall_ns: 1, ..loss(100, 3) }]);
+        losses.forget(RecordNumber(60));
+        assert!(losses.is_acknowledging(), "it is not written yet");
+        let payload = losses.to_write(2, |_| true).expect("changed");
+        assert_eq!(decode(&payload), [Loss { found_wall_ns: 1, ..loss(1, 2) }]);
+        losses.written(RecordNumber(70));
+        losses.forget(RecordNumber(70));
+        assert!(losses.is_acknowledging(), "it is not durable yet");
+        losses.forget(RecordNumber(71));
+        assert!(!losses.is_acknowledging());
+    }
+
+    #[test]
+    fn a_loss_is_shown_with_its_last_number_and_without_numbers_where_none_are_known() {
+        let shown = loss(7, 3).shown(CoreId(2));
+        assert_eq!((shown.core, shown.first, shown.last, shown.records), (2, Some(7), Some(16), 3));
+        let shown = Loss { records: 3, ..Loss::default() }.shown(CoreId(2));
+        assert_eq!((shown.first, shown.last), (None, None));
     }
 
     #[test]
