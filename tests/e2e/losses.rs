@@ -14,6 +14,10 @@ const GROUPS: usize = 4;
 /// Blocks begin at multiples of this.
 const SECTOR: usize = 512;
 
+fn place_of(bytes: &[u8], text: &str) -> Option<usize> {
+    bytes.windows(text.len()).position(|at| at == text.as_bytes())
+}
+
 /// A gateway that was stopped while nobody took its records.
 struct Stopped {
     site: Site,
@@ -46,23 +50,24 @@ impl Stopped {
         self.site.path("state").display().to_string()
     }
 
+    /// The segment that has the records, and its bytes.
+    fn segment(&self) -> (PathBuf, Vec<u8>) {
+        let first = record("press", 0);
+        let directory = std::fs::read_dir(self.site.path("state/core-0")).expect("a directory");
+        let paths = directory.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file());
+        let mut files = paths.map(|path| (path.clone(), std::fs::read(path).expect("its bytes")));
+        files.find(|(_, bytes)| place_of(bytes, &first).is_some()).expect("a segment has them")
+    }
+
     /// Takes away all that lies behind the records of the first groups.
     fn keep_groups(&self, groups: usize) {
-        let directory = std::fs::read_dir(self.site.path("state/core-0")).expect("a directory");
-        let first_lost = record("press", groups * GROUP);
-        let mut found = 0;
-        for path in directory.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()) {
-            let mut bytes = std::fs::read(&path).expect("its bytes");
-            let Some(at) = bytes.windows(first_lost.len()).position(|at| at == first_lost.as_bytes()) else { continue };
-            let begin = at / SECTOR * SECTOR;
-            let last_kept = (groups * GROUP).checked_sub(1).map(|number| record("press", number));
-            let place = |text: String| bytes.windows(text.len()).position(|at| at == text.as_bytes());
-            assert!(last_kept.is_none_or(|last| place(last).expect("kept") < begin), "each group has its own block");
-            bytes[begin..].fill(0);
-            std::fs::write(&path, &bytes).expect("written");
-            found += 1;
-        }
-        assert_eq!(found, 1, "one segment has them");
+        let (path, mut bytes) = self.segment();
+        let lost = place_of(&bytes, &record("press", groups * GROUP)).expect("there");
+        let kept = place_of(&bytes, &record("press", groups * GROUP - 1)).expect("there");
+        let begin = lost / SECTOR * SECTOR;
+        assert!(kept < begin, "each group has its own block");
+        bytes[begin..].fill(0);
+        std::fs::write(path, bytes).expect("written");
     }
 
     fn start(&self) -> Gateway {
@@ -226,7 +231,8 @@ fn a_loss_that_nobody_saw_is_not_acknowledged_by_an_earlier_decision() {
 fn the_directory_of_a_core_that_is_no_more_stays_until_what_it_misses_is_acknowledged() {
     let stopped = Stopped::new();
     let directory = stopped.site.path("state/core-3");
-    stopped.keep_groups(0);
+    // Without damaged bytes in quarantine nothing else keeps it.
+    std::fs::remove_file(stopped.segment().0).expect("removed");
     std::fs::rename(stopped.site.path("state/core-0"), &directory).expect("renamed");
     let missing = |gateway: &Gateway| {
         let missing = gateway.status().0["missing"].clone();
