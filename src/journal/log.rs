@@ -663,7 +663,7 @@ impl Journal {
         let current = self.segments.current_number();
         let Self { ledger, segments, .. } = self;
         let is_there = |number| segments.holder(number).is_some_and(|holder| holder.number == current);
-        if let Some(payload) = ledger.losses.to_write(now.wall_ns, is_there)
+        if let Some(payload) = ledger.losses.payload_due(now.wall_ns, is_there)
             && let Ok(Some(number)) = self.write_progress(now, Kind::Losses, &[&payload])
         {
             self.ledger.losses.written(number);

@@ -109,7 +109,7 @@ impl Losses {
 
     /// What is to be written down now, if anything is. `is_said_there`: whether an entry lies in the
     /// segment that is being filled.
-    pub fn to_write(&mut self, wall_ns: u64, is_said_there: impl FnOnce(RecordNumber) -> bool) -> Option<Vec<u8>> {
+    pub fn payload_due(&mut self, wall_ns: u64, is_said_there: impl FnOnce(RecordNumber) -> bool) -> Option<Vec<u8>> {
         let is_moved_on = self.said.back().is_some_and(|said| !is_said_there(*said));
         if !self.changed && !is_moved_on {
             return None;
@@ -163,20 +163,20 @@ mod tests {
     fn losses_are_dated_when_they_are_written_and_read_as_they_were() {
         let mut losses = Losses::default();
         losses.adopt(vec![Loss { found_wall_ns: 5, ..loss(1, 2) }], Some(loss(100, 3)));
-        let payload = losses.to_write(9, |_| true).expect("changed");
+        let payload = losses.payload_due(9, |_| true).expect("changed");
         losses.written(RecordNumber(50));
         assert_eq!(decode(&payload), losses.list());
         assert_eq!(losses.list().iter().map(|loss| loss.found_wall_ns).collect::<Vec<_>>(), [5, 9]);
-        assert!(losses.is_written() && losses.to_write(9, |_| true).is_none());
+        assert!(losses.is_written() && losses.payload_due(9, |_| true).is_none());
     }
 
     #[test]
     fn each_segment_gets_a_copy_and_the_older_one_is_kept_until_that_is_durable() {
         let mut losses = Losses::default();
         losses.adopt(Vec::new(), Some(loss(100, 3)));
-        losses.to_write(1, |_| true).expect("changed");
+        losses.payload_due(1, |_| true).expect("changed");
         losses.written(RecordNumber(50));
-        assert!(losses.to_write(1, |number| number != RecordNumber(50)).is_some());
+        assert!(losses.payload_due(1, |number| number != RecordNumber(50)).is_some());
         losses.written(RecordNumber(90));
         losses.forget(RecordNumber(90));
         assert_eq!(losses.said().collect::<Vec<_>>(), [50, 90].map(RecordNumber));
@@ -184,21 +184,21 @@ mod tests {
         assert_eq!(losses.said().collect::<Vec<_>>(), [RecordNumber(90)]);
         assert!(losses.is_said_in(RecordNumber(90)) && !losses.is_said_in(RecordNumber(50)));
         assert_eq!(losses.acknowledge(|_| true).len(), 1);
-        assert_eq!(losses.to_write(1, |_| true), Some(Vec::new()));
+        assert_eq!(losses.payload_due(1, |_| true), Some(Vec::new()));
     }
 
     #[test]
     fn only_what_is_meant_is_acknowledged_and_that_lasts_until_it_is_durable() {
         let mut losses = Losses::default();
         losses.adopt(vec![loss(1, 2), loss(100, 3)], None);
-        losses.to_write(1, |_| true).expect("changed");
+        losses.payload_due(1, |_| true).expect("changed");
         losses.written(RecordNumber(50));
         assert_eq!(losses.acknowledge(|loss| loss.records == 9), []);
         assert!(losses.is_written() && !losses.is_acknowledging(), "nothing was meant");
         assert_eq!(losses.acknowledge(|loss| loss.records == 3), [Loss { found_wall_ns: 1, ..loss(100, 3) }]);
         losses.forget(RecordNumber(60));
         assert!(losses.is_acknowledging(), "it is not written yet");
-        let payload = losses.to_write(2, |_| true).expect("changed");
+        let payload = losses.payload_due(2, |_| true).expect("changed");
         assert_eq!(decode(&payload), [Loss { found_wall_ns: 1, ..loss(1, 2) }]);
         losses.written(RecordNumber(70));
         losses.forget(RecordNumber(70));
