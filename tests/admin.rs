@@ -4,6 +4,7 @@ use ringest::config::Durability;
 use ringest::engine::admin::{self, Gateway, PARKED_TIMEOUT, Parked, Token, client};
 use ringest::ground::count::{LineCounts, Stage, Terms};
 use ringest::ground::{FlagCounts, RecordFlags};
+use ringest::observe::losses::{Acknowledged, LossSnapshot};
 use ringest::observe::snapshot::{LineSnapshot, ParkedList, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -33,7 +34,7 @@ impl Server {
         let cores: Cores = Arc::new(Mutex::new(snapshots));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (bound, address) = std::sync::mpsc::channel();
-        let (asked, hung) = (cores.clone(), cores.clone());
+        let (asked, hung, told) = (cores.clone(), cores.clone(), cores.clone());
         let directory = tempfile::tempdir().expect("a directory");
         let token = Token::leave(directory.path()).expect("left");
         let shown = token.clone();
@@ -52,6 +53,7 @@ impl Server {
                 let mut gateway = Gateway::per_core("plant \"3\"".to_owned(), Durability::Process, count, ask);
                 gateway.token = Some(shown);
                 gateway.parked = Some(parked(hung));
+                gateway.acknowledge = Some(Box::new(move || Box::pin(acknowledge(told.clone()))));
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
                 bound.send(listener.local_addr().expect("bound")).expect("the test waits");
                 let shutdown = async move { drop(stopped.await) };
@@ -95,6 +97,13 @@ impl Server {
         let text = |bytes| String::from_utf8(bytes).expect("text");
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
+}
+
+/// Takes away what is missing.
+async fn acknowledge(cores: Cores) -> Acknowledged {
+    let mut cores = cores.lock().expect("fine");
+    let losses = cores.iter_mut().flatten().flat_map(|core| std::mem::take(&mut core.journal.losses));
+    losses.collect::<Vec<_>>().iter().collect()
 }
 
 /// Three records are parked, which is told while all cores answer.
@@ -535,6 +544,7 @@ fn whoever_changes_something_must_show_the_token() {
         let answer = post(path, &good, all);
         assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("{\"records\":3}"), "{answer}");
     }
+    assert!(post("/api/acknowledge", "", "{}").starts_with("HTTP/1.0 401 "));
     assert!(post("/api/reload", "", "{}").starts_with("HTTP/1.0 401 "));
     assert!(post("/api/reload", &good, "{}").starts_with("HTTP/1.0 503 "), "nobody can read it again");
     // Who looks needs none.
@@ -545,6 +555,57 @@ fn whoever_changes_something_must_show_the_token() {
             .status,
         200
     );
+}
+
+#[test]
+fn what_is_missing_is_a_problem_everywhere_until_it_is_acknowledged() {
+    let server = two_cores();
+    for (core, records, exact) in [(0, 12, true), (1, 3, false)] {
+        let loss = LossSnapshot {
+            found_wall_ns: 1_795_892_400_000_000_000,
+            core,
+            first: Some(1_048_577),
+            last: Some(1_048_600),
+            records,
+            exact,
+        };
+        server.set(usize::from(core), |core| {
+            let core = core.as_mut().expect("it answers");
+            core.terms.recovered -= std::mem::take(&mut core.terms.parked);
+            core.journal.losses = vec![loss];
+        });
+    }
+    let numbers = "(numbers 1048577 to 1048600), found 2026-11-28T19:00:00Z: ringest queue acknowledge CONFIG";
+    let exact = format!("12 records are missing in the journal of core 0 {numbers}");
+    let bound = format!("at most 3 records are missing in the journal of core 1 {numbers}");
+    let reason = |text: &str| json!({ "area": "missing", "name": "records", "text": text });
+    let degraded = json!({ "status": "degraded", "reasons": [reason(&exact), reason(&bound)] });
+    assert_eq!(server.json("/healthz"), (200, degraded), "no reason to take the gateway out of service");
+    assert_eq!(server.get("/readyz").0, 200);
+    let missing = server.json("/api/status").1["missing"].take();
+    let loss = json!({ "found_at": "2026-11-28T19:00:00.000000Z", "core": 0, "first": 1_048_577, "last": 1_048_600,
+        "records": 12, "exact": true });
+    assert_eq!((&missing["records"], &missing["exact"], &missing["losses"][0]), (&json!(15), &json!(false), &loss));
+    let metric = || parse_metrics(&server.get("/metrics").1)["ringest_missing_records"].value(&[]);
+    assert_eq!(metric(), 15.0);
+    let (code, screen, _) = server.status_command(&[]);
+    assert_eq!(code, Some(0), "the gateway does its work");
+    let problems = &screen[screen.find("\nproblems\n").expect("problems")..];
+    let words = problems.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(&exact) && words.contains(&bound), "{screen}");
+    assert!(problems.lines().all(|line| line.chars().count() <= 80), "{problems}");
+
+    let address = server.address.to_string();
+    let acknowledge =
+        |body| client::post(&address, "/api/acknowledge", &server.token, body, TIMEOUT).expect("answered");
+    assert_eq!(acknowledge("{\"all\": true}").status, 422, "it takes no key");
+    assert_eq!(metric(), 15.0);
+    let answer = acknowledge("{}");
+    let done: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    assert_eq!((answer.status, done), (200, json!({ "losses": 2, "records": 15, "exact": false })));
+    assert_eq!(server.json("/healthz"), (200, json!({ "status": "ok" })));
+    assert_eq!(metric(), 0.0);
+    assert_eq!(server.json("/api/status").1["missing"]["losses"], json!([]));
 }
 
 #[test]

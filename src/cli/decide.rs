@@ -1,13 +1,15 @@
-//! `ringest queue retry` and `discard`: a running gateway is told by its admin server, a stopped one finds the decision when it starts.
+//! `ringest queue retry`, `discard` and `acknowledge`: a running gateway is told by its admin server, a stopped one finds the decision
+//! when it starts.
 
 use super::check::print;
-use super::queue::{short_name, state_directory, visit};
+use super::queue::{short_name, state_directory, unreadable, visit};
 use super::{Failure, exit};
 use crate::config;
 use crate::engine::admin::Token;
 use crate::engine::admin::client;
-use crate::engine::{Decision, LockError, Pending, StateLock, leave_decision, lock_holder};
+use crate::engine::{Decision, LockError, Pending, StateLock, leave_decision, lock_holder, open_views};
 use crate::ground::RecordName;
+use crate::observe::losses::{Acknowledged, LossSnapshot};
 use crate::shard::Disposal;
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -57,8 +59,7 @@ pub(super) fn decide(disposal: Disposal, chosen: &Chosen) -> Result<(), Failure>
         return Err(Failure::new(exit::USAGE, message));
     }
     let directory = state_directory(&chosen.place)?;
-    let lock = directory.join("lock");
-    let count = match lock_holder(&directory).map_err(|error| cannot_tell(&lock, &error))? {
+    let count = match holder_of(&directory)? {
         Some(holder) => tell(disposal, chosen, &directory, holder)?,
         None => leave(disposal, chosen, &directory)?,
     };
@@ -68,15 +69,73 @@ pub(super) fn decide(disposal: Disposal, chosen: &Chosen) -> Result<(), Failure>
     Ok(())
 }
 
-/// Tells a running gateway.
-fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u32>) -> Result<u64, Failure> {
-    if chosen.place.is_dir() {
+/// Says that what is missing is known.
+///
+/// # Errors
+/// [`exit::NOT_OK`] if nothing is missing that is not acknowledged, or the gateway refuses, [`exit::LOCKED`] if it runs and cannot
+/// be asked.
+pub(super) fn acknowledge(place: &Path) -> Result<(), Failure> {
+    let directory = state_directory(place)?;
+    let (acknowledged, how) = match holder_of(&directory)? {
+        Some(holder) => {
+            let said = post(place, &directory, holder, "/api/acknowledge", &json!({}))?;
+            let acknowledged = serde_json::from_value(said.clone());
+            let acknowledged: Acknowledged = acknowledged.map_err(|_| {
+                Failure::new(exit::NOT_OK, format!("the gateway answered {said}, which tells no number"))
+            })?;
+            (acknowledged, ": acknowledged")
+        }
+        None => {
+            (leave_acknowledged(&directory)?, ": to be acknowledged when the gateway starts, since it is not running")
+        }
+    };
+    if acknowledged.losses == 0 {
+        return Err(Failure::new(exit::NOT_OK, "nothing is missing that is not acknowledged"));
+    }
+    print(&format!("{}{how}\n", acknowledged.words()))?;
+    Ok(())
+}
+
+/// Leaves to the next start that the losses known now are acknowledged: no others, should it find more.
+fn leave_acknowledged(directory: &Path) -> Result<Acknowledged, Failure> {
+    let _lock = StateLock::acquire(directory).map_err(|error| Failure::new(exit::LOCKED, error.to_string()))?;
+    let views = open_views(directory).map_err(|error| unreadable(directory, &error))?;
+    let seen: Vec<LossSnapshot> = views.iter().flat_map(|view| view.losses()).collect();
+    let acknowledged = seen.iter().collect();
+    if !seen.is_empty() {
+        leave_decision(directory, &Decision::Missing { acknowledge: seen })?;
+    }
+    Ok(acknowledged)
+}
+
+/// Who holds the state directory, if anybody does.
+fn holder_of(directory: &Path) -> Result<Option<Option<u32>>, Failure> {
+    lock_holder(directory).map_err(|error| cannot_tell(&directory.join("lock"), &error))
+}
+
+/// Tells a running gateway something; its answer.
+fn post(place: &Path, directory: &Path, holder: Option<u32>, path: &str, body: &Value) -> Result<Value, Failure> {
+    if place.is_dir() {
         let error = LockError::Held { directory: directory.to_owned(), holder };
         let message = format!("{error}; to tell it, give its configuration file instead of the directory");
         return Err(Failure::new(exit::LOCKED, message));
     }
-    let settings = config::load(&chosen.place).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
+    let settings = config::load(place).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
     let admin = settings.gateway.admin.to_string();
+    let token = Token::read(directory).map_err(|error| cannot_tell(&Token::path(directory), &error))?;
+    let answer = client::post(&admin, path, &token, &body.to_string(), TIMEOUT)
+        .map_err(|error| Failure::new(exit::LOCKED, format!("the gateway runs and cannot be told: {error}")))?;
+    match serde_json::from_slice(&answer.body) {
+        Ok(said) if answer.status == 200 => Ok(said),
+        _ => {
+            let words = String::from_utf8_lossy(&answer.body);
+            Err(Failure::new(exit::NOT_OK, format!("the gateway answered {}: {words}", answer.status)))
+        }
+    }
+}
+
+/// Tells a running gateway about parked records.
+fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u32>) -> Result<u64, Failure> {
     let (path, done) = match disposal {
         Disposal::Retry => ("/api/parked/retry", "are to be delivered now"),
         Disposal::Discard => ("/api/parked/discard", "are to be deleted now"),
@@ -89,20 +148,12 @@ fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u3
             "status": chosen.status,
         }),
     };
-    let token = Token::read(directory).map_err(|error| cannot_tell(&Token::path(directory), &error))?;
-    let answer = client::post(&admin, path, &token, &body.to_string(), TIMEOUT)
-        .map_err(|error| Failure::new(exit::LOCKED, format!("the gateway runs and cannot be told: {error}")))?;
-    let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    match said["records"].as_u64().filter(|_| answer.status == 200) {
-        Some(count) => {
-            print(&format!("{count} parked records {done}\n"))?;
-            Ok(count)
-        }
-        None => {
-            let words = String::from_utf8_lossy(&answer.body);
-            Err(Failure::new(exit::NOT_OK, format!("the gateway answered {}: {words}", answer.status)))
-        }
-    }
+    let said = post(&chosen.place, directory, holder, path, &body)?;
+    let Some(count) = said["records"].as_u64() else {
+        return Err(Failure::new(exit::NOT_OK, format!("the gateway answered {said}, which tells no number")));
+    };
+    print(&format!("{count} parked records {done}\n"))?;
+    Ok(count)
 }
 
 /// A gateway obeys whoever can read what it keeps in its state directory.
@@ -135,7 +186,7 @@ fn leave(disposal: Disposal, chosen: &Chosen, directory: &Path) -> Result<u64, F
     let records = records.into_inner();
     let count = records.len() as u64;
     if count > 0 {
-        leave_decision(directory, &Decision { decision: disposal, records })?;
+        leave_decision(directory, &Decision::Parked { decision: disposal, records })?;
         print(&format!("the gateway is not running: {count} parked records {} when it starts\n", disposal.words()))?;
     }
     Ok(count)

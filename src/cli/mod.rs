@@ -105,7 +105,7 @@ enum Command {
     Frame(Box<frame::Arguments>),
     /// Show what a running gateway does
     Status(status::Arguments),
-    /// What waits to be delivered: list, show or export it; check a journal
+    /// What waits to be delivered: list, show or export it; check a journal, acknowledge what is missing
     Queue(queue::Arguments),
     /// Percentile tables and plots of histogram logs, one or several compared
     Report(report::Arguments),

@@ -1,13 +1,14 @@
 //! `ringest queue`: what waits to be delivered and what is parked, from the journal's files. Nothing is changed by looking, so the gateway
-//! may run or not; what is decided about parked records is in `decide`.
+//! may run or not; what is decided about parked records, and about missing ones, is in `decide`.
 
 use super::check::print;
-use super::decide::{Chosen, decide};
+use super::decide::{Chosen, acknowledge, decide};
 use super::{Failure, exit};
 use crate::config;
 use crate::engine::{Decision, LockError, Pending, View, decisions_left, lock_holder, open_views};
 use crate::ground::text::{hex, rfc3339};
 use crate::journal::{OpenError, Report};
+use crate::observe::losses::{self, Acknowledged, LossSnapshot};
 use crate::shard::Disposal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -63,12 +64,17 @@ enum Command {
         #[command(flatten)]
         chosen: Chosen,
     },
+    /// Say that you know which records are missing: until then status, /healthz and verify tell of them
+    Acknowledge {
+        /// The configuration file; of a stopped gateway also the state directory
+        place: PathBuf,
+    },
     /// All records that wait to be delivered as JSON, one a line, each machine's in order
     Export {
         #[command(flatten)]
         of: Of,
     },
-    /// Check every byte of a stopped gateway's journal; nothing is changed or repaired
+    /// Check every byte of a stopped gateway's journal, and tell what is missing; nothing is changed or repaired
     Verify {
         /// The configuration file, or the state directory
         place: PathBuf,
@@ -101,13 +107,14 @@ impl Of {
 ///
 /// # Errors
 /// [`exit::JOURNAL`] if the journal cannot be read, [`exit::LOCKED`] if one to be verified is in use, [`exit::NOT_OK`] if the
-/// record is not there or the journal is damaged.
+/// record is not there, the journal is damaged, or records are missing and nobody has acknowledged that.
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::List { of, limit, json } => list(&of, limit, json),
         Command::Show { place, record, json } => show(&place, &record, json),
         Command::Retry { chosen } => decide(Disposal::Retry, &chosen),
         Command::Discard { chosen } => decide(Disposal::Discard, &chosen),
+        Command::Acknowledge { place } => acknowledge(&place),
         Command::Export { of } => export(&of),
         Command::Verify { place, json } => verify(&place, json),
     }
@@ -130,7 +137,7 @@ pub(super) fn state_directory(place: &Path) -> Result<PathBuf, Failure> {
     ))
 }
 
-fn unreadable(directory: &Path, error: &OpenError) -> Failure {
+pub(super) fn unreadable(directory: &Path, error: &OpenError) -> Failure {
     let denied = matches!(error, OpenError::Io { error, .. } if error.kind() == ErrorKind::PermissionDenied);
     if denied {
         let message = format!("{error}\n    run this as the user of the gateway, or as root");
@@ -273,9 +280,7 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
         let _ = write!(out, ", {parked} are parked");
     }
     out.push('\n');
-    for Decision { decision, records } in decisions_left(&directory)? {
-        let _ = writeln!(out, "  {} parked records: {} when the gateway starts", records.len(), decision.words());
-    }
+    decisions_left(&directory)?.iter().for_each(|decision| out.push_str(&decided(decision)));
     if records > 0 {
         let width = totals.keys().map(String::len).max().unwrap_or(0).max(6);
         let _ = writeln!(out, "\n  {:<width$}  {:>9}  {:>9}  {:>12}  oldest", "source", "records", "parked", "bytes");
@@ -292,6 +297,19 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
         }
     }
     print(&out)
+}
+
+/// What the next start does, in a line.
+fn decided(decision: &Decision) -> String {
+    match decision {
+        Decision::Parked { decision, records } => {
+            format!("  {} parked records: {} when the gateway starts\n", records.len(), decision.words())
+        }
+        Decision::Missing { acknowledge } => {
+            let sum: Acknowledged = acknowledge.iter().collect();
+            format!("  {}: to be acknowledged when the gateway starts\n", sum.words())
+        }
+    }
 }
 
 fn row(record: &Pending<'_>) -> String {
@@ -431,9 +449,12 @@ fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
     }
     free()?; // it may have been started meanwhile
     let damaged = missing > 0 || views.iter().any(|view| view.report().damaged > 0 || !view.report().alarms.is_empty());
+    let left = acknowledged_at_start(&directory)?;
+    let is_open = |loss: &LossSnapshot| !left.iter().any(|seen| seen.is_same(loss));
+    let losses: Vec<LossSnapshot> = views.iter().flat_map(|view| view.losses()).filter(is_open).collect();
     let text = if as_json {
         let journals: Vec<Value> = views.iter().map(verified_json).collect();
-        format!("{}\n", json!({ "ok": !damaged, "journals": journals }))
+        format!("{}\n", json!({ "ok": !damaged && losses.is_empty(), "losses": losses, "journals": journals }))
     } else {
         let mut text = String::new();
         views.iter().for_each(|view| text.push_str(&verified_text(view)));
@@ -443,14 +464,28 @@ fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
     if missing > 0 {
         return Err(Failure::new(exit::NOT_OK, format!("{missing} records are counted and cannot be read back")));
     }
+    let mut wrong = Vec::new();
     if damaged {
-        return Err(Failure::new(
-            exit::NOT_OK,
-            "the journal is damaged: at its next start the gateway delivers all that is whole and keeps the damaged bytes \
-             in quarantine/",
-        ));
+        wrong.push(
+            "the journal is damaged: at its next start the gateway delivers all that is whole and keeps the damaged bytes in \
+             quarantine/"
+                .to_owned(),
+        );
     }
-    Ok(())
+    for of_journal in losses.chunk_by(|one, other| one.core == other.core) {
+        let words = losses::words(of_journal).expect("a chunk has a loss");
+        wrong.push(format!("{words}: ringest queue acknowledge {}", place.display()));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(Failure::new(exit::NOT_OK, wrong.join("\nringest: "))) }
+}
+
+/// The losses that an operator has acknowledged and the next start writes that down.
+fn acknowledged_at_start(directory: &Path) -> Result<Vec<LossSnapshot>, Failure> {
+    let left = decisions_left(directory)?.into_iter().filter_map(|decision| match decision {
+        Decision::Missing { acknowledge } => Some(acknowledge),
+        Decision::Parked { .. } => None,
+    });
+    Ok(left.flatten().collect())
 }
 
 fn verified_json(view: &View) -> Value {
@@ -466,7 +501,7 @@ fn verified_json(view: &View) -> Value {
         unwritten_blocks: _, // of those
         damaged,
         torn,
-        loss: _, // with those of earlier starts
+        loss: _, // told with those of earlier starts
         alarms,
     } = view.report();
     json!({

@@ -77,6 +77,26 @@ fn problem_line(problem: &Value) -> String {
     if name.starts_with(area) { format!("{name}: {words}") } else { format!("{area} {name}: {words}") }
 }
 
+/// A problem in lines of at most 80 columns; a longer word, and the command that helps, stay whole.
+fn fold(out: &mut String, text: &str) {
+    const COLUMNS: usize = 80;
+    let (words, command) = match text.rsplit_once(": ringest ") {
+        Some((words, command)) => (format!("{words}:"), Some(format!("ringest {command}"))),
+        None => (text.to_owned(), None),
+    };
+    let pieces = words.split(' ').map(str::to_owned).chain(command);
+    let mut line = " ".to_owned();
+    for piece in pieces {
+        if line.chars().count() + 1 + piece.chars().count() > COLUMNS && !line.trim().is_empty() {
+            let _ = writeln!(out, "{line}");
+            line = "   ".to_owned();
+        }
+        line.push(' ');
+        line.push_str(&piece);
+    }
+    let _ = writeln!(out, "{line}");
+}
+
 /// The whole screen. Values that the document lacks (an older or newer gateway) show as 0 or `-`.
 fn screen(status: &Value) -> String {
     let mut out = String::new();
@@ -94,7 +114,7 @@ fn screen(status: &Value) -> String {
     if !problems.is_empty() {
         let _ = writeln!(out, "problems");
         for problem in problems {
-            let _ = writeln!(out, "  {}", problem_line(problem));
+            fold(&mut out, &problem_line(problem));
         }
     }
     out
@@ -381,6 +401,31 @@ mod tests {
             assert_eq!(failing(&wrong), [line]);
         }
         assert_eq!(failing(&json!({})).len(), 1, "a document without a verdict is no good news");
+    }
+
+    #[test]
+    fn problems_are_folded_at_80_columns_and_the_command_that_helps_stays_whole() {
+        let mut out = String::new();
+        let words = "missing records: 12 records are missing in the journal of core 0 (numbers 1048577 to 1048600), \
+                     found 2026-11-28T19:00:00Z: ringest queue acknowledge CONFIG";
+        fold(&mut out, words);
+        let expected = "  missing records: 12 records are missing in the journal of core 0 (numbers\n    \
+                        1048577 to 1048600), found 2026-11-28T19:00:00Z:\n    ringest queue acknowledge CONFIG\n";
+        assert_eq!(out, expected);
+        out.clear();
+        fold(&mut out, "source oven: no such port");
+        assert_eq!(out, "  source oven: no such port\n");
+        out.clear();
+        fold(&mut out, &format!("source oven: {}", "x".repeat(100)));
+        assert_eq!(out, format!("  source oven:\n    {}\n", "x".repeat(100)));
+    }
+
+    #[test]
+    fn what_is_missing_is_shown_and_does_not_fail() {
+        let problem = json!({ "area": "missing", "name": "records", "text": "12 records are missing" });
+        let status = json!({ "balanced": true, "problems": [problem] });
+        assert!(failing(&status).is_empty());
+        assert!(screen(&status).contains("problems\n  missing records: 12 records are missing\n"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::ring::RingOptions;
 use crate::config::{Authority, Durability, LaneKey, Settings, machine_name};
 use crate::ground::count::{Counters, StageHistograms};
 use crate::journal::{self, Journal, Storage};
+use crate::observe::losses::{self, Acknowledged, LossSnapshot};
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{ApiId, Completion, CoreId, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
 use crate::tls;
@@ -74,6 +75,9 @@ impl Core for Shard {
     }
     fn parked(&self, limit: usize) -> ParkedList {
         Self::parked(self, limit)
+    }
+    fn acknowledge(&mut self, seen: Option<&[LossSnapshot]>) -> Acknowledged {
+        Self::acknowledge(self, seen)
     }
     fn destination(&self, api: ApiId) -> Authority {
         self.destinations().swap_remove(usize::from(api.0))
@@ -268,6 +272,7 @@ fn report(storage: &FsStorage, journal: &Journal, took: Duration) {
     for alarm in &found.alarms {
         error!("{directory}: {alarm}");
     }
+    report_missing(journal);
     if found.segments > 0 {
         info!(
             epoch = found.epoch,
@@ -285,14 +290,29 @@ fn report(storage: &FsStorage, journal: &Journal, took: Duration) {
     }
 }
 
-/// Closes the journals. An adopted directory that has nothing left to deliver is removed. One that could not be written to its end
+/// Says what is missing: what this start has found as an error, once, what earlier ones have as a warning.
+fn report_missing(journal: &Journal) {
+    const REMEDY: &str = "once somebody knows of it: ringest queue acknowledge CONFIG";
+    let listed = journal.losses_shown();
+    let found = usize::from(journal.report().loss.is_some());
+    let (earlier, found) = listed.split_at(listed.len().saturating_sub(found));
+    if let Some(words) = losses::words(found) {
+        error!("{words}. What is whole is delivered; {REMEDY}");
+    }
+    if let Some(words) = losses::words(earlier) {
+        warn!("not acknowledged yet: {words}; {REMEDY}");
+    }
+}
+
+/// Closes the journals. An adopted directory that has nothing left to deliver, nor to tell, is removed. One that could not be written to its end
 /// stays as a kill would leave it, for the next start; what that means, in words.
 fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<Vec<String>, EngineError> {
     let mut unwritten = Vec::new();
     for Opened { mut storage, journal } in journals {
         let directory = storage.directory().to_owned();
         let adopted = usize::from(journal.core().0) >= cores;
-        let empty = journal.durability() != Durability::Memory && journal.unsettled() == 0;
+        let empty =
+            journal.durability() != Durability::Memory && journal.unsettled() == 0 && journal.losses().next().is_none();
         let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
         if !journal.is_flushed() {
             let why = journal.trouble().unwrap_or_else(|| "the disk does not answer".to_owned());

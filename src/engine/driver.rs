@@ -17,6 +17,7 @@ use crate::config::{Authority, Settings};
 use crate::ground::SegmentNumber;
 use crate::ground::count::{Counters, StageHistograms};
 use crate::journal::{self, BlockFile};
+use crate::observe::losses::{Acknowledged, LossSnapshot};
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
     ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, Reload, Reloaded, Selection, SourceId,
@@ -99,6 +100,10 @@ pub trait Core {
     fn parked(&self, _limit: usize) -> ParkedList {
         ParkedList::default()
     }
+    /// An operator has acknowledged what is missing: the losses that he has seen, or all.
+    fn acknowledge(&mut self, _seen: Option<&[LossSnapshot]>) -> Acknowledged {
+        Acknowledged::default()
+    }
     /// Host and port of one of the API's authorities.
     fn destination(&self, api: ApiId) -> Authority;
 }
@@ -153,6 +158,13 @@ pub enum Message {
         of: Selection,
         /// Told how many.
         answer: oneshot::Sender<u64>,
+    },
+    /// What is missing is acknowledged.
+    Acknowledge {
+        /// The losses that the operator has seen; all of them without a list.
+        seen: Option<Vec<LossSnapshot>>,
+        /// Told how many there were.
+        answer: oneshot::Sender<Acknowledged>,
     },
     /// Stop: intake ends, the loop ends when the core has nothing left to do.
     Stop,

@@ -11,7 +11,7 @@ use super::histograms::Histograms;
 use super::lines::Lines;
 use super::listen::{Listeners, bind_admin, bind_all};
 use super::lock::StateLock;
-use super::parking::ParkedOnCores;
+use super::parking::AskedCores;
 use super::placement::Placement;
 use super::probe;
 use super::process;
@@ -398,7 +398,7 @@ impl Gateway {
             let control = tokio::spawn(control.run(requests));
             let ready = std::mem::take(&mut self.ready);
             let ready = tokio::spawn(announce(ready, address, ready_file, self.settings.gateway.cores.len()));
-            let parked = ParkedOnCores { mailboxes: self.mailboxes.clone() };
+            let parked = AskedCores { mailboxes: self.mailboxes.clone() };
             let left = tokio::spawn(parked.do_what_was_left(self.settings.gateway.state_dir.clone()));
             let reloader = tokio::spawn(reloader.run(wishes));
             let certificates = tokio::spawn(watch_certificates(self.loaded.clone()));
@@ -450,14 +450,19 @@ impl Gateway {
                 answered.await.map_err(|_| stopping())?.map_err(|why| why.to_string())
             })
         }));
-        let (list, disposer) = (ParkedOnCores { mailboxes: self.mailboxes.clone() }, self.mailboxes.clone());
+        let asked = AskedCores { mailboxes: self.mailboxes.clone() };
+        let (list, disposer) = (asked.clone(), asked.clone());
+        gateway.acknowledge = Some(Box::new(move || {
+            let cores = asked.clone();
+            Box::pin(async move { cores.acknowledge("POST /api/acknowledge").await })
+        }));
         gateway.parked = Some(admin::Parked {
             list: Box::new(move |limit| {
                 let cores = list.clone();
                 Box::pin(async move { cores.list(limit).await })
             }),
             dispose: Box::new(move |disposal, of| {
-                let cores = ParkedOnCores { mailboxes: disposer.clone() };
+                let cores = disposer.clone();
                 Box::pin(async move { cores.dispose(disposal, of).await })
             }),
         });

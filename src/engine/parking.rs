@@ -1,8 +1,9 @@
-//! What operators decide about parked records: told to the cores of a running gateway, or left in a file for the next start. Nothing
-//! but a gateway's own cores ever writes a journal.
+//! What operators decide about parked records, and that they know what is missing: told to the cores of a running gateway, or left in
+//! a file for the next start. Nothing but a gateway's own cores ever writes a journal.
 
 use super::driver::Message;
 use crate::ground::RecordName;
+use crate::observe::losses::{Acknowledged, LossSnapshot};
 use crate::observe::snapshot::ParkedList;
 use crate::shard::{Disposal, Selection};
 use serde::{Deserialize, Serialize};
@@ -16,14 +17,25 @@ use tracing::{error, info};
 
 /// How often it is looked whether the cores have done what was left.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// As often where somebody waits for it.
+const LOOK_AT_ONCE: Duration = Duration::from_millis(5);
 
 /// One line of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decision {
-    /// Whether the records are delivered after all, or deleted.
-    pub decision: Disposal,
-    /// Their names, CORE-NUMBER.
-    pub records: Vec<String>,
+#[serde(untagged)]
+pub enum Decision {
+    /// About parked records.
+    Parked {
+        /// Whether they are delivered after all, or deleted.
+        decision: Disposal,
+        /// Their names, CORE-NUMBER.
+        records: Vec<String>,
+    },
+    /// What is missing is known.
+    Missing {
+        /// The losses that the operator has seen. One that only the next start finds is not among them.
+        acknowledge: Vec<LossSnapshot>,
+    },
 }
 
 fn path(state_directory: &Path) -> PathBuf {
@@ -60,13 +72,13 @@ pub fn decisions_left(state_directory: &Path) -> io::Result<Vec<Decision>> {
     Ok(String::from_utf8_lossy(&bytes).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
-/// The cores, asked about what is parked.
+/// The cores, asked about what is parked and told what was decided.
 #[derive(Debug, Clone)]
-pub(super) struct ParkedOnCores {
+pub(super) struct AskedCores {
     pub(super) mailboxes: Vec<mpsc::UnboundedSender<Message>>,
 }
 
-impl ParkedOnCores {
+impl AskedCores {
     /// The answers, and whether all cores gave one.
     async fn ask<T>(&self, message: impl Fn(oneshot::Sender<T>) -> Message) -> (Vec<T>, bool) {
         let mut asked = Vec::new();
@@ -87,7 +99,7 @@ impl ParkedOnCores {
     pub(super) async fn list(&self, limit: usize) -> ParkedList {
         let (lists, answered) = self.ask(|answer| Message::Parked { limit, answer }).await;
         // What a core that has ended has not done is still to be done.
-        let mut all = ParkedList { is_disposing: !answered, ..ParkedList::default() };
+        let mut all = ParkedList { is_disposing: !answered, is_acknowledging: !answered, ..ParkedList::default() };
         lists.into_iter().for_each(|list| all.add(list));
         all.first.truncate(limit);
         all
@@ -97,6 +109,26 @@ impl ParkedOnCores {
         self.ask(|answer| Message::Dispose { disposal, of: of.clone(), answer }).await.0.into_iter().sum()
     }
 
+    /// Tells the cores that what is missing is known: all of it. Done once that is durable.
+    pub(super) async fn acknowledge(&self, by: &str) -> Acknowledged {
+        let all = self.tell_acknowledged(None, by).await;
+        while all.losses > 0 && self.list(0).await.is_acknowledging {
+            tokio::time::sleep(LOOK_AT_ONCE).await;
+        }
+        all
+    }
+
+    /// Tells the cores that what is missing is known: the losses that the operator has seen, or all.
+    async fn tell_acknowledged(&self, seen: Option<Vec<LossSnapshot>>, by: &str) -> Acknowledged {
+        let (answers, _) = self.ask(|answer| Message::Acknowledge { seen: seen.clone(), answer }).await;
+        let mut all = Acknowledged::default();
+        answers.into_iter().for_each(|acknowledged| all.add(acknowledged));
+        if all.losses > 0 {
+            info!("{}: acknowledged by an operator ({by})", all.words());
+        }
+        all
+    }
+
     /// Does what was decided while no gateway ran. The file goes when the cores have written it down: a kill before that makes it
     /// be done again, which changes nothing.
     pub(super) async fn do_what_was_left(self, state_directory: PathBuf) {
@@ -104,18 +136,30 @@ impl ParkedOnCores {
             Ok(left) => left,
             Err(problem) => {
                 let path = path(&state_directory);
-                return error!("{}: what was decided about parked records cannot be read: {problem}", path.display());
+                return error!("{}: what was decided while no gateway ran cannot be read: {problem}", path.display());
             }
         };
         if left.is_empty() {
             return;
         }
-        for Decision { decision, records } in left {
-            let records: Vec<RecordName> = records.iter().filter_map(|name| RecordName::parse(name)).collect();
-            let count = self.dispose(decision, Selection { records: Some(records), ..Selection::default() }).await;
-            info!("{count} parked records: {}", decision.words());
+        for decision in left {
+            match decision {
+                Decision::Parked { decision, records } => {
+                    let records: Vec<RecordName> = records.iter().filter_map(|name| RecordName::parse(name)).collect();
+                    let chosen = Selection { records: Some(records), ..Selection::default() };
+                    let count = self.dispose(decision, chosen).await;
+                    info!("{count} parked records: {}", decision.words());
+                }
+                Decision::Missing { acknowledge } => {
+                    self.tell_acknowledged(Some(acknowledge), "ringest queue acknowledge, before this start").await;
+                }
+            }
         }
-        while self.list(0).await.is_disposing {
+        loop {
+            let list = self.list(0).await;
+            if !list.is_disposing && !list.is_acknowledging {
+                break;
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         if let Err(problem) = fs::remove_file(path(&state_directory)) {
@@ -133,12 +177,23 @@ mod tests {
     fn decisions_are_read_in_the_order_in_which_they_were_left_and_a_line_cut_short_is_skipped() {
         let directory = tempfile::tempdir().expect("a directory");
         assert_eq!(decisions_left(directory.path()).expect("none"), []);
-        let first = Decision { decision: Disposal::Retry, records: vec!["0-5".into(), "1-7".into()] };
-        let second = Decision { decision: Disposal::Discard, records: vec!["0-5".into()] };
+        let first = Decision::Parked { decision: Disposal::Retry, records: vec!["0-5".into(), "1-7".into()] };
+        let second = Decision::Parked { decision: Disposal::Discard, records: vec!["0-5".into()] };
         leave_decision(directory.path(), &first).expect("left");
         let mut file = OpenOptions::new().append(true).open(path(directory.path())).expect("opened");
         file.write_all(b"{\"decision\":\"disc").expect("written");
         leave_decision(directory.path(), &second).expect("left");
-        assert_eq!(decisions_left(directory.path()).expect("read"), [first, second]);
+        let loss = LossSnapshot { found_wall_ns: 0, core: 1, first: Some(7), last: Some(9), records: 2, exact: true };
+        let third = Decision::Missing { acknowledge: vec![loss] };
+        leave_decision(directory.path(), &third).expect("left");
+        assert_eq!(decisions_left(directory.path()).expect("read"), [first, second, third]);
+    }
+
+    #[test]
+    fn a_decision_of_an_earlier_version_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(path(directory.path()), "{\"decision\":\"retry\",\"records\":[\"0-5\"]}\n").expect("written");
+        let expected = Decision::Parked { decision: Disposal::Retry, records: vec!["0-5".into()] };
+        assert_eq!(decisions_left(directory.path()).expect("read"), [expected]);
     }
 }

@@ -8,6 +8,7 @@ use crate::journal::format::SEGMENT_HEADER_BYTES;
 use crate::journal::{
     self, BlockFile, BlockMemory, Completion, Journal, Op, OpenError, Options, Parked, Scan, Step, Storage,
 };
+use crate::observe::losses::LossSnapshot;
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -98,6 +99,11 @@ impl View {
     /// What recovery would find.
     pub fn report(&self) -> &journal::Report {
         self.journal.report()
+    }
+
+    /// What is missing and nobody has acknowledged: what earlier starts have found, and what the next one would.
+    pub fn losses(&self) -> Vec<LossSnapshot> {
+        self.journal.losses_shown()
     }
 
     /// Hands over all records that wait to be delivered, lane by lane in their order, until `visit` breaks.

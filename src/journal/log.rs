@@ -29,6 +29,7 @@ use super::{BlockFile, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, 
 use crate::config::Durability;
 use crate::ground::count::Counters;
 use crate::ground::{CoreId, LaneNumber, Now, RecordNumber};
+use crate::observe::losses::{Acknowledged, LossSnapshot};
 use crate::observe::snapshot::JournalSnapshot;
 use std::io;
 use std::ops::Range;
@@ -203,6 +204,7 @@ impl Journal {
         if into.problem.is_none() {
             into.problem = self.troubles.describe();
         }
+        into.losses.extend(self.losses_shown());
     }
 
     /// Why records are not taken though the disk does not refuse, in words; `None` where that is a
@@ -632,9 +634,28 @@ impl Journal {
         self.ledger.losses.open()
     }
 
-    /// An operator has acknowledged what is missing; how many losses there were.
-    pub fn acknowledge_losses(&mut self) -> usize {
-        self.ledger.losses.acknowledge()
+    /// The same, as it is shown.
+    pub fn losses_shown(&self) -> Vec<LossSnapshot> {
+        self.losses().map(|loss| loss.shown(self.core())).collect()
+    }
+
+    /// An operator has acknowledged what is missing: of all losses those that he has seen, or all.
+    /// It is written down in the next turn.
+    pub fn acknowledge_losses(&mut self, seen: Option<&[LossSnapshot]>) -> Acknowledged {
+        let core = self.core();
+        let is_meant = |loss: &Loss| {
+            let shown = loss.shown(core);
+            seen.is_none_or(|seen| seen.iter().any(|seen| seen.is_same(&shown)))
+        };
+        let mut acknowledged = Acknowledged::default();
+        let meant = self.ledger.losses.acknowledge(is_meant);
+        meant.iter().for_each(|loss| acknowledged.count(&loss.shown(core)));
+        acknowledged
+    }
+
+    /// Whether an acknowledgement is not durable yet.
+    pub fn is_acknowledging(&self) -> bool {
+        self.ledger.losses.is_acknowledging()
     }
 
     /// Writes the losses down where that is due. What there is no room for is written later.
@@ -645,7 +666,7 @@ impl Journal {
             ledger.losses.forget_before(oldest.first_number);
         }
         let is_there = |number| segments.holder(number).is_some_and(|holder| holder.number == current);
-        if let Some(payload) = ledger.losses.to_write(now.wall_ns, is_there)
+        if let Some(payload) = ledger.losses.payload_due(now.wall_ns, is_there)
             && let Ok(Some(number)) = self.write_progress(now, Kind::Losses, &[&payload])
         {
             self.ledger.losses.written(number);

@@ -2,7 +2,8 @@
 //! the newest one counts, and each new segment gets a copy before the older one may go.
 
 use super::format::{LOSS_BYTES, record_number_at, u64_at};
-use crate::ground::RecordNumber;
+use crate::ground::{CoreId, RecordNumber};
+use crate::observe::losses::LossSnapshot;
 use std::collections::VecDeque;
 
 /// Losses that are listed by themselves; older ones are put together.
@@ -37,6 +38,14 @@ impl Loss {
     /// Whether a number is among those of which some are missing.
     pub(super) fn covers(&self, number: RecordNumber) -> bool {
         (self.first..self.end).contains(&number)
+    }
+
+    /// As it is shown.
+    pub(super) fn shown(&self, core: CoreId) -> LossSnapshot {
+        let Self { found_wall_ns, first, end, records, exact, .. } = *self;
+        // Of damage that hides how many entries it took no numbers are known.
+        let last = end.0.checked_sub(1).filter(|last| first.0 <= *last);
+        LossSnapshot { found_wall_ns, core: core.0, first: last.map(|_| first.0), last, records, exact }
     }
 
     /// Both together.
@@ -80,6 +89,8 @@ pub(super) struct Losses {
     changed: bool,
     /// Entries that have it, oldest first; the newest one has it as it is now, unless it changed.
     said: VecDeque<RecordNumber>,
+    /// An acknowledgement is not durable yet.
+    acknowledging: bool,
 }
 
 impl Losses {
@@ -99,12 +110,22 @@ impl Losses {
         self.list.iter().filter(|loss| !loss.acknowledged)
     }
 
-    /// An operator has acknowledged them; how many there were.
-    pub fn acknowledge(&mut self) -> usize {
-        let count = self.open().count();
-        self.changed |= count > 0;
-        self.list.iter_mut().for_each(|loss| loss.acknowledged = true);
-        count
+    /// An operator has acknowledged those that are meant: these.
+    pub fn acknowledge(&mut self, mut is_meant: impl FnMut(&Loss) -> bool) -> Vec<Loss> {
+        let open = self.list.iter_mut().filter(|loss| !loss.acknowledged);
+        let meant: Vec<&mut Loss> = open.filter(|loss| is_meant(loss)).collect();
+        self.changed |= !meant.is_empty();
+        self.acknowledging |= !meant.is_empty();
+        let acknowledge = |loss: &mut Loss| {
+            loss.acknowledged = true;
+            *loss
+        };
+        meant.into_iter().map(acknowledge).collect()
+    }
+
+    /// Whether an acknowledgement is not durable yet.
+    pub fn is_acknowledging(&self) -> bool {
+        self.acknowledging
     }
 
     /// The log begins with this number now: what was acknowledged before it cannot be met again.
@@ -116,7 +137,7 @@ impl Losses {
 
     /// What is to be written down now, if anything is. `is_said_there`: whether an entry lies in the
     /// segment that is being filled.
-    pub fn to_write(&mut self, wall_ns: u64, is_said_there: impl FnOnce(RecordNumber) -> bool) -> Option<Vec<u8>> {
+    pub fn payload_due(&mut self, wall_ns: u64, is_said_there: impl FnOnce(RecordNumber) -> bool) -> Option<Vec<u8>> {
         let is_moved_on = self.said.back().is_some_and(|said| !is_said_there(*said));
         if !self.changed && !is_moved_on {
             return None;
@@ -140,6 +161,7 @@ impl Losses {
 
     /// Entries below a number are durable: older copies are of no more use.
     pub fn forget(&mut self, durable_below: RecordNumber) {
+        self.acknowledging &= self.changed || self.said.back().is_some_and(|said| durable_below <= *said);
         while self.said.get(1).is_some_and(|next| *next < durable_below) {
             self.said.pop_front();
         }
@@ -169,34 +191,63 @@ mod tests {
     fn losses_are_dated_when_they_are_written_and_read_as_they_were() {
         let mut losses = Losses::default();
         losses.adopt(vec![Loss { found_wall_ns: 5, ..loss(1, 2) }], Some(loss(100, 3)));
-        let payload = losses.to_write(9, |_| true).expect("changed");
+        let payload = losses.payload_due(9, |_| true).expect("changed");
         losses.written(RecordNumber(50));
         assert_eq!(decode(&payload), losses.list);
         assert_eq!(losses.open().map(|loss| loss.found_wall_ns).collect::<Vec<_>>(), [5, 9]);
-        assert!(losses.is_written() && losses.to_write(9, |_| true).is_none());
+        assert!(losses.is_written() && losses.payload_due(9, |_| true).is_none());
     }
 
     #[test]
     fn each_segment_gets_a_copy_and_the_older_one_is_kept_until_that_is_durable() {
         let mut losses = Losses::default();
         losses.adopt(Vec::new(), Some(loss(100, 3)));
-        losses.to_write(1, |_| true).expect("changed");
+        losses.payload_due(1, |_| true).expect("changed");
         losses.written(RecordNumber(50));
-        assert!(losses.to_write(1, |number| number != RecordNumber(50)).is_some());
+        assert!(losses.payload_due(1, |number| number != RecordNumber(50)).is_some());
         losses.written(RecordNumber(90));
         losses.forget(RecordNumber(90));
         assert_eq!(losses.said().collect::<Vec<_>>(), [50, 90].map(RecordNumber));
         losses.forget(RecordNumber(91));
         assert_eq!(losses.said().collect::<Vec<_>>(), [RecordNumber(90)]);
         assert!(losses.is_said_in(RecordNumber(90)) && !losses.is_said_in(RecordNumber(50)));
-        assert_eq!((losses.acknowledge(), losses.open().count()), (1, 0));
-        let payload = losses.to_write(1, |_| true).expect("changed");
+        assert_eq!((losses.acknowledge(|_| true).len(), losses.open().count()), (1, 0));
+        let payload = losses.payload_due(1, |_| true).expect("changed");
         assert!(decode(&payload)[0].acknowledged);
         losses.written(RecordNumber(95));
         losses.forget_before(RecordNumber(109));
         assert!(losses.is_written(), "a start may meet it again");
         losses.forget_before(RecordNumber(110));
-        assert_eq!(losses.to_write(1, |_| true), Some(Vec::new()));
+        assert_eq!(losses.payload_due(1, |_| true), Some(Vec::new()));
+    }
+
+    #[test]
+    fn only_what_is_meant_is_acknowledged_and_that_lasts_until_it_is_durable() {
+        let mut losses = Losses::default();
+        losses.adopt(vec![loss(1, 2), loss(100, 3)], None);
+        losses.payload_due(1, |_| true).expect("changed");
+        losses.written(RecordNumber(50));
+        assert_eq!(losses.acknowledge(|loss| loss.records == 9), []);
+        assert!(losses.is_written() && !losses.is_acknowledging(), "nothing was meant");
+        let acknowledged = Loss { found_wall_ns: 1, acknowledged: true, ..loss(100, 3) };
+        assert_eq!(losses.acknowledge(|loss| loss.records == 3), [acknowledged]);
+        losses.forget(RecordNumber(60));
+        assert!(losses.is_acknowledging(), "it is not written yet");
+        let payload = losses.payload_due(2, |_| true).expect("changed");
+        assert_eq!(decode(&payload), [Loss { found_wall_ns: 1, ..loss(1, 2) }, acknowledged]);
+        losses.written(RecordNumber(70));
+        losses.forget(RecordNumber(70));
+        assert!(losses.is_acknowledging(), "it is not durable yet");
+        losses.forget(RecordNumber(71));
+        assert!(!losses.is_acknowledging());
+    }
+
+    #[test]
+    fn a_loss_is_shown_with_its_last_number_and_without_numbers_where_none_are_known() {
+        let shown = loss(7, 3).shown(CoreId(2));
+        assert_eq!((shown.core, shown.first, shown.last, shown.records), (2, Some(7), Some(16), 3));
+        let shown = Loss { records: 3, ..Loss::default() }.shown(CoreId(2));
+        assert_eq!((shown.first, shown.last), (None, None));
     }
 
     #[test]

@@ -105,6 +105,9 @@ impl Page {
         counter(encoder, "discarded", "Parked records that an operator deleted.", terms.discarded)?;
         gauge(encoder, "pending", "Records kept, on their way.", terms.pending as f64)?;
         gauge(encoder, "parked", "Records kept aside for an operator.", terms.parked as f64)?;
+        let help =
+            "Records that are missing from the journals (at most, after a kill), until an operator acknowledges it.";
+        gauge(encoder, "missing_records", help, self.report.missing().records as f64)?;
         let balanced = self.report.shards.iter().all(|shard| shard.terms.balance());
         let help = "1 while received + recovered = delivered + pending + parked + rejected + discarded on every core.";
         gauge(encoder, "balanced", help, f64::from(u8::from(balanced)))

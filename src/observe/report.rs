@@ -1,5 +1,6 @@
 //! One picture of all shards: their snapshots added up, and what is wrong put into words. Pure; no clock, no I/O.
 
+use super::losses::{self, Acknowledged, LossSnapshot};
 use super::process::ProcessUsage;
 use super::snapshot::{RouteSnapshot, Snapshot, SourceSnapshot};
 use crate::ground::count::{Counters, Stage, StageHistograms, Terms};
@@ -28,6 +29,8 @@ pub enum Area {
     Config,
     /// Records are kept aside for an operator.
     Parked,
+    /// Records are missing, and no operator has acknowledged that yet.
+    Missing,
 }
 
 impl Area {
@@ -65,6 +68,8 @@ pub struct Report {
     pub lanes: u64,
     /// The shards, by core.
     pub shards: Vec<Snapshot>,
+    /// What is missing in the journals and nobody has acknowledged, by core.
+    pub losses: Vec<LossSnapshot>,
     /// What is wrong now, the failing areas first.
     pub problems: Vec<Problem>,
 }
@@ -83,9 +88,16 @@ impl Report {
         }
         report.sources = merge_sources(&shards);
         report.routes = merge_routes(&shards);
+        report.losses = shards.iter().flat_map(|shard| shard.journal.losses.iter().cloned()).collect();
+        report.losses.sort_by_key(|loss| loss.core);
         report.problems = problems(&report, &shards, silent);
         report.shards = shards;
         report
+    }
+
+    /// What is missing, together.
+    pub fn missing(&self) -> Acknowledged {
+        self.losses.iter().collect()
     }
 
     /// Whether the gateway as a whole cannot do its work.
@@ -110,6 +122,9 @@ impl Report {
             "shards": self.shards.iter().map(shard_status).collect::<Vec<_>>(),
             "sources": self.sources.iter().map(source_status).collect::<Vec<_>>(),
             "routes": self.routes,
+            "missing": {
+                "records": self.missing().records, "exact": self.missing().exact, "losses": self.losses,
+            },
             "process": {
                 "rss_bytes": process.rss_bytes,
                 "cpu_user_s": process.cpu_user_s,
@@ -238,6 +253,11 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
         if let Some(text) = &source.problem {
             problems.push(Problem { area: Area::Source, name: source.name.clone(), text: text.clone() });
         }
+    }
+    for of_journal in report.losses.chunk_by(|one, other| one.core == other.core) {
+        let words = losses::words(of_journal).expect("a chunk has a loss");
+        let text = format!("{words}: ringest queue acknowledge CONFIG");
+        problems.push(Problem { area: Area::Missing, name: "records".to_owned(), text });
     }
     if report.terms.parked > 0 {
         let count = report.terms.parked;

@@ -1,5 +1,6 @@
 //! What a shard shows of itself: taken between two turns of its loop, so that its numbers belong together.
 
+use super::losses::LossSnapshot;
 use crate::ground::count::{Counters, LineCounts, StageHistograms, Terms};
 use crate::ground::{FlagCounts, RecordFlags};
 use serde::Serialize;
@@ -15,6 +16,9 @@ pub struct ParkedList {
     pub first: Vec<ParkedRecord>,
     /// What was decided about some of them is not done yet, or not durable.
     pub is_disposing: bool,
+    /// That what is missing was acknowledged is not durable yet.
+    #[serde(skip)]
+    pub is_acknowledging: bool,
 }
 
 impl ParkedList {
@@ -29,6 +33,7 @@ impl ParkedList {
         }
         self.first.extend(other.first);
         self.is_disposing |= other.is_disposing;
+        self.is_acknowledging |= other.is_acknowledging;
     }
 }
 
@@ -195,6 +200,9 @@ pub struct JournalSnapshot {
     pub commit_age_s: f64,
     /// Whether intake pauses because the journal is full or failed, in words.
     pub problem: Option<String>,
+    /// What is missing in them and nobody has acknowledged; `/api/status` shows those of all cores.
+    #[serde(skip)]
+    pub losses: Vec<LossSnapshot>,
 }
 
 /// All of one shard.

@@ -33,6 +33,7 @@ use crate::config::{Authority, Settings};
 use crate::ground::LaneId;
 use crate::ground::count::{Counters, StageHistograms, Terms};
 use crate::journal::{self, Journal};
+use crate::observe::losses::{Acknowledged, LossSnapshot};
 use crate::observe::snapshot::ParkedList;
 use crate::tls;
 use delivery::Delivery;
@@ -239,7 +240,13 @@ impl Shard {
 
     /// How many records are kept aside, by source and status, and the first of them.
     pub fn parked(&self, limit: usize) -> ParkedList {
-        self.delivery.parked(&self.store, limit)
+        let list = self.delivery.parked(&self.store, limit);
+        ParkedList { is_acknowledging: self.store.is_acknowledging(), ..list }
+    }
+
+    /// An operator has acknowledged what is missing: the losses that he has seen, or all.
+    pub fn acknowledge(&mut self, seen: Option<&[LossSnapshot]>) -> Acknowledged {
+        self.store.acknowledge_losses(seen)
     }
 
     // ---- completions

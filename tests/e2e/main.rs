@@ -14,6 +14,7 @@ mod histograms;
 mod http;
 mod joined;
 mod leases;
+mod losses;
 mod machines;
 mod memory;
 mod online;

@@ -190,7 +190,7 @@ fn assert_told_until_acknowledged(mut world: World, records: u64) {
     // Its segments come and go.
     world.settle_all();
     assert_eq!(told(&mut world), records);
-    world.journal().acknowledge_losses();
+    world.journal().acknowledge_losses(None);
     world.rest();
     world.kill();
     world.open_whole();

@@ -1,5 +1,5 @@
 //! The admin server: page, metrics, health and status on loopback. It asks the shards for snapshots and for what is parked, and
-//! passes on what an operator decides about that and about the configuration. It runs on the control thread, never on a core of the
+//! passes on what an operator decides about that, about what is missing and about the configuration. It runs on the control thread, never on a core of the
 //! data path.
 //!
 //! A request whose Host is not a name of this machine's loopback is refused, so that a page from elsewhere cannot read the
@@ -11,6 +11,7 @@ use super::process::usage;
 use crate::config::Durability;
 use crate::ground::RecordName;
 use crate::observe::loaded::Loaded;
+use crate::observe::losses::Acknowledged;
 use crate::observe::metrics::{self, Identity};
 use crate::observe::report::Report;
 use crate::observe::snapshot::{ParkedList, Snapshot};
@@ -71,6 +72,8 @@ pub struct Gateway {
     pub reload: Option<ReloadConfig>,
     /// What is parked, where there are cores to be asked.
     pub parked: Option<Parked>,
+    /// Has what is missing acknowledged, where there are cores to be told.
+    pub acknowledge: Option<AcknowledgeMissing>,
     /// What a request that changes something must show; without it there are none.
     pub token: Option<Token>,
 }
@@ -81,6 +84,9 @@ pub type ReloadConfig = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Strin
 pub type ListParked = Box<dyn Fn(usize) -> Pin<Box<dyn Future<Output = ParkedList> + Send>> + Send + Sync>;
 /// Brings parked records back or deletes them; how many.
 pub type DisposeParked = Box<dyn Fn(Disposal, Selection) -> Pin<Box<dyn Future<Output = u64> + Send>> + Send + Sync>;
+
+/// Has all that is missing acknowledged, durably; how much that was.
+pub type AcknowledgeMissing = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Acknowledged> + Send>> + Send + Sync>;
 
 /// How the cores are asked about what is parked.
 pub struct Parked {
@@ -120,6 +126,7 @@ impl Gateway {
             request: Box::new(request),
             reload: None,
             parked: None,
+            acknowledge: None,
             token: None,
         }
     }
@@ -158,6 +165,7 @@ pub fn router(gateway: Gateway) -> Router {
     let changing = Router::new()
         .route("/api/parked/retry", post(retry_parked))
         .route("/api/parked/discard", post(discard_parked))
+        .route("/api/acknowledge", post(acknowledge))
         .route("/api/reload", post(reload))
         .route_layer(axum::middleware::from_fn_with_state(Arc::clone(&admin), check_token));
     Router::new()
@@ -297,6 +305,17 @@ async fn dispose(admin: &Admin, disposal: Disposal, chosen: Chosen) -> Response 
     };
     match in_time(PARKED_TIMEOUT, (parked.dispose)(disposal, Selection { records, source, status })).await {
         Ok(count) => Json(json!({ "records": count })).into_response(),
+        Err(silent) => silent,
+    }
+}
+
+/// An operator knows what is missing. The empty JSON object keeps forms of other pages out, as above.
+async fn acknowledge(State(admin): State<Arc<Admin>>, Json(Nothing {}): Json<Nothing>) -> Response {
+    let Some(acknowledge) = &admin.gateway.acknowledge else {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "no core can be told" }))).into_response();
+    };
+    match in_time(PARKED_TIMEOUT, acknowledge()).await {
+        Ok(acknowledged) => Json(acknowledged).into_response(),
         Err(silent) => silent,
     }
 }

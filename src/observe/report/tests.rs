@@ -101,6 +101,40 @@ fn what_is_parked_degrades_and_is_said_with_what_to_do() {
 }
 
 #[test]
+fn what_is_missing_degrades_and_is_told_by_journal_with_what_to_do() {
+    let loss = |core, first, records, exact| LossSnapshot {
+        found_wall_ns: 1_795_892_400_000_000_000,
+        core,
+        first: Some(first),
+        last: Some(first + 9),
+        records,
+        exact,
+    };
+    let (mut first, mut second) = (shard(0, 1), shard(1, 1));
+    // Core 0 has adopted the directory of a core that is no more.
+    first.journal.losses = vec![loss(0, 5, 2, true), loss(2, 1, 4, false)];
+    second.journal.losses = vec![loss(1, 7, 1, true), loss(1, 90, 2, true)];
+    let report = Report::merge(vec![first, second], &[]);
+    assert!(report.problems.iter().all(|problem| problem.area == Area::Missing) && !report.is_failing());
+    let texts: Vec<&str> = report.problems.iter().map(|problem| problem.text.as_str()).collect();
+    let found = "found 2026-11-28T19:00:00Z: ringest queue acknowledge CONFIG";
+    let several = found.replace("found", "found first");
+    let expected = [
+        format!("2 records are missing in the journal of core 0 (numbers 5 to 14), {found}"),
+        format!("3 records are missing in the journal of core 1 (numbers 7 to 99, 2 losses), {several}"),
+        format!("at most 4 records are missing in the journal of core 2 (numbers 1 to 10), {found}"),
+    ];
+    assert_eq!(texts, expected);
+    let status = report.status("plant", "process", 1.5, ProcessUsage::default());
+    let missing = &status["missing"];
+    assert_eq!((&missing["records"], &missing["exact"]), (&json!(9), &json!(false)));
+    let cores: Vec<u64> = (0..4).filter_map(|place| missing["losses"][place]["core"].as_u64()).collect();
+    assert_eq!(cores, [0, 1, 1, 2]);
+    let none = Report::merge(vec![shard(0, 1)], &[]).status("plant", "process", 1.5, ProcessUsage::default());
+    assert_eq!(none["missing"], json!({ "records": 0, "exact": true, "losses": [] }));
+}
+
+#[test]
 fn a_silent_core_is_named_and_its_last_figures_still_count() {
     let report = Report::merge(vec![shard(0, 10), shard(1, 20)], &[1]);
     assert!(report.is_failing());

@@ -35,6 +35,7 @@ use crate::journal::{
     self, Appended, BlockFile, Full, Identity, Journal, Leased, Lies, NewRecord, Origin, OriginRef, RecordView,
     Refused, Room, Unparked,
 };
+use crate::observe::losses::{Acknowledged, LossSnapshot};
 use crate::observe::snapshot::JournalSnapshot;
 use lanes::Lanes;
 use records::{Behind, Seen, Waiting};
@@ -660,6 +661,21 @@ impl Store {
     /// [`Full`]: none of them must be used.
     pub fn append_leased(&mut self, now: Now, origin: u64, ids: impl Iterator<Item = Range<u64>>) -> Result<(), Full> {
         self.journal_mut(JournalId::OWN).append_leased(now, origin, ids)
+    }
+
+    // ---- what is missing
+
+    /// An operator has acknowledged what is missing: the losses that he has seen, or all. It is
+    /// written down in the next turn.
+    pub fn acknowledge_losses(&mut self, seen: Option<&[LossSnapshot]>) -> Acknowledged {
+        let mut acknowledged = Acknowledged::default();
+        self.journals.iter_mut().for_each(|kept| acknowledged.add(kept.journal.acknowledge_losses(seen)));
+        acknowledged
+    }
+
+    /// Whether an acknowledgement is not durable yet.
+    pub fn is_acknowledging(&self) -> bool {
+        self.journals.iter().any(|kept| kept.journal.is_acknowledging())
     }
 
     // ---- looking at it as a whole
