@@ -146,6 +146,8 @@ pub struct FsStorage {
     boot_id: [u8; 16],
     physical_block: u32,
     direct: bool,
+    /// What is freed is removed, and not put aside.
+    distrusted: bool,
     reading: Reading,
 }
 
@@ -194,6 +196,7 @@ impl FsStorage {
             boot_id: boot_id()?,
             physical_block: physical_block(directory)?,
             direct: supports_direct(directory)?,
+            distrusted: false,
             reading: Reading::begin(0),
         })
     }
@@ -206,6 +209,7 @@ impl FsStorage {
             boot_id: boot_id()?,
             physical_block: physical_block(directory)?,
             direct: false,
+            distrusted: false,
             reading: Reading::begin(0),
         })
     }
@@ -281,9 +285,17 @@ impl Storage for FsStorage {
         OpenOptions::new().write(true).open(segment_path(&self.directory, segment))?.sync_data()
     }
 
+    fn distrust_files(&mut self) -> io::Result<()> {
+        self.distrusted = true;
+        for spare in spares(&self.directory)? {
+            fs::remove_file(spare_path(&self.directory, spare))?;
+        }
+        Ok(())
+    }
+
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         let path = segment_path(&self.directory, segment);
-        if spares(&self.directory)?.len() < SPARES_MAX {
+        if !self.distrusted && spares(&self.directory)?.len() < SPARES_MAX {
             fs::rename(path, spare_path(&self.directory, segment))
         } else {
             fs::remove_file(path)
@@ -641,6 +653,26 @@ mod tests {
         assert!(core_directories(directory.path()).expect("listed").is_empty());
         remove_half_removed(directory.path()).expect("removed");
         assert!(!left.exists() && directory.path().join("other.removed").exists());
+    }
+
+    #[test]
+    fn after_a_kill_no_file_of_the_last_process_is_used_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        let at = storage.directory().to_owned();
+        for segment in [1, 2, 3] {
+            fs::write(segment_path(&at, SegmentNumber(segment)), b"").expect("written");
+        }
+        storage.free_segment(SegmentNumber(1)).expect("put aside");
+        assert_eq!(spares(&at).expect("listed"), [SegmentNumber(1)]);
+        storage.distrust_files().expect("removed");
+        storage.free_segment(SegmentNumber(2)).expect("removed");
+        assert!(spares(&at).expect("listed").is_empty());
+        assert_eq!(storage.segments().expect("listed"), [SegmentNumber(3)]);
+        // The next start ends well, and trusts its files.
+        let mut next = FsStorage::open(&at).expect("open");
+        next.free_segment(SegmentNumber(3)).expect("put aside");
+        assert_eq!(spares(&at).expect("listed"), [SegmentNumber(3)]);
     }
 
     #[test]

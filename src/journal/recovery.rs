@@ -128,6 +128,9 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     let mut recovery = Recovery::default();
     let (earlier, files) = recovery.read_epochs(storage)?;
     let last = earlier.last().copied();
+    if !recovery.report.clean || files.is_empty() {
+        doing("remove files that a killed process may still write to", storage.distrust_files())?;
+    }
     let blocks = recovery.last_blocks(storage, last)?;
     recovery.read_segments(storage, options, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
 
@@ -341,6 +344,9 @@ impl Recovery {
             self.number_max.plus(1 + skipped),
             self.watermark(),
         );
+        if !is_clean {
+            self.segments.iter_mut().for_each(|segment| segment.is_foreign = true);
+        }
         let mut moving = Moving::default();
         moving.define_again(self.defined_before);
         let owners = Owners {

@@ -33,6 +33,11 @@ pub trait Storage {
     fn write_segment(&mut self, segment: SegmentNumber, offset: u32, bytes: &[u8]) -> io::Result<()>;
     /// Makes a segment's writes durable.
     fn sync_segment(&mut self, segment: SegmentNumber) -> io::Result<()>;
+    /// The last process was killed, and the kernel may still carry out its writes: files that were
+    /// put aside are removed, and so is what this start frees.
+    fn distrust_files(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Puts a segment's file aside for reuse, or removes it.
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()>;
 

@@ -10,13 +10,14 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::journal) struct GivenUp {
     pub segment: SegmentNumber,
-    /// The file is fit to be used again: no write and no sync of it failed.
+    /// The file is fit to be used again: no write and no sync of it failed, and none of a killed
+    /// process may still come.
     reuse: bool,
 }
 
 impl GivenUp {
     pub fn of(segment: &Segment) -> Self {
-        Self { segment: segment.number, reuse: !segment.failed }
+        Self { segment: segment.number, reuse: !segment.failed && !segment.is_foreign }
     }
 
     /// One whose file was made and never written to.

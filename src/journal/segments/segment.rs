@@ -6,7 +6,7 @@ use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::format::Position;
 
 /// A segment of the log. Others read it; recovery builds it, and from then on
-/// [`Segments`](super::Segments) alone changes it. It has 15 fields: each is one fact about one
+/// [`Segments`](super::Segments) alone changes it. It has 16 fields: each is one fact about one
 /// file, and all of them begin and end with it.
 #[derive(Debug)]
 pub(in crate::journal) struct Segment {
@@ -31,6 +31,8 @@ pub(in crate::journal) struct Segment {
     pub closed: bool,
     /// A write or sync of it failed: its file is not used again.
     pub failed: bool,
+    /// A killed process may still write to its file, which is not used again.
+    pub is_foreign: bool,
     /// Records that are neither delivered nor discarded.
     pub unsettled: u64,
     /// Bytes of their entries.
@@ -57,6 +59,7 @@ impl Segment {
             reads: 0,
             closed: false,
             failed: false,
+            is_foreign: false,
             unsettled: 0,
             live_bytes: 0,
             waiting: Bits::default(),
