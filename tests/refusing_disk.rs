@@ -2,6 +2,7 @@
 
 use ringest::config;
 use ringest::engine::FsStorage;
+use ringest::ground::SegmentNumber;
 use ringest::journal;
 use ringest::observe::snapshot::JournalSnapshot;
 use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 const EIO: i32 = 5;
+const EAGAIN: i32 = 11;
 const ENOSPC: i32 = 28;
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
@@ -31,6 +33,7 @@ struct World {
     segments: Disk,
     /// Operations that hang.
     hung: Vec<Op>,
+    files: HashMap<SegmentNumber, Vec<u8>>,
     machines: HashMap<LinkId, Fd>,
     /// What each machine was sent, by its file.
     answers: HashMap<Fd, String>,
@@ -48,6 +51,10 @@ impl World {
 
     /// `when_full`: what becomes of records that the journal does not take.
     fn with(segments: Disk, when_full: &str) -> Self {
+        Self::at("power", segments, when_full)
+    }
+
+    fn at(level: &str, segments: Disk, when_full: &str) -> Self {
         let text = r#"
             [[source]]
             name = "servers"
@@ -63,13 +70,14 @@ impl World {
             segment_size = "1MiB"
             max_size = "32MiB"
             when_full = "WHEN-FULL"
+            durability = "LEVEL"
             [deliver]
             url = "http://127.0.0.1:8000/films/"
             body = "<{{data}}>"
             content_type = "text/plain"
             drain = "1s"
         "#;
-        let text = text.replace("WHEN-FULL", when_full);
+        let text = text.replace("WHEN-FULL", when_full).replace("LEVEL", level);
         let settings = Arc::new(config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}")));
         let directory = tempfile::tempdir().expect("a directory");
         let mut storage = FsStorage::open(directory.path()).expect("a directory");
@@ -92,6 +100,7 @@ impl World {
             commits: Disk::Works,
             segments,
             hung: Vec::new(),
+            files: HashMap::new(),
             machines: HashMap::new(),
             answers: HashMap::new(),
             closed: Vec::new(),
@@ -145,7 +154,20 @@ impl World {
             Disk::Hangs => return self.hung.push(op),
         };
         match op {
-            Op::Journal { journal, op: journal::Op::Commit { segment, offset, .. } } => {
+            Op::Journal { journal, op: journal::Op::ReadBack { segment, offset, mut buffer } } => {
+                let (from, length) = (offset as usize, buffer.len());
+                buffer.copy_from_slice(&self.files[&segment][from..from + length]);
+                let result = Ok(length);
+                let completion = journal::Completion::ReadBack { segment, offset, buffer, result };
+                self.shard.handle(now, Completion::Journal { journal, completion });
+            }
+            Op::Journal { journal, op: journal::Op::Commit { segment, offset, memory_offset, bytes, .. } } => {
+                if result.is_ok() {
+                    let from = memory_offset as usize;
+                    let block = self.shard.block_memory(journal).bytes(from..from + bytes as usize).to_vec();
+                    let file = self.files.get_mut(&segment).expect("a segment that is ready");
+                    file[offset as usize..(offset + bytes) as usize].copy_from_slice(&block);
+                }
                 self.shard.handle(
                     now,
                     Completion::Journal {
@@ -154,7 +176,10 @@ impl World {
                     },
                 );
             }
-            Op::Journal { journal, op: journal::Op::PrepareSegment { segment, .. } } => {
+            Op::Journal { journal, op: journal::Op::PrepareSegment { segment, bytes, header, .. } } => {
+                let mut file = header;
+                file.resize(bytes as usize, 0);
+                self.files.insert(segment, file);
                 self.shard.handle(
                     now,
                     Completion::Journal {
@@ -224,6 +249,17 @@ impl World {
     fn post(&mut self, link: LinkId, body: &str) {
         let length = body.len();
         self.send(link, &format!("POST /v1/records/c HTTP/1.1\r\nHost: g\r\nContent-Length: {length}\r\n\r\n{body}"));
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        let counters = self.shard.snapshot(self.now()).counters;
+        counters.each().find(|(other, ..)| *other == name).expect("a counter").2
+    }
+
+    /// How many of so many machines, by their files from 100 on, have read an answer of this status.
+    fn answered(&self, machines: i32, status: u16) -> usize {
+        let line = format!("HTTP/1.1 {status} ");
+        (100..100 + machines).filter(|fd| self.answer(*fd).starts_with(&line)).count()
     }
 
     fn answer(&self, fd: i32) -> &str {
@@ -299,10 +335,16 @@ fn deliveries_go_on_while_no_block_can_be_written() {
 
 #[test]
 fn a_journal_that_takes_no_records_rejects_each_record_of_a_read() {
-    let mut world = World::with(Disk::Works, "reject");
-    let tcp = world.connect(TCP, 10);
+    let mut world = World::with(Disk::Hangs, "reject");
+    let first = world.hung.pop().expect("the first segment is being made");
+    world.segments = Disk::Works;
+    world.carry(first);
     world.segments = Disk::Fails(ENOSPC);
+    world.settle();
+    let tcp = world.connect(TCP, 10);
+    world.pass(S - MS);
     world.send(tcp, "one\r");
+    world.pass(2 * MS);
     // The next segment cannot be made. The block that has the first record is open, and has room.
     world.send(tcp, "two\rthree\rfour\r");
     assert_eq!(world.shard.snapshot(world.now()).counters.rejected_full, 3);
@@ -342,6 +384,172 @@ fn a_machine_whose_commit_hangs_is_left_without_an_answer_and_its_record_is_deli
     assert!(world.delivered.contains(&"<one>".to_owned()));
     assert_eq!(world.shard.terms().pending, 0);
     assert!(world.journal().commit_age_s < 1.5);
+}
+
+/// A record of 60 KB: two fill a slot of the window of 2 MiB, 34 of them all of it.
+fn large(number: i32) -> String {
+    format!("{number:0>60000}")
+}
+
+#[test]
+fn a_request_for_which_room_is_being_made_is_held_back_and_not_refused() {
+    let mut world = World::new(Disk::Works);
+    world.commits = Disk::Hangs;
+    let links: Vec<LinkId> = (100..160).map(|fd| world.connect(HTTP, fd)).collect();
+    for (number, link) in (0..).zip(&links) {
+        world.post(*link, &large(number));
+    }
+    assert!(world.count("http_held_back") >= 20, "{}", world.count("http_held_back"));
+    assert_eq!(world.answered(60, 503), 0);
+    // Some blocks are copied for lanes that are behind.
+    assert!(world.journal().window_bytes <= 5 << 19, "{:?}", world.journal());
+    // The last one has sent more before its reading stopped, and then its FIN.
+    let last = links[59];
+    world.post(last, "behind it");
+    let now = world.now();
+    world.shard.handle(now, Completion::RecvEnded { link: last, end: ringest::shard::RecvEnd::Closed });
+    world.settle();
+    // One hangs up.
+    world.shard.handle(now, Completion::RecvEnded { link: links[58], end: ringest::shard::RecvEnd::Error(104) });
+    world.settle();
+    world.pass(5 * S);
+    assert_eq!((world.answered(60, 503), world.answered(60, 201)), (0, 0), "{:?}", world.journal());
+    world.wake_disk();
+    world.pass(2 * S);
+    assert_eq!((world.answered(60, 503), world.answered(60, 201)), (0, 59));
+    assert_eq!(world.answer(159).matches("HTTP/1.1 201 ").count(), 2, "{}", world.answer(159));
+    assert_eq!(world.delivered.len(), 60);
+    assert_eq!(world.delivered.last().map(String::as_str), Some("<behind it>"), "in their order");
+    assert!(world.closed.contains(&Fd(159)), "both ends have said that it is over");
+    world.post(links[0], "more");
+    world.pass(S);
+    assert_eq!(world.answer(100).matches("HTTP/1.1 201 ").count(), 2, "it is read on");
+}
+
+#[test]
+fn a_request_is_held_back_for_30_s_at_most_and_not_at_all_where_the_disk_refuses() {
+    let mut world = World::new(Disk::Works);
+    world.commits = Disk::Hangs;
+    let links: Vec<LinkId> = (100..160).map(|fd| world.connect(HTTP, fd)).collect();
+    for (number, link) in (0..).zip(&links) {
+        world.post(*link, &large(number));
+    }
+    let held = 60 - world.shard.terms().received as usize;
+    world.pass(29 * S);
+    assert_eq!(world.answered(60, 503), 0);
+    world.pass(2 * S);
+    assert_eq!(world.answered(60, 503), held);
+    assert!(world.answer(159).to_ascii_lowercase().contains("\r\nretry-after: "), "{}", world.answer(159));
+    assert_eq!(world.closed.len(), 60 - held, "those whose records are journaled get no answer");
+    // Others wait, until it is known that the disk refuses.
+    world.post(links[59], &large(0));
+    assert_eq!(world.answered(60, 503), held);
+    world.commits = Disk::Fails(EIO);
+    for op in std::mem::take(&mut world.hung) {
+        world.carry(op);
+    }
+    world.settle();
+    assert_eq!(world.answer(159).matches("HTTP/1.1 503 ").count(), 2, "at once");
+    world.wake_disk();
+    world.pass(3 * S);
+    assert_eq!(world.delivered.len(), 60 - held);
+    assert!(world.shard.terms().balance() && world.shard.terms().pending == 0);
+}
+
+#[test]
+fn a_stop_refuses_what_is_held_back() {
+    let mut world = World::new(Disk::Works);
+    world.commits = Disk::Hangs;
+    let links: Vec<LinkId> = (100..160).map(|fd| world.connect(HTTP, fd)).collect();
+    for (number, link) in (0..).zip(&links) {
+        world.post(*link, &large(number));
+    }
+    let held = world.count("http_held_back") as usize;
+    let now = world.now();
+    world.shard.stop(now);
+    world.settle();
+    assert_eq!(world.answered(60, 503), held);
+    world.wake_disk();
+    world.pass(5 * S);
+    assert_eq!(world.answered(60, 201), 60 - held);
+    assert!(world.shard.is_stopped());
+}
+
+#[test]
+fn a_burst_as_large_as_the_window_waits_for_no_file() {
+    let mut world = World::at("process", Disk::Works, "pause");
+    world.pass(S);
+    // From now on no file is made for a while: those that are there are enough.
+    world.segments = Disk::Hangs;
+    let links: Vec<LinkId> = (100..134).map(|fd| world.connect(HTTP, fd)).collect();
+    for (number, link) in (0..).zip(&links) {
+        world.post(*link, &large(number));
+    }
+    assert_eq!((world.answered(34, 201), world.count("http_held_back")), (34, 0));
+    // What goes beyond waits for the next file.
+    let mut posted = 34;
+    while world.count("http_held_back") == 0 {
+        world.post(links[posted % 34], &large(0));
+        posted += 1;
+        assert!(posted < 200, "a journal needs files");
+    }
+    world.wake_disk();
+    world.pass(S);
+    assert_eq!(world.count("http_accepted"), posted as u64);
+    assert_eq!(world.count("http_unavailable"), 0);
+    assert_eq!(world.delivered.len(), posted);
+}
+
+#[test]
+fn a_file_that_cannot_be_made_ahead_of_its_time_keeps_nothing_out() {
+    let mut world = World::at("process", Disk::Works, "pause");
+    world.pass(S);
+    world.segments = Disk::Fails(ENOSPC);
+    let machine = world.connect(HTTP, 100);
+    let mut number = 0;
+    while world.count("journal_errors") == 0 {
+        world.post(machine, &large(number));
+        number += 1;
+    }
+    assert_eq!((world.count("http_accepted"), world.journal().problem), (number as u64, None));
+    // The one that is needed next is missed.
+    for number in 0..60 {
+        world.post(machine, &large(number));
+        world.pass(100 * MS);
+    }
+    assert!(world.journal().problem.is_some_and(|words| words.contains("cannot be made: No space left")));
+    assert!(world.count("http_unavailable") > 0);
+}
+
+#[test]
+fn a_block_that_the_kernel_does_not_take_is_tried_again_at_longer_and_longer_intervals() {
+    let mut world = World::new(Disk::Works);
+    let machine = world.connect(HTTP, 100);
+    world.commits = Disk::Fails(EAGAIN);
+    world.post(machine, "one");
+    world.pass(100 * MS);
+    let soon = world.count("journal_again");
+    assert!((5..=8).contains(&soon), "{soon} attempts in 100 ms: after 1, 2, 4 and so on");
+    world.pass(S);
+    assert_eq!(world.journal().problem, None, "a matter of a moment");
+    world.pass(9 * S);
+    let later = world.count("journal_again");
+    assert!((95..=115).contains(&later), "{later} attempts in 10 s");
+    let problem = world.journal().problem.expect("told");
+    assert!(problem.contains("takes no write") && problem.contains("Resource temporarily unavailable"), "{problem}");
+    assert_eq!(world.count("journal_errors"), 1, "told once");
+    assert_eq!((world.answer(100), world.delivered.len()), ("", 0));
+    world.commits = Disk::Works;
+    world.pass(200 * MS);
+    assert!(world.answer(100).starts_with("HTTP/1.1 201 "), "{}", world.answer(100));
+    assert_eq!((world.delivered.len(), world.journal().problem), (1, None));
+    assert_eq!(world.count("journal_sealed"), 0, "the segment goes on");
+    // The next time begins with short intervals again.
+    world.commits = Disk::Fails(EAGAIN);
+    world.post(machine, "two");
+    world.commits = Disk::Works;
+    world.pass(3 * MS);
+    assert_eq!(world.answer(100).matches("HTTP/1.1 201 ").count(), 2);
 }
 
 #[test]

@@ -155,6 +155,8 @@ pub struct FsStorage {
     boot_id: [u8; 16],
     physical_block: u32,
     direct: bool,
+    /// What is freed is removed, and not put aside.
+    distrusted: bool,
     reading: Reading,
     /// Until then what cannot be read is tried again: one time for a whole start.
     give_up_at: Option<Instant>,
@@ -205,6 +207,7 @@ impl FsStorage {
             boot_id: boot_id()?,
             physical_block: physical_block(directory)?,
             direct: supports_direct(directory)?,
+            distrusted: false,
             reading: Reading::begin(0),
             give_up_at: None,
         })
@@ -218,6 +221,7 @@ impl FsStorage {
             boot_id: boot_id()?,
             physical_block: physical_block(directory)?,
             direct: false,
+            distrusted: false,
             reading: Reading::begin(0),
             give_up_at: None,
         })
@@ -377,13 +381,21 @@ impl Storage for FsStorage {
         sync_directory(&self.directory)
     }
 
+    fn distrust_files(&mut self) -> io::Result<()> {
+        self.distrusted = true;
+        for spare in spares(&self.directory)? {
+            fs::remove_file(spare_path(&self.directory, spare))?;
+        }
+        Ok(())
+    }
+
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         let path = segment_path(&self.directory, segment);
         // One that is kept has two names.
         if fs::metadata(&path)?.nlink() > 1 {
             return fs::remove_file(path);
         }
-        if spares(&self.directory)?.len() < SPARES_MAX {
+        if !self.distrusted && spares(&self.directory)?.len() < SPARES_MAX {
             fs::rename(path, spare_path(&self.directory, segment))
         } else {
             fs::remove_file(path)
@@ -767,6 +779,26 @@ mod tests {
         assert!(core_directories(directory.path()).expect("listed").is_empty());
         remove_half_removed(directory.path()).expect("removed");
         assert!(!left.exists() && directory.path().join("other.removed").exists());
+    }
+
+    #[test]
+    fn after_a_kill_no_file_of_the_last_process_is_used_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        let at = storage.directory().to_owned();
+        for segment in [1, 2, 3] {
+            fs::write(segment_path(&at, SegmentNumber(segment)), b"").expect("written");
+        }
+        storage.free_segment(SegmentNumber(1)).expect("put aside");
+        assert_eq!(spares(&at).expect("listed"), [SegmentNumber(1)]);
+        storage.distrust_files().expect("removed");
+        storage.free_segment(SegmentNumber(2)).expect("removed");
+        assert!(spares(&at).expect("listed").is_empty());
+        assert_eq!(storage.segments().expect("listed"), [SegmentNumber(3)]);
+        // The next start ends well, and trusts its files.
+        let mut next = FsStorage::open(&at).expect("open");
+        next.free_segment(SegmentNumber(3)).expect("put aside");
+        assert_eq!(spares(&at).expect("listed"), [SegmentNumber(3)]);
     }
 
     #[test]

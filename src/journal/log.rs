@@ -440,17 +440,19 @@ impl Journal {
         let prefix = ParkedPayload { number, parked_wall_ns: now.wall_ns, status, attempts, answer }.encode_prefix();
         let said_in = self.write_progress(now, Kind::Parked, &[&prefix, answer])?;
         let said_bytes = entry_bytes(PARKED_PREFIX_BYTES + answer.len()) as u32;
-        let payload = u32_at(self.window.bytes(at), 4) as usize;
-        let held = (!self.on_disk()).then_some(at);
+        let bytes = entry_bytes(u32_at(self.window.bytes(at), 4) as usize);
+        let received_wall_ns = self.window.record(at).payload.first_byte_wall_ns;
+        // What is not on disk is kept here, but not in its slot, which many others lie in.
+        let held = (!self.on_disk()).then(|| self.window.keep_aside(at, bytes));
         let parked = Parked {
             origin,
-            received_wall_ns: self.window.record(at).payload.first_byte_wall_ns,
+            received_wall_ns,
             parked_wall_ns: now.wall_ns,
             status,
             attempts,
             answer: shown(answer),
             id: id.or(self.ledger.id(number)).map(Into::into),
-            bytes: entry_bytes(payload) as u32,
+            bytes: bytes as u32,
             said_in: said_in.map(|number| SaidIn { number, bytes: said_bytes }),
             held,
         };
@@ -580,8 +582,8 @@ impl Journal {
     pub(super) fn make_room(&mut self, now: Now, bytes: usize, purpose: Purpose) -> Result<(), Full> {
         let slot_bytes = self.options.block_bytes;
         assert!(BLOCK_HEADER_BYTES + bytes <= slot_bytes as usize, "limits keep entries below a block");
-        if purpose == Purpose::Intake && self.on_disk() && !self.takes_records() {
-            return Err(Full);
+        if purpose == Purpose::Intake && self.on_disk() {
+            self.takes_records()?;
         }
         if self.writer.is_open() {
             if self.writer.has_room(bytes, slot_bytes) {
@@ -603,8 +605,14 @@ impl Journal {
     }
 
     /// Whether records may be taken.
-    fn takes_records(&self) -> bool {
-        !self.troubles.stop_intake() && !self.moving.is_due() && self.segments.take_records()
+    fn takes_records(&self) -> Result<(), Full> {
+        if self.troubles.stop_intake() {
+            return Err(Full::Lasting);
+        }
+        if self.moving.is_due() {
+            return Err(Full::Passing);
+        }
+        self.segments.take_records()
     }
 
     /// Takes a free slot for the next piece of the log.
@@ -612,7 +620,8 @@ impl Journal {
         // One is for ids and marks, and one for moving what a failed segment did not take.
         let kept_back = usize::from(purpose == Purpose::Intake) + usize::from(self.on_disk());
         if !self.window.has_slot(kept_back) {
-            return Err(Full);
+            // Waiting records never have all slots, but for level `memory`: the others are being written.
+            return Err(if self.on_disk() { Full::Passing } else { Full::Lasting });
         }
         let next_number = self.writer.next_number();
         let at = match self.on_disk() {

@@ -68,7 +68,13 @@ const RETRY_AFTER_NS: u64 = 1_000_000_000;
 
 /// The journal takes no more for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub enum Full {
+    /// For a moment: a file is being made, or blocks are being written, and the disk does not
+    /// refuse. The end of one of these operations makes room.
+    Passing,
+    /// Until records are delivered, or the disk works again.
+    Lasting,
+}
 
 /// What room is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +127,13 @@ impl Options {
     pub fn of_view(core: CoreId) -> Self {
         let settings = config::Journal { window_bytes: 32 * BLOCK_BYTES as usize, ..config::Journal::default() };
         Self::new(&settings, core, 1)
+    }
+
+    /// Segments whose files are made before they are needed: a burst as large as the window goes
+    /// into them, though the one that is being filled has no room left. Where segments are small,
+    /// four have to do: they are made fast, and a small disk is not taken up by them.
+    pub fn segments_ahead(&self) -> usize {
+        (self.window_bytes.div_ceil(self.segment_bytes as usize) + 1).min(4)
     }
 
     /// Segments at most; the last one, and in need more, is for ids and marks.

@@ -135,6 +135,9 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     let mut recovery = Recovery::default();
     let (earlier, files) = recovery.read_epochs(storage)?;
     let last = earlier.last().copied();
+    if !recovery.report.clean || files.is_empty() {
+        doing("remove files that a killed process may still write to", storage.distrust_files())?;
+    }
     let blocks = recovery.last_blocks(storage, last)?;
     recovery.read_segments(storage, options, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
     recovery.found_loss = recovery.loss();
@@ -383,6 +386,9 @@ impl Recovery {
             self.number_max.plus(1 + skipped),
             self.watermark(),
         );
+        if !is_clean {
+            self.segments.iter_mut().for_each(|segment| segment.unfit = true);
+        }
         let mut moving = Moving::default();
         moving.define_again(self.defined_before);
         ledger.losses.adopt(std::mem::take(&mut self.losses).take(), self.found_loss);

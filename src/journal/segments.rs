@@ -41,6 +41,8 @@ pub(super) struct Segments {
     segment_bytes: u32,
     /// Segments at most; the last one, and in need more, is for ids and marks.
     max: usize,
+    /// Files that are to be ready for what comes.
+    ahead: usize,
     maker: Maker,
     /// Oldest first.
     list: VecDeque<Segment>,
@@ -65,6 +67,7 @@ impl Segments {
             durability: options.durability,
             segment_bytes: options.segment_bytes,
             max: options.segments_max(),
+            ahead: options.segments_ahead(),
             maker,
             list: found.into(),
             first_own: next,
@@ -181,10 +184,12 @@ impl Segments {
     }
 
     /// Whether records may be taken as far as segments are concerned.
-    pub fn take_records(&self) -> bool {
-        self.list.len() < self.max
-            && self.is_first_ready()
-            && (!self.is_current_open() || self.is_file_ready(self.current_number()))
+    pub fn take_records(&self) -> Result<(), Full> {
+        if self.list.len() >= self.max {
+            return Err(Full::Lasting);
+        }
+        let is_current_ready = !self.is_current_open() || self.is_file_ready(self.current_number());
+        if self.is_first_ready() && is_current_ready { Ok(()) } else { Err(Full::Passing) }
     }
 
     // ---- records
@@ -265,7 +270,7 @@ impl Segments {
                 // make old segments free.
                 let second_half = segment.end > self.segment_bytes / 2;
                 if purpose == Purpose::Intake && second_half && !self.making.is_next_ready() {
-                    return Err(Full);
+                    return Err(Full::Passing);
                 }
                 return Ok(segment.end_position());
             }
@@ -273,8 +278,11 @@ impl Segments {
         // Ids, marks and answers that park are never refused for want of segments: without them
         // nothing would be delivered and become free again. They are bounded by the records that
         // they are about, but the segments that they begin may go beyond the limit for a while.
-        if purpose == Purpose::Intake && (self.is_full() || !self.making.is_next_ready()) {
-            return Err(Full);
+        if purpose == Purpose::Intake && self.is_full() {
+            return Err(Full::Lasting);
+        }
+        if purpose == Purpose::Intake && !self.making.is_next_ready() {
+            return Err(Full::Passing);
         }
         Ok(Position { segment: self.begin(next_number), offset: self.maker.physical })
     }
@@ -302,9 +310,9 @@ impl Segments {
 
     // ---- files are made
 
-    /// Asks for the next file that is missing. `ahead`: also for the segment that is to be begun
-    /// next.
+    /// Asks for the next file that is missing. `ahead`: also for segments that are to be begun next.
     pub fn prepare(&mut self, now: Now, ahead: bool, ops: &mut Ops<'_>) {
+        let ahead = if ahead { self.wanted_ahead() } else { 0 };
         let Some(Named { number, nonce }) = self.making.ask(now, ahead) else { return };
         ops(Op::PrepareSegment {
             segment: number,
@@ -312,6 +320,18 @@ impl Segments {
             header: self.header(number, nonce).encode(),
             sync: self.durability == Durability::Power,
         });
+    }
+
+    /// How many files are to be there for segments that are not begun: one always, and as many as
+    /// the window can fill at once, as far as the limit allows.
+    fn wanted_ahead(&self) -> usize {
+        let allowed = self.max.saturating_sub(self.list.len() + 1);
+        self.ahead.min(allowed).max(1)
+    }
+
+    /// Whether the segment behind the last one is ready.
+    pub fn is_next_ready(&self) -> bool {
+        self.making.is_next_ready()
     }
 
     /// What the header of a segment that this start makes says.

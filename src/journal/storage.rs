@@ -41,6 +41,11 @@ pub trait Storage {
     /// Writes a segment into a file of its own again, durably; the old file is kept as by
     /// [`Storage::keep_segment`], untouched.
     fn replace_segment(&mut self, segment: SegmentNumber, bytes: &[u8]) -> io::Result<()>;
+    /// The last process was killed, and the kernel may still carry out its writes: files that were
+    /// put aside are removed, and so is what this start frees.
+    fn distrust_files(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Puts a segment's file aside for reuse, or removes it; one that is kept is removed.
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()>;
 

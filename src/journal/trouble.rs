@@ -16,6 +16,8 @@ pub(super) enum Trouble {
     Read,
     /// The directory cannot be synced after a rewrite.
     Directory,
+    /// The kernel takes no block, for want of something that comes and goes.
+    Again,
 }
 
 /// Owns what is known to be wrong with the disk, and counts the errors.
@@ -23,7 +25,7 @@ pub(super) enum Trouble {
 pub(super) struct Troubles {
     core: CoreId,
     /// Of each kind the last failure, while it lasts.
-    last: [Option<Failure>; 5],
+    last: [Option<Failure>; 6],
     /// Errors that were not counted into a snapshot yet.
     errors: u64,
 }
@@ -52,6 +54,9 @@ impl Trouble {
                 "the directory cannot be synced: {error}. No more segments are rewritten until the next start, so that the journal \
                  may become full earlier"
             ),
+            Self::Again => format!(
+                "the kernel takes no write to segment {segment}: {error}. It is tried again every 100 ms; nothing is lost"
+            ),
             Self::Read => {
                 format!("segment {segment} cannot be read: {error}. The records in it wait, and it is tried again")
             }
@@ -65,6 +70,7 @@ impl Trouble {
             Self::Sync => "segments are synced again",
             Self::Read => "segments can be read again",
             Self::Directory => "the directory is synced again",
+            Self::Again => "the kernel takes writes again",
         }
     }
 }
@@ -72,7 +78,7 @@ impl Trouble {
 impl Troubles {
     /// None so far, in the journal of a core.
     pub(super) fn new(core: CoreId) -> Self {
-        Self { core, last: [None; 5], errors: 0 }
+        Self { core, last: [None; 6], errors: 0 }
     }
 
     /// Whether there is one of this kind.
@@ -87,7 +93,8 @@ impl Troubles {
 
     /// The worst, in words.
     pub(super) fn describe(&self) -> Option<String> {
-        let all = [Trouble::Write, Trouble::Make, Trouble::Sync, Trouble::Read, Trouble::Directory];
+        use Trouble::{Again, Directory, Make, Read, Sync, Write};
+        let all = [Write, Make, Sync, Again, Read, Directory];
         all.into_iter().find_map(|trouble| {
             let Failure { segment, errno } = self.last[trouble as usize]?;
             Some(trouble.words(segment, errno))

@@ -19,10 +19,17 @@ use crate::ground::{Now, RecordNumber, SegmentNumber};
 const MARKS_PER_ENTRY: usize = 512;
 /// At level `process` a block that is not full is written after this; nobody waits for it.
 const PROCESS_WRITE_AFTER_NS: u64 = 1_000_000_000;
+/// Blocks that the kernel has not taken for so long are told.
+const AGAIN_TOLD_AFTER_NS: u64 = 3_000_000_000;
 /// A journal with more origins, extents or segments than these is not checked in each turn ...
 const CHECKED_MAX: usize = 1_000;
 /// ... but in one of so many.
 const CHECK_EVERY: u32 = 1_024;
+
+/// Errnos after which a block is simply written again.
+fn is_passing(errno: i32) -> bool {
+    matches!(errno, libc::EAGAIN | libc::EINTR | libc::ECANCELED)
+}
 
 impl Journal {
     /// Writes marks, seals what is due, and asks for commits, segments and frees. `waiting`:
@@ -235,12 +242,26 @@ impl Journal {
     /// A block was written, or not.
     fn handle_committed(&mut self, now: Now, at: Position, result: Result<(), i32>) {
         if let Err(errno) = result {
+            if is_passing(errno) {
+                return self.put_off_commit(now, at, errno);
+            }
             self.writer.commit_failed(at);
             return self.handle_failed_commit(now, at.segment, errno);
         }
         let advanced = self.writer.committed_block(at, &mut self.window, &mut self.segments);
+        self.troubles.heal(Trouble::Again);
         if advanced && !self.moving.is_due() {
             self.troubles.heal(Trouble::Write);
+        }
+    }
+
+    /// The kernel did not take a block: nothing of it is lost, and it is tried again, at longer and
+    /// longer intervals.
+    fn put_off_commit(&mut self, now: Now, at: Position, errno: i32) {
+        self.counters.journal_again += 1;
+        let since_ns = self.writer.put_off(now, at);
+        if now.mono_ns - since_ns >= AGAIN_TOLD_AFTER_NS && !self.troubles.has(Trouble::Again) {
+            self.troubles.fail(Trouble::Again, at.segment, errno);
         }
     }
 
@@ -259,6 +280,8 @@ impl Journal {
         self.segments.prepared(now, segment, result.is_ok());
         match result {
             Ok(()) => self.troubles.heal(Trouble::Make),
+            // One that is not needed yet is tried again, and keeps nothing out.
+            Err(_) if self.segments.is_next_ready() => self.troubles.count_error(),
             Err(errno) => self.troubles.fail(Trouble::Make, segment, errno),
         }
     }

@@ -63,6 +63,8 @@ enum Memory {
     Slot(u32),
     /// What was read back, or a copy.
     Heap(Vec<u8>),
+    /// The entry of a record that is kept aside, and of which there is nothing on disk.
+    Aside(Vec<u8>),
 }
 
 /// A piece of a segment in memory. Others read it; the window alone changes it.
@@ -144,6 +146,8 @@ pub(super) struct Window {
     slots: u32,
     free_slots: Vec<u32>,
     heap_extents: usize,
+    /// Of entries that are kept aside.
+    aside_bytes: usize,
     /// The one that is being filled.
     current: Option<u32>,
 }
@@ -163,6 +167,7 @@ impl Window {
             slots,
             free_slots: (0..slots).rev().collect(),
             heap_extents: 0,
+            aside_bytes: 0,
             current: None,
         }
     }
@@ -207,6 +212,11 @@ impl Window {
         (self.slots as usize / 4).max(2)
     }
 
+    /// Bytes of entries that may be kept aside without a slot: a quarter of the slots' memory.
+    fn aside_bytes_max(&self) -> usize {
+        self.slots as usize * self.block_bytes as usize / 4
+    }
+
     /// Extents that one lane may pin, so that a stalled one cannot fill the window.
     pub fn lane_extents_max(&self) -> u32 {
         if self.is_backed { (self.slots / 8).max(2) } else { u32::MAX }
@@ -217,10 +227,10 @@ impl Window {
         self.free_slots.len() > kept_back
     }
 
-    /// Bytes of block memory and heap in use, in whole slots.
+    /// Bytes of block memory and heap in use: whole slots, and what is kept aside.
     pub fn used_bytes(&self) -> u64 {
         let used = self.slots as usize - self.free_slots.len() + self.heap_extents;
-        used as u64 * u64::from(self.block_bytes)
+        used as u64 * u64::from(self.block_bytes) + self.aside_bytes as u64
     }
 
     // ---- holders
@@ -260,6 +270,7 @@ impl Window {
             Memory::None => return,
             Memory::Slot(slot) => self.free_slots.push(slot),
             Memory::Heap(_) => self.heap_extents -= 1,
+            Memory::Aside(entry) => self.aside_bytes -= entry.len(),
         }
         self.free_extents.push(index);
     }
@@ -284,7 +295,7 @@ impl Window {
     pub fn bytes(&self, from: Location) -> &[u8] {
         let offset = from.offset as usize;
         match &self.extents[from.extent as usize].memory {
-            Memory::Heap(bytes) => &bytes[offset..],
+            Memory::Heap(bytes) | Memory::Aside(bytes) => &bytes[offset..],
             Memory::Slot(slot) => self.bytes_of_slot(*slot, offset),
             Memory::None => unreachable!("a free extent is not read"),
         }
@@ -315,7 +326,11 @@ impl Window {
     // ---- extents begin and grow
 
     fn add(&mut self, extent: Extent) -> u32 {
-        self.heap_extents += usize::from(extent.slot().is_none());
+        match &extent.memory {
+            Memory::Heap(_) => self.heap_extents += 1,
+            Memory::Aside(entry) => self.aside_bytes += entry.len(),
+            Memory::Slot(_) | Memory::None => {}
+        }
         if let Some(index) = self.free_extents.pop() {
             self.extents[index as usize] = extent;
             return index;
@@ -381,6 +396,22 @@ impl Window {
         let place = Extent::new(segment, base, epoch_id, Memory::Heap(heap));
         let copy = Extent { end: end - from.offset, open_copy, ..place };
         Some(Location { extent: self.add(copy), offset: 0 })
+    }
+
+    /// Copies the entry of a held record of `bytes` out of its slot, which would stay as long as
+    /// the record; where the copy is, held in its place. Beyond the limit the record stays where it
+    /// is.
+    pub fn keep_aside(&mut self, at: Location, bytes: usize) -> Location {
+        let is_aside = matches!(self.extent(at.extent).memory, Memory::Aside(_));
+        if is_aside || self.aside_bytes + bytes > self.aside_bytes_max() {
+            return at;
+        }
+        let entry = self.bytes(at)[..bytes].to_vec();
+        let Extent { segment, epoch_id, .. } = self.extents[at.extent as usize];
+        let place = Extent::new(segment, 0, epoch_id, Memory::Aside(entry));
+        let copy = self.add(Extent { end: bytes as u32, held: 1, ..place });
+        self.release(at);
+        Location { extent: copy, offset: 0 }
     }
 
     // ---- where things are
@@ -532,6 +563,12 @@ impl Window {
         assert!(slots.iter().all(|used| *used), "a slot is neither free nor used");
         let heap = self.extents.iter().filter(|extent| matches!(extent.memory, Memory::Heap(_))).count();
         assert_eq!(heap, self.heap_extents, "extents on the heap");
+        let aside = self.extents.iter().map(|extent| match &extent.memory {
+            Memory::Aside(entry) => entry.len(),
+            _ => 0,
+        });
+        assert_eq!(aside.sum::<usize>(), self.aside_bytes, "bytes kept aside");
+        assert!(self.aside_bytes <= self.aside_bytes_max(), "{} bytes kept aside", self.aside_bytes);
         assert!(heap <= self.heap_extents_max(), "{heap} extents on the heap");
         let mut free = vec![false; self.extents.len()];
         for index in &self.free_extents {

@@ -15,6 +15,10 @@ use std::collections::{HashMap, VecDeque};
 
 /// Blocks written at the same time.
 const COMMITS_MAX: usize = 4;
+/// A block that the kernel did not take is tried again after this, ...
+const AGAIN_AFTER_NS: u64 = 1_000_000;
+/// ... and at last after this, as long as it takes none.
+const AGAIN_AFTER_MAX_NS: u64 = 100_000_000;
 
 /// Where the open block lies in its extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,13 @@ pub(super) struct Block {
     pub opened_ns: Option<u64>,
 }
 
+impl Block {
+    fn commit(&self, sync: bool) -> Op {
+        let Self { at, memory_offset, bytes, .. } = *self;
+        Op::Commit { memory_offset, segment: at.segment, offset: at.offset, bytes, sync }
+    }
+}
+
 #[derive(Debug)]
 struct InFlight {
     block: Block,
@@ -56,8 +67,17 @@ struct InFlight {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Write {
     Waiting,
+    /// The kernel did not take it: it is asked for again.
+    Again,
     Done,
     Failed,
+}
+
+/// Commits that the kernel has not taken since the last one that it has.
+#[derive(Debug, Clone, Copy)]
+struct PutOff {
+    since_ns: u64,
+    wait_ns: u64,
 }
 
 /// Owns the open block, the sealed ones and those in flight, the number that comes next, and how
@@ -77,6 +97,7 @@ pub(super) struct Writer {
     in_flight: VecDeque<InFlight>,
     /// Commits wait until then: the last ones failed.
     retry_ns: Option<u64>,
+    put_off: Option<PutOff>,
 }
 
 impl Writer {
@@ -100,6 +121,7 @@ impl Writer {
             sealed: VecDeque::new(),
             in_flight: VecDeque::new(),
             retry_ns: None,
+            put_off: None,
         }
     }
 
@@ -308,18 +330,17 @@ impl Writer {
     /// Asks for the commits that may be in flight now.
     pub fn commit(&mut self, segments: &Segments, counters: &mut Counters, ops: &mut Ops<'_>) {
         self.retry_ns = None;
+        let sync = self.durability == Durability::Power;
+        for write in self.in_flight.iter_mut().filter(|write| write.state == Write::Again) {
+            write.state = Write::Waiting;
+            ops(write.block.commit(sync));
+        }
         while self.may_commit() {
             let is_ready = |block: &mut Block| segments.is_file_ready(block.at.segment);
             let Some(block) = self.sealed.pop_front_if(is_ready) else { break };
             counters.journal_writes += 1;
             counters.journal_bytes += u64::from(block.bytes);
-            ops(Op::Commit {
-                memory_offset: block.memory_offset,
-                segment: block.at.segment,
-                offset: block.at.offset,
-                bytes: block.bytes,
-                sync: self.durability == Durability::Power,
-            });
+            ops(block.commit(sync));
             self.in_flight.push_back(InFlight { block, state: Write::Waiting });
         }
     }
@@ -328,6 +349,23 @@ impl Writer {
         let write = self.in_flight.iter_mut().find(|write| write.block.at == at).expect("a commit that is in flight");
         assert_eq!(write.state, Write::Waiting);
         write.state = state;
+    }
+
+    /// The kernel did not take a block. It is asked for again after a wait, which doubles as long as
+    /// none is taken; since when none is.
+    pub fn put_off(&mut self, now: Now, at: Position) -> u64 {
+        self.end_write(at, Write::Again);
+        let is_waiting = self.is_held_back(now); // another one was put off with it
+        let PutOff { since_ns, wait_ns } = match self.put_off {
+            None => PutOff { since_ns: now.mono_ns, wait_ns: AGAIN_AFTER_NS },
+            Some(before) if is_waiting => before,
+            Some(before) => PutOff { wait_ns: (before.wait_ns * 2).min(AGAIN_AFTER_MAX_NS), ..before },
+        };
+        self.put_off = Some(PutOff { since_ns, wait_ns });
+        if !is_waiting {
+            self.hold_back(now.mono_ns + wait_ns);
+        }
+        since_ns
     }
 
     /// A block was not written; it stays until it moves to another segment.
@@ -339,6 +377,7 @@ impl Writer {
     /// it are on disk, for should one of them have to move, it moves, too.
     pub fn committed_block(&mut self, at: Position, window: &mut Window, segments: &mut Segments) -> bool {
         self.end_write(at, Write::Done);
+        self.put_off = None;
         let mut advanced = false;
         while let Some(InFlight { block, .. }) = self.in_flight.pop_front_if(|write| write.state == Write::Done) {
             advanced = true;

@@ -100,6 +100,7 @@ fn wait_refusals(gateway: &Gateway, http: SocketAddr) -> crate::process::Terms {
 fn a_full_disk_stops_intake_and_not_delivery_and_heals_by_itself() {
     with_own_mounts(|| {
         let site = Site::new();
+        let begun = Instant::now();
         let state = small_disk(&site, "8m");
         let (tcp, http) = (free_address(), free_address());
         let gateway = Gateway::start(&site, &config(&site, tcp, http));
@@ -119,7 +120,9 @@ fn a_full_disk_stops_intake_and_not_delivery_and_heals_by_itself() {
         gateway.wait_terms("the rest", |terms| terms.received >= sent as u64 && terms.pending == 0);
         let log = gateway.stop();
         let said = log.lines().filter(|line| line.contains("cannot be made")).count();
-        assert!((1..=6).contains(&said), "{said} lines for few changes of state: {log}");
+        // While it is full, each file that is freed is used at once; one that is missed is tried again a second later.
+        let most = 2 + begun.elapsed().as_secs() as usize;
+        assert!((1..=most).contains(&said), "{said} lines in {most} s: {log}");
         assert!(log.contains("segments can be made again"), "{log}");
         drop(receiver);
         let rows = site.rows();

@@ -5,6 +5,7 @@ mod answers;
 mod api;
 mod backlog;
 mod batches;
+mod burst;
 mod cores;
 mod crashes;
 mod environment;

@@ -43,10 +43,8 @@ impl Disk {
     pub fn rewrite(&mut self, cx: &mut Context, segment: SegmentNumber, work: &mut Rewrite) {
         match work {
             Rewrite::Begin { bytes } => {
-                // A file put aside is used again, with what was in it.
-                let data = self.take_spare(*bytes as usize).unwrap_or_else(|| vec![0; *bytes as usize]);
-                self.inodes += 1;
-                self.dense = Some(Segment { inode: self.inodes, data, ..Segment::default() });
+                let (inode, data) = self.take_spare(*bytes as usize);
+                self.dense = Some(Segment { inode, data, ..Segment::default() });
             }
             Rewrite::Read { from, offset, buffer } => {
                 let (start, length) = (*offset as usize, buffer.len());

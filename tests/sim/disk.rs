@@ -18,7 +18,10 @@ use std::ops::Range;
 use std::rc::Rc;
 
 const ENOENT: i32 = 2;
+pub const EAGAIN: i32 = 11;
 pub const ENOSPC: i32 = 28;
+/// A write that the kernel has is on the disk after this, though its process was killed.
+const LATE_NS_MAX: u64 = 3_000 * MS;
 /// Unit in which a write without power tears.
 const SECTOR_BYTES: usize = 512;
 
@@ -83,6 +86,8 @@ struct Operation {
     /// Its process is dead: it may still land, in this file, and nobody hears of it.
     orphan: bool,
     inode: Option<u64>,
+    /// A device that is slow brings it to the file after a kill as late as this.
+    lands_ns: u64,
 }
 
 enum Work {
@@ -109,6 +114,8 @@ pub struct Disk {
     pub(super) segments: BTreeMap<SegmentNumber, Segment>,
     /// Files put aside, and the segments that they were.
     pub(super) spares: Vec<(SegmentNumber, Segment)>,
+    /// What is freed at this start is removed.
+    pub(super) is_distrusted: bool,
     /// The file of a rewrite.
     pub(super) dense: Option<Segment>,
     pub(super) epochs: BTreeMap<u64, Vec<u8>>,
@@ -152,6 +159,7 @@ impl Disk {
             rng,
             segments: BTreeMap::new(),
             spares: Vec::new(),
+            is_distrusted: false,
             dense: None,
             epochs: BTreeMap::new(),
             blocks: BTreeMap::new(),
@@ -186,7 +194,7 @@ impl Disk {
                 let data = memory.bytes(memory_offset..memory_offset + bytes as usize).to_vec();
                 self.check_watermark(&data)?;
                 let work = Work::Commit { memory: Rc::clone(memory), memory_offset, offset, data, sync };
-                Operation { journal, segment, work, orphan: false, inode: None }
+                Operation { journal, segment, work, orphan: false, inode: None, lands_ns: 0 }
             }
             Op::PrepareSegment { segment, bytes, header, sync } => {
                 let known = self.segments.contains_key(&segment) && !self.half_made.contains(&segment);
@@ -196,11 +204,18 @@ impl Disk {
                 if bytes % u64::from(self.physical) != 0 || header.len() != self.physical as usize {
                     return Err(format!("segment {segment}: {bytes} B with a header of {} B", header.len()));
                 }
-                Operation { journal, segment, work: Work::Prepare { bytes, header, sync }, orphan: false, inode: None }
+                Operation {
+                    journal,
+                    segment,
+                    work: Work::Prepare { bytes, header, sync },
+                    orphan: false,
+                    inode: None,
+                    lands_ns: 0,
+                }
             }
             Op::SyncSegment { segment } => {
                 self.exists(segment)?;
-                Operation { journal, segment, work: Work::Sync, orphan: false, inode: None }
+                Operation { journal, segment, work: Work::Sync, orphan: false, inode: None, lands_ns: 0 }
             }
             Op::FreeSegment { segment, reuse } => {
                 self.exists(segment)?;
@@ -212,19 +227,26 @@ impl Disk {
                 if let Some(file) = self.segments.get_mut(&segment) {
                     file.given_up = true;
                 }
-                Operation { journal, segment, work: Work::Free { reuse }, orphan: false, inode: None }
+                Operation { journal, segment, work: Work::Free { reuse }, orphan: false, inode: None, lands_ns: 0 }
             }
             Op::ReadBack { segment, offset, buffer } => {
                 self.read_range(segment, offset, buffer.len())?;
-                Operation { journal, segment, work: Work::ReadBack { offset, buffer }, orphan: false, inode: None }
+                Operation {
+                    journal,
+                    segment,
+                    work: Work::ReadBack { offset, buffer },
+                    orphan: false,
+                    inode: None,
+                    lands_ns: 0,
+                }
             }
             Op::Rewrite { segment, work } => {
                 self.check_rewrite(segment, &work)?;
-                Operation { journal, segment, work: Work::Rewrite(work), orphan: false, inode: None }
+                Operation { journal, segment, work: Work::Rewrite(work), orphan: false, inode: None, lands_ns: 0 }
             }
         };
         say!(cx, "disk: begin {}", operation.describe());
-        let inode = self.segments.get(&operation.segment).map(|file| file.inode);
+        let inode = self.segments.get(&operation.segment).map(|file| file.inode).filter(|inode| *inode != 0);
         let operation = Operation { inode, ..operation };
         self.begun += 1;
         self.operations.insert(self.begun, operation);
@@ -353,7 +375,6 @@ impl Disk {
             |trouble: &&mut DiskTrouble| trouble.work == work && trouble.left > 0 && rng.u32(..100) < trouble.percent;
         let trouble = self.troubles.values_mut().find(fails)?;
         trouble.left -= 1;
-        self.errors += 1;
         Some(trouble.errno)
     }
 
@@ -370,7 +391,12 @@ impl Disk {
             return Ok(None);
         }
         let orphan = operation.orphan;
-        if orphan && !self.has_file_of(&operation) {
+        if orphan && cx.now_ns < operation.lands_ns {
+            cx.queue.push(operation.lands_ns, Event::Disk { directory: self.directory, operation: index });
+            self.operations.insert(index, operation);
+            return Ok(None);
+        }
+        if orphan && !self.has_file_of(&operation)? {
             return Ok(None);
         }
         let error = if orphan { None } else { self.error(operation.work.kind()) };
@@ -383,15 +409,28 @@ impl Disk {
             return Err(format!("the block at {memory_offset} changed while it was committed"));
         }
         let done = match error {
-            Some(errno) => self.fail(cx, operation, errno),
+            Some(errno) => {
+                self.errors += u64::from(errno != EAGAIN);
+                self.fail(cx, operation, errno)
+            }
             None => self.land(cx, operation),
         };
         Ok((!orphan).then_some(done))
     }
 
-    /// Whether an operation's file still has its name: one that was replaced or put aside gets what was on its way to it.
-    fn has_file_of(&self, operation: &Operation) -> bool {
-        self.segments.get(&operation.segment).map(|file| file.inode) == operation.inode
+    /// Whether the file of a dead process' operation still has its name. One that was removed gets what was on its way to it.
+    ///
+    /// # Errors
+    /// In words, where the file is another segment by now: what lands there may lie over a block.
+    fn has_file_of(&self, Operation { segment, work, inode, .. }: &Operation) -> Result<bool, String> {
+        let Some(inode) = *inode else { return Ok(false) };
+        let found = self.segments.iter().find(|(_, file)| file.inode == inode).map(|(number, _)| *number);
+        match (found, work) {
+            (Some(other), Work::Commit { offset, .. }) if other != *segment => Err(format!(
+                "a write of a killed process to segment {segment} at {offset} lands in segment {other}, which has its file"
+            )),
+            _ => Ok(found == Some(*segment)),
+        }
     }
 
     fn land(&mut self, cx: &mut Context, operation: Operation) -> Done {
@@ -455,6 +494,13 @@ impl Disk {
     fn fail(&mut self, cx: &mut Context, operation: Operation, errno: i32) -> Done {
         let Operation { journal, segment, work, .. } = operation;
         let completion = match work {
+            Work::Commit { offset, .. } if errno == EAGAIN => {
+                cx.stats.count("commit not taken");
+                if let Some(file) = self.segments.get_mut(&segment) {
+                    file.written.retain(|(from, _)| *from != offset); // it comes again
+                }
+                Completion::Committed { segment, offset, result: Err(errno) }
+            }
             Work::Commit { offset, data, .. } => {
                 cx.stats.count("commit failed");
                 for (index, sector) in data.chunks(SECTOR_BYTES).enumerate() {
@@ -518,19 +564,21 @@ impl Disk {
     }
 
     fn prepare(&mut self, segment: SegmentNumber, bytes: u64, header: &[u8], sync: bool) {
-        // A spare file is used again as it is: behind the new header there is still what an earlier life has left.
-        let mut data = self.take_spare(bytes as usize).unwrap_or_else(|| vec![0; bytes as usize]);
+        let (inode, mut data) = self.take_spare(bytes as usize);
         data[..header.len()].copy_from_slice(header);
-        self.inodes += 1;
-        let inode = self.inodes;
         self.segments.insert(segment, Segment { inode, data, volatile: !sync, ..Segment::default() });
     }
 
-    /// A file of this size that was put aside, with what it holds.
-    pub(super) fn take_spare(&mut self, bytes: usize) -> Option<Vec<u8>> {
+    /// A file of this size that was put aside, as it is: behind a new header there is still what an earlier life has left.
+    /// Where there is none, a new one.
+    pub(super) fn take_spare(&mut self, bytes: usize) -> (u64, Vec<u8>) {
         let fits = |(_, file): &(SegmentNumber, Segment)| file.data.len() == bytes && !file.removed;
-        let index = self.spares.iter().position(fits)?;
-        Some(self.spares.remove(index).1.data)
+        if let Some(index) = self.spares.iter().position(fits) {
+            let (_, Segment { inode, data, .. }) = self.spares.remove(index);
+            return (inode, data);
+        }
+        self.inodes += 1;
+        (self.inodes, vec![0; bytes])
     }
 
     pub(super) fn synced(&mut self, segment: SegmentNumber) {
@@ -550,12 +598,15 @@ impl Disk {
     pub fn crash(&mut self, cx: &mut Context, power: bool) {
         (self.fuse, self.call_failed) = (None, false);
         for (index, mut operation) in std::mem::take(&mut self.operations) {
-            if operation.orphan && !self.has_file_of(&operation) {
+            if operation.orphan && !self.has_file_of(&operation).unwrap_or(true) {
                 continue;
             }
             let late = !power && cx.chance(30) && matches!(operation.work, Work::Commit { .. } | Work::Sync);
             if late {
                 operation.orphan = true; // its event is still due
+                if cx.chance(50) {
+                    operation.lands_ns = cx.now_ns + cx.rng.u64(..LATE_NS_MAX);
+                }
                 cx.stats.count("write landed after the kill");
                 self.operations.insert(index, operation);
                 continue;

@@ -1,7 +1,7 @@
 //! What a seed stands for: the configuration, the machines, the weather and the faults of one world.
 
 use super::context::{MS, S, US};
-use super::disk::{DiskTrouble, DiskWork};
+use super::disk::{DiskTrouble, DiskWork, EAGAIN};
 use super::machines::{Kind, MachinePlan};
 use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body, decoding_of};
@@ -631,7 +631,8 @@ fn disk_faults(rng: &mut fastrand::Rng) -> Vec<FaultKind> {
         let work = *rng.choice(&[Commit, Commit, Prepare, Sync, Free, ReadBack, Rewrite, Call]).expect("some");
         // One error, a burst, or errors for as long as it lasts.
         let (percent, left) = *rng.choice(&[(100, 1), (100, 4), (30, u32::MAX), (100, u32::MAX)]).expect("some");
-        kinds.push(FaultKind::Disk(DiskTrouble { work, errno: EIO, percent, left }));
+        let errno = if work == Commit && rng.u8(..3) == 0 { EAGAIN } else { EIO };
+        kinds.push(FaultKind::Disk(DiskTrouble { work, errno, percent, left }));
     }
     kinds.push(FaultKind::DiskFull { commits: rng.u8(..3) == 0 });
     kinds

@@ -35,6 +35,7 @@ impl Disk {
         match self.error(DiskWork::Call) {
             None => Ok(()),
             Some(errno) => {
+                self.errors += 1;
                 self.call_failed = true;
                 Err(io::Error::from_raw_os_error(errno))
             }
@@ -115,6 +116,13 @@ impl Storage for Disk {
         Ok(())
     }
 
+    fn distrust_files(&mut self) -> io::Result<()> {
+        self.burn()?;
+        self.is_distrusted = true;
+        self.spares.iter_mut().for_each(|(_, file)| file.removed = true);
+        Ok(())
+    }
+
     fn free_segment(&mut self, segment: SegmentNumber) -> io::Result<()> {
         self.burn()?;
         if self.segments.get(&segment).is_some_and(|file| file.kept) {
@@ -122,11 +130,15 @@ impl Storage for Disk {
             return Ok(());
         }
         self.put_aside(segment);
+        if let Some((_, file)) = self.spares.last_mut() {
+            file.removed = self.is_distrusted;
+        }
         Ok(())
     }
 
     fn epochs(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
         self.alive()?;
+        self.is_distrusted = false; // a start begins with this
         let mut epochs: Vec<_> = self.epochs.iter().map(|(number, bytes)| (*number, bytes.clone())).collect();
         self.rng.shuffle(&mut epochs);
         Ok(epochs)

@@ -189,10 +189,7 @@ impl<C: Core> Driver<C> {
     }
 
     fn commit_completed(&mut self, now: Now, result: i32, key: usize) {
-        if result < 0 && is_transient(-result) {
-            self.push_commit(key);
-            return;
-        }
+        // Also one that was not taken for now: how long it waits is the journal's to say.
         let commit = self.commits.remove(key);
         let result = match result {
             written if written == commit.bytes as i32 => Ok(()),

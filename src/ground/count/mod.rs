@@ -135,6 +135,8 @@ counters! {
     pub http_refused: u64,
     /// HTTP requests answered with 503.
     pub http_unavailable: u64,
+    /// HTTP requests that were held back for want of room, for a moment.
+    pub http_held_back: u64,
     /// HTTP connections closed without an answer, since their records were not on disk after 30 s;
     /// they are delivered once they are.
     pub http_unanswered: u64,
@@ -183,6 +185,8 @@ counters! {
     pub journal_rewritten: u64,
     /// Errors of journal files.
     pub journal_errors: u64,
+    /// Writes of blocks that the kernel did not take (EAGAIN), and that were asked for again.
+    pub journal_again: u64,
     /// Segments that were sealed for good after an error of a write or sync.
     pub journal_sealed: u64,
     /// Waiting records that a loss of power may take, since their segment could not be synced and

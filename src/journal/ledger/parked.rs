@@ -1,6 +1,6 @@
 //! Records that are kept aside: the API refuses them for good, and an operator decides. Nothing but
 //! a few bytes of each is in memory; the record itself stays in its segment, unsettled, and is read
-//! back when it is to be tried again.
+//! back when it is to be tried again. At level `memory` the window keeps a copy of its entry.
 
 use super::{Ledger, OriginRef};
 use crate::ground::RecordNumber;
@@ -45,7 +45,7 @@ pub struct Parked {
     /// The entry that keeps it aside: older ones are of no more use. At level `memory` there is
     /// none.
     pub(in crate::journal) said_in: Option<SaidIn>,
-    /// At level `memory` there is no other place for it.
+    /// At level `memory` there is no other place for it: where its copy is, or its slot.
     pub(in crate::journal) held: Option<Location>,
 }
 

@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::journal) struct GivenUp {
     pub segment: SegmentNumber,
-    /// The file is fit to be used again: no write and no sync of it failed, and all of it was read.
+    /// The file is fit to be used again: no write and no sync of it failed, all of it was read, and no
+    /// killed process may still write to it.
     reuse: bool,
 }
 

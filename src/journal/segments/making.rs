@@ -37,7 +37,7 @@ pub(super) struct Named {
     pub nonce: u64,
 }
 
-/// Owns segments whose files are not ready, begun or not, and the one that is ready and not begun;
+/// Owns segments whose files are not ready, begun or not, and those that are ready and not begun;
 /// in order.
 #[derive(Debug)]
 pub(super) struct Making {
@@ -92,20 +92,31 @@ impl Making {
         let next = next.expect("wanted above");
         next.begun = true;
         let named = Named { number: next.number, nonce: next.nonce };
+        // What could wait before is needed now.
+        for coming in &mut self.coming {
+            if let File::Wanted { not_before_ns } = &mut coming.file {
+                *not_before_ns = None;
+            }
+        }
         self.coming.retain(|coming| !coming.begun || coming.file != File::Ready);
         named
     }
 
-    /// The next file that is missing, if it is to be asked for now. `ahead`: also for the segment
-    /// that is to be begun next.
-    pub fn ask(&mut self, now: Now, ahead: bool) -> Option<Named> {
-        if ahead && self.next().is_none() {
-            self.want();
+    /// The next file that is missing, if it is to be asked for now: of segments that are begun, and
+    /// of so many `ahead`.
+    pub fn ask(&mut self, now: Now, ahead: usize) -> Option<Named> {
+        if ahead == 0 {
+            // The end: nobody comes back to one that is not made yet.
+            self.coming.retain(|coming| coming.begun || !matches!(coming.file, File::Wanted { .. }));
         }
         if self.is_under_way() {
             return None;
         }
-        let wanted = |coming: &&mut Coming| coming.file != File::Ready && (ahead || coming.begun);
+        let not_begun = self.coming.iter().filter(|coming| !coming.begun).count();
+        if not_begun < ahead && !self.coming.iter().any(|coming| coming.file != File::Ready) {
+            self.want();
+        }
+        let wanted = |coming: &&mut Coming| coming.file != File::Ready && (ahead > 0 || coming.begun);
         let next = self.coming.iter_mut().find(wanted)?;
         if matches!(next.file, File::Wanted { not_before_ns: Some(at) } if now.mono_ns < at) {
             return None;

@@ -31,7 +31,8 @@ pub(in crate::journal) struct Segment {
     pub closed: bool,
     /// A write or sync of it failed: its file is not used again.
     pub failed: bool,
-    /// It holds bytes that nobody could read: its file is not used again.
+    /// It holds bytes that nobody could read, or a killed process may still write to it: its file is not
+    /// used again.
     pub unfit: bool,
     /// Records that are neither delivered nor discarded.
     pub unsettled: u64,

@@ -2,12 +2,13 @@
 //! configured.
 
 use super::content::judge;
+use super::hold::Hold;
 use super::source::Sources;
 use crate::ground::count::Stage;
 use crate::ground::{Fd, LaneId, LinkId, Moment, RecordFlags, RecordNumber, SourceId};
 use crate::http::date::HttpDate;
 use crate::http::server::{Request, ServerConnection, Verdict};
-use crate::journal::{Identity, NewRecord, OriginRef};
+use crate::journal::{Full, Identity, NewRecord, OriginRef};
 use crate::observe::snapshot::Refused;
 use crate::shard::links::{Kind, Table};
 use crate::shard::op::{Op, Readable, RecvEnd};
@@ -15,8 +16,8 @@ use crate::shard::store::Store;
 use crate::shard::timer::Timer;
 use crate::shard::turn::{Phase, Turn};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 
 /// How long a closed connection is drained before it is given up (RFC 9112 section 9.6).
@@ -29,6 +30,8 @@ const RETRY_AFTER_S: u32 = 1;
 /// answer, since neither would be true: a 201 for what a loss of power may take, nor a 503 for what
 /// will be delivered.
 const COMMIT_WAIT_NS: u64 = 30_000_000_000;
+/// How long a request is held back at most while room for it is being made.
+const ROOM_WAIT_NS: u64 = COMMIT_WAIT_NS;
 
 /// How far an HTTP connection is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +64,10 @@ pub(super) struct Machine {
     dirty: bool,
     /// Since when it is listed to be looked at when something became durable.
     waiting_since: Option<Moment>,
+    /// The request that waits for room in the journal.
+    hold: Option<Box<Hold>>,
     closing: Closing,
-    /// Reading was stopped, or is being stopped, since too many answers wait.
+    /// Reading was stopped, or is being stopped, since too many answers wait, or a request for room.
     paused: bool,
     reading: bool,
     /// When the link's timer is set for.
@@ -81,34 +86,43 @@ pub(super) struct Machines {
     /// Connections whose answers wait for durability, with the number of the first record that is
     /// waited for.
     durable_waiters: BinaryHeap<Reverse<(RecordNumber, LinkId)>>,
+    /// Connections whose requests are held back, in their order; some may have gone on since.
+    held: VecDeque<LinkId>,
     date: HttpDate,
 }
 
 impl Sender {
-    /// Journals the body of a request as a record.
+    /// Journals the body of a request as a record; `None` while room for it is being made, or others
+    /// are `first`.
     fn take(
         &mut self,
         turn: &mut Turn<'_>,
         store: &mut Store,
         sources: &mut Sources,
         request: &Request<'_>,
-    ) -> Verdict {
+        others_first: bool,
+    ) -> Option<Verdict> {
         let now = turn.now;
         let configured = turn.source(self.source);
         let flags = match judge(turn.settings, configured, request.body, RecordFlags::default()) {
             Ok(flags) => flags,
             Err(refused) => {
                 sources.refuse(turn, self.source, refused, RecordFlags::default(), request.body);
-                return Verdict::BadRequest(match refused {
+                return Some(Verdict::BadRequest(match refused {
                     Refused::NotJson => "the body is not JSON, and this source takes nothing else",
                     _ => "the body is no text in the encoding of this source",
-                });
+                }));
             }
         };
         let key = request.idempotency_key.unwrap_or_default();
-        let room = store.room_for(now, key.len() + request.body.len());
-        let Some(room) = room.filter(|_| turn.phase == Phase::Running) else {
-            return Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+        let unavailable = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+        if turn.phase != Phase::Running {
+            return Some(unavailable);
+        }
+        let room = match store.room_or_full(now, key.len() + request.body.len()) {
+            Err(Full::Lasting) => return Some(unavailable),
+            Ok(room) if !others_first => room,
+            Ok(_) | Err(Full::Passing) => return None,
         };
         let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
         let is_same = |origin: &OriginRef| {
@@ -146,11 +160,71 @@ impl Sender {
         sources.count_record(turn, self.source, flags);
         turn.stages.record(Stage::Frame, frame_ns);
         turn.stages.record(Stage::Journaled, 0);
-        Verdict::Accepted { last_number: number.0, records: 1 }
+        Some(Verdict::Accepted { last_number: number.0, records: 1 })
     }
 }
 
 impl Machine {
+    /// Takes the requests in what was read. One for which there is no room at this moment is `held`
+    /// back, with all behind it.
+    fn read(
+        &mut self,
+        (turn, store, sources): (&mut Turn<'_>, &mut Store, &mut Sources),
+        held: &mut VecDeque<LinkId>,
+        link: LinkId,
+        bytes: &[u8],
+    ) {
+        if let Some(hold) = &mut self.hold {
+            hold.add(bytes);
+            return;
+        }
+        let (limits, now_ns) = (&turn.settings.limits.http, turn.now.mono_ns);
+        let mut input = bytes;
+        while let Some(request) = self.connection.next_request(limits, now_ns, &mut input) {
+            match self.sender.take(turn, store, sources, &request, !held.is_empty()) {
+                Some(verdict) => self.connection.respond(verdict),
+                None => {
+                    turn.counters.http_held_back += 1;
+                    self.hold = Some(Box::new(Hold::new(&request, now_ns, input)));
+                    held.push_back(link);
+                    break;
+                }
+            }
+        }
+        if !self.wants_read() && self.closing == Closing::No && !self.paused && self.reading {
+            self.paused = true;
+            turn.emit(Op::PauseRecv { link });
+        }
+    }
+
+    /// Answers the request that was held back, and goes on with what came behind it.
+    fn end_hold(
+        &mut self,
+        lent: (&mut Turn<'_>, &mut Store, &mut Sources),
+        held: &mut VecDeque<LinkId>,
+        link: LinkId,
+        (hold, verdict): (Box<Hold>, Verdict),
+    ) {
+        self.connection.respond(verdict);
+        let (rest, is_last) = hold.into_rest();
+        self.read(lent, held, link, &rest);
+        if is_last {
+            self.handle_eof();
+        }
+    }
+
+    /// Nothing more is to be taken of the peer than what was read.
+    fn handle_eof(&mut self) {
+        match &mut self.hold {
+            Some(hold) => hold.end(),
+            None => self.connection.handle_eof(),
+        }
+    }
+
+    fn wants_read(&self) -> bool {
+        self.hold.is_none() && self.connection.wants_read()
+    }
+
     /// The connection is over; its records stay.
     fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         turn.close(link);
@@ -170,7 +244,8 @@ impl Machine {
             return;
         }
         let unwritten = self.waiting_since.map(|since| since.ns() + COMMIT_WAIT_NS);
-        let deadlines = [self.connection.deadline_ns(&turn.settings.limits.http), unwritten];
+        let held = self.hold.as_ref().map(|hold| hold.since_ns() + ROOM_WAIT_NS);
+        let deadlines = [self.connection.deadline_ns(&turn.settings.limits.http), unwritten, held];
         if let Some(due_ns) = deadlines.into_iter().flatten().min()
             && self.timer.is_none_or(|timer| due_ns < timer.ns())
         {
@@ -206,6 +281,7 @@ impl Machines {
             dirty: Vec::new(),
             send_buffers: Vec::new(),
             durable_waiters: BinaryHeap::new(),
+            held: VecDeque::new(),
             date: HttpDate::new(),
         }
     }
@@ -218,6 +294,7 @@ impl Machines {
             sending: false,
             dirty: false,
             waiting_since: None,
+            hold: None,
             closing: Closing::No,
             paused: false,
             reading: true,
@@ -240,17 +317,31 @@ impl Machines {
     ) {
         let machine = self.table.of(link);
         sources.count_bytes(turn, machine.sender.source, bytes.len());
-        let mut input: &[u8] = bytes;
-        let limits = &turn.settings.limits.http;
-        while let Some(request) = machine.connection.next_request(limits, turn.now.mono_ns, &mut input) {
-            let verdict = machine.sender.take(turn, store, sources, &request);
-            machine.connection.respond(verdict);
-        }
-        if !machine.connection.wants_read() && machine.closing == Closing::No && !machine.paused && machine.reading {
-            machine.paused = true;
-            turn.emit(Op::PauseRecv { link });
-        }
+        machine.read((turn, store, sources), &mut self.held, link, bytes);
         machine.mark_dirty(&mut self.dirty, link);
+    }
+
+    /// Requests that were held back are taken, in their order, as far as there is room now.
+    pub fn resume_held(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources) {
+        if self.held.len() > 2 * self.table.len() {
+            self.held.retain(|link| turn.links.is_open(*link, Kind::Http)); // many have hung up
+        }
+        while let Some(&link) = self.held.front() {
+            let is_open = turn.links.is_open(link, Kind::Http);
+            let hold = if is_open { self.table.of(link).hold.take() } else { None };
+            if let Some(hold) = hold {
+                let machine = self.table.of(link);
+                let Some(verdict) = machine.sender.take(turn, store, sources, &hold.request(), false) else {
+                    machine.hold = Some(hold);
+                    return;
+                };
+                self.held.pop_front();
+                machine.end_hold((turn, store, sources), &mut self.held, link, (hold, verdict));
+                machine.mark_dirty(&mut self.dirty, link);
+            } else {
+                self.held.pop_front(); // gone, or answered without room
+            }
+        }
     }
 
     /// Whether somebody waits for a commit.
@@ -324,7 +415,7 @@ impl Machines {
                 machine.linger(turn, store, sources, link, fd);
             }
         }
-        if machine.paused && machine.connection.wants_read() {
+        if machine.paused && machine.wants_read() {
             machine.paused = false;
             if !machine.reading {
                 machine.reading = true;
@@ -374,7 +465,7 @@ impl Machines {
             RecvEnd::Paused => {
                 // Resumed meanwhile, or resumed when the answers are out: both are looked at when
                 // the turn ends.
-                if machine.closing == Closing::No && machine.connection.wants_read() {
+                if machine.closing == Closing::No && machine.wants_read() {
                     machine.paused = true;
                 }
                 machine.mark_dirty(&mut self.dirty, link);
@@ -382,7 +473,7 @@ impl Machines {
             RecvEnd::Error(_) => machine.end(turn, store, sources, link),
             RecvEnd::Closed if machine.closing == Closing::Lingering => machine.end(turn, store, sources, link),
             RecvEnd::Closed => {
-                machine.connection.handle_eof();
+                machine.handle_eof();
                 machine.paused = false;
                 machine.mark_dirty(&mut self.dirty, link);
             }
@@ -403,6 +494,10 @@ impl Machines {
                 machine.end(turn, store, sources, link);
             }
             Closing::No => {
+                if let Some(hold) = machine.hold.take_if(|hold| now_ns >= hold.since_ns() + ROOM_WAIT_NS) {
+                    let verdict = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+                    machine.end_hold((turn, store, sources), &mut self.held, link, (hold, verdict));
+                }
                 machine.connection.handle_deadline(now_ns, &turn.settings.limits.http);
                 machine.mark_dirty(&mut self.dirty, link);
                 machine.set_timer(turn, link);
@@ -418,7 +513,7 @@ impl Machines {
     /// Intake ends: what was accepted is still answered, then the connection closes.
     pub fn stop(&mut self, link: LinkId) {
         let machine = self.table.of(link);
-        machine.connection.handle_eof();
+        machine.handle_eof();
         machine.mark_dirty(&mut self.dirty, link);
     }
 
@@ -442,6 +537,8 @@ impl Machines {
         for link in &self.dirty {
             assert!(!turn.links.is_open(*link, Kind::Http) || self.table.get(*link).dirty);
         }
+        let held = turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).hold.is_some());
+        assert!(held.take(64).all(|link| self.held.contains(&link)), "a request that is held back is listed");
         let waiting = turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).waiting_since.is_some());
         let listed = |link: &LinkId| self.durable_waiters.iter().any(|Reverse((_, other))| other == link);
         assert!(waiting.take(64).all(|link| listed(&link)), "a machine that waits for a commit is listed");

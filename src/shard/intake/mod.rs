@@ -6,13 +6,14 @@
 //!   are connected.
 //! - `stream`: bytes of ports and TCP connections; `pressure`: what they do while the journal has
 //!   no room.
-//! - `http`: HTTP machines.
+//! - `http`: HTTP machines; `hold`: a request that waits for room.
 //!
 //! The intake gives each record to the store, and never sees an API.
 
 mod addresses;
 mod attempts;
 mod content;
+mod hold;
 mod http;
 mod pressure;
 mod samples;
@@ -361,6 +362,7 @@ impl Intake {
     /// Links that wait for room in the journal go on.
     pub fn resume_paused(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         self.streams.resume_paused(turn, store, &mut self.sources);
+        self.machines.resume_held(turn, store, &mut self.sources);
     }
 
     /// Sends machines what may be sent now.

@@ -239,6 +239,14 @@ impl Store {
         self.journal_mut(JournalId::OWN).room_for(now, bytes).ok()
     }
 
+    /// As [`Store::room_for`].
+    ///
+    /// # Errors
+    /// [`Full`], which says whether that passes.
+    pub fn room_or_full(&mut self, now: Now, bytes: usize) -> Result<Room, Full> {
+        self.journal_mut(JournalId::OWN).room_for(now, bytes)
+    }
+
     /// As [`Store::room_for`], right behind a record that was kept in the same call.
     pub fn room_behind(&mut self, now: Now, bytes: usize) -> Option<Room> {
         self.journal_mut(JournalId::OWN).room_behind(now, bytes).ok()

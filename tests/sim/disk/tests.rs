@@ -61,6 +61,7 @@ fn at_a_kill_a_commit_lands_whole_in_part_late_or_not_at_all() {
         disk.begin(&mut cx, J, commit(0, 1, 512, 1024), &memory).unwrap();
         disk.crash(&mut cx, false);
         let landed = bytes(&mut disk)[512..1536].iter().filter(|&&byte| byte == 7).count();
+        cx.now_ns += LATE_NS_MAX;
         assert!(disk.finish(&mut cx, 2).unwrap().is_none(), "nobody hears of it");
         let later = bytes(&mut disk)[512..1536].iter().filter(|&&byte| byte == 7).count();
         assert!(bytes(&mut disk)[1536..].iter().all(|&byte| byte == 0));
