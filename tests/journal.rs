@@ -2,6 +2,7 @@
 //! memory that is killed, loses power, fails and is damaged.
 
 mod journal {
+    mod blocks;
     mod codec;
     mod damage;
     mod disk;

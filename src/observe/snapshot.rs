@@ -195,6 +195,8 @@ pub struct JournalSnapshot {
     pub commit_age_s: f64,
     /// Whether intake pauses because the journal is full or failed, in words.
     pub problem: Option<String>,
+    /// That a block file was removed while it is in use, in words.
+    pub block_file_lost: Option<String>,
 }
 
 /// All of one shard.
