@@ -308,9 +308,14 @@ fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<Vec<String>, 
         let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
         if !journal.is_flushed() {
             let why = journal.trouble().unwrap_or_else(|| "the disk does not answer".to_owned());
+            let left = match storage.mapped().is_some_and(|file| !file.is_removed()) {
+                true => {
+                    "is kept in its block file, and the next start takes it from there, unless the machine is restarted before"
+                }
+                false => "is lost, since there is no block file that could keep it",
+            };
             unwritten.push(format!(
-                "the journal {} could not be written to its end: {why}. What is not on disk is kept in its block file, and the next \
-                 start takes it from there, unless the machine is restarted before",
+                "the journal {} could not be written to its end: {why}. What is not on disk {left}",
                 directory.display()
             ));
             continue;

@@ -150,6 +150,8 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     memory.write(0, &head(epoch.file_id, &epochs, storage.owner().as_ref()));
     let keeps_blocks = storage.keeps_blocks();
     if !keeps_blocks {
+        // The old block file goes below: what only memory of this process had of it a kill would take.
+        unwritten.refuse_without_file()?;
         epoch.file_id = 0;
     }
     recovery.report.epoch = epoch.number;

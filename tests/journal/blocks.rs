@@ -153,3 +153,22 @@ fn a_full_journal_of_blocks_in_memory_is_emptied_by_delivery() {
         assert_eq!(story.world.journal().unsettled(), 0);
     }
 }
+
+#[test]
+fn what_an_earlier_start_left_stays_in_its_block_file_where_the_next_one_has_none_and_the_disk_refuses() {
+    let mut story = story_in_memory(Durability::Process);
+    kill(&mut story);
+    let expected = story.expected();
+    let disk = &mut story.world.disk;
+    (disk.keeps_no_blocks, disk.refuses_writes) = (true, true);
+    let before: Vec<String> = disk.blocks.keys().cloned().collect();
+    for _ in 0..2 {
+        let error = story.world.open().expect_err("nowhere to keep them").to_string();
+        assert!(error.contains("cannot be written") && error.contains("journal.blocks"), "{error}");
+    }
+    assert!(story.world.disk.blocks.keys().eq(&before), "what they hold is nowhere else");
+    story.world.disk.refuses_writes = false;
+    story.world.open_whole();
+    assert_eq!(story.world.scan_all(), expected);
+    assert!(story.world.disk.blocks.is_empty());
+}
