@@ -112,7 +112,7 @@ impl BlockFiles {
                     return read_pieces(metadata.len() as usize, |into, at| file.read_at(into, at)).map(Some);
                 }
                 Found::Foreign(what) => {
-                    warn!("{} is not this gateway's block file, and is left alone: {what}", path.display())
+                    warn!("{} is left alone: {what}", path.display())
                 }
                 Found::Own(..) | Found::Nothing => {}
             }
@@ -292,13 +292,14 @@ pub(super) fn look(path: &Path) -> io::Result<Found> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(Found::Nothing);
         }
-        Err(error) => return Ok(Found::Foreign(error.to_string())),
+        Err(error) => return Ok(Found::Foreign(format!("it cannot be looked at: {error}"))),
         Ok(metadata) if !is_own(&metadata) => return Ok(Found::Foreign(describe(&metadata))),
         Ok(_) => {}
     }
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if is_damage(&error) => return Ok(Found::Foreign(format!("it cannot be opened: {error}"))),
         file => file?,
     };
     // Another one may have come in between.
@@ -319,7 +320,7 @@ fn describe(metadata: &Metadata) -> String {
     } else {
         "no file"
     };
-    format!("it is {what} of user {}", metadata.uid())
+    format!("it is {what} of user {}, and no block file of this gateway", metadata.uid())
 }
 
 /// Reads `bytes` by `read_at`. Where the device refuses, what cannot be read is zero, piece by piece.

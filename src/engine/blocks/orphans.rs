@@ -51,7 +51,8 @@ pub fn left_over(blocks: &Path) -> io::Result<Vec<LeftOver>> {
         // What is of another user, or goes in this moment, is not looked at.
         let path = entry.path();
         let Ok(Found::Own(file, metadata)) = look(&path) else { continue };
-        if let Some((is_orphan, why)) = judge(name, file)? {
+        let judged = judge(name, file).unwrap_or_else(|error| Some((false, format!("it cannot be read ({error})"))));
+        if let Some((is_orphan, why)) = judged {
             found.push(LeftOver { path, bytes: metadata.len(), is_orphan, why });
         }
     }
