@@ -130,8 +130,9 @@ fn needs(directory: &Path, name: &str) -> Option<bool> {
 fn is_mapped(name: &str) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else { return true };
     let maps = processes.flatten().filter_map(|process| fs::read(process.path().join("maps")).ok());
-    let name = name.as_bytes();
-    maps.into_iter().any(|maps| maps.windows(name.len()).any(|window| window == name))
+    // A line ends with its path.
+    let end = format!("/{name}\n").into_bytes();
+    maps.into_iter().any(|maps| maps.windows(end.len()).any(|window| window == end))
 }
 
 #[cfg(test)]
