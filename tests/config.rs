@@ -175,6 +175,7 @@ commit_every = "250us"
 segment_size = "1028KiB"
 max_size = "8MiB"
 window = "1MiB"
+blocks = "/run/ringest"
 when_full = "reject"
 
 [framing.stx]
@@ -294,6 +295,7 @@ fn every_key_reaches_its_setting() {
             segment_bytes: 1028 << 10,
             max_bytes: 8 << 20,
             window_bytes: 1 << 20,
+            blocks: "/run/ringest".into(),
             when_full: WhenFull::Reject,
         }
     );

@@ -3,7 +3,7 @@
 use ringest::config::{self, Durability, Settings};
 use ringest::ground::SegmentNumber;
 use ringest::ground::count::Stage;
-use ringest::journal::{self, BlockFile, BlockMemory, Storage};
+use ringest::journal::{self, BlockFile, BlockMemory, LeftBlocks, Storage};
 use ringest::shard::{Completion, CoreId, Destination, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -58,7 +58,7 @@ impl Storage for NoDisk {
     fn remove_epoch(&mut self, _: u64) -> io::Result<()> {
         unreachable!("there is no disk")
     }
-    fn open_blocks(&mut self, _: &str) -> io::Result<Option<BlockFile>> {
+    fn open_blocks(&mut self, _: &str) -> io::Result<Option<LeftBlocks>> {
         unreachable!("there is no disk")
     }
     fn create_blocks(&mut self, _: Option<&str>, bytes: usize) -> io::Result<BlockFile> {

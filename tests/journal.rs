@@ -4,6 +4,7 @@
 mod journal {
     mod aside;
     mod bits;
+    mod blocks;
     mod codec;
     mod damage;
     mod disk;

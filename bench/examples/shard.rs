@@ -6,7 +6,7 @@
 
 use ringest::config;
 use ringest::ground::SegmentNumber;
-use ringest::journal::{self, BlockFile, BlockMemory, Storage};
+use ringest::journal::{self, BlockFile, BlockMemory, LeftBlocks, Storage};
 use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -63,7 +63,7 @@ impl Storage for NoDisk {
         self.epochs.remove(&epoch);
         Ok(())
     }
-    fn open_blocks(&mut self, _name: &str) -> io::Result<Option<BlockFile>> {
+    fn open_blocks(&mut self, _name: &str) -> io::Result<Option<LeftBlocks>> {
         Ok(None)
     }
     fn create_blocks(&mut self, _name: Option<&str>, bytes: usize) -> io::Result<BlockFile> {

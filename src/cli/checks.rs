@@ -1,7 +1,8 @@
 //! What is looked at before a start: the checks that `ringest doctor` and `ringest check --online` share, and how they are shown.
 
 use super::exit;
-use crate::engine::probe::{self, ProbeError, SharedMemory, StateDirectory};
+use crate::config::Durability;
+use crate::engine::probe::{self, BlockDirectory, EndsWith, ProbeError, StateDirectory};
 use crate::source::serial::{self, Holder};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
@@ -112,28 +113,81 @@ pub(super) fn direct_io_check(found: &StateDirectory) -> Check {
     ok("direct I/O", text)
 }
 
-pub(super) fn shared_memory_check(found: Option<&SharedMemory>, window_bytes: u64, cores: u64) -> Check {
-    let what = "/dev/shm";
-    let elsewhere = "blocks go to the state directory instead, and are written back more often";
-    let Some(found) = found else { return warning(what, "not there", elsewhere) };
+/// What block files are to be, where, and what is known of the place.
+pub(super) struct Blocks<'a> {
+    /// Their directory.
+    pub(super) path: &'a Path,
+    pub(super) found: Option<&'a BlockDirectory>,
+    /// Where they go if they cannot be there.
+    pub(super) state: &'a StateDirectory,
+    /// `None` where the level is not known.
+    pub(super) durability: Option<Durability>,
+    /// Of each core.
+    pub(super) window_bytes: u64,
+    pub(super) cores: u64,
+}
+
+pub(super) fn blocks_check(blocks: &Blocks<'_>) -> Check {
+    let Blocks { path, found, state, window_bytes, cores, .. } = blocks;
+    let what = path.display().to_string();
+    let elsewhere = match &state.block_file_problem {
+        None => "blocks go to the state directory instead, and are written back more often".to_owned(),
+        Some(why) => format!(
+            "blocks are in memory of the process instead, since of the state directory {why}: a kill costs what is not yet \
+             written to disk. Name a directory in memory, on ext4 or on xfs as journal.blocks"
+        ),
+    };
+    let Some(found) = found else { return warning(&what, "not there", elsewhere) };
     if let Some(error) = &found.write_problem {
-        return warning(what, format!("cannot be written ({error})"), elsewhere);
+        return warning(&what, format!("cannot be written ({error})"), elsewhere);
+    }
+    if let Some(why) = &found.block_file_problem {
+        return warning(&what, format!("cannot hold block files: {why}"), elsewhere);
     }
     let free = found.free_bytes.unwrap_or(0);
     let system = found.file_system.as_deref().unwrap_or("an unknown file system");
     let text = format!("{system}, {} free", size(free));
-    if system != "tmpfs" {
-        return warning(what, text, "this is no memory: mount a tmpfs there");
+    if *path == Path::new("/dev/shm") && system != "tmpfs" {
+        return warning(&what, text, "this is no memory: mount a tmpfs there");
     }
-    let wanted = window_bytes * cores;
-    if free < wanted {
+    if free < window_bytes * cores {
         let remedy = format!(
-            "{} for each of {cores} cores: `--shm-size` for a container, or a smaller window",
-            size(window_bytes)
+            "{} for each of {cores} cores: `--shm-size` for a container, or a smaller window; else {elsewhere}",
+            size(*window_bytes)
         );
-        return warning(what, text, remedy);
+        return warning(&what, text, remedy);
     }
-    ok(what, text)
+    match &found.ends_with {
+        None => ok(&what, text),
+        Some(end) => end_warning(&what, &text, end, blocks.durability),
+    }
+}
+
+/// Memory that does not outlive the process.
+fn end_warning(what: &str, text: &str, end: &EndsWith, durability: Option<Durability>) -> Check {
+    let costs = match durability {
+        Some(Durability::Process) => "what was answered 201 and is not on disk yet",
+        Some(_) => "what was received and is not on disk yet",
+        None => "what is not on disk yet (at level process it was answered 201)",
+    };
+    let (when, remedy) = match end {
+        EndsWith::Container => (
+            "it belongs to this container: if that is killed".to_owned(),
+            "name a volume on ext4 or xfs as journal.blocks, or share the machine's /dev/shm (`--ipc=host`)".to_owned(),
+        ),
+        EndsWith::Login { user } => (
+            format!("logind empties it when {user} has logged out (RemoveIPC): if the gateway is killed then"),
+            format!(
+                "`loginctl enable-linger {user}`, RemoveIPC=no in /etc/systemd/logind.conf, a system user for the service, or \
+                 another directory as journal.blocks"
+            ),
+        ),
+        EndsWith::Service => (
+            "systemd empties it when the service stops (DynamicUser): if that is killed".to_owned(),
+            "a user of its own for the service (User=), or a directory that stays as journal.blocks".to_owned(),
+        ),
+    };
+    warning(what, format!("{text}; {when}, {costs} is lost"), remedy)
 }
 
 /// What can be seen of a serial port without opening it: an open raises DTR and RTS, which resets some machines.
@@ -235,16 +289,72 @@ mod tests {
         assert!(render(&checks, true).contains("\x1b[31;1mproblem\x1b[0m"));
     }
 
-    #[test]
-    fn a_small_or_missing_dev_shm_is_a_warning() {
-        let shm = |file_system: &str, free_bytes| SharedMemory {
+    fn state(problem: Option<&str>) -> StateDirectory {
+        StateDirectory { block_file_problem: problem.map(str::to_owned), ..probe_of("/nowhere").state_directory }
+    }
+
+    fn probe_of(state_dir: &str) -> probe::Report {
+        probe::report(Path::new(state_dir), Path::new("/dev/shm"))
+    }
+
+    fn shared_memory(file_system: &str, free_bytes: u64) -> BlockDirectory {
+        BlockDirectory {
+            path: "/dev/shm".into(),
             file_system: Some(file_system.to_owned()),
             write_problem: None,
             free_bytes: Some(free_bytes),
+            block_file_problem: None,
+            ends_with: None,
+        }
+    }
+
+    fn checked(found: Option<&BlockDirectory>, state: &StateDirectory, durability: Option<Durability>) -> Check {
+        let path = Path::new("/dev/shm");
+        blocks_check(&Blocks { path, found, state, durability, window_bytes: 32 << 20, cores: 2 })
+    }
+
+    #[test]
+    fn a_small_or_missing_dev_shm_is_a_warning() {
+        let state = state(None);
+        let level = |found: Option<&BlockDirectory>| checked(found, &state, None).level;
+        assert_eq!(level(Some(&shared_memory("tmpfs", 64 << 20))), Level::Ok);
+        assert_eq!(level(Some(&shared_memory("tmpfs", 63 << 20))), Level::Warning);
+        assert_eq!(level(Some(&shared_memory("ext4", 1 << 40))), Level::Warning);
+        assert_eq!(level(None), Level::Warning);
+    }
+
+    #[test]
+    fn where_no_file_can_hold_blocks_it_is_said_what_a_kill_costs() {
+        let state = state(Some("btrfs copies on write"));
+        assert_eq!(checked(Some(&shared_memory("tmpfs", 64 << 20)), &state, None).level, Level::Ok);
+        let on_btrfs = BlockDirectory {
+            block_file_problem: Some("btrfs copies on write".to_owned()),
+            ..shared_memory("btrfs", 1 << 30)
         };
-        assert_eq!(shared_memory_check(Some(&shm("tmpfs", 64 << 20)), 32 << 20, 2).level, Level::Ok);
-        assert_eq!(shared_memory_check(Some(&shm("tmpfs", 63 << 20)), 32 << 20, 2).level, Level::Warning);
-        assert_eq!(shared_memory_check(Some(&shm("ext4", 1 << 40)), 32 << 20, 2).level, Level::Warning);
-        assert_eq!(shared_memory_check(None, 32 << 20, 2).level, Level::Warning);
+        for found in [None, Some(&on_btrfs), Some(&shared_memory("tmpfs", 1 << 20))] {
+            let check = checked(found, &state, None);
+            let remedy = check.remedy.expect("one");
+            assert!(check.level == Level::Warning && remedy.contains("a kill costs what is not yet"), "{remedy}");
+        }
+    }
+
+    #[test]
+    fn memory_that_does_not_outlive_the_process_is_told_with_what_it_costs_at_the_level() {
+        let state = state(None);
+        let login = EndsWith::Login { user: "press".to_owned() };
+        for (end, remedy) in [
+            (EndsWith::Container, "--ipc=host"),
+            (login, "`loginctl enable-linger press`"),
+            (EndsWith::Service, "User="),
+        ] {
+            let found = BlockDirectory { ends_with: Some(end), ..shared_memory("tmpfs", 1 << 30) };
+            for (durability, costs) in [(Durability::Process, "was answered 201"), (Durability::Power, "was received")]
+            {
+                let check = checked(Some(&found), &state, Some(durability));
+                assert!(check.level == Level::Warning && check.found.contains(costs), "{check:?}");
+                let words = check.remedy.expect("one");
+                assert!(words.contains(remedy) && words.contains("journal.blocks"), "{words}");
+            }
+        }
     }
 }

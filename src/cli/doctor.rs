@@ -1,14 +1,16 @@
-//! `ringest doctor`: what this machine offers, and what to do about what is missing. It changes nothing and opens no port.
+//! `ringest doctor`: what this machine offers, and what to do about what is missing. It opens no port, and changes nothing but what it is
+//! asked to: it removes block files that no gateway will read any more.
 
 use super::checks::{
-    Check, Level, PortFound, io_uring_check, look_at_port, ok, render, shared_memory_check, state_directory_checks,
-    verdict, warning,
+    Blocks, Check, Level, PortFound, blocks_check, io_uring_check, look_at_port, ok, render, size,
+    state_directory_checks, verdict, warning,
 };
 use super::{Failure, exit};
 use crate::engine::probe::{self, KERNEL_MIN, Report};
+use crate::engine::{LeftOver, left_over, remove_orphan};
 use crate::source::serial;
 use serde::Serialize;
-use std::io::{IsTerminal, Write as _};
+use std::io::{ErrorKind, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `ringest doctor`.
@@ -20,11 +22,18 @@ pub struct Arguments {
     /// A serial port that must be there and usable; may be given more than once
     #[arg(long = "port", value_name = "PATH")]
     ports: Vec<PathBuf>,
+    /// Where block files will live (journal.blocks)
+    #[arg(long, value_name = "DIR", default_value = BLOCKS)]
+    blocks: PathBuf,
+    /// Remove block files of this user's killed gateways that nobody needs any more
+    #[arg(long)]
+    remove_orphans: bool,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
+const BLOCKS: &str = "/dev/shm";
 const STATE_DIR: &str = "/var/lib/ringest";
 /// What a core with the default limits opens: 16,384 connections, and its own files.
 const OPEN_FILES_PER_CORE: u64 = 16_384 + 256;
@@ -40,17 +49,22 @@ struct Document<'a> {
     exit_code: u8,
     checks: &'a [Check],
     report: &'a Report,
+    /// Block files that no process has in use and no state directory is known to need.
+    left_over: &'a [LeftOver],
 }
 
 /// Runs the command.
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
-    let report = probe::report(arguments.state_dir.as_deref().unwrap_or(Path::new(STATE_DIR)));
-    let mut checks = machine_checks(&report, arguments.state_dir.is_some());
+    let report = probe::report(arguments.state_dir.as_deref().unwrap_or(Path::new(STATE_DIR)), &arguments.blocks);
+    let mut checks = machine_checks(&report, &arguments);
+    // A directory that cannot be listed is told already.
+    let left = left_over(&arguments.blocks).unwrap_or_default();
+    checks.extend(left.iter().map(|left| left_over_check(left, &arguments)));
     checks.extend(port_checks(&arguments.ports));
     let problem = checks.iter().find(|check| check.level == Level::Problem);
     let exit_code = problem.map_or(0, |check| check.exit_code);
     let text = if arguments.json {
-        let document = Document { ok: exit_code == 0, exit_code, checks: &checks, report: &report };
+        let document = Document { ok: exit_code == 0, exit_code, checks: &checks, report: &report, left_over: &left };
         serde_json::to_string_pretty(&document)? + "\n"
     } else {
         format!(
@@ -71,15 +85,45 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-fn machine_checks(report: &Report, state_dir_given: bool) -> Vec<Check> {
+fn machine_checks(report: &Report, arguments: &Arguments) -> Vec<Check> {
     let mut checks = vec![kernel_check(report), io_uring_check(&report.io_uring), open_files_check(report)];
     checks.push(match report.ptys {
         Some(ptys) => ok("ptys", format!("{} open of at most {} (kernel.pty.max)", ptys.open, ptys.max)),
         None => warning("ptys", "none", "only simulated machines need them: mount devpts"),
     });
-    checks.extend(state_directory_checks(&report.state_directory, state_dir_given, JOURNAL_BYTES));
-    checks.push(shared_memory_check(report.shared_memory.as_ref(), WINDOW_BYTES, report.cpus as u64));
+    checks.extend(state_directory_checks(&report.state_directory, arguments.state_dir.is_some(), JOURNAL_BYTES));
+    checks.push(blocks_check(&Blocks {
+        path: &arguments.blocks,
+        found: report.blocks.as_ref(),
+        state: &report.state_directory,
+        durability: None,
+        window_bytes: WINDOW_BYTES,
+        cores: report.cpus as u64,
+    }));
     checks
+}
+
+/// A block file that is left over. It is removed where that is asked for and certain to cost nothing.
+fn left_over_check(left: &LeftOver, arguments: &Arguments) -> Check {
+    let (path, bytes) = (left.path.display(), size(left.bytes));
+    let what = "orphan";
+    if !left.is_orphan {
+        let remedy = format!("once you know that no gateway needs it: `rm {path}`");
+        return warning("block file", format!("{path} takes {bytes}, and {}", left.why), remedy);
+    }
+    let found = format!("{path} takes {bytes}: {}", left.why);
+    if !arguments.remove_orphans {
+        let place = match arguments.blocks == Path::new(BLOCKS) {
+            true => String::new(),
+            false => format!(" --blocks {}", arguments.blocks.display()),
+        };
+        return warning(what, found, format!("`ringest doctor{place} --remove-orphans` removes it"));
+    }
+    match remove_orphan(left) {
+        Ok(()) => ok(what, format!("{found}; removed")),
+        Err(error) if error.kind() == ErrorKind::NotFound => ok(what, format!("{path} is gone, or in use by now")),
+        Err(error) => warning(what, format!("{found}; not removed ({error})"), format!("remove it: `rm {path}`")),
+    }
 }
 
 fn kernel_check(report: &Report) -> Check {

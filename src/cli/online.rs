@@ -6,7 +6,7 @@
 //! will not last.
 
 use super::checks::{
-    Check, Level, PortFound, io_uring_check, look_at_port, ok, problem, shared_memory_check, size,
+    Blocks, Check, Level, PortFound, blocks_check, io_uring_check, look_at_port, ok, problem, size,
     state_directory_checks, warning,
 };
 use super::exit;
@@ -23,15 +23,21 @@ use std::path::Path;
 
 /// All checks, in the order in which a start would meet them.
 pub(super) fn checks(settings: &Settings) -> Vec<Check> {
-    let report = probe::report(&settings.gateway.state_dir);
+    let report = probe::report(&settings.gateway.state_dir, &settings.journal.blocks);
     let gateway = engine::lock_holder(&settings.gateway.state_dir);
     let running = gateway.as_ref().ok().copied().flatten().flatten();
     let mut checks = vec![io_uring_check(&report.io_uring), open_files_check(settings, report.open_files.hard)];
     checks.extend(state_checks(settings, &report.state_directory));
     checks.push(lock_check(&settings.gateway.state_dir, gateway));
     if settings.journal.durability != Durability::Memory {
-        let (window, cores) = (settings.journal.window_bytes as u64, settings.gateway.cores.len() as u64);
-        checks.push(shared_memory_check(report.shared_memory.as_ref(), window, cores));
+        checks.push(blocks_check(&Blocks {
+            path: &settings.journal.blocks,
+            found: report.blocks.as_ref(),
+            state: &report.state_directory,
+            durability: Some(settings.journal.durability),
+            window_bytes: settings.journal.window_bytes as u64,
+            cores: settings.gateway.cores.len() as u64,
+        }));
     }
     checks.push(address_check("admin server", settings.gateway.admin, running));
     for source in &settings.sources {

@@ -234,13 +234,14 @@ fn gateway_changes(old: &Gateway, new: &Gateway, restart: &mut Vec<Change>) {
 }
 
 fn journal_changes(old: &Journal, new: &Journal, restart: &mut Vec<Change>, live: &mut Vec<Change>) {
-    let Journal { durability, commit_every, segment_bytes, max_bytes, window_bytes, when_full } = old;
+    let Journal { durability, commit_every, segment_bytes, max_bytes, window_bytes, blocks, when_full } = old;
     let mut keys = Keys { section: "journal", list: restart };
     keys.note("durability", durability, &new.durability, word);
     keys.duration("commit_every", *commit_every, new.commit_every);
     keys.size("segment_size", *segment_bytes, new.segment_bytes);
     keys.size("max_size", *max_bytes, new.max_bytes);
     keys.size("window", *window_bytes as u64, new.window_bytes as u64);
+    keys.note("blocks", blocks, &new.blocks, |path| path.display().to_string());
     let mut keys = Keys { section: "journal", list: live };
     keys.note::<WhenFull>("when_full", when_full, &new.when_full, word);
 }
@@ -402,7 +403,7 @@ mod tests {
             text.replace(
                 "cores = [0]",
                 "cores = [0, 1]\nadmin = \"127.0.0.1:9700\"\nstate_dir = \"/srv/x\"\nname = \"n\"",
-            ) + "\n[journal]\nwindow = \"8MiB\"\ndurability = \"memory\"\n[limits]\nread_buffers = 64\n"
+            ) + "\n[journal]\nwindow = \"8MiB\"\nblocks = \"/run/x\"\ndurability = \"memory\"\n[limits]\nread_buffers = 64\n"
         });
         let shown: Vec<String> = changes.restart.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -414,6 +415,7 @@ mod tests {
                 "gateway.admin: 127.0.0.1:9600 → 127.0.0.1:9700",
                 "journal.durability: power → memory",
                 "journal.window: 32MiB → 8MiB",
+                "journal.blocks: /dev/shm → /run/x",
                 "limits.read_buffers: 1024 → 64",
             ]
         );

@@ -157,10 +157,19 @@ pub(super) fn journal(section: Section<'_, '_>, cores: usize) -> Journal {
             ),
         );
     }
+    let blocks = section.parsed("blocks", "a path", parse_path).unwrap_or(defaults.blocks);
     let when_full =
         section.choice("when_full", &[("pause", WhenFull::Pause), ("reject", WhenFull::Reject)], defaults.when_full);
     section.finish();
-    Journal { durability, commit_every, segment_bytes, max_bytes, window_bytes: window_bytes as usize, when_full }
+    Journal {
+        durability,
+        commit_every,
+        segment_bytes,
+        max_bytes,
+        window_bytes: window_bytes as usize,
+        blocks,
+        when_full,
+    }
 }
 
 pub(super) fn limits(section: Section<'_, '_>) -> Limits {

@@ -78,6 +78,8 @@ pub struct Journal {
     pub max_bytes: u64,
     /// Records kept in memory, per core.
     pub window_bytes: usize,
+    /// Directory of the block files, which keep what is not on disk yet when the process is killed.
+    pub blocks: PathBuf,
     /// Policy at `max_bytes`.
     pub when_full: WhenFull,
 }
@@ -380,6 +382,7 @@ impl Default for Journal {
             segment_bytes: 16 << 20,
             max_bytes: 1 << 30,
             window_bytes: 32 << 20,
+            blocks: "/dev/shm".into(),
             when_full: WhenFull::Pause,
         }
     }

@@ -297,9 +297,9 @@ impl Control {
     }
 }
 
-/// The lines, also after a panic elsewhere: they are numbers, each whole at any time.
-pub(super) fn locked(lines: &Mutex<Lines>) -> std::sync::MutexGuard<'_, Lines> {
-    lines.lock().unwrap_or_else(PoisonError::into_inner)
+/// What threads share, also after a panic elsewhere: it is whole at any time.
+pub(super) fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The paths that may have come; for ever pending without a watch.

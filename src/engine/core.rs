@@ -1,5 +1,6 @@
 //! One core thread: it opens its journals, waits to be told its sources, and drives a shard until the shard has stopped.
 
+use super::blocks::MappedFile;
 use super::clock;
 use super::control::Request;
 use super::driver::{Core, Driver, DriverOptions, JournalFiles, Message};
@@ -111,11 +112,20 @@ pub(super) struct CoreThread {
     pub(super) peers: Vec<mpsc::UnboundedSender<Message>>,
     pub(super) control: mpsc::UnboundedSender<Request>,
     pub(super) mailbox: mpsc::UnboundedReceiver<Message>,
-    /// Told the names of origins with unsettled records once the journals are open.
-    pub(super) opened: mpsc::UnboundedSender<(u16, Result<Vec<String>, EngineError>)>,
+    /// Told once the journals are open.
+    pub(super) opened: mpsc::UnboundedSender<(u16, Result<Told, EngineError>)>,
     /// What this core runs; closed without an answer when another core could not open its journals.
     pub(super) assigned: threads::Receiver<Assignment>,
     pub(super) ready: oneshot::Sender<()>,
+}
+
+/// What a core tells of its journals once they are open.
+#[derive(Default)]
+pub(super) struct Told {
+    /// The names of origins with unsettled records.
+    pub(super) names: Vec<String>,
+    /// The block files in use.
+    pub(super) files: Vec<Arc<MappedFile>>,
 }
 
 /// What a core leaves to be told.
@@ -148,7 +158,7 @@ impl CoreThread {
     pub(super) fn run(self) -> Result<Option<Last>, EngineError> {
         let _guard = EndOnPanic;
         self.settle();
-        let (journals, names) = match self.open() {
+        let (journals, opened) = match self.open() {
             Ok(opened) => opened,
             Err(error) => {
                 // Who started the cores has ended already if it does not hear this.
@@ -156,7 +166,7 @@ impl CoreThread {
                 return Ok(None);
             }
         };
-        let told = self.opened.send((self.core, Ok(names)));
+        let told = self.opened.send((self.core, Ok(opened)));
         let assigned = told.ok().and_then(|()| self.assigned.recv().ok());
         let Some(assignment) = assigned else {
             close(self.core, self.settings.gateway.cores.len(), journals)?;
@@ -178,14 +188,15 @@ impl CoreThread {
         }
     }
 
-    fn open(&self) -> Result<(Vec<Opened>, Vec<String>), EngineError> {
+    fn open(&self) -> Result<(Vec<Opened>, Told), EngineError> {
         let cores = self.settings.gateway.cores.len();
         let mut journals = Vec::new();
-        let mut names = Vec::new();
+        let mut told = Told::default();
         for &number in &self.directories {
             let directory = core_directory(&self.settings.gateway.state_dir, number);
             let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
-            let mut storage = FsStorage::open(&directory).map_err(failed)?;
+            let mut storage =
+                FsStorage::open_with_blocks_in(&directory, &self.settings.journal.blocks).map_err(failed)?;
             if self.settings.journal.durability == Durability::Memory {
                 let left = storage.segments().map_err(failed)?.len();
                 if left > 0 {
@@ -203,15 +214,16 @@ impl CoreThread {
             let journal = journal::open(&mut storage, &options)
                 .map_err(|error| EngineError::Journal { directory: directory.clone(), error })?;
             report(&storage, &journal, begun.elapsed());
+            told.files.extend(storage.mapped());
             let waiting = journal.origins().filter(|found| found.2 > 0).map(|found| &found.1.who);
-            names.extend(waiting.flat_map(|who| {
+            told.names.extend(waiting.flat_map(|who| {
                 // Whatever it is called now, records of an address go where its older ones are.
                 let unnamed = |peer| machine_name(&who.source, LaneKey::Address, &BTreeMap::new(), peer);
                 [Some(who.name.to_string()), who.peer.map(unnamed)].into_iter().flatten()
             }));
             journals.push(Opened { storage, journal });
         }
-        Ok((journals, names))
+        Ok((journals, told))
     }
 
     fn drive(self, assignment: Assignment, opened: Vec<Opened>) -> Result<Last, EngineError> {
@@ -316,9 +328,14 @@ fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<Vec<String>, 
         let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
         if !journal.is_flushed() {
             let why = journal.trouble().unwrap_or_else(|| "the disk does not answer".to_owned());
+            let left = match storage.mapped().is_some_and(|file| !file.is_removed()) {
+                true => {
+                    "is kept in its block file, and the next start takes it from there, unless the machine is restarted before"
+                }
+                false => "is lost, since there is no block file that could keep it",
+            };
             unwritten.push(format!(
-                "the journal {} could not be written to its end: {why}. What is not on disk is kept in its block file, and the next \
-                 start takes it from there, unless the machine is restarted before",
+                "the journal {} could not be written to its end: {why}. What is not on disk {left}",
                 directory.display()
             ));
             continue;

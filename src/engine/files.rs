@@ -6,7 +6,7 @@
 //! *.new                a file being made; left over only by a crash, and removed at start
 //! epoch-%08x           an epoch
 //! epoch.reserve        room for the next one, should the disk be full then
-//! blocks-NAME          empty; says that a block file NAME was made, which lives elsewhere and must not outlive its use
+//! blocks-NAME          where a block file NAME was made, which lives elsewhere and must not outlive its use (`blocks`)
 //! quarantine/NAME      bytes that could not be used
 //! ```
 //! `STATE_DIR/core-N.removed/` is a directory that is being removed.
@@ -14,25 +14,22 @@
 //! [`FsStorage`] is what the journal sees of it at start and at the end, by plain system calls; while the loop runs, the
 //! same files are worked on without blocking by [`SegmentFiles`](super::segments::SegmentFiles).
 
+use super::blocks::{BlockFiles, MappedFile, SHARED_MEMORY, is_own};
 use crate::ground::SegmentNumber;
 use crate::journal::format::SEGMENT_HEADER_BYTES;
-use crate::journal::{BlockFile, BlockMemory, Storage};
-use nix::errno::Errno;
-use nix::fcntl::posix_fallocate;
+use crate::journal::{BlockFile, BlockMemory, BlockOwner, LeftBlocks, Storage};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// Freed files that are kept for reuse, per directory.
 pub(super) const SPARES_MAX: usize = 4;
-
-/// Where block files live when it can hold them: memory that survives the process, and no disk behind it.
-pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 
 /// How often a long start says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -51,9 +48,6 @@ const COPIES_MAX: u32 = 1000;
 /// Extension of a directory that is being removed.
 const REMOVED_EXTENSION: &str = "removed";
 
-/// Before a block file's name.
-const TRACE_PREFIX: &str = "blocks-";
-
 /// Path of a segment's file.
 pub(super) fn segment_path(directory: &Path, segment: SegmentNumber) -> PathBuf {
     directory.join(format!("segment-{segment:016x}"))
@@ -70,13 +64,14 @@ pub(super) fn spares(directory: &Path) -> io::Result<Vec<SegmentNumber>> {
     Ok(numbers.into_iter().map(SegmentNumber).collect())
 }
 
-/// Path of the file that stands for a block file.
-fn trace_path(directory: &Path, name: &str) -> PathBuf {
-    directory.join(format!("{TRACE_PREFIX}{name}"))
-}
-
 fn epoch_path(directory: &Path, epoch: u64) -> PathBuf {
     directory.join(format!("epoch-{epoch:08x}"))
+}
+
+/// The epoch files of a directory, as number and contents.
+pub(super) fn read_epochs(directory: &Path) -> io::Result<Vec<(u64, Vec<u8>)>> {
+    let numbers = numbers(directory, "epoch-", 8)?;
+    numbers.into_iter().map(|epoch| Ok((epoch, fs::read(epoch_path(directory, epoch))?))).collect()
 }
 
 /// Numbers of the files named `PREFIX` and at least `digits` hexadecimal digits, as this module writes them.
@@ -151,7 +146,7 @@ pub fn core_directory(state_directory: &Path, core: u16) -> PathBuf {
 #[derive(Debug)]
 pub struct FsStorage {
     directory: PathBuf,
-    shared_memory: PathBuf,
+    blocks: BlockFiles,
     boot_id: [u8; 16],
     physical_block: u32,
     direct: bool,
@@ -190,10 +185,14 @@ impl FsStorage {
     /// # Errors
     /// Those of the file system.
     pub fn open(directory: &Path) -> io::Result<Self> {
-        Self::open_with_shared_memory(directory, Path::new(SHARED_MEMORY))
+        Self::open_with_blocks_in(directory, Path::new(SHARED_MEMORY))
     }
 
-    fn open_with_shared_memory(directory: &Path, shared_memory: &Path) -> io::Result<Self> {
+    /// The same, with its block files in `blocks`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open_with_blocks_in(directory: &Path, blocks: &Path) -> io::Result<Self> {
         create_private_directory(directory)?;
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
@@ -203,7 +202,7 @@ impl FsStorage {
         }
         Ok(Self {
             directory: directory.to_owned(),
-            shared_memory: shared_memory.to_owned(),
+            blocks: BlockFiles::new(directory, blocks),
             boot_id: boot_id()?,
             physical_block: physical_block(directory)?,
             direct: supports_direct(directory)?,
@@ -214,10 +213,10 @@ impl FsStorage {
     }
 
     /// An existing directory to be read and not to be changed; nothing is tried out in it.
-    pub(super) fn look_at(directory: &Path, shared_memory: &Path) -> io::Result<Self> {
+    pub(super) fn look_at(directory: &Path) -> io::Result<Self> {
         Ok(Self {
             directory: directory.to_owned(),
-            shared_memory: shared_memory.to_owned(),
+            blocks: BlockFiles::new(directory, Path::new(SHARED_MEMORY)),
             boot_id: boot_id()?,
             physical_block: physical_block(directory)?,
             direct: false,
@@ -294,9 +293,9 @@ impl FsStorage {
         })
     }
 
-    /// Where a block file of this name can be: shared memory, then beside the segments.
-    fn block_paths(&self, name: &str) -> [PathBuf; 2] {
-        [self.shared_memory.join(name), self.directory.join(name)]
+    /// The block file that is in use, if it is a file.
+    pub(super) fn mapped(&self) -> Option<Arc<MappedFile>> {
+        self.blocks.mapped()
     }
 }
 
@@ -447,70 +446,39 @@ impl Storage for FsStorage {
         sync_directory(&self.directory)
     }
 
-    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>> {
-        for path in self.block_paths(name) {
-            let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
-            let file = match opened {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                opened => opened?,
-            };
-            let metadata = file.metadata()?;
-            // Shared memory is a place where any user can put a file of this name.
-            if !metadata.is_file() || metadata.uid() != nix::unistd::geteuid().as_raw() {
-                warn!(path = %path.display(), "a block file that belongs to another user is not read");
-                continue;
-            }
-            let bytes = metadata.len() as usize;
-            // A file that a crash left without its size holds nothing.
-            return if bytes == 0 { Ok(None) } else { BlockMemory::map(&file, bytes).map(|m| Some(Rc::new(m))) };
-        }
-        Ok(None)
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<LeftBlocks>> {
+        self.blocks.read(name)
+    }
+
+    fn read_blocks_head(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        self.blocks.read_head(name)
     }
 
     fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile> {
-        let Some(name) = name else { return Ok(Rc::new(BlockMemory::heap(bytes))) };
-        let [shared, beside] = self.block_paths(name);
-        // Before the block file: one that is killed in between leaves a trace without a file, not a file without a trace.
-        File::create(trace_path(&self.directory, name))?;
-        match create_block_file(&shared, bytes) {
-            Ok(memory) => Ok(Rc::new(memory)),
-            Err(error) => {
-                info!(
-                    directory = %self.directory.display(),
-                    "the block file is kept in the state directory, which costs some write-back, since {} cannot hold it: {error}",
-                    self.shared_memory.display(),
-                );
-                create_block_file(&beside, bytes).map(Rc::new)
-            }
+        match name {
+            Some(name) => self.blocks.create(name, bytes),
+            None => Ok(Rc::new(BlockMemory::heap(bytes))),
         }
+    }
+
+    fn keeps_blocks(&self) -> bool {
+        self.blocks.are_kept()
+    }
+
+    fn owner(&self) -> Option<BlockOwner> {
+        self.blocks.owner()
     }
 
     fn remove_blocks(&mut self, name: &str) -> io::Result<()> {
-        for path in self.block_paths(name) {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                result => result?,
-            }
-        }
-        match fs::remove_file(trace_path(&self.directory, name)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        self.blocks.remove(name)
     }
 
     fn remove_stray_blocks(&mut self, keep: &str) -> io::Result<()> {
-        for entry in fs::read_dir(&self.directory)? {
-            let file = entry?.file_name();
-            match file.to_str().and_then(|file| file.strip_prefix(TRACE_PREFIX)) {
-                Some(name) if name != keep => self.remove_blocks(name)?,
-                _ => {}
-            }
-        }
-        Ok(())
+        self.blocks.remove_stray(keep)
     }
 
     fn leave_token(&mut self, name: &str) -> io::Result<()> {
-        let path = self.shared_memory.join(name);
+        let path = self.blocks.token_path(name);
         // Without shared memory there is no place that a copy would not have with it: nothing is left then.
         if let Err(error) = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             info!("leased ids that were not used are given up: {} cannot be made: {error}", path.display());
@@ -519,10 +487,9 @@ impl Storage for FsStorage {
     }
 
     fn take_token(&mut self, name: &str) -> io::Result<bool> {
-        let path = self.shared_memory.join(name);
-        let is_own = |metadata: fs::Metadata| metadata.is_file() && metadata.uid() == nix::unistd::geteuid().as_raw();
+        let path = self.blocks.token_path(name);
         // One of several that come at once removes it.
-        Ok(fs::symlink_metadata(&path).is_ok_and(is_own) && fs::remove_file(&path).is_ok())
+        Ok(fs::symlink_metadata(&path).is_ok_and(|metadata| is_own(&metadata)) && fs::remove_file(&path).is_ok())
     }
 
     fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -579,25 +546,6 @@ fn is_unreadable(error: &io::Error) -> bool {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-}
-
-/// Makes a block file, allocated in full: a write into a mapped hole of a full file system would be a SIGBUS.
-fn create_block_file(path: &Path, bytes: usize) -> io::Result<BlockMemory> {
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-    let made = allocate(&file, bytes).and_then(|()| BlockMemory::map(&file, bytes));
-    if made.is_err() {
-        fs::remove_file(path)?;
-    }
-    made
-}
-
-fn allocate(file: &File, bytes: usize) -> io::Result<()> {
-    loop {
-        match posix_fallocate(file, 0, bytes as i64) {
-            Err(Errno::EINTR) => {}
-            result => return result.map_err(io::Error::from),
-        }
-    }
 }
 
 /// 128 random bits from the operating system.
@@ -722,48 +670,6 @@ mod tests {
         let mut storage = storage(&directory);
         assert!(storage.epochs().expect("read").is_empty());
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_block_file_keeps_its_bytes_for_the_next_start_in_shared_memory_or_without_it() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let shared = tempfile::tempdir().expect("a directory");
-        for shared in [shared.path(), Path::new("/nowhere")] {
-            let mut storage =
-                FsStorage::open_with_shared_memory(&directory.path().join("core-0"), shared).expect("opens");
-            let blocks = storage.create_blocks(Some("blocks"), 8192).expect("made");
-            blocks.write(100, b"record");
-            assert!(storage.create_blocks(Some("blocks"), 8192).is_err() || shared.exists());
-            drop(blocks);
-            let blocks = storage.open_blocks("blocks").expect("opens").expect("is there");
-            assert_eq!((blocks.len(), blocks.bytes(100..106)), (8192, &b"record"[..]));
-            let path = if shared.exists() { shared.join("blocks") } else { storage.directory().join("blocks") };
-            assert_eq!(fs::metadata(path).expect("is there").mode() & 0o777, 0o600);
-            storage.remove_blocks("blocks").expect("removed");
-            storage.remove_blocks("blocks").expect("nothing to remove is no error");
-            assert!(storage.open_blocks("blocks").expect("looked for").is_none());
-        }
-    }
-
-    #[test]
-    fn a_block_file_of_a_start_that_came_to_nothing_is_removed_by_the_next() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let shared = tempfile::tempdir().expect("a directory");
-        let core = directory.path().join("core-0");
-        for name in ["killed-1", "killed-2"] {
-            let mut storage = FsStorage::open_with_shared_memory(&core, shared.path()).expect("opens");
-            storage.create_blocks(Some(name), 8192).expect("made");
-        }
-        let mut storage = FsStorage::open_with_shared_memory(&core, shared.path()).expect("opens");
-        storage.create_blocks(Some("running"), 8192).expect("made");
-        storage.remove_stray_blocks("running").expect("removed");
-        let left = |path: &Path| -> Vec<_> {
-            fs::read_dir(path).expect("listed").map(|entry| entry.expect("listed").file_name()).collect()
-        };
-        assert_eq!(left(shared.path()), ["running"]);
-        assert_eq!(left(&core), ["blocks-running"]);
-        storage.remove_blocks("running").expect("removed");
-        assert!(left(shared.path()).is_empty() && left(&core).is_empty());
     }
 
     #[test]

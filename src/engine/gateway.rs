@@ -1,9 +1,11 @@
 //! The whole gateway: what is checked and taken at start, the core threads, the control thread, the end.
 
 use super::admin::{self, Token};
+use super::blocks::MappedFile;
+use super::blocks::watch::BlockWatch;
 use super::clock;
 use super::control::{Control, Request, locked};
-use super::core::{CoreThread, Last};
+use super::core::{CoreThread, Last, Told};
 use super::driver::Message;
 use super::error::EngineError;
 use super::files::{core_directories, create_private_directory, remove_half_removed};
@@ -262,6 +264,8 @@ struct Gateway {
     ready: Vec<oneshot::Receiver<()>>,
     ended: mpsc::UnboundedReceiver<Ended>,
     loaded: Loaded,
+    /// `None` until all journals are open.
+    blocks: Option<Arc<BlockWatch>>,
 }
 
 /// What the control thread needs of the cores that were started.
@@ -324,28 +328,28 @@ impl Gateway {
             };
             let end = end.clone();
             let run = move || {
-                let core = thread.core;
                 // The other side stays until all have ended.
-                let _ = end.send((core, thread.run()));
+                let _ = end.send((thread.core, thread.run()));
             };
             std::thread::Builder::new().name(format!("core-{index}")).spawn(run).map_err(EngineError::Thread)?;
             ready.push(hear_ready);
             assignments.push(give);
         }
         drop(opened);
-        let mut gateway =
-            Self { settings: Arc::clone(settings), mailboxes, ready, ended, loaded: Loaded::at(clock::now().wall_ns) };
+        let (loaded, blocks) = (Loaded::at(clock::now().wall_ns), None);
+        let mut gateway = Self { settings: Arc::clone(settings), mailboxes, ready, ended, loaded, blocks };
         gateway.loaded.set_certificates(settings);
         let gathered = runtime.block_on(async {
             tokio::select! {
-                names = gather(&mut journals, cores) => names,
+                told = gather(&mut journals, cores) => told,
                 reason = stop.wanted() => Err(EngineError::Stopped { reason: reason.words() }),
             }
         });
         match gathered {
             // Nobody waits until all journals were read: the next start does that.
             Err(stopped @ EngineError::Stopped { .. }) => Err(stopped),
-            Ok(names) => {
+            Ok((names, blocks)) => {
+                gateway.blocks = Some(Arc::new(BlockWatch::new(settings.journal.durability, blocks)));
                 let mut placement = Placement::new(names);
                 for (assignment, give) in placement.assign(settings).into_iter().zip(assignments) {
                     // A core that is gone says so at its end.
@@ -402,6 +406,7 @@ impl Gateway {
             let left = tokio::spawn(parked.do_what_was_left(self.settings.gateway.state_dir.clone()));
             let reloader = tokio::spawn(reloader.run(wishes));
             let certificates = tokio::spawn(watch_certificates(self.loaded.clone()));
+            let blocks = self.blocks.clone().map(|blocks| tokio::spawn(blocks.run()));
             let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), stopping, current));
             let histograms = histograms.map(|(log, every)| Histograms::start(log, every, self.mailboxes.clone()));
             let ended = self.wait(ready).await;
@@ -411,6 +416,9 @@ impl Gateway {
             stop.abort();
             reloader.abort();
             certificates.abort();
+            if let Some(blocks) = blocks {
+                blocks.abort();
+            }
             left.abort();
             control.abort();
             let _ = close_admin.send(());
@@ -466,15 +474,18 @@ impl Gateway {
                 Box::pin(async move { cores.dispose(disposal, of).await })
             }),
         });
-        let ask_cores = gateway.request;
-        // The cores know nothing of what the drivers count.
+        let (ask_cores, blocks) = (gateway.request, self.blocks.clone());
+        // The cores know nothing of what the drivers count, nor of what becomes of names.
         gateway.request = Box::new(move || {
-            let (asked, lines) = (ask_cores(), Arc::clone(&lines));
+            let (asked, lines, blocks) = (ask_cores(), Arc::clone(&lines), blocks.clone());
             Box::pin(async move {
                 let mut snapshots = asked.await;
                 let mut lines = locked(&lines);
                 lines.look_at_all();
                 lines.show(&mut snapshots);
+                if let Some(blocks) = blocks {
+                    blocks.show(&mut snapshots);
+                }
                 snapshots
             })
         });
@@ -511,17 +522,19 @@ impl Gateway {
     }
 }
 
-/// The names that each core's journals hold records of, or the first error.
+/// The names that each core's journals hold records of, and the block files in use with their cores; or the first error.
 async fn gather(
-    journals: &mut mpsc::UnboundedReceiver<(u16, Result<Vec<String>, EngineError>)>,
+    journals: &mut mpsc::UnboundedReceiver<(u16, Result<Told, EngineError>)>,
     cores: usize,
-) -> Result<Vec<Vec<String>>, EngineError> {
-    let mut names = vec![Vec::new(); cores];
+) -> Result<(Vec<Vec<String>>, Vec<(u16, Arc<MappedFile>)>), EngineError> {
+    let (mut names, mut files) = (vec![Vec::new(); cores], Vec::new());
     for _ in 0..cores {
         let Some((core, found)) = journals.recv().await else { break };
-        names[usize::from(core)] = found?;
+        let told = found?;
+        names[usize::from(core)] = told.names;
+        files.extend(told.files.into_iter().map(|file| (core, file)));
     }
-    Ok(names)
+    Ok((names, files))
 }
 
 fn stop_all(mailboxes: &[mpsc::UnboundedSender<Message>]) {

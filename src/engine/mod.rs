@@ -6,6 +6,7 @@
 
 mod adapters;
 pub mod admin;
+mod blocks;
 mod buffers;
 mod clock;
 mod connect;
@@ -30,6 +31,8 @@ mod segments;
 mod stop;
 mod view;
 
+pub use blocks::orphans::{LeftOver, left_over, remove as remove_orphan};
+pub use blocks::unfit;
 pub use control::{Control, Request};
 pub use driver::{Core, Driver, DriverOptions, JournalFiles, Message, NewSettings, TURN_COMPLETIONS};
 pub use error::EngineError;

@@ -1,4 +1,4 @@
-//! What this machine offers: kernel, io_uring, limits, ptys, the state directory's disk, shared memory.
+//! What this machine offers: kernel, io_uring, limits, ptys, the state directory's disk, where block files can be.
 //!
 //! Nothing is changed and nothing is left behind. `run` asks [`io_uring()`] before anything else; `doctor` prints a whole
 //! [`Report`].
@@ -12,8 +12,10 @@ use std::io;
 use std::path::Path;
 
 mod storage;
+mod surroundings;
 
-pub use storage::{SharedMemory, StateDirectory};
+pub use storage::{BlockDirectory, StateDirectory};
+pub use surroundings::EndsWith;
 
 /// The oldest kernel, for `SINGLE_ISSUER` with `DEFER_TASKRUN`.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -112,8 +114,8 @@ pub struct Report {
     pub ptys: Option<Ptys>,
     /// The state directory.
     pub state_directory: StateDirectory,
-    /// /dev/shm; `None` if there is none.
-    pub shared_memory: Option<SharedMemory>,
+    /// Where block files would live; `None` if there is no such directory.
+    pub blocks: Option<BlockDirectory>,
 }
 
 /// The kernel.
@@ -143,8 +145,8 @@ pub struct Ptys {
     pub open: u64,
 }
 
-/// Looks at everything.
-pub fn report(state_dir: &Path) -> Report {
+/// Looks at everything. `blocks` is the directory of the block files.
+pub fn report(state_dir: &Path, blocks: &Path) -> Report {
     let release = release();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
     let ptys = (number("/proc/sys/kernel/pty/max"), number("/proc/sys/kernel/pty/nr"));
@@ -155,7 +157,7 @@ pub fn report(state_dir: &Path) -> Report {
         open_files: OpenFiles { soft, hard },
         ptys: ptys.0.zip(ptys.1).map(|(max, open)| Ptys { max, open }),
         state_directory: storage::state_directory(state_dir),
-        shared_memory: storage::shared_memory(),
+        blocks: storage::blocks(blocks),
     }
 }
 

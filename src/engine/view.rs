@@ -1,12 +1,12 @@
 //! A journal directory that is looked at and never changed, whether its gateway runs or not: what recovery would repair is
 //! repaired in memory alone.
 
-use super::files::{FsStorage, SHARED_MEMORY, core_directories, core_directory};
+use super::files::{FsStorage, core_directories, core_directory};
 use crate::ground::decoding::Decoding;
 use crate::ground::{CoreId, Now, RecordFlags, SegmentNumber};
 use crate::journal::format::SEGMENT_HEADER_BYTES;
 use crate::journal::{
-    self, BlockFile, BlockMemory, Completion, Journal, Op, OpenError, Options, Parked, Scan, Step, Storage,
+    self, BlockFile, BlockMemory, Completion, Journal, LeftBlocks, Op, OpenError, Options, Parked, Scan, Step, Storage,
 };
 use crate::observe::losses::LossSnapshot;
 use std::collections::{HashMap, VecDeque};
@@ -74,7 +74,7 @@ impl View {
         let mut attempt = 1;
         let (storage, journal) = loop {
             let mut storage = ViewStorage {
-                files: FsStorage::look_at(directory, Path::new(SHARED_MEMORY)).map_err(failed)?,
+                files: FsStorage::look_at(directory).map_err(failed)?,
                 repairs: HashMap::new(),
                 headers: HashMap::new(),
                 last: None,
@@ -283,12 +283,13 @@ impl Storage for ViewStorage {
         Ok(())
     }
 
-    /// A copy: a running gateway writes on.
-    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>> {
-        let Some(found) = self.files.open_blocks(name)? else { return Ok(None) };
-        let copy = BlockMemory::heap(found.len());
-        copy.write(0, found.bytes(0..found.len()));
-        Ok(Some(Rc::new(copy)))
+    /// It is a copy: a running gateway writes on.
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<LeftBlocks>> {
+        self.files.open_blocks(name)
+    }
+
+    fn read_blocks_head(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        self.files.read_blocks_head(name)
     }
 
     fn create_blocks(&mut self, _: Option<&str>, bytes: usize) -> io::Result<BlockFile> {

@@ -27,6 +27,8 @@ const COPY_1_BYTES: usize = 80;
 /// 4096 the same again, zeros
 /// 8192 after a clean stop: inventory bytes u64, crc u32, inventory (see `inventory`)
 /// ```
+/// A block file id of 0: the blocks are in memory of the process.
+///
 /// What stands at 100 to 132 is the end mark; it is zero until a clean stop. Format 2 ends with its
 /// crc at 100, and the same again at 104. In format 1 the magic stands alone in front: 0 magic,
 /// 8 epoch … 72 closed, 76 crc, 80 the same again.
@@ -187,10 +189,28 @@ impl Epoch {
         format!("ringest-left-{:032x}", self.id)
     }
 
+    /// Whether its blocks are in a file, and not in memory that is lost with the process.
+    pub fn has_block_file(&self) -> bool {
+        self.file_id != 0
+    }
+
     /// Name of its block file.
     pub fn block_name(&self) -> String {
         format!("ringest-{:032x}", self.file_id)
     }
+}
+
+/// Names of the block files that a next start would read or that a running gateway writes, by the
+/// epoch files of its directory; `None` where one of those cannot be understood.
+pub fn needed_block_files(epochs: &[(u64, Vec<u8>)], boot_id: [u8; 16]) -> Option<Vec<String>> {
+    let mut needed = Vec::new();
+    for (number, bytes) in epochs {
+        let (epoch, _) = Epoch::decode(bytes).filter(|(epoch, _)| epoch.number == *number)?;
+        if !epoch.closed && epoch.boot_id == u128::from_le_bytes(boot_id) {
+            needed.push(epoch.block_name());
+        }
+    }
+    Some(needed)
 }
 
 #[cfg(test)]
@@ -211,6 +231,27 @@ mod tests {
     fn closed() -> Epoch {
         let at = Position { segment: SegmentNumber(9), offset: 1024 };
         Epoch { closed: true, end: Some(EndMark { next: RecordNumber(77), at, segments: 2, pending: 5 }), ..OPEN }
+    }
+
+    #[test]
+    fn an_epoch_that_has_not_ended_needs_its_block_file_until_the_machine_is_started_again() {
+        let (boot_id, other_boot) = ([1; 16], [2; 16]);
+        let open = Epoch {
+            number: 7,
+            id: 1,
+            boot_id: u128::from_le_bytes(boot_id),
+            file_id: 3,
+            physical: 512,
+            block_bytes: 4096,
+            closed: false,
+            end: None,
+        };
+        let files = |epoch: Epoch| vec![(7, epoch.encode())];
+        assert_eq!(needed_block_files(&files(open), boot_id), Some(vec![open.block_name()]));
+        assert_eq!(needed_block_files(&files(open), other_boot), Some(Vec::new()));
+        assert_eq!(needed_block_files(&files(Epoch { closed: true, ..open }), boot_id), Some(Vec::new()));
+        let damaged = vec![(7, open.encode()), (8, vec![0; 208])];
+        assert_eq!(needed_block_files(&damaged, boot_id), None, "nobody knows what that one needs");
     }
 
     #[test]

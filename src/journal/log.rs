@@ -187,6 +187,17 @@ impl Journal {
         self.writer.durable_below()
     }
 
+    /// Whether an entry reaches the configured level by a commit, and not by its copy into block
+    /// memory.
+    pub fn acknowledges_commits(&self) -> bool {
+        self.writer.acknowledges_commits()
+    }
+
+    /// Block memory is lost with the process.
+    pub(super) fn acknowledge_commits(&mut self) {
+        self.writer.acknowledge_commits();
+    }
+
     /// Adds its own counts to a shard's and starts again from zero.
     pub fn take_counters(&mut self, into: &mut Counters) {
         self.counters.journal_errors += self.troubles.take_errors();

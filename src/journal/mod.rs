@@ -41,6 +41,7 @@ mod window;
 mod writer;
 
 pub use blocks::BlockMemory;
+pub use epoch::needed_block_files;
 pub use format::Position;
 pub use ledger::{ANSWER_BYTES_MAX, Identity, Leased, Lies, Origin, OriginRef, Parked, Refused, Unparked};
 pub use log::{Appended, Journal, NewRecord, Room};
@@ -49,7 +50,8 @@ pub use op::{Completion, Op, Ops, Rewrite};
 pub use recovery::{OpenError, Report, open};
 pub use rewriting::Moved;
 pub use scan::{Found, Scan, Step};
-pub use storage::{BlockFile, Storage};
+pub use storage::{BlockFile, LeftBlocks, Storage};
+pub use unfinished::{BlockOwner, block_file_owner};
 pub use window::{Location, RecordView};
 
 use crate::config::{self, Durability};

@@ -30,10 +30,10 @@ use super::moving::Moving;
 use super::rewriting::Rewriting;
 use super::segments::{Maker, Segment, Segments, SparseBits};
 use super::stamp::{self, OLDEST_VERSION, Stamp, VERSION};
-use super::unfinished::{BLOCK_FILE_HEADER_BYTES, Sealed, head, is_block_file};
+use super::unfinished::{self, BLOCK_FILE_HEADER_BYTES, Sealed, head, is_block_file};
 use super::window::Window;
 use super::writer::Writer;
-use super::{BlockFile, Journal, Options, Storage};
+use super::{BlockFile, Journal, LeftBlocks, Options, Storage};
 use crate::config::Durability;
 use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use std::collections::{HashMap, HashSet};
@@ -143,7 +143,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     recovery.found_loss = recovery.loss();
     recovery.report.loss = recovery.found_loss.filter(|loss| loss.records > 0);
 
-    let epoch = Epoch {
+    let mut epoch = Epoch {
         // A damaged file's number is not used again either: it is removed below.
         number: files.iter().max().map_or(1, |number| number + 1),
         id: storage.random(),
@@ -160,13 +160,22 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     // What is taken over may not use up the room for what is to come.
     let slots = slots.max(unwritten.slots.len() + slots / 4 + 4);
     let memory = doing("make the block file", storage.create_blocks(Some(&name), file_bytes(slots)))?;
-    memory.write(0, &head(epoch.file_id, &epochs));
+    memory.write(0, &head(epoch.file_id, &epochs, storage.owner().as_ref()));
+    let keeps_blocks = storage.keeps_blocks();
+    if !keeps_blocks {
+        // The old block file goes below: what only memory of this process had of it a kill would take.
+        unwritten.refuse_without_file()?;
+        epoch.file_id = 0;
+    }
     recovery.report.epoch = epoch.number;
     let replaced = std::mem::take(&mut recovery.replaced);
     let is_heir = recovery.is_heir(storage, last)?;
     let start = ThisStart { block_name: Some(name.clone()), epoch_id: epoch.id, record: epoch.encode() };
     let maker = Maker { epoch: epoch.number, epoch_id: epoch.id, physical: epoch.physical };
     let mut journal = recovery.finish(options, start, maker, memory, seed, is_heir);
+    if !keeps_blocks {
+        journal.acknowledge_commits();
+    }
     journal.take_over(unwritten);
     doing("write the epoch file", storage.write_epoch(epoch.number, &epoch.encode()))?;
     // Only now, since that made the directory durable, is it certain that the dense segments which stand for these have their names.
@@ -192,8 +201,14 @@ fn refuse_other_formats(storage: &mut impl Storage) -> Result<(), OpenError> {
         Some(Stamp { version, program }) => Err(OpenError::Format { file, version, program }),
         None => Ok(()),
     };
-    for (number, bytes) in doing("read the epoch files", storage.epochs())? {
-        refuse(format!("epoch file {number}"), Epoch::unreadable(&bytes))?;
+    let epochs = doing("read the epoch files", storage.epochs())?;
+    for (number, bytes) in &epochs {
+        refuse(format!("epoch file {number}"), Epoch::unreadable(bytes))?;
+    }
+    for (epoch, _) in epochs.iter().filter_map(|(_, bytes)| Epoch::decode(bytes)) {
+        let name = epoch.block_name();
+        let head = doing("look at the block file", storage.read_blocks_head(&name))?;
+        refuse(format!("the block file {name}"), head.as_deref().and_then(unfinished::unreadable))?;
     }
     let mut head = Vec::new();
     for number in doing("list the segments", storage.segments())? {
@@ -333,26 +348,39 @@ impl Recovery {
         Ok((epochs, files))
     }
 
-    /// The block file that the last start left behind, if it can be trusted.
+    /// The block file that the last start left behind, if it can be trusted. One of another boot is dropped: a loss of power may
+    /// have left any part of it, and promises nothing of it.
     fn last_blocks(&mut self, storage: &mut impl Storage, last: Option<Epoch>) -> Result<Option<BlockFile>, OpenError> {
-        let Some(epoch) = last.filter(|epoch| !epoch.closed) else { return Ok(None) };
+        let boot_id = u128::from_le_bytes(storage.boot_id());
+        let Some(epoch) = last.filter(|epoch| !epoch.closed && epoch.boot_id == boot_id) else { return Ok(None) };
+        if !epoch.has_block_file() {
+            self.report.alarms.push(
+                "the last run was killed, and had its blocks in its own memory: what it had received and not yet written is lost"
+                    .to_owned(),
+            );
+            return Ok(None);
+        }
         let name = epoch.block_name();
-        let same_boot = epoch.boot_id == u128::from_le_bytes(storage.boot_id());
-        let found = doing("open the block file", storage.open_blocks(&name))?;
-        let Some(file) = found else {
-            if same_boot {
-                self.report.alarms.push(format!(
-                    "the block file {name} of the last run is gone, though the machine was not restarted: what it held \
-                     and the disk did not is lost"
-                ));
-            }
+        let Some(LeftBlocks { memory, unreadable_bytes }) = doing("open the block file", storage.open_blocks(&name))?
+        else {
+            self.report.alarms.push(format!(
+                "the block file {name} of the last run is gone, though the machine was not restarted: what it held \
+                 and the disk did not is lost"
+            ));
             return Ok(None);
         };
-        if same_boot && is_block_file(&file, epoch.file_id) {
-            return Ok(Some(file));
+        if unreadable_bytes > 0 {
+            self.report.alarms.push(format!(
+                "{unreadable_bytes} bytes of the block file {name} cannot be read: what they held and the disk did not is lost"
+            ));
         }
-        self.report.alarms.push(format!("the block file {name} is not of this boot or not of this journal: set aside"));
-        doing("quarantine the block file", storage.quarantine(&name, file.bytes(0..file.len())))?;
+        // Where its front cannot be read, its blocks say by themselves of which run they are.
+        let is_front_lost = unreadable_bytes > 0 && unfinished::is_blank(&memory);
+        if is_front_lost || is_block_file(&memory, epoch.file_id) {
+            return Ok(Some(memory));
+        }
+        self.report.alarms.push(format!("the block file {name} is not of this journal: set aside"));
+        doing("quarantine the block file", storage.quarantine(&name, memory.bytes(0..memory.len())))?;
         Ok(None)
     }
 

@@ -22,9 +22,9 @@ pub const STAMP_BYTES: usize = 32;
 pub const VERSION: u32 = 3;
 /// The oldest one that it reads.
 pub const OLDEST_VERSION: u32 = 1;
-
 /// The first one whose files have a stamp.
 const FIRST_STAMPED: u32 = 2;
+
 const CRC_AT: usize = 28;
 
 /// What a stamp says.

@@ -3,6 +3,8 @@
 //! the simulator's disk.
 
 use super::BlockMemory;
+use super::stamp::STAMP_BYTES;
+use super::unfinished::BlockOwner;
 use crate::ground::SegmentNumber;
 use std::io;
 use std::ops::Range;
@@ -10,6 +12,22 @@ use std::rc::Rc;
 
 /// A block file that an earlier start left behind, or a new one.
 pub type BlockFile = Rc<BlockMemory>;
+
+/// A block file that an earlier start left behind, as far as it can be read.
+#[derive(Debug)]
+pub struct LeftBlocks {
+    /// Its bytes: zero where they cannot be read.
+    pub memory: BlockFile,
+    /// How many cannot be read.
+    pub unreadable_bytes: usize,
+}
+
+impl LeftBlocks {
+    /// All of it could be read.
+    pub fn whole(memory: BlockFile) -> Self {
+        Self { memory, unreadable_bytes: 0 }
+    }
+}
 
 /// One journal directory, with the block files that belong to it.
 pub trait Storage {
@@ -56,10 +74,25 @@ pub trait Storage {
     /// Removes an epoch file.
     fn remove_epoch(&mut self, epoch: u64) -> io::Result<()>;
 
-    /// Maps an existing block file; `None` where there is none.
-    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>>;
+    /// Reads an existing block file; `None` where there is none. An I/O error is no error here:
+    /// the bytes that it costs are counted.
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<LeftBlocks>>;
+    /// The first bytes of a block file, at least its stamp; `None` where there is none.
+    fn read_blocks_head(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let left = self.open_blocks(name)?;
+        Ok(left.map(|left| left.memory.bytes(0..left.memory.len().min(STAMP_BYTES)).to_vec()))
+    }
     /// Makes a block file, allocated in full and zeroed. With `None` as name: anonymous memory.
     fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile>;
+    /// Whether the block file that was made last is a file. It is anonymous memory where no file
+    /// system can be trusted with it: then it is lost with the process.
+    fn keeps_blocks(&self) -> bool {
+        true
+    }
+    /// Whose block files these are.
+    fn owner(&self) -> Option<BlockOwner> {
+        None
+    }
     /// Removes a block file, if it is there.
     fn remove_blocks(&mut self, name: &str) -> io::Result<()>;
     /// Removes what block files were made by starts that were killed before their epoch was
@@ -75,7 +108,7 @@ pub trait Storage {
     }
     /// Takes it away: whether it was there, which one caller alone is told.
     fn take_token(&mut self, name: &str) -> io::Result<bool> {
-        let is_there = self.open_blocks(name)?.is_some();
+        let is_there = self.read_blocks_head(name)?.is_some();
         self.remove_blocks(name)?;
         Ok(is_there)
     }

@@ -12,7 +12,6 @@ use super::unfinished::Sealed;
 use super::window::Location;
 use super::writer::Block;
 use super::{Completion, NO_LANE, Ops, Purpose, RETRY_AFTER_NS, Rewrite};
-use crate::config::Durability;
 use crate::ground::{Now, RecordNumber, SegmentNumber};
 
 /// Most numbers in one delivered entry.
@@ -111,7 +110,7 @@ impl Journal {
 
     fn is_seal_due(&self, now: Now, waiting: bool) -> bool {
         let Some(due) = self.seal_deadline_ns() else { return false };
-        let waits = waiting && self.durability() == Durability::Power && self.writer.may_commit();
+        let waits = waiting && self.writer.acknowledges_commits() && self.writer.may_commit();
         waits || now.mono_ns >= due
     }
 
@@ -124,10 +123,10 @@ impl Journal {
     }
 
     fn write_after_ns(&self) -> u64 {
-        match self.options.durability {
-            // Without intake nobody waits for the disk, and the room that is left may have to last.
-            Durability::Power if !self.troubles.stop_intake() => self.options.commit_every_ns,
-            _ => self.options.commit_every_ns.max(PROCESS_WRITE_AFTER_NS),
+        // Without intake nobody waits for the disk, and the room that is left may have to last.
+        match self.writer.acknowledges_commits() && !self.troubles.stop_intake() {
+            true => self.options.commit_every_ns,
+            false => self.options.commit_every_ns.max(PROCESS_WRITE_AFTER_NS),
         }
     }
 
@@ -187,7 +186,7 @@ impl Journal {
         };
         self.counters.journal_freed += segments.give_up_settled(needed);
         let Some(first) = self.segments.freeing().first_settled() else { return };
-        if self.troubles.stop_intake() && self.durability() == Durability::Power {
+        if self.troubles.stop_intake() && self.writer.acknowledges_commits() {
             // Nothing can be said before there is room again, and this is what makes room. One
             // after the other, so that marks are not given up before what they settle.
             if !self.segments.freeing().is_held_back(now) && !self.window.holds_of(first) {

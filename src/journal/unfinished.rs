@@ -2,8 +2,13 @@
 //!
 //! ```text
 //! block file   0 stamp, magic "RINGBLK1"   32 file id u128   48 earlier epochs u32   52 zero [u8; 12]   64 epoch id u128 …
-//!              4096 slots …
+//!              3072 owner   4096 slots …
+//! owner        0 crc u32, over what follows   4 path bytes u32   8 device u64   16 inode u64   24 mount namespace u64   32 path
 //! ```
+//!
+//! The owner is the directory whose journal writes the file, so that one that nobody needs any more can be told from one that a
+//! next start will read. Before format 3 there is none.
+//!
 //!
 //! In format 1 the magic stands alone in front: 0 magic, 8 file id, 24 earlier epochs, 28 zero, 32 epoch id …
 //!
@@ -12,8 +17,10 @@
 
 use super::BlockMemory;
 use super::epoch::Epoch;
-use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Position, Seal, round_up, u32_at, u128_at};
-use super::stamp::{self, STAMP_BYTES};
+use super::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, Entries, Entry, Position, Seal, round_up, u32_at, u64_at, u128_at,
+};
+use super::stamp::{self, STAMP_BYTES, Stamp};
 use crate::ground::{RecordNumber, SegmentNumber};
 use std::collections::BTreeMap;
 
@@ -23,11 +30,63 @@ const BLOCK_FILE_MAGIC: [u8; 8] = *b"RINGBLK1";
 const EPOCHS_AT: usize = 64;
 /// The same in format 1.
 const EPOCHS_1_AT: usize = 32;
+const OWNER_AT: usize = 3072;
+const OWNER_PREFIX_BYTES: usize = 32;
 /// Earlier epochs of which a block file can hold blocks.
-pub(super) const EPOCHS_MAX: usize = (BLOCK_FILE_HEADER_BYTES - EPOCHS_AT) / 16;
+pub(super) const EPOCHS_MAX: usize = (OWNER_AT - EPOCHS_AT) / 16;
+
+/// Whose block file it is: a journal's directory, as its process saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockOwner {
+    /// Its absolute path.
+    pub directory: Vec<u8>,
+    /// The device that it lies on.
+    pub device: u64,
+    /// Its inode there.
+    pub inode: u64,
+    /// The mount namespace in which the path holds.
+    pub namespace: u64,
+}
+
+impl BlockOwner {
+    /// `None` where the path is too long for its place.
+    fn encode(&self) -> Option<Vec<u8>> {
+        let mut out = vec![0; 4];
+        out.extend_from_slice(&(self.directory.len() as u32).to_le_bytes());
+        for number in [self.device, self.inode, self.namespace] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&self.directory);
+        let crc = crc32c::crc32c(&out[4..]);
+        out[..4].copy_from_slice(&crc.to_le_bytes());
+        (out.len() <= BLOCK_FILE_HEADER_BYTES - OWNER_AT).then_some(out)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let path_bytes = u32_at(bytes.get(..OWNER_PREFIX_BYTES)?, 4) as usize;
+        let whole = bytes.get(..OWNER_PREFIX_BYTES.checked_add(path_bytes)?)?;
+        let is_whole = path_bytes > 0 && u32_at(whole, 0) == crc32c::crc32c(&whole[4..]);
+        is_whole.then(|| Self {
+            directory: whole[OWNER_PREFIX_BYTES..].to_vec(),
+            device: u64_at(whole, 8),
+            inode: u64_at(whole, 16),
+            namespace: u64_at(whole, 24),
+        })
+    }
+}
+
+/// What the first bytes of a block file say of its owner.
+pub fn block_file_owner(head: &[u8]) -> Option<BlockOwner> {
+    stamp::readable(BLOCK_FILE_MAGIC, head).is_some().then(|| BlockOwner::decode(head.get(OWNER_AT..)?)).flatten()
+}
+
+/// A block file's format, where this program does not read it.
+pub(super) fn unreadable(head: &[u8]) -> Option<Stamp> {
+    stamp::unreadable(BLOCK_FILE_MAGIC, head)
+}
 
 /// The front of a block file.
-pub(super) fn head(file_id: u128, epochs: &[u128]) -> Vec<u8> {
+pub(super) fn head(file_id: u128, epochs: &[u128], owner: Option<&BlockOwner>) -> Vec<u8> {
     assert!(epochs.len() <= EPOCHS_MAX, "looked at by the caller");
     let mut head = vec![0; STAMP_BYTES];
     stamp::write(BLOCK_FILE_MAGIC, &mut head);
@@ -36,6 +95,10 @@ pub(super) fn head(file_id: u128, epochs: &[u128]) -> Vec<u8> {
     head.resize(EPOCHS_AT, 0);
     for epoch in epochs {
         head.extend_from_slice(&epoch.to_le_bytes());
+    }
+    if let Some(owner) = owner.and_then(BlockOwner::encode) {
+        head.resize(OWNER_AT, 0);
+        head.extend_from_slice(&owner);
     }
     head
 }
@@ -48,6 +111,11 @@ pub(super) fn is_block_file(file: &BlockMemory, file_id: u128) -> bool {
     let head = file.bytes(0..BLOCK_FILE_HEADER_BYTES);
     let is_of_format_1 = head.starts_with(&BLOCK_FILE_MAGIC) && u128_at(head, 8) == file_id;
     is_of_format_1 || stamp::readable(BLOCK_FILE_MAGIC, head).is_some() && u128_at(head, 32) == file_id
+}
+
+/// Whether a file of a block file's size has nothing in front.
+pub(super) fn is_blank(file: &BlockMemory) -> bool {
+    file.len() > BLOCK_FILE_HEADER_BYTES && file.bytes(0..STAMP_BYTES).iter().all(|byte| *byte == 0)
 }
 
 /// The epochs that a block file's front names.
@@ -180,4 +248,32 @@ pub(super) fn pack(blocks: Vec<Sealed>, slot_bytes: u32) -> Vec<Vec<Sealed>> {
         }
     }
     packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_file_says_whose_it_is_and_a_flipped_bit_of_that_says_nothing() {
+        let owner = BlockOwner { directory: b"/var/lib/ringest/core-0".to_vec(), device: 7, inode: 8, namespace: 9 };
+        let mut file = head(1, &[2, 3], Some(&owner));
+        file.resize(BLOCK_FILE_HEADER_BYTES, 0);
+        assert_eq!(block_file_owner(&file), Some(owner.clone()));
+        assert_eq!(earlier_epochs(&file), [2, 3]);
+        let bytes = OWNER_PREFIX_BYTES + owner.directory.len();
+        for bit in OWNER_AT * 8..(OWNER_AT + bytes) * 8 {
+            let mut flipped = file.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(block_file_owner(&flipped), None, "bit {bit}");
+        }
+        for length in 0..file.len() - (BLOCK_FILE_HEADER_BYTES - OWNER_AT - bytes) {
+            assert_eq!(block_file_owner(&file[..length]), None, "{length} bytes");
+        }
+        let mut nobody = head(1, &[], None);
+        nobody.resize(BLOCK_FILE_HEADER_BYTES, 0);
+        assert_eq!(block_file_owner(&nobody), None);
+        let too_long = BlockOwner { directory: vec![b'a'; 1000], ..owner };
+        assert_eq!(head(1, &[], Some(&too_long)).len(), EPOCHS_AT, "the file is as good without");
+    }
 }

@@ -98,6 +98,9 @@ pub(super) struct Writer {
     /// Commits wait until then: the last ones failed.
     retry_ns: Option<u64>,
     put_off: Option<PutOff>,
+    /// At level `process`: a copy into block memory is lost with the process, so that it is the
+    /// commit that is waited for.
+    is_copy_lost_by_kill: bool,
 }
 
 impl Writer {
@@ -122,6 +125,21 @@ impl Writer {
             in_flight: VecDeque::new(),
             retry_ns: None,
             put_off: None,
+            is_copy_lost_by_kill: false,
+        }
+    }
+
+    /// Block memory does not survive the process: nothing in it counts before it is written.
+    pub fn acknowledge_commits(&mut self) {
+        self.is_copy_lost_by_kill = true;
+    }
+
+    /// Whether it is a commit that brings an entry to the configured level, and no copy.
+    pub fn acknowledges_commits(&self) -> bool {
+        match self.durability {
+            Durability::Memory => false,
+            Durability::Process => self.is_copy_lost_by_kill,
+            Durability::Power => true,
         }
     }
 
@@ -137,10 +155,7 @@ impl Writer {
 
     /// Entries below this number have reached the configured level.
     pub fn durable_below(&self) -> RecordNumber {
-        match self.durability {
-            Durability::Memory | Durability::Process => self.next_number,
-            Durability::Power => self.committed,
-        }
+        if self.acknowledges_commits() { self.committed } else { self.next_number }
     }
 
     pub fn watermark(&self) -> Position {
@@ -381,7 +396,8 @@ impl Writer {
         let mut advanced = false;
         while let Some(InFlight { block, .. }) = self.in_flight.pop_front_if(|write| write.state == Write::Done) {
             advanced = true;
-            self.committed = block.end_number;
+            // What moves after a failed sync is written once more, and counted already.
+            self.committed = self.committed.max(block.end_number);
             if self.durability == Durability::Power {
                 self.watermark = Position { segment: block.at.segment, offset: block.at.offset + block.bytes };
             }

@@ -195,7 +195,7 @@ impl Page {
 
     fn shards(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         type Column = (&'static str, &'static str, fn(&Snapshot) -> f64);
-        let columns: [Column; 7] = [
+        let columns: [Column; 8] = [
             ("lanes", "Open lanes of a core.", |s| s.lanes as f64),
             ("journal_segments", "Segment files in use.", |s| s.journal.segments as f64),
             ("journal_segment_bytes", "Bytes of the segment files in use.", |s| s.journal.bytes as f64),
@@ -207,6 +207,11 @@ impl Page {
             ("journal_problem", "1 while the journal takes no records: full or failed.", |s| {
                 f64::from(u8::from(s.journal.problem.is_some()))
             }),
+            (
+                "journal_block_file_lost",
+                "1 once a block file in use was removed: a kill costs what is not on disk.",
+                |s| f64::from(u8::from(s.journal.block_file_lost.is_some())),
+            ),
         ];
         for (name, help, value) in columns {
             let rows = self.report.shards.iter().map(|shard| ([("core", shard.core.to_string())], value(shard)));

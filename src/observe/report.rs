@@ -21,6 +21,8 @@ pub enum Area {
     Accounting,
     /// The journal is full or failed; intake pauses.
     Journal,
+    /// A block file was removed: the gateway goes on, and a kill would cost what is not on disk.
+    BlockFile,
     /// A source is missing, busy or silent; the others go on.
     Source,
     /// The API does not take records; intake goes on.
@@ -247,6 +249,11 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
     for shard in shards {
         if let Some(text) = &shard.journal.problem {
             problems.push(Problem { area: Area::Journal, name: core_name(shard.core), text: text.clone() });
+        }
+    }
+    for shard in shards {
+        if let Some(text) = &shard.journal.block_file_lost {
+            problems.push(Problem { area: Area::BlockFile, name: core_name(shard.core), text: text.clone() });
         }
     }
     for source in &report.sources {

@@ -203,6 +203,8 @@ pub struct JournalSnapshot {
     /// What is missing in them and nobody has acknowledged; `/api/status` shows those of all cores.
     #[serde(skip)]
     pub losses: Vec<LossSnapshot>,
+    /// That a block file was removed while it is in use, in words.
+    pub block_file_lost: Option<String>,
 }
 
 /// All of one shard.

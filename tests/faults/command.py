@@ -22,7 +22,7 @@ CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00020000, 0x4000, 1 << 18
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Where each tool comes from on Debian.
 PACKAGES = {
-    "mkfs.ext4": "e2fsprogs", "losetup": "mount", "mount": "mount", "umount": "mount", "unshare": "util-linux",
+    "mkfs.ext4": "e2fsprogs", "mkfs.btrfs": "btrfs-progs", "losetup": "mount", "mount": "mount", "umount": "mount", "unshare": "util-linux",
     "nbdkit": "nbdkit", "nbdfuse": "libnbd-bin", "qemu-storage-daemon": "qemu-system-common", "strace": "strace",
     "faketime": "faketime", "ser2net": "ser2net", "e2fsck": "e2fsprogs", "setpriv": "util-linux",
 }

@@ -21,16 +21,16 @@ def command(*words, seconds=30):
 
 
 class Disk:
-    """An ext4 file system in a file, on a loop device. The file may be one that a block server shows."""
+    """A file system in a file, on a loop device. The file may be one that a block server shows."""
 
-    def __init__(self, disks, image, at):
-        self.disks, self.image, self.at, self.device = disks, image, at, None
+    def __init__(self, disks, image, at, kind="ext4"):
+        self.disks, self.image, self.at, self.kind, self.device = disks, image, at, kind, None
 
     def mount(self, *options):
         """Attaches and mounts it; the file system recovers if it has to."""
         self.at.mkdir(exist_ok=True)
         self.device = command("losetup", "--find", "--show", self.image)
-        command("mount", "-t", "ext4", "-o", ",".join(("noatime", *options)), self.device, self.at)
+        command("mount", "-t", self.kind, "-o", ",".join(("noatime", *options)), self.device, self.at)
         self.disks.mounted.append(self)
 
     def unmount(self):
@@ -73,6 +73,16 @@ class Disks:
     def ext4(self, name, mib, *options):
         disk = Disk(self, self.image(f"{name}.img", mib), self.site.directory / name)
         disk.mount(*options)
+        return disk
+
+    def btrfs(self, name, mib):
+        """One that copies on write."""
+        path = self.site.directory / f"{name}.img"
+        with open(path, "wb") as file:
+            file.truncate(mib << 20)
+        command("mkfs.btrfs", "-q", "-f", "--mixed", path)
+        disk = Disk(self, path, self.site.directory / name, "btrfs")
+        disk.mount()
         return disk
 
     def memory(self, name, mib):

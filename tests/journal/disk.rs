@@ -2,7 +2,7 @@
 
 use ringest::ground::SegmentNumber;
 use ringest::journal::Rewrite;
-use ringest::journal::{BlockFile, BlockMemory, Storage};
+use ringest::journal::{BlockFile, BlockMemory, LeftBlocks, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
@@ -46,6 +46,10 @@ pub struct Disk {
     pub lost_power: bool,
     /// Segments can be read, and that is all.
     pub refuses_writes: bool,
+    /// Of each block file these bytes cannot be read.
+    pub unreadable_blocks: Vec<Range<usize>>,
+    /// Blocks are in memory of the process.
+    pub keeps_no_blocks: bool,
 }
 
 const EIO: i32 = 5;
@@ -80,6 +84,8 @@ impl Disk {
             calls: 0,
             lost_power: false,
             refuses_writes: false,
+            unreadable_blocks: Vec::new(),
+            keeps_no_blocks: false,
         }
     }
 
@@ -105,6 +111,8 @@ impl Disk {
             calls: 0,
             lost_power: self.lost_power,
             refuses_writes: self.refuses_writes,
+            unreadable_blocks: self.unreadable_blocks.clone(),
+            keeps_no_blocks: self.keeps_no_blocks,
         }
     }
 
@@ -311,19 +319,33 @@ impl Storage for Disk {
         Ok(())
     }
 
-    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>> {
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<LeftBlocks>> {
         self.whole_call()?;
-        Ok(self.blocks.get(name).cloned())
+        let Some(file) = self.blocks.get(name) else { return Ok(None) };
+        if self.unreadable_blocks.is_empty() {
+            return Ok(Some(LeftBlocks::whole(Rc::clone(file))));
+        }
+        let memory = BlockMemory::heap(file.len());
+        memory.write(0, file.bytes(0..file.len()));
+        for range in &self.unreadable_blocks {
+            memory.write(range.start, &vec![0; range.len()]);
+        }
+        let unreadable_bytes = self.unreadable_blocks.iter().map(Range::len).sum();
+        Ok(Some(LeftBlocks { memory: Rc::new(memory), unreadable_bytes }))
     }
 
     fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile> {
         self.whole_call()?;
         let file = Rc::new(BlockMemory::heap(bytes));
-        if let Some(name) = name {
+        if let Some(name) = name.filter(|_| !self.keeps_no_blocks) {
             let old = self.blocks.insert(name.to_owned(), Rc::clone(&file));
             assert!(old.is_none(), "a block file of that name is there");
         }
         Ok(file)
+    }
+
+    fn keeps_blocks(&self) -> bool {
+        !self.keeps_no_blocks
     }
 
     fn remove_blocks(&mut self, name: &str) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use ringest::config::{self, Durability};
 use ringest::ground::SegmentNumber;
 use ringest::ground::count::Terms;
-use ringest::journal::{self, BlockFile, BlockMemory, Storage};
+use ringest::journal::{self, BlockFile, BlockMemory, LeftBlocks, Storage};
 use ringest::shard::{
     Completion, CoreId, Destination, Fd, LinkId, Now, Op, OpenPort, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId,
 };
@@ -59,7 +59,7 @@ impl Storage for NoDisk {
     fn remove_epoch(&mut self, _: u64) -> io::Result<()> {
         unreachable!("there is no disk")
     }
-    fn open_blocks(&mut self, _: &str) -> io::Result<Option<BlockFile>> {
+    fn open_blocks(&mut self, _: &str) -> io::Result<Option<LeftBlocks>> {
         unreachable!("there is no disk")
     }
     fn create_blocks(&mut self, _: Option<&str>, bytes: usize) -> io::Result<BlockFile> {

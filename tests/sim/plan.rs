@@ -542,6 +542,7 @@ fn journal(rng: &mut fastrand::Rng, level: Level, block_bytes: u32, physical: u3
         // Room for all that the machines send, but for every fourth world.
         max_bytes: if level == Level::Memory || rng.u8(..4) > 0 { 8 << 20 } else { segment_bytes * rng.u64(5..10) },
         window_bytes: block_bytes as usize * rng.usize(8..=16),
+        blocks: "/dev/shm".into(),
         when_full: if rng.u8(..4) == 0 { WhenFull::Reject } else { WhenFull::Pause },
     }
 }

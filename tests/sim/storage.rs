@@ -3,7 +3,7 @@
 
 use super::disk::{Disk, DiskWork, Segment};
 use ringest::ground::SegmentNumber;
-use ringest::journal::{BlockFile, BlockMemory, Storage};
+use ringest::journal::{BlockFile, BlockMemory, LeftBlocks, Storage};
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -161,9 +161,14 @@ impl Storage for Disk {
         Ok(())
     }
 
-    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>> {
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<LeftBlocks>> {
         self.alive()?;
-        Ok(self.blocks.get(name).cloned())
+        Ok(self.blocks.get(name).cloned().map(LeftBlocks::whole))
+    }
+
+    /// Asked of what is in the cache, so that it draws no fault.
+    fn read_blocks_head(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.blocks.get(name).map(|blocks| blocks.bytes(0..blocks.len().min(4096)).to_vec()))
     }
 
     fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile> {

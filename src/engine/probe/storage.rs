@@ -1,6 +1,8 @@
 //! Where the journal would live: whether its directory is writable, and how its disk takes direct writes.
 #![allow(unsafe_code)] // statx(2), which nix lacks, takes raw pointers
 
+use super::surroundings::{EndsWith, Surroundings};
+use crate::engine::blocks::unfit;
 use serde::Serialize;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -36,17 +38,25 @@ pub struct StateDirectory {
     pub logical_block_bytes: Option<u64>,
     /// Free for this user.
     pub free_bytes: Option<u64>,
+    /// Why no block file may be in it, in words.
+    pub block_file_problem: Option<String>,
 }
 
-/// /dev/shm, where blocks that survive the process are kept.
+/// Where blocks that survive the process are kept.
 #[derive(Debug, Serialize)]
-pub struct SharedMemory {
+pub struct BlockDirectory {
+    /// As it was asked for.
+    pub path: PathBuf,
     /// Type of its file system: `tmpfs`, unless somebody made an ordinary directory there.
     pub file_system: Option<String>,
     /// Why no file can be made in it, in words; `None` if one can.
     pub write_problem: Option<String>,
     /// Free bytes.
     pub free_bytes: Option<u64>,
+    /// Why no block file may be in it, in words.
+    pub block_file_problem: Option<String>,
+    /// What takes its files before the machine is started again.
+    pub ends_with: Option<EndsWith>,
 }
 
 pub(super) fn state_directory(path: &Path) -> StateDirectory {
@@ -66,18 +76,28 @@ pub(super) fn state_directory(path: &Path) -> StateDirectory {
         physical_block_bytes: device.and_then(|device| queue(device, "physical_block_size")),
         logical_block_bytes: device.and_then(|device| queue(device, "logical_block_size")),
         free_bytes: free_bytes(&examined),
+        block_file_problem: block_file_problem(&examined),
         path,
         examined,
     }
 }
 
-pub(super) fn shared_memory() -> Option<SharedMemory> {
-    let path = Path::new("/dev/shm");
-    path.is_dir().then(|| SharedMemory {
-        file_system: file_system(path),
-        write_problem: scratch(path, 0).err().map(|error| error.to_string()),
-        free_bytes: free_bytes(path),
+pub(super) fn blocks(path: &Path) -> Option<BlockDirectory> {
+    path.is_dir().then(|| {
+        let file_system = file_system(path);
+        BlockDirectory {
+            path: path.to_owned(),
+            write_problem: scratch(path, 0).err().map(|error| error.to_string()),
+            free_bytes: free_bytes(path),
+            block_file_problem: block_file_problem(path),
+            ends_with: Surroundings::now().end(path, file_system.as_deref()),
+            file_system,
+        }
     })
+}
+
+fn block_file_problem(directory: &Path) -> Option<String> {
+    unfit(directory).unwrap_or_else(|error| Some(error.to_string()))
 }
 
 /// A file without a name; where the file system has none of those, one whose name is taken away at once.

@@ -5,7 +5,8 @@ use crate::config::Durability;
 use crate::ground::{Now, RecordNumber, SegmentNumber};
 use crate::journal::Identity;
 use crate::journal::{
-    self, Appended, BlockFile, BlockMemory, Completion, Journal, NewRecord, Op, Options, Position, Scan, Step, Storage,
+    self, Appended, BlockFile, BlockMemory, Completion, Journal, LeftBlocks, NewRecord, Op, Options, Position, Scan,
+    Step, Storage,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -99,8 +100,8 @@ impl Storage for Disk {
         self.epochs.remove(&epoch);
         Ok(())
     }
-    fn open_blocks(&mut self, name: &str) -> io::Result<Option<BlockFile>> {
-        Ok(self.blocks.get(name).cloned())
+    fn open_blocks(&mut self, name: &str) -> io::Result<Option<LeftBlocks>> {
+        Ok(self.blocks.get(name).cloned().map(LeftBlocks::whole))
     }
     fn create_blocks(&mut self, name: Option<&str>, bytes: usize) -> io::Result<BlockFile> {
         let blocks = Rc::new(BlockMemory::heap(bytes));

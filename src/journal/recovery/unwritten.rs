@@ -48,6 +48,16 @@ impl Unwritten {
         let all: BTreeSet<u128> = self.slots.iter().map(|slot| slot[0].header.epoch_id).collect();
         all.into_iter().collect()
     }
+
+    /// Refuses where there are blocks to be kept, and no file for them: the old block file has them.
+    pub(super) fn refuse_without_file(&self) -> Result<(), OpenError> {
+        let blocks = self.slots.iter().map(Vec::len).sum();
+        let refused = self.refused.map(|refused| io::Error::from_raw_os_error(refused.errno).to_string());
+        let error = refused.unwrap_or_else(|| "a segment is missing".to_owned());
+        let reason =
+            "there is no place for a block file: make room in /dev/shm, or name another directory as journal.blocks";
+        if blocks == 0 { Ok(()) } else { Err(OpenError::Unfinished { blocks, error, reason }) }
+    }
 }
 
 impl Recovery {

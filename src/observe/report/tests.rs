@@ -81,6 +81,10 @@ fn source_and_route_problems_degrade_and_the_others_fail() {
     assert!(!report.is_failing());
 
     let mut full = shard(0, 1);
+    full.journal.block_file_lost = Some("it was removed".to_owned());
+    let degraded = Report::merge(vec![full.clone()], &[]);
+    assert_eq!((degraded.problems[0].area, degraded.is_failing()), (Area::BlockFile, false));
+    full.journal.block_file_lost = None;
     full.journal.problem = Some("the journal is full".to_owned());
     assert!(Report::merge(vec![full], &[]).is_failing());
 

@@ -256,9 +256,9 @@ impl Store {
     /// are durable.
     pub fn new_lane(&mut self, needs_durable: bool) -> LaneId {
         let journal = self.journal_mut(JournalId::OWN);
-        let durability = journal.durability();
+        let is_commit_awaited = journal.acknowledges_commits();
         let mut lane = Lane::new(JournalId::OWN, journal.new_lane());
-        if needs_durable && durability == Durability::Power {
+        if needs_durable && is_commit_awaited {
             lane.set_needs_durable();
         }
         self.lanes.insert(lane)
