@@ -10,6 +10,7 @@ use ringest::journal::{self, BlockFile, BlockMemory, LeftBlocks, Storage};
 use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -40,13 +41,19 @@ impl Storage for NoDisk {
     fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
         Ok(Vec::new())
     }
-    fn read_segment(&mut self, _segment: SegmentNumber, _into: &mut Vec<u8>) -> io::Result<()> {
+    fn read_segment(&mut self, _segment: SegmentNumber, _into: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         Err(io::ErrorKind::NotFound.into())
     }
     fn write_segment(&mut self, _segment: SegmentNumber, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
         Ok(())
     }
     fn sync_segment(&mut self, _segment: SegmentNumber) -> io::Result<()> {
+        Ok(())
+    }
+    fn keep_segment(&mut self, _segment: SegmentNumber) -> io::Result<()> {
+        Ok(())
+    }
+    fn replace_segment(&mut self, _segment: SegmentNumber, _bytes: &[u8]) -> io::Result<()> {
         Ok(())
     }
     fn free_segment(&mut self, _segment: SegmentNumber) -> io::Result<()> {

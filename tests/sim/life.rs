@@ -67,6 +67,10 @@ impl World {
                 disk.fuse = Some(self.cx.rng.u32(1..20));
             }
             let burning = disk.fuse.is_some();
+            if !burning && self.cx.chance(5) {
+                refuses_a_newer_format(disk, &options)?;
+                self.cx.stats.count("newer format refused");
+            }
             match journal::open(disk, &options) {
                 Ok(journal) => {
                     disk.fuse = None;
@@ -421,4 +425,25 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A newer version has written one of the files, as far as its stamp says: the journal must not open, and nothing may change.
+fn refuses_a_newer_format(disk: &mut Disk, options: &journal::Options) -> Result<(), String> {
+    let Some((&number, bytes)) = disk.epochs.iter_mut().next_back() else { return Ok(()) };
+    let own = bytes.clone();
+    bytes[8..12].copy_from_slice(&(journal::format::VERSION + 1).to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&crc.to_le_bytes());
+    let newer = bytes.clone();
+    let files =
+        |disk: &Disk| (disk.segments.keys().copied().collect::<Vec<_>>(), disk.epochs.len(), disk.block_files());
+    let before = files(disk);
+    match journal::open(disk, options) {
+        Err(journal::OpenError::Format { .. }) if files(disk) == before && disk.epochs[&number] == newer => {}
+        Err(_) if disk.call_failed => disk.call_failed = false,
+        Err(error) => return Err(format!("a newer format is refused with changes, or not told: {error}")),
+        Ok(_) => return Err("a newer format is opened".to_owned()),
+    }
+    disk.epochs.insert(number, own);
+    Ok(())
 }
