@@ -20,6 +20,8 @@ mod disk;
 #[allow(dead_code, reason = "the tests of the journal use all of it")]
 mod world;
 
+/// Where the two copies of an epoch begin.
+const EPOCH_COPIES: [usize; 2] = [0, 4096];
 const EDITS_MAX: usize = 24;
 
 /// A file that an edit is about.
@@ -161,9 +163,9 @@ impl<'a> Left<'a> {
         let disk = &edited.disk;
         let has_epoch = base.disk.epochs.iter().any(|(number, before)| {
             let after = disk.epochs.get(number).map_or(&[][..], Vec::as_slice);
-            [0..EPOCH_COPY_BYTES, EPOCH_COPY_BYTES..2 * EPOCH_COPY_BYTES]
+            EPOCH_COPIES
                 .into_iter()
-                .any(|copy| after.get(copy.clone()) == Some(&before[copy]))
+                .any(|at| after.get(at..at + EPOCH_COPY_BYTES) == before.get(at..at + EPOCH_COPY_BYTES))
         });
         let blocks = disk.blocks.iter().next().filter(|(name, file)| {
             let before = &base.disk.blocks[*name];
@@ -284,9 +286,13 @@ fn check(base: &Base, edited: Edited, seen: &mut Seen) {
         seen.count("power fails", 1);
     }
     world.open_whole();
-    assert_eq!(world.scan_all(), found, "the next start finds the same");
+    let again = world.scan_all();
+    // What the clean stop knew to be settled, though its mark is lost, is marked again in the first turn: there was none.
+    let comes_back = |kept: &&Kept| !found.contains(kept) && report.clean && !base.waiting.contains_key(&kept.number);
+    let same: Vec<&Kept> = again.iter().filter(|kept| !comes_back(kept)).collect();
+    assert!(same.into_iter().eq(&found), "the next start finds the same: {found:?}, then {again:?}, {report:?}");
     assert!(world.journal().report().finished_blocks <= report.unwritten_blocks, "what was finished is whole");
-    goes_on(world, &found, edited.copied);
+    goes_on(world, &again, edited.copied);
 
     seen.count("found all", (found.len() >= base.waiting.len()).into());
     seen.count("lost some", base.waiting.keys().any(|number| !has(number)).into());

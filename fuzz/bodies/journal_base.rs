@@ -14,7 +14,7 @@ pub const SLOTS_AT: usize = 4096;
 /// Bytes of a slot.
 pub const SLOT_BYTES: usize = 4096;
 /// An epoch file is two of these.
-pub const EPOCH_COPY_BYTES: usize = 104;
+pub const EPOCH_COPY_BYTES: usize = 136;
 /// Records that are held in memory, and can be settled.
 const HELD: usize = 6;
 const PHYSICAL: u32 = 512;

@@ -10,7 +10,7 @@ pub(super) const EPOCH_MAGIC: [u8; 8] = *b"RINGEPO1";
 const COPY_BYTES: usize = 136;
 /// The second copy lies in another physical block.
 const SECOND_COPY_AT: usize = 4096;
-/// Behind the copies, where the epoch ended with a clean stop.
+/// Behind the copies.
 const INVENTORY_AT: usize = 8192;
 /// Bytes of a copy in formats 2 and 1, where the second one followed at once.
 const COPY_2_BYTES: usize = 104;
@@ -25,7 +25,7 @@ const COPY_1_BYTES: usize = 80;
 ///  96 closed u32               100 segments u32     104 next number u64
 /// 112 end segment u64          120 end offset u32   124 pending u64   132 crc u32   zeros
 /// 4096 the same again, zeros
-/// 8192 after a clean stop: inventory bytes u64, crc u32, inventory (see `inventory`)
+/// 8192 inventory bytes u64, crc u32, inventory (see `inventory`): of the start, or of the clean stop; not where the disk was full
 /// ```
 /// A block file id of 0: the blocks are in memory of the process.
 ///
@@ -106,10 +106,9 @@ impl Epoch {
         let end = SECOND_COPY_AT + COPY_BYTES;
         let is_zero = |range: &[u8]| range.iter().all(|byte| *byte == 0);
         let is_padded = bytes.get(COPY_BYTES..SECOND_COPY_AT).is_some_and(is_zero);
-        let is_ended = match epoch.closed && bytes.len() != end {
-            true => bytes.get(end..INVENTORY_AT).is_some_and(is_zero) && Self::inventory_bytes(bytes).is_some(),
-            false => bytes.len() == end,
-        };
+        let has_inventory =
+            || bytes.get(end..INVENTORY_AT).is_some_and(is_zero) && Self::inventory_bytes(bytes).is_some();
+        let is_ended = bytes.len() == end || has_inventory();
         Some((epoch, first == second && is_padded && is_ended))
     }
 
@@ -173,7 +172,7 @@ impl Epoch {
         is_whole.then_some(inventory)
     }
 
-    /// What a clean stop wrote behind the copies, if it is whole.
+    /// What was written behind the copies, if it is whole.
     pub fn inventory(bytes: &[u8]) -> Option<Inventory> {
         Self::inventory_bytes(bytes).and_then(Inventory::decode)
     }
@@ -268,8 +267,8 @@ mod tests {
                 }
             }
             for length in 0..bytes.len() {
-                // Of a closed one the inventory may be missing: the disk was full.
-                let is_whole = epoch.closed && length == SECOND_COPY_AT + COPY_BYTES;
+                // The inventory may be missing: the disk was full.
+                let is_whole = length == SECOND_COPY_AT + COPY_BYTES;
                 let expected = (length >= COPY_BYTES).then_some((epoch, is_whole));
                 assert_eq!(Epoch::decode(&bytes[..length]), expected, "{length}");
             }

@@ -1,5 +1,6 @@
-//! What a clean stop leaves, segment by segment and record by record: from it the next start knows
-//! exactly what is missing, who sent what is there, and what had been delivered.
+//! What there is, segment by segment and record by record. A clean stop writes it down: from it the
+//! next start knows exactly what is missing, who sent what is there, and what had been delivered. A
+//! start writes down what it found, so that a kill right behind it does not take that knowledge.
 //!
 //! ```text
 //! inventory   0 segments u32   4 origins u32   segments …, origins …, waiting …
@@ -38,7 +39,7 @@ pub(super) struct HeldOrigin {
     pub who: Identity,
 }
 
-/// What a clean stop leaves.
+/// What there is at a clean stop, or at a start.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Inventory {
     /// Oldest first.

@@ -18,10 +18,10 @@ use super::ledger::{
 };
 use super::losses::Loss;
 use super::moving::Moving;
+use super::recovery::write_epoch;
 use super::rewriting::Rewriting;
 use super::scan::{Found, Log, Scan, Step};
 use super::segments::{Segment, Segments};
-use super::storage::is_full;
 use super::trouble::Troubles;
 use super::window::{Location, RecordView, Window};
 use super::writer::Writer;
@@ -715,12 +715,7 @@ impl Journal {
         let (mut epoch, _) = Epoch::decode(record).expect("encoded at start");
         epoch.closed = true;
         epoch.end = Some(self.end_mark());
-        let inventory = self.inventory().encode();
-        match storage.write_epoch(epoch.number, &epoch.encode_with(&inventory)) {
-            // There is room for the mark alone.
-            Err(error) if is_full(&error) => storage.write_epoch(epoch.number, &epoch.encode()),
-            written => written,
-        }?;
+        write_epoch(storage, &epoch, &self.inventory().encode())?;
         if self.ledger.leaves_ids() {
             storage.leave_token(&epoch.token_name())?;
         }
@@ -735,7 +730,7 @@ impl Journal {
         }
     }
 
-    fn inventory(&self) -> Inventory {
+    pub(super) fn inventory(&self) -> Inventory {
         let mut inventory = Inventory::default();
         for segment in self.segments.iter() {
             let &Segment { number, nonce, first_number, physical, start, end, .. } = segment;

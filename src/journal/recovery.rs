@@ -30,6 +30,7 @@ use super::moving::Moving;
 use super::rewriting::Rewriting;
 use super::segments::{Maker, Segment, Segments, SparseBits};
 use super::stamp::{self, OLDEST_VERSION, Stamp, VERSION};
+use super::storage::is_full;
 use super::unfinished::{self, BLOCK_FILE_HEADER_BYTES, Sealed, head, is_block_file};
 use super::window::Window;
 use super::writer::Writer;
@@ -177,7 +178,8 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
         journal.acknowledge_commits();
     }
     journal.take_over(unwritten);
-    doing("write the epoch file", storage.write_epoch(epoch.number, &epoch.encode()))?;
+    let inventory = journal.inventory().encode();
+    doing("write the epoch file", write_epoch(storage, &epoch, &inventory))?;
     // Only now, since that made the directory durable, is it certain that the dense segments which stand for these have their names.
     for segment in replaced {
         doing(format!("free segment {segment}"), storage.free_segment(segment))?;
@@ -192,6 +194,14 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
         doing("remove an old epoch file", storage.remove_epoch(old))?;
     }
     Ok(journal)
+}
+
+/// Writes an epoch file with what there is; on a full disk there is room for the epoch alone.
+pub(super) fn write_epoch(storage: &mut impl Storage, epoch: &Epoch, inventory: &[u8]) -> io::Result<()> {
+    match storage.write_epoch(epoch.number, &epoch.encode_with(inventory)) {
+        Err(error) if is_full(&error) => storage.write_epoch(epoch.number, &epoch.encode()),
+        written => written,
+    }
 }
 
 /// Looks at the stamp of every file before anything is read or mended: one that a newer version wrote
@@ -261,6 +271,8 @@ struct Recovery {
     stop: Stop,
     lost: Vec<Lost>,
     losses: FoundLosses,
+    /// Records that were delivered, and whose marks are to be written again.
+    marks_lost: Vec<RecordNumber>,
     found_loss: Option<Loss>,
     /// Segments without a block, newer than the one that was read last, where some may be missing.
     empty: Vec<SegmentNumber>,
@@ -342,7 +354,7 @@ impl Recovery {
         epochs.sort_by_key(|epoch| epoch.number);
         self.report.clean = readable && epochs.last().is_none_or(|epoch| epoch.closed);
         self.durable.closed = epochs.last().filter(|epoch| readable && epoch.closed).map(|epoch| epoch.id);
-        if let Some((epoch, inventory)) = left.filter(|_| self.report.clean) {
+        if let Some((epoch, inventory)) = left.filter(|_| readable) {
             self.adopt_stop(&epoch, inventory);
         }
         Ok((epochs, files))
@@ -463,6 +475,7 @@ impl Recovery {
             ledger.adopt_origin(id, origin.lane, who, origin.unsettled);
         }
         std::mem::take(&mut self.aside).finish(is_heir, &mut ledger);
+        self.marks_lost.iter().for_each(|number| ledger.mark(*number));
         ledger
     }
 }

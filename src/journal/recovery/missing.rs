@@ -22,8 +22,9 @@ use std::ops::Range;
 pub(super) struct Stop {
     mark: Option<EndMark>,
     epoch_id: u128,
-    /// Empty where there is no inventory, or a damaged one.
+    /// Of the stop, or of the start that ended with a kill; empty where there is no inventory, or a damaged one.
     held: BTreeMap<SegmentNumber, Held>,
+    /// They are of the stop.
     has_inventory: bool,
     waiting: SparseBits,
     runs: Vec<(RecordNumber, RecordNumber)>,
@@ -34,7 +35,7 @@ pub(super) struct Stop {
 impl Stop {
     /// The segment as the stop left it.
     pub fn held(&self, number: SegmentNumber) -> Option<Held> {
-        self.held.get(&number).copied()
+        self.held.get(&number).copied().filter(|_| self.has_inventory)
     }
 
     /// Whether it is known segment by segment.
@@ -44,7 +45,7 @@ impl Stop {
 
     /// All segments that the stop has left.
     pub fn segments(&self) -> impl Iterator<Item = SegmentNumber> {
-        self.held.keys().copied()
+        self.held.keys().copied().filter(|_| self.has_inventory)
     }
 
     /// Behind the last entry.
@@ -61,7 +62,7 @@ impl Stop {
     pub fn numbers_of(&self, segment: SegmentNumber) -> Option<Range<RecordNumber>> {
         let behind = self.held.range(segment.next()..).next().map(|(_, next)| next.first_number);
         let end = behind.or(self.mark.map(|mark| mark.next)).unwrap_or(RecordNumber(u64::MAX));
-        self.held.get(&segment).map(|held| held.first_number..end)
+        self.held(segment).map(|held| held.first_number..end)
     }
 
     /// Whether any record is missing that waited in a segment.
@@ -79,7 +80,7 @@ impl Stop {
 
     /// Whether an entry is of use to this start: where it is not, it may be of a block that no start could read.
     fn wants(&self, segment: SegmentNumber, entry: &Entry<'_>) -> bool {
-        if !self.held.contains_key(&segment) {
+        if self.held(segment).is_none() {
             return true;
         }
         match entry.header.kind {
@@ -90,7 +91,7 @@ impl Stop {
         }
     }
 
-    /// Whether a record of a segment that the stop knows was delivered or discarded by then.
+    /// Whether a record of a segment that the stop knows, or the start before this one, was delivered or discarded by then.
     pub fn was_settled(&self, segment: SegmentNumber, number: RecordNumber) -> bool {
         self.held.contains_key(&segment) && !self.waiting.contains(number)
     }
@@ -149,11 +150,11 @@ impl FoundLosses {
 }
 
 impl Recovery {
-    /// Takes what a clean stop says of what it left.
+    /// Takes what a clean stop says of what it left, or a start of what it found.
     pub(super) fn adopt_stop(&mut self, epoch: &Epoch, inventory: Option<Inventory>) {
         (self.stop.mark, self.stop.epoch_id) = (epoch.end, epoch.id);
         let Some(Inventory { segments, origins, waiting }) = inventory else { return };
-        self.stop.has_inventory = true;
+        self.stop.has_inventory = epoch.closed;
         self.stop.held = segments.into_iter().map(|held| (held.number, held)).collect();
         for &(first, end) in &waiting {
             for number in first.0..end.0 {

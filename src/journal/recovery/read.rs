@@ -131,6 +131,12 @@ impl Recovery {
         }
         // Between this one and the newer one entries are missing: those of segments without a block.
         self.set_empty_aside(storage, self.lost.len() > lost)?;
+        if !exists {
+            // It has no file, and so no damage that is to be kept.
+            for (offset, header) in &repairs.headers {
+                bytes[*offset..offset + header.len()].copy_from_slice(header);
+            }
+        }
         if gone {
             return self.restore(storage, options, life, bytes);
         }

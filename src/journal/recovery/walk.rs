@@ -298,11 +298,16 @@ impl Recovery {
     /// Records that are not settled yet, once all of their segment's marks are known.
     fn count_records(&mut self, segment: &mut Segment, records: Vec<FoundRecord>) {
         for FoundRecord { number, origin: id, lane, received_wall_ns, bytes } in records {
-            // Where the mark of a delivery is lost, the clean stop before knew of it.
-            let is_settled = self.settled.contains(number) || self.stop.was_settled(segment.number, number);
-            if is_settled || !self.seen.insert(number) || number < segment.first_number {
+            if self.settled.contains(number) || number < segment.first_number || self.seen.contains(number) {
                 continue;
             }
+            if self.stop.was_settled(segment.number, number) {
+                // The mark of its delivery is lost, but the clean stop knew of it.
+                self.settled.insert(number);
+                self.marks_lost.push(number);
+                continue;
+            }
+            self.seen.insert(number);
             self.report.recovered += 1;
             self.count_parked(number, id, received_wall_ns, bytes);
             segment.add(number, bytes);
