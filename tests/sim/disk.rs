@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 const ENOENT: i32 = 2;
+const EIO: i32 = 5;
 pub const EAGAIN: i32 = 11;
 pub const ENOSPC: i32 = 28;
 /// A write that the kernel has is on the disk after this, though its process was killed.
@@ -460,7 +461,10 @@ impl Disk {
                 Completion::SegmentFreed { segment, result: Ok(()) }
             }
             Work::ReadBack { offset, mut buffer } => {
+                let range = offset as usize..offset as usize + buffer.len();
+                let overlaps = |hidden: &Range<usize>| hidden.start < range.end && range.start < hidden.end;
                 let result = match self.segments.get(&segment) {
+                    Some(file) if file.unreadable.iter().any(overlaps) => Err(EIO),
                     Some(file) => {
                         let bytes = buffer.len();
                         buffer.copy_from_slice(&file.data[offset as usize..offset as usize + bytes]);
