@@ -10,6 +10,8 @@ from .cases import case
 from .power import REBOOTED
 from .space import RATE
 
+# Files that are made ahead at most.
+SEGMENTS_AHEAD = 4
 # The gap as it must be told: the numbers of the first and the last entry that are missing.
 RANGE = re.compile(r"(\d+) to (\d+)")
 
@@ -19,8 +21,8 @@ def backlog(site, wire, name, segments=6, **journal):
     gateway = site.gateway(wire, name, **journal)
     gateway.start()
     wire.start_machines(name, tcp=2, tcp_port=gateway.tcp, http=4, http_port=gateway.http, rate=RATE, length=1000)
-    gateway.wait_for("segments", lambda: len(segment_files(gateway)) >= segments)
-    # The last one is made ahead: go on until it holds records.
+    # The last ones are made ahead: go on until so many hold records.
+    gateway.wait_for("segments", lambda: len(segment_files(gateway)) >= segments + SEGMENTS_AHEAD)
     time.sleep(0.3)
     wire.pause_machines()
     gateway.wait_for("the last acknowledgements", lambda: wire.do(
