@@ -623,6 +623,11 @@ impl Disk {
         }
     }
 
+    /// A process that runs until a clean stop outlives what one that was killed before it has asked for.
+    pub fn end_late_writes(&mut self) {
+        self.operations.retain(|_, operation| !operation.orphan);
+    }
+
     /// The next process knows nothing of what failed, and finishes what this one left.
     pub fn forget_process(&mut self) {
         for file in self.segments.values_mut() {

@@ -418,6 +418,7 @@ impl World {
         }
         self.cx.stats.count("stopped cleanly");
         self.disks.iter_mut().for_each(Disk::forget_process);
+        self.disks.iter_mut().for_each(Disk::end_late_writes);
         self.gone();
         if let Some(tampering) = self.tamper_when_stopped.take() {
             self.cx.stats.count("damage after a clean stop");
@@ -431,6 +432,9 @@ impl World {
 fn refuses_a_newer_format(disk: &mut Disk, options: &journal::Options) -> Result<(), String> {
     let Some((&number, bytes)) = disk.epochs.iter_mut().next_back() else { return Ok(()) };
     let own = bytes.clone();
+    if !own.starts_with(b"RINGEPO1") || own[28..32] != crc32c::crc32c(&own[..28]).to_le_bytes() {
+        return Ok(()); // damaged before
+    }
     bytes[8..12].copy_from_slice(&(journal::format::VERSION + 1).to_le_bytes());
     let crc = crc32c::crc32c(&bytes[..28]);
     bytes[28..32].copy_from_slice(&crc.to_le_bytes());

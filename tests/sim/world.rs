@@ -297,11 +297,8 @@ impl World {
         self.check_short()?;
         // While the disk holds it up, the journal may have no room for marks; what they settle goes out again after a kill.
         if self.ailing {
-            // A block that the kernel did not take waits for a while before that is a problem.
-            let late_s = match self.plan.level {
-                Level::Power => self.plan.settings.journal.commit_every.as_secs_f64(),
-                _ => f64::MAX,
-            };
+            // A block that the kernel did not take waits for a while before that is a problem: until it is written, marks may wait.
+            let late_s = self.plan.settings.journal.commit_every.as_secs_f64();
             let ails = |journal: JournalSnapshot| journal.problem.is_some() || journal.commit_age_s > late_s;
             self.ailing = self.shard.as_ref().is_some_and(|shard| ails(shard.snapshot(now).journal));
         } else if self.disks.iter().all(Disk::is_calm) {
