@@ -228,7 +228,7 @@ fn refuse_other_formats(storage: &mut impl Storage) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What a walk over the segments gathers: 30 fields, since a start is one walk that sees everything once, and each part of it (in a file
+/// What a walk over the segments gathers: 31 fields, since a start is one walk that sees everything once, and each part of it (in a file
 /// of its own) adds to what the next one needs. It lives for one call and hands each owner of the log its part.
 #[derive(Default)]
 struct Recovery {
@@ -267,7 +267,7 @@ struct Recovery {
     segment_max: SegmentNumber,
     origin_max: u32,
     lane_max: LaneNumber,
-    /// What the last run left, if it ended with a clean stop.
+    /// What the last run left at its clean stop, or found at its start.
     stop: Stop,
     lost: Vec<Lost>,
     losses: FoundLosses,
