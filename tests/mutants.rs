@@ -60,7 +60,8 @@ fn each_planted_bug_applies_where_it_was_meant_to() {
 #[test]
 fn a_patch_for_other_code_is_found() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let patch = "A bug.\n\n--- a/tests/mutants.rs\n+++ b/tests/mutants.rs\n@@ -1,1 +1,1 @@\n-this line is\u{20}\n+in no file\n";
+    let patch =
+        "A bug.\n\n--- a/tests/mutants.rs\n+++ b/tests/mutants.rs\n@@ -1,1 +1,1 @@\n-this line is\u{20}\n+in no file\n";
     assert!(fault(root, patch).is_some_and(|fault| fault.starts_with("tests/mutants.rs has 0 places")));
     assert_eq!(fault(root, "A bug without a change.\n"), Some("changes nothing".to_owned()));
 }
