@@ -3,7 +3,7 @@
 use super::admin::{self, Token};
 use super::clock;
 use super::control::{Control, Request, locked};
-use super::core::{CoreThread, Last};
+use super::core::{CoreThread, Found, Last};
 use super::driver::Message;
 use super::error::EngineError;
 use super::files::{core_directories, create_private_directory, remove_half_removed};
@@ -338,15 +338,15 @@ impl Gateway {
         gateway.loaded.set_certificates(settings);
         let gathered = runtime.block_on(async {
             tokio::select! {
-                names = gather(&mut journals, cores) => names,
+                found = gather(&mut journals, cores) => found,
                 reason = stop.wanted() => Err(EngineError::Stopped { reason: reason.words() }),
             }
         });
         match gathered {
             // Nobody waits until all journals were read: the next start does that.
             Err(stopped @ EngineError::Stopped { .. }) => Err(stopped),
-            Ok(names) => {
-                let mut placement = Placement::new(names);
+            Ok(found) => {
+                let mut placement = Placement::new(found);
                 for (assignment, give) in placement.assign(settings).into_iter().zip(assignments) {
                     // A core that is gone says so at its end.
                     let _ = give.send(assignment);
@@ -506,17 +506,17 @@ impl Gateway {
     }
 }
 
-/// The names that each core's journals hold records of, or the first error.
+/// What each core has found in its journals, or the first error.
 async fn gather(
-    journals: &mut mpsc::UnboundedReceiver<(u16, Result<Vec<String>, EngineError>)>,
+    journals: &mut mpsc::UnboundedReceiver<(u16, Result<Found, EngineError>)>,
     cores: usize,
-) -> Result<Vec<Vec<String>>, EngineError> {
-    let mut names = vec![Vec::new(); cores];
+) -> Result<Vec<Found>, EngineError> {
+    let mut all: Vec<Found> = (0..cores).map(|_| Found::default()).collect();
     for _ in 0..cores {
         let Some((core, found)) = journals.recv().await else { break };
-        names[usize::from(core)] = found?;
+        all[usize::from(core)] = found?;
     }
-    Ok(names)
+    Ok(all)
 }
 
 fn stop_all(mailboxes: &[mpsc::UnboundedSender<Message>]) {

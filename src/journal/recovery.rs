@@ -9,16 +9,19 @@
 mod aside;
 mod durable;
 mod gone;
+mod keys;
 mod read;
 mod unwritten;
 mod walk;
 
 use self::aside::Aside;
 use self::durable::{Durable, Neighbour};
+use self::keys::FoundKeys;
 use self::unwritten::Refused;
 pub(super) use self::unwritten::{Missing, Refusal, Unwritten};
 use super::epoch::Epoch;
 use super::format::{Position, SEGMENT_MAGIC};
+use super::keys::Keys;
 use super::ledger::{Identity, Ledger};
 use super::log::{Owners, ThisStart};
 use super::moving::Moving;
@@ -126,6 +129,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     }
     refuse_other_formats(storage)?;
     let mut recovery = Recovery::default();
+    recovery.keys.limit(options.keys.count);
     let (earlier, files) = recovery.read_epochs(storage)?;
     let last = earlier.last().copied();
     let blocks = recovery.last_blocks(storage, last)?;
@@ -190,7 +194,7 @@ fn refuse_other_formats(storage: &mut impl Storage) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What a walk over the segments gathers: 25 fields, since a start is one walk that sees everything once, and each part of it (in a file
+/// What a walk over the segments gathers: 26 fields, since a start is one walk that sees everything once, and each part of it (in a file
 /// of its own) adds to what the next one needs. It lives for one call and hands each owner of the log its part.
 #[derive(Default)]
 struct Recovery {
@@ -201,6 +205,7 @@ struct Recovery {
     segments: Vec<Segment>,
     settled: SparseBits,
     aside: Aside,
+    keys: FoundKeys,
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
     ids: HashMap<RecordNumber, Box<str>>,
@@ -348,6 +353,7 @@ impl Recovery {
             writer,
             segments: Segments::new(options, maker, self.segments, self.segment_max.next(), seed),
             ledger,
+            keys: Keys::new(options.keys, self.keys.take()),
             moving,
             rewriting: Rewriting::new(options, maker),
         };

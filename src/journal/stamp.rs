@@ -15,9 +15,11 @@ use super::format::u32_at;
 /// Bytes of a stamp.
 pub const STAMP_BYTES: usize = 32;
 /// The format that this program writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The oldest one that it reads.
 pub const OLDEST_VERSION: u32 = 1;
+/// The oldest one whose files have a stamp.
+const STAMPED_VERSION: u32 = 2;
 
 const CRC_AT: usize = 28;
 
@@ -51,9 +53,9 @@ pub(super) fn read(magic: [u8; 8], bytes: &[u8]) -> Option<Stamp> {
     })
 }
 
-/// Whether a file is in the format that this program writes.
+/// Whether a file is laid out as this program writes it: what is new in format 3 lies in entries.
 pub(super) fn is_present(magic: [u8; 8], bytes: &[u8]) -> bool {
-    read(magic, bytes).is_some_and(|stamp| stamp.version == VERSION)
+    read(magic, bytes).is_some_and(|stamp| (STAMPED_VERSION..=VERSION).contains(&stamp.version))
 }
 
 /// A format that this program does not read, of a whole stamp.
@@ -85,7 +87,7 @@ mod tests {
 
     #[test]
     fn another_format_under_a_right_crc_is_told_apart() {
-        for (version, readable) in [(0, false), (1, true), (2, true), (3, false), (u32::MAX, false)] {
+        for (version, readable) in [(0, false), (1, true), (2, true), (3, true), (4, false), (u32::MAX, false)] {
             let mut bytes = vec![0; STAMP_BYTES];
             write(MAGIC, &mut bytes);
             bytes[8..12].copy_from_slice(&u32::to_le_bytes(version));

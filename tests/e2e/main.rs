@@ -13,6 +13,7 @@ mod full;
 mod histograms;
 mod http;
 mod joined;
+mod keys;
 mod leases;
 mod machines;
 mod memory;

@@ -7,7 +7,8 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body, decoding_of};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, First, Flow, Gateway, Journal, LaneKey, Limits,
+    Answers, Authority, Batch, BatchForm, Confirm, Deliver, DeliverKey, Durability, First, Flow, Gateway, Journal, LaneKey, Limits,
+    MachineKeys,
     Line, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
@@ -479,6 +480,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         success: vec![201],
         answer_type: None,
         answer_id_at: None,
+        key: DeliverKey::Record,
         connections: *rng.choice(&[1, 2, 8]).expect("some"),
         pipeline: *rng.choice(&[1, 8]).expect("some"),
         timeout: Duration::from_millis(*rng.choice(&[400, 2000]).expect("some")),
@@ -540,6 +542,7 @@ fn journal(rng: &mut fastrand::Rng, level: Level, block_bytes: u32, physical: u3
         max_bytes: if level == Level::Memory || rng.u8(..4) > 0 { 8 << 20 } else { segment_bytes * rng.u64(5..10) },
         window_bytes: block_bytes as usize * rng.usize(8..=16),
         when_full: if rng.u8(..4) == 0 { WhenFull::Reject } else { WhenFull::Pause },
+        machine_keys: MachineKeys { count: 0, age: Duration::from_secs(3_600) },
     }
 }
 

@@ -135,6 +135,8 @@ counters! {
     pub http_refused: u64,
     /// HTTP requests answered with 503.
     pub http_unavailable: u64,
+    /// HTTP requests that were known by their keys, and are no records of their own.
+    pub http_repeated: u64,
     /// HTTP connections closed without an answer, since their records were not on disk after 30 s;
     /// they are delivered once they are.
     pub http_unanswered: u64,

@@ -1,19 +1,18 @@
 //! HTTP machines: requests become records, and are answered once the records are as durable as
-//! configured.
+//! configured. What is decided by another core is passed on to it.
 
-use super::content::judge;
+use super::Placement;
+use super::guests::Sent;
+use super::sender::{RETRY_AFTER_S, Sender};
 use super::source::Sources;
-use crate::ground::count::Stage;
-use crate::ground::{Fd, LaneId, LinkId, Moment, RecordFlags, RecordNumber, SourceId};
+use crate::ground::{CoreId, Fd, LinkId, Moment, RecordNumber, SourceId};
 use crate::http::date::HttpDate;
-use crate::http::server::{Request, ServerConnection, Verdict};
-use crate::journal::{Identity, NewRecord, OriginRef};
-use crate::observe::snapshot::Refused;
+use crate::http::server::{Awaited, Request, ServerConnection, Verdict};
 use crate::shard::links::{Kind, Table};
-use crate::shard::op::{Op, Readable, RecvEnd};
+use crate::shard::op::{Op, Parcel, PassedOn, Readable, RecvEnd};
 use crate::shard::store::Store;
 use crate::shard::timer::Timer;
-use crate::shard::turn::{Phase, Turn};
+use crate::shard::turn::Turn;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
@@ -23,11 +22,9 @@ use std::net::SocketAddr;
 const LINGER_NS: u64 = 2_000_000_000;
 /// Spare buffers for answers; an idle connection keeps none.
 const SEND_BUFFERS_MAX: usize = 256;
-/// What a machine is told to wait when the journal is full.
-const RETRY_AFTER_S: u32 = 1;
-/// How long a machine waits for its records to be on disk. Then the connection is closed without an
-/// answer, since neither would be true: a 201 for what a loss of power may take, nor a 503 for what
-/// will be delivered.
+/// How long a machine waits for its records to be on disk. Then a request that is known by its key is
+/// answered 409. Any other connection is closed without an answer, since neither would be true: a
+/// 201 for what a loss of power may take, nor a 503 for what will be delivered.
 const COMMIT_WAIT_NS: u64 = 30_000_000_000;
 
 /// How far an HTTP connection is on its way out.
@@ -41,19 +38,11 @@ enum Closing {
     Lingering,
 }
 
-/// Who sends on a connection, and the lane that its records go into.
-#[derive(Debug)]
-struct Sender {
-    source: SourceId,
-    peer: SocketAddr,
-    lane: Option<LaneId>,
-    /// Of the name under which the last request came.
-    origin: Option<OriginRef>,
-}
-
 /// An HTTP machine's connection.
 #[derive(Debug)]
 pub(super) struct Machine {
+    /// The core that it is on.
+    here: CoreId,
     sender: Sender,
     connection: ServerConnection,
     sending: bool,
@@ -67,12 +56,16 @@ pub(super) struct Machine {
     reading: bool,
     /// When the link's timer is set for.
     timer: Option<Moment>,
+    /// Cores that requests with a key were passed on to. What follows them to the same SOURCE is, too, with
+    /// a key or without, so that its order is kept.
+    passed_to: Vec<CoreId>,
 }
 
 /// The HTTP machines of a core: what they ask, and what they are answered. They know nothing of
 /// what is delivered.
 #[derive(Debug)]
 pub(super) struct Machines {
+    here: CoreId,
     table: Table<Machine>,
     /// Connections to be looked at when the turn ends.
     dirty: Vec<LinkId>,
@@ -81,73 +74,9 @@ pub(super) struct Machines {
     /// Connections whose answers wait for durability, with the number of the first record that is
     /// waited for.
     durable_waiters: BinaryHeap<Reverse<(RecordNumber, LinkId)>>,
+    /// What other cores have.
+    sent: Sent,
     date: HttpDate,
-}
-
-impl Sender {
-    /// Journals the body of a request as a record.
-    fn take(
-        &mut self,
-        turn: &mut Turn<'_>,
-        store: &mut Store,
-        sources: &mut Sources,
-        request: &Request<'_>,
-    ) -> Verdict {
-        let now = turn.now;
-        let configured = turn.source(self.source);
-        let flags = match judge(turn.settings, configured, request.body, RecordFlags::default()) {
-            Ok(flags) => flags,
-            Err(refused) => {
-                sources.refuse(turn, self.source, refused, RecordFlags::default(), request.body);
-                return Verdict::BadRequest(match refused {
-                    Refused::NotJson => "the body is not JSON, and this source takes nothing else",
-                    _ => "the body is no text in the encoding of this source",
-                });
-            }
-        };
-        let key = request.idempotency_key.unwrap_or_default();
-        let room = store.room_for(now, key.len() + request.body.len());
-        let Some(room) = room.filter(|_| turn.phase == Phase::Running) else {
-            return Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
-        };
-        let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
-        let is_same = |origin: &OriginRef| {
-            let Identity { name, decoding, .. } = &store.own().origin(*origin).who;
-            **name == *request.source && *decoding == configured.decoding
-        };
-        let same = self.origin.filter(is_same);
-        let origin = match same {
-            Some(origin) => origin,
-            None => {
-                let who = Identity {
-                    peer: Some(self.peer),
-                    decoding: configured.decoding,
-                    ..Identity::new(&configured.name, request.source)
-                };
-                let origin = store.open_origin(lane, who);
-                if let Some(older) = self.origin.replace(origin) {
-                    // The connection goes on under another name, in the same lane.
-                    store.leave_lane(lane, older);
-                }
-                origin
-            }
-        };
-        let first_byte_ns = request.first_byte_ns;
-        let frame_ns = now.mono_ns - first_byte_ns;
-        let record = NewRecord {
-            origin,
-            flags: flags.0,
-            first_byte_wall_ns: now.wall_ns.saturating_sub(frame_ns),
-            frame_us: (frame_ns / 1000) as u32,
-            key,
-            data: request.body,
-        };
-        let number = store.keep(turn, room, lane, record, first_byte_ns);
-        sources.count_record(turn, self.source, flags);
-        turn.stages.record(Stage::Frame, frame_ns);
-        turn.stages.record(Stage::Journaled, 0);
-        Verdict::Accepted { last_number: number.0, records: 1 }
-    }
 }
 
 impl Machine {
@@ -155,9 +84,40 @@ impl Machine {
     fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         turn.close(link);
         sources.count_out(turn, self.sender.source, None);
-        if let (Some(lane), Some(origin)) = (self.sender.lane.take(), self.sender.origin.take()) {
-            store.leave_lane(lane, origin);
+        self.sender.leave(store);
+        for core in std::mem::take(&mut self.passed_to) {
+            turn.emit(Op::PassOn { core, parcel: Parcel::Left { core: self.here, link } });
         }
+    }
+
+    /// Passes a request on to the core that its SOURCE belongs to.
+    fn pass_on(
+        sender: &Sender,
+        passed_to: &mut Vec<CoreId>,
+        sent: &mut Sent,
+        turn: &mut Turn<'_>,
+        (core, link): (CoreId, LinkId),
+        (owner, request): (CoreId, &Request<'_>),
+    ) -> Verdict {
+        let Some(ticket) = sent.add(request.body.len()) else {
+            return Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+        };
+        if !passed_to.contains(&owner) {
+            passed_to.push(owner);
+        }
+        let passed_on = PassedOn {
+            core,
+            link,
+            ticket,
+            source: sender.source,
+            peer: sender.peer(),
+            name: request.source.into(),
+            key: request.idempotency_key.map(Into::into),
+            body: request.body.into(),
+            first_byte_ns: request.first_byte_ns,
+        };
+        turn.emit(Op::PassOn { core: owner, parcel: Parcel::Request(Box::new(passed_on)) });
+        Verdict::Elsewhere { ticket, keyed: request.idempotency_key.is_some() }
     }
 
     fn wake_at(&mut self, turn: &mut Turn<'_>, link: LinkId, due_ns: u64) {
@@ -200,12 +160,14 @@ impl Machine {
 }
 
 impl Machines {
-    pub fn new() -> Self {
+    pub fn new(here: CoreId) -> Self {
         Self {
+            here,
             table: Table::default(),
             dirty: Vec::new(),
             send_buffers: Vec::new(),
             durable_waiters: BinaryHeap::new(),
+            sent: Sent::default(),
             date: HttpDate::new(),
         }
     }
@@ -213,7 +175,8 @@ impl Machines {
     /// A connection was accepted.
     pub fn accept(&mut self, turn: &mut Turn<'_>, source: SourceId, fd: Fd, peer: SocketAddr) -> LinkId {
         let mut machine = Machine {
-            sender: Sender { source, peer, lane: None, origin: None },
+            here: self.here,
+            sender: Sender::new(source, peer),
             connection: ServerConnection::new(turn.now.mono_ns),
             sending: false,
             dirty: false,
@@ -222,6 +185,7 @@ impl Machines {
             paused: false,
             reading: true,
             timer: None,
+            passed_to: Vec::new(),
         };
         let link = turn.links.open(Kind::Http, Some(fd));
         machine.set_timer(turn, link);
@@ -235,20 +199,48 @@ impl Machines {
         turn: &mut Turn<'_>,
         store: &mut Store,
         sources: &mut Sources,
-        link: LinkId,
-        bytes: &mut [u8],
+        placement: &Placement,
+        (link, bytes): (LinkId, &mut [u8]),
     ) {
+        let are_keys_owned = placement.cores > 1 && store.own().remembers_keys();
+        let here = placement.core;
         let machine = self.table.of(link);
         sources.count_bytes(turn, machine.sender.source, bytes.len());
         let mut input: &[u8] = bytes;
         let limits = &turn.settings.limits.http;
         while let Some(request) = machine.connection.next_request(limits, turn.now.mono_ns, &mut input) {
-            let verdict = machine.sender.take(turn, store, sources, &request);
+            let owner = if are_keys_owned { placement.owner_of(request.source) } else { here };
+            let Machine { sender, passed_to, .. } = machine;
+            let is_passed_on =
+                owner != here && (request.idempotency_key.is_some() || passed_to.contains(&owner));
+            let verdict = match is_passed_on {
+                true => Machine::pass_on(sender, passed_to, &mut self.sent, turn, (here, link), (owner, &request)),
+                false => sender.take(turn, store, sources, &request),
+            };
             machine.connection.respond(verdict);
         }
         if !machine.connection.wants_read() && machine.closing == Closing::No && !machine.paused && machine.reading {
             machine.paused = true;
             turn.emit(Op::PauseRecv { link });
+        }
+        machine.mark_dirty(&mut self.dirty, link);
+    }
+
+    /// Another core tells what became of a request of so many bytes.
+    pub fn answered_elsewhere(
+        &mut self,
+        turn: &Turn<'_>,
+        link: LinkId,
+        (ticket, bytes): (u64, usize),
+        verdict: Verdict,
+    ) {
+        self.sent.remove(bytes);
+        if !turn.links.is_open(link, Kind::Http) {
+            return;
+        }
+        let machine = self.table.of(link);
+        if machine.connection.settle(ticket, verdict) == Some(true) {
+            machine.waiting_since = None; // if it waits for more, it is listed anew when it is flushed
         }
         machine.mark_dirty(&mut self.dirty, link);
     }
@@ -298,10 +290,12 @@ impl Machines {
         let machine = self.table.of(link);
         machine.connection.release(store.durable_below().0);
         if machine.waiting_since.is_none()
-            && let Some(number) = machine.connection.awaits()
+            && let Some(awaited) = machine.connection.awaits()
         {
             machine.waiting_since = Some(Moment::at(now.mono_ns));
-            self.durable_waiters.push(Reverse((RecordNumber(number), link)));
+            if let Awaited::Durable(number) = awaited {
+                self.durable_waiters.push(Reverse((RecordNumber(number), link)));
+            }
         }
         if machine.closing != Closing::No || machine.sending {
             return;
@@ -399,8 +393,13 @@ impl Machines {
             Closing::Lingering => machine.end(turn, store, sources, link),
             Closing::AfterSend => {}
             Closing::No if machine.waiting_since.is_some_and(|since| now_ns >= since.ns() + COMMIT_WAIT_NS) => {
-                turn.counters.http_unanswered += 1;
-                machine.end(turn, store, sources, link);
+                if machine.connection.give_up() {
+                    machine.waiting_since = None;
+                    machine.mark_dirty(&mut self.dirty, link);
+                } else {
+                    turn.counters.http_unanswered += 1;
+                    machine.end(turn, store, sources, link);
+                }
             }
             Closing::No => {
                 machine.connection.handle_deadline(now_ns, &turn.settings.limits.http);
@@ -442,7 +441,11 @@ impl Machines {
         for link in &self.dirty {
             assert!(!turn.links.is_open(*link, Kind::Http) || self.table.get(*link).dirty);
         }
-        let waiting = turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).waiting_since.is_some());
+        let is_waiting = |link: &LinkId| {
+            let machine = self.table.get(*link);
+            machine.waiting_since.is_some() && machine.connection.awaits() != Some(Awaited::Elsewhere)
+        };
+        let waiting = turn.links.of_kind(Kind::Http).filter(is_waiting);
         let listed = |link: &LinkId| self.durable_waiters.iter().any(|Reverse((_, other))| other == link);
         assert!(waiting.take(64).all(|link| listed(&link)), "a machine that waits for a commit is listed");
     }
