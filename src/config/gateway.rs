@@ -21,7 +21,7 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHO
 const SEGMENTS_PER_CORE_MIN: u64 = 4;
 
 /// Bytes of the journal that a machine's key is counted with, and the part of a core's share that all of them may take.
-const MACHINE_KEY_BYTES: u64 = 64;
+const MACHINE_KEY_BYTES: u64 = 72;
 const MACHINE_KEYS_PART: u64 = 4;
 
 /// A name of a source or a framing, which is also a URL's path segment, a metric's label and a file name's part.

@@ -29,7 +29,8 @@
 //! retried          0 record number u64
 //! discarded        0 record number u64
 //! leased           0 origin u64          8 left by u64      16 n × (first id u64, the id behind the last u64)
-//! key              0 taken at u64 (ns since 1970)            8 n × (hash of SOURCE and key u128, hash of the body u128)
+//! key              0 taken at u64 (ns since 1970)            8 place of the first u64, the others have those that follow
+//!                 16 n × (hash of SOURCE and key u128, hash of the body u128)
 //! ```
 //!
 //! A block begins at a multiple of the physical block. The part before *open crc* is written when the block is opened, the rest when
@@ -61,7 +62,7 @@ pub const ENTRY_HEADER_BYTES: usize = 24;
 /// Bytes of a record's payload before key and data.
 pub const RECORD_PREFIX_BYTES: usize = 24;
 /// Bytes of a key entry's payload before the hashes.
-pub const KEY_PREFIX_BYTES: usize = 8;
+pub const KEY_PREFIX_BYTES: usize = 16;
 /// Bytes of a parked entry's payload before the answer.
 pub const PARKED_PREFIX_BYTES: usize = 24;
 /// Bytes of a leased entry's payload before the ids.

@@ -13,7 +13,7 @@
 //! A key's time is the wall clock's when it was taken, rounded up to a 64th of the age. While the
 //! process lives it goes on with the monotonic clock, so that a clock that jumps makes nothing old.
 
-use super::format::u128_at;
+use super::format::{KEY_PREFIX_BYTES, u128_at};
 use crate::ground::{CoreId, Now, RecordNumber};
 use hashbrown::HashTable;
 use ring::digest::{Context, SHA256};
@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 /// Bytes of a key, in memory and on disk.
 pub const KEY_HASHES_BYTES: usize = 32;
 /// Bytes that a key takes in the journal at most, where it is alone in its entry.
-pub const KEY_ENTRY_BYTES: u64 = 64;
+pub const KEY_ENTRY_BYTES: u64 = 72;
 /// Times are rounded up to this part of the age.
 const AGE_STEPS: u64 = 64;
 /// No step is shorter.
@@ -107,8 +107,39 @@ pub struct FoundKey {
     pub hashes: KeyHashes,
     /// When it was taken, in nanoseconds since 1970.
     pub taken_wall_ns: u64,
+    /// Its place among the keys of its journal: it came after all with a lower one.
+    pub(super) order: RecordNumber,
     /// The newest entry that says it.
     pub(super) said_in: RecordNumber,
+}
+
+/// How an entry begins that says keys which follow each other. Their places are those behind the
+/// first one's: no other key has one in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeysHead {
+    pub taken_ns: u64,
+    order: RecordNumber,
+    /// In memory.
+    place: u64,
+}
+
+impl KeysHead {
+    pub fn encode(&self) -> [u8; KEY_PREFIX_BYTES] {
+        let mut out = [0; KEY_PREFIX_BYTES];
+        out[..8].copy_from_slice(&self.taken_ns.to_le_bytes());
+        out[8..].copy_from_slice(&self.order.0.to_le_bytes());
+        out
+    }
+
+    /// Whether a key comes right behind so many from this one on.
+    pub fn is_followed_by(&self, count: u64, place: u64) -> bool {
+        self.place + count == place
+    }
+
+    /// Whether an entry that has so many keys from this one on may go on with another one.
+    pub fn goes_on(&self, count: u64, next: &Self) -> bool {
+        self.is_followed_by(count, next.place) && self.taken_ns == next.taken_ns
+    }
 }
 
 /// Keys that were taken at about the same time.
@@ -128,6 +159,8 @@ pub(super) struct Keys {
     hashes: VecDeque<KeyHashes>,
     /// The newest entry that says each.
     said_in: VecDeque<RecordNumber>,
+    /// The number of the record that each came with, or near it; never falling.
+    orders: VecDeque<RecordNumber>,
     base: u64,
     runs: VecDeque<Run>,
     /// Places by the hash of the key; the low half of them.
@@ -150,6 +183,7 @@ impl Keys {
             step_ns: (limits.age_ns / AGE_STEPS).max(STEP_NS_MIN),
             hashes: VecDeque::new(),
             said_in: VecDeque::new(),
+            orders: VecDeque::new(),
             base: 0,
             runs: VecDeque::new(),
             index: HashTable::new(),
@@ -164,12 +198,17 @@ impl Keys {
 
     /// Keys of other journals, which this one is to remember from now on.
     pub fn import(&mut self, found: impl Iterator<Item = FoundKey>) {
-        let mut all: Vec<FoundKey> = found.map(|key| FoundKey { said_in: UNSAID, ..key }).collect();
-        if all.is_empty() {
-            return;
+        let mut all: Vec<FoundKey> = self.found().collect();
+        let own = all.len();
+        for key in found {
+            // Behind those of its time that are here.
+            let behind = all[..own].partition_point(|other| other.taken_wall_ns <= key.taken_wall_ns);
+            let order = behind.checked_sub(1).map_or(UNSAID, |before| all[before].order);
+            all.push(FoundKey { said_in: UNSAID, order, ..key });
         }
-        all.extend(self.found());
-        self.fill(all);
+        if all.len() > own {
+            self.fill(all);
+        }
     }
 
     /// Begins with these: of each key what was said last, oldest first.
@@ -177,11 +216,12 @@ impl Keys {
         keep_newest(&mut found, self.limits.count);
         self.hashes.clear();
         self.said_in.clear();
+        self.orders.clear();
         self.runs.clear();
         self.index.clear();
         self.base = 0;
-        for FoundKey { hashes, taken_wall_ns, said_in } in found.into_iter().rev() {
-            self.push(hashes, said_in, taken_wall_ns);
+        for FoundKey { hashes, taken_wall_ns, order, said_in } in found.into_iter().rev() {
+            self.push(hashes, (order, said_in), taken_wall_ns);
         }
         self.floor = self.said_in.iter().min().copied();
     }
@@ -191,6 +231,7 @@ impl Keys {
         self.hashes.iter().enumerate().map(|(index, hashes)| FoundKey {
             hashes: *hashes,
             taken_wall_ns: self.taken_ns(self.base + index as u64),
+            order: self.orders[index],
             said_in: self.said_in[index],
         })
     }
@@ -226,11 +267,11 @@ impl Keys {
         while self.hashes.len() >= self.limits.count {
             self.drop_oldest();
         }
-        self.push(hashes, number, taken_ns);
+        self.push(hashes, (number, number), taken_ns);
         self.floor = Some(self.floor.map_or(number, |floor| floor.min(number)));
     }
 
-    fn push(&mut self, hashes: KeyHashes, said_in: RecordNumber, taken_ns: u64) {
+    fn push(&mut self, hashes: KeyHashes, (order, said_in): (RecordNumber, RecordNumber), taken_ns: u64) {
         let taken_ns = taken_ns.div_ceil(self.step_ns) * self.step_ns;
         let place = self.base + self.hashes.len() as u64;
         // A clock that was set back makes nothing older than what came before it.
@@ -239,6 +280,7 @@ impl Keys {
         }
         self.hashes.push_back(hashes);
         self.said_in.push_back(said_in);
+        self.orders.push_back(order);
         let Self { index, hashes: all, base, .. } = self;
         let hash_of = |place: &u32| all[place.wrapping_sub(*base as u32) as usize].key as u64;
         index.insert_unique(hashes.key as u64, place as u32, hash_of);
@@ -252,6 +294,7 @@ impl Keys {
         }
         self.hashes.pop_front();
         self.said_in.pop_front();
+        self.orders.pop_front();
         self.base += 1;
         if self.runs.get(1).is_some_and(|next| next.first <= self.base) || self.hashes.is_empty() {
             self.runs.pop_front();
@@ -329,7 +372,8 @@ impl Keys {
         !self.again.is_empty()
     }
 
-    /// The next of them, all of one time and at most `max`, as an entry's payload; how many.
+    /// The next of them, at most `max` that follow each other and are of one time, as an entry's
+    /// payload; how many.
     pub fn next_again(&mut self, max: usize, payload: &mut Vec<u8>) -> usize {
         payload.clear();
         while self.again.pop_front_if(|place| *place < self.base).is_some() {}
@@ -337,15 +381,18 @@ impl Keys {
             self.find_floor();
             return 0;
         };
-        let taken_ns = self.taken_ns(*first);
-        payload.extend_from_slice(&taken_ns.to_le_bytes());
-        let of_run = self.again.iter().take(max).take_while(|place| self.taken_ns(**place) == taken_ns);
+        let head = self.head_of(*first);
+        payload.extend_from_slice(&head.encode());
+        let is_next = |count: u64, place: u64| head.is_followed_by(count, place) && self.taken_ns(place) == head.taken_ns;
         let mut count = 0;
-        for place in of_run {
+        for &place in self.again.iter().take(max) {
+            if !is_next(count, place) {
+                break;
+            }
             payload.extend_from_slice(&self.hashes[(place - self.base) as usize].encode());
             count += 1;
         }
-        count
+        count as usize
     }
 
     /// So many of them are said in an entry.
@@ -364,11 +411,17 @@ impl Keys {
         self.again.is_empty() && self.last_said < committed
     }
 
-    /// When a key was taken that an entry says, if it is live and no newer entry says it.
-    pub fn taken_if_said(&self, hashes: KeyHashes, is_here: impl Fn(RecordNumber) -> bool) -> Option<u64> {
+    /// How an entry begins that says the key of an older entry again, if it is live and no newer
+    /// entry says it.
+    pub fn head_if_said(&self, hashes: KeyHashes, is_here: impl Fn(RecordNumber) -> bool) -> Option<KeysHead> {
         let index = self.index_of(hashes.key)?;
         let is_live = self.hashes[index] == hashes && is_here(self.said_in[index]);
-        is_live.then(|| self.taken_ns(self.base + index as u64))
+        is_live.then(|| self.head_of(self.base + index as u64))
+    }
+
+    fn head_of(&self, place: u64) -> KeysHead {
+        let order = self.orders[(place - self.base) as usize];
+        KeysHead { taken_ns: self.taken_ns(place), order, place }
     }
 
     /// The entries that say them.
@@ -382,7 +435,8 @@ impl Keys {
     /// is said of all. Only of a window that is small enough.
     pub fn check(&self) {
         const CHECKED_MAX: usize = 256;
-        assert_eq!((self.hashes.len(), self.index.len()), (self.said_in.len(), self.hashes.len()), "machines' keys");
+        let counts = [self.said_in.len(), self.orders.len(), self.index.len()];
+        assert!(counts.iter().all(|count| *count == self.hashes.len()), "machines' keys");
         assert!(self.hashes.len() <= self.limits.count, "machines' keys beyond their limit");
         assert_eq!(self.runs.is_empty(), self.hashes.is_empty(), "times of machines' keys");
         if self.hashes.len() > CHECKED_MAX {
@@ -392,6 +446,7 @@ impl Keys {
             assert_eq!(self.index_of(hashes.key), Some(index), "a machine's key that is not found");
         }
         assert!(self.runs.iter().is_sorted_by(|a, b| a.first < b.first && a.taken_ns <= b.taken_ns), "{:?}", self.runs);
+        assert!(self.orders.iter().is_sorted(), "the order of machines' keys");
         assert!(self.said_in.iter().all(|number| Some(*number) >= self.floor), "a machine's key below the floor");
     }
 }
@@ -400,7 +455,7 @@ impl Keys {
 pub(super) fn keep_newest(found: &mut Vec<FoundKey>, count: usize) {
     found.sort_unstable_by(|a, b| (a.hashes.key, b.said_in).cmp(&(b.hashes.key, a.said_in)));
     found.dedup_by_key(|found| found.hashes.key);
-    found.sort_unstable_by(|a, b| (b.taken_wall_ns, b.said_in).cmp(&(a.taken_wall_ns, a.said_in)));
+    found.sort_unstable_by(|a, b| (b.order, b.taken_wall_ns, b.said_in).cmp(&(a.order, a.taken_wall_ns, a.said_in)));
     found.truncate(count);
 }
 

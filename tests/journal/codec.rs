@@ -84,7 +84,7 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
             [&record.encode_prefix()[..], hashed, key, data].concat()
         }
         Kind::Leased => [&[1; 16], &bytes[..bytes.len() / 16 * 16]].concat(),
-        Kind::Key => [&[1; 8], &bytes[..bytes.len() / 32 * 32]].concat(),
+        Kind::Key => [&[1; 16], &bytes[..bytes.len() / 32 * 32]].concat(),
         Kind::Delivered => bytes[..bytes.len() / 8 * 8].to_vec(),
         Kind::Id | Kind::Discarded | Kind::Retried => [&[1; 8], bytes].concat(),
         Kind::Parked => [&[1; 24], bytes].concat(),

@@ -95,6 +95,7 @@ fn of_a_key_that_is_found_twice_the_newest_entry_counts_and_the_oldest_keys_go_f
     let key = |name: &str, body: &str, seconds: u64, number| FoundKey {
         hashes: hashes(name, body),
         taken_wall_ns: at(seconds).wall_ns,
+        order: RecordNumber(number),
         said_in: RecordNumber(number),
     };
     let found = vec![key("a", "old", 1, 5), key("b", "x", 9, 9), key("a", "new", 20, 12), key("c", "x", 2, 6)];
@@ -116,8 +117,8 @@ fn what_old_entries_say_is_said_again_once_by_time_and_in_pieces() {
             break;
         }
         assert!(!keys.is_said_below(RecordNumber(number)));
-        assert_eq!(payload.len(), 8 + 32 * count);
-        said.extend(payload[8..].chunks(32).map(KeyHashes::decode));
+        assert_eq!(payload.len(), 16 + 32 * count);
+        said.extend(payload[16..].chunks(32).map(KeyHashes::decode));
         keys.said_again(count, RecordNumber(number));
         number += 1;
         keys.check();
@@ -131,7 +132,7 @@ fn what_old_entries_say_is_said_again_once_by_time_and_in_pieces() {
     keys.say_again(RecordNumber(200));
     keys.expire(at(64 + 35));
     assert_eq!(keys.next_again(100, &mut payload), 1);
-    assert_eq!(KeyHashes::decode(&payload[8..]), hashes("36", "body"));
+    assert_eq!(KeyHashes::decode(&payload[16..]), hashes("36", "body"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::Recovery;
 use crate::ground::RecordNumber;
-use crate::journal::format::{KEY_PREFIX_BYTES, u64_at};
+use crate::journal::format::{KEY_PREFIX_BYTES, record_number_at, u64_at};
 use crate::journal::keys::{FoundKey, KEY_HASHES_BYTES, KeyHashes, keep_newest};
 
 /// Gathered in a walk that meets entries in no order. Of a journal that holds many more than are
@@ -25,11 +25,11 @@ impl FoundKeys {
         std::mem::take(&mut self.list)
     }
 
-    fn push(&mut self, hashes: KeyHashes, taken_wall_ns: u64, said_in: RecordNumber) {
+    fn push(&mut self, found: FoundKey) {
         if self.count_max == 0 {
             return;
         }
-        self.list.push(FoundKey { hashes, taken_wall_ns, said_in });
+        self.list.push(found);
         if self.list.len() > 2 * self.count_max + 1_024 {
             keep_newest(&mut self.list, self.count_max);
         }
@@ -39,14 +39,15 @@ impl FoundKeys {
 impl Recovery {
     /// A record came with a key.
     pub(super) fn apply_record_key(&mut self, number: RecordNumber, taken_wall_ns: u64, hashes: KeyHashes) {
-        self.keys.push(hashes, taken_wall_ns, number);
+        self.keys.push(FoundKey { hashes, taken_wall_ns, order: number, said_in: number });
     }
 
     /// Keys are said again.
     pub(super) fn apply_keys(&mut self, said_in: RecordNumber, payload: &[u8]) {
-        let taken_wall_ns = u64_at(payload, 0);
-        for hashes in payload[KEY_PREFIX_BYTES..].chunks_exact(KEY_HASHES_BYTES) {
-            self.keys.push(KeyHashes::decode(hashes), taken_wall_ns, said_in);
+        let (taken_wall_ns, first) = (u64_at(payload, 0), record_number_at(payload, 8));
+        for (index, hashes) in payload[KEY_PREFIX_BYTES..].chunks_exact(KEY_HASHES_BYTES).enumerate() {
+            let (hashes, order) = (KeyHashes::decode(hashes), RecordNumber(first.0.saturating_add(index as u64)));
+            self.keys.push(FoundKey { hashes, taken_wall_ns, order, said_in });
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::journal::NO_LANE;
 use crate::journal::format::{
     BlockHeader, Entries, Entry, EntryHeader, KEY_PREFIX_BYTES, Kind, Position, RecordPayload, record_number_at, round_up, u32_at,
 };
-use crate::journal::keys::{KEY_HASHES_BYTES, KeyHashes};
+use crate::journal::keys::{KEY_HASHES_BYTES, KeyHashes, KeysHead};
 use crate::journal::ledger::{Ledger, Parked};
 use crate::journal::op::Rewrite;
 use crate::journal::segments::{GivenUp, Segment, Segments};
@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};
 
 /// Most keys that are kept in one entry.
-const KEYS_PER_ENTRY: usize = 64;
+const KEYS_PER_ENTRY: u64 = 64;
 
 /// What comes next, or is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +46,9 @@ pub(super) struct Run {
     numbers: Vec<RecordNumber>,
     /// Origins written down.
     origins: HashSet<u32>,
-    /// The payload of an entry of machines' keys, which is written when something else is.
+    /// An entry of machines' keys, which is written when something else is: how it begins, and all of
+    /// its payload.
+    keys_head: Option<KeysHead>,
     keys: Vec<u8>,
     /// Of the last entry read.
     last_number: RecordNumber,
@@ -89,6 +91,7 @@ impl Run {
             finished: false,
             numbers: Vec::new(),
             origins: HashSet::new(),
+            keys_head: None,
             keys: Vec::new(),
             last_number: first.first_number,
             damaged: false,
@@ -257,11 +260,13 @@ impl Run {
         hashes: KeyHashes,
     ) -> Result<(), NoRoom> {
         let is_here = |number| segments.holder(number).is_some_and(|holder| holder.number == source.number);
-        let Some(taken_ns) = keys.taken_if_said(hashes, is_here) else { return Ok(()) };
-        let taken = taken_ns.to_le_bytes();
-        if !self.keys.starts_with(&taken) || self.keys.len() >= KEY_PREFIX_BYTES + KEYS_PER_ENTRY * KEY_HASHES_BYTES {
+        let Some(head) = keys.head_if_said(hashes, is_here) else { return Ok(()) };
+        let count = (self.keys.len().saturating_sub(KEY_PREFIX_BYTES) / KEY_HASHES_BYTES) as u64;
+        let goes_on = self.keys_head.is_some_and(|first| first.goes_on(count, &head));
+        if !goes_on || count >= KEYS_PER_ENTRY {
             self.write_keys()?;
-            self.keys.extend_from_slice(&taken);
+            self.keys.extend_from_slice(&head.encode());
+            self.keys_head = Some(head);
         }
         self.keys.extend_from_slice(&hashes.encode());
         Ok(())
@@ -275,6 +280,7 @@ impl Run {
         let header = EntryHeader { kind: Kind::Key, flags: 0, lane: NO_LANE, number: self.last_number };
         self.out.push(header, &[&self.keys])?;
         self.keys.clear();
+        self.keys_head = None;
         Ok(())
     }
 
