@@ -137,7 +137,8 @@ fn view(entry: &Entry<'_>) {
     match entry.header.kind {
         Kind::Record => {
             let record = RecordPayload::decode(entry.payload);
-            assert_eq!(24 + record.key.len() + record.data.len(), entry.payload.len());
+            let hashes = record.hashes.map_or(0, |hashes| hashes.encode().len());
+            assert_eq!(24 + hashes + record.key.len() + record.data.len(), entry.payload.len());
         }
         kind @ (Kind::Origin | Kind::Origin1) => {
             let _ = OriginPayload::decode(kind, entry.payload);
