@@ -55,6 +55,8 @@ const MUST_HAPPEN: [&str; 48] = [
     "a conflict that was none",
     "accept failed",
     "acknowledged over HTTP",
+    "request repeated under its key",
+    "answered request repeated under its key",
     "answer garbled",
     "answer lost after the row was stored",
     "burst of 500",
