@@ -51,7 +51,7 @@ const WORLD_MAX: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What every run of [`SEEDS`] worlds must have seen, or it proves less than it says.
-const MUST_HAPPEN: [&str; 48] = [
+const MUST_HAPPEN: [&str; 50] = [
     "a conflict that was none",
     "accept failed",
     "acknowledged over HTTP",
