@@ -2,9 +2,9 @@
 
 use ringest::config;
 use ringest::engine::FsStorage;
+use ringest::http::server::Verdict;
 use ringest::journal;
 use ringest::observe::snapshot::JournalSnapshot;
-use ringest::http::server::Verdict;
 use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Parcel, PassedOn, Setup, Shard, SourceId};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -473,7 +473,8 @@ fn a_key_of_another_core_s_source_is_decided_there_and_the_answers_keep_their_tu
         let PassedOn { link, ticket, body, .. } = request_of(parcel);
         Parcel::Answer { link: *link, ticket: *ticket, bytes: body.len(), verdict }
     };
-    let (one, three) = (answer(&world.told[0], Verdict::KeyReused), answer(&world.told[1], Verdict::Taken { records: 1 }));
+    let (one, three) =
+        (answer(&world.told[0], Verdict::KeyReused), answer(&world.told[1], Verdict::Taken { records: 1 }));
     world.hear(three);
     assert_eq!(world.answer(10), "");
     world.hear(one);

@@ -126,7 +126,8 @@ pub(super) fn deliver(
         }
         json_pointer(text)
     });
-    let key = section.choice("key", &[("record", DeliverKey::Record), ("machine", DeliverKey::Machine)], DeliverKey::Record);
+    let key =
+        section.choice("key", &[("record", DeliverKey::Record), ("machine", DeliverKey::Machine)], DeliverKey::Record);
     if key == DeliverKey::Machine && batch.is_some() {
         section.refuse("key", Refusal::new("a batch has a key of its own", "leave out key, or [deliver.batch]"));
     }

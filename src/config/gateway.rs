@@ -165,7 +165,15 @@ pub(super) fn journal(section: Section<'_, '_>, cores: usize) -> Journal {
         section.choice("when_full", &[("pause", WhenFull::Pause), ("reject", WhenFull::Reject)], defaults.when_full);
     let machine_keys = machine_keys(&section, max_bytes.max(least) / cores, defaults.machine_keys);
     section.finish();
-    Journal { durability, commit_every, segment_bytes, max_bytes, window_bytes: window_bytes as usize, when_full, machine_keys }
+    Journal {
+        durability,
+        commit_every,
+        segment_bytes,
+        max_bytes,
+        window_bytes: window_bytes as usize,
+        when_full,
+        machine_keys,
+    }
 }
 
 /// The keys of HTTP machines lie in the journal, and are written again before what held them is freed.

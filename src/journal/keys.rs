@@ -17,6 +17,7 @@ use super::format::{KEY_PREFIX_BYTES, u128_at};
 use crate::ground::{CoreId, Now, RecordNumber};
 use hashbrown::HashTable;
 use ring::digest::{Context, SHA256};
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 /// Bytes of a key, in memory and on disk.
@@ -383,7 +384,8 @@ impl Keys {
         };
         let head = self.head_of(*first);
         payload.extend_from_slice(&head.encode());
-        let is_next = |count: u64, place: u64| head.is_followed_by(count, place) && self.taken_ns(place) == head.taken_ns;
+        let is_next =
+            |count: u64, place: u64| head.is_followed_by(count, place) && self.taken_ns(place) == head.taken_ns;
         let mut count = 0;
         for &place in self.again.iter().take(max) {
             if !is_next(count, place) {
@@ -453,9 +455,9 @@ impl Keys {
 
 /// Of each key what was said last, and of those the newest `count`, newest first.
 pub(super) fn keep_newest(found: &mut Vec<FoundKey>, count: usize) {
-    found.sort_unstable_by(|a, b| (a.hashes.key, b.said_in).cmp(&(b.hashes.key, a.said_in)));
+    found.sort_unstable_by_key(|found| (found.hashes.key, Reverse(found.said_in)));
     found.dedup_by_key(|found| found.hashes.key);
-    found.sort_unstable_by(|a, b| (b.order, b.taken_wall_ns, b.said_in).cmp(&(a.order, a.taken_wall_ns, a.said_in)));
+    found.sort_unstable_by_key(|found| Reverse((found.order, found.taken_wall_ns, found.said_in)));
     found.truncate(count);
 }
 

@@ -486,9 +486,7 @@ impl Segments {
     pub fn is_oldest_settled(&self, needed: impl Fn(SegmentNumber) -> bool) -> bool {
         let Some(oldest) = self.list.front().filter(|_| self.list.len() > 1) else { return false };
         let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
-        idle && !self.is_to_be_synced(oldest.number)
-            && !needed(oldest.number)
-            && self.is_file_ready(oldest.number)
+        idle && !self.is_to_be_synced(oldest.number) && !needed(oldest.number) && self.is_file_ready(oldest.number)
     }
 
     /// The first entry behind the oldest segment.
@@ -503,11 +501,7 @@ impl Segments {
 
     /// Gives up the oldest segments that are settled, not `needed`, and hold no entry from `floor`
     /// on; how many.
-    pub fn give_up_settled(
-        &mut self,
-        needed: impl Fn(SegmentNumber) -> bool,
-        floor: Option<RecordNumber>,
-    ) -> u64 {
+    pub fn give_up_settled(&mut self, needed: impl Fn(SegmentNumber) -> bool, floor: Option<RecordNumber>) -> u64 {
         let mut count = 0;
         while self.is_oldest_settled(&needed) {
             if floor.zip(self.first_behind_oldest()).is_some_and(|(floor, behind)| floor < behind) {

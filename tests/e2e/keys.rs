@@ -230,7 +230,8 @@ fn the_machine_s_key_stands_in_the_body_and_is_sent_on_where_that_is_wanted() {
     let site = Site::new();
     let http = free_address();
     let api = Api::start(site.api, Behaviour::default());
-    let body = r#"'{"machine": {{source|json}}, "data": {{data|json}}, "raw": "{{machine_key}}", "k": {{machine_key|json}}}'"#;
+    let body =
+        r#"'{"machine": {{source|json}}, "data": {{data|json}}, "raw": "{{machine_key}}", "k": {{machine_key|json}}}'"#;
     let config = site.config().one_step().http("cameras", http).deliver("body", body).deliver("key", "\"machine\"");
     let gateway = Gateway::start(&site, &config.write(&site));
     let mut machine = HttpMachine::connect(http);

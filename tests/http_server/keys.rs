@@ -66,10 +66,9 @@ fn row_60_what_waits_too_long_is_409_with_retry_after_if_it_has_a_key_and_the_co
         assert!(machine.outcome.closed && machine.connection.settle(3, Verdict::Taken { records: 1 }).is_none());
     }
     // Without a key nothing true can be said.
-    for verdict in [
-        Verdict::Accepted { last_number: 5, records: 1, keyed: false },
-        Verdict::Elsewhere { ticket: 3, keyed: false },
-    ] {
+    for verdict in
+        [Verdict::Accepted { last_number: 5, records: 1, keyed: false }, Verdict::Elsewhere { ticket: 3, keyed: false }]
+    {
         let mut machine = Machine::new();
         feed(&mut machine, &keyed("hello"), 4096, verdict);
         assert!(!machine.connection.give_up());

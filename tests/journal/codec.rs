@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 use ringest::ground::decoding::{Decoding, OnUndecodable};
 use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
-use ringest::journal::{KeyHashes, Position};
 use ringest::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Dense, ENTRY_HEADER_BYTES, Entries, Entry, EntryHeader, Kind, OriginPayload,
     RecordPayload, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entry_bytes, round_up,
 };
+use ringest::journal::{KeyHashes, Position};
 
 const KINDS: [Kind; 10] = [
     Kind::Origin,

@@ -4,7 +4,7 @@
 use super::world::{BLOCK_BYTES, SEGMENT_BYTES, World, options};
 use ringest::config::Durability;
 use ringest::ground::{Now, RecordNumber};
-use ringest::journal::{Identity, KeyHashes, KeyLimits, Known, Location, NewRecord, OriginRef, Options};
+use ringest::journal::{Identity, KeyHashes, KeyLimits, Known, Location, NewRecord, Options, OriginRef};
 use std::collections::VecDeque;
 
 const COUNT: usize = 300;

@@ -7,9 +7,9 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body, decoding_of};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Answers, Authority, Batch, BatchForm, Confirm, Deliver, DeliverKey, Durability, First, Flow, Gateway, Journal, LaneKey, Limits,
-    MachineKeys,
-    Line, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    Answers, Authority, Batch, BatchForm, Confirm, Deliver, DeliverKey, Durability, First, Flow, Gateway, Journal,
+    LaneKey, Limits, Line, MachineKeys, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind,
+    Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;

@@ -1,11 +1,12 @@
 //! A run of segments that is rewritten: how far it was read, and what of it is of use.
 
-use super::{Said, Shape};
 use super::dense::{DenseBlocks, NoRoom};
+use super::{Said, Shape};
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::NO_LANE;
 use crate::journal::format::{
-    BlockHeader, Entries, Entry, EntryHeader, KEY_PREFIX_BYTES, Kind, Position, RecordPayload, record_number_at, round_up, u32_at,
+    BlockHeader, Entries, Entry, EntryHeader, KEY_PREFIX_BYTES, Kind, Position, RecordPayload, record_number_at,
+    round_up, u32_at,
 };
 use crate::journal::keys::{KEY_HASHES_BYTES, KeyHashes, KeysHead};
 use crate::journal::ledger::{Ledger, Parked};

@@ -75,13 +75,7 @@ pub(super) struct Guests {
 
 impl Guests {
     /// A request of another core's connection, to a source that this core runs; or `None`.
-    pub fn take(
-        &mut self,
-        turn: &mut Turn<'_>,
-        store: &mut Store,
-        sources: &mut Sources,
-        passed_on: &PassedOn,
-    ) {
+    pub fn take(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, passed_on: &PassedOn) {
         let PassedOn { core, link, ticket, source, peer, name, key, body, first_byte_ns } = passed_on;
         let waiter = Waiter { core: *core, link: *link, ticket: *ticket, bytes: body.len() };
         if !sources.runs(*source) {

@@ -211,8 +211,7 @@ impl Machines {
         while let Some(request) = machine.connection.next_request(limits, turn.now.mono_ns, &mut input) {
             let owner = if are_keys_owned { placement.owner_of(request.source) } else { here };
             let Machine { sender, passed_to, .. } = machine;
-            let is_passed_on =
-                owner != here && (request.idempotency_key.is_some() || passed_to.contains(&owner));
+            let is_passed_on = owner != here && (request.idempotency_key.is_some() || passed_to.contains(&owner));
             let verdict = match is_passed_on {
                 true => Machine::pass_on(sender, passed_to, &mut self.sent, turn, (here, link), (owner, &request)),
                 false => sender.take(turn, store, sources, &request),

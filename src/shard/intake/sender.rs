@@ -53,8 +53,8 @@ impl Sender {
     ) -> Verdict {
         let now = turn.now;
         let key = request.idempotency_key.unwrap_or_default();
-        let hashes = (!key.is_empty() && store.own().remembers_keys())
-            .then(|| KeyHashes::of(request.source, key, request.body));
+        let hashes =
+            (!key.is_empty() && store.own().remembers_keys()).then(|| KeyHashes::of(request.source, key, request.body));
         match hashes.and_then(|hashes| store.find_key(now, hashes)) {
             Some(Known::Same(number)) => {
                 turn.counters.http_repeated += 1;

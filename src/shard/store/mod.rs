@@ -32,8 +32,8 @@ use crate::delivery::Step;
 use crate::ground::count::Stage;
 use crate::ground::{CoreId, LaneNumber, Moment, RecordNumber};
 use crate::journal::{
-    self, Appended, BlockFile, Full, Identity, Journal, KeyHashes, Known, Leased, Lies, NewRecord, Origin, OriginRef, RecordView,
-    Refused, Room, Unparked,
+    self, Appended, BlockFile, Full, Identity, Journal, KeyHashes, Known, Leased, Lies, NewRecord, Origin, OriginRef,
+    RecordView, Refused, Room, Unparked,
 };
 use crate::observe::snapshot::JournalSnapshot;
 use lanes::Lanes;
