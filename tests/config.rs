@@ -2,8 +2,9 @@
 //! With `RINGEST_BLESS=1` in the environment the expected texts are written anew, to be read before they are committed.
 
 use ringest::config::{
-    self, Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, First, Flow, Gateway, Journal, LaneKey,
-    Limits, Line, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    self, Answers, Authority, Batch, BatchForm, Confirm, Deliver, DeliverKey, Durability, First, Flow, Gateway,
+    Journal, LaneKey, Limits, Line, MachineKeys, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source,
+    SourceKind, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
@@ -177,6 +178,7 @@ max_size = "8MiB"
 window = "1MiB"
 blocks = "/run/ringest"
 when_full = "reject"
+machine_keys = { count = 500, age = "2h" }
 
 [framing.stx]
 start = "0x02"
@@ -229,6 +231,7 @@ content_type = "text/csv"
 headers.X-Plant = "3 b"
 success = [200, 409]
 answer_type = "application/json"
+key = "record"
 connections = 3
 pipeline = 4
 timeout = "2s"
@@ -297,6 +300,7 @@ fn every_key_reaches_its_setting() {
             window_bytes: 1 << 20,
             blocks: "/run/ringest".into(),
             when_full: WhenFull::Reject,
+            machine_keys: MachineKeys { count: 500, age: Duration::from_secs(7_200) },
         }
     );
     let delimiter = |end: &[u8]| FramingKind::Delimiter { ends: vec![end.to_vec()] };
@@ -365,6 +369,7 @@ fn every_key_reaches_its_setting() {
             success: vec![200, 409],
             answer_type: Some("application/json".to_owned()),
             answer_id_at: None,
+            key: DeliverKey::Record,
             answers: Answers {
                 given: vec![(404, Reaction::Retry), (400, Reaction::Pause), (202, Reaction::Confirm),],
                 attempts: 5,

@@ -9,6 +9,7 @@ mod journal {
     mod damage;
     mod disk;
     mod formats;
+    mod keys;
     mod model;
     mod recovery;
     mod rewrite;

@@ -3,9 +3,10 @@
 use ringest::config;
 use ringest::engine::FsStorage;
 use ringest::ground::SegmentNumber;
+use ringest::http::server::Verdict;
 use ringest::journal;
 use ringest::observe::snapshot::JournalSnapshot;
-use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
+use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Parcel, PassedOn, Setup, Shard, SourceId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -41,6 +42,8 @@ struct World {
     paused: bool,
     /// The bodies that the API was sent, in order.
     delivered: Vec<String>,
+    /// What other cores were told.
+    told: Vec<Parcel>,
     _directory: TempDir,
 }
 
@@ -55,6 +58,11 @@ impl World {
     }
 
     fn at(level: &str, segments: Disk, when_full: &str) -> Self {
+        Self::one_of(1, level, segments, when_full)
+    }
+
+    /// The first of so many cores.
+    fn one_of(cores: u16, level: &str, segments: Disk, when_full: &str) -> Self {
         let text = r#"
             [[source]]
             name = "servers"
@@ -87,7 +95,7 @@ impl World {
         let shard = Shard::new(Setup {
             settings,
             core: CoreId(0),
-            cores: 1,
+            cores,
             sources: vec![TCP, HTTP],
             journals: vec![journal],
             owners: Arc::new(HashMap::new()),
@@ -106,6 +114,7 @@ impl World {
             closed: Vec::new(),
             paused: false,
             delivered: Vec::new(),
+            told: Vec::new(),
             _directory: directory,
         };
         let now = world.now();
@@ -215,6 +224,7 @@ impl World {
                     *self.answers.entry(fd).or_default() += &text;
                 }
             }
+            Op::PassOn { parcel, .. } => self.told.push(parcel),
             Op::Close { link, fd } => {
                 self.closed.extend(fd);
                 self.shard.handle(now, Completion::Closed { link });
@@ -260,6 +270,23 @@ impl World {
     fn answered(&self, machines: i32, status: u16) -> usize {
         let line = format!("HTTP/1.1 {status} ");
         (100..100 + machines).filter(|fd| self.answer(*fd).starts_with(&line)).count()
+    }
+
+    fn post_keyed(&mut self, link: LinkId, source: &str, key: &str, body: &str) {
+        let fields = format!("Host: g\r\nIdempotency-Key: {key}\r\nContent-Length: {}", body.len());
+        self.send(link, &format!("POST /v1/records/{source} HTTP/1.1\r\n{fields}\r\n\r\n{body}"));
+    }
+
+    /// Another core tells something.
+    fn hear(&mut self, parcel: Parcel) {
+        let now = self.now();
+        self.shard.handle(now, Completion::Parcel { parcel });
+        self.settle();
+    }
+
+    fn status(&self, fd: i32) -> Vec<&str> {
+        let answers = self.answer(fd);
+        answers.match_indices("HTTP/1.1 ").map(|(at, start)| &answers[at + start.len()..][..3]).collect()
     }
 
     fn answer(&self, fd: i32) -> &str {
@@ -578,4 +605,215 @@ fn a_stop_does_not_wait_for_ever_for_a_disk_that_refuses_or_hangs() {
     world.shard.stop(now);
     world.settle();
     assert!(world.shard.is_stopped() && !world.shard.has_given_up());
+}
+
+#[test]
+fn row_60_a_repeat_waits_for_the_commit_of_the_first_and_is_409_only_past_the_longest_wait() {
+    let mut world = World::new(Disk::Works);
+    let (first, second) = (world.connect(HTTP, 10), world.connect(HTTP, 11));
+    world.commits = Disk::Hangs;
+    world.post_keyed(first, "c", "lot-7", "one");
+    world.pass(10 * S);
+    world.post_keyed(second, "c", "lot-7", "one");
+    let third = world.connect(HTTP, 12);
+    world.post_keyed(third, "c", "lot-7", "another");
+    assert_eq!(world.status(12), ["422"], "that is known at once");
+    world.pass(19 * S);
+    assert_eq!((world.answer(10), world.answer(11)), ("", ""));
+    world.pass(2 * S);
+    assert_eq!((world.status(10), world.answer(11)), (vec!["409"], ""));
+    assert!(world.answer(10).contains("Retry-After: 1\r\n") && world.answer(10).contains("Connection: close"));
+    world.wake_disk();
+    world.pass(S);
+    assert_eq!(world.status(11), ["201"]);
+    let again = world.connect(HTTP, 13);
+    world.post_keyed(again, "c", "lot-7", "one");
+    assert_eq!(world.status(13), ["201"]);
+    world.pass(S);
+    assert_eq!(world.delivered, ["<one>"]);
+    let counters = world.shard.snapshot(world.now()).counters;
+    assert_eq!((counters.http_unanswered, counters.http_repeated), (0, 2));
+}
+
+#[test]
+fn a_known_key_is_answered_though_the_journal_is_full_and_a_refused_record_leaves_none() {
+    let mut world = World::new(Disk::Works);
+    let machine = world.connect(HTTP, 10);
+    world.segments = Disk::Fails(ENOSPC);
+    let mut taken = 0;
+    while !world.status(10).contains(&"503") {
+        taken += 1;
+        world.post_keyed(machine, "c", &format!("lot-{taken}"), &large(taken));
+        world.pass(S);
+        assert!(taken < 100, "the journal is full some time");
+    }
+    let refused = format!("lot-{taken}");
+    world.post_keyed(machine, "c", "lot-1", &large(1));
+    world.post_keyed(machine, "c", &refused, &large(taken));
+    assert_eq!(world.status(10)[taken as usize - 1..], ["503", "201", "503"]);
+    world.segments = Disk::Works;
+    world.pass(5 * S);
+    world.post_keyed(machine, "c", &refused, "other than before");
+    world.pass(S);
+    assert_eq!(world.status(10).last(), Some(&"201"));
+    assert_eq!(world.delivered.len(), taken as usize);
+    assert_eq!(world.delivered.last().map(String::as_str), Some("<other than before>"));
+}
+
+/// Names of SOURCEs that belong to core 1 of two, and to core 0.
+fn sources_of_both() -> (String, String) {
+    let name = |core| (0..).map(|n| format!("cam-{n}")).find(|name| journal::owner_of(name, 2) == CoreId(core));
+    (name(1).expect("some"), name(0).expect("some"))
+}
+
+fn request_of(parcel: &Parcel) -> &PassedOn {
+    let Parcel::Request(request) = parcel else { panic!("{parcel:?}") };
+    request
+}
+
+#[test]
+fn a_key_of_another_core_s_source_is_decided_there_and_the_answers_keep_their_turn() {
+    let mut world = World::one_of(2, "power", Disk::Works, "pause");
+    let (foreign, own) = sources_of_both();
+    let machine = world.connect(HTTP, 10);
+    world.post_keyed(machine, &foreign, "a", "one");
+    world.post_keyed(machine, &own, "b", "two");
+    world.send(machine, &format!("POST /v1/records/{foreign} HTTP/1.1\r\nHost: g\r\nContent-Length: 1\r\n\r\n3"));
+    assert_eq!(world.delivered, ["<two>"]);
+    assert_eq!(world.answer(10), "", "answers keep their turn");
+    let told: Vec<_> = world.told.iter().map(request_of).map(|r| (&*r.name, r.key.as_deref(), &*r.body)).collect();
+    // What follows without a key goes the same way, so that it keeps its order.
+    assert_eq!(told, [(&*foreign, Some(&b"a"[..]), &b"one"[..]), (&*foreign, None, &b"3"[..])]);
+    let answer = |parcel: &Parcel, verdict| {
+        let PassedOn { link, ticket, body, .. } = request_of(parcel);
+        Parcel::Answer { link: *link, ticket: *ticket, bytes: body.len(), verdict }
+    };
+    let (one, three) =
+        (answer(&world.told[0], Verdict::KeyReused), answer(&world.told[1], Verdict::Taken { records: 1 }));
+    world.hear(three);
+    assert_eq!(world.answer(10), "");
+    world.hear(one);
+    assert_eq!(world.status(10), ["422", "201", "201"]);
+    // The end of the connection is told, too.
+    let now = world.now();
+    world.shard.handle(now, Completion::RecvEnded { link: machine, end: ringest::shard::RecvEnd::Closed });
+    world.settle();
+    assert!(matches!(world.told[2..], [Parcel::Left { core: CoreId(0), link }] if link == machine), "{:?}", world.told);
+}
+
+#[test]
+fn another_core_that_does_not_answer_is_waited_for_as_long_as_a_commit() {
+    let mut world = World::one_of(2, "power", Disk::Works, "pause");
+    let (foreign, _) = sources_of_both();
+    let machine = world.connect(HTTP, 10);
+    world.post_keyed(machine, &foreign, "a", "one");
+    world.pass(29 * S);
+    assert_eq!(world.answer(10), "");
+    world.pass(2 * S);
+    assert_eq!(world.status(10), ["409"]);
+    // An answer that comes now has nobody to go to.
+    let PassedOn { link, ticket, .. } = request_of(&world.told[0]);
+    let late = Parcel::Answer { link: *link, ticket: *ticket, bytes: 3, verdict: Verdict::Taken { records: 1 } };
+    world.hear(late);
+    // A core that has ended takes nothing.
+    let machine = world.connect(HTTP, 11);
+    world.post_keyed(machine, &foreign, "b", "two");
+    let undelivered = world.told.iter().rev().find_map(|parcel| match parcel {
+        Parcel::Request(request) => Some(request.undelivered()),
+        _ => None,
+    });
+    world.hear(undelivered.expect("it was passed on"));
+    assert_eq!(world.status(11), ["503"]);
+}
+
+/// The link of another core that [`passed_on`] requests come by.
+const GUEST: LinkId = LinkId { index: 4, generation: 9 };
+
+/// A request that core 1 passes on.
+fn passed_on(source: &str, ticket: u64, key: &str, body: &str) -> Parcel {
+    Parcel::Request(Box::new(PassedOn {
+        core: CoreId(1),
+        link: GUEST,
+        ticket,
+        source: HTTP,
+        peer: "10.0.4.21:4001".parse().expect("an address"),
+        name: source.into(),
+        key: Some(key.as_bytes().into()),
+        body: body.as_bytes().into(),
+        first_byte_ns: S,
+    }))
+}
+
+/// What core 1 was told of its requests.
+fn verdicts(world: &World) -> Vec<(u64, Verdict)> {
+    let answers = world.told.iter().map(|parcel| match parcel {
+        Parcel::Answer { ticket, verdict, .. } => (*ticket, *verdict),
+        other => panic!("{other:?}"),
+    });
+    answers.collect()
+}
+
+#[test]
+fn what_another_core_passes_on_is_held_back_too_while_room_is_being_made() {
+    let mut world = World::one_of(2, "power", Disk::Works, "pause");
+    let (_, own) = sources_of_both();
+    world.commits = Disk::Hangs;
+    for ticket in 1..=60 {
+        world.hear(passed_on(&own, ticket, &format!("lot-{ticket}"), &large(ticket as i32)));
+    }
+    assert!(world.count("http_held_back") >= 20, "{}", world.count("http_held_back"));
+    world.hear(passed_on(&own, 61, "lot-60", &large(60)));
+    world.pass(5 * S);
+    assert_eq!(verdicts(&world), []);
+    world.wake_disk();
+    world.pass(2 * S);
+    let taken: Vec<_> = (1..=61).map(|ticket| (ticket, Verdict::Taken { records: 1 })).collect();
+    assert_eq!((verdicts(&world), world.delivered.len()), (taken, 60));
+}
+
+#[test]
+fn what_another_core_passes_on_is_not_taken_once_its_machine_has_hung_up() {
+    let mut world = World::one_of(2, "power", Disk::Works, "pause");
+    let (_, own) = sources_of_both();
+    world.commits = Disk::Hangs;
+    for ticket in 1..=60 {
+        world.hear(passed_on(&own, ticket, &format!("lot-{ticket}"), &large(ticket as i32)));
+    }
+    let taken = world.shard.terms().received;
+    world.hear(Parcel::Left { core: CoreId(1), link: GUEST });
+    let unavailable = |(_, verdict): &(u64, Verdict)| matches!(verdict, Verdict::Unavailable { .. });
+    assert_eq!(verdicts(&world).iter().filter(|told| unavailable(told)).count() as u64, 60 - taken);
+    world.wake_disk();
+    world.pass(2 * S);
+    assert_eq!(
+        (verdicts(&world).len(), world.shard.terms().received, world.delivered.len() as u64),
+        (60, taken, taken)
+    );
+}
+
+#[test]
+fn what_other_cores_pass_on_is_a_record_once_and_is_answered_once_it_is_durable() {
+    let mut world = World::one_of(2, "power", Disk::Works, "pause");
+    let (_, own) = sources_of_both();
+    world.commits = Disk::Hangs;
+    world.hear(passed_on(&own, 1, "a", "one"));
+    world.hear(passed_on(&own, 2, "a", "one"));
+    world.hear(passed_on(&own, 3, "a", "another"));
+    assert_eq!(verdicts(&world), [(3, Verdict::KeyReused)]);
+    // A connection of this core's own that repeats it.
+    let machine = world.connect(HTTP, 10);
+    world.post_keyed(machine, &own, "a", "one");
+    assert_eq!(world.answer(10), "");
+    world.wake_disk();
+    world.pass(S);
+    let taken = Verdict::Taken { records: 1 };
+    assert_eq!(verdicts(&world), [(3, Verdict::KeyReused), (1, taken), (2, taken)]);
+    assert_eq!((world.status(10), world.delivered.as_slice()), (vec!["201"], &["<one>".to_owned()][..]));
+    world.hear(Parcel::Left { core: CoreId(1), link: GUEST });
+    // One that is stopping takes none.
+    let now = world.now();
+    world.shard.stop(now);
+    world.settle();
+    world.hear(passed_on(&own, 4, "b", "two"));
+    assert_eq!(verdicts(&world)[3].1, Verdict::Unavailable { retry_after_s: 1 });
 }

@@ -84,7 +84,7 @@ fn read<'a>(owner: Owner<'_>, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Ou
             ends.push(before + piece.len() - input.len());
             outcome.taken.push(Taken::new(&request));
             connection.respond(match owner.verdicts >> (outcome.taken.len() % 4 * 2) & 3 {
-                0 | 1 => Verdict::Accepted { last_number: numbers, records: 1 },
+                0 | 1 => Verdict::Accepted { last_number: numbers, records: 1, keyed: numbers.is_multiple_of(2) },
                 2 => Verdict::UnknownSource,
                 _ => Verdict::Unavailable { retry_after_s: 7 },
             });

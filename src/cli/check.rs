@@ -249,6 +249,7 @@ fn example_body(settings: &Settings) -> String {
         data: b"12.345 mm",
         received_wall_ns: 1_767_323_045_123_456_000,
         key: "EXAMPLE-KEY",
+        machine_key: b"EXAMPLE-MACHINE-KEY",
     };
     let mut body = Vec::new();
     template.render(&fields, &mut body);

@@ -234,7 +234,8 @@ fn gateway_changes(old: &Gateway, new: &Gateway, restart: &mut Vec<Change>) {
 }
 
 fn journal_changes(old: &Journal, new: &Journal, restart: &mut Vec<Change>, live: &mut Vec<Change>) {
-    let Journal { durability, commit_every, segment_bytes, max_bytes, window_bytes, blocks, when_full } = old;
+    let Journal { durability, commit_every, segment_bytes, max_bytes, window_bytes, blocks, when_full, machine_keys } =
+        old;
     let mut keys = Keys { section: "journal", list: restart };
     keys.note("durability", durability, &new.durability, word);
     keys.duration("commit_every", *commit_every, new.commit_every);
@@ -242,6 +243,8 @@ fn journal_changes(old: &Journal, new: &Journal, restart: &mut Vec<Change>, live
     keys.size("max_size", *max_bytes, new.max_bytes);
     keys.size("window", *window_bytes as u64, new.window_bytes as u64);
     keys.note("blocks", blocks, &new.blocks, |path| path.display().to_string());
+    keys.note("machine_keys.count", &machine_keys.count, &new.machine_keys.count, ToString::to_string);
+    keys.duration("machine_keys.age", machine_keys.age, new.machine_keys.age);
     let mut keys = Keys { section: "journal", list: live };
     keys.note::<WhenFull>("when_full", when_full, &new.when_full, word);
 }
@@ -299,6 +302,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
         answer_type,
         answer_id_at,
         answers,
+        key,
         batch,
         tls,
         connections,
@@ -315,6 +319,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.note("url", url, &new.url, show_url);
     keys.note("body", body, &new.body, |body| format!("{body:?}"));
     keys.note("content_type", content_type, &new.content_type, String::clone);
+    keys.note("key", key, &new.key, word);
     header_changes(headers, &new.headers, &mut keys);
     keys.note("success", success, &new.success, |statuses| format!("{statuses:?}"));
     keys.note("answer_type", answer_type, &new.answer_type, optional);

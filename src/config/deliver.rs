@@ -3,7 +3,7 @@
 use super::answers::answers;
 use super::batch::{BatchForm, batch};
 use super::problem::Refusal;
-use super::settings::{DataIs, Deliver, Sequence, Source, Url};
+use super::settings::{DataIs, Deliver, DeliverKey, Sequence, Source, Url};
 use super::units::show_duration;
 use super::url::parse_url;
 use super::walk::{Entry, Section};
@@ -126,6 +126,11 @@ pub(super) fn deliver(
         }
         json_pointer(text)
     });
+    let key =
+        section.choice("key", &[("record", DeliverKey::Record), ("machine", DeliverKey::Machine)], DeliverKey::Record);
+    if key == DeliverKey::Machine && batch.is_some() {
+        section.refuse("key", Refusal::new("a batch has a key of its own", "leave out key, or [deliver.batch]"));
+    }
     let connections = section.integer("connections", 8, 1..=1_024);
     let pipeline = section.integer("pipeline", 1, 1..=64);
     let timeout = section.duration("timeout", ms(15_000), ms(100)..=ms(600_000));
@@ -154,6 +159,7 @@ pub(super) fn deliver(
         answer_type,
         answer_id_at,
         answers,
+        key,
         batch,
         connections,
         pipeline,

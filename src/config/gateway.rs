@@ -1,7 +1,7 @@
 //! `[gateway]`, `[journal]`, `[limits]`: the process, what it keeps, and its bounds.
 
 use super::problem::Refusal;
-use super::settings::{Durability, Gateway, Journal, Limits, WhenFull};
+use super::settings::{Durability, Gateway, Journal, Limits, MachineKeys, WhenFull};
 use super::units::show_size;
 use super::url::parse_listen;
 use super::walk::{Entry, Section};
@@ -19,6 +19,10 @@ const STATE_DIR: &str = "/var/lib/ringest";
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9600);
 /// Segments that each core needs: one being filled, one ready, one being freed, one to spare.
 const SEGMENTS_PER_CORE_MIN: u64 = 4;
+
+/// Bytes of the journal that a machine's key is counted with, and the part of a core's share that all of them may take.
+const MACHINE_KEY_BYTES: u64 = 72;
+const MACHINE_KEYS_PART: u64 = 4;
 
 /// A name of a source or a framing, which is also a URL's path segment, a metric's label and a file name's part.
 pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
@@ -160,6 +164,7 @@ pub(super) fn journal(section: Section<'_, '_>, cores: usize) -> Journal {
     let blocks = section.parsed("blocks", "a path", parse_path).unwrap_or(defaults.blocks);
     let when_full =
         section.choice("when_full", &[("pause", WhenFull::Pause), ("reject", WhenFull::Reject)], defaults.when_full);
+    let machine_keys = machine_keys(&section, max_bytes.max(least) / cores, defaults.machine_keys);
     section.finish();
     Journal {
         durability,
@@ -169,7 +174,27 @@ pub(super) fn journal(section: Section<'_, '_>, cores: usize) -> Journal {
         window_bytes: window_bytes as usize,
         blocks,
         when_full,
+        machine_keys,
     }
+}
+
+/// The keys of HTTP machines lie in the journal, and are written again before what held them is freed.
+fn machine_keys(section: &Section<'_, '_>, share_bytes: u64, defaults: MachineKeys) -> MachineKeys {
+    let most = (share_bytes / MACHINE_KEYS_PART / MACHINE_KEY_BYTES) as usize;
+    let section = section.section("machine_keys");
+    let count = section.integer("count", defaults.count.min(most), 0..=10_000_000);
+    if count > most {
+        section.refuse(
+            "count",
+            Refusal::new(
+                format!("the keys of a core could fill more than a quarter of its share of max_size, {MACHINE_KEY_BYTES} bytes each"),
+                format!("at most {most}, or a larger max_size; 0 remembers none"),
+            ),
+        );
+    }
+    let age = section.duration("age", defaults.age, Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3_600));
+    section.finish();
+    MachineKeys { count, age }
 }
 
 pub(super) fn limits(section: Section<'_, '_>) -> Limits {

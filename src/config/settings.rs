@@ -82,6 +82,17 @@ pub struct Journal {
     pub blocks: PathBuf,
     /// Policy at `max_bytes`.
     pub when_full: WhenFull,
+    /// How many of the keys under which HTTP machines sent their records are remembered, and for how long.
+    pub machine_keys: MachineKeys,
+}
+
+/// `[journal] machine_keys`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineKeys {
+    /// Per core; 0: none.
+    pub count: usize,
+    /// From when a key came.
+    pub age: Duration,
 }
 
 /// `[[source]]`
@@ -335,6 +346,8 @@ pub struct Deliver {
     pub answer_id_at: Option<String>,
     /// What other answers lead to.
     pub answers: Answers,
+    /// Under which key a record is sent.
+    pub key: DeliverKey,
     /// Many records in one request.
     pub batch: Option<Batch>,
     /// Connections per core and authority.
@@ -353,6 +366,15 @@ pub struct Deliver {
     pub retry_max: Duration,
     /// How long SIGTERM waits for what can still be delivered.
     pub drain: Duration,
+}
+
+/// What is sent as Idempotency-Key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliverKey {
+    /// The record's, which no other record ever has.
+    Record,
+    /// The machine's own, where the record came with one.
+    Machine,
 }
 
 /// Limits of the engine and of HTTP in.
@@ -384,6 +406,7 @@ impl Default for Journal {
             window_bytes: 32 << 20,
             blocks: "/dev/shm".into(),
             when_full: WhenFull::Pause,
+            machine_keys: MachineKeys { count: 100_000, age: Duration::from_secs(24 * 3_600) },
         }
     }
 }

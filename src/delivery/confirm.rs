@@ -169,6 +169,7 @@ mod tests {
             data: b"x",
             received_wall_ns: 0,
             key: "ab-0-5",
+            machine_key: b"",
         };
         let mut out = Vec::new();
         ConfirmPath::parse(path, true).expect("a good path").render(&fields, &mut out);

@@ -33,6 +33,8 @@ enum Field {
     Data,
     ReceivedAt,
     Key,
+    MachineKeyJson,
+    MachineKey,
     SourceNameJson,
     SourceName,
     AddressJson,
@@ -42,7 +44,7 @@ enum Field {
 }
 
 /// Every placeholder, as it is written between the braces. The order is that of messages.
-const PLACEHOLDERS: [(&str, Field); 15] = [
+const PLACEHOLDERS: [(&str, Field); 17] = [
     ("id", Field::Id),
     ("source|json", Field::SourceJson),
     ("source", Field::Source),
@@ -52,6 +54,8 @@ const PLACEHOLDERS: [(&str, Field); 15] = [
     ("data", Field::Data),
     ("received_at", Field::ReceivedAt),
     ("key", Field::Key),
+    ("machine_key|json", Field::MachineKeyJson),
+    ("machine_key", Field::MachineKey),
     ("source_name|json", Field::SourceNameJson),
     ("source_name", Field::SourceName),
     ("address|json", Field::AddressJson),
@@ -82,6 +86,8 @@ pub struct Fields<'a> {
     pub received_wall_ns: u64,
     /// The record's key.
     pub key: &'a str,
+    /// The machine's own Idempotency-Key, or nothing.
+    pub machine_key: &'a [u8],
 }
 
 /// What became of a record while it was rendered.
@@ -215,9 +221,13 @@ impl Template {
                 Part::Field(Field::Id | Field::Port) => b"1",
                 Part::Field(Field::Data) => b"{\"a\":1}",
                 Part::Field(Field::FlagsJson) => b"[]",
-                Part::Field(Field::SourceJson | Field::DataJson | Field::SourceNameJson | Field::AddressJson) => {
-                    b"\"a\""
-                }
+                Part::Field(
+                    Field::SourceJson
+                    | Field::DataJson
+                    | Field::SourceNameJson
+                    | Field::AddressJson
+                    | Field::MachineKeyJson,
+                ) => b"\"a\"",
                 // Letters, which need quotes around them.
                 Part::Field(
                     Field::Source
@@ -226,7 +236,8 @@ impl Template {
                     | Field::DataBase64
                     | Field::DataHex
                     | Field::ReceivedAt
-                    | Field::Key,
+                    | Field::Key
+                    | Field::MachineKey,
                 ) => b"ab",
             });
         }
@@ -268,6 +279,8 @@ fn render_origin(field: Field, fields: &Fields<'_>, out: &mut Vec<u8>) {
     match (field, address) {
         (Field::SourceNameJson, _) => drop(write_json(fields.source_name.as_bytes(), out)),
         (Field::SourceName, _) => out.extend_from_slice(fields.source_name.as_bytes()),
+        (Field::MachineKeyJson, _) => drop(write_json(fields.machine_key, out)),
+        (Field::MachineKey, _) => out.extend_from_slice(fields.machine_key),
         (Field::AddressJson, Some(address)) => write!(out, "\"{address}\"").expect("a Vec takes all"),
         (Field::Address, Some(address)) => write!(out, "{address}").expect("a Vec takes all"),
         // A port or a file has no address.

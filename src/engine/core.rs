@@ -10,7 +10,7 @@ use super::listen::Listeners;
 use super::ring::RingOptions;
 use crate::config::{Authority, Durability, LaneKey, Settings, machine_name};
 use crate::ground::count::{Counters, StageHistograms};
-use crate::journal::{self, Journal, Storage};
+use crate::journal::{self, FoundKey, Journal, Storage};
 use crate::observe::losses::{self, Acknowledged, LossSnapshot};
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{ApiId, Completion, CoreId, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
@@ -97,6 +97,19 @@ pub(super) struct Assignment {
     pub(super) sources: Vec<SourceId>,
     /// The core of each origin that has unsettled records, by its name.
     pub(super) owners: Arc<HashMap<String, CoreId>>,
+    /// Machines' keys that lie in the directories of other cores than those whose they are now.
+    pub(super) keys: Arc<[FoundKey]>,
+}
+
+/// What a core has found in its journals that concerns the others, too.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Names of origins with unsettled records.
+    pub(super) names: Vec<String>,
+    /// Machines' keys that belong to other cores.
+    pub(super) keys: Vec<FoundKey>,
+    /// The block files in use.
+    pub(super) files: Vec<Arc<MappedFile>>,
 }
 
 /// All that a core thread is given.
@@ -112,20 +125,11 @@ pub(super) struct CoreThread {
     pub(super) peers: Vec<mpsc::UnboundedSender<Message>>,
     pub(super) control: mpsc::UnboundedSender<Request>,
     pub(super) mailbox: mpsc::UnboundedReceiver<Message>,
-    /// Told once the journals are open.
-    pub(super) opened: mpsc::UnboundedSender<(u16, Result<Told, EngineError>)>,
+    /// Told what was found once the journals are open.
+    pub(super) opened: mpsc::UnboundedSender<(u16, Result<Found, EngineError>)>,
     /// What this core runs; closed without an answer when another core could not open its journals.
     pub(super) assigned: threads::Receiver<Assignment>,
     pub(super) ready: oneshot::Sender<()>,
-}
-
-/// What a core tells of its journals once they are open.
-#[derive(Default)]
-pub(super) struct Told {
-    /// The names of origins with unsettled records.
-    pub(super) names: Vec<String>,
-    /// The block files in use.
-    pub(super) files: Vec<Arc<MappedFile>>,
 }
 
 /// What a core leaves to be told.
@@ -158,7 +162,7 @@ impl CoreThread {
     pub(super) fn run(self) -> Result<Option<Last>, EngineError> {
         let _guard = EndOnPanic;
         self.settle();
-        let (journals, opened) = match self.open() {
+        let (journals, found) = match self.open() {
             Ok(opened) => opened,
             Err(error) => {
                 // Who started the cores has ended already if it does not hear this.
@@ -166,7 +170,7 @@ impl CoreThread {
                 return Ok(None);
             }
         };
-        let told = self.opened.send((self.core, Ok(opened)));
+        let told = self.opened.send((self.core, Ok(found)));
         let assigned = told.ok().and_then(|()| self.assigned.recv().ok());
         let Some(assignment) = assigned else {
             close(self.core, self.settings.gateway.cores.len(), journals)?;
@@ -188,10 +192,10 @@ impl CoreThread {
         }
     }
 
-    fn open(&self) -> Result<(Vec<Opened>, Told), EngineError> {
+    fn open(&self) -> Result<(Vec<Opened>, Found), EngineError> {
         let cores = self.settings.gateway.cores.len();
         let mut journals = Vec::new();
-        let mut told = Told::default();
+        let mut found = Found::default();
         for &number in &self.directories {
             let directory = core_directory(&self.settings.gateway.state_dir, number);
             let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
@@ -214,22 +218,26 @@ impl CoreThread {
             let journal = journal::open(&mut storage, &options)
                 .map_err(|error| EngineError::Journal { directory: directory.clone(), error })?;
             report(&storage, &journal, begun.elapsed());
-            told.files.extend(storage.mapped());
+            found.files.extend(storage.mapped());
             let waiting = journal.origins().filter(|found| found.2 > 0).map(|found| &found.1.who);
-            told.names.extend(waiting.flat_map(|who| {
+            found.names.extend(waiting.flat_map(|who| {
                 // Whatever it is called now, records of an address go where its older ones are.
                 let unnamed = |peer| machine_name(&who.source, LaneKey::Address, &BTreeMap::new(), peer);
                 [Some(who.name.to_string()), who.peer.map(unnamed)].into_iter().flatten()
             }));
+            let is_foreign = |key: &FoundKey| key.hashes.owner(cores as u16).0 != self.core;
+            found.keys.extend(journal.found_keys().filter(is_foreign));
             journals.push(Opened { storage, journal });
         }
-        Ok((journals, told))
+        Ok((journals, found))
     }
 
-    fn drive(self, assignment: Assignment, opened: Vec<Opened>) -> Result<Last, EngineError> {
+    fn drive(self, assignment: Assignment, mut opened: Vec<Opened>) -> Result<Last, EngineError> {
         let (core, cores) = (self.core, self.settings.gateway.cores.len());
         let failed = |error| EngineError::Ring { core, error };
         let runtime = super::runtime().map_err(failed)?;
+        let is_own = |key: &FoundKey| key.hashes.owner(cores as u16).0 == core;
+        opened[0].journal.import_keys(assignment.keys.iter().copied().filter(is_own));
         let (storages, journals): (Vec<_>, Vec<_>) = opened.into_iter().map(|o| (o.storage, o.journal)).unzip();
         let files = storages.iter().zip(&journals).map(|(storage, journal)| JournalFiles {
             memory: journal.memory().clone(),
@@ -320,6 +328,8 @@ fn report_missing(journal: &Journal) {
 /// stays as a kill would leave it, for the next start; what that means, in words.
 fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<Vec<String>, EngineError> {
     let mut unwritten = Vec::new();
+    // What the adopted ones remember of machines' keys is in the first one, if that is whole.
+    let are_keys_safe = journals.first().is_some_and(|own| own.journal.is_flushed() && own.journal.has_its_keys());
     for Opened { mut storage, journal } in journals {
         let directory = storage.directory().to_owned();
         let adopted = usize::from(journal.core().0) >= cores;
@@ -341,7 +351,7 @@ fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<Vec<String>, 
             continue;
         }
         journal.close(&mut storage).map_err(failed)?;
-        if adopted && empty {
+        if adopted && empty && are_keys_safe {
             info!(core, "{} has nothing left to deliver and is removed", directory.display());
             storage.remove().map_err(failed)?;
         }

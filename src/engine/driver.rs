@@ -20,7 +20,8 @@ use crate::journal::{self, BlockFile};
 use crate::observe::losses::{Acknowledged, LossSnapshot};
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
-    ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, Reload, Reloaded, Selection, SourceId,
+    ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, Parcel, Reload, Reloaded, Selection,
+    SourceId,
 };
 use crate::source::serial::{Opened, PortError};
 use link::Link;
@@ -132,6 +133,8 @@ pub enum Message {
         /// Its peer.
         peer: SocketAddr,
     },
+    /// Another core tells something about a request of an HTTP machine.
+    Parcel(Parcel),
     /// A missing port may be there now.
     PortAppeared {
         /// Its source.
@@ -213,8 +216,8 @@ pub struct DriverOptions {
     pub ready: Option<oneshot::Sender<()>>,
     /// The control thread.
     pub control: mpsc::UnboundedSender<Request>,
-    /// What the control thread says. Unbounded, and short: each kind of message has at most one outstanding per link,
-    /// source or asking connection.
+    /// What the control thread and the other cores say. Unbounded, and short: each kind of message has at most one outstanding per
+    /// link, source or asking connection; of requests that are passed on each core bounds those that it waits for.
     pub mailbox: mpsc::UnboundedReceiver<Message>,
 }
 
@@ -261,6 +264,8 @@ enum Event {
     Closed {
         link: LinkId,
     },
+    /// What another core could not be told.
+    Parcel(Parcel),
     /// What a cold operation, or a commit that could not start, answers.
     Journal {
         journal: JournalId,

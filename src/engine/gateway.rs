@@ -1,11 +1,10 @@
 //! The whole gateway: what is checked and taken at start, the core threads, the control thread, the end.
 
 use super::admin::{self, Token};
-use super::blocks::MappedFile;
 use super::blocks::watch::BlockWatch;
 use super::clock;
 use super::control::{Control, Request, locked};
-use super::core::{CoreThread, Last, Told};
+use super::core::{CoreThread, Found, Last};
 use super::driver::Message;
 use super::error::EngineError;
 use super::files::{core_directories, create_private_directory, remove_half_removed};
@@ -341,16 +340,18 @@ impl Gateway {
         gateway.loaded.set_certificates(settings);
         let gathered = runtime.block_on(async {
             tokio::select! {
-                told = gather(&mut journals, cores) => told,
+                found = gather(&mut journals, cores) => found,
                 reason = stop.wanted() => Err(EngineError::Stopped { reason: reason.words() }),
             }
         });
         match gathered {
             // Nobody waits until all journals were read: the next start does that.
             Err(stopped @ EngineError::Stopped { .. }) => Err(stopped),
-            Ok((names, blocks)) => {
+            Ok(found) => {
+                let files = |core: u16| found[usize::from(core)].files.iter().map(move |file| (core, Arc::clone(file)));
+                let blocks = (0..found.len() as u16).flat_map(files).collect();
                 gateway.blocks = Some(Arc::new(BlockWatch::new(settings.journal.durability, blocks)));
-                let mut placement = Placement::new(names);
+                let mut placement = Placement::new(found);
                 for (assignment, give) in placement.assign(settings).into_iter().zip(assignments) {
                     // A core that is gone says so at its end.
                     let _ = give.send(assignment);
@@ -522,19 +523,17 @@ impl Gateway {
     }
 }
 
-/// The names that each core's journals hold records of, and the block files in use with their cores; or the first error.
+/// What each core has found in its journals, or the first error.
 async fn gather(
-    journals: &mut mpsc::UnboundedReceiver<(u16, Result<Told, EngineError>)>,
+    journals: &mut mpsc::UnboundedReceiver<(u16, Result<Found, EngineError>)>,
     cores: usize,
-) -> Result<(Vec<Vec<String>>, Vec<(u16, Arc<MappedFile>)>), EngineError> {
-    let (mut names, mut files) = (vec![Vec::new(); cores], Vec::new());
+) -> Result<Vec<Found>, EngineError> {
+    let mut all: Vec<Found> = (0..cores).map(|_| Found::default()).collect();
     for _ in 0..cores {
         let Some((core, found)) = journals.recv().await else { break };
-        let told = found?;
-        names[usize::from(core)] = told.names;
-        files.extend(told.files.into_iter().map(|file| (core, file)));
+        all[usize::from(core)] = found?;
     }
-    Ok((names, files))
+    Ok(all)
 }
 
 fn stop_all(mailboxes: &[mpsc::UnboundedSender<Message>]) {

@@ -1,7 +1,8 @@
 //! Which core runs which sources: at the start, and for sources that come later.
 
-use super::core::Assignment;
+use super::core::{Assignment, Found};
 use crate::config::{Settings, Source, SourceKind};
+use crate::journal::FoundKey;
 use crate::shard::{CoreId, SourceId};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,22 +14,25 @@ pub(super) struct Placement {
     cores: u16,
     /// The core of each origin that has unsettled records from before the start.
     owners: Arc<HashMap<String, CoreId>>,
+    /// Machines' keys that lie in other directories than those of their cores.
+    keys: Arc<[FoundKey]>,
     /// The core of each port and outgoing connection that there is or was, by its name.
     placed: HashMap<String, u16>,
     next: u16,
 }
 
 impl Placement {
-    /// `names` are those of origins with unsettled records, by core; at least one core.
-    pub(super) fn new(names: Vec<Vec<String>>) -> Self {
-        let cores = names.len() as u16;
-        let mut owners = HashMap::new();
-        for (core, names) in names.into_iter().enumerate() {
-            for name in names {
+    /// Of what each core has found; at least one core.
+    pub(super) fn new(found: Vec<Found>) -> Self {
+        let cores = found.len() as u16;
+        let (mut owners, mut keys) = (HashMap::new(), Vec::new());
+        for (core, found) in found.into_iter().enumerate() {
+            keys.extend(found.keys);
+            for name in found.names {
                 owners.entry(name).or_insert(CoreId(core as u16));
             }
         }
-        Self { cores, owners: Arc::new(owners), placed: HashMap::new(), next: 0 }
+        Self { cores, owners: Arc::new(owners), keys: keys.into(), placed: HashMap::new(), next: 0 }
     }
 
     /// Whether a core runs a source.
@@ -59,7 +63,7 @@ impl Placement {
         let assigned = cores.map(|core| {
             let own = settings.sources.iter().enumerate().filter(|(_, source)| self.runs(core, source));
             let sources = own.map(|(index, _)| SourceId(index as u16)).collect();
-            Assignment { sources, owners: Arc::clone(&self.owners) }
+            Assignment { sources, owners: Arc::clone(&self.owners), keys: Arc::clone(&self.keys) }
         });
         assigned.collect()
     }
@@ -99,6 +103,10 @@ mod tests {
         config::parse(&text, "test").expect("a valid configuration")
     }
 
+    fn nothing(cores: usize) -> Vec<Found> {
+        (0..cores).map(|_| Found::default()).collect()
+    }
+
     fn sources(assignments: &[Assignment]) -> Vec<Vec<u16>> {
         assignments.iter().map(|core| core.sources.iter().map(|source| source.0).collect()).collect()
     }
@@ -106,21 +114,23 @@ mod tests {
     #[test]
     fn ports_are_dealt_out_and_listeners_run_everywhere() {
         let settings = settings(["a", "b", "c", "d"]);
-        assert_eq!(sources(&Placement::new(vec![Vec::new()]).assign(&settings)), [[0, 1, 2, 3]]);
-        assert_eq!(sources(&Placement::new(vec![Vec::new(); 2]).assign(&settings)), [vec![0, 1, 3], vec![1, 2]]);
+        assert_eq!(sources(&Placement::new(nothing(1)).assign(&settings)), [[0, 1, 2, 3]]);
+        assert_eq!(sources(&Placement::new(nothing(2)).assign(&settings)), [vec![0, 1, 3], vec![1, 2]]);
     }
 
     #[test]
     fn a_source_stays_with_the_core_that_holds_its_records() {
-        let names = vec![vec!["c".to_owned()], vec!["a".to_owned(), "b@127.0.0.1".to_owned()]];
-        let assignments = Placement::new(names).assign(&settings(["a", "b", "c", "d"]));
+        let mut found = nothing(2);
+        found[0].names = vec!["c".to_owned()];
+        found[1].names = vec!["a".to_owned(), "b@127.0.0.1".to_owned()];
+        let assignments = Placement::new(found).assign(&settings(["a", "b", "c", "d"]));
         assert_eq!(sources(&assignments), [vec![1, 2, 3], vec![0, 1]]);
         assert_eq!(assignments[0].owners.get("b@127.0.0.1"), Some(&CoreId(1)));
     }
 
     #[test]
     fn what_comes_later_is_dealt_out_on_and_what_comes_back_goes_where_it_was() {
-        let mut placement = Placement::new(vec![Vec::new(); 2]);
+        let mut placement = Placement::new(nothing(2));
         placement.assign(&settings(["a", "b", "c", "d"]));
         let later = settings(["e", "b", "c", "f"]);
         let cores = |placement: &mut Placement, index: usize| {

@@ -17,7 +17,8 @@
 //!                 12 lane u32           16 number u64       24 payload …, padded to 8
 //!
 //! record payload   0 first byte at u64 (ns since 1970)       8 frame µs u32      12 origin u32
-//!                 16 key length u16     18 zero u16         20 body hash u32    24 key …, data …
+//!                 16 key length u16     18 flags u16        20 body hash u32
+//!                 24 where flag 1 is set: hash of SOURCE and key u128, hash of the body u128, then key …, data …
 //! origin payload   0 origin u32          4 source length u16 6 name length u16   8 encoding length u8
 //!                  9 on undecodable u8  10 port u16         12 address [u8; 16] (IPv6; IPv4 mapped; zero: no peer)
 //!                 28 source …, name …, encoding …
@@ -28,6 +29,8 @@
 //! retried          0 record number u64
 //! discarded        0 record number u64
 //! leased           0 origin u64          8 left by u64      16 n × (first id u64, the id behind the last u64)
+//! key              0 taken at u64 (ns since 1970)            8 place of the first u64, the others have those that follow
+//!                 16 n × (hash of SOURCE and key u128, hash of the body u128)
 //! losses           n × (found at u64 (ns since 1970), first number u64, the number behind the last u64, records u64, exact u64)
 //! ```
 //!
@@ -39,11 +42,13 @@
 //!
 //! Format 1 differs in the segment header (magic, version u32 = 1, core u32, segment u64, nonce u64, bytes u64, physical u32, zero
 //! u32, epoch u64, epoch id u128, nonce u64 again, crc u32) and has origins of another kind (origin u32, source length u16, name
-//! length u16, source …, name …). All are read; a start writes new segments in its own format.
+//! length u16, source …, name …). Formats 1 and 2 have no keys, no losses, and no flags in a record. All are read; a start writes new
+//! segments in its own format.
 //!
 //! The nonce of a segment's life and the offset seed every CRC-32C, so that an entry of an earlier life, or a payload that
 //! looks like an entry, is never taken for real.
 
+use super::keys::{KEY_HASHES_BYTES, KeyHashes};
 use super::stamp;
 pub use super::stamp::VERSION;
 use crate::ground::decoding::{Decoding, OnUndecodable};
@@ -57,6 +62,8 @@ pub const BLOCK_HEADER_BYTES: usize = 96;
 pub const ENTRY_HEADER_BYTES: usize = 24;
 /// Bytes of a record's payload before key and data.
 pub const RECORD_PREFIX_BYTES: usize = 24;
+/// Bytes of a key entry's payload before the hashes.
+pub const KEY_PREFIX_BYTES: usize = 16;
 /// Bytes of a parked entry's payload before the answer.
 pub const PARKED_PREFIX_BYTES: usize = 24;
 /// Bytes of a leased entry's payload before the ids.
@@ -72,6 +79,8 @@ const ORIGIN_1_PREFIX_BYTES: usize = 8;
 /// As [`SEGMENT_HEADER_BYTES`], in format 1.
 const SEGMENT_1_HEADER_BYTES: usize = 84;
 
+/// In the flags of a record's payload: hashes follow.
+const RECORD_FLAG_HASHES: u16 = 1;
 pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG1";
 const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"RBLK");
 
@@ -332,7 +341,8 @@ pub enum Kind {
     Leased = 8,
     /// Names the origin that later records of the segment refer to.
     Origin = 9,
-    // 10 is for the keys of machines.
+    /// Machines' keys whose records need not be there any more.
+    Key = 10,
     /// What was found to be missing and is not acknowledged; the newest counts.
     Losses = 11,
 }
@@ -349,6 +359,7 @@ impl Kind {
             7 => Self::Retried,
             8 => Self::Leased,
             9 => Self::Origin,
+            10 => Self::Key,
             11 => Self::Losses,
             _ => return None,
         })
@@ -436,14 +447,21 @@ pub(super) fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
             payload.len() >= ORIGIN_PREFIX_BYTES && payload.len() == ORIGIN_PREFIX_BYTES + texts(payload)
         }
         Kind::Record => {
-            payload.len() >= RECORD_PREFIX_BYTES && payload.len() >= RECORD_PREFIX_BYTES + u16_at(payload, 16) as usize
+            payload.len() >= RECORD_PREFIX_BYTES
+                && payload.len() >= RECORD_PREFIX_BYTES + hashes_bytes(payload) + u16_at(payload, 16) as usize
         }
         Kind::Id | Kind::Discarded | Kind::Retried => payload.len() >= 8,
         Kind::Delivered => payload.len().is_multiple_of(8),
+        Kind::Key => payload.len() % KEY_HASHES_BYTES == KEY_PREFIX_BYTES,
         Kind::Losses => payload.len().is_multiple_of(LOSS_BYTES),
         Kind::Leased => payload.len() >= LEASED_PREFIX_BYTES && payload.len().is_multiple_of(16),
         Kind::Parked => payload.len() >= PARKED_PREFIX_BYTES,
     }
+}
+
+/// Bytes of the hashes in a record's payload.
+fn hashes_bytes(payload: &[u8]) -> usize {
+    if u16_at(payload, 18) & RECORD_FLAG_HASHES != 0 { KEY_HASHES_BYTES } else { 0 }
 }
 
 /// The entries of one block, in order, up to the first that is not whole.
@@ -500,31 +518,36 @@ pub struct RecordPayload<'a> {
     pub key: &'a [u8],
     /// CRC-32C of the data where there is a key, else 0.
     pub body_hash: u32,
+    /// Where keys are remembered: what this one is known by.
+    pub hashes: Option<KeyHashes>,
     /// The record.
     pub data: &'a [u8],
 }
 
 impl<'a> RecordPayload<'a> {
-    /// What stands before key and data.
+    /// What stands before hashes, key and data.
     pub fn encode_prefix(&self) -> [u8; RECORD_PREFIX_BYTES] {
         let mut out = [0; RECORD_PREFIX_BYTES];
         out[0..8].copy_from_slice(&self.first_byte_wall_ns.to_le_bytes());
         out[8..12].copy_from_slice(&self.frame_us.to_le_bytes());
         out[12..16].copy_from_slice(&self.origin.to_le_bytes());
         out[16..18].copy_from_slice(&(self.key.len() as u16).to_le_bytes());
+        out[18] = if self.hashes.is_some() { RECORD_FLAG_HASHES as u8 } else { 0 };
         out[20..24].copy_from_slice(&self.body_hash.to_le_bytes());
         out
     }
 
     /// Reads the payload of a record entry.
     pub fn decode(payload: &'a [u8]) -> Self {
-        let (key, data) = payload[RECORD_PREFIX_BYTES..].split_at(u16_at(payload, 16) as usize);
+        let (hashes, rest) = payload[RECORD_PREFIX_BYTES..].split_at(hashes_bytes(payload));
+        let (key, data) = rest.split_at(u16_at(payload, 16) as usize);
         Self {
             first_byte_wall_ns: u64_at(payload, 0),
             frame_us: u32_at(payload, 8),
             origin: u32_at(payload, 12),
             key,
             body_hash: u32_at(payload, 20),
+            hashes: (!hashes.is_empty()).then(|| KeyHashes::decode(hashes)),
             data,
         }
     }

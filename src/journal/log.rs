@@ -12,6 +12,7 @@ use super::format::{
     entry_bytes, u32_at,
 };
 use super::inventory::{Held, HeldOrigin, Inventory};
+use super::keys::{FoundKey, KEY_HASHES_BYTES, KeyHashes, Keys, Known};
 use super::ledger::{
     ANSWER_BYTES_MAX, Identity, Leased, Ledger, Lies, ORIGIN_ENTRY_BYTES_MAX, Origin, OriginRef, Parked, Refused,
     SaidIn, Unparked, shown,
@@ -50,6 +51,8 @@ pub struct NewRecord<'a> {
     pub frame_us: u32,
     /// The machine's own Idempotency-Key, or nothing.
     pub key: &'a [u8],
+    /// What that is known by from now on, if it is remembered.
+    pub hashes: Option<KeyHashes>,
     /// The record.
     pub data: &'a [u8],
 }
@@ -67,7 +70,7 @@ pub struct Appended {
 #[derive(Debug)]
 #[must_use = "room is given to the next record"]
 pub struct Room {
-    /// Of key and data.
+    /// Of hashes, key and data.
     bytes: usize,
 }
 
@@ -87,6 +90,7 @@ pub(super) struct Owners {
     pub writer: Writer,
     pub segments: Segments,
     pub ledger: Ledger,
+    pub keys: Keys,
     pub moving: Moving,
     pub rewriting: Rewriting,
 }
@@ -101,6 +105,7 @@ pub struct Journal {
     pub(super) writer: Writer,
     pub(super) segments: Segments,
     pub(super) ledger: Ledger,
+    pub(super) keys: Keys,
     pub(super) rewriting: Rewriting,
     pub(super) moving: Moving,
     pub(super) troubles: Troubles,
@@ -110,16 +115,22 @@ pub struct Journal {
     pub(super) turns: u32,
 }
 
+/// Bytes of a record's hashes, key and data.
+fn bytes_of(record: &NewRecord<'_>) -> usize {
+    record.key.len() + record.data.len() + record.hashes.map_or(0, |_| KEY_HASHES_BYTES)
+}
+
 impl Journal {
     /// A journal over what recovery has made of a directory.
     pub(super) fn new(options: Options, start: ThisStart, owners: Owners, report: Report) -> Self {
-        let Owners { window, writer, segments, ledger, moving, rewriting } = owners;
+        let Owners { window, writer, segments, ledger, keys, moving, rewriting } = owners;
         Self {
             start,
             window,
             writer,
             segments,
             ledger,
+            keys,
             rewriting,
             moving,
             troubles: Troubles::new(options.core),
@@ -269,7 +280,7 @@ impl Journal {
 
     // ---- entries
 
-    /// Room for a record whose key and data come to `bytes` at most. Asked once a record:
+    /// Room for a record whose key and data, with the hashes of a key that is remembered, come to `bytes` at most. Asked once a record:
     /// [`Journal::append_in`] takes it.
     ///
     /// # Errors
@@ -304,13 +315,13 @@ impl Journal {
     /// # Errors
     /// [`Full`]: nothing was changed; try again when [`Journal::can_append`] holds.
     pub fn append_record(&mut self, now: Now, record: NewRecord<'_>) -> Result<Appended, Full> {
-        let room = self.room_for(now, record.key.len() + record.data.len())?;
-        Ok(self.append_in(room, record))
+        let room = self.room_for(now, bytes_of(&record))?;
+        Ok(self.append_in(now, room, record))
     }
 
     /// As [`Journal::append_record`], into room that was made just before.
-    pub fn append_in(&mut self, room: Room, record: NewRecord<'_>) -> Appended {
-        let bytes = record.key.len() + record.data.len();
+    pub fn append_in(&mut self, now: Now, room: Room, record: NewRecord<'_>) -> Appended {
+        let bytes = bytes_of(&record);
         assert!(bytes <= room.bytes, "a record of {bytes} bytes, and room for {}", room.bytes);
         let (origin, is_new) = self.ledger.count_in(record.origin, self.writer.open_at());
         let (id, lane) = (origin.id, origin.lane);
@@ -324,13 +335,56 @@ impl Journal {
             origin: id,
             key: record.key,
             body_hash,
+            hashes: record.hashes,
             data: record.data,
         }
         .encode_prefix();
-        let parts = [&prefix[..], record.key, record.data];
-        let (number, at) = self.writer.write_entry(&self.window, Kind::Record, record.flags, lane, &parts);
+        let (number, at) = match record.hashes {
+            None => {
+                let parts = [&prefix[..], record.key, record.data];
+                self.writer.write_entry(&self.window, Kind::Record, record.flags, lane, &parts)
+            }
+            Some(hashes) => {
+                let parts = [&prefix[..], &hashes.encode(), record.key, record.data];
+                let written = self.writer.write_entry(&self.window, Kind::Record, record.flags, lane, &parts);
+                self.keys.take(now, hashes, written.0);
+                written
+            }
+        };
         self.segments.add(number, entry_bytes(RECORD_PREFIX_BYTES + bytes));
         Appended { number, at }
+    }
+
+    // ---- machines' keys
+
+    /// Whether machines' keys are remembered.
+    pub fn remembers_keys(&self) -> bool {
+        self.keys.is_on()
+    }
+
+    /// What is known of a machine's key.
+    pub fn find_key(&mut self, now: Now, hashes: KeyHashes) -> Option<Known> {
+        self.keys.find(now, hashes)
+    }
+
+    /// The keys that are remembered, for another journal.
+    pub fn found_keys(&self) -> impl Iterator<Item = FoundKey> {
+        self.keys.found()
+    }
+
+    /// Remembers keys of other journals, too, before anything else is asked of it.
+    pub fn import_keys(&mut self, found: impl Iterator<Item = FoundKey>) {
+        self.keys.import(found);
+    }
+
+    /// Whether all keys that it remembers are on disk in this journal.
+    pub fn has_its_keys(&self) -> bool {
+        !self.keys.has_unsaid() && self.keys.is_said_below(self.writer.committed())
+    }
+
+    /// Another journal remembers its keys.
+    pub fn forget_keys(&mut self) {
+        self.keys.forget();
     }
 
     /// Writes down who an origin is, in the block that is being filled. Room was made.

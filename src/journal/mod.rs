@@ -12,6 +12,7 @@
 //!     segment   one of them: which of its records are settled
 //!     making    files that are to be made           freeing   files that are to be put aside
 //!   ledger      origins, ids, marks                 parked    records that are kept aside
+//!   keys        machines' own keys
 //!   rewriting   dense rewrites; run, dense          moving    what a failed segment did not take
 //!   trouble     what is wrong with the disk
 //! scan          a walk behind the window; it belongs to whoever walks
@@ -23,6 +24,7 @@ mod blocks;
 mod epoch;
 pub mod format;
 mod inventory;
+mod keys;
 mod ledger;
 mod log;
 mod losses;
@@ -43,6 +45,7 @@ mod writer;
 pub use blocks::BlockMemory;
 pub use epoch::needed_block_files;
 pub use format::Position;
+pub use keys::{FoundKey, KEY_ENTRY_BYTES, KEY_HASHES_BYTES, KeyHashes, KeyLimits, Known, owner_of};
 pub use ledger::{ANSWER_BYTES_MAX, Identity, Leased, Lies, Origin, OriginRef, Parked, Refused, Unparked};
 pub use log::{Appended, Journal, NewRecord, Room};
 pub use losses::Loss;
@@ -103,6 +106,8 @@ pub struct Options {
     pub window_bytes: usize,
     /// Size of a slot; a divisor of `window_bytes`, at most [`BLOCK_BYTES`].
     pub block_bytes: u32,
+    /// Machines' keys that are remembered.
+    pub keys: KeyLimits,
 }
 
 impl Options {
@@ -122,6 +127,7 @@ impl Options {
             max_bytes,
             window_bytes: window_bytes.min(u32::MAX as usize - BLOCK_BYTES as usize),
             block_bytes: BLOCK_BYTES,
+            keys: KeyLimits { count: settings.machine_keys.count, age_ns: settings.machine_keys.age.as_nanos() as u64 },
         }
     }
 

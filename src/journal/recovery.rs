@@ -9,6 +9,7 @@
 mod aside;
 mod durable;
 mod gone;
+mod keys;
 mod missing;
 mod read;
 mod unwritten;
@@ -16,6 +17,7 @@ mod walk;
 
 use self::aside::Aside;
 use self::durable::{Durable, Neighbour};
+use self::keys::FoundKeys;
 use self::missing::{FoundLosses, Lost, Stop};
 use self::unwritten::Refused;
 pub(super) use self::unwritten::{Missing, Refusal, Unwritten};
@@ -23,6 +25,7 @@ use self::walk::{Torn, Walked};
 use super::epoch::Epoch;
 use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Position, SEGMENT_MAGIC, Seal};
 use super::inventory::Inventory;
+use super::keys::Keys;
 use super::ledger::{Identity, Ledger};
 use super::log::{Owners, ThisStart};
 use super::losses::Loss;
@@ -134,6 +137,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     }
     refuse_other_formats(storage)?;
     let mut recovery = Recovery::default();
+    recovery.keys.limit(options.keys.count);
     let (earlier, files) = recovery.read_epochs(storage)?;
     let last = earlier.last().copied();
     if !recovery.report.clean || files.is_empty() {
@@ -228,7 +232,7 @@ fn refuse_other_formats(storage: &mut impl Storage) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What a walk over the segments gathers: 31 fields, since a start is one walk that sees everything once, and each part of it (in a file
+/// What a walk over the segments gathers: 32 fields, since a start is one walk that sees everything once, and each part of it (in a file
 /// of its own) adds to what the next one needs. It lives for one call and hands each owner of the log its part.
 #[derive(Default)]
 struct Recovery {
@@ -239,6 +243,7 @@ struct Recovery {
     segments: Vec<Segment>,
     settled: SparseBits,
     aside: Aside,
+    keys: FoundKeys,
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
     ids: HashMap<RecordNumber, Box<str>>,
@@ -437,6 +442,7 @@ impl Recovery {
             writer,
             segments: Segments::new(options, maker, self.segments, self.segment_max.next(), seed),
             ledger,
+            keys: Keys::new(options.keys, self.keys.take()),
             moving,
             rewriting: Rewriting::new(options, maker),
         };

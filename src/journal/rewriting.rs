@@ -4,8 +4,8 @@
 //! read piece by piece, and what is still of use is written to a new file, which then takes the
 //! place of the run's last segment. The others are freed.
 //!
-//! What is of use: unsettled records, who sent them, their ids, and marks that settle records of
-//! older segments. Numbers, epochs and order stay. Each block of the new segment says which
+//! What is of use: unsettled records, who sent them, their ids, machines' keys that are remembered,
+//! and marks that settle records of older segments. Numbers, epochs and order stay. Each block of the new segment says which
 //! segments it stands for, and the file has its name only when all of it is durable: whatever comes
 //! in between, a start finds the old run or the new segment. The old files are freed once the name
 //! is durable, too.
@@ -21,6 +21,7 @@ mod run;
 
 use super::Options;
 use super::format::{ORIGIN_PREFIX_BYTES, Position, entry_bytes};
+use super::keys::{KEY_ENTRY_BYTES, Keys};
 use super::ledger::{Ledger, SaidIn};
 use super::op::{Op, Ops, Rewrite};
 use super::segments::{GivenUp, Maker, Segment, Segments};
@@ -63,6 +64,13 @@ impl Moved {
             false => at,
         }
     }
+}
+
+/// What tells which entries are of use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said<'a> {
+    pub ledger: &'a Ledger,
+    pub keys: &'a Keys,
 }
 
 /// What a step of a rewrite came to.
@@ -138,7 +146,7 @@ impl Rewriting {
         &mut self,
         now: Now,
         segments: &mut Segments,
-        ledger: &Ledger,
+        said: Said<'_>,
         stays: impl Fn(SegmentNumber) -> bool,
         ops: &mut Ops<'_>,
     ) {
@@ -148,7 +156,7 @@ impl Rewriting {
             }
             segments.set_changed(false);
             self.look_ns = now.mono_ns + LOOK_EVERY_NS;
-            self.run = self.find_run(segments, ledger, stays).map(|run| self.new_run(segments, run));
+            self.run = self.find_run(segments, said, stays).map(|run| self.new_run(segments, run));
         }
         let Some(mut run) = self.run.take_if(|run| !run.in_flight) else { return };
         if let Some(work) = self.next_work(&mut run, segments) {
@@ -181,17 +189,17 @@ impl Rewriting {
     fn find_run(
         &self,
         segments: &Segments,
-        ledger: &Ledger,
+        said: Said<'_>,
         stays: impl Fn(SegmentNumber) -> bool,
     ) -> Option<Range<usize>> {
         let extra = |origin: &super::Origin| {
             let texts = origin.payload().texts().map(<[u8]>::len);
             entry_bytes(ORIGIN_PREFIX_BYTES + texts.iter().sum::<usize>()) + ID_ENTRY_BYTES
         };
-        let extra: usize = ledger.waiting_origins().map(extra).sum();
+        let extra: usize = said.ledger.waiting_origins().map(extra).sum();
         let room = u64::from(self.shape.segment_bytes - self.shape.maker.physical) * self.fill_eighths / 8;
         let capacity = room.checked_sub(extra as u64)?;
-        let aside = bytes_aside(segments, ledger);
+        let aside = bytes_aside(segments, said);
         let live_of = |segment: &Segment| segment.live_bytes + aside.get(&segment.number).copied().unwrap_or(0);
         let (mut start, mut live, mut best) = (0, 0, 0..0);
         for (index, segment) in segments.iter().enumerate().take(segments.count().saturating_sub(1)) {
@@ -260,7 +268,7 @@ impl Rewriting {
         work: Rewrite,
         result: Result<(), i32>,
         segments: &mut Segments,
-        ledger: &Ledger,
+        said: Said<'_>,
         troubles: &mut Troubles,
     ) -> Done {
         let mut run = self.run.take().expect("a step of a run that is being rewritten");
@@ -276,7 +284,7 @@ impl Rewriting {
             (work, Err(errno)) => self.fail_run(&mut run, &work, errno, troubles),
             (Rewrite::Begin { .. }, Ok(())) => run.step = Step::Copy,
             (Rewrite::Read { offset, buffer, .. }, Ok(())) => {
-                if run.copy_piece(segments, ledger, offset, &buffer).is_err() {
+                if run.copy_piece(segments, said, offset, &buffer).is_err() {
                     self.give_up_full(&mut run);
                 }
                 run.buffer = buffer;
@@ -364,14 +372,17 @@ impl Rewriting {
     }
 }
 
-/// Bytes that entries about parked records take in each segment, beside the records: their answers
-/// and ids.
-fn bytes_aside(segments: &Segments, ledger: &Ledger) -> HashMap<SegmentNumber, u64> {
+/// Bytes that entries about parked records take in each segment, beside the records (their answers
+/// and ids), and what machines' keys take.
+fn bytes_aside(segments: &Segments, Said { ledger, keys }: Said<'_>) -> HashMap<SegmentNumber, u64> {
     let mut bytes = HashMap::new();
     for SaidIn { number, bytes: answer } in ledger.parked().filter_map(|(_, parked)| parked.said_in) {
         if let Some(holder) = segments.holder(number) {
             *bytes.entry(holder.number).or_default() += u64::from(answer) + ID_ENTRY_BYTES as u64;
         }
+    }
+    for holder in keys.said_in().filter_map(|number| segments.holder(number)) {
+        *bytes.entry(holder.number).or_default() += KEY_ENTRY_BYTES;
     }
     bytes
 }

@@ -502,17 +502,29 @@ impl Segments {
         self.freeing.retry_ns()
     }
 
-    /// Gives up the oldest segments that are settled and not `needed`; how many.
-    pub fn give_up_settled(&mut self, needed: impl Fn(SegmentNumber) -> bool) -> u64 {
+    /// Whether the oldest segment is settled and not `needed`, and another one follows.
+    pub fn is_oldest_settled(&self, needed: impl Fn(SegmentNumber) -> bool) -> bool {
+        let Some(oldest) = self.list.front().filter(|_| self.list.len() > 1) else { return false };
+        let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
+        idle && !self.is_to_be_synced(oldest.number) && !needed(oldest.number) && self.is_file_ready(oldest.number)
+    }
+
+    /// The first entry behind the oldest segment.
+    pub fn first_behind_oldest(&self) -> Option<RecordNumber> {
+        self.list.get(1).map(|second| second.first_number)
+    }
+
+    /// Bytes of the segments behind the oldest one.
+    pub fn bytes_behind_oldest(&self) -> u64 {
+        self.bytes().saturating_sub(u64::from(self.segment_bytes))
+    }
+
+    /// Gives up the oldest segments that are settled, not `needed`, and hold no entry from `floor`
+    /// on; how many.
+    pub fn give_up_settled(&mut self, needed: impl Fn(SegmentNumber) -> bool, floor: Option<RecordNumber>) -> u64 {
         let mut count = 0;
-        while self.list.len() > 1 {
-            let oldest = &self.list[0];
-            let idle = oldest.unsettled == 0 && oldest.unwritten == 0 && oldest.reads == 0;
-            if !idle
-                || self.is_to_be_synced(oldest.number)
-                || needed(oldest.number)
-                || !self.is_file_ready(oldest.number)
-            {
+        while self.is_oldest_settled(&needed) {
+            if floor.zip(self.first_behind_oldest()).is_some_and(|(floor, behind)| floor < behind) {
                 break;
             }
             let oldest = self.list.pop_front().expect("checked above");

@@ -1,11 +1,13 @@
 //! The journal's turn (marks, seals, commits, segments made and freed), what its operations came
 //! to, and what must hold after it.
 
-use super::format::{Kind, Position, entry_bytes};
+use super::format::{BLOCK_HEADER_BYTES, KEY_PREFIX_BYTES, Kind, Position, entry_bytes};
+use super::keys::KEY_HASHES_BYTES;
 use super::ledger::ORIGIN_ENTRY_BYTES_MAX;
 use super::log::Journal;
+use super::moving::Moving;
 use super::recovery::{Missing, Refusal, Unwritten};
-use super::rewriting::{Done, Moved};
+use super::rewriting::{Done, Moved, Rewriting, Said};
 use super::scan::{Scan, Unreadable};
 use super::trouble::Trouble;
 use super::unfinished::Sealed;
@@ -16,6 +18,10 @@ use crate::ground::{Now, RecordNumber, SegmentNumber};
 
 /// Most numbers in one delivered entry.
 const MARKS_PER_ENTRY: usize = 512;
+/// Most keys in one entry, ...
+const KEYS_PER_ENTRY: usize = 512;
+/// ... and most that are said again in one turn.
+const KEYS_PER_TURN: usize = 4_096;
 /// At level `process` a block that is not full is written after this; nobody waits for it.
 const PROCESS_WRITE_AFTER_NS: u64 = 1_000_000_000;
 /// Blocks that the kernel has not taken for so long are told.
@@ -30,6 +36,18 @@ fn is_passing(errno: i32) -> bool {
     matches!(errno, libc::EAGAIN | libc::EINTR | libc::ECANCELED)
 }
 
+/// Whether a segment must stay though nothing in it waits.
+fn needed(
+    moving: &Moving,
+    rewriting: &Rewriting,
+    filled: Option<SegmentNumber>,
+    said: &[SegmentNumber],
+) -> impl Fn(SegmentNumber) -> bool {
+    move |segment| {
+        moving.keeps(segment) || rewriting.holds(segment) || filled == Some(segment) || said.contains(&segment)
+    }
+}
+
 impl Journal {
     /// Writes marks, seals what is due, and asks for commits, segments and frees. `waiting`:
     /// somebody waits for an acknowledgement that needs the open block on disk.
@@ -39,6 +57,7 @@ impl Journal {
             self.define_moved_origins(now);
             self.write_losses(now);
             self.write_marks(now);
+            self.say_keys_again(now);
             self.free(now, ops);
             self.rewrite(now, ops);
             if self.is_seal_due(now, waiting) {
@@ -106,6 +125,55 @@ impl Journal {
             written += count;
         }
         self.ledger.marks_written(written);
+    }
+
+    /// Before the oldest segment is given up, what it says of machines' keys is said again.
+    ///
+    /// While that alone would keep it, it may stay: the log is as long as what is said again, twice,
+    /// so that a key is written no more often than it is worth.
+    fn say_keys_again(&mut self, now: Now) {
+        let Some(floor) = self.keys.floor() else { return };
+        if !self.keys.is_saying() {
+            let below = match self.keys.has_unsaid() {
+                true => floor.next(),
+                false => {
+                    let behind = self.segments.first_behind_oldest().filter(|behind| floor < *behind);
+                    let Some(behind) = behind.filter(|_| self.is_oldest_kept_by_keys_alone()) else { return };
+                    behind
+                }
+            };
+            self.keys.expire(now);
+            self.keys.say_again(below);
+        }
+        let room = self.options.block_bytes as usize - BLOCK_HEADER_BYTES - entry_bytes(KEY_PREFIX_BYTES);
+        let max = (room / KEY_HASHES_BYTES).min(KEYS_PER_ENTRY);
+        let (mut payload, mut said) = (Vec::new(), 0);
+        while said < KEYS_PER_TURN {
+            let count = self.keys.next_again(max, &mut payload);
+            if count == 0 || self.make_room(now, entry_bytes(payload.len()), Purpose::Progress).is_err() {
+                break;
+            }
+            let (number, _) = self.writer.write_entry(&self.window, Kind::Key, 0, NO_LANE, &[&payload]);
+            self.keys.said_again(count, number);
+            said += count;
+        }
+    }
+
+    fn is_oldest_kept_by_keys_alone(&self) -> bool {
+        let said = self.segments_of_losses();
+        let needed = needed(&self.moving, &self.rewriting, self.filled_segment(), &said);
+        let is_long = self.segments.is_tight() || self.segments.bytes_behind_oldest() > 2 * self.keys.bytes();
+        is_long && self.segments.is_oldest_settled(needed)
+    }
+
+    fn filled_segment(&self) -> Option<SegmentNumber> {
+        self.window.current().map(|current| self.window.extent(current).segment)
+    }
+
+    /// The segments that hold the losses which count.
+    fn segments_of_losses(&self) -> Vec<SegmentNumber> {
+        let holder = |number| self.segments.holder(number).map(|holder| holder.number);
+        self.ledger.losses.said().filter_map(holder).collect()
     }
 
     fn is_seal_due(&self, now: Now, waiting: bool) -> bool {
@@ -177,14 +245,13 @@ impl Journal {
             self.window.forget_blocks(segment..=segment);
         }
         self.segments.free_at_once(ops);
-        let filled = self.window.current().map(|current| self.window.extent(current).segment);
-        let Self { segments, moving, rewriting, ledger, .. } = self;
-        let said: Vec<SegmentNumber> =
-            ledger.losses.said().filter_map(|number| segments.holder(number)).map(|holder| holder.number).collect();
-        let needed = |segment| {
-            moving.keeps(segment) || rewriting.holds(segment) || filled == Some(segment) || said.contains(&segment)
-        };
-        self.counters.journal_freed += segments.give_up_settled(needed);
+        // What was said again of keys must be on disk before a block names another beginning.
+        if self.keys.is_said_below(self.writer.committed()) {
+            let (filled, said) = (self.filled_segment(), self.segments_of_losses());
+            let Self { segments, moving, rewriting, keys, .. } = self;
+            let needed = needed(moving, rewriting, filled, &said);
+            self.counters.journal_freed += segments.give_up_settled(needed, keys.floor());
+        }
         let Some(first) = self.segments.freeing().first_settled() else { return };
         if self.troubles.stop_intake() && self.writer.acknowledges_commits() {
             // Nothing can be said before there is room again, and this is what makes room. One
@@ -214,8 +281,11 @@ impl Journal {
     }
 
     fn rewrite(&mut self, now: Now, ops: &mut Ops<'_>) {
-        let Self { segments, moving, rewriting, ledger, .. } = self;
-        rewriting.turn(now, segments, ledger, |segment| moving.keeps(segment), ops);
+        let are_keys_said = self.keys.is_said_below(self.writer.committed());
+        let Self { segments, moving, rewriting, ledger, keys, .. } = self;
+        // What is said again elsewhere is not copied, so that must be on disk before.
+        let stays = |segment| moving.keeps(segment) || !are_keys_said;
+        rewriting.turn(now, segments, Said { ledger, keys }, stays, ops);
     }
 
     // ---- completions
@@ -315,8 +385,8 @@ impl Journal {
 
     /// A step of a rewrite is over.
     fn handle_rewrite(&mut self, now: Now, scan: &mut Scan, work: Rewrite, result: Result<(), i32>) -> Option<Moved> {
-        let Self { window, segments, ledger, rewriting, troubles, counters, .. } = self;
-        match rewriting.handle(now, work, result, segments, ledger, troubles) {
+        let Self { window, segments, ledger, keys, rewriting, troubles, counters, .. } = self;
+        match rewriting.handle(now, work, result, segments, Said { ledger, keys }, troubles) {
             Done::Step => None,
             Done::Moved { run, dense } => {
                 let freed = segments.replace(&run, dense);
@@ -415,6 +485,7 @@ impl Journal {
         self.segments.check();
         self.writer.check(&self.window, &self.segments);
         self.ledger.check(self.durability(), &self.segments);
+        self.keys.check();
         self.rewriting.check(&self.segments);
     }
 }

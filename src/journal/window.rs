@@ -595,8 +595,15 @@ mod tests {
     #[test]
     fn a_key_is_the_epoch_in_32_digits_the_core_and_the_number() {
         for (epoch_id, core, number) in [(0, 0, 0), (0xab << 64 | 7, 15, 1_234_567), (u128::MAX, u16::MAX, u64::MAX)] {
-            let payload =
-                RecordPayload { origin: 0, first_byte_wall_ns: 0, frame_us: 0, key: b"", body_hash: 0, data: b"" };
+            let payload = RecordPayload {
+                origin: 0,
+                first_byte_wall_ns: 0,
+                frame_us: 0,
+                key: b"",
+                body_hash: 0,
+                hashes: None,
+                data: b"",
+            };
             let mut key = String::new();
             RecordView { number: RecordNumber(number), flags: 0, epoch_id, payload }.write_key(CoreId(core), &mut key);
             assert_eq!(key, format!("{epoch_id:032x}-{core}-{number}"));

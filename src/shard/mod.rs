@@ -288,6 +288,7 @@ impl Shard {
                 }
             }
             Completion::PortAppeared { source } => intake.handle_port_appeared(turn, source),
+            Completion::Parcel { parcel } => intake.handle_parcel(turn, store, parcel),
             Completion::Closed { link } => {
                 turn.links.remove(link);
                 intake.forget_link(link);
@@ -332,7 +333,7 @@ impl Shard {
         // Before the timers: one of them gives up machines that have waited for a commit for too
         // long.
         let (mut turn, mut owners) = self.lend(now);
-        owners.intake.release_durable(&turn, owners.store);
+        owners.intake.release_durable(&mut turn, owners.store);
         owners.store.release_durable();
         owners.admit(&mut turn);
         while let Some(timer) = self.timers.pop_due(now.mono_ns) {

@@ -11,6 +11,7 @@
 //! - After [`Op::Close`] no completion of that link but [`Completion::Closed`] reaches the shard,
 //!   and it comes exactly once; until then the shard does not use the link's index again.
 
+use crate::http::server::Verdict;
 use crate::journal;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -111,6 +112,14 @@ pub enum Op {
         /// The owning core thread.
         core: CoreId,
     },
+    /// Tell another core; it hears [`Completion::Parcel`]. What one core tells another arrives in its
+    /// order. Where that core has ended, a request comes back as an answer: 503.
+    PassOn {
+        /// The other core thread.
+        core: CoreId,
+        /// What it is told.
+        parcel: Parcel,
+    },
     /// Open a serial port and apply its settings; answered by [`Completion::PortOpened`].
     OpenPort {
         /// The link.
@@ -136,6 +145,62 @@ pub enum Op {
         /// The operation, on its directory and its block memory.
         op: journal::Op,
     },
+}
+
+/// What cores tell each other of the requests of HTTP machines.
+#[derive(Debug)]
+pub enum Parcel {
+    /// A request to a SOURCE that belongs to the core which is told.
+    Request(Box<PassedOn>),
+    /// What became of it.
+    Answer {
+        /// The connection, which may be over.
+        link: LinkId,
+        /// The request's.
+        ticket: u64,
+        /// Bytes of the request's body.
+        bytes: usize,
+        /// Final: [`Verdict::Taken`] once the record is as durable as configured.
+        verdict: Verdict,
+    },
+    /// A connection of which requests were passed on is over.
+    Left {
+        /// Its core.
+        core: CoreId,
+        /// The connection.
+        link: LinkId,
+    },
+}
+
+/// A request whose record another core is to journal.
+#[derive(Debug)]
+pub struct PassedOn {
+    /// The connection's core.
+    pub core: CoreId,
+    /// The connection.
+    pub link: LinkId,
+    /// Names the request in the answer.
+    pub ticket: u64,
+    /// The listener's source.
+    pub source: SourceId,
+    /// The connection's peer.
+    pub peer: SocketAddr,
+    /// SOURCE.
+    pub name: Box<str>,
+    /// The machine's own Idempotency-Key.
+    pub key: Option<Box<[u8]>>,
+    /// The body.
+    pub body: Box<[u8]>,
+    /// When its first byte came; monotonic nanoseconds, the same on all cores.
+    pub first_byte_ns: u64,
+}
+
+impl PassedOn {
+    /// What its core is told where the other one has ended.
+    pub fn undelivered(&self) -> Parcel {
+        let verdict = Verdict::Unavailable { retry_after_s: 1 };
+        Parcel::Answer { link: self.link, ticket: self.ticket, bytes: self.body.len(), verdict }
+    }
 }
 
 /// A port or connection that is open.
@@ -276,6 +341,11 @@ pub enum Completion<'a> {
     Closed {
         /// The link.
         link: LinkId,
+    },
+    /// Another core tells something.
+    Parcel {
+        /// What.
+        parcel: Parcel,
     },
     /// An operation of a journal is over.
     Journal {

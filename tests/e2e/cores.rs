@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The first CPUs that this process may use, as in a configuration.
-fn cpus(count: usize) -> String {
+pub fn cpus(count: usize) -> String {
     let allowed = sched_getaffinity(Pid::from_raw(0)).expect("a system call");
     let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).take(count).collect::<Vec<_>>();
     assert_eq!(cpus.len(), count, "this test needs {count} CPUs");

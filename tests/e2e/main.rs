@@ -14,6 +14,7 @@ mod full;
 mod histograms;
 mod http;
 mod joined;
+mod keys;
 mod leases;
 mod losses;
 mod machines;

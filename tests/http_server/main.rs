@@ -1,6 +1,7 @@
 //! What the ingest server makes of requests, right and wrong ones: each is sent whole, byte by byte, and pipelined after a
 //! good request, always with a good request behind it, which is answered only where the connection goes on.
 
+mod keys;
 mod random;
 mod rows;
 
@@ -119,7 +120,7 @@ impl Machine {
                 content_type: request.content_type.map(<[u8]>::to_vec),
                 idempotency_key: request.idempotency_key.map(<[u8]>::to_vec),
             });
-            self.connection.respond(Verdict::Accepted { last_number: self.next_number, records: 1 });
+            self.connection.respond(Verdict::Accepted { last_number: self.next_number, records: 1, keyed: false });
             self.next_number += 1;
         }
         assert!(input.is_empty(), "all input is taken");
@@ -202,7 +203,7 @@ fn a_flood_that_the_owner_does_not_pause_ends_in_503() {
         let mut input = GOOD.as_bytes();
         while connection.next_request(&limits, 0, &mut input).is_some() {
             taken += 1;
-            connection.respond(Verdict::Accepted { last_number: taken, records: 1 });
+            connection.respond(Verdict::Accepted { last_number: taken, records: 1, keyed: false });
         }
     }
     assert_eq!(taken, 65_536);

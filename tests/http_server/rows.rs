@@ -512,7 +512,7 @@ fn row_70_and_other_verdicts_are_answered_in_order() {
     let requests = GOOD.repeat(4);
     let mut input = requests.as_bytes();
     let verdicts = [
-        Verdict::Accepted { last_number: 7, records: 120 },
+        Verdict::Accepted { last_number: 7, records: 120, keyed: false },
         Verdict::Unavailable { retry_after_s: 30 },
         Verdict::UnknownSource,
         Verdict::BadRequest("line 3 is empty"),

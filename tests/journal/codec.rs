@@ -3,13 +3,13 @@
 use proptest::prelude::*;
 use ringest::ground::decoding::{Decoding, OnUndecodable};
 use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
-use ringest::journal::Position;
 use ringest::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Dense, ENTRY_HEADER_BYTES, Entries, Entry, EntryHeader, Kind, OriginPayload,
     RecordPayload, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entry_bytes, round_up,
 };
+use ringest::journal::{KeyHashes, Position};
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Origin,
     Kind::Record,
     Kind::Id,
@@ -19,6 +19,7 @@ const KINDS: [Kind; 10] = [
     Kind::Retried,
     Kind::Leased,
     Kind::Origin1,
+    Kind::Key,
     Kind::Losses,
 ];
 
@@ -76,10 +77,15 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
         }
         Kind::Record => {
             let (key, data) = bytes.split_at(split);
-            let record = RecordPayload { first_byte_wall_ns: 1, frame_us: 2, origin: 3, key, body_hash: 4, data };
-            [&record.encode_prefix()[..], key, data].concat()
+            let hashes = split.is_multiple_of(2).then(|| KeyHashes::of("press-4", key, data));
+            let written = hashes.map(KeyHashes::encode);
+            let hashed = written.as_ref().map_or(&[][..], |written| &written[..]);
+            let record =
+                RecordPayload { first_byte_wall_ns: 1, frame_us: 2, origin: 3, key, body_hash: 4, hashes, data };
+            [&record.encode_prefix()[..], hashed, key, data].concat()
         }
         Kind::Leased => [&[1; 16], &bytes[..bytes.len() / 16 * 16]].concat(),
+        Kind::Key => [&[1; 16], &bytes[..bytes.len() / 32 * 32]].concat(),
         Kind::Delivered => bytes[..bytes.len() / 8 * 8].to_vec(),
         Kind::Losses => bytes[..bytes.len() / 40 * 40].to_vec(),
         Kind::Id | Kind::Discarded | Kind::Retried => [&[1; 8], bytes].concat(),
@@ -133,7 +139,8 @@ fn view(entry: &Entry<'_>) {
     match entry.header.kind {
         Kind::Record => {
             let record = RecordPayload::decode(entry.payload);
-            assert_eq!(24 + record.key.len() + record.data.len(), entry.payload.len());
+            let hashes = record.hashes.map_or(0, |hashes| hashes.encode().len());
+            assert_eq!(24 + hashes + record.key.len() + record.data.len(), entry.payload.len());
         }
         kind @ (Kind::Origin | Kind::Origin1) => {
             let _ = OriginPayload::decode(kind, entry.payload);

@@ -6,7 +6,7 @@ use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use ringest::journal::{
     self, Appended, Found, Journal, Location, Moved, NewRecord, Options, OriginRef, Position, Scan, Step,
 };
-use ringest::journal::{Completion, Op, Rewrite};
+use ringest::journal::{Completion, KeyLimits, Op, Rewrite};
 use ringest::observe::snapshot::JournalSnapshot;
 use ringest::shard::Now;
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +24,7 @@ pub fn options(durability: Durability, segments: u64, slots: usize) -> Options {
         max_bytes: segments * u64::from(SEGMENT_BYTES),
         window_bytes: slots * BLOCK_BYTES as usize,
         block_bytes: BLOCK_BYTES,
+        keys: KeyLimits { count: 1_000, age_ns: 3_600_000_000_000 },
     }
 }
 
@@ -475,7 +476,7 @@ impl World {
         let now = self.now;
         let (flags, first_byte_wall_ns, frame_us) =
             (data.len() as u8, now.mono_ns ^ data.len() as u64, data.len() as u32);
-        let record = NewRecord { origin, flags, first_byte_wall_ns, frame_us, key, data };
+        let record = NewRecord { origin, flags, first_byte_wall_ns, frame_us, key, hashes: None, data };
         let room = self.journal().can_append(now, key.len() + data.len());
         let appended = self.journal().append_record(now, record);
         assert_eq!(appended.is_ok(), room, "can_append tells the truth");

@@ -65,7 +65,7 @@ impl Oracle {
             if !next.is_empty() {
                 index = next.last().map(|at| at - 1);
                 lane.positions = next;
-            } else if !self.was_cut {
+            } else if !self.was_cut && !lane.repeated.contains_key(data) {
                 return Err(format!("parked, and not what is next: {}", lane.mismatch(data)));
             }
         } else if lane.is_none() && !self.was_cut {

@@ -146,7 +146,13 @@ impl Disk {
                 Kind::Origin => {
                     lost_origins.extend(OriginPayload::decode(Kind::Origin, payload).map(|origin| origin.origin))
                 }
-                Kind::Parked | Kind::Retried | Kind::Discarded | Kind::Leased | Kind::Origin1 | Kind::Losses => {}
+                Kind::Parked
+                | Kind::Retried
+                | Kind::Discarded
+                | Kind::Leased
+                | Kind::Origin1
+                | Kind::Key
+                | Kind::Losses => {}
             }
         }
         // Records that refer to a lost name, here or in an older segment.

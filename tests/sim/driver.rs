@@ -135,6 +135,7 @@ impl World {
             }
             Op::HoldLine { .. } => return Err("a line is held that has no XON and XOFF".into()),
             Op::HandOver { .. } => return Err("a connection is handed over, but there is one core".into()),
+            Op::PassOn { .. } => return Err("something is passed on, but there is one core".into()),
             Op::Journal { journal, op } => {
                 let &directory = self.directories.get(usize::from(journal.0)).ok_or("a journal that there is not")?;
                 let Some(shard) = &self.shard else { return Ok(()) };

@@ -4,8 +4,9 @@ use super::context::MS;
 use super::disk::Disk;
 use super::driver::Seen;
 use super::event::Event;
+use super::machines::Machine;
 use super::net::Peer;
-use super::plan::{CrashPoint, Tampering};
+use super::plan::{CrashPoint, Level, Tampering};
 use super::world::{Tampered, World};
 use crate::say;
 use ringest::config::{Settings, Url};
@@ -233,6 +234,7 @@ impl World {
         }
         if self.disks.iter().any(|disk| disk.lost_doomed) {
             (self.tampered.ever, self.tampered.aside) = (true, true);
+            self.excuse_keys();
         }
         if power || !self.plan.has_disk() {
             self.forget();
@@ -244,7 +246,15 @@ impl World {
         say!(self.cx, "what came after {} ms need not have survived", self.safe_ns / MS);
         self.oracle.power_cut(self.safe_ns);
         self.receiver.power_cut(self.cx.now_ns, self.safe_ns);
+        // At level `power` a record is on disk before it is delivered, and its key is in it.
+        if self.plan.level != Level::Power {
+            self.excuse_keys();
+        }
         (self.kept_before, self.marked_before) = (0, self.marked_before.min(self.marked_safe));
+    }
+
+    fn excuse_keys(&mut self) {
+        self.machines.iter_mut().for_each(Machine::excuse_keys);
     }
 
     /// With the shard down, files change by themselves.
@@ -258,6 +268,7 @@ impl World {
         let disk = &mut self.disks[directory];
         if matches!(tampering, Tampering::FlipSegments(_) | Tampering::HideBlocks(_)) {
             self.oracle.asides_damaged(None);
+            self.machines.iter_mut().for_each(Machine::excuse_keys);
         }
         match *tampering {
             Tampering::FlipSegments(count) | Tampering::HideBlocks(count) => {
@@ -315,6 +326,7 @@ impl World {
         self.kept_before += self.terms.received - self.terms.rejected;
         self.parked.gone(self.terms.discarded);
         self.terms = Terms::default();
+        self.repeated = 0;
         let [http, streams] = std::mem::take(&mut self.turned_away).map(|count| count > 0);
         self.turned_away_before = [0; 2];
         self.short = false;

@@ -59,7 +59,27 @@ pub struct MachinePlan {
     pub leaves: bool,
     /// Connects again only when the gateway has read the last connection to its end: else there is no order to keep.
     pub one_at_a_time: bool,
+    /// HTTP: a record that is sent again goes to the SOURCE that it was first sent to, and is the same by its key.
+    pub keyed: bool,
 }
+
+/// A record of an HTTP machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Post {
+    number: u64,
+    record: Vec<u8>,
+    /// The SOURCE that it was sent to first; empty before that.
+    lane: String,
+    /// It was sent there by another connection before.
+    again: bool,
+    /// It was answered 201 before.
+    done: bool,
+    /// What was known of its key may be lost.
+    excused: bool,
+}
+
+/// Answered records that a machine may send again.
+const DONE_MAX: usize = 60;
 
 /// A listener of the shard, as the world sees it.
 #[derive(Debug, Default)]
@@ -101,8 +121,10 @@ pub struct Machine {
     /// Records that count towards the quota: handed in, or answered 201.
     pub done: u64,
     /// HTTP: sent and not answered; to be sent again.
-    unanswered: VecDeque<(u64, Vec<u8>)>,
-    again: VecDeque<(u64, Vec<u8>)>,
+    unanswered: VecDeque<Post>,
+    again: VecDeque<Post>,
+    /// Answered 201 lately.
+    done_posts: VecDeque<Post>,
     input: Vec<u8>,
     written: u64,
     lane: String,
@@ -147,6 +169,7 @@ impl Machine {
             done: 0,
             unanswered: VecDeque::new(),
             again: VecDeque::new(),
+            done_posts: VecDeque::new(),
             input: Vec::new(),
             written: 0,
             lane: String::new(),
@@ -284,9 +307,17 @@ impl Machine {
     pub fn lose(&mut self, cx: &mut Context) {
         self.conn = None;
         self.out.clear();
-        self.again.extend(self.unanswered.drain(..));
+        let keyed = self.plan.keyed;
+        for mut post in self.unanswered.drain(..).filter(|post| !post.done) {
+            if !keyed || post.excused {
+                post = Post { lane: String::new(), again: false, excused: false, ..post };
+            }
+            self.again.push_back(post);
+        }
         self.again.make_contiguous().sort();
-        let delay = cx.rng.u64(MS..50 * MS);
+        // What has no answer is sent again at once, or long after.
+        let late = keyed && !self.again.is_empty() && cx.chance(20);
+        let delay = if late { cx.rng.u64(50 * MS..2_000 * MS) } else { cx.rng.u64(MS..50 * MS) };
         self.wake_in(cx, delay);
     }
 
@@ -379,17 +410,20 @@ impl Machine {
         }
         let wanted = self.plan.quota.saturating_sub(self.done + self.unanswered.len() as u64);
         if self.unanswered.len() < self.plan.depth && (wanted > 0 || !self.again.is_empty()) {
-            let (number, record) = self.again.pop_front().unwrap_or_else(|| self.record(cx));
-            let request = self.request(cx, number, &record);
+            let post = self.next_post(cx);
+            let Post { number, ref record, .. } = post;
+            let request = self.request(cx, &post);
             if net.room(conn) < request.len() {
-                self.again.push_front((number, record));
+                if !post.done {
+                    self.again.push_front(post);
+                }
                 self.wake_in(cx, 5 * MS);
                 return;
             }
             self.written += request.len() as u64;
-            oracle.http_request(conn, self.written, &record);
+            oracle.http_request(conn, self.written, (&post.lane, record), post.again);
             net.write(cx, conn, &request);
-            self.unanswered.push_back((number, record));
+            self.unanswered.push_back(post);
             say!(cx, "machine {} posts {number} on conn {conn}", self.index);
             if cx.rng.u32(..1000) < self.plan.fickle {
                 match cx.rng.u8(..3) {
@@ -418,19 +452,52 @@ impl Machine {
         }
     }
 
-    fn request(&self, cx: &mut Context, number: u64, record: &[u8]) -> Vec<u8> {
-        let mut head = format!("POST /v1/records/{} HTTP/1.1\r\nHost: gateway:8443\r\n", self.lane);
+    /// What is sent next: something that has no answer, something that has one already, or a new record.
+    fn next_post(&mut self, cx: &mut Context) -> Post {
+        if self.plan.keyed && !self.done_posts.is_empty() && cx.chance(5) {
+            cx.stats.count("answered request repeated under its key");
+            let at = cx.rng.usize(..self.done_posts.len());
+            return Post { again: true, done: true, ..self.done_posts[at].clone() };
+        }
+        let lane = self.lane.clone();
+        match self.again.pop_front() {
+            Some(post) if post.lane.is_empty() => Post { lane, ..post },
+            Some(post) => {
+                let again = post.again || post.lane != lane;
+                if again {
+                    cx.stats.count("request repeated under its key");
+                }
+                Post { again, ..post }
+            }
+            None => {
+                let (number, record) = self.record(cx);
+                Post { number, record, lane, again: false, done: false, excused: false }
+            }
+        }
+    }
+
+    /// What the shard knew of keys may be lost.
+    pub fn excuse_keys(&mut self) {
+        self.done_posts.clear();
+        self.unanswered.iter_mut().for_each(|post| post.excused = true);
+        for post in &mut self.again {
+            (post.lane, post.again) = (String::new(), false);
+        }
+    }
+
+    fn request(&self, cx: &mut Context, Post { number, record, lane, .. }: &Post) -> Vec<u8> {
+        let mut head = format!("POST /v1/records/{lane} HTTP/1.1\r\nHost: gateway:8443\r\n");
         head += &format!("Idempotency-Key: m{}-{number}\r\n", self.index);
         if cx.rng.bool() {
             head += "Content-Type: application/octet-stream\r\nUser-Agent: gauge/2.1 (\u{b5}m)\r\n";
         }
         if cx.rng.bool() {
             head += &format!("content-length: {}\r\n\r\n", record.len());
-            return [head.as_bytes(), record].concat();
+            return [head.as_bytes(), &record[..]].concat();
         }
         head += "Transfer-Encoding: chunked\r\n\r\n";
         let mut out = head.into_bytes();
-        let mut rest = record;
+        let mut rest = &record[..];
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at(cx.rng.usize(1..=rest.len()));
             out.extend(format!("{:x}{}\r\n", chunk.len(), if cx.chance(10) { ";a=b" } else { "" }).as_bytes());
@@ -467,20 +534,36 @@ impl Machine {
     }
 
     fn take_answer(&mut self, cx: &mut Context, oracle: &mut Oracle, status: u16) -> Result<(), String> {
-        let Some((number, record)) = self.unanswered.pop_front() else {
+        let Some(post) = self.unanswered.pop_front() else {
             return Err(format!("machine {}: an answer without a request", self.index));
         };
+        let Post { number, ref record, ref lane, again, done, .. } = post;
         say!(cx, "machine {}: {number} answered {status}", self.index);
         match status {
+            201 if done => oracle.acknowledged(lane, record, again)?,
             201 => {
                 self.done += 1;
                 cx.stats.count("acknowledged over HTTP");
-                oracle.acknowledged(&self.lane, &record)?;
+                oracle.acknowledged(lane, record, again)?;
+                if self.plan.keyed && !post.excused {
+                    self.done_posts.push_back(post);
+                    if self.done_posts.len() > DONE_MAX {
+                        self.done_posts.pop_front();
+                    }
+                }
             }
+            // The disk hangs; the connection ends with it.
+            409 if self.plan.keyed => {
+                cx.stats.count("answered 409: still on its way");
+                if !done {
+                    self.again.push_back(post);
+                }
+            }
+            503 if done => oracle.refused(lane, record, again)?,
             503 => {
                 cx.stats.count("refused over HTTP");
-                oracle.refused(&self.lane, &record)?;
-                self.again.push_back((number, record));
+                oracle.refused(lane, record, again)?;
+                self.again.push_back(post);
                 self.again.make_contiguous().sort();
             }
             status => return Err(format!("machine {}: answered {status}", self.index)),

@@ -68,6 +68,9 @@ pub struct Lane {
     /// What an operator has deleted.
     pub discarded: BTreeSet<Vec<u8>>,
     pub http: bool,
+    /// What was sent again under its key, by another connection: it arrives once, in no order. Whether a machine was told that it is
+    /// safe.
+    pub repeated: BTreeMap<Vec<u8>, bool>,
     /// HTTP: its connection has ended.
     ended: bool,
     /// The power was cut: an acknowledgement still on its way means nothing any more.
@@ -79,8 +82,16 @@ pub struct Lane {
 enum Intake {
     /// With what is left of a mark, on a tty (PARMRK, termios(3)).
     Stream(Frames, Option<Marks>),
-    /// Where the requests end in the connection's bytes, and their records.
-    Http(VecDeque<(u64, Vec<u8>)>),
+    /// Requests.
+    Http(VecDeque<Request>),
+}
+
+struct Request {
+    /// Where it ends in the connection's bytes.
+    end: u64,
+    lane: usize,
+    shown: Vec<u8>,
+    again: bool,
 }
 
 /// A tty's bytes under PARMRK (termios(3)).
@@ -122,6 +133,8 @@ pub struct Oracle {
     pub asides: BTreeMap<String, Aside>,
     intakes: BTreeMap<ConnId, (usize, Intake)>,
     fresh: Vec<(usize, usize)>,
+    /// The connections of repeated requests that are not accounted for.
+    fresh_repeats: Vec<ConnId>,
     lives: u32,
     /// The power was cut, or bytes were damaged.
     pub was_cut: bool,
@@ -146,6 +159,7 @@ impl Oracle {
             asides: BTreeMap::new(),
             intakes: BTreeMap::new(),
             fresh: Vec::new(),
+            fresh_repeats: Vec::new(),
             lives: 0,
             was_cut: false,
             seen: BTreeSet::new(),
@@ -168,6 +182,7 @@ impl Oracle {
             rows: 0,
             arrived: BTreeSet::new(),
             discarded: BTreeSet::new(),
+            repeated: BTreeMap::new(),
             http,
             ended: false,
             cut: false,
@@ -192,10 +207,12 @@ impl Oracle {
         self.intakes.insert(conn, (lane, Intake::Http(VecDeque::new())));
     }
 
-    /// A machine wrote a request that ends after the connection's `end`th byte.
-    pub fn http_request(&mut self, conn: ConnId, end: u64, record: &[u8]) {
-        if let Some((lane, Intake::Http(requests))) = self.intakes.get_mut(&conn) {
-            requests.push_back((end, self.body.shown(&self.lanes[*lane].name, record)));
+    /// A machine wrote a request that ends after the connection's `end`th byte. `again`: it was sent by another connection before, and
+    /// its key is known if the record was taken.
+    pub fn http_request(&mut self, conn: ConnId, end: u64, (name, record): (&str, &[u8]), again: bool) {
+        let lane = self.names[name];
+        if let Some((_, Intake::Http(requests))) = self.intakes.get_mut(&conn) {
+            requests.push_back(Request { end, lane, shown: self.body.shown(name, record), again });
         }
     }
 
@@ -204,7 +221,7 @@ impl Oracle {
     pub fn hand(&mut self, now_ns: u64, conn: ConnId, bytes: &[u8], total: u64) -> (u64, u64) {
         let Some((lane, intake)) = self.intakes.get_mut(&conn) else { return (0, 0) };
         let mut whole = 0;
-        let Lane { name, expected, .. } = &mut self.lanes[*lane];
+        let Lane { name, expected, repeated: known, .. } = &mut self.lanes[*lane];
         let before = expected.len();
         match intake {
             Intake::Stream(framer, marks) => {
@@ -220,10 +237,19 @@ impl Oracle {
                 });
             }
             Intake::Http(requests) => {
-                while requests.front().is_some_and(|(end, _)| *end <= total) {
+                let mut repeated = Vec::new();
+                while let Some(request) = requests.pop_front_if(|request| request.end <= total) {
                     self.handed.http_records += 1;
                     whole += 1;
-                    expected.push(Expected::of(requests.pop_front().expect("looked at").1, None));
+                    // What stood still on the way may come behind its own repeat.
+                    match request.again || known.contains_key(&request.shown) {
+                        true => repeated.push((request.lane, request.shown)),
+                        false => expected.push(Expected::of(request.shown, None)),
+                    }
+                }
+                for (lane, shown) in repeated {
+                    self.fresh_repeats.push(conn);
+                    self.lanes[lane].repeat(shown);
                 }
             }
         }
@@ -271,12 +297,14 @@ impl Oracle {
         let ended = |&&(lane, index): &&(usize, usize)| {
             self.lanes[lane].ended && self.lanes[lane].expected[index].state == State::Fresh
         };
-        self.fresh.iter().filter(ended).count() as u64
+        let repeats = self.fresh_repeats.iter().filter(|conn| !self.intakes.contains_key(conn)).count();
+        (self.fresh.iter().filter(ended).count() + repeats) as u64
     }
 
     /// The shard's counters account for all that was handed in; since they last did, it turned some records away: of
     /// HTTP machines, of streams.
     pub fn counted(&mut self, now_ns: u64, refused_http: bool, rejected_streams: bool) {
+        self.fresh_repeats.clear();
         for (lane, index) in std::mem::take(&mut self.fresh) {
             let lane = &mut self.lanes[lane];
             let unknown = if lane.http { refused_http } else { rejected_streams };
@@ -311,6 +339,7 @@ impl Oracle {
             }
         }
         self.intakes.clear();
+        self.fresh_repeats.clear();
         self.handed = Handed::default();
     }
 
@@ -321,6 +350,9 @@ impl Oracle {
         self.asides_cut(safe_ns);
         for lane in &mut self.lanes {
             lane.cut = lane.http && !self.power;
+            if !self.power {
+                lane.repeated.values_mut().for_each(|promised| *promised = false);
+            }
             let done = lane.positions.first().copied().unwrap_or(0);
             for (index, entry) in lane.expected.iter_mut().enumerate() {
                 let delivered = index < done && (!lane.http || lane.arrived.contains(&entry.shown));
@@ -343,6 +375,9 @@ impl Oracle {
         for lane in lanes {
             let shown = self.body.shown(&lane.name, record);
             let done = lane.positions.first().copied().unwrap_or(0);
+            if let Some(promised) = lane.repeated.get_mut(&shown) {
+                *promised = false;
+            }
             for entry in lane.expected[done..].iter_mut().filter(|entry| entry.shown == shown) {
                 if entry.state != State::Refused {
                     entry.state = State::Maybe;
@@ -364,17 +399,22 @@ impl Oracle {
     /// All records that may arrive, in all lives.
     pub fn possible(&self) -> u64 {
         let possible = |lane: &Lane| lane.expected.iter().filter(|entry| entry.state != State::Refused).count();
-        self.lanes.iter().map(|lane| possible(lane) as u64).sum()
+        self.lanes.iter().map(|lane| (possible(lane) + lane.repeated.len()) as u64).sum()
     }
 
     /// An HTTP machine got its 201: the lane's record that looks so must arrive.
     ///
     /// # Errors
     /// If the shard was never handed it.
-    pub fn acknowledged(&mut self, name: &str, record: &[u8]) -> Result<(), String> {
+    pub fn acknowledged(&mut self, name: &str, record: &[u8], again: bool) -> Result<(), String> {
         let shown = self.body.shown(name, record);
         let lane = self.lane(name, true, usize::MAX);
         if self.lanes[lane].cut {
+            return Ok(());
+        }
+        if again {
+            let promised = self.lanes[lane].repeated.get_mut(&shown);
+            *promised.ok_or_else(|| format!("{name}: 201 for a repeat that was not handed over"))? = true;
             return Ok(());
         }
         let entry = self.lanes[lane].expected.iter_mut().rev().find(|entry| entry.shown == shown);
@@ -394,10 +434,17 @@ impl Oracle {
     ///
     /// # Errors
     /// If it has arrived.
-    pub fn refused(&mut self, name: &str, record: &[u8]) -> Result<(), String> {
+    pub fn refused(&mut self, name: &str, record: &[u8], again: bool) -> Result<(), String> {
         let shown = self.body.shown(name, record);
         let lane = self.lane(name, true, usize::MAX);
         let lane = &mut self.lanes[lane];
+        if again {
+            let is_known = lane.repeated.get(&shown) == Some(&true) || lane.arrived.contains(&shown);
+            return match is_known && shown.len() > HEAD_BYTES && !lane.cut {
+                true => Err(format!("{name}: 503 for a key that is known")),
+                false => Ok(()),
+            };
+        }
         let Some(index) = lane.expected.iter().rposition(|entry| entry.shown == shown) else { return Ok(()) };
         if shown.len() > HEAD_BYTES && lane.arrived.contains(&shown) {
             return Err(format!("{name}: 503 for a record that was delivered"));
@@ -426,10 +473,11 @@ impl Oracle {
             return Err(format!("{name}: a row whose checksum is wrong: {}", shorten(data)));
         }
         let next = lane.next(data, rejecting);
-        if next.is_empty() {
+        if !next.is_empty() {
+            lane.positions = next;
+        } else if !lane.repeated.contains_key(data) {
             return Err(lane.mismatch(data));
         }
-        lane.positions = next;
         lane.rows += 1;
         if lane.http {
             lane.arrived.insert(data.to_vec());
@@ -456,7 +504,7 @@ impl Oracle {
         // The shard knows nothing of this row. If it still has the record, the row is the lane's next and nothing stands for it
         // later; if it has not, the row is out of order.
         let next = lane.next(data, rejecting);
-        if next.is_empty() {
+        if next.is_empty() && !lane.repeated.contains_key(data) {
             return self.stray(data);
         }
         lane.positions.extend(next);
@@ -504,6 +552,10 @@ impl Oracle {
             {
                 return Err(format!("{}: {} did not arrive", lane.name, shorten(&entry.shown)));
             }
+            let is_gone = |shown: &Vec<u8>| lane.arrived.contains(shown) || lane.discarded.contains(shown);
+            if let Some((shown, _)) = lane.repeated.iter().find(|(shown, promised)| **promised && !is_gone(shown)) {
+                return Err(format!("{}: {} was sent again and did not arrive", lane.name, shorten(shown)));
+            }
             let all = lane.expected.len();
             let done = lane.positions.iter().any(|&from| lane.reachable(from, false).contains(&all));
             if !done {
@@ -523,6 +575,17 @@ impl Oracle {
 }
 
 impl Lane {
+    /// A record is handed over once more. It has arrived, is on its way, or was lost on the way here: what it was first is not known
+    /// any more, unless it was counted.
+    fn repeat(&mut self, shown: Vec<u8>) {
+        for entry in self.expected.iter_mut().filter(|entry| entry.shown == shown) {
+            if entry.state != State::Sure && entry.state != State::Refused {
+                entry.state = State::Maybe;
+            }
+        }
+        self.repeated.entry(shown).or_insert(false);
+    }
+
     /// Positions behind a record that may be next and looks so.
     pub fn next(&self, data: &[u8], rejecting: bool) -> BTreeSet<usize> {
         let reachable = self.positions.iter().flat_map(|&from| self.reachable(from, rejecting));
@@ -650,13 +713,13 @@ mod tests {
     fn a_refused_record_must_not_arrive() {
         let mut oracle = Oracle::new(Body::Raw, true);
         oracle.open_http(3, "h-1");
-        oracle.http_request(3, 10, b"a");
-        oracle.http_request(3, 20, b"b");
+        oracle.http_request(3, 10, ("h-1", b"a"), false);
+        oracle.http_request(3, 20, ("h-1", b"b"), false);
         assert_eq!(oracle.hand(0, 3, &[0; 9], 9), (0, 0));
         assert_eq!(oracle.hand(0, 3, &[0; 11], 20), (2, 2));
-        oracle.refused("h-1", b"a").unwrap();
-        oracle.acknowledged("h-1", b"b").unwrap();
-        assert!(oracle.acknowledged("h-1", b"c").is_err());
+        oracle.refused("h-1", b"a", false).unwrap();
+        oracle.acknowledged("h-1", b"b", false).unwrap();
+        assert!(oracle.acknowledged("h-1", b"c", false).is_err());
         assert!(oracle.row("h-1", b"a").is_err());
         oracle.row("h-1", b"b").unwrap();
         oracle.complete().unwrap();

@@ -7,8 +7,9 @@ use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body, decoding_of};
 use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
-    Answers, Authority, Batch, BatchForm, Confirm, Deliver, Durability, First, Flow, Gateway, Journal, LaneKey, Limits,
-    Line, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    Answers, Authority, Batch, BatchForm, Confirm, Deliver, DeliverKey, Durability, First, Flow, Gateway, Journal,
+    LaneKey, Limits, Line, MachineKeys, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind,
+    Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
@@ -208,7 +209,9 @@ impl Plan {
         let (deliver, sequence, contract) = delivery(rng, body);
         let block_bytes = *rng.choice(&[8192, 16_384]).expect("some");
         let physical = *rng.choice(&[512, 4096]).expect("some");
-        let journal = journal(rng, level, block_bytes, physical);
+        let mut journal = journal(rng, level, block_bytes, physical);
+        let keyed = is_keyed(seed);
+        journal.machine_keys.count = if keyed { 1_000 } else { 0 };
         let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
         let mut faults = faults(rng, level, matches!(seed % 8, 1 | 3 | 5), &machines);
         faults.extend(reloads(seed));
@@ -234,7 +237,7 @@ impl Plan {
             settings: Arc::new(Settings { gateway, journal, sources, sequence, deliver, limits }),
             contract,
             body,
-            machines,
+            machines: machines.into_iter().map(|machine| MachinePlan { keyed, ..machine }).collect(),
             faults,
             weather: weather(rng),
             physical,
@@ -260,6 +263,11 @@ impl Plan {
     pub fn options(&self, core: u32) -> Options {
         Options { block_bytes: self.block_bytes, ..Options::new(&self.settings.journal, CoreId(core as u16), 1) }
     }
+}
+
+/// Whether machines' keys are remembered, and machines repeat under them; drawn apart, so that the other worlds are what they were.
+fn is_keyed(seed: u64) -> bool {
+    fastrand::Rng::with_seed(seed ^ 0x6b65_7973).u8(..3) > 0
 }
 
 /// In every third world some; drawn apart, so that all else of a world is what it was without them.
@@ -312,6 +320,7 @@ fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, 
             leaves: rng.bool(),
             one_at_a_time: false,
             is_joined: false,
+            keyed: false,
         });
         sources.push(source_of(rng, kind, source, framing));
         // Drawn aside, so that the rest of a world is the same with and without.
@@ -482,6 +491,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         success: vec![201],
         answer_type: None,
         answer_id_at: None,
+        key: DeliverKey::Record,
         connections: *rng.choice(&[1, 2, 8]).expect("some"),
         pipeline: *rng.choice(&[1, 8]).expect("some"),
         timeout: Duration::from_millis(*rng.choice(&[400, 2000]).expect("some")),
@@ -544,6 +554,7 @@ fn journal(rng: &mut fastrand::Rng, level: Level, block_bytes: u32, physical: u3
         window_bytes: block_bytes as usize * rng.usize(8..=16),
         blocks: "/dev/shm".into(),
         when_full: if rng.u8(..4) == 0 { WhenFull::Reject } else { WhenFull::Pause },
+        machine_keys: MachineKeys { count: 0, age: Duration::from_secs(3_600) },
     }
 }
 

@@ -84,6 +84,8 @@ pub struct World {
     pub parked: Parked,
     /// Turned away by a full journal, of HTTP machines and of streams: now, and when all was last accounted for.
     pub turned_away: [u64; 2],
+    /// Requests that the shard has known by their keys.
+    pub repeated: u64,
     pub turned_away_before: [u64; 2],
     /// Not all that was handed in is accounted for.
     pub short: bool,
@@ -157,6 +159,7 @@ impl World {
             terms: Terms::default(),
             parked: Parked::default(),
             turned_away: [0; 2],
+            repeated: 0,
             turned_away_before: [0; 2],
             short: false,
             delivered_before: 0,
@@ -377,7 +380,9 @@ impl World {
         let terms = shard.terms();
         let counters = shard.counters_mut();
         self.turned_away = [counters.http_unavailable, counters.rejected_full];
+        self.repeated = counters.http_repeated;
         let [refused, rejected] = self.turned_away;
+        let refused = refused + self.repeated;
         self.oracle.rejecting = rejected > self.turned_away_before[1];
         if !terms.balance() {
             return Err(format!("the identity does not hold: {terms:?}"));
@@ -471,7 +476,8 @@ impl World {
             return Ok(());
         }
         let handed = &mut self.oracle.handed;
-        let missing = handed.stream_records + handed.http_records - self.terms.received - self.turned_away[0];
+        let accounted = self.terms.received + self.turned_away[0] + self.repeated;
+        let missing = handed.stream_records + handed.http_records - accounted;
         if missing > self.oracle.unanswered() {
             return Err(format!(
                 "{:?} and {:?} turned away, of {:?}",

@@ -14,6 +14,7 @@ fn fields(data: &[u8]) -> Fields<'_> {
         data,
         received_wall_ns: 1_767_323_045_123_456_789,
         key: "0123-4",
+        machine_key: b"lot-\"7\"",
     }
 }
 

@@ -11,7 +11,7 @@ use crate::engine::control::Request;
 use crate::engine::segments::{SegmentFiles, descriptor};
 use crate::ground::SegmentNumber;
 use crate::journal;
-use crate::shard::{Completion, Destination, Fd, JournalId, LinkId, Op, Readable, SourceId};
+use crate::shard::{Completion, CoreId, Destination, Fd, JournalId, LinkId, Op, Parcel, Readable, SourceId};
 use io_uring::{opcode, squeue, types};
 use nix::sys::socket::{Shutdown, shutdown};
 use socket2::SockRef;
@@ -71,9 +71,18 @@ impl<C: Core> Driver<C> {
                     let _ = nix::unistd::close(fd.0);
                 }
             }
+            Op::PassOn { core, parcel } => self.pass_on(core, parcel),
             Op::OpenPort { link, source } => self.open_port(link, source),
             Op::HoldLine { link, fd, hold } => self.hold_line(link, fd, hold),
             Op::Journal { journal, op } => self.carry_journal(journal, op),
+        }
+    }
+
+    /// Tells another core; of a request that it cannot hear any more this core hears the end.
+    fn pass_on(&mut self, core: CoreId, parcel: Parcel) {
+        let Err(unheard) = self.peers[usize::from(core.0)].send(Message::Parcel(parcel)) else { return };
+        if let Message::Parcel(Parcel::Request(request)) = unheard.0 {
+            self.events.push(Event::Parcel(request.undelivered()));
         }
     }
 
@@ -434,6 +443,7 @@ impl<C: Core> Driver<C> {
             Message::PortClosed { link } => self.closed(now, link),
             Message::Accepted { source, fd, peer } => self.hear(now, Completion::Accepted { source, fd, peer }),
             Message::PortAppeared { source } => self.hear(now, Completion::PortAppeared { source }),
+            Message::Parcel(parcel) => self.hear(now, Completion::Parcel { parcel }),
             Message::Reload(new) => self.reload(now, *new),
             Message::Snapshot(answer) => {
                 // Whoever asked may have gone.

@@ -92,6 +92,7 @@ impl<C: Core> Driver<C> {
         match event {
             Event::Connected { link, result } => self.connected(now, link, result),
             Event::Closed { link } => self.closed(now, link),
+            Event::Parcel(parcel) => self.hear(now, Completion::Parcel { parcel }),
             Event::Journal { journal, completion } => self.hear(now, Completion::Journal { journal, completion }),
         }
     }

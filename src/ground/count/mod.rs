@@ -137,6 +137,8 @@ counters! {
     pub http_unavailable: u64,
     /// HTTP requests that were held back for want of room, for a moment.
     pub http_held_back: u64,
+    /// HTTP requests that were known by their keys, and are no records of their own.
+    pub http_repeated: u64,
     /// HTTP connections closed without an answer, since their records were not on disk after 30 s;
     /// they are delivered once they are.
     pub http_unanswered: u64,

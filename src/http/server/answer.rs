@@ -74,8 +74,12 @@ impl From<ChunkFault> for Refusal {
 pub(super) enum Answer {
     /// `100 Continue`, before the final answer of the same request.
     Continue,
-    /// 201 once `last_number` is durable.
-    Accepted { last_number: u64, records: u32 },
+    /// 201 once `last_number` is durable. `keyed`: a request that is known by its key, so that 409 may be said when that takes too long.
+    Accepted { last_number: u64, records: u32, keyed: bool },
+    /// 201.
+    Taken { records: u32 },
+    /// Whoever has the request answers it by this ticket.
+    Elsewhere { ticket: u64, keyed: bool },
     /// 503
     Unavailable { retry_after_s: u32 },
     /// 204 to OPTIONS.
@@ -87,14 +91,19 @@ pub(super) enum Answer {
 impl Answer {
     /// Whether it may be sent, with all records below `durable_below` durable.
     pub(super) fn may_go(&self, durable_below: u64) -> bool {
-        !matches!(self, Self::Accepted { last_number, .. } if *last_number >= durable_below)
+        match self {
+            Self::Accepted { last_number, .. } => *last_number < durable_below,
+            Self::Elsewhere { .. } => false,
+            _ => true,
+        }
     }
 
     /// Its status.
     pub(super) fn status(&self) -> u16 {
         match self {
             Self::Continue => 100,
-            Self::Accepted { .. } => 201,
+            Self::Accepted { .. } | Self::Taken { .. } => 201,
+            Self::Elsewhere { .. } => unreachable!("it is not answered yet"),
             Self::Unavailable { .. } => 503,
             Self::Options => 204,
             Self::Refused { refusal, .. } => refusal.status,
@@ -115,8 +124,8 @@ impl Answer {
             out.extend_from_slice(b"\r\nConnection: close");
         }
         match *self {
-            Self::Continue => unreachable!("written above"),
-            Self::Accepted { records, .. } => write_accepted(records, out),
+            Self::Continue | Self::Elsewhere { .. } => unreachable!("written above, or not answered yet"),
+            Self::Accepted { records, .. } | Self::Taken { records } => write_accepted(records, out),
             Self::Unavailable { retry_after_s } => {
                 out.extend_from_slice(b"\r\nRetry-After: ");
                 write_decimal(u64::from(retry_after_s), out);
@@ -168,11 +177,13 @@ fn status_line(status: u16) -> &'static [u8] {
         404 => b"HTTP/1.1 404 Not Found\r\n",
         405 => b"HTTP/1.1 405 Method Not Allowed\r\n",
         408 => b"HTTP/1.1 408 Request Timeout\r\n",
+        409 => b"HTTP/1.1 409 Conflict\r\n",
         411 => b"HTTP/1.1 411 Length Required\r\n",
         413 => b"HTTP/1.1 413 Content Too Large\r\n",
         414 => b"HTTP/1.1 414 URI Too Long\r\n",
         415 => b"HTTP/1.1 415 Unsupported Media Type\r\n",
         417 => b"HTTP/1.1 417 Expectation Failed\r\n",
+        422 => b"HTTP/1.1 422 Unprocessable Content\r\n",
         431 => b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
         501 => b"HTTP/1.1 501 Not Implemented\r\n",
         503 => b"HTTP/1.1 503 Service Unavailable\r\n",

@@ -4,7 +4,7 @@ use super::limits::Limits;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::answer::{Answer, Refusal};
+use super::answer::{Answer, Extra, Refusal};
 use super::reading::Step;
 use crate::http::chunked::Decoder;
 use crate::http::fields::LineScan;
@@ -36,7 +36,23 @@ pub enum Verdict {
         last_number: u64,
         /// How many records it held.
         records: u32,
+        /// The request is known by its key.
+        keyed: bool,
     },
+    /// 201 `{"accepted":records}`: all of it is durable.
+    Taken {
+        /// How many records it held.
+        records: u32,
+    },
+    /// Somebody else has the request: [`ServerConnection::settle`] tells what became of it.
+    Elsewhere {
+        /// By this name.
+        ticket: u64,
+        /// The request is known by its key.
+        keyed: bool,
+    },
+    /// 422: its key came with another body before.
+    KeyReused,
     /// 404
     UnknownSource,
     /// 503 with Retry-After.
@@ -46,6 +62,15 @@ pub enum Verdict {
     },
     /// 400 with this sentence as its body.
     BadRequest(&'static str),
+}
+
+/// What an answer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// That the record of this number is durable.
+    Durable(u64),
+    /// Somebody else.
+    Elsewhere,
 }
 
 /// What [`ServerConnection::take_output`] wrote.
@@ -194,13 +219,36 @@ impl ServerConnection {
     /// If there is none.
     pub fn respond(&mut self, verdict: Verdict) {
         assert!(matches!(self.phase, Phase::Verdict), "there is no request to answer");
-        let answer = match verdict {
-            Verdict::Accepted { last_number, records } => Answer::Accepted { last_number, records },
-            Verdict::Unavailable { retry_after_s } => Answer::Unavailable { retry_after_s },
-            Verdict::UnknownSource => refused(Refusal::new(404, "there is no such source"), false),
-            Verdict::BadRequest(text) => refused(Refusal::bad(text), false),
+        self.finish(answer_of(verdict));
+    }
+
+    /// What became of a request that somebody else has. Whether it was the first that waits; `None` where it waits no more.
+    pub fn settle(&mut self, ticket: u64, verdict: Verdict) -> Option<bool> {
+        let mut is_first = true;
+        for answer in self.first.iter_mut().chain(&mut self.rest) {
+            if matches!(answer, Answer::Elsewhere { ticket: other, .. } if *other == ticket) {
+                *answer = answer_of(verdict);
+                return Some(is_first);
+            }
+            is_first &= answer.may_go(self.durable_below);
+        }
+        None
+    }
+
+    /// The first request that waits has waited for too long. Where it is known by its key it is answered 409, and the connection ends;
+    /// `false` where nothing true can be said.
+    pub fn give_up(&mut self) -> bool {
+        let is_waiting = self.first.is_some_and(|answer| !answer.may_go(self.durable_below));
+        let Some(Answer::Accepted { keyed: true, .. } | Answer::Elsewhere { keyed: true, .. }) =
+            self.first.filter(|_| is_waiting)
+        else {
+            return false;
         };
-        self.finish(answer);
+        let text = "a request with this Idempotency-Key is still on its way to the disk, try again later";
+        self.first = Some(refused(Refusal { extra: Extra::RetrySoon, ..Refusal::new(409, text) }, false));
+        self.rest = VecDeque::new();
+        self.stop_reading();
+        true
     }
 
     /// Records with numbers below `durable_below` are durable: lets waiting 201s go. Never goes back.
@@ -208,11 +256,14 @@ impl ServerConnection {
         self.durable_below = self.durable_below.max(durable_below);
     }
 
-    /// The number that must become durable for the next of the answers to go that may not go yet.
-    pub fn awaits(&self) -> Option<u64> {
+    /// What the next of the answers waits for that may not go yet.
+    pub fn awaits(&self) -> Option<Awaited> {
         let mut answers = self.first.iter().chain(&self.rest);
         answers.find_map(|answer| match answer {
-            Answer::Accepted { last_number, .. } if !answer.may_go(self.durable_below) => Some(*last_number),
+            Answer::Accepted { last_number, .. } if !answer.may_go(self.durable_below) => {
+                Some(Awaited::Durable(*last_number))
+            }
+            Answer::Elsewhere { .. } => Some(Awaited::Elsewhere),
             _ => None,
         })
     }
@@ -345,6 +396,22 @@ impl ServerConnection {
         self.phase = Phase::Closing;
         self.buffer = Vec::new();
         self.drain = None;
+    }
+}
+
+/// What a request is answered once it is known what became of it.
+fn answer_of(verdict: Verdict) -> Answer {
+    match verdict {
+        Verdict::Accepted { last_number, records, keyed } => Answer::Accepted { last_number, records, keyed },
+        Verdict::Taken { records } => Answer::Taken { records },
+        Verdict::Elsewhere { ticket, keyed } => Answer::Elsewhere { ticket, keyed },
+        Verdict::Unavailable { retry_after_s } => Answer::Unavailable { retry_after_s },
+        Verdict::UnknownSource => refused(Refusal::new(404, "there is no such source"), false),
+        Verdict::BadRequest(text) => refused(Refusal::bad(text), false),
+        Verdict::KeyReused => {
+            let text = "this Idempotency-Key came with another body before: a new record needs a new key";
+            refused(Refusal::new(422, text), false)
+        }
     }
 }
 

@@ -11,5 +11,5 @@ mod head;
 mod limits;
 mod reading;
 
-pub use connection::{Output, Request, ServerConnection, Verdict};
+pub use connection::{Awaited, Output, Request, ServerConnection, Verdict};
 pub use limits::Limits;

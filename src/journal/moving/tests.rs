@@ -3,11 +3,11 @@
 
 use crate::config::Durability;
 use crate::ground::{Now, RecordNumber, SegmentNumber};
-use crate::journal::Identity;
 use crate::journal::{
     self, Appended, BlockFile, BlockMemory, Completion, Journal, LeftBlocks, NewRecord, Op, Options, Position, Scan,
     Step, Storage,
 };
+use crate::journal::{Identity, KeyLimits};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -126,6 +126,7 @@ fn options(durability: Durability) -> Options {
         max_bytes: 64 * 16 * 1024,
         window_bytes: 12 * BLOCK_BYTES as usize,
         block_bytes: BLOCK_BYTES,
+        keys: KeyLimits { count: 0, age_ns: 0 },
     }
 }
 
@@ -203,7 +204,8 @@ fn failed(durability: Durability) -> (Disk, Journal, Vec<(RecordNumber, Vec<u8>)
     let mut waiting = Vec::new();
     for index in 0..=u8::MAX {
         let data = vec![index; if index < 20 { 100 } else { 300 + usize::from(index) * 3 }];
-        let record = NewRecord { origin, flags: 0, first_byte_wall_ns: 1, frame_us: 2, key: b"", data: &data };
+        let record =
+            NewRecord { origin, flags: 0, first_byte_wall_ns: 1, frame_us: 2, key: b"", hashes: None, data: &data };
         let Ok(Appended { number, at }) = journal.append_record(NOW, record) else { break };
         journal.hold(at); // so that every slot stays in use
         waiting.push((number, data));

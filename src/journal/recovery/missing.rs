@@ -86,7 +86,7 @@ impl Stop {
         match entry.header.kind {
             Kind::Record => self.waiting.contains(entry.header.number),
             Kind::Id | Kind::Parked | Kind::Retried => self.waiting.contains(record_number_at(entry.payload, 0)),
-            Kind::Leased | Kind::Losses => true,
+            Kind::Leased | Kind::Losses | Kind::Key => true,
             Kind::Origin | Kind::Origin1 | Kind::Delivered | Kind::Discarded => false,
         }
     }

@@ -379,7 +379,11 @@ impl Recovery {
                 found.who.get_or_insert_with(|| Identity::of(&origin));
             }
             Kind::Record => {
-                let RecordPayload { origin, first_byte_wall_ns: received_wall_ns, .. } = RecordPayload::decode(payload);
+                let RecordPayload { origin, first_byte_wall_ns: received_wall_ns, hashes, .. } =
+                    RecordPayload::decode(payload);
+                if let Some(hashes) = hashes {
+                    self.apply_record_key(header.number, received_wall_ns, hashes);
+                }
                 self.origin_max = self.origin_max.max(origin);
                 self.lane_max = self.lane_max.max(header.lane);
                 let (number, lane, bytes) = (header.number, header.lane, entry.bytes());
@@ -402,6 +406,7 @@ impl Recovery {
             Kind::Retried => self.apply_retried(header.number, payload),
             Kind::Leased => self.apply_leased(header.number, payload),
             Kind::Losses => self.losses.apply(header.number, payload),
+            Kind::Key => self.apply_keys(header.number, payload),
             Kind::Discarded => {
                 self.settled.insert(record_number_at(payload, 0));
             }

@@ -1,17 +1,22 @@
 //! A run of segments that is rewritten: how far it was read, and what of it is of use.
 
-use super::Shape;
 use super::dense::{DenseBlocks, NoRoom};
+use super::{Said, Shape};
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::NO_LANE;
 use crate::journal::format::{
-    BlockHeader, Entries, Entry, EntryHeader, Kind, Position, RecordPayload, record_number_at, round_up, u32_at,
+    BlockHeader, Entries, Entry, EntryHeader, KEY_PREFIX_BYTES, Kind, Position, RecordPayload, record_number_at,
+    round_up, u32_at,
 };
+use crate::journal::keys::{KEY_HASHES_BYTES, KeyHashes, KeysHead};
 use crate::journal::ledger::{Ledger, Parked};
 use crate::journal::op::Rewrite;
 use crate::journal::segments::{GivenUp, Segment, Segments};
 use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};
+
+/// Most keys that are kept in one entry.
+const KEYS_PER_ENTRY: u64 = 64;
 
 /// What comes next, or is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +47,10 @@ pub(super) struct Run {
     numbers: Vec<RecordNumber>,
     /// Origins written down.
     origins: HashSet<u32>,
+    /// An entry of machines' keys, which is written when something else is: how it begins, and all of
+    /// its payload.
+    keys_head: Option<KeysHead>,
+    keys: Vec<u8>,
     /// Of the last entry read.
     last_number: RecordNumber,
     /// Bytes were met that hold no block or no entry.
@@ -83,6 +92,8 @@ impl Run {
             finished: false,
             numbers: Vec::new(),
             origins: HashSet::new(),
+            keys_head: None,
+            keys: Vec::new(),
             last_number: first.first_number,
             damaged: false,
             freed: Vec::new(),
@@ -132,6 +143,7 @@ impl Run {
 
     /// The last entry says how far the run's numbers went.
     fn finish(&mut self) -> Result<(), NoRoom> {
+        self.write_keys()?;
         let end = EntryHeader { kind: Kind::Delivered, flags: 0, lane: NO_LANE, number: self.last_number };
         self.out.push(end, &[])?;
         self.out.finish();
@@ -139,7 +151,7 @@ impl Run {
     }
 
     /// Takes what is of use out of a piece, and moves on in the run.
-    pub fn copy_piece(&mut self, segments: &Segments, ledger: &Ledger, from: u32, bytes: &[u8]) -> Result<(), NoRoom> {
+    pub fn copy_piece(&mut self, segments: &Segments, said: Said<'_>, from: u32, bytes: &[u8]) -> Result<(), NoRoom> {
         let index = segments.index_from(self.source.segment);
         let segment = segments.at(index).expect("the last one stays");
         assert!(segment.number == self.source.segment && self.source.offset == from);
@@ -150,11 +162,12 @@ impl Run {
             if header.nonce != segment.nonce || header.at != here {
                 break;
             }
+            self.write_keys()?;
             self.out.enter(header.epoch_id, header.watermark);
             let mut entries = Entries::new(block, header.nonce, here.offset);
             loop {
                 for entry in entries.by_ref() {
-                    self.copy_entry(segments, ledger, segment, &entry)?;
+                    self.copy_entry(segments, said, segment, &entry)?;
                 }
                 if entries.offset() == block.len() {
                     break;
@@ -181,11 +194,12 @@ impl Run {
     fn copy_entry(
         &mut self,
         segments: &Segments,
-        ledger: &Ledger,
+        said: Said<'_>,
         source: &Segment,
         entry: &Entry<'_>,
     ) -> Result<(), NoRoom> {
         let Entry { header, payload, .. } = *entry;
+        let ledger = said.ledger;
         self.last_number = self.last_number.max(header.number);
         match header.kind {
             // After a loss of power a later segment may have records of an origin, and not its
@@ -195,8 +209,10 @@ impl Run {
                 let holder = segments.holder(header.number).filter(|holder| holder.number == source.number);
                 let again = self.numbers.last().is_some_and(|last| *last >= header.number);
                 if again || !holder.is_some_and(|holder| holder.is_waiting(header.number)) {
-                    return Ok(());
+                    let hashes = RecordPayload::decode(payload).hashes;
+                    return hashes.map_or(Ok(()), |hashes| self.copy_key(segments, said, source, hashes));
                 }
+                self.write_keys()?;
                 self.copy_origin(ledger, RecordPayload::decode(payload).origin, header.number)?;
                 self.numbers.push(header.number);
                 self.out.push(header, &[payload])
@@ -224,6 +240,11 @@ impl Run {
                 true => self.out.push(header, &[payload]),
                 false => Ok(()),
             },
+            Kind::Key => {
+                let (_, all) = payload.split_at(KEY_PREFIX_BYTES);
+                all.chunks_exact(KEY_HASHES_BYTES)
+                    .try_for_each(|hashes| self.copy_key(segments, said, source, KeyHashes::decode(hashes)))
+            }
             // Only the last one that a clean end wrote is of use, and only to the start after it.
             Kind::Leased => Ok(()),
             Kind::Delivered => {
@@ -233,6 +254,39 @@ impl Run {
                 if marks.is_empty() { Ok(()) } else { self.out.push(header, &marks) }
             }
         }
+    }
+
+    /// Keeps a machine's key that an entry of a segment says, if no later one says it.
+    fn copy_key(
+        &mut self,
+        segments: &Segments,
+        Said { keys, .. }: Said<'_>,
+        source: &Segment,
+        hashes: KeyHashes,
+    ) -> Result<(), NoRoom> {
+        let is_here = |number| segments.holder(number).is_some_and(|holder| holder.number == source.number);
+        let Some(head) = keys.head_if_said(hashes, is_here) else { return Ok(()) };
+        let count = (self.keys.len().saturating_sub(KEY_PREFIX_BYTES) / KEY_HASHES_BYTES) as u64;
+        let goes_on = self.keys_head.is_some_and(|first| first.goes_on(count, &head));
+        if !goes_on || count >= KEYS_PER_ENTRY {
+            self.write_keys()?;
+            self.keys.extend_from_slice(&head.encode());
+            self.keys_head = Some(head);
+        }
+        self.keys.extend_from_slice(&hashes.encode());
+        Ok(())
+    }
+
+    /// Writes down the keys that were kept since the last time.
+    fn write_keys(&mut self) -> Result<(), NoRoom> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let header = EntryHeader { kind: Kind::Key, flags: 0, lane: NO_LANE, number: self.last_number };
+        self.out.push(header, &[&self.keys])?;
+        self.keys.clear();
+        self.keys_head = None;
+        Ok(())
     }
 
     /// Writes down, once, who sent records that wait.

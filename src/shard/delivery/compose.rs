@@ -54,6 +54,7 @@ pub(super) fn fields_of<'a>(
         data: record.payload.data,
         received_wall_ns: record.payload.first_byte_wall_ns,
         key,
+        machine_key: record.payload.key,
     }
 }
 

@@ -14,10 +14,11 @@ use super::park::Parking;
 use super::problem::{HandshakeFault, Loss, Problem};
 use super::reload::fit;
 use super::rules::Rules;
+use crate::config::DeliverKey;
 use crate::delivery::{Connection, InFlight, Step};
 use crate::ground::{LaneId, LinkId, Moment};
 use crate::shard::op::RecvEnd;
-use crate::shard::store::{Member, Store};
+use crate::shard::store::{Lane, Member, Store};
 use crate::shard::timer::Timer;
 use crate::shard::turn::Turn;
 use crate::tls;
@@ -191,7 +192,9 @@ impl Dispatcher {
                     let is_lossy = !composer.write_first(lent, place);
                     lent.turn.counters.lossy_records += u64::from(is_lossy && place.tries().attempts() == 0);
                 }
-                rules.record_head.write(&composer.key, "", &composer.body, &mut connection.out);
+                let machine_key = (!is_batched).then(|| machine_key(lent, place)).flatten();
+                let key = machine_key.unwrap_or(&composer.key);
+                rules.record_head.write(key, "", &composer.body, &mut connection.out);
             }
             Step::Confirm => {
                 composer.write_first_key(lent.store, place);
@@ -420,4 +423,15 @@ pub(super) fn watch(lent: &mut Lent<'_, '_>, link: LinkId, connection: &mut Conn
     if connection.timer.is_none_or(|timer| due_ns < timer.ns()) {
         set_timer(lent.turn, link, connection, due_ns);
     }
+}
+
+/// The key of a lane's first record that its machine gave it, where that is to be sent and can stand
+/// in a header.
+fn machine_key<'s>(lent: &'s Lent<'_, '_>, lane: &Lane) -> Option<&'s str> {
+    if lent.rules.deliver().key != DeliverKey::Machine {
+        return None;
+    }
+    let key = lent.store.record(lane, 0).0.payload.key;
+    let is_visible = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
+    std::str::from_utf8(key).ok().filter(|_| is_visible)
 }

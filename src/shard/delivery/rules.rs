@@ -87,7 +87,8 @@ impl Rules {
     /// Whether what a record is sent as differs.
     pub fn sends_otherwise(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.deliver(), other.deliver());
-        ours.body != theirs.body || ours.content_type != theirs.content_type || self.has_ids() != other.has_ids()
+        let is_same = ours.body == theirs.body && ours.content_type == theirs.content_type && ours.key == theirs.key;
+        !is_same || self.has_ids() != other.has_ids()
     }
 
     /// Whether anything differs.

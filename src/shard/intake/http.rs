@@ -1,20 +1,19 @@
 //! HTTP machines: requests become records, and are answered once the records are as durable as
-//! configured.
+//! configured. What is decided by another core is passed on to it.
 
-use super::content::judge;
+use super::Placement;
+use super::guests::Sent;
 use super::hold::Hold;
+use super::sender::{RETRY_AFTER_S, Sender};
 use super::source::Sources;
-use crate::ground::count::Stage;
-use crate::ground::{Fd, LaneId, LinkId, Moment, RecordFlags, RecordNumber, SourceId};
+use crate::ground::{CoreId, Fd, LinkId, Moment, RecordNumber, SourceId};
 use crate::http::date::HttpDate;
-use crate::http::server::{Request, ServerConnection, Verdict};
-use crate::journal::{Full, Identity, NewRecord, OriginRef};
-use crate::observe::snapshot::Refused;
+use crate::http::server::{Awaited, Request, ServerConnection, Verdict};
 use crate::shard::links::{Kind, Table};
-use crate::shard::op::{Op, Readable, RecvEnd};
+use crate::shard::op::{Op, Parcel, PassedOn, Readable, RecvEnd};
 use crate::shard::store::Store;
 use crate::shard::timer::Timer;
-use crate::shard::turn::{Phase, Turn};
+use crate::shard::turn::Turn;
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
@@ -24,11 +23,9 @@ use std::net::SocketAddr;
 const LINGER_NS: u64 = 2_000_000_000;
 /// Spare buffers for answers; an idle connection keeps none.
 const SEND_BUFFERS_MAX: usize = 256;
-/// What a machine is told to wait when the journal is full.
-const RETRY_AFTER_S: u32 = 1;
-/// How long a machine waits for its records to be on disk. Then the connection is closed without an
-/// answer, since neither would be true: a 201 for what a loss of power may take, nor a 503 for what
-/// will be delivered.
+/// How long a machine waits for its records to be on disk. Then a request that is known by its key is
+/// answered 409. Any other connection is closed without an answer, since neither would be true: a
+/// 201 for what a loss of power may take, nor a 503 for what will be delivered.
 const COMMIT_WAIT_NS: u64 = 30_000_000_000;
 /// How long a request is held back at most while room for it is being made.
 const ROOM_WAIT_NS: u64 = COMMIT_WAIT_NS;
@@ -44,19 +41,11 @@ enum Closing {
     Lingering,
 }
 
-/// Who sends on a connection, and the lane that its records go into.
-#[derive(Debug)]
-struct Sender {
-    source: SourceId,
-    peer: SocketAddr,
-    lane: Option<LaneId>,
-    /// Of the name under which the last request came.
-    origin: Option<OriginRef>,
-}
-
 /// An HTTP machine's connection.
 #[derive(Debug)]
 pub(super) struct Machine {
+    /// The core that it is on.
+    here: CoreId,
     sender: Sender,
     connection: ServerConnection,
     sending: bool,
@@ -72,12 +61,16 @@ pub(super) struct Machine {
     reading: bool,
     /// When the link's timer is set for.
     timer: Option<Moment>,
+    /// Cores that requests with a key were passed on to. What follows them to the same SOURCE is, too, with
+    /// a key or without, so that its order is kept.
+    passed_to: Vec<CoreId>,
 }
 
 /// The HTTP machines of a core: what they ask, and what they are answered. They know nothing of
 /// what is delivered.
 #[derive(Debug)]
 pub(super) struct Machines {
+    here: CoreId,
     table: Table<Machine>,
     /// Connections to be looked at when the turn ends.
     dirty: Vec<LinkId>,
@@ -88,126 +81,61 @@ pub(super) struct Machines {
     durable_waiters: BinaryHeap<Reverse<(RecordNumber, LinkId)>>,
     /// Connections whose requests are held back, in their order; some may have gone on since.
     held: VecDeque<LinkId>,
+    /// What other cores have.
+    sent: Sent,
     date: HttpDate,
 }
 
-impl Sender {
-    /// Journals the body of a request as a record; `None` while room for it is being made, or others
-    /// are `first`.
-    fn take(
-        &mut self,
-        turn: &mut Turn<'_>,
-        store: &mut Store,
-        sources: &mut Sources,
-        request: &Request<'_>,
-        others_first: bool,
-    ) -> Option<Verdict> {
-        let now = turn.now;
-        let configured = turn.source(self.source);
-        let flags = match judge(turn.settings, configured, request.body, RecordFlags::default()) {
-            Ok(flags) => flags,
-            Err(refused) => {
-                sources.refuse(turn, self.source, refused, RecordFlags::default(), request.body);
-                return Some(Verdict::BadRequest(match refused {
-                    Refused::NotJson => "the body is not JSON, and this source takes nothing else",
-                    _ => "the body is no text in the encoding of this source",
-                }));
-            }
-        };
-        let key = request.idempotency_key.unwrap_or_default();
-        let unavailable = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
-        if turn.phase != Phase::Running {
-            return Some(unavailable);
-        }
-        let room = match store.room_or_full(now, key.len() + request.body.len()) {
-            Err(Full::Lasting) => return Some(unavailable),
-            Ok(room) if !others_first => room,
-            Ok(_) | Err(Full::Passing) => return None,
-        };
-        let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
-        let is_same = |origin: &OriginRef| {
-            let Identity { name, decoding, .. } = &store.own().origin(*origin).who;
-            **name == *request.source && *decoding == configured.decoding
-        };
-        let same = self.origin.filter(is_same);
-        let origin = match same {
-            Some(origin) => origin,
-            None => {
-                let who = Identity {
-                    peer: Some(self.peer),
-                    decoding: configured.decoding,
-                    ..Identity::new(&configured.name, request.source)
-                };
-                let origin = store.open_origin(lane, who);
-                if let Some(older) = self.origin.replace(origin) {
-                    // The connection goes on under another name, in the same lane.
-                    store.leave_lane(lane, older);
-                }
-                origin
-            }
-        };
-        let first_byte_ns = request.first_byte_ns;
-        let frame_ns = now.mono_ns - first_byte_ns;
-        let record = NewRecord {
-            origin,
-            flags: flags.0,
-            first_byte_wall_ns: now.wall_ns.saturating_sub(frame_ns),
-            frame_us: (frame_ns / 1000) as u32,
-            key,
-            data: request.body,
-        };
-        let number = store.keep(turn, room, lane, record, first_byte_ns);
-        sources.count_record(turn, self.source, flags);
-        turn.stages.record(Stage::Frame, frame_ns);
-        turn.stages.record(Stage::Journaled, 0);
-        Some(Verdict::Accepted { last_number: number.0, records: 1 })
-    }
+/// What is lent to take requests.
+struct Taking<'a, 't> {
+    turn: &'a mut Turn<'t>,
+    store: &'a mut Store,
+    sources: &'a mut Sources,
+    placement: &'a Placement,
+    held: &'a mut VecDeque<LinkId>,
+    sent: &'a mut Sent,
 }
 
 impl Machine {
-    /// Takes the requests in what was read. One for which there is no room at this moment is `held`
+    /// Takes the requests in what was read. One for which there is no room at this moment is held
     /// back, with all behind it.
-    fn read(
-        &mut self,
-        (turn, store, sources): (&mut Turn<'_>, &mut Store, &mut Sources),
-        held: &mut VecDeque<LinkId>,
-        link: LinkId,
-        bytes: &[u8],
-    ) {
+    fn read(&mut self, lent: &mut Taking<'_, '_>, link: LinkId, bytes: &[u8]) {
         if let Some(hold) = &mut self.hold {
             hold.add(bytes);
             return;
         }
-        let (limits, now_ns) = (&turn.settings.limits.http, turn.now.mono_ns);
+        let (limits, now_ns) = (&lent.turn.settings.limits.http, lent.turn.now.mono_ns);
         let mut input = bytes;
         while let Some(request) = self.connection.next_request(limits, now_ns, &mut input) {
-            match self.sender.take(turn, store, sources, &request, !held.is_empty()) {
+            let Self { sender, passed_to, .. } = self;
+            let verdict = match lent.placement.owner_of_request(lent.store, &request, passed_to) {
+                Some(owner) => Some(Self::pass_on(sender, passed_to, lent, link, (owner, &request))),
+                None => {
+                    let others_first = !lent.held.is_empty();
+                    sender.take(lent.turn, lent.store, lent.sources, &request, others_first)
+                }
+            };
+            match verdict {
                 Some(verdict) => self.connection.respond(verdict),
                 None => {
-                    turn.counters.http_held_back += 1;
+                    lent.turn.counters.http_held_back += 1;
                     self.hold = Some(Box::new(Hold::new(&request, now_ns, input)));
-                    held.push_back(link);
+                    lent.held.push_back(link);
                     break;
                 }
             }
         }
         if !self.wants_read() && self.closing == Closing::No && !self.paused && self.reading {
             self.paused = true;
-            turn.emit(Op::PauseRecv { link });
+            lent.turn.emit(Op::PauseRecv { link });
         }
     }
 
     /// Answers the request that was held back, and goes on with what came behind it.
-    fn end_hold(
-        &mut self,
-        lent: (&mut Turn<'_>, &mut Store, &mut Sources),
-        held: &mut VecDeque<LinkId>,
-        link: LinkId,
-        (hold, verdict): (Box<Hold>, Verdict),
-    ) {
+    fn end_hold(&mut self, lent: &mut Taking<'_, '_>, link: LinkId, hold: Hold, verdict: Verdict) {
         self.connection.respond(verdict);
         let (rest, is_last) = hold.into_rest();
-        self.read(lent, held, link, &rest);
+        self.read(lent, link, &rest);
         if is_last {
             self.handle_eof();
         }
@@ -229,9 +157,39 @@ impl Machine {
     fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         turn.close(link);
         sources.count_out(turn, self.sender.source, None);
-        if let (Some(lane), Some(origin)) = (self.sender.lane.take(), self.sender.origin.take()) {
-            store.leave_lane(lane, origin);
+        self.sender.leave(store);
+        for core in std::mem::take(&mut self.passed_to) {
+            turn.emit(Op::PassOn { core, parcel: Parcel::Left { core: self.here, link } });
         }
+    }
+
+    /// Passes a request on to the core that its SOURCE belongs to.
+    fn pass_on(
+        sender: &Sender,
+        passed_to: &mut Vec<CoreId>,
+        lent: &mut Taking<'_, '_>,
+        link: LinkId,
+        (owner, request): (CoreId, &Request<'_>),
+    ) -> Verdict {
+        let Some(ticket) = lent.sent.add(request.body.len()) else {
+            return Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+        };
+        if !passed_to.contains(&owner) {
+            passed_to.push(owner);
+        }
+        let passed_on = PassedOn {
+            core: lent.placement.core,
+            link,
+            ticket,
+            source: sender.source,
+            peer: sender.peer(),
+            name: request.source.into(),
+            key: request.idempotency_key.map(Into::into),
+            body: request.body.into(),
+            first_byte_ns: request.first_byte_ns,
+        };
+        lent.turn.emit(Op::PassOn { core: owner, parcel: Parcel::Request(Box::new(passed_on)) });
+        Verdict::Elsewhere { ticket, keyed: request.idempotency_key.is_some() }
     }
 
     fn wake_at(&mut self, turn: &mut Turn<'_>, link: LinkId, due_ns: u64) {
@@ -275,13 +233,15 @@ impl Machine {
 }
 
 impl Machines {
-    pub fn new() -> Self {
+    pub fn new(here: CoreId) -> Self {
         Self {
+            here,
             table: Table::default(),
             dirty: Vec::new(),
             send_buffers: Vec::new(),
             durable_waiters: BinaryHeap::new(),
             held: VecDeque::new(),
+            sent: Sent::default(),
             date: HttpDate::new(),
         }
     }
@@ -289,7 +249,8 @@ impl Machines {
     /// A connection was accepted.
     pub fn accept(&mut self, turn: &mut Turn<'_>, source: SourceId, fd: Fd, peer: SocketAddr) -> LinkId {
         let mut machine = Machine {
-            sender: Sender { source, peer, lane: None, origin: None },
+            here: self.here,
+            sender: Sender::new(source, peer),
             connection: ServerConnection::new(turn.now.mono_ns),
             sending: false,
             dirty: false,
@@ -299,6 +260,7 @@ impl Machines {
             paused: false,
             reading: true,
             timer: None,
+            passed_to: Vec::new(),
         };
         let link = turn.links.open(Kind::Http, Some(fd));
         machine.set_timer(turn, link);
@@ -312,36 +274,63 @@ impl Machines {
         turn: &mut Turn<'_>,
         store: &mut Store,
         sources: &mut Sources,
-        link: LinkId,
-        bytes: &mut [u8],
+        placement: &Placement,
+        (link, bytes): (LinkId, &mut [u8]),
     ) {
-        let machine = self.table.of(link);
+        let Self { table, held, sent, .. } = self;
+        let machine = table.of(link);
         sources.count_bytes(turn, machine.sender.source, bytes.len());
-        machine.read((turn, store, sources), &mut self.held, link, bytes);
+        machine.read(&mut Taking { turn, store, sources, placement, held, sent }, link, bytes);
         machine.mark_dirty(&mut self.dirty, link);
     }
 
     /// Requests that were held back are taken, in their order, as far as there is room now.
-    pub fn resume_held(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources) {
-        if self.held.len() > 2 * self.table.len() {
-            self.held.retain(|link| turn.links.is_open(*link, Kind::Http)); // many have hung up
+    pub fn resume_held(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        placement: &Placement,
+    ) {
+        let Self { table, held, sent, .. } = self;
+        if held.len() > 2 * table.len() {
+            held.retain(|link| turn.links.is_open(*link, Kind::Http)); // many have hung up
         }
-        while let Some(&link) = self.held.front() {
+        while let Some(&link) = held.front() {
             let is_open = turn.links.is_open(link, Kind::Http);
-            let hold = if is_open { self.table.of(link).hold.take() } else { None };
+            let hold = if is_open { table.of(link).hold.take() } else { None };
             if let Some(hold) = hold {
-                let machine = self.table.of(link);
+                let machine = table.of(link);
                 let Some(verdict) = machine.sender.take(turn, store, sources, &hold.request(), false) else {
                     machine.hold = Some(hold);
                     return;
                 };
-                self.held.pop_front();
-                machine.end_hold((turn, store, sources), &mut self.held, link, (hold, verdict));
+                held.pop_front();
+                machine.end_hold(&mut Taking { turn, store, sources, placement, held, sent }, link, *hold, verdict);
                 machine.mark_dirty(&mut self.dirty, link);
             } else {
-                self.held.pop_front(); // gone, or answered without room
+                held.pop_front(); // gone, or answered without room
             }
         }
+    }
+
+    /// Another core tells what became of a request of so many bytes.
+    pub fn answered_elsewhere(
+        &mut self,
+        turn: &Turn<'_>,
+        link: LinkId,
+        (ticket, bytes): (u64, usize),
+        verdict: Verdict,
+    ) {
+        self.sent.remove(bytes);
+        if !turn.links.is_open(link, Kind::Http) {
+            return;
+        }
+        let machine = self.table.of(link);
+        if machine.connection.settle(ticket, verdict) == Some(true) {
+            machine.waiting_since = None; // if it waits for more, it is listed anew when it is flushed
+        }
+        machine.mark_dirty(&mut self.dirty, link);
     }
 
     /// Whether somebody waits for a commit.
@@ -389,10 +378,12 @@ impl Machines {
         let machine = self.table.of(link);
         machine.connection.release(store.durable_below().0);
         if machine.waiting_since.is_none()
-            && let Some(number) = machine.connection.awaits()
+            && let Some(awaited) = machine.connection.awaits()
         {
             machine.waiting_since = Some(Moment::at(now.mono_ns));
-            self.durable_waiters.push(Reverse((RecordNumber(number), link)));
+            if let Awaited::Durable(number) = awaited {
+                self.durable_waiters.push(Reverse((RecordNumber(number), link)));
+            }
         }
         if machine.closing != Closing::No || machine.sending {
             return;
@@ -480,9 +471,17 @@ impl Machines {
         }
     }
 
-    pub fn handle_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
+    pub fn handle_timer(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        placement: &Placement,
+        link: LinkId,
+    ) {
         let now_ns = turn.now.mono_ns;
-        let machine = self.table.of(link);
+        let Self { table, held, sent, .. } = self;
+        let machine = table.of(link);
         if machine.timer.take_if(|timer| timer.ns() <= now_ns).is_none() {
             return; // an older, earlier setting
         }
@@ -490,13 +489,19 @@ impl Machines {
             Closing::Lingering => machine.end(turn, store, sources, link),
             Closing::AfterSend => {}
             Closing::No if machine.waiting_since.is_some_and(|since| now_ns >= since.ns() + COMMIT_WAIT_NS) => {
-                turn.counters.http_unanswered += 1;
-                machine.end(turn, store, sources, link);
+                if machine.connection.give_up() {
+                    machine.waiting_since = None;
+                    machine.mark_dirty(&mut self.dirty, link);
+                } else {
+                    turn.counters.http_unanswered += 1;
+                    machine.end(turn, store, sources, link);
+                }
             }
             Closing::No => {
                 if let Some(hold) = machine.hold.take_if(|hold| now_ns >= hold.since_ns() + ROOM_WAIT_NS) {
                     let verdict = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
-                    machine.end_hold((turn, store, sources), &mut self.held, link, (hold, verdict));
+                    let mut lent = Taking { turn: &mut *turn, store, sources, placement, held, sent };
+                    machine.end_hold(&mut lent, link, *hold, verdict);
                 }
                 machine.connection.handle_deadline(now_ns, &turn.settings.limits.http);
                 machine.mark_dirty(&mut self.dirty, link);
@@ -539,7 +544,11 @@ impl Machines {
         }
         let held = turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).hold.is_some());
         assert!(held.take(64).all(|link| self.held.contains(&link)), "a request that is held back is listed");
-        let waiting = turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).waiting_since.is_some());
+        let is_waiting = |link: &LinkId| {
+            let machine = self.table.get(*link);
+            machine.waiting_since.is_some() && machine.connection.awaits() != Some(Awaited::Elsewhere)
+        };
+        let waiting = turn.links.of_kind(Kind::Http).filter(is_waiting);
         let listed = |link: &LinkId| self.durable_waiters.iter().any(|Reverse((_, other))| other == link);
         assert!(waiting.take(64).all(|link| listed(&link)), "a machine that waits for a commit is listed");
     }

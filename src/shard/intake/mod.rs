@@ -6,32 +6,37 @@
 //!   are connected.
 //! - `stream`: bytes of ports and TCP connections; `pressure`: what they do while the journal has
 //!   no room.
-//! - `http`: HTTP machines; `hold`: a request that waits for room.
+//! - `http`: HTTP machines; `sender`: who sends on one connection; `hold`: a request that waits for
+//!   room; `guests`: what crosses between cores.
 //!
 //! The intake gives each record to the store, and never sees an API.
 
 mod addresses;
 mod attempts;
 mod content;
+mod guests;
 mod hold;
 mod http;
 mod pressure;
 mod samples;
 mod search;
+mod sender;
 mod source;
 mod stream;
 
 use super::links::{Kind, Links};
-use super::op::{Op, OpenPort, RecvEnd};
+use super::op::{Op, OpenPort, Parcel, RecvEnd};
 use super::store::Store;
 use super::turn::{Phase, Turn};
 use super::{Fd, LaneId, LinkId, Now, SourceId};
 use crate::config::{LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
 use crate::ground::CoreId;
-use crate::journal::Identity;
+use crate::http::server::Request;
+use crate::journal::{Identity, owner_of};
 use crate::observe::snapshot::SourceSnapshot;
 use crate::source::serial::PortError;
 use attempts::Loss;
+use guests::Guests;
 use http::Machines;
 use source::{Source, Sources};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -52,6 +57,16 @@ pub(super) struct Placement {
 }
 
 impl Placement {
+    /// The other core that decides about a request: its SOURCE's, if the request has a key, or one
+    /// before it on its connection was passed on to that core.
+    fn owner_of_request(&self, store: &Store, request: &Request<'_>, passed_to: &[CoreId]) -> Option<CoreId> {
+        if self.cores == 1 || !store.own().remembers_keys() {
+            return None;
+        }
+        let owner = owner_of(request.source, self.cores);
+        (owner != self.core && (request.idempotency_key.is_some() || passed_to.contains(&owner))).then_some(owner)
+    }
+
     /// The core that owns an address of a source.
     fn owner(&self, source: &str, names: &BTreeMap<IpAddr, String>, peer: SocketAddr) -> CoreId {
         if self.cores == 1 {
@@ -90,6 +105,7 @@ pub(super) struct Intake {
     sources: Sources,
     streams: Streams,
     machines: Machines,
+    guests: Guests,
     /// Connections that were handed over while the journal was not ready, or of a source that this
     /// core has not heard of yet.
     early: Vec<(SourceId, Fd, SocketAddr)>,
@@ -98,13 +114,15 @@ pub(super) struct Intake {
 impl Intake {
     /// At rest; `sources` are those that this core runs.
     pub fn new(placement: Placement, sources: &[SourceId], settings: &Settings, now: Now) -> Self {
+        let machines = Machines::new(placement.core);
         let mut streams = Streams::default();
         streams.set_held_bytes_max(settings, sources);
         Self {
             placement,
             sources: Sources::new(sources, settings, now),
             streams,
-            machines: Machines::new(),
+            machines,
+            guests: Guests::default(),
             early: Vec::new(),
         }
     }
@@ -246,6 +264,17 @@ impl Intake {
         }
     }
 
+    /// Another core passes a request on, or tells what became of one.
+    pub fn handle_parcel(&mut self, turn: &mut Turn<'_>, store: &mut Store, parcel: Parcel) {
+        match parcel {
+            Parcel::Request(passed_on) => self.guests.take(turn, store, &mut self.sources, passed_on),
+            Parcel::Answer { link, ticket, bytes, verdict } => {
+                self.machines.answered_elsewhere(turn, link, (ticket, bytes), verdict);
+            }
+            Parcel::Left { core, link } => self.guests.leave(turn, store, core, link),
+        }
+    }
+
     /// Bytes of a link of this kind.
     pub fn handle_received(
         &mut self,
@@ -255,7 +284,7 @@ impl Intake {
         bytes: &mut [u8],
     ) {
         match kind {
-            Kind::Http => self.machines.received(turn, store, &mut self.sources, link, bytes),
+            Kind::Http => self.machines.received(turn, store, &mut self.sources, &self.placement, (link, bytes)),
             Kind::Stream => self.streams.received(turn, store, &mut self.sources, link, bytes),
             Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
         }
@@ -288,7 +317,7 @@ impl Intake {
 
     pub fn handle_link_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId, kind: Kind) {
         match kind {
-            Kind::Http => self.machines.handle_timer(turn, store, &mut self.sources, link),
+            Kind::Http => self.machines.handle_timer(turn, store, &mut self.sources, &self.placement, link),
             Kind::Stream => self.streams.handle_timer(turn, store, &mut self.sources, link),
             Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
         }
@@ -346,8 +375,9 @@ impl Intake {
     // ---- the turn
 
     /// What became durable lets answers go.
-    pub fn release_durable(&mut self, turn: &Turn<'_>, store: &Store) {
+    pub fn release_durable(&mut self, turn: &mut Turn<'_>, store: &Store) {
         self.machines.release_durable(turn, store);
+        self.guests.release_durable(turn, store);
     }
 
     /// Places of sources and lanes that are of no more use are free.
@@ -362,7 +392,8 @@ impl Intake {
     /// Links that wait for room in the journal go on.
     pub fn resume_paused(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         self.streams.resume_paused(turn, store, &mut self.sources);
-        self.machines.resume_held(turn, store, &mut self.sources);
+        self.machines.resume_held(turn, store, &mut self.sources, &self.placement);
+        self.guests.resume_held(turn, store, &mut self.sources);
     }
 
     /// Sends machines what may be sent now.
@@ -372,12 +403,12 @@ impl Intake {
 
     /// Whether a machine waits for a commit.
     pub fn awaits_durable(&self) -> bool {
-        self.machines.await_durable()
+        self.machines.await_durable() || self.guests.await_durable()
     }
 
     /// Whether no machine waits for an answer.
     pub fn machines_are_answered(&self, turn: &Turn<'_>) -> bool {
-        self.machines.are_answered(turn)
+        self.machines.are_answered(turn) && self.guests.are_answered()
     }
 
     /// Intake ends: nothing more is accepted or read.

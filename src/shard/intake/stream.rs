@@ -146,6 +146,7 @@ impl Sender {
             first_byte_wall_ns: now.wall_ns.saturating_sub(frame_ns),
             frame_us: (frame_ns / 1000) as u32,
             key: &[],
+            hashes: None,
             data: bytes,
         };
         lent.store.keep(lent.turn, room, lane, record, first_byte_ns);

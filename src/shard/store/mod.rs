@@ -32,8 +32,8 @@ use crate::delivery::Step;
 use crate::ground::count::Stage;
 use crate::ground::{CoreId, LaneNumber, Moment, RecordNumber};
 use crate::journal::{
-    self, Appended, BlockFile, Full, Identity, Journal, Leased, Lies, NewRecord, Origin, OriginRef, RecordView,
-    Refused, Room, Unparked,
+    self, Appended, BlockFile, Full, Identity, Journal, KeyHashes, Known, Leased, Lies, NewRecord, Origin, OriginRef,
+    RecordView, Refused, Room, Unparked,
 };
 use crate::observe::losses::{Acknowledged, LossSnapshot};
 use crate::observe::snapshot::JournalSnapshot;
@@ -84,6 +84,8 @@ pub(super) struct Store {
     ended: Vec<LaneId>,
     /// Of this core's own journal, into which all new records go.
     undurable: Undurable,
+    /// The machines' keys of adopted journals are in the own one.
+    are_keys_adopted: bool,
     /// Turns since the last full walk of `check`.
     unchecked_turns: u32,
 }
@@ -98,8 +100,12 @@ impl Store {
             retried: BTreeMap::new(),
             backlog: backlog::Backlog::default(),
         };
+        let mut journals: Vec<Kept> = journals.into_iter().map(kept).collect();
+        let (own, adopted) = journals.split_at_mut(1);
+        own[0].journal.import_keys(adopted.iter().flat_map(|kept| kept.journal.found_keys()));
         Self {
-            journals: journals.into_iter().map(kept).collect(),
+            are_keys_adopted: adopted.is_empty(),
+            journals,
             lanes: Lanes::default(),
             woken: VecDeque::new(),
             awaiting_durable: VecDeque::new(),
@@ -208,6 +214,10 @@ impl Store {
             }
             kept.journal.take_counters(turn.counters);
         }
+        if !self.are_keys_adopted && self.own().has_its_keys() {
+            self.are_keys_adopted = true;
+            self.journals.iter_mut().skip(1).for_each(|kept| kept.journal.forget_keys());
+        }
     }
 
     /// When it has something to do though nothing happens.
@@ -245,6 +255,11 @@ impl Store {
     /// [`Full`], which says whether that passes.
     pub fn room_or_full(&mut self, now: Now, bytes: usize) -> Result<Room, Full> {
         self.journal_mut(JournalId::OWN).room_for(now, bytes)
+    }
+
+    /// What is known of a machine's key.
+    pub fn find_key(&mut self, now: Now, hashes: KeyHashes) -> Option<Known> {
+        self.journal_mut(JournalId::OWN).find_key(now, hashes)
     }
 
     /// As [`Store::room_for`], right behind a record that was kept in the same call.
@@ -328,7 +343,7 @@ impl Store {
         let now = turn.now;
         let origin = record.origin;
         let journal = &mut self.journals[0].journal;
-        let Appended { number, at } = journal.append_in(room, record);
+        let Appended { number, at } = journal.append_in(now, room, record);
         turn.terms.received += 1;
         turn.terms.pending += 1;
         self.undurable.push(number, now.mono_ns);

@@ -1,0 +1,54 @@
+//! Machines' keys that the walk meets, in records and in entries that say them again.
+
+use super::Recovery;
+use crate::ground::RecordNumber;
+use crate::journal::format::{KEY_PREFIX_BYTES, record_number_at, u64_at};
+use crate::journal::keys::{FoundKey, KEY_HASHES_BYTES, KeyHashes, keep_newest};
+
+/// Gathered in a walk that meets entries in no order. Of a journal that holds many more than are
+/// remembered no more than twice as many are in memory.
+#[derive(Default)]
+pub(super) struct FoundKeys {
+    list: Vec<FoundKey>,
+    count_max: usize,
+}
+
+impl FoundKeys {
+    /// So many are remembered.
+    pub fn limit(&mut self, count_max: usize) {
+        self.count_max = count_max;
+    }
+
+    /// All of them.
+    pub fn take(&mut self) -> Vec<FoundKey> {
+        keep_newest(&mut self.list, self.count_max);
+        std::mem::take(&mut self.list)
+    }
+
+    fn push(&mut self, found: FoundKey) {
+        if self.count_max == 0 {
+            return;
+        }
+        self.list.push(found);
+        if self.list.len() > 2 * self.count_max + 1_024 {
+            keep_newest(&mut self.list, self.count_max);
+        }
+    }
+}
+
+impl Recovery {
+    /// A record came with a key.
+    pub(super) fn apply_record_key(&mut self, number: RecordNumber, taken_wall_ns: u64, hashes: KeyHashes) {
+        self.keys.push(FoundKey { hashes, taken_wall_ns, order: number, said_in: number });
+    }
+
+    /// Keys are said again.
+    pub(super) fn apply_keys(&mut self, said_in: RecordNumber, payload: &[u8]) {
+        let (taken_wall_ns, first) = (u64_at(payload, 0), record_number_at(payload, 8));
+        for (index, hashes) in payload[KEY_PREFIX_BYTES..].chunks_exact(KEY_HASHES_BYTES).enumerate() {
+            // Keys that came from another journal can be more than the numbers between.
+            let order = RecordNumber(first.0.saturating_add(index as u64)).min(said_in);
+            self.keys.push(FoundKey { hashes: KeyHashes::decode(hashes), taken_wall_ns, order, said_in });
+        }
+    }
+}

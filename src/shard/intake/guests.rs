@@ -1,0 +1,171 @@
+//! Requests that cross between cores. A machine's key is decided by one core, the one that SOURCE
+//! belongs to, whichever core its connection is on: that core journals the record, and tells the
+//! connection's core what became of it once it is as durable as configured.
+//!
+//! `Sent` is the side of the connection: how much is on its way. `Guests` is the side of the owner:
+//! senders by their connections, each with a lane, and those who wait for room or a commit. Every
+//! request is answered once, whatever has become of its connection.
+
+use super::sender::{RETRY_AFTER_S, Sender};
+use super::source::Sources;
+use crate::ground::{CoreId, LinkId, RecordNumber};
+use crate::http::server::{Request, Verdict};
+use crate::shard::op::{Op, Parcel, PassedOn};
+use crate::shard::store::Store;
+use crate::shard::turn::Turn;
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+
+/// What is answered while there is no room.
+const UNAVAILABLE: Verdict = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+/// Requests of one core that others have at the same time, ...
+const REQUESTS_MAX: usize = 4_096;
+/// ... and the bytes of their bodies.
+const BYTES_MAX: usize = 16 << 20;
+
+/// What a core has passed on and was not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    requests: usize,
+    bytes: usize,
+    next_ticket: u64,
+}
+
+impl Sent {
+    /// Names the next request, of so many bytes; `None` while too much is on its way.
+    pub fn add(&mut self, bytes: usize) -> Option<u64> {
+        if self.requests >= REQUESTS_MAX || self.bytes + bytes > BYTES_MAX {
+            return None;
+        }
+        self.requests += 1;
+        self.bytes += bytes;
+        self.next_ticket += 1;
+        Some(self.next_ticket)
+    }
+
+    /// One was answered.
+    pub fn remove(&mut self, bytes: usize) {
+        self.requests -= 1;
+        self.bytes -= bytes;
+    }
+}
+
+/// Who is to be told, and what of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Waiter {
+    core: CoreId,
+    link: LinkId,
+    ticket: u64,
+    bytes: usize,
+}
+
+impl Waiter {
+    fn of(passed_on: &PassedOn) -> Self {
+        let &PassedOn { core, link, ticket, .. } = passed_on;
+        Self { core, link, ticket, bytes: passed_on.body.len() }
+    }
+
+    fn tell(self, turn: &mut Turn<'_>, verdict: Verdict) {
+        let Self { core, link, ticket, bytes } = self;
+        turn.emit(Op::PassOn { core, parcel: Parcel::Answer { link, ticket, bytes, verdict } });
+    }
+}
+
+/// Senders whose connections are other cores'.
+#[derive(Debug, Default)]
+pub(super) struct Guests {
+    senders: HashMap<(CoreId, LinkId), Sender>,
+    /// By the number of the record that is waited for.
+    waiters: BinaryHeap<Reverse<(RecordNumber, Waiter)>>,
+    /// Requests for which room is being made, in their order: no more than all cores may pass on.
+    held: VecDeque<Box<PassedOn>>,
+}
+
+impl Guests {
+    /// Takes a request of another core's connection, or holds it back while room is being made.
+    pub fn take(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, passed_on: Box<PassedOn>) {
+        let others_first = !self.held.is_empty();
+        if !self.try_take(turn, store, sources, &passed_on, others_first) {
+            turn.counters.http_held_back += 1;
+            self.held.push_back(passed_on);
+        }
+    }
+
+    /// Requests that were held back are taken, in their order, as far as there is room now.
+    pub fn resume_held(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources) {
+        while let Some(first) = self.held.pop_front() {
+            if !self.try_take(turn, store, sources, &first, false) {
+                self.held.push_front(first);
+                return;
+            }
+        }
+    }
+
+    /// Whether a request is decided; if not, room for it is being made.
+    fn try_take(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        passed_on: &PassedOn,
+        others_first: bool,
+    ) -> bool {
+        let PassedOn { core, link, source, peer, name, key, body, first_byte_ns, .. } = passed_on;
+        let waiter = Waiter::of(passed_on);
+        if !sources.runs(*source) {
+            waiter.tell(turn, UNAVAILABLE);
+            return true;
+        }
+        let request = Request {
+            source: name,
+            body,
+            content_type: None,
+            idempotency_key: key.as_deref(),
+            first_byte_ns: *first_byte_ns,
+        };
+        let sender = self.senders.entry((*core, *link)).or_insert_with(|| Sender::new(*source, *peer));
+        match sender.take(turn, store, sources, &request, others_first) {
+            None => return false,
+            Some(Verdict::Accepted { last_number, .. }) if last_number >= store.durable_below().0 => {
+                self.waiters.push(Reverse((RecordNumber(last_number), waiter)));
+            }
+            Some(Verdict::Accepted { records, .. }) => waiter.tell(turn, Verdict::Taken { records }),
+            Some(verdict) => waiter.tell(turn, verdict),
+        }
+        true
+    }
+
+    /// A connection of another core is over. Its requests that are held back were never taken.
+    pub fn leave(&mut self, turn: &mut Turn<'_>, store: &mut Store, core: CoreId, link: LinkId) {
+        self.held.retain(|passed_on| {
+            let stays = (passed_on.core, passed_on.link) != (core, link);
+            if !stays {
+                Waiter::of(passed_on).tell(turn, UNAVAILABLE);
+            }
+            stays
+        });
+        if let Some(mut sender) = self.senders.remove(&(core, link)) {
+            sender.leave(store);
+        }
+    }
+
+    /// What became durable is told.
+    pub fn release_durable(&mut self, turn: &mut Turn<'_>, store: &Store) {
+        let durable_below = store.durable_below();
+        while let Some(first) = self.waiters.peek_mut().filter(|first| first.0.0 < durable_below) {
+            let Reverse((_, waiter)) = PeekMut::pop(first);
+            waiter.tell(turn, Verdict::Taken { records: 1 });
+        }
+    }
+
+    /// Whether somebody waits for a commit.
+    pub fn await_durable(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
+    /// Whether nobody waits for an answer.
+    pub fn are_answered(&self) -> bool {
+        self.waiters.is_empty() && self.held.is_empty()
+    }
+}

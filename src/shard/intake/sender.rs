@@ -1,0 +1,131 @@
+//! Who sends requests on one connection: each body becomes a record of the connection's lane, unless
+//! its key says that it is one already. The connection may be another core's.
+
+use super::content::judge;
+use super::source::Sources;
+use crate::ground::count::Stage;
+use crate::ground::{LaneId, RecordFlags, SourceId};
+use crate::http::server::{Request, Verdict};
+use crate::journal::{Full, Identity, KEY_HASHES_BYTES, KeyHashes, Known, NewRecord, OriginRef};
+use crate::observe::snapshot::Refused;
+use crate::shard::store::Store;
+use crate::shard::turn::{Phase, Turn};
+use std::net::SocketAddr;
+
+/// What a machine is told to wait when the journal is full.
+pub(super) const RETRY_AFTER_S: u32 = 1;
+
+/// Who sends on a connection, and the lane that its records go into.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub source: SourceId,
+    peer: SocketAddr,
+    lane: Option<LaneId>,
+    /// Of the name under which the last request came.
+    origin: Option<OriginRef>,
+}
+
+impl Sender {
+    pub fn new(source: SourceId, peer: SocketAddr) -> Self {
+        Self { source, peer, lane: None, origin: None }
+    }
+
+    /// The other end of the connection.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// It sends no more; its records stay.
+    pub fn leave(&mut self, store: &mut Store) {
+        if let (Some(lane), Some(origin)) = (self.lane.take(), self.origin.take()) {
+            store.leave_lane(lane, origin);
+        }
+    }
+
+    /// Journals the body of a request as a record; `None` while room for it is being made, or while
+    /// others are first. One whose key is known is that record again: it is answered as that was, once
+    /// that is as durable as configured.
+    pub fn take(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        request: &Request<'_>,
+        others_first: bool,
+    ) -> Option<Verdict> {
+        let now = turn.now;
+        let key = request.idempotency_key.unwrap_or_default();
+        let hashes =
+            (!key.is_empty() && store.own().remembers_keys()).then(|| KeyHashes::of(request.source, key, request.body));
+        match hashes.and_then(|hashes| store.find_key(now, hashes)) {
+            Some(Known::Same(number)) => {
+                turn.counters.http_repeated += 1;
+                return Some(Verdict::Accepted { last_number: number.0, records: 1, keyed: true });
+            }
+            Some(Known::Other) => return Some(Verdict::KeyReused),
+            None => {}
+        }
+        let configured = turn.source(self.source);
+        let flags = match judge(turn.settings, configured, request.body, RecordFlags::default()) {
+            Ok(flags) => flags,
+            Err(refused) => {
+                sources.refuse(turn, self.source, refused, RecordFlags::default(), request.body);
+                return Some(Verdict::BadRequest(match refused {
+                    Refused::NotJson => "the body is not JSON, and this source takes nothing else",
+                    _ => "the body is no text in the encoding of this source",
+                }));
+            }
+        };
+        let unavailable = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+        if turn.phase != Phase::Running {
+            return Some(unavailable);
+        }
+        let bytes = hashes.map_or(0, |_| KEY_HASHES_BYTES) + key.len() + request.body.len();
+        let room = match store.room_or_full(now, bytes) {
+            Err(Full::Lasting) => return Some(unavailable),
+            Ok(room) if !others_first => room,
+            Ok(_) | Err(Full::Passing) => return None,
+        };
+        let (lane, origin) = self.enter_lane(turn, store, request.source);
+        let first_byte_ns = request.first_byte_ns;
+        let frame_ns = now.mono_ns.saturating_sub(first_byte_ns);
+        let record = NewRecord {
+            origin,
+            flags: flags.0,
+            first_byte_wall_ns: now.wall_ns.saturating_sub(frame_ns),
+            frame_us: (frame_ns / 1000) as u32,
+            key,
+            hashes,
+            data: request.body,
+        };
+        let number = store.keep(turn, room, lane, record, first_byte_ns.min(now.mono_ns));
+        sources.count_record(turn, self.source, flags);
+        turn.stages.record(Stage::Frame, frame_ns);
+        turn.stages.record(Stage::Journaled, 0);
+        Some(Verdict::Accepted { last_number: number.0, records: 1, keyed: hashes.is_some() })
+    }
+
+    /// The lane and the origin of a record under a name.
+    fn enter_lane(&mut self, turn: &Turn<'_>, store: &mut Store, source: &str) -> (LaneId, OriginRef) {
+        let configured = turn.source(self.source);
+        let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
+        let is_same = |origin: &OriginRef| {
+            let Identity { name, decoding, .. } = &store.own().origin(*origin).who;
+            **name == *source && *decoding == configured.decoding
+        };
+        if let Some(same) = self.origin.filter(is_same) {
+            return (lane, same);
+        }
+        let who = Identity {
+            peer: Some(self.peer),
+            decoding: configured.decoding,
+            ..Identity::new(&configured.name, source)
+        };
+        let origin = store.open_origin(lane, who);
+        if let Some(older) = self.origin.replace(origin) {
+            // The connection goes on under another name, in the same lane.
+            store.leave_lane(lane, older);
+        }
+        (lane, origin)
+    }
+}
