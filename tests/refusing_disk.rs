@@ -88,7 +88,7 @@ impl World {
         let text = text.replace("WHEN-FULL", when_full).replace("LEVEL", level);
         let settings = Arc::new(config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}")));
         let directory = tempfile::tempdir().expect("a directory");
-        let mut storage = FsStorage::open(directory.path()).expect("a directory");
+        let mut storage = FsStorage::open_with_blocks_in(directory.path(), directory.path()).expect("a directory");
         let options = journal::Options::new(&settings.journal, CoreId(0), 1);
         let journal = journal::open(&mut storage, &options).expect("an empty journal");
         let now_ns = S;

@@ -33,7 +33,7 @@ fn seeded(directory: &Path, now: Now, seed: u64) -> Shard {
         content_type = "text/plain"
     "#;
     let settings = Arc::new(config::parse(text, "test").expect("a valid configuration"));
-    let mut storage = FsStorage::open(directory).expect("a directory");
+    let mut storage = FsStorage::open_with_blocks_in(directory, directory).expect("a directory");
     let journal =
         journal::open(&mut storage, &journal::Options::new(&settings.journal, CoreId(0), 1)).expect("an empty journal");
     let owners = Arc::new(HashMap::new());

@@ -172,7 +172,7 @@ where
     let core = std::thread::spawn(move || {
         let runtime = ringest::engine::runtime().expect("a runtime");
         let journals = setup.journal.iter().map(|directory| {
-            let mut storage = FsStorage::open(directory).expect("opened");
+            let mut storage = FsStorage::open_with_blocks_in(directory, directory).expect("opened");
             let memory = storage.create_blocks(None, 1 << 20).expect("made");
             for at in 0..256 {
                 memory.write(at * 4096, &[at as u8 ^ 0x5a; 4096]);

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import time
 
@@ -236,3 +237,6 @@ class Site:
         self.disks.release()
         self.children.end_all()
         self.disks.close()
+        # What killed gateways left is nothing to the next case.
+        for path in self.shared_memory.glob("ringest-*"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

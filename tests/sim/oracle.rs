@@ -387,6 +387,12 @@ impl Oracle {
         }
     }
 
+    /// Whether such a record's bytes on the disk changed before it arrived.
+    pub fn is_damaged(&self, name: &str, data: &[u8]) -> bool {
+        let lane = self.names.get(name).map(|index| &self.lanes[*index]);
+        lane.is_some_and(|lane| lane.expected.iter().any(|entry| entry.damaged && entry.shown == data))
+    }
+
     /// Records that must arrive and have not.
     pub fn due(&self) -> u64 {
         let due = |lane: &Lane| {

@@ -322,7 +322,10 @@ impl Receiver {
         self.check_id(key, film)?;
         match oracle.row_aside(key, &film.data, late || stale) {
             Some(row) => row,
-            None if late => oracle.late_row(&film.source, &film.data),
+            // The shard may have lost it since it sent it, and has gone on with those behind it.
+            None if late || stale && oracle.is_damaged(&film.source, &film.data) => {
+                oracle.late_row(&film.source, &film.data)
+            }
             None => oracle.row(&film.source, &film.data),
         }?;
         say!(cx, "receiver: row {} of {}: {}", self.rows.len(), film.source, shorten(&film.data));

@@ -76,7 +76,7 @@ impl World {
         let mut settings: Settings = config::parse(&text, "test").unwrap_or_else(|problems| panic!("{problems}"));
         settings.journal.durability = Durability::Memory;
         settings.journal.max_bytes = 16 << 20;
-        let mut storage = FsStorage::open(directory.path()).expect("a directory");
+        let mut storage = FsStorage::open_with_blocks_in(directory.path(), directory.path()).expect("a directory");
         let journal =
             journal::open(&mut storage, &journal::Options::new(&settings.journal, CoreId(0), 1)).expect("a journal");
         let client = Client::new(settings.deliver.tls.as_ref().expect("a URL is https")).expect("checked");
