@@ -4,6 +4,7 @@ use super::Recovery;
 use crate::ground::RecordNumber;
 use crate::journal::format::{KEY_PREFIX_BYTES, record_number_at, u64_at};
 use crate::journal::keys::{FoundKey, KEY_HASHES_BYTES, KeyHashes, keep_newest};
+use std::ops::Range;
 
 /// Gathered in a walk that meets entries in no order. Of a journal that holds many more than are
 /// remembered no more than twice as many are in memory.
@@ -17,6 +18,12 @@ impl FoundKeys {
     /// So many are remembered.
     pub fn limit(&mut self, count_max: usize) {
         self.count_max = count_max;
+    }
+
+    /// Whether the newest entry that says any of them is among these.
+    pub fn are_said_in(&mut self, entries: &Range<RecordNumber>) -> bool {
+        keep_newest(&mut self.list, self.count_max);
+        self.list.iter().any(|found| entries.contains(&found.said_in))
     }
 
     /// All of them.

@@ -144,6 +144,11 @@ impl FoundLosses {
         }
     }
 
+    /// Whether the list that counts is among these entries.
+    pub fn is_said_in(&self, entries: &Range<RecordNumber>) -> bool {
+        !self.list.is_empty() && entries.contains(&self.said_in)
+    }
+
     pub fn take(self) -> Vec<Loss> {
         self.list
     }

@@ -1,7 +1,7 @@
 //! Blocks of earlier starts that cannot be written where they belong: they are gathered, and taken over by the running log.
 
 use super::{Life, OpenError, Recovery, doing};
-use crate::ground::SegmentNumber;
+use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::Options;
 use crate::journal::epoch::Epoch;
 use crate::journal::format::Position;
@@ -78,11 +78,17 @@ impl Recovery {
         unfinished
     }
 
-    /// The oldest segments whose files are not there, and of which nothing waits, were freed.
+    /// The oldest segments whose files are not there were freed, where nothing in them waits and no machine's key nor loss is said
+    /// in them alone. Else their files could not be made.
     pub(super) fn drop_missing(&mut self) {
         while let Some(oldest) = self.segments.last().filter(|oldest| oldest.unsettled == 0) {
             let Some(index) = self.missing.iter().position(|missing| missing.number == oldest.number) else { return };
             let number = oldest.number;
+            let behind = self.segments.iter().rev().nth(1).map_or(RecordNumber(u64::MAX), |next| next.first_number);
+            let entries = oldest.first_number..behind;
+            if self.keys.are_said_in(&entries) || self.losses.is_said_in(&entries) {
+                return;
+            }
             self.missing.remove(index);
             self.segments.pop();
             self.tail.retain(|block| block.header.at.segment != number);
