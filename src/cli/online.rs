@@ -13,7 +13,7 @@ use super::exit;
 use super::handshake::{HandshakeError, handshake};
 use crate::config::{Authority, Durability, OnMissing, Serial, Settings, SourceKind, Url};
 use crate::engine::probe::{self, StateDirectory};
-use crate::engine::{self, are_too_few, connections_allowed, core_directories, core_directory};
+use crate::engine::{self, are_too_few, connections_allowed, core_directories};
 use crate::source::serial::{self, Holder};
 use crate::tls::TlsError;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -79,7 +79,7 @@ fn state_checks(settings: &Settings, found: &StateDirectory) -> Vec<Check> {
 /// Bytes of the journals that are there.
 fn journal_bytes(state: &Path) -> u64 {
     let cores = core_directories(state).unwrap_or_default();
-    let files = cores.into_iter().filter_map(|core| std::fs::read_dir(core_directory(state, core)).ok()).flatten();
+    let files = cores.into_iter().filter_map(|core| std::fs::read_dir(core.path(state)).ok()).flatten();
     files.flatten().filter_map(|file| file.metadata().ok()).filter(|meta| meta.is_file()).map(|meta| meta.len()).sum()
 }
 

@@ -5,9 +5,12 @@ use super::check::print;
 use super::decide::{Chosen, acknowledge, decide};
 use super::{Failure, exit};
 use crate::config;
-use crate::engine::{Decision, LockError, Pending, View, decisions_left, lock_holder, open_views};
+use crate::engine::{
+    CameBack, Decision, LockError, Pending, StateLock, View, decisions_left, lock_holder, open_views, reread,
+};
+use crate::ground::RecordNumber;
 use crate::ground::text::{hex, rfc3339};
-use crate::journal::{OpenError, Report};
+use crate::journal::{Numbers, OpenError, Report};
 use crate::observe::losses::{self, Acknowledged, LossSnapshot};
 use crate::shard::Disposal;
 use serde_json::{Value, json};
@@ -74,10 +77,13 @@ enum Command {
         #[command(flatten)]
         of: Of,
     },
-    /// Check every byte of a stopped gateway's journal, and tell what is missing; nothing is changed or repaired
+    /// Check every byte of a stopped gateway's journal, and tell what is missing; nothing is changed or repaired without --reread
     Verify {
         /// The configuration file, or the state directory
         place: PathBuf,
+        /// First read again what a start could not: records that are whole now are delivered by the next start
+        #[arg(long)]
+        reread: bool,
         /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
@@ -116,7 +122,12 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
         Command::Discard { chosen } => decide(Disposal::Discard, &chosen),
         Command::Acknowledge { place } => acknowledge(&place),
         Command::Export { of } => export(&of),
-        Command::Verify { place, json } => verify(&place, json),
+        Command::Verify { place, reread, json } => {
+            if reread {
+                read_again(&place, json)?;
+            }
+            verify(&place, json)
+        }
     }
 }
 
@@ -309,6 +320,10 @@ fn decided(decision: &Decision) -> String {
             let sum: Acknowledged = acknowledge.iter().collect();
             format!("  {}: to be acknowledged when the gateway starts\n", sum.words())
         }
+        Decision::Returned { core, returned } => {
+            let count = Numbers(returned.clone()).count();
+            format!("  {} of core {core}: delivered when the gateway starts\n", records(count, "that came back"))
+        }
     }
 }
 
@@ -449,9 +464,9 @@ fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
     }
     free()?; // it may have been started meanwhile
     let damaged = missing > 0 || views.iter().any(|view| view.report().damaged > 0 || !view.report().alarms.is_empty());
-    let left = acknowledged_at_start(&directory)?;
-    let is_open = |loss: &LossSnapshot| !left.iter().any(|seen| seen.is_same(loss));
-    let losses: Vec<LossSnapshot> = views.iter().flat_map(|view| view.losses()).filter(is_open).collect();
+    let left = decisions_left(&directory)?;
+    let losses: Vec<LossSnapshot> =
+        views.iter().flat_map(|view| view.losses()).filter_map(|loss| still_open(loss, &left)).collect();
     let text = if as_json {
         let journals: Vec<Value> = views.iter().map(verified_json).collect();
         format!("{}\n", json!({ "ok": !damaged && losses.is_empty(), "losses": losses, "journals": journals }))
@@ -479,13 +494,57 @@ fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
     if wrong.is_empty() { Ok(()) } else { Err(Failure::new(exit::NOT_OK, wrong.join("\nringest: "))) }
 }
 
-/// The losses that an operator has acknowledged and the next start writes that down.
-fn acknowledged_at_start(directory: &Path) -> Result<Vec<LossSnapshot>, Failure> {
-    let left = decisions_left(directory)?.into_iter().filter_map(|decision| match decision {
-        Decision::Missing { acknowledge } => Some(acknowledge),
-        Decision::Parked { .. } => None,
-    });
-    Ok(left.flatten().collect())
+/// What stays of a loss once the next start has written down what was decided before it.
+fn still_open(mut loss: LossSnapshot, left: &[Decision]) -> Option<LossSnapshot> {
+    for decision in left {
+        match decision {
+            Decision::Missing { acknowledge } if acknowledge.iter().any(|seen| seen.is_same(&loss)) => return None,
+            Decision::Returned { core, returned } if *core == loss.core => {
+                let (from, to) = (loss.first.unwrap_or(0), loss.last.map_or(u64::MAX, |last| last + 1));
+                let back = Numbers(returned.clone()).count_in(RecordNumber(from), RecordNumber(to));
+                loss.records -= back.min(loss.records);
+            }
+            _ => {}
+        }
+    }
+    (loss.records > 0).then_some(loss)
+}
+
+/// Reads again what a start could not read.
+fn read_again(place: &Path, as_json: bool) -> Result<(), Failure> {
+    let directory = state_directory(place)?;
+    let _lock = StateLock::acquire(&directory).map_err(|error| Failure::new(exit::LOCKED, error.to_string()))?;
+    let came_back = reread(&directory).map_err(|error| {
+        Failure::new(exit::JOURNAL, format!("{}: what could not be read before: {error}", directory.display()))
+    })?;
+    if as_json {
+        return Ok(()); // the object that follows counts them among those that wait
+    }
+    if came_back.is_empty() {
+        return print("no start has met bytes that it could not read: there is nothing to read again\n");
+    }
+    for CameBack { core, files, records: back, missing, waits } in came_back {
+        let line = if waits {
+            format!(
+                "core {core}: what came back before still waits: start the gateway, stop it once that is delivered, and read again\n"
+            )
+        } else {
+            let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+            let rest = if missing == 0 { "none".to_owned() } else { format!("at most {missing}") };
+            let back = match back {
+                0 => "nothing more can be read".to_owned(),
+                _ => records(back, "back, and delivered when the gateway starts"),
+            };
+            format!("core {core}: {files} read again: {back}; {rest} still missing there\n")
+        };
+        print(&line)?;
+    }
+    Ok(())
+}
+
+/// `1 record WHAT`, `5 records WHAT`.
+fn records(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 record {what}") } else { format!("{count} records {what}") }
 }
 
 fn verified_json(view: &View) -> Value {

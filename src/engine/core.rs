@@ -5,13 +5,13 @@ use super::clock;
 use super::control::Request;
 use super::driver::{Core, Driver, DriverOptions, JournalFiles, Message};
 use super::error::EngineError;
-use super::files::{FsStorage, core_directory};
+use super::files::{CoreDirectory, FsStorage};
 use super::listen::Listeners;
 use super::ring::RingOptions;
 use crate::config::{Authority, Durability, LaneKey, Settings, machine_name};
 use crate::ground::count::{Counters, StageHistograms};
 use crate::journal::{self, FoundKey, Journal, Storage};
-use crate::observe::losses::{self, Acknowledged, LossSnapshot};
+use crate::observe::losses::{self, Acknowledged, LossNews};
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{ApiId, Completion, CoreId, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
 use crate::tls;
@@ -77,8 +77,8 @@ impl Core for Shard {
     fn parked(&self, limit: usize) -> ParkedList {
         Self::parked(self, limit)
     }
-    fn acknowledge(&mut self, seen: Option<&[LossSnapshot]>) -> Acknowledged {
-        Self::acknowledge(self, seen)
+    fn acknowledge(&mut self, news: &LossNews) -> Acknowledged {
+        Self::acknowledge(self, news)
     }
     fn destination(&self, api: ApiId) -> Authority {
         self.destinations().swap_remove(usize::from(api.0))
@@ -118,8 +118,8 @@ pub(super) struct CoreThread {
     pub(super) core: u16,
     /// Its CPU.
     pub(super) cpu: usize,
-    /// Numbers of its journal directories, its own first.
-    pub(super) directories: Vec<u16>,
+    /// Its journal directories, its own first.
+    pub(super) directories: Vec<CoreDirectory>,
     pub(super) read_multishot: bool,
     pub(super) listeners: Listeners,
     pub(super) peers: Vec<mpsc::UnboundedSender<Message>>,
@@ -173,7 +173,7 @@ impl CoreThread {
         let told = self.opened.send((self.core, Ok(found)));
         let assigned = told.ok().and_then(|()| self.assigned.recv().ok());
         let Some(assignment) = assigned else {
-            close(self.core, self.settings.gateway.cores.len(), journals)?;
+            close(self.core, self.settings.gateway.cores.len(), &self.directories, journals)?;
             return Ok(None);
         };
         self.drive(assignment, journals).map(Some)
@@ -196,8 +196,8 @@ impl CoreThread {
         let cores = self.settings.gateway.cores.len();
         let mut journals = Vec::new();
         let mut found = Found::default();
-        for &number in &self.directories {
-            let directory = core_directory(&self.settings.gateway.state_dir, number);
+        for &of in &self.directories {
+            let directory = of.path(&self.settings.gateway.state_dir);
             let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };
             let mut storage =
                 FsStorage::open_with_blocks_in(&directory, &self.settings.journal.blocks).map_err(failed)?;
@@ -213,7 +213,7 @@ impl CoreThread {
                     directory.display()
                 );
             }
-            let options = journal::Options::new(&self.settings.journal, CoreId(number), cores);
+            let options = journal::Options::new(&self.settings.journal, CoreId(of.core), cores);
             let begun = Instant::now();
             let journal = journal::open(&mut storage, &options)
                 .map_err(|error| EngineError::Journal { directory: directory.clone(), error })?;
@@ -233,7 +233,7 @@ impl CoreThread {
     }
 
     fn drive(self, assignment: Assignment, mut opened: Vec<Opened>) -> Result<Last, EngineError> {
-        let (core, cores) = (self.core, self.settings.gateway.cores.len());
+        let (core, cores, directories) = (self.core, self.settings.gateway.cores.len(), self.directories);
         let failed = |error| EngineError::Ring { core, error };
         let runtime = super::runtime().map_err(failed)?;
         let is_own = |key: &FoundKey| key.hashes.owner(cores as u16).0 == core;
@@ -282,7 +282,7 @@ impl CoreThread {
         let snapshot = shard.snapshot(clock::now());
         let journals = storages.into_iter().zip(shard.into_journals());
         let journals = journals.map(|(storage, journal)| Opened { storage, journal }).collect();
-        Ok(Last { snapshot, unwritten: close(core, cores, journals)? })
+        Ok(Last { snapshot, unwritten: close(core, cores, &directories, journals)? })
     }
 }
 
@@ -326,13 +326,18 @@ fn report_missing(journal: &Journal) {
 
 /// Closes the journals. An adopted directory that has nothing left to deliver, nor to tell, is removed. One that could not be written to its end
 /// stays as a kill would leave it, for the next start; what that means, in words.
-fn close(core: u16, cores: usize, journals: Vec<Opened>) -> Result<Vec<String>, EngineError> {
+fn close(
+    core: u16,
+    cores: usize,
+    directories: &[CoreDirectory],
+    journals: Vec<Opened>,
+) -> Result<Vec<String>, EngineError> {
     let mut unwritten = Vec::new();
     // What the adopted ones remember of machines' keys is in the first one, if that is whole.
     let are_keys_safe = journals.first().is_some_and(|own| own.journal.is_flushed() && own.journal.has_its_keys());
-    for Opened { mut storage, journal } in journals {
+    for (of, Opened { mut storage, journal }) in directories.iter().zip(journals) {
         let directory = storage.directory().to_owned();
-        let adopted = usize::from(journal.core().0) >= cores;
+        let adopted = of.is_adopted(cores as u16);
         let empty =
             journal.durability() != Durability::Memory && journal.unsettled() == 0 && journal.losses().next().is_none();
         let failed = |error| EngineError::JournalDirectory { directory: directory.clone(), error };

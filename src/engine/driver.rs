@@ -17,7 +17,7 @@ use crate::config::{Authority, Settings};
 use crate::ground::SegmentNumber;
 use crate::ground::count::{Counters, StageHistograms};
 use crate::journal::{self, BlockFile};
-use crate::observe::losses::{Acknowledged, LossSnapshot};
+use crate::observe::losses::{Acknowledged, LossNews};
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
     ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, Parcel, Reload, Reloaded, Selection,
@@ -101,8 +101,8 @@ pub trait Core {
     fn parked(&self, _limit: usize) -> ParkedList {
         ParkedList::default()
     }
-    /// An operator has acknowledged what is missing: the losses that he has seen, or all.
-    fn acknowledge(&mut self, _seen: Option<&[LossSnapshot]>) -> Acknowledged {
+    /// An operator knows of losses.
+    fn acknowledge(&mut self, _news: &LossNews) -> Acknowledged {
         Acknowledged::default()
     }
     /// Host and port of one of the API's authorities.
@@ -162,10 +162,10 @@ pub enum Message {
         /// Told how many.
         answer: oneshot::Sender<u64>,
     },
-    /// What is missing is acknowledged.
+    /// Losses are known.
     Acknowledge {
-        /// The losses that the operator has seen; all of them without a list.
-        seen: Option<Vec<LossSnapshot>>,
+        /// What is known of them.
+        news: LossNews,
         /// Told how many there were.
         answer: oneshot::Sender<Acknowledged>,
     },

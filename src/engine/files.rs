@@ -41,12 +41,15 @@ const READ_RETRY: Duration = Duration::from_secs(30);
 const EPOCH_RESERVE: &str = "epoch.reserve";
 
 /// Directory of bytes that could not be used.
-const QUARANTINE: &str = "quarantine";
+pub(super) const QUARANTINE: &str = "quarantine";
 /// Bytes of one name in it.
 const COPIES_MAX: u32 = 1000;
 
 /// Extension of a directory that is being removed.
 const REMOVED_EXTENSION: &str = "removed";
+
+/// Behind the name of a core's directory: it holds records that came back.
+const RETURNED_SUFFIX: &str = "-returned";
 
 /// Path of a segment's file.
 pub(super) fn segment_path(directory: &Path, segment: SegmentNumber) -> PathBuf {
@@ -64,7 +67,7 @@ pub(super) fn spares(directory: &Path) -> io::Result<Vec<SegmentNumber>> {
     Ok(numbers.into_iter().map(SegmentNumber).collect())
 }
 
-fn epoch_path(directory: &Path, epoch: u64) -> PathBuf {
+pub(super) fn epoch_path(directory: &Path, epoch: u64) -> PathBuf {
     directory.join(format!("epoch-{epoch:08x}"))
 }
 
@@ -101,22 +104,54 @@ pub fn create_private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Indexes of the core directories in a state directory.
+/// A directory with a journal: a core's own, or one with records of it that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CoreDirectory {
+    /// Part of every key in it.
+    pub core: u16,
+    /// Its records were missing, and became readable.
+    pub is_returned: bool,
+}
+
+impl CoreDirectory {
+    /// A core's own.
+    pub fn own(core: u16) -> Self {
+        Self { core, is_returned: false }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let number = name.strip_prefix("core-")?;
+        let (number, is_returned) = match number.strip_suffix(RETURNED_SUFFIX) {
+            Some(number) => (number, true),
+            None => (number, false),
+        };
+        Some(Self { core: number.parse().ok()?, is_returned })
+    }
+
+    /// Whether it is there only until all of it is delivered.
+    pub fn is_adopted(self, cores: u16) -> bool {
+        self.is_returned || self.core >= cores
+    }
+
+    /// Where it is.
+    pub fn path(self, state_directory: &Path) -> PathBuf {
+        let suffix = if self.is_returned { RETURNED_SUFFIX } else { "" };
+        state_directory.join(format!("core-{}{suffix}", self.core))
+    }
+}
+
+/// The journals' directories in a state directory.
 ///
 /// # Errors
 /// Those of reading a directory; a missing one has none.
-pub fn core_directories(state_directory: &Path) -> io::Result<Vec<u16>> {
+pub fn core_directories(state_directory: &Path) -> io::Result<Vec<CoreDirectory>> {
     let mut found = Vec::new();
     let entries = match fs::read_dir(state_directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
         entries => entries?,
     };
     for entry in entries {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("core-"));
-        if let Some(Ok(core)) = number.map(str::parse::<u16>) {
-            found.push(core);
-        }
+        found.extend(entry?.file_name().to_str().and_then(CoreDirectory::parse));
     }
     found.sort_unstable();
     Ok(found)
@@ -137,9 +172,9 @@ pub(super) fn remove_half_removed(state_directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Directory of a core's journal.
+/// Directory of a core's own journal.
 pub fn core_directory(state_directory: &Path, core: u16) -> PathBuf {
-    state_directory.join(format!("core-{core}"))
+    CoreDirectory::own(core).path(state_directory)
 }
 
 /// One journal directory of the file system.
@@ -525,7 +560,7 @@ fn too_many_copies(directory: &Path, name: &str) -> io::Error {
     io::Error::other(format!("{} holds {COPIES_MAX} copies of {name}", directory.display()))
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -540,7 +575,7 @@ fn overwrite_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Whether the disk could not read what is asked for.
-fn is_unreadable(error: &io::Error) -> bool {
+pub(super) fn is_unreadable(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EIO)
 }
 

@@ -7,7 +7,7 @@ use super::control::{Control, Request, locked};
 use super::core::{CoreThread, Found, Last};
 use super::driver::Message;
 use super::error::EngineError;
-use super::files::{core_directories, create_private_directory, remove_half_removed};
+use super::files::{CoreDirectory, core_directories, create_private_directory, remove_half_removed};
 use super::histograms::Histograms;
 use super::lines::Lines;
 use super::listen::{Listeners, bind_admin, bind_all};
@@ -147,7 +147,7 @@ struct Taken {
     admin: TcpListener,
     ports: HashMap<SourceId, Opened>,
     /// The journal directories of each core.
-    directories: Vec<Vec<u16>>,
+    directories: Vec<Vec<CoreDirectory>>,
 }
 
 /// Takes lock, addresses and ports. Each may wait for a moment, so that is done on a thread of its own while this one listens for
@@ -241,14 +241,15 @@ pub(super) fn open_required_port(source: &str, port: &Serial) -> Result<Opened, 
     })
 }
 
-/// The journal directories of each core: its own, and by its index those of cores that are no more.
-fn share_directories(settings: &Settings, found: Vec<u16>) -> Vec<Vec<u16>> {
+/// The journal directories of each core: its own, then those with records that came back, and by its index those of cores that are
+/// no more.
+fn share_directories(settings: &Settings, found: Vec<CoreDirectory>) -> Vec<Vec<CoreDirectory>> {
     let cores = settings.gateway.cores.len() as u16;
-    let mut directories: Vec<Vec<u16>> = (0..cores).map(|core| vec![core]).collect();
+    let mut directories: Vec<Vec<CoreDirectory>> = (0..cores).map(|core| vec![CoreDirectory::own(core)]).collect();
     // Without a journal nothing is read, so nothing is adopted.
     if settings.journal.durability != Durability::Memory {
-        for number in found.into_iter().filter(|number| *number >= cores) {
-            directories[usize::from(number % cores)].push(number);
+        for directory in found.into_iter().filter(|found| found.is_adopted(cores)) {
+            directories[usize::from(directory.core % cores)].push(directory);
         }
     }
     directories
@@ -296,7 +297,7 @@ impl Gateway {
     fn start(
         settings: &Arc<Settings>,
         listeners: Vec<Listeners>,
-        directories: Vec<Vec<u16>>,
+        directories: Vec<Vec<CoreDirectory>>,
         read_multishot: bool,
         runtime: &Runtime,
         stop: &mut Stop,
@@ -654,9 +655,13 @@ mod tests {
     #[test]
     fn directories_of_cores_that_are_no_more_are_adopted_by_index() {
         let mut settings = settings(2);
-        assert_eq!(share_directories(&settings, vec![0, 1, 2, 5, 8]), [vec![0, 2, 8], vec![1, 5]]);
-        assert_eq!(share_directories(&settings, Vec::new()), [[0], [1]]);
+        let own = CoreDirectory::own;
+        let returned = |core| CoreDirectory { core, is_returned: true };
+        let found = vec![own(0), returned(0), own(1), own(2), own(5), returned(5), own(8)];
+        let shared = [vec![own(0), returned(0), own(2), own(8)], vec![own(1), own(5), returned(5)]];
+        assert_eq!(share_directories(&settings, found), shared);
+        assert_eq!(share_directories(&settings, Vec::new()), [[own(0)], [own(1)]]);
         settings.journal.durability = Durability::Memory;
-        assert_eq!(share_directories(&settings, vec![0, 1, 2]), [[0], [1]]);
+        assert_eq!(share_directories(&settings, vec![own(0), own(1), own(2), returned(0)]), [[own(0)], [own(1)]]);
     }
 }

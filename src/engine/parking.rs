@@ -3,7 +3,7 @@
 
 use super::driver::Message;
 use crate::ground::RecordName;
-use crate::observe::losses::{Acknowledged, LossSnapshot};
+use crate::observe::losses::{Acknowledged, LossNews, LossSnapshot};
 use crate::observe::snapshot::ParkedList;
 use crate::shard::{Disposal, Selection};
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,13 @@ pub enum Decision {
     Missing {
         /// The losses that the operator has seen. One that only the next start finds is not among them.
         acknowledge: Vec<LossSnapshot>,
+    },
+    /// Records that were missing are there again.
+    Returned {
+        /// The core whose they are.
+        core: u16,
+        /// Their first numbers, and those behind the last.
+        returned: Vec<(u64, u64)>,
     },
 }
 
@@ -111,20 +118,24 @@ impl AskedCores {
 
     /// Tells the cores that what is missing is known: all of it. Done once that is durable.
     pub(super) async fn acknowledge(&self, by: &str) -> Acknowledged {
-        let all = self.tell_acknowledged(None, by).await;
+        let all = self.tell(LossNews::All, by).await;
         while all.losses > 0 && self.list(0).await.is_acknowledging {
             tokio::time::sleep(LOOK_AT_ONCE).await;
         }
         all
     }
 
-    /// Tells the cores that what is missing is known: the losses that the operator has seen, or all.
-    async fn tell_acknowledged(&self, seen: Option<Vec<LossSnapshot>>, by: &str) -> Acknowledged {
-        let (answers, _) = self.ask(|answer| Message::Acknowledge { seen: seen.clone(), answer }).await;
+    /// Tells the cores what is known of losses.
+    async fn tell(&self, news: LossNews, by: &str) -> Acknowledged {
+        let (answers, _) = self.ask(|answer| Message::Acknowledge { news: news.clone(), answer }).await;
         let mut all = Acknowledged::default();
         answers.into_iter().for_each(|acknowledged| all.add(acknowledged));
-        if all.losses > 0 {
-            info!("{}: acknowledged by an operator ({by})", all.words());
+        match news {
+            LossNews::Returned { .. } if all.records > 0 => info!("{} came back ({by})", all.words()),
+            LossNews::All | LossNews::Seen(_) if all.losses > 0 => {
+                info!("{}: acknowledged by an operator ({by})", all.words());
+            }
+            _ => {}
         }
         all
     }
@@ -151,7 +162,11 @@ impl AskedCores {
                     info!("{count} parked records: {}", decision.words());
                 }
                 Decision::Missing { acknowledge } => {
-                    self.tell_acknowledged(Some(acknowledge), "ringest queue acknowledge, before this start").await;
+                    self.tell(LossNews::Seen(acknowledge), "ringest queue acknowledge, before this start").await;
+                }
+                Decision::Returned { core, returned } => {
+                    let news = LossNews::Returned { core, records: returned };
+                    self.tell(news, "ringest queue verify --reread, before this start").await;
                 }
             }
         }
@@ -186,7 +201,9 @@ mod tests {
         let loss = LossSnapshot { found_wall_ns: 0, core: 1, first: Some(7), last: Some(9), records: 2, exact: true };
         let third = Decision::Missing { acknowledge: vec![loss] };
         leave_decision(directory.path(), &third).expect("left");
-        assert_eq!(decisions_left(directory.path()).expect("read"), [first, second, third]);
+        let fourth = Decision::Returned { core: 1, returned: vec![(7, 9), (12, 13)] };
+        leave_decision(directory.path(), &fourth).expect("left");
+        assert_eq!(decisions_left(directory.path()).expect("read"), [first, second, third, fourth]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A journal directory that is looked at and never changed, whether its gateway runs or not: what recovery would repair is
 //! repaired in memory alone.
 
-use super::files::{FsStorage, core_directories, core_directory};
+use super::files::{FsStorage, core_directories};
 use crate::ground::decoding::Decoding;
 use crate::ground::{CoreId, Now, RecordFlags, SegmentNumber};
 use crate::journal::format::SEGMENT_HEADER_BYTES;
@@ -57,7 +57,7 @@ pub struct Pending<'a> {
 pub fn open_views(state_directory: &Path) -> Result<Vec<View>, OpenError> {
     let failed = |error| OpenError::Io { action: format!("list {}", state_directory.display()), error };
     let cores = core_directories(state_directory).map_err(failed)?;
-    cores.into_iter().map(|core| View::open(&core_directory(state_directory, core), CoreId(core))).collect()
+    cores.into_iter().map(|of| View::open(&of.path(state_directory), CoreId(of.core))).collect()
 }
 
 /// A journal as it is on disk and, after a kill or while its gateway runs, in its block file.

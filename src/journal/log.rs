@@ -20,6 +20,7 @@ use super::ledger::{
 use super::losses::Loss;
 use super::moving::Moving;
 use super::recovery::write_epoch;
+use super::returning::Numbers;
 use super::rewriting::Rewriting;
 use super::scan::{Found, Log, Scan, Step};
 use super::segments::{Segment, Segments};
@@ -30,7 +31,7 @@ use super::{BlockFile, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, 
 use crate::config::Durability;
 use crate::ground::count::Counters;
 use crate::ground::{CoreId, LaneNumber, Now, RecordNumber};
-use crate::observe::losses::{Acknowledged, LossSnapshot};
+use crate::observe::losses::{Acknowledged, LossNews, LossSnapshot};
 use crate::observe::snapshot::JournalSnapshot;
 use std::io;
 use std::ops::Range;
@@ -713,14 +714,21 @@ impl Journal {
         self.losses().map(|loss| loss.shown(self.core())).collect()
     }
 
-    /// An operator has acknowledged what is missing: of all losses those that he has seen, or all.
-    /// It is written down in the next turn.
-    pub fn acknowledge_losses(&mut self, seen: Option<&[LossSnapshot]>) -> Acknowledged {
+    /// An operator knows of losses, or records of them came back. It is written down in the next
+    /// turn. How much that was.
+    pub fn acknowledge_losses(&mut self, news: &LossNews) -> Acknowledged {
         let core = self.core();
-        let is_meant = |loss: &Loss| {
-            let shown = loss.shown(core);
-            seen.is_none_or(|seen| seen.iter().any(|seen| seen.is_same(&shown)))
+        let is_meant = |loss: &Loss| match news {
+            LossNews::All => true,
+            LossNews::Seen(seen) => seen.iter().any(|seen| seen.is_same(&loss.shown(core))),
+            LossNews::Returned { .. } => false,
         };
+        if let LossNews::Returned { core: of, records } = news {
+            let is_own = *of == core.0;
+            let (losses, records) =
+                if is_own { self.ledger.losses.bring_back(&Numbers(records.clone())) } else { (0, 0) };
+            return Acknowledged { losses, records, exact: true };
+        }
         let mut acknowledged = Acknowledged::default();
         let meant = self.ledger.losses.acknowledge(is_meant);
         meant.iter().for_each(|loss| acknowledged.count(&loss.shown(core)));

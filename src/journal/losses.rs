@@ -2,6 +2,7 @@
 //! the newest one counts, and each new segment gets a copy before the older one may go.
 
 use super::format::{LOSS_BYTES, record_number_at, u64_at};
+use super::returning::Numbers;
 use crate::ground::{CoreId, RecordNumber};
 use crate::observe::losses::LossSnapshot;
 use std::collections::VecDeque;
@@ -123,6 +124,22 @@ impl Losses {
         meant.into_iter().map(acknowledge).collect()
     }
 
+    /// Records are not missing any more. A loss of which all are back is acknowledged; how many those
+    /// are, and how many records of all came back.
+    pub fn bring_back(&mut self, returned: &Numbers) -> (u64, u64) {
+        let (mut losses, mut records) = (0, 0);
+        for loss in self.list.iter_mut().filter(|loss| !loss.acknowledged) {
+            let back = returned.count_in(loss.first, loss.end).min(loss.records);
+            loss.records -= back;
+            loss.acknowledged = loss.records == 0;
+            losses += u64::from(loss.acknowledged);
+            records += back;
+        }
+        self.changed |= records > 0;
+        self.acknowledging |= records > 0;
+        (losses, records)
+    }
+
     /// Whether an acknowledgement is not durable yet.
     pub fn is_acknowledging(&self) -> bool {
         self.acknowledging
@@ -240,6 +257,19 @@ mod tests {
         assert!(losses.is_acknowledging(), "it is not durable yet");
         losses.forget(RecordNumber(71));
         assert!(!losses.is_acknowledging());
+    }
+
+    #[test]
+    fn what_comes_back_is_not_missing_any_more() {
+        let mut losses = Losses::default();
+        losses.adopt(vec![loss(1, 2), loss(100, 3)], None);
+        losses.payload_due(1, |_| true).expect("changed");
+        losses.written(RecordNumber(50));
+        assert_eq!(losses.bring_back(&Numbers(vec![(40, 50)])), (0, 0));
+        assert!(losses.is_written() && !losses.is_acknowledging());
+        assert_eq!(losses.bring_back(&Numbers(vec![(3, 5), (108, 120)])), (1, 4));
+        assert_eq!(losses.open().map(|loss| (loss.first.0, loss.records)).collect::<Vec<_>>(), [(100, 1)]);
+        assert!(!losses.is_written() && losses.is_acknowledging());
     }
 
     #[test]

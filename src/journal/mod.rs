@@ -17,6 +17,7 @@
 //!   trouble     what is wrong with the disk
 //! scan          a walk behind the window; it belongs to whoever walks
 //! recovery      what a start finds; it hands each owner its part
+//! returning     what becomes readable after a start told it as missing
 //! op storage    what is asked of a disk             format stamp epoch unfinished blocks   bytes
 //! ```
 
@@ -31,6 +32,7 @@ mod losses;
 mod moving;
 mod op;
 mod recovery;
+mod returning;
 mod rewriting;
 mod scan;
 mod segments;
@@ -51,6 +53,7 @@ pub use log::{Appended, Journal, NewRecord, Room};
 pub use losses::Loss;
 pub use op::{Completion, Op, Ops, Rewrite};
 pub use recovery::{OpenError, Report, open};
+pub use returning::{Numbers, Returned, returned};
 pub use rewriting::Moved;
 pub use scan::{Found, Scan, Step};
 pub use storage::{BlockFile, LeftBlocks, Storage};

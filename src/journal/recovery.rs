@@ -30,6 +30,7 @@ use super::ledger::{Identity, Ledger};
 use super::log::{Owners, ThisStart};
 use super::losses::Loss;
 use super::moving::Moving;
+use super::returning::Numbers;
 use super::rewriting::Rewriting;
 use super::segments::{Maker, Segment, Segments, SparseBits};
 use super::stamp::{self, OLDEST_VERSION, Stamp, VERSION};
@@ -146,6 +147,7 @@ pub fn open(storage: &mut impl Storage, options: &Options) -> Result<Journal, Op
     let blocks = recovery.last_blocks(storage, last)?;
     recovery.read_segments(storage, options, blocks.as_ref().zip(last).map(|(file, epoch)| (&**file, epoch)))?;
     recovery.found_loss = recovery.loss();
+    recovery.list_missing(storage, files.iter().max().map_or(1, |number| number + 1))?;
     recovery.report.loss = recovery.found_loss.filter(|loss| loss.records > 0);
 
     let mut epoch = Epoch {
@@ -332,6 +334,21 @@ struct FoundOrigin {
 const UNKNOWN: &str = "unknown";
 
 impl Recovery {
+    /// Beside the files that could not be read to their ends: which records to look for in them. The start of an epoch lists them.
+    fn list_missing(&mut self, storage: &mut impl Storage, epoch: u64) -> Result<(), OpenError> {
+        let missing = if self.losses.kept { self.missing() } else { Numbers::default() };
+        if missing.count() == 0 {
+            return Ok(());
+        }
+        match storage.quarantine(&format!("missing-{epoch:08x}"), &missing.encode()) {
+            Err(error) if is_full(&error) => {
+                self.report.alarms.push("no room for a list of what is missing: it cannot come back".to_owned());
+                Ok(())
+            }
+            written => doing("list what is missing", written),
+        }
+    }
+
     /// All epochs, oldest first, and the numbers of their files.
     fn read_epochs(&mut self, storage: &mut impl Storage) -> Result<(Vec<Epoch>, Vec<u64>), OpenError> {
         let mut epochs: Vec<Epoch> = Vec::new();

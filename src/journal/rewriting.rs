@@ -19,6 +19,8 @@
 mod dense;
 mod run;
 
+pub(super) use dense::DenseBlocks;
+
 use super::Options;
 use super::format::{ORIGIN_PREFIX_BYTES, Position, entry_bytes};
 use super::keys::{KEY_ENTRY_BYTES, Keys};

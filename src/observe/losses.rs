@@ -33,6 +33,22 @@ impl LossSnapshot {
     }
 }
 
+/// What becomes known of losses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LossNews {
+    /// An operator knows of all.
+    All,
+    /// An operator knows of these.
+    Seen(Vec<LossSnapshot>),
+    /// Records are not missing any more.
+    Returned {
+        /// The core whose journal they were missing in.
+        core: u16,
+        /// Their first numbers, and those behind the last.
+        records: Vec<(u64, u64)>,
+    },
+}
+
 /// Several losses added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledged {

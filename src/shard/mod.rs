@@ -33,7 +33,7 @@ use crate::config::{Authority, Settings};
 use crate::ground::LaneId;
 use crate::ground::count::{Counters, StageHistograms, Terms};
 use crate::journal::{self, Journal};
-use crate::observe::losses::{Acknowledged, LossSnapshot};
+use crate::observe::losses::{Acknowledged, LossNews};
 use crate::observe::snapshot::ParkedList;
 use crate::tls;
 use delivery::Delivery;
@@ -244,9 +244,9 @@ impl Shard {
         ParkedList { is_acknowledging: self.store.is_acknowledging(), ..list }
     }
 
-    /// An operator has acknowledged what is missing: the losses that he has seen, or all.
-    pub fn acknowledge(&mut self, seen: Option<&[LossSnapshot]>) -> Acknowledged {
-        self.store.acknowledge_losses(seen)
+    /// An operator knows of losses, or records of them came back; how much that was.
+    pub fn acknowledge(&mut self, news: &LossNews) -> Acknowledged {
+        self.store.acknowledge_losses(news)
     }
 
     // ---- completions

@@ -41,7 +41,7 @@ def left_on_btrfs(site, name):
 
 
 def damage(disk, gateway, paths):
-    """One block of each file changes below the file system, so that reading it is EIO."""
+    """One block of each file changes below the file system, so that reading it is EIO; the places that changed."""
     pieces = []
     for path in paths:
         data = path.read_bytes()
@@ -49,16 +49,16 @@ def damage(disk, gateway, paths):
         pieces.append((path, data[at:at + UNIT]))
     disk.unmount()
     image = disk.image.read_bytes()
-    with open(disk.image, "r+b") as file:
-        for path, piece in pieces:
-            piece = piece.ljust(UNIT, b"\0")
-            at = image.find(piece)
-            if at < 0:
-                raise Failure(f"the bytes of {path.name} are not in the image")
-            while at >= 0:
-                file.seek(at + 100)
-                file.write(bytes(byte ^ 0xFF for byte in piece[100:132]))
-                at = image.find(piece, at + 1)
+    places = []
+    for path, piece in pieces:
+        piece = piece.ljust(UNIT, b"\0")
+        at = image.find(piece)
+        if at < 0:
+            raise Failure(f"the bytes of {path.name} are not in the image")
+        while at >= 0:
+            places.append(at + 100)
+            at = image.find(piece, at + 1)
+    flip(disk, places)
     disk.mount()
     for path, _ in pieces:
         try:
@@ -66,6 +66,17 @@ def damage(disk, gateway, paths):
         except OSError:
             continue
         raise Failure(f"{path.name} can be read: this proves nothing")
+    return places
+
+
+def flip(disk, places):
+    """Flips all bits of 32 bytes at each place of a disk that is not mounted; twice makes them what they were."""
+    with open(disk.image, "r+b") as file:
+        for at in places:
+            file.seek(at)
+            piece = file.read(32)
+            file.seek(at)
+            file.write(bytes(byte ^ 0xFF for byte in piece))
 
 
 @case("eio-read-segment", "a block of a segment cannot be read (btrfs checksum): the rest is delivered, the loss told exactly, the file kept",
@@ -100,6 +111,48 @@ def eio_read_segment(site):
         raise Failure("verify complains of what is acknowledged")
     return (f"{pending} waited, {recovered} delivered, {missing['records']} told as missing after {took:.0f} s; the file kept in quarantine; "
             "nothing more said once acknowledged")
+
+
+@case("eio-reread", "a segment becomes readable after a start told its records as missing: verify --reread, and the next start delivers them",
+      tools=("mkfs.btrfs", "losetup"), limit_s=300)
+def eio_reread(site):
+    disk, wire, gateway, pending = left_on_btrfs(site, "reread")
+    segments = sorted(path for path in gateway.state.glob("core-0/segment-*") if path.read_bytes()[UNIT:].strip(b"\0"))
+    places = damage(disk, gateway, segments[:2])
+    wire.receive("up")
+    gateway.start(seconds=RETRY_S + 60)
+    gateway.wait_for("deliveries", lambda: gateway.terms().pending == 0, 60)
+    missing = gateway.status()["missing"]["records"]
+    gateway.stop()
+    if not 0 < missing == pending - len(delivered(wire)):
+        raise Failure(f"{pending} waited, {len(delivered(wire))} were delivered, and {missing} are told as missing")
+    code, said = ringest(site, "queue", "verify", "--reread", gateway.configure())
+    if code == 0 or f"at most {missing} still missing" not in said or "nothing more can be read" not in said:
+        raise Failure(f"while nothing can be read again verify --reread ends with {code} and says {said}")
+    # The disk comes back, for one file first.
+    back = 0
+    for place in places:
+        disk.unmount()
+        flip(disk, [place])
+        disk.mount()
+        code, said = ringest(site, "queue", "verify", "--reread", gateway.configure())
+        now = int(said.split(" read again: ")[1].split(" record")[0])
+        if now == 0:
+            raise Failure(f"nothing of {place} came back: {said}")
+        back += now
+        if (code == 0) != (back == missing):
+            raise Failure(f"{back} of {missing} are back, and verify ends with {code}: {said}")
+        if "still waits" not in ringest(site, "queue", "verify", "--reread", gateway.configure())[1]:
+            raise Failure("it reads again while what came back waits")
+        gateway.start()
+        gateway.wait_for("deliveries", lambda: gateway.terms().pending == 0, 60)
+        gateway.wait_for("what is missing", lambda: gateway.status()["missing"]["records"] == missing - back)
+        gateway.stop()
+    if back != missing or list(gateway.state.glob("core-0-return*")):
+        raise Failure(f"{back} of {missing} came back; {list(gateway.state.glob('core-0-*'))} are left")
+    if len(delivered(wire)) != pending or wire.ledger.findings:
+        raise Failure(f"{len(delivered(wire))} of {pending} delivered; {wire.ledger.findings[:3]}")
+    return f"{pending} waited, {missing} told as missing, {back} brought back in {len(places)} steps and delivered, each once"
 
 
 @case("eio-read-epoch", "a block of an epoch file cannot be read (btrfs checksum): its second copy is used, nothing is lost",

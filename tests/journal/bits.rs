@@ -2,7 +2,7 @@
 //! exactly; after a kill or a loss of power nothing is invented, and what is missing below the watermark is told within bounds.
 
 use super::damage::{PHYSICAL, SEGMENT_BYTES, recover, story, written};
-use super::disk::Disk;
+use super::disk::{Disk, File};
 use super::recovery::Story;
 use super::world::{Kept, World};
 use ringest::config::Durability;
@@ -10,7 +10,8 @@ use ringest::ground::{RecordNumber, SegmentNumber};
 use ringest::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Entries, SEGMENT_HEADER_BYTES, SegmentHeader, round_up,
 };
-use ringest::journal::{Loss, Options};
+use ringest::journal::{Loss, Numbers, Options, returned};
+use ringest::observe::losses::LossNews;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -70,6 +71,23 @@ impl Left {
             assert!(missing.iter().all(|number| (first..end).contains(number)), "{what}: {missing:?}, {loss:?}");
         }
         (world, missing, loss)
+    }
+
+    /// What could not be read becomes readable: what is missing gets a journal of its own, under its numbers and keys.
+    fn bring_back(&self, disk: &Disk, kept: &[u8], missing: &[RecordNumber], what: &str) {
+        let list = disk.quarantined.iter().find(|(name, _)| name.starts_with("missing-"));
+        let list = Numbers::decode(&list.unwrap_or_else(|| panic!("{what}: no list")).1).expect("whole");
+        assert!(missing.iter().all(|number| list.contains(*number)), "{what}: {missing:?}, {list:?}");
+        let back = returned(&[kept.to_vec()], &list, self.options.core, 7 << 64 | 7).expect("some are whole");
+        assert_eq!(Numbers::of_epoch(&back.epoch.1), Some(back.numbers.clone()));
+        assert_eq!(list.without(&back.numbers).count() + back.numbers.count(), list.count());
+        let mut disk = Disk::new(PHYSICAL, 77);
+        disk.segments.insert(back.segment.0, File::of(back.segment.1));
+        disk.epochs.insert(back.epoch.0, back.epoch.1);
+        let (mut world, found) = recover(disk, &self.options, &self.written, what);
+        let report = world.journal().report();
+        assert!(report.clean && report.alarms.is_empty() && report.loss.is_none(), "{what}: {report:?}");
+        assert_eq!(found, missing, "{what}");
     }
 
     /// Whether a block may lie above the watermark.
@@ -190,7 +208,7 @@ fn assert_told_until_acknowledged(mut world: World, records: u64) {
     // Its segments come and go.
     world.settle_all();
     assert_eq!(told(&mut world), records);
-    world.journal().acknowledge_losses(None);
+    world.journal().acknowledge_losses(&LossNews::All);
     world.rest();
     world.kill();
     world.open_whole();
@@ -265,6 +283,9 @@ fn what_the_disk_cannot_read_is_told_and_the_file_is_kept() {
                 let kept = world.disk.quarantined.iter().find(|(kept, _)| *kept == name);
                 let is_live = left.blocks.iter().any(|(s, ..)| s == segment);
                 assert!(!is_live || kept.is_some_and(|(_, bytes)| *bytes == file.data), "{what}: the file is kept");
+                if is_told && !missing.is_empty() {
+                    left.bring_back(&world.disk, &file.data, &missing, &what);
+                }
                 let again = world.scan_all().len();
                 world.rest();
                 assert!(world.close());

@@ -458,8 +458,8 @@ impl<C: Core> Driver<C> {
             Message::Dispose { disposal, of, answer } => {
                 let _ = answer.send(self.core.dispose(disposal, &of));
             }
-            Message::Acknowledge { seen, answer } => {
-                let _ = answer.send(self.core.acknowledge(seen.as_deref()));
+            Message::Acknowledge { news, answer } => {
+                let _ = answer.send(self.core.acknowledge(&news));
             }
             Message::Stop => {
                 if !std::mem::replace(&mut self.stopping, true) {

@@ -13,6 +13,7 @@ use crate::journal::format::{
 use crate::journal::inventory::{Held, Inventory};
 use crate::journal::ledger::Identity;
 use crate::journal::losses::{self, Loss};
+use crate::journal::returning::Numbers;
 use crate::journal::segments::SparseBits;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -135,6 +136,8 @@ impl Gap {
 pub(super) struct FoundLosses {
     said_in: RecordNumber,
     list: Vec<Loss>,
+    /// A file was kept though not all of it could be read.
+    pub kept: bool,
 }
 
 impl FoundLosses {
@@ -264,10 +267,32 @@ impl Recovery {
         Some(loss).filter(|loss| loss.end > loss.first)
     }
 
-    fn loss_by_inventory(&self) -> Loss {
+    /// Records that may be missing, one by one: so that those can come back that become readable.
+    pub(super) fn missing(&self) -> Numbers {
+        if self.stop.has_inventory {
+            return Numbers::of(self.missing_by_inventory());
+        }
+        let numbers = self.lost.iter().flat_map(|lost| lost.numbers.start.0..lost.numbers.end.0).map(RecordNumber);
+        let mut missing: Vec<RecordNumber> = numbers.filter(|number| self.is_missing(*number)).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        Numbers::of(missing)
+    }
+
+    /// Whether a record may be missing that damage may have taken. What an earlier start has told is not lost again.
+    fn is_missing(&self, number: RecordNumber) -> bool {
+        !self.seen.contains(number)
+            && !self.settled.contains(number)
+            && !self.losses.list.iter().any(|loss| loss.covers(number))
+    }
+
+    fn missing_by_inventory(&self) -> impl Iterator<Item = RecordNumber> {
         let numbers = self.stop.runs.iter().flat_map(|(first, end)| first.0..end.0).map(RecordNumber);
-        let missing = numbers.filter(|number| !self.seen.contains(*number));
-        missing.fold(Loss { exact: true, ..Loss::default() }, with)
+        numbers.filter(|number| !self.seen.contains(*number))
+    }
+
+    fn loss_by_inventory(&self) -> Loss {
+        self.missing_by_inventory().fold(Loss { exact: true, ..Loss::default() }, with)
     }
 
     fn loss_by_mark(&self, mark: EndMark) -> Loss {
@@ -286,14 +311,9 @@ impl Recovery {
         let mut loss = Loss::default();
         let mut counted = SparseBits::default();
         for Lost { numbers, bytes } in &self.lost {
-            // What an earlier start has told is not lost again.
-            let is_missing = |number: &RecordNumber| {
-                !self.seen.contains(*number)
-                    && !self.settled.contains(*number)
-                    && !self.losses.list.iter().any(|loss| loss.covers(*number))
-            };
             let most = bytes.map_or(usize::MAX, |bytes| (bytes / smallest) as usize);
-            let missing = (numbers.start.0..numbers.end.0).map(RecordNumber).filter(is_missing).take(most);
+            let missing =
+                (numbers.start.0..numbers.end.0).map(RecordNumber).filter(|number| self.is_missing(*number)).take(most);
             loss = missing.filter(|number| counted.insert(*number)).fold(loss, with);
         }
         loss

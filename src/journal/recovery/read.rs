@@ -158,6 +158,7 @@ impl Recovery {
             repairs.mended.push(*offset..offset + life.physical as usize);
         }
         if !unread.is_empty() {
+            self.losses.kept = true;
             // Nothing is to be read from that file again; what it still holds may become readable.
             doing(format!("write segment {number} into another file"), storage.replace_segment(number, bytes))?;
             return Ok(true);
@@ -215,6 +216,7 @@ impl Recovery {
 
     /// Keeps the file of a segment without a block.
     fn keep(&mut self, storage: &mut impl Storage, number: SegmentNumber) -> Result<(), OpenError> {
+        self.losses.kept = true;
         self.report.alarms.push(format!("nothing of segment {number} can be read: its file is in quarantine"));
         doing(format!("quarantine segment {number}"), storage.keep_segment(number))
     }

@@ -8,11 +8,11 @@ use crate::journal::format::{
 
 /// What was to be kept does not fit into one segment, or an entry not into a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoRoom;
+pub(in crate::journal) struct NoRoom;
 
 /// The dense segment that is being built.
 #[derive(Debug)]
-pub(super) struct DenseBlocks {
+pub(in crate::journal) struct DenseBlocks {
     /// Of the open block, or of the last one.
     header: BlockHeader,
     covers: u32,

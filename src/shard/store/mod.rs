@@ -35,7 +35,7 @@ use crate::journal::{
     self, Appended, BlockFile, Full, Identity, Journal, KeyHashes, Known, Leased, Lies, NewRecord, Origin, OriginRef,
     RecordView, Refused, Room, Unparked,
 };
-use crate::observe::losses::{Acknowledged, LossSnapshot};
+use crate::observe::losses::{Acknowledged, LossNews};
 use crate::observe::snapshot::JournalSnapshot;
 use lanes::Lanes;
 use records::{Behind, Seen, Waiting};
@@ -688,11 +688,11 @@ impl Store {
 
     // ---- what is missing
 
-    /// An operator has acknowledged what is missing: the losses that he has seen, or all. It is
-    /// written down in the next turn.
-    pub fn acknowledge_losses(&mut self, seen: Option<&[LossSnapshot]>) -> Acknowledged {
+    /// An operator knows of losses, or records of them came back; how much that was. It is written
+    /// down in the next turn.
+    pub fn acknowledge_losses(&mut self, news: &LossNews) -> Acknowledged {
         let mut acknowledged = Acknowledged::default();
-        self.journals.iter_mut().for_each(|kept| acknowledged.add(kept.journal.acknowledge_losses(seen)));
+        self.journals.iter_mut().for_each(|kept| acknowledged.add(kept.journal.acknowledge_losses(news)));
         acknowledged
     }
 

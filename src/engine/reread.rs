@@ -1,0 +1,198 @@
+//! `ringest queue verify --reread`: bytes that a start could not read are read again. Records that it told as missing, and that are
+//! whole now, get a journal directory of their own, `core-N-returned`, which the next start goes on with.
+//!
+//! Nothing is done twice, whenever this is cut short: the directory is made under another name, then its records are taken off the
+//! lists of what is missing, and only then it has its name.
+
+use super::files::{
+    CoreDirectory, QUARANTINE, core_directories, create_private_directory, epoch_path, is_unreadable, segment_path,
+    sync_directory, write_synced,
+};
+use super::parking::{Decision, leave_decision};
+use crate::ground::CoreId;
+use crate::journal::{Numbers, Returned, returned};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Files are read in pieces of so many bytes, so that one bad sector costs no more.
+const PIECE_BYTES: usize = 4096;
+/// The directory while it is made.
+const UNFINISHED_SUFFIX: &str = "-returning";
+
+/// What came of one core's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CameBack {
+    /// The core.
+    pub core: u16,
+    /// Files in its quarantine that no start could read to their ends.
+    pub files: usize,
+    /// Records that are there again.
+    pub records: u64,
+    /// Records that may still be missing.
+    pub missing: u64,
+    /// What came back before still waits for a start: nothing was read now.
+    pub waits: bool,
+}
+
+/// Reads the files again that were kept of each core. The caller holds the lock of the state directory.
+///
+/// # Errors
+/// Those of the file system, but for bytes that cannot be read.
+pub fn reread(state_directory: &Path) -> io::Result<Vec<CameBack>> {
+    let all = core_directories(state_directory)?;
+    let own = all.iter().filter(|directory| !directory.is_returned);
+    let mut found = Vec::new();
+    for directory in own {
+        found.extend(reread_core(state_directory, *directory)?);
+    }
+    Ok(found)
+}
+
+fn reread_core(state_directory: &Path, directory: CoreDirectory) -> io::Result<Option<CameBack>> {
+    let core = directory.core;
+    let quarantine = directory.path(state_directory).join(QUARANTINE);
+    let unfinished = state_directory.join(format!("core-{core}{UNFINISHED_SUFFIX}"));
+    let files = kept_files(&quarantine)?;
+    let mut came_back = CameBack { core, files: files.len(), records: 0, missing: 0, waits: false };
+    if let Some(numbers) = finished_before(&unfinished)? {
+        came_back.records = finish(state_directory, directory, &unfinished, &numbers)?;
+    } else if (CoreDirectory { is_returned: true, ..directory }).path(state_directory).exists() {
+        came_back.waits = true;
+    } else {
+        let missing = union(&lists(&quarantine)?);
+        let mut kept = Vec::new();
+        for file in files.iter().filter(|_| missing.count() > 0) {
+            kept.push(read_in_pieces(file)?);
+        }
+        let random = super::random()?;
+        if let Some(found) = returned(&kept, &missing, CoreId(core), random) {
+            make(&unfinished, &found)?;
+            came_back.records = finish(state_directory, directory, &unfinished, &found.numbers)?;
+        }
+    }
+    came_back.missing = union(&lists(&quarantine)?).count();
+    Ok((came_back.files > 0 || came_back.records > 0).then_some(came_back))
+}
+
+/// Makes the directory, durably: its epoch file comes last.
+fn make(
+    unfinished: &Path,
+    Returned { segment: (number, bytes), epoch: (epoch, record), .. }: &Returned,
+) -> io::Result<()> {
+    create_private_directory(unfinished)?;
+    write_synced(&segment_path(unfinished, *number), bytes)?;
+    sync_directory(unfinished)?;
+    let path = epoch_path(unfinished, *epoch);
+    let new = path.with_extension("new");
+    write_synced(&new, record)?;
+    fs::rename(new, path)?;
+    sync_directory(unfinished)
+}
+
+/// The records of a directory that was made, and not given its name; one that was not made to its end is removed.
+fn finished_before(unfinished: &Path) -> io::Result<Option<Numbers>> {
+    if !unfinished.exists() {
+        return Ok(None);
+    }
+    let numbers = match fs::read(epoch_path(unfinished, 1)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        bytes => Numbers::of_epoch(&bytes?),
+    };
+    if numbers.is_none() {
+        fs::remove_dir_all(unfinished)?;
+    }
+    Ok(numbers)
+}
+
+/// Takes records off the lists and gives the directory its name; how many those are.
+fn finish(state_directory: &Path, of: CoreDirectory, unfinished: &Path, numbers: &Numbers) -> io::Result<u64> {
+    for (path, list) in lists(&of.path(state_directory).join(QUARANTINE))? {
+        let rest = list.without(numbers);
+        if rest != list {
+            let new = path.with_extension("new");
+            write_synced(&new, &rest.encode())?;
+            fs::rename(new, &path)?;
+            sync_directory(path.parent().expect("a file lies in a directory"))?;
+        }
+    }
+    fs::rename(unfinished, CoreDirectory { is_returned: true, ..of }.path(state_directory))?;
+    sync_directory(state_directory)?;
+    leave_decision(state_directory, &Decision::Returned { core: of.core, returned: numbers.0.clone() })?;
+    Ok(numbers.count())
+}
+
+/// The names in a directory that begin so; none where it is missing.
+fn named(directory: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix)) {
+            found.push(entry.path());
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Segments' files that were kept whole, and not the bytes of one that were copied.
+fn kept_files(quarantine: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_copy = |path: &PathBuf| path.to_string_lossy().contains("-at-");
+    Ok(named(quarantine, "segment-")?.into_iter().filter(|path| !is_copy(path)).collect())
+}
+
+/// What starts have listed as missing.
+fn lists(quarantine: &Path) -> io::Result<Vec<(PathBuf, Numbers)>> {
+    let mut lists = Vec::new();
+    for path in named(quarantine, "missing-")? {
+        if let Some(numbers) = Numbers::decode(&fs::read(&path)?) {
+            lists.push((path, numbers));
+        }
+    }
+    Ok(lists)
+}
+
+fn union(lists: &[(PathBuf, Numbers)]) -> Numbers {
+    let mut runs: Vec<(u64, u64)> = lists.iter().flat_map(|(_, numbers)| numbers.0.iter().copied()).collect();
+    runs.sort_unstable();
+    let mut all: Vec<(u64, u64)> = Vec::new();
+    for (first, end) in runs {
+        match all.last_mut() {
+            Some(last) if first <= last.1 => last.1 = last.1.max(end),
+            _ => all.push((first, end)),
+        }
+    }
+    Numbers(all)
+}
+
+/// A file's bytes; zero where they cannot be read.
+fn read_in_pieces(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut bytes = vec![0; file.metadata()?.len() as usize];
+    let mut at = 0;
+    for piece in bytes.chunks_mut(PIECE_BYTES) {
+        match file.read_exact_at(piece, at) {
+            Err(error) if is_unreadable(&error) => piece.fill(0),
+            read => read?,
+        }
+        at += piece.len() as u64;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_that_overlap_are_one() {
+        let list = |runs: &[(u64, u64)]| (PathBuf::new(), Numbers(runs.to_vec()));
+        let all = union(&[list(&[(10, 20), (30, 31)]), list(&[(1, 3), (15, 25), (31, 33)])]);
+        assert_eq!(all, Numbers(vec![(1, 3), (10, 25), (30, 33)]));
+    }
+}
