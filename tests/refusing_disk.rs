@@ -6,9 +6,11 @@ use ringest::ground::SegmentNumber;
 use ringest::http::server::Verdict;
 use ringest::journal;
 use ringest::observe::snapshot::JournalSnapshot;
-use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Parcel, PassedOn, Setup, Shard, SourceId};
+use ringest::shard::{Completion, ConnectError, CoreId, Fd, LinkId, Now, Op, Parcel, PassedOn, Setup, Shard, SourceId};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 
 const EIO: i32 = 5;
@@ -44,6 +46,9 @@ struct World {
     delivered: Vec<String>,
     /// What other cores were told.
     told: Vec<Parcel>,
+    /// Bytes of segments that cannot be read back.
+    unreadable: Vec<(SegmentNumber, Range<usize>)>,
+    api_is_down: bool,
     _directory: TempDir,
 }
 
@@ -115,6 +120,8 @@ impl World {
             paused: false,
             delivered: Vec::new(),
             told: Vec::new(),
+            unreadable: Vec::new(),
+            api_is_down: false,
             _directory: directory,
         };
         let now = world.now();
@@ -166,7 +173,10 @@ impl World {
             Op::Journal { journal, op: journal::Op::ReadBack { segment, offset, mut buffer } } => {
                 let (from, length) = (offset as usize, buffer.len());
                 buffer.copy_from_slice(&self.files[&segment][from..from + length]);
-                let result = Ok(length);
+                let is_lost = |(lost, bytes): &(SegmentNumber, Range<usize>)| {
+                    *lost == segment && bytes.start < from + length && from < bytes.end
+                };
+                let result = if self.unreadable.iter().any(is_lost) { Err(EIO) } else { Ok(length) };
                 let completion = journal::Completion::ReadBack { segment, offset, buffer, result };
                 self.shard.handle(now, Completion::Journal { journal, completion });
             }
@@ -211,7 +221,10 @@ impl World {
                 self.paused = true;
                 self.shard.handle(now, Completion::RecvEnded { link, end: ringest::shard::RecvEnd::Paused });
             }
-            Op::Connect { link, .. } => self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(1)) }),
+            Op::Connect { link, .. } => {
+                let result = if self.api_is_down { Err(refused()) } else { Ok(Fd(1)) };
+                self.shard.handle(now, Completion::Connected { link, result });
+            }
             Op::Send { link, fd, bytes } => {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 self.shard.handle(now, Completion::Sent { link, bytes, result: Ok(()) });
@@ -816,4 +829,61 @@ fn what_other_cores_pass_on_is_a_record_once_and_is_answered_once_it_is_durable(
     world.settle();
     world.hear(passed_on(&own, 4, "b", "two"));
     assert_eq!(verdicts(&world)[3].1, Verdict::Unavailable { retry_after_s: 1 });
+}
+
+fn refused() -> ConnectError {
+    ConnectError::NameLate { to: "127.0.0.1:8000".to_owned(), within: Duration::from_secs(5) }
+}
+
+/// A machine's records of 1 KB each that wait behind the window, since the API is down.
+fn backlog_of(world: &mut World, records: usize) -> Vec<String> {
+    let machine = world.connect(TCP, 11);
+    world.api_is_down = true;
+    let bodies: Vec<String> = (0..records).map(|number| format!("{number:0>1000}")).collect();
+    for bodies in bodies.chunks(8) {
+        world.send(machine, &bodies.iter().map(|body| format!("{body}\r")).collect::<String>());
+        world.pass(20 * MS);
+    }
+    assert_eq!(world.shard.terms().pending, records as u64);
+    world.api_is_down = false;
+    bodies
+}
+
+#[test]
+fn a_place_that_cannot_be_read_back_costs_30_s_and_what_lies_in_it_and_the_lane_goes_on() {
+    let mut world = World::new(Disk::Works);
+    let bodies = backlog_of(&mut world, 6_000);
+    let segment = SegmentNumber(3);
+    assert!(world.files.contains_key(&segment) && world.files.len() > 5, "{:?}", world.files.keys());
+    world.unreadable.push((segment, 400_000..400_001));
+    world.pass(25 * S);
+    let before = world.delivered.len();
+    assert!((100..4_000).contains(&before), "{before}");
+    assert!(world.journal().problem.is_some_and(|problem| problem.contains("segment 3 cannot be read: ")));
+    world.pass(60 * S);
+    let missing = bodies.len() - world.delivered.len();
+    assert!((1..40).contains(&missing), "{missing}");
+    assert_eq!(world.shard.terms().pending, missing as u64);
+    let shown: Vec<String> = bodies.iter().map(|body| format!("<{body}>")).collect();
+    let gap = world.delivered.iter().zip(&shown).take_while(|(one, other)| one == other).count();
+    assert!(world.delivered[gap..] == shown[gap + missing..], "in order, but for a gap");
+    assert!(world.journal().problem.is_some_and(|problem| problem.contains("segment 3 cannot be read in places")));
+}
+
+#[test]
+fn a_disk_that_gives_nothing_is_waited_for() {
+    let mut world = World::new(Disk::Works);
+    let bodies = backlog_of(&mut world, 6_000);
+    let all: Vec<SegmentNumber> = world.files.keys().copied().collect();
+    world.unreadable.extend(all.iter().map(|segment| (*segment, 0..1 << 30)));
+    world.pass(100 * S);
+    assert!(world.delivered.len() < bodies.len() / 2, "{}", world.delivered.len());
+    assert!(world.journal().problem.is_some_and(|problem| problem.contains("cannot be read: ")));
+    // One segment stays away though the others come back.
+    world.unreadable.retain(|(segment, _)| *segment == SegmentNumber(3));
+    world.pass(60 * S);
+    let delivered = world.delivered.len();
+    assert!((bodies.len() - 1_200..bodies.len() - 300).contains(&delivered), "{delivered}");
+    assert!(world.delivered.is_sorted(), "in order");
+    assert_eq!(world.shard.terms().pending, (bodies.len() - delivered) as u64);
 }

@@ -16,6 +16,7 @@
 //!   rewriting   dense rewrites; run, dense          moving    what a failed segment did not take
 //!   trouble     what is wrong with the disk
 //! scan          a walk behind the window; it belongs to whoever walks
+//!   unreadable  what it cannot read
 //! recovery      what a start finds; it hands each owner its part
 //! returning     what becomes readable after a start told it as missing
 //! op storage    what is asked of a disk             format stamp epoch unfinished blocks   bytes
@@ -41,6 +42,7 @@ mod storage;
 mod trouble;
 mod turn;
 mod unfinished;
+mod unreadable;
 mod window;
 mod writer;
 

@@ -8,10 +8,11 @@ use super::ledger::{Ledger, OriginRef};
 use super::op::{Op, Ops};
 use super::rewriting::{Moved, Rewriting};
 use super::segments::Segments;
+use super::unreadable::{Outcome, Unreadable};
 use super::window::{Location, Window};
 use super::writer::Writer;
 use crate::ground::{Now, RecordNumber, SegmentNumber};
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::{ControlFlow, Range, RangeInclusive};
 
 /// A record found behind the window.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,7 @@ pub struct Scan {
     parked_too: bool,
     /// A failed read is tried again after this.
     retry_ns: Option<u64>,
+    unreadable: Unreadable,
 }
 
 /// What a step of a [`Scan`] came to.
@@ -62,11 +64,13 @@ pub(super) struct Log<'a> {
     pub rewriting: &'a Rewriting,
 }
 
-/// What a read brought back that holds no block.
-pub(super) struct Unreadable {
-    pub segment: SegmentNumber,
-    pub from: u32,
-    pub to: u32,
+/// What came of a read.
+#[derive(Debug, Default)]
+pub(super) struct ReadBack {
+    /// Bytes that hold no block, where nothing else was found.
+    pub blank: Option<Range<u32>>,
+    /// Bytes that cannot be read, though others of the disk can.
+    pub unreadable: Vec<Range<u32>>,
 }
 
 impl Scan {
@@ -78,6 +82,16 @@ impl Scan {
     /// When the walk wants another step though nothing happens.
     pub fn deadline_ns(&self) -> Option<u64> {
         self.retry_ns
+    }
+
+    /// Whether what it came to cannot be read.
+    pub(super) fn is_failing(&self) -> bool {
+        self.unreadable.is_failing()
+    }
+
+    /// Whether there are places in the log that it could not read and has passed.
+    pub fn has_given_up(&self) -> bool {
+        self.unreadable.has_given_up()
     }
 
     /// Whether a read is under way.
@@ -121,7 +135,7 @@ impl Scan {
             {
                 return step;
             }
-            if let ControlFlow::Break(step) = self.go_on(log, ops) {
+            if let ControlFlow::Break(step) = self.go_on(now, log, ops) {
                 return step;
             }
         }
@@ -147,7 +161,7 @@ impl Scan {
     }
 
     /// Finds in memory what is behind the place where the walk stands, or asks for it.
-    fn go_on(&mut self, log: &mut Log<'_>, ops: &mut Ops<'_>) -> ControlFlow<Step> {
+    fn go_on(&mut self, now: Now, log: &mut Log<'_>, ops: &mut Ops<'_>) -> ControlFlow<Step> {
         let Log { window, segments, writer, rewriting, .. } = log;
         // The oldest segments may have been freed under the walk.
         let index = segments.index_from(self.at.segment);
@@ -182,17 +196,24 @@ impl Scan {
             self.at.offset += window.written_behind(self.at, segment_end);
             return ControlFlow::Continue(());
         }
+        if let Some(end) = self.unreadable.end_at(self.at) {
+            self.at.offset = end;
+            return ControlFlow::Continue(());
+        }
         if !window.is_heap_full() && !rewriting.is_replacing(self.at.segment) {
+            let bytes = window.written_behind(self.at, segment_end).min(block_bytes) as usize;
+            let Some((at, bytes)) = self.unreadable.next_read(segments, self.at, bytes) else {
+                self.retry_ns = Some(now.mono_ns + RETRY_AFTER_NS);
+                return ControlFlow::Break(Step::Wait);
+            };
             self.reading = true;
-            segments.begin_read(self.at.segment);
-            let bytes = window.written_behind(self.at, segment_end).min(block_bytes);
-            ops(Op::ReadBack { segment: self.at.segment, offset: self.at.offset, buffer: vec![0; bytes as usize] });
+            segments.begin_read(at.segment);
+            ops(Op::ReadBack { segment: at.segment, offset: at.offset, buffer: vec![0; bytes] });
         }
         ControlFlow::Break(Step::Wait)
     }
 
-    /// A read is over: the walk goes on in what was read. What of it holds no block, if that is all
-    /// that was found.
+    /// A read is over: the walk goes on in what was read.
     pub(super) fn read_back(
         &mut self,
         now: Now,
@@ -200,11 +221,25 @@ impl Scan {
         at: Position,
         mut buffer: Vec<u8>,
         result: Result<usize, i32>,
-    ) -> Result<Option<Unreadable>, i32> {
-        assert!(self.reading && self.at == at);
+    ) -> Result<ReadBack, i32> {
+        assert!(self.reading);
         self.reading = false;
         log.segments.end_read(at.segment);
-        let bytes = result.inspect_err(|_| self.retry_ns = Some(now.mono_ns + RETRY_AFTER_NS))?;
+        let at = self.at;
+        let mut unreadable = Vec::new();
+        let bytes = match self.unreadable.take(now, at, &buffer, result) {
+            None => result.expect("it went as usual"),
+            Some(Outcome::GoesOn) => return Ok(ReadBack::default()),
+            Some(Outcome::Fails) => {
+                self.retry_ns = Some(now.mono_ns + RETRY_AFTER_NS);
+                return Err(result.expect_err("it fails"));
+            }
+            Some(Outcome::Decided { bytes, given_up }) => {
+                self.unreadable.forget(|segment| log.segments.find(segment).is_some());
+                (buffer, unreadable) = (bytes, given_up);
+                buffer.len()
+            }
+        };
         let segment = log.segments.find(at.segment).expect("a segment that is read stays");
         let (nonce, segment_end, physical) = (segment.nonce, segment.end, segment.physical);
         buffer.truncate(bytes);
@@ -233,12 +268,12 @@ impl Scan {
             let next = (physical as usize..buffer.len()).step_by(physical as usize).find(is_block);
             let skipped = next.unwrap_or(buffer.len()).max(physical as usize) as u32;
             self.at.offset = (at.offset + skipped).min(segment_end);
-            return Ok(Some(Unreadable { segment: at.segment, from: at.offset, to: at.offset + skipped }));
+            return Ok(ReadBack { blank: Some(at.offset..at.offset + skipped), unreadable });
         };
         buffer.truncate(end);
         buffer.shrink_to_fit();
         self.place = Some(log.window.add_read(at, epoch_id, buffer));
-        Ok(None)
+        Ok(ReadBack { blank: None, unreadable })
     }
 
     /// Bytes to the next block, too.

@@ -375,6 +375,13 @@ impl Segments {
         self.find_mut(number).is_some_and(|failed| !std::mem::replace(&mut failed.failed, true))
     }
 
+    /// Some of it cannot be read: its file is not used again.
+    pub fn keep_file(&mut self, number: SegmentNumber) {
+        if let Some(segment) = self.find_mut(number) {
+            segment.unfit = true;
+        }
+    }
+
     /// Ends the segments from one on, and those that failed. The blocks of the former from entry
     /// `first` on move; in each of them the first one was at `moves_from`. How many waiting records
     /// of what is not known to be on disk (behind `watermark`) do not move.

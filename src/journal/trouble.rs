@@ -18,6 +18,8 @@ pub(super) enum Trouble {
     Directory,
     /// The kernel takes no block, for want of something that comes and goes.
     Again,
+    /// Some of what lies behind the window cannot be read, and the rest can.
+    Unreadable,
 }
 
 /// Owns what is known to be wrong with the disk, and counts the errors.
@@ -25,7 +27,7 @@ pub(super) enum Trouble {
 pub(super) struct Troubles {
     core: CoreId,
     /// Of each kind the last failure, while it lasts.
-    last: [Option<Failure>; 6],
+    last: [Option<Failure>; 7],
     /// Errors that were not counted into a snapshot yet.
     errors: u64,
 }
@@ -57,6 +59,10 @@ impl Trouble {
             Self::Again => format!(
                 "the kernel takes no write to segment {segment}: {error}. It is tried again every 100 ms; nothing is lost"
             ),
+            Self::Unreadable => format!(
+                "segment {segment} cannot be read in places: {error}. The records in them wait for the next start, which tries again \
+                 and tells what is missing; all others are delivered"
+            ),
             Self::Read => {
                 format!("segment {segment} cannot be read: {error}. The records in it wait, and it is tried again")
             }
@@ -71,6 +77,7 @@ impl Trouble {
             Self::Read => "segments can be read again",
             Self::Directory => "the directory is synced again",
             Self::Again => "the kernel takes writes again",
+            Self::Unreadable => "all can be read again",
         }
     }
 }
@@ -78,7 +85,7 @@ impl Trouble {
 impl Troubles {
     /// None so far, in the journal of a core.
     pub(super) fn new(core: CoreId) -> Self {
-        Self { core, last: [None; 6], errors: 0 }
+        Self { core, last: [None; 7], errors: 0 }
     }
 
     /// Whether there is one of this kind.
@@ -93,8 +100,8 @@ impl Troubles {
 
     /// The worst, in words.
     pub(super) fn describe(&self) -> Option<String> {
-        use Trouble::{Again, Directory, Make, Read, Sync, Write};
-        let all = [Write, Make, Sync, Again, Read, Directory];
+        use Trouble::{Again, Directory, Make, Read, Sync, Unreadable, Write};
+        let all = [Write, Make, Sync, Again, Read, Unreadable, Directory];
         all.into_iter().find_map(|trouble| {
             let Failure { segment, errno } = self.last[trouble as usize]?;
             Some(trouble.words(segment, errno))

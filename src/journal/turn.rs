@@ -8,13 +8,14 @@ use super::log::Journal;
 use super::moving::Moving;
 use super::recovery::{Missing, Refusal, Unwritten};
 use super::rewriting::{Done, Moved, Rewriting, Said};
-use super::scan::{Scan, Unreadable};
+use super::scan::{ReadBack, Scan};
 use super::trouble::Trouble;
 use super::unfinished::Sealed;
 use super::window::Location;
 use super::writer::Block;
 use super::{Completion, NO_LANE, Ops, Purpose, RETRY_AFTER_NS, Rewrite};
 use crate::ground::{Now, RecordNumber, SegmentNumber};
+use std::ops::Range;
 
 /// Most numbers in one delivered entry.
 const MARKS_PER_ENTRY: usize = 512;
@@ -414,19 +415,29 @@ impl Journal {
         result: Result<usize, i32>,
     ) {
         let read = scan.read_back(now, &mut self.lend(), at, buffer, result);
-        let unreadable = match read {
-            Ok(unreadable) => unreadable,
+        let ReadBack { blank, unreadable } = match read {
+            Ok(read) => read,
             Err(errno) => {
                 self.troubles.count_error();
                 return self.troubles.fail(Trouble::Read, at.segment, errno);
             }
         };
-        self.troubles.heal(Trouble::Read);
-        let Some(Unreadable { segment, from, to }) = unreadable else { return };
-        // What the start found it has told.
+        if !scan.is_failing() {
+            self.troubles.heal(Trouble::Read);
+        }
+        let segment = at.segment;
+        for Range { start, end } in &unreadable {
+            tracing::error!(
+                "journal of core {}: bytes {start} to {end} of segment {segment} cannot be read",
+                self.core()
+            );
+            self.segments.keep_file(segment);
+            self.troubles.fail(Trouble::Unreadable, segment, libc::EIO);
+        }
+        // What the start found it has told, and so is what could not be read.
         let told = !self.segments.is_own(segment) && self.report().torn + self.report().damaged > 0;
-        if !told {
-            tracing::error!("journal of core {}: no block at {from} to {to} of segment {segment}", self.core());
+        if let Some(Range { start, end }) = blank.filter(|_| !told && unreadable.is_empty()) {
+            tracing::error!("journal of core {}: no block at {start} to {end} of segment {segment}", self.core());
             self.troubles.count_error();
         }
     }

@@ -105,9 +105,17 @@ impl Kept {
         (lane.state() == State::Idle).then_some(lane_id)
     }
 
-    fn end_scan(&mut self, lanes: &mut Lanes) {
+    /// The lanes that are no longer behind, where places could not be read.
+    fn end_scan(&mut self, lanes: &mut Lanes) -> Vec<LaneId> {
         self.backlog.running = false;
-        self.backlog.lanes.retain(|lane| lanes[*lane].records_mut().end_scan());
+        let may_miss = self.backlog.scan.has_given_up();
+        let mut ended = Vec::new();
+        self.backlog.lanes.retain(|lane| {
+            let is_behind = lanes[*lane].records_mut().end_scan(may_miss);
+            ended.extend((may_miss && !is_behind).then_some(*lane));
+            is_behind
+        });
+        ended
     }
 
     /// The window is full and others wait: lanes that cannot send now give back what they hold; it
@@ -160,7 +168,8 @@ impl Store {
                 false
             }
             Step::Tail => {
-                kept.end_scan(lanes);
+                let ended = kept.end_scan(lanes);
+                ended.into_iter().for_each(|lane| self.remove_if_done(lane));
                 true
             }
         }

@@ -218,9 +218,10 @@ impl Lane {
         self.step() != Step::Id && (self.tries.any() || matches!(self.state, State::InFlight | State::InBatch))
     }
 
-    /// Whether nothing is left of it.
+    /// Whether nothing is left of it that this process can deliver.
     pub fn is_done(&self) -> bool {
-        self.appenders == 0 && self.records.pending() == 0
+        let unread = self.records.unread();
+        self.appenders == 0 && self.records.pending() == unread && (unread == 0 || self.state == State::Idle)
     }
 
     // ---- transitions

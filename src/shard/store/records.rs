@@ -63,6 +63,8 @@ pub(in crate::shard) struct Records {
     extents: u32,
     /// Records that are not settled, in memory and behind.
     pending: u64,
+    /// Of them, what the disk could not give back when a scan passed it.
+    unread: u64,
     behind: Option<Behind>,
     /// The running scan passed a record of this lane without taking it.
     skipped: bool,
@@ -87,6 +89,11 @@ impl Records {
     /// How many are not settled, in memory and behind.
     pub fn pending(&self) -> u64 {
         self.pending
+    }
+
+    /// How many of them the disk could not give back.
+    pub fn unread(&self) -> u64 {
+        self.unread
     }
 
     /// From where on nothing is in memory.
@@ -175,10 +182,14 @@ impl Records {
         (self.skipped, self.behind) = (true, Some(behind));
     }
 
-    /// A scan has come to the end of the log: whether the lane is still behind.
-    pub(super) fn end_scan(&mut self) -> bool {
+    /// A scan has come to the end of the log: whether the lane is still behind. `may_miss`: the
+    /// journal has places that cannot be read; what was not found lies there.
+    pub(super) fn end_scan(&mut self, may_miss: bool) -> bool {
         if !self.skipped {
             self.behind = None;
+            if may_miss {
+                self.unread = self.pending - self.queue.len() as u64;
+            }
         }
         self.skipped
     }
@@ -198,7 +209,9 @@ impl Records {
                 assert!(self.queue.back().is_none_or(|last| last.number < behind.from), "behind what is in memory");
                 assert!(in_memory <= self.pending, "records in memory are pending");
             }
-            None => assert_eq!(in_memory, self.pending, "a lane that is not behind has all in memory"),
+            None => {
+                assert_eq!(in_memory + self.unread, self.pending, "a lane that is not behind has all in memory");
+            }
         }
     }
 }
