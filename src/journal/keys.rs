@@ -170,7 +170,7 @@ pub(super) struct Keys {
     floor: Option<RecordNumber>,
     /// Places of keys that are to be said again.
     again: VecDeque<u64>,
-    /// The newest entry that says keys again.
+    /// The newest entry that says keys again, or any that a start found.
     last_said: RecordNumber,
     /// What the wall clock was ahead of the monotonic one when this start was first told the time.
     offset_ns: Option<u64>,
@@ -224,7 +224,9 @@ impl Keys {
         for FoundKey { hashes, taken_wall_ns, order, said_in } in found.into_iter().rev() {
             self.push(hashes, (order, said_in), taken_wall_ns);
         }
-        self.floor = self.said_in.iter().min().copied();
+        self.find_floor();
+        // What a start found in a block file need not be on disk.
+        self.last_said = self.said_in.iter().max().copied().unwrap_or(UNSAID);
     }
 
     /// All of them, as a start finds them.

@@ -26,11 +26,6 @@ impl FoundKeys {
         self.list.iter().any(|found| entries.contains(&found.said_in))
     }
 
-    /// A record is none: its key is not known by it.
-    pub fn forget(&mut self, number: RecordNumber) {
-        self.list.retain(|found| found.said_in != number);
-    }
-
     /// All of them.
     pub fn take(&mut self) -> Vec<FoundKey> {
         keep_newest(&mut self.list, self.count_max);

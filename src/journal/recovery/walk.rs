@@ -302,14 +302,9 @@ impl Recovery {
                 continue;
             }
             if self.stop.was_settled(segment.number, number) {
+                // The mark of its delivery is lost, but the clean stop knew of it.
                 self.settled.insert(number);
-                match self.lost.is_empty() {
-                    // A killed process wrote it after another start had looked: it never was part of the log, and its machine
-                    // may send it again.
-                    true => self.keys.forget(number),
-                    // The mark of its delivery is lost, but the stop knew of it.
-                    false => self.marks_lost.push(number),
-                }
+                self.marks_lost.push(number);
                 continue;
             }
             self.seen.insert(number);
