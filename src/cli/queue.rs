@@ -320,7 +320,7 @@ fn decided(decision: &Decision) -> String {
             let sum: Acknowledged = acknowledge.iter().collect();
             format!("  {}: to be acknowledged when the gateway starts\n", sum.words())
         }
-        Decision::Returned { core, returned } => {
+        Decision::Returned { core, returned, .. } => {
             let count = Numbers(returned.clone()).count();
             format!("  {} of core {core}: delivered when the gateway starts\n", records(count, "that came back"))
         }
@@ -499,7 +499,7 @@ fn still_open(mut loss: LossSnapshot, left: &[Decision]) -> Option<LossSnapshot>
     for decision in left {
         match decision {
             Decision::Missing { acknowledge } if acknowledge.iter().any(|seen| seen.is_same(&loss)) => return None,
-            Decision::Returned { core, returned } if *core == loss.core => {
+            Decision::Returned { returned, losses, .. } if losses.iter().any(|was| was.is_same(&loss)) => {
                 let (from, to) = (loss.first.unwrap_or(0), loss.last.map_or(u64::MAX, |last| last + 1));
                 let back = Numbers(returned.clone()).count_in(RecordNumber(from), RecordNumber(to));
                 loss.records -= back.min(loss.records);

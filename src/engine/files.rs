@@ -18,6 +18,7 @@ use super::blocks::{BlockFiles, MappedFile, SHARED_MEMORY, is_own};
 use crate::ground::SegmentNumber;
 use crate::journal::format::SEGMENT_HEADER_BYTES;
 use crate::journal::{BlockFile, BlockMemory, BlockOwner, LeftBlocks, Storage};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
@@ -324,7 +325,11 @@ impl FsStorage {
         let others = numbers(&self.directory, "segment-", 16).unwrap_or_default();
         others.into_iter().map(SegmentNumber).filter(|other| *other != segment).any(|other| {
             let mut first = [0; 512];
-            File::open(segment_path(&self.directory, other)).is_ok_and(|file| file.read_exact_at(&mut first, 0).is_ok())
+            File::open(segment_path(&self.directory, other)).is_ok_and(|file| {
+                // What the page cache has proves nothing of the disk.
+                let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+                file.read_exact_at(&mut first, 0).is_ok()
+            })
         })
     }
 

@@ -42,6 +42,8 @@ pub enum Decision {
         core: u16,
         /// Their first numbers, and those behind the last.
         returned: Vec<(u64, u64)>,
+        /// The losses as they were told before: one that shrank since has been told already.
+        losses: Vec<LossSnapshot>,
     },
 }
 
@@ -164,8 +166,8 @@ impl AskedCores {
                 Decision::Missing { acknowledge } => {
                     self.tell(LossNews::Seen(acknowledge), "ringest queue acknowledge, before this start").await;
                 }
-                Decision::Returned { core, returned } => {
-                    let news = LossNews::Returned { core, records: returned };
+                Decision::Returned { core, returned, losses } => {
+                    let news = LossNews::Returned { core, records: returned, losses };
                     self.tell(news, "ringest queue verify --reread, before this start").await;
                 }
             }
@@ -201,7 +203,7 @@ mod tests {
         let loss = LossSnapshot { found_wall_ns: 0, core: 1, first: Some(7), last: Some(9), records: 2, exact: true };
         let third = Decision::Missing { acknowledge: vec![loss] };
         leave_decision(directory.path(), &third).expect("left");
-        let fourth = Decision::Returned { core: 1, returned: vec![(7, 9), (12, 13)] };
+        let fourth = Decision::Returned { core: 1, returned: vec![(7, 9), (12, 13)], losses: Vec::new() };
         leave_decision(directory.path(), &fourth).expect("left");
         assert_eq!(decisions_left(directory.path()).expect("read"), [first, second, third, fourth]);
     }

@@ -9,8 +9,10 @@ use super::files::{
     sync_directory, write_synced,
 };
 use super::parking::{Decision, leave_decision};
+use super::view::open_views;
 use crate::ground::CoreId;
 use crate::journal::{Numbers, Returned, returned};
+use crate::observe::losses::LossSnapshot;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
@@ -41,23 +43,30 @@ pub struct CameBack {
 /// # Errors
 /// Those of the file system, but for bytes that cannot be read.
 pub fn reread(state_directory: &Path) -> io::Result<Vec<CameBack>> {
+    // A journal in another format is not touched.
+    let views = open_views(state_directory).map_err(io::Error::other)?;
+    let losses: Vec<LossSnapshot> = views.iter().flat_map(|view| view.losses()).collect();
     let all = core_directories(state_directory)?;
     let own = all.iter().filter(|directory| !directory.is_returned);
     let mut found = Vec::new();
     for directory in own {
-        found.extend(reread_core(state_directory, *directory)?);
+        found.extend(reread_core(state_directory, *directory, &losses)?);
     }
     Ok(found)
 }
 
-fn reread_core(state_directory: &Path, directory: CoreDirectory) -> io::Result<Option<CameBack>> {
+fn reread_core(
+    state_directory: &Path,
+    directory: CoreDirectory,
+    losses: &[LossSnapshot],
+) -> io::Result<Option<CameBack>> {
     let core = directory.core;
     let quarantine = directory.path(state_directory).join(QUARANTINE);
     let unfinished = state_directory.join(format!("core-{core}{UNFINISHED_SUFFIX}"));
     let files = kept_files(&quarantine)?;
     let mut came_back = CameBack { core, files: files.len(), records: 0, missing: 0, waits: false };
     if let Some(numbers) = finished_before(&unfinished)? {
-        came_back.records = finish(state_directory, directory, &unfinished, &numbers)?;
+        came_back.records = finish(state_directory, directory, &unfinished, &numbers, losses)?;
     } else if (CoreDirectory { is_returned: true, ..directory }).path(state_directory).exists() {
         came_back.waits = true;
     } else {
@@ -69,7 +78,7 @@ fn reread_core(state_directory: &Path, directory: CoreDirectory) -> io::Result<O
         let random = super::random()?;
         if let Some(found) = returned(&kept, &missing, CoreId(core), random) {
             make(&unfinished, &found)?;
-            came_back.records = finish(state_directory, directory, &unfinished, &found.numbers)?;
+            came_back.records = finish(state_directory, directory, &unfinished, &found.numbers, losses)?;
         }
     }
     came_back.missing = union(&lists(&quarantine)?).count();
@@ -107,7 +116,13 @@ fn finished_before(unfinished: &Path) -> io::Result<Option<Numbers>> {
 }
 
 /// Takes records off the lists and gives the directory its name; how many those are.
-fn finish(state_directory: &Path, of: CoreDirectory, unfinished: &Path, numbers: &Numbers) -> io::Result<u64> {
+fn finish(
+    state_directory: &Path,
+    of: CoreDirectory,
+    unfinished: &Path,
+    numbers: &Numbers,
+    losses: &[LossSnapshot],
+) -> io::Result<u64> {
     for (path, list) in lists(&of.path(state_directory).join(QUARANTINE))? {
         let rest = list.without(numbers);
         if rest != list {
@@ -119,7 +134,8 @@ fn finish(state_directory: &Path, of: CoreDirectory, unfinished: &Path, numbers:
     }
     fs::rename(unfinished, CoreDirectory { is_returned: true, ..of }.path(state_directory))?;
     sync_directory(state_directory)?;
-    leave_decision(state_directory, &Decision::Returned { core: of.core, returned: numbers.0.clone() })?;
+    let losses = losses.iter().filter(|loss| loss.core == of.core).cloned().collect();
+    leave_decision(state_directory, &Decision::Returned { core: of.core, returned: numbers.0.clone(), losses })?;
     Ok(numbers.count())
 }
 

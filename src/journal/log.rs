@@ -723,10 +723,9 @@ impl Journal {
             LossNews::Seen(seen) => seen.iter().any(|seen| seen.is_same(&loss.shown(core))),
             LossNews::Returned { .. } => false,
         };
-        if let LossNews::Returned { core: of, records } = news {
-            let is_own = *of == core.0;
-            let (losses, records) =
-                if is_own { self.ledger.losses.bring_back(&Numbers(records.clone())) } else { (0, 0) };
+        if let LossNews::Returned { core: of, records, losses } = news {
+            let is_meant = |loss: &Loss| *of == core.0 && losses.iter().any(|was| was.is_same(&loss.shown(core)));
+            let (losses, records) = self.ledger.losses.bring_back(&Numbers(records.clone()), is_meant);
             return Acknowledged { losses, records, exact: true };
         }
         let mut acknowledged = Acknowledged::default();

@@ -126,9 +126,9 @@ impl Losses {
 
     /// Records are not missing any more. A loss of which all are back is acknowledged; how many those
     /// are, and how many records of all came back.
-    pub fn bring_back(&mut self, returned: &Numbers) -> (u64, u64) {
+    pub fn bring_back(&mut self, returned: &Numbers, is_meant: impl Fn(&Loss) -> bool) -> (u64, u64) {
         let (mut losses, mut records) = (0, 0);
-        for loss in self.list.iter_mut().filter(|loss| !loss.acknowledged) {
+        for loss in self.list.iter_mut().filter(|loss| !loss.acknowledged && is_meant(loss)) {
             let back = returned.count_in(loss.first, loss.end).min(loss.records);
             loss.records -= back;
             loss.acknowledged = loss.records == 0;
@@ -265,11 +265,13 @@ mod tests {
         losses.adopt(vec![loss(1, 2), loss(100, 3)], None);
         losses.payload_due(1, |_| true).expect("changed");
         losses.written(RecordNumber(50));
-        assert_eq!(losses.bring_back(&Numbers(vec![(40, 50)])), (0, 0));
+        assert_eq!(losses.bring_back(&Numbers(vec![(40, 50)]), |_| true), (0, 0));
         assert!(losses.is_written() && !losses.is_acknowledging());
-        assert_eq!(losses.bring_back(&Numbers(vec![(3, 5), (108, 120)])), (1, 4));
+        assert_eq!(losses.bring_back(&Numbers(vec![(3, 5), (108, 120)]), |_| true), (1, 4));
         assert_eq!(losses.open().map(|loss| (loss.first.0, loss.records)).collect::<Vec<_>>(), [(100, 1)]);
         assert!(!losses.is_written() && losses.is_acknowledging());
+        let was_so = |loss: &Loss| loss.records == 3;
+        assert_eq!(losses.bring_back(&Numbers(vec![(108, 120)]), was_so), (0, 0), "said twice it changes nothing");
     }
 
     #[test]

@@ -125,6 +125,8 @@ struct Salvaged<'a> {
     origins: BTreeMap<u32, Whole>,
     /// Ids, and why records are kept aside, by their own numbers.
     said: BTreeMap<RecordNumber, Whole>,
+    /// Records that were delivered or discarded, as far as the same files tell.
+    settled: BTreeSet<RecordNumber>,
 }
 
 impl Salvaged<'_> {
@@ -164,12 +166,19 @@ impl Salvaged<'_> {
             Kind::Id | Kind::Parked | Kind::Retried if self.missing.contains(record_number_at(payload, 0)) => {
                 self.said.insert(header.number, whole());
             }
+            Kind::Delivered => {
+                self.settled.extend(payload.chunks_exact(8).map(|number| record_number_at(number, 0)));
+            }
+            Kind::Discarded => {
+                self.settled.insert(record_number_at(payload, 0));
+            }
             _ => {}
         }
     }
 
-    /// Leaves out what is said of others than the records that are here.
+    /// Leaves out what is settled, and what is said of others than the records that are here.
     fn prune(&mut self) {
+        self.records.retain(|number, _| !self.settled.contains(number));
         let records = &self.records;
         let origin_of = |whole: &Whole| RecordPayload::decode(&whole.payload).origin;
         let used: BTreeSet<u32> = records.values().map(origin_of).collect();
@@ -196,7 +205,7 @@ fn life_of(bytes: &[u8]) -> Option<(u64, u32)> {
 /// `random`: 128 random bits.
 pub fn returned(kept: &[Vec<u8>], missing: &Numbers, core: CoreId, random: u128) -> Option<Returned> {
     let (records, origins, said) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    let mut salvaged = Salvaged { missing, records, origins, said };
+    let mut salvaged = Salvaged { missing, records, origins, said, settled: BTreeSet::new() };
     kept.iter().for_each(|bytes| salvaged.take(bytes));
     salvaged.prune();
     let (&first_number, _) = salvaged.records.first_key_value()?;

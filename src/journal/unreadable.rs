@@ -48,6 +48,8 @@ struct Pieces {
     is_last_round: bool,
     /// Another segment is being asked.
     asks: bool,
+    /// How many were.
+    asked: usize,
 }
 
 /// What came of a read that did not go as usual.
@@ -63,7 +65,8 @@ pub(super) enum Outcome {
 impl Pieces {
     fn new(bytes: usize) -> Self {
         // The first read finds out how large a piece is.
-        Self { bytes: vec![0; bytes], todo: VecDeque::new(), failed: Vec::new(), is_last_round: false, asks: false }
+        let (bytes, todo, failed) = (vec![0; bytes], VecDeque::new(), Vec::new());
+        Self { bytes, todo, failed, is_last_round: false, asks: false, asked: 0 }
     }
 
     fn begin_round(&mut self, piece: usize) {
@@ -114,8 +117,10 @@ impl Unreadable {
         }
         // Nothing of it could be read.
         let is_other = |other: &&Segment| other.number != at.segment && segments.is_file_ready(other.number);
-        let other = segments.iter().find(is_other).filter(|_| !pieces.asks);
+        let nth = pieces.asked.checked_rem(segments.iter().filter(is_other).count()).unwrap_or(0);
+        let other = segments.iter().filter(is_other).nth(nth).filter(|_| !pieces.asks);
         pieces.asks = other.is_some();
+        pieces.asked += usize::from(pieces.asks); // another one each time: its place may be bad, too
         if other.is_none() {
             pieces.failed.clear();
         }

@@ -46,6 +46,8 @@ pub enum LossNews {
         core: u16,
         /// Their first numbers, and those behind the last.
         records: Vec<(u64, u64)>,
+        /// The losses that they were part of, as those were then: said twice, it changes nothing.
+        losses: Vec<LossSnapshot>,
     },
 }
 

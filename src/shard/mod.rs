@@ -409,7 +409,7 @@ impl Shard {
                 owners.intake.start(&mut turn);
                 owners.admit(&mut turn);
             }
-            Phase::Draining if self.terms.pending == 0 => {
+            Phase::Draining if self.terms.pending == self.store.unread() => {
                 let (turn, owners) = self.lend(now);
                 if owners.intake.machines_are_answered(&turn) {
                     self.end_drain(now);

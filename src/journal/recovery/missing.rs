@@ -257,7 +257,10 @@ impl Recovery {
             Some(mark) => self.loss_by_mark(mark),
             None => self.loss_by_damage(),
         };
-        let numbers = self.lost.iter().map(|lost| &lost.numbers).filter(|numbers| !numbers.is_empty());
+        let mut numbers = self.lost.iter().map(|lost| &lost.numbers).filter(|numbers| !numbers.is_empty()).peekable();
+        if loss.records == 0 && numbers.peek().is_none() {
+            return None;
+        }
         let loss = numbers.fold(loss, |loss, numbers| Loss {
             first: if loss.end == RecordNumber(0) { numbers.start } else { loss.first.min(numbers.start) },
             end: loss.end.max(numbers.end),
@@ -272,18 +275,20 @@ impl Recovery {
         if self.stop.has_inventory {
             return Numbers::of(self.missing_by_inventory());
         }
-        let numbers = self.lost.iter().flat_map(|lost| lost.numbers.start.0..lost.numbers.end.0).map(RecordNumber);
+        // What lay before the oldest block that can be read was mostly delivered, and its marks are gone with it.
+        let bounded = self.lost.iter().map(|lost| &lost.numbers).filter(|numbers| numbers.start > RecordNumber(1));
+        let numbers = bounded.flat_map(|numbers| numbers.start.0..numbers.end.0).map(RecordNumber);
         let mut missing: Vec<RecordNumber> = numbers.filter(|number| self.is_missing(*number)).collect();
         missing.sort_unstable();
         missing.dedup();
         Numbers::of(missing)
     }
 
-    /// Whether a record may be missing that damage may have taken. What an earlier start has told is not lost again.
+    /// Whether a record may be missing that damage may have taken. What an earlier start has told is not lost again, unless the
+    /// last one has seen it.
     fn is_missing(&self, number: RecordNumber) -> bool {
-        !self.seen.contains(number)
-            && !self.settled.contains(number)
-            && !self.losses.list.iter().any(|loss| loss.covers(number))
+        let is_told = || self.losses.list.iter().any(|loss| loss.covers(number)) && !self.stop.waiting.contains(number);
+        !self.seen.contains(number) && !self.settled.contains(number) && !is_told()
     }
 
     fn missing_by_inventory(&self) -> impl Iterator<Item = RecordNumber> {

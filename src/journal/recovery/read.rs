@@ -160,8 +160,13 @@ impl Recovery {
         if !unread.is_empty() {
             self.losses.kept = true;
             // Nothing is to be read from that file again; what it still holds may become readable.
-            doing(format!("write segment {number} into another file"), storage.replace_segment(number, bytes))?;
-            return Ok(true);
+            return match storage.replace_segment(number, bytes) {
+                // Without room for another file it stays where it is; the walk passes what cannot be read of it.
+                Err(error) if is_full(&error) => {
+                    doing(format!("keep segment {number}"), storage.keep_segment(number)).map(|()| true)
+                }
+                replaced => doing(format!("write segment {number} into another file"), replaced).map(|()| true),
+            };
         }
         let mut write = |range: &Range<usize>| storage.write_segment(number, range.start as u32, &bytes[range.clone()]);
         for range in &repairs.mended {

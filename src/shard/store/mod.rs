@@ -515,6 +515,11 @@ impl Store {
         turn.timers.set(turn.now.mono_ns + wait_ns, Timer::Lane(lane));
     }
 
+    /// Records that wait and that the disk could not give back, as far as nothing else of their lanes waits.
+    pub fn unread(&self) -> u64 {
+        self.unread
+    }
+
     /// Removes a lane of which nothing is left; the one that waits for it may go.
     pub fn remove_if_done(&mut self, id: LaneId) {
         if !self.lanes[id].is_done() {
