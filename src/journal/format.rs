@@ -48,7 +48,7 @@
 //! The nonce of a segment's life and the offset seed every CRC-32C, so that an entry of an earlier life, or a payload that
 //! looks like an entry, is never taken for real.
 
-use super::keys::{KEY_HASHES_BYTES, KeyHashes};
+use super::keys::KEY_HASHES_BYTES;
 use super::stamp;
 pub use super::stamp::VERSION;
 use crate::ground::decoding::{Decoding, OnUndecodable};
@@ -518,8 +518,8 @@ pub struct RecordPayload<'a> {
     pub key: &'a [u8],
     /// CRC-32C of the data where there is a key, else 0.
     pub body_hash: u32,
-    /// Where keys are remembered: what this one is known by.
-    pub hashes: Option<KeyHashes>,
+    /// Where keys are remembered: what this one is known by, encoded. Few who look at a record ask for it.
+    pub hashes: Option<&'a [u8; KEY_HASHES_BYTES]>,
     /// The record.
     pub data: &'a [u8],
 }
@@ -539,7 +539,11 @@ impl<'a> RecordPayload<'a> {
 
     /// Reads the payload of a record entry.
     pub fn decode(payload: &'a [u8]) -> Self {
-        let (hashes, rest) = payload[RECORD_PREFIX_BYTES..].split_at(hashes_bytes(payload));
+        let behind = &payload[RECORD_PREFIX_BYTES..];
+        let (hashes, rest) = match hashes_bytes(payload) {
+            0 => (None, behind),
+            _ => behind.split_first_chunk().map(|(hashes, rest)| (Some(hashes), rest)).expect("a payload that fits"),
+        };
         let (key, data) = rest.split_at(u16_at(payload, 16) as usize);
         Self {
             first_byte_wall_ns: u64_at(payload, 0),
@@ -547,7 +551,7 @@ impl<'a> RecordPayload<'a> {
             origin: u32_at(payload, 12),
             key,
             body_hash: u32_at(payload, 20),
-            hashes: (!hashes.is_empty()).then(|| KeyHashes::decode(hashes)),
+            hashes,
             data,
         }
     }

@@ -84,7 +84,7 @@ impl Defined {
     /// Whether a record in the block at `at` needs another one before it.
     #[inline]
     fn is_enough_for(self, at: Position) -> bool {
-        self.at == at || self.twice && self.at.segment == at.segment
+        self.at.segment == at.segment && (self.twice || self.at.offset == at.offset)
     }
 }
 
@@ -274,6 +274,7 @@ impl Ledger {
     }
 
     /// Counts a record out. It was delivered.
+    #[inline]
     pub fn settle(&mut self, number: RecordNumber, origin: OriginRef) {
         if !self.ids.is_empty() {
             self.ids.remove(&number); // only ids of earlier starts: mostly there are none

@@ -53,7 +53,7 @@ pub struct NewRecord<'a> {
     /// The machine's own Idempotency-Key, or nothing.
     pub key: &'a [u8],
     /// What that is known by from now on, if it is remembered.
-    pub hashes: Option<KeyHashes>,
+    pub hashes: Option<&'a KeyHashes>,
     /// The record.
     pub data: &'a [u8],
 }
@@ -329,6 +329,7 @@ impl Journal {
         if is_new {
             self.define_origin(record.origin);
         }
+        let hashes = record.hashes.map(|hashes| hashes.encode());
         let body_hash = if record.key.is_empty() { 0 } else { crc32c::crc32c(record.data) };
         let prefix = RecordPayload {
             first_byte_wall_ns: record.first_byte_wall_ns,
@@ -336,22 +337,23 @@ impl Journal {
             origin: id,
             key: record.key,
             body_hash,
-            hashes: record.hashes,
+            hashes: hashes.as_ref(),
             data: record.data,
         }
         .encode_prefix();
-        let (number, at) = match record.hashes {
+        let (number, at) = match &hashes {
             None => {
                 let parts = [&prefix[..], record.key, record.data];
                 self.writer.write_entry(&self.window, Kind::Record, record.flags, lane, &parts)
             }
             Some(hashes) => {
-                let parts = [&prefix[..], &hashes.encode(), record.key, record.data];
-                let written = self.writer.write_entry(&self.window, Kind::Record, record.flags, lane, &parts);
-                self.keys.take(now, hashes, written.0);
-                written
+                let parts = [&prefix[..], hashes, record.key, record.data];
+                self.writer.write_entry(&self.window, Kind::Record, record.flags, lane, &parts)
             }
         };
+        if let Some(hashes) = record.hashes {
+            self.keys.take(now, *hashes, number);
+        }
         self.segments.add(number, entry_bytes(RECORD_PREFIX_BYTES + bytes));
         Appended { number, at }
     }

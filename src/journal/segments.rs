@@ -188,8 +188,11 @@ impl Segments {
         if self.list.len() >= self.max {
             return Err(Full::Lasting);
         }
-        let is_current_ready = !self.is_current_open() || self.is_file_ready(self.current_number());
-        if self.is_first_ready() && is_current_ready { Ok(()) } else { Err(Full::Passing) }
+        let is_ready = match self.is_current_open() {
+            true => self.is_file_ready(self.current_number()),
+            false => self.making.is_next_ready(),
+        };
+        if is_ready { Ok(()) } else { Err(Full::Passing) }
     }
 
     // ---- records

@@ -98,9 +98,9 @@ pub(super) struct Writer {
     /// Commits wait until then: the last ones failed.
     retry_ns: Option<u64>,
     put_off: Option<PutOff>,
-    /// At level `process`: a copy into block memory is lost with the process, so that it is the
-    /// commit that is waited for.
-    is_copy_lost_by_kill: bool,
+    /// It is a commit that brings an entry to the configured level, and no copy: at level `power`,
+    /// and at `process` where block memory is lost with the process.
+    acknowledges_commits: bool,
 }
 
 impl Writer {
@@ -125,22 +125,18 @@ impl Writer {
             in_flight: VecDeque::new(),
             retry_ns: None,
             put_off: None,
-            is_copy_lost_by_kill: false,
+            acknowledges_commits: durability == Durability::Power,
         }
     }
 
     /// Block memory does not survive the process: nothing in it counts before it is written.
     pub fn acknowledge_commits(&mut self) {
-        self.is_copy_lost_by_kill = true;
+        self.acknowledges_commits = self.durability != Durability::Memory;
     }
 
     /// Whether it is a commit that brings an entry to the configured level, and no copy.
     pub fn acknowledges_commits(&self) -> bool {
-        match self.durability {
-            Durability::Memory => false,
-            Durability::Process => self.is_copy_lost_by_kill,
-            Durability::Power => true,
-        }
+        self.acknowledges_commits
     }
 
     /// The number of the entry that comes next.
@@ -155,7 +151,7 @@ impl Writer {
 
     /// Entries below this number have reached the configured level.
     pub fn durable_below(&self) -> RecordNumber {
-        if self.acknowledges_commits() { self.committed } else { self.next_number }
+        if self.acknowledges_commits { self.committed } else { self.next_number }
     }
 
     pub fn watermark(&self) -> Position {

@@ -144,11 +144,15 @@ impl Links {
 /// What one owner knows of its links, by their index. An entry stays until the end of the turn in
 /// which its link is to be closed; whether it is still to be worked on, [`Links`] tell.
 #[derive(Debug)]
-pub(super) struct Table<T>(Vec<Option<Box<T>>>);
+pub(super) struct Table<T> {
+    entries: Vec<Option<Box<T>>>,
+    /// How many there are, so that nobody has to walk over thousands of them in each turn.
+    count: usize,
+}
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { entries: Vec::new(), count: 0 }
     }
 }
 
@@ -156,32 +160,33 @@ impl<T> Table<T> {
     /// Of a new link.
     pub fn insert(&mut self, id: LinkId, entry: T) {
         let index = id.index as usize;
-        if index >= self.0.len() {
-            self.0.resize_with(index + 1, || None);
+        if index >= self.entries.len() {
+            self.entries.resize_with(index + 1, || None);
         }
-        assert!(self.0[index].is_none(), "an index is used once at a time");
-        self.0[index] = Some(Box::new(entry));
+        assert!(self.entries[index].is_none(), "an index is used once at a time");
+        self.entries[index] = Some(Box::new(entry));
+        self.count += 1;
     }
 
     /// Of a link that is this owner's.
     pub fn of(&mut self, id: LinkId) -> &mut T {
-        self.0[id.index as usize].as_deref_mut().expect("the link is of this table's kind")
+        self.entries[id.index as usize].as_deref_mut().expect("the link is of this table's kind")
     }
 
     /// As [`Table::of`], to look at.
     pub fn get(&self, id: LinkId) -> &T {
-        self.0[id.index as usize].as_deref().expect("the link is of this table's kind")
+        self.entries[id.index as usize].as_deref().expect("the link is of this table's kind")
     }
 
     /// The link is being closed, or is: whatever it was, nothing is known of it any more.
     pub fn forget(&mut self, id: LinkId) {
-        if let Some(entry) = self.0.get_mut(id.index as usize) {
-            *entry = None;
-        }
+        let forgotten = self.entries.get_mut(id.index as usize).and_then(Option::take);
+        self.count -= usize::from(forgotten.is_some());
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.0.iter().flatten().count()
+        debug_assert_eq!(self.entries.iter().flatten().count(), self.count, "entries");
+        self.count
     }
 }

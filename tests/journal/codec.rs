@@ -80,8 +80,15 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
             let hashes = split.is_multiple_of(2).then(|| KeyHashes::of("press-4", key, data));
             let written = hashes.map(KeyHashes::encode);
             let hashed = written.as_ref().map_or(&[][..], |written| &written[..]);
-            let record =
-                RecordPayload { first_byte_wall_ns: 1, frame_us: 2, origin: 3, key, body_hash: 4, hashes, data };
+            let record = RecordPayload {
+                first_byte_wall_ns: 1,
+                frame_us: 2,
+                origin: 3,
+                key,
+                body_hash: 4,
+                hashes: written.as_ref(),
+                data,
+            };
             [&record.encode_prefix()[..], hashed, key, data].concat()
         }
         Kind::Leased => [&[1; 16], &bytes[..bytes.len() / 16 * 16]].concat(),
@@ -139,7 +146,7 @@ fn view(entry: &Entry<'_>) {
     match entry.header.kind {
         Kind::Record => {
             let record = RecordPayload::decode(entry.payload);
-            let hashes = record.hashes.map_or(0, |hashes| hashes.encode().len());
+            let hashes = record.hashes.map_or(0, |hashes| hashes.len());
             assert_eq!(24 + hashes + record.key.len() + record.data.len(), entry.payload.len());
         }
         kind @ (Kind::Origin | Kind::Origin1) => {

@@ -49,7 +49,7 @@ impl Story {
             first_byte_wall_ns: now.wall_ns,
             frame_us: 0,
             key: &self.taken.to_le_bytes(),
-            hashes: Some(key(self.taken)),
+            hashes: Some(&key(self.taken)),
             data: &data,
         };
         if let Ok(appended) = self.world.journal().append_record(now, record) {

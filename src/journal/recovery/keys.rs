@@ -45,7 +45,13 @@ impl FoundKeys {
 
 impl Recovery {
     /// A record came with a key.
-    pub(super) fn apply_record_key(&mut self, number: RecordNumber, taken_wall_ns: u64, hashes: KeyHashes) {
+    pub(super) fn apply_record_key(
+        &mut self,
+        number: RecordNumber,
+        taken_wall_ns: u64,
+        hashes: &[u8; KEY_HASHES_BYTES],
+    ) {
+        let hashes = KeyHashes::decode(hashes);
         self.keys.push(FoundKey { hashes, taken_wall_ns, order: number, said_in: number });
     }
 

@@ -210,7 +210,8 @@ impl Run {
                 let again = self.numbers.last().is_some_and(|last| *last >= header.number);
                 if again || !holder.is_some_and(|holder| holder.is_waiting(header.number)) {
                     let hashes = RecordPayload::decode(payload).hashes;
-                    return hashes.map_or(Ok(()), |hashes| self.copy_key(segments, said, source, hashes));
+                    return hashes
+                        .map_or(Ok(()), |hashes| self.copy_key(segments, said, source, KeyHashes::decode(hashes)));
                 }
                 self.write_keys()?;
                 self.copy_origin(ledger, RecordPayload::decode(payload).origin, header.number)?;

@@ -192,8 +192,10 @@ impl Dispatcher {
                     let is_lossy = !composer.write_first(lent, place);
                     lent.turn.counters.lossy_records += u64::from(is_lossy && place.tries().attempts() == 0);
                 }
-                let machine_key = (!is_batched).then(|| machine_key(lent, place)).flatten();
-                let key = machine_key.unwrap_or(&composer.key);
+                let key = match rules.deliver().key {
+                    DeliverKey::Machine if !is_batched => machine_key(lent.store, place).unwrap_or(&composer.key),
+                    _ => &composer.key,
+                };
                 rules.record_head.write(key, "", &composer.body, &mut connection.out);
             }
             Step::Confirm => {
@@ -425,13 +427,9 @@ pub(super) fn watch(lent: &mut Lent<'_, '_>, link: LinkId, connection: &mut Conn
     }
 }
 
-/// The key of a lane's first record that its machine gave it, where that is to be sent and can stand
-/// in a header.
-fn machine_key<'s>(lent: &'s Lent<'_, '_>, lane: &Lane) -> Option<&'s str> {
-    if lent.rules.deliver().key != DeliverKey::Machine {
-        return None;
-    }
-    let key = lent.store.record(lane, 0).0.payload.key;
+/// The key of a lane's first record that its machine gave it, where that can stand in a header.
+fn machine_key<'s>(store: &'s Store, lane: &Lane) -> Option<&'s str> {
+    let key = store.record(lane, 0).0.payload.key;
     let is_visible = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
     std::str::from_utf8(key).ok().filter(|_| is_visible)
 }

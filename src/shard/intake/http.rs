@@ -201,12 +201,12 @@ impl Machine {
         if self.closing != Closing::No {
             return;
         }
-        let unwritten = self.waiting_since.map(|since| since.ns() + COMMIT_WAIT_NS);
-        let held = self.hold.as_ref().map(|hold| hold.since_ns() + ROOM_WAIT_NS);
-        let deadlines = [self.connection.deadline_ns(&turn.settings.limits.http), unwritten, held];
-        if let Some(due_ns) = deadlines.into_iter().flatten().min()
-            && self.timer.is_none_or(|timer| due_ns < timer.ns())
-        {
+        const NEVER_NS: u64 = u64::MAX;
+        let read_ns = self.connection.deadline_ns(&turn.settings.limits.http).unwrap_or(NEVER_NS);
+        let written_ns = self.waiting_since.map_or(NEVER_NS, |since| since.ns() + COMMIT_WAIT_NS);
+        let room_ns = self.hold.as_ref().map_or(NEVER_NS, |hold| hold.since_ns() + ROOM_WAIT_NS);
+        let due_ns = read_ns.min(written_ns).min(room_ns);
+        if due_ns < self.timer.map_or(NEVER_NS, Moment::ns) {
             self.wake_at(turn, link, due_ns);
         }
     }

@@ -59,6 +59,7 @@ pub(super) struct Placement {
 impl Placement {
     /// The other core that decides about a request: its SOURCE's, if the request has a key, or one
     /// before it on its connection was passed on to that core.
+    #[inline]
     fn owner_of_request(&self, store: &Store, request: &Request<'_>, passed_to: &[CoreId]) -> Option<CoreId> {
         if self.cores == 1 || !store.own().remembers_keys() {
             return None;

@@ -95,7 +95,7 @@ impl Sender {
             first_byte_wall_ns: now.wall_ns.saturating_sub(frame_ns),
             frame_us: (frame_ns / 1000) as u32,
             key,
-            hashes,
+            hashes: hashes.as_ref(),
             data: request.body,
         };
         let number = store.keep(turn, room, lane, record, first_byte_ns.min(now.mono_ns));
