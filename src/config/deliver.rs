@@ -30,6 +30,8 @@ const HEADERS_OWN: [&str; 11] = [
 ];
 /// Headers whose values are secrets.
 const HEADERS_SECRET: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"];
+/// In `success`: all statuses from 200 to 299.
+const ALL_2XX: &str = "2xx";
 /// Longest header value.
 const HEADER_BYTES_MAX: usize = 8_000;
 
@@ -137,6 +139,7 @@ pub(super) fn deliver(
     let connect_timeout = section.duration("connect_timeout", ms(5_000), ms(100)..=ms(120_000));
     let idle = section.duration("idle", ms(1_500), ms(100)..=ms(3_600_000));
     let (retry_first, retry_max) = retry(section.section("retry"));
+    let retry_after_max = section.duration("retry_after_max", ms(300_000), ms(0)..=ms(86_400_000));
     if !section.choice("order", &[("lane", true), ("none", false)], true) {
         section.refuse(
             "order",
@@ -168,6 +171,7 @@ pub(super) fn deliver(
         idle,
         retry_first,
         retry_max,
+        retry_after_max,
         drain,
     })
 }
@@ -213,27 +217,44 @@ fn body(section: &Section<'_, '_>, content_type: &str, has_sequence: bool, sourc
 }
 
 fn success(section: &Section<'_, '_>) -> Vec<u16> {
-    const REMEDY: &str = "a list of HTTP statuses from 200 to 599 that mean the record has arrived, such as [201]";
+    const REMEDY: &str = "a list of HTTP statuses from 200 to 599 that mean the record has arrived, such as [201], or [\"2xx\"] for \
+                          all from 200 to 299";
     let Some(entry) = section.get("success") else { return vec![201] };
     let Some(elements) = entry.elements(REMEDY) else { return vec![201] };
     if elements.is_empty() {
         entry.refuse(Refusal::new("with no status in this list nothing would ever be delivered", REMEDY));
     }
-    let mut statuses = Vec::new();
+    let mut statuses: Vec<u16> = Vec::new();
     for (value, span) in elements {
-        match value.as_integer() {
-            Some(status) if statuses.contains(&(status as u16)) && (200..600).contains(&status) => {
-                entry.refuse_element(&span, Refusal::new("this status stands in the list twice", REMEDY));
+        let meant = match (value.as_integer(), value.as_str()) {
+            (Some(status @ 200..600), _) => status as u16..=status as u16,
+            (_, Some(ALL_2XX)) => 200..=299,
+            _ => {
+                let refusal = Refusal::new("this is no status of a final answer", REMEDY);
+                let is_class = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(ALL_2XX));
+                entry.refuse_element(&span, refusal.with_nearest(is_class.then_some("\"2xx\"")));
+                continue;
             }
-            Some(status @ 200..600) => statuses.push(status as u16),
-            _ => entry.refuse_element(&span, Refusal::new("this is no status of a final answer", REMEDY)),
+        };
+        if statuses.iter().any(|status| meant.contains(status)) {
+            entry.refuse_element(&span, Refusal::new("this stands in the list twice", REMEDY));
+        } else {
+            statuses.extend(meant);
         }
     }
     statuses
 }
 
+/// Statuses as the file has them.
+pub(super) fn show_statuses(statuses: &[u16]) -> String {
+    let is_all = (200..300).all(|status| statuses.contains(&status));
+    let each = statuses.iter().filter(|status| !is_all || !(200..300).contains(*status)).map(u16::to_string);
+    let all = is_all.then(|| format!("\"{ALL_2XX}\""));
+    format!("[{}]", all.into_iter().chain(each).collect::<Vec<_>>().join(", "))
+}
+
 fn retry(section: Section<'_, '_>) -> (Duration, Duration) {
-    let (first_default, max_default) = (Duration::from_millis(500), Duration::from_secs(60));
+    let (first_default, max_default) = (Duration::from_millis(500), Duration::from_secs(10));
     let range = Duration::from_millis(1)..=Duration::from_secs(3_600);
     let first = section.duration("first", first_default, range.clone());
     let max = section.duration("max", max_default.max(first), range);

@@ -22,7 +22,7 @@ mod units;
 mod url;
 mod walk;
 
-pub use answers::{Answers, Confirm};
+pub use answers::{Answers, Confirm, Stuck};
 pub use batch::{Batch, BatchForm};
 pub use changes::{Change, Changes, SourceChange, needs_new_origin};
 pub use example::EXAMPLE;

@@ -364,6 +364,8 @@ pub struct Deliver {
     pub retry_first: Duration,
     /// Longest delay between retries.
     pub retry_max: Duration,
+    /// Longest time for which an answer's Retry-After is obeyed.
+    pub retry_after_max: Duration,
     /// How long SIGTERM waits for what can still be delivered.
     pub drain: Duration,
 }

@@ -101,6 +101,8 @@ pub trait Core {
     fn parked(&self, _limit: usize) -> ParkedList {
         ParkedList::default()
     }
+    /// An operator ends all waits for the API.
+    fn wake(&mut self, _now: Now) {}
     /// An operator has acknowledged what is missing: the losses that he has seen, or all.
     fn acknowledge(&mut self, _seen: Option<&[LossSnapshot]>) -> Acknowledged {
         Acknowledged::default()
@@ -162,6 +164,8 @@ pub enum Message {
         /// Told how many.
         answer: oneshot::Sender<u64>,
     },
+    /// All waits for the API are over.
+    Wake,
     /// What is missing is acknowledged.
     Acknowledge {
         /// The losses that the operator has seen; all of them without a list.

@@ -155,6 +155,10 @@ impl Reloader {
 
     async fn reload(&mut self, by: &'static str) -> Outcome {
         let outcome = self.try_reload().await.map_err(Arc::new);
+        // Whoever wishes this has mended something, be it the service alone: nobody waits any longer.
+        for mailbox in &self.start.mailboxes {
+            let _ = mailbox.send(Message::Wake); // a core that has ended waits for nothing
+        }
         match &outcome {
             Ok(done) => {
                 self.start.loaded.succeed(clock::now().wall_ns);

@@ -499,6 +499,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         idle: Duration::from_millis(*rng.choice(&[20, 1500]).expect("some")),
         retry_first: Duration::from_millis(50),
         retry_max: Duration::from_secs(1),
+        retry_after_max: Duration::from_secs(5),
         drain: Duration::from_millis(*rng.choice(&[10, 3000]).expect("some")),
     };
     let contract = Contract {
