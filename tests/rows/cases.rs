@@ -97,16 +97,29 @@ pub fn c02() -> Row {
 }
 
 pub fn c03() -> Row {
+    // Another attempt would get the same: each wait is a long one, before the first success (all wait) and behind it (one does).
+    let gap = || 200..=1_500;
     let mut cases = Vec::new();
     for status in ["200 OK", "202 Accepted", "203 Non-Authoritative", "206 Partial Content"] {
-        cases.push(Case::again(status, vec![Send(answer(status, "", BODY))]).moves(false).kept(true));
+        cases.push(Case::again(status, vec![Send(answer(status, "", BODY))]).moves(false).kept(true).gap(gap()));
     }
     for bytes in [&b"HTTP/1.1 204 No Content\r\n\r\n"[..], b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"] {
-        cases.push(Case::again("204", vec![Send(bytes.to_vec())]).moves(false).kept(true));
+        cases.push(Case::again("204", vec![Send(bytes.to_vec())]).moves(false).kept(true).gap(gap()));
     }
     let several = ["200 OK", "204 No Content", "202 Accepted"].map(|status| vec![Send(answer(status, "", ""))]);
-    cases.push(Case::of("one after the other", several.to_vec(), 4).moves(false));
-    Row::new(cases)
+    let several = Case::of("one after the other", several.to_vec(), 4);
+    cases.push(several.moves(false).gap(gap()).gap(gap()).gap(gap()));
+    Row::new(cases).key("retry", "{ first = \"1ms\", max = \"400ms\" }")
+}
+
+/// All statuses of success are listed in one word, and no other is.
+pub fn c03_all_listed() -> Row {
+    let mut cases: Vec<Case> = ["200 OK", "201 Created", "202 Accepted", "226 IM Used", "299 Odd"]
+        .into_iter()
+        .map(|status| Case::taken(status, vec![Store, Send(answer(status, "", BODY))]).kept(true))
+        .collect();
+    cases.push(Case::again("302", vec![Send(answer("302 Found", "", BODY))]));
+    Row::new(cases).key("success", "[\"2xx\"]")
 }
 
 pub fn c04() -> Row {
@@ -439,12 +452,20 @@ pub fn c16(place: Place) -> Row {
     told("soon\r\nRetry-After: 1", 1_000..=2_500);
     if place == Place::Simulator {
         told("40", 40_000..=40_600);
-        told("@DATE+600@", 598_900..=600_600);
-        for longer in ["3600", "3601", "86400", "99999999999999999999999", "@DATE+86400@"] {
-            told(longer, 3_600_000..=3_600_600);
+        told("@DATE+200@", 198_900..=200_600);
+        for longer in ["300", "301", "3600", "86400", "99999999999999999999999", "@DATE+86400@"] {
+            told(longer, 300_000..=300_600);
         }
     }
     Row::new(cases)
+}
+
+/// The longest wait is configured.
+pub fn c16_capped() -> Row {
+    let told = |value: &str| refused("503 Busy", &format!("Retry-After: {value}\r\n"));
+    let longer = ["2", "3600", "@DATE+3600@"];
+    let cases = longer.map(|value| Case::again(value, told(value)).gap(1_000..=2_500)).to_vec();
+    Row::new(cases).key("retry_after_max", "\"1s\"")
 }
 
 /// The peer is gone without a word; only the whole answer's deadline ends it.

@@ -507,7 +507,7 @@ impl Dispatcher {
     /// unreadable answers in a row that makes.
     fn note_failing(&mut self, lent: &Lent<'_, '_>, request: &InFlight, problem: &Problem) -> u32 {
         let now = lent.turn.now;
-        let unreadable = self.failing.note(now, &self.outbox, request, problem);
+        let unreadable = self.failing.note(now, (&self.outbox, lent.store), request, problem);
         self.failing.say(now, &self.outbox, lent.store, request.lane);
         unreadable
     }

@@ -32,11 +32,16 @@ const SHOWN_MAX: usize = 100;
 /// What is known of a lane whose first record fails.
 #[derive(Debug)]
 struct Failing {
+    /// The lane may have given its bytes back while it waits.
+    record: RecordName,
+    source: Box<str>,
+    name: Box<str>,
     since_ns: u64,
     last_ns: u64,
     attempts: u32,
-    /// Failures since which a record of another lane had arrived, each time.
-    witnessed: u32,
+    /// Answers that count against the record: the first failure, and each one before which a record
+    /// of another lane had arrived since the failure before.
+    counted: u32,
     /// Unreadable answers in a row.
     unreadable: u32,
     step: Step,
@@ -50,6 +55,26 @@ struct Failing {
 }
 
 impl Failing {
+    fn of(now_ns: u64, store: &Store, request: &InFlight) -> Self {
+        let lane = store.lane(request.lane);
+        let (record, origin) = store.record(lane, 0);
+        Self {
+            record: RecordName { core: store.core_of(lane), number: record.number },
+            source: origin.who.source.clone(),
+            name: origin.who.name.clone(),
+            since_ns: now_ns,
+            last_ns: u64::MAX,
+            attempts: 0,
+            counted: 0,
+            unreadable: 0,
+            step: request.step,
+            status: 0,
+            words: String::new(),
+            next_ns: now_ns,
+            said: false,
+        }
+    }
+
     fn is_stuck(&self, now_ns: u64, success_ns: Option<u64>) -> bool {
         let others = success_ns.is_some_and(|at_ns| at_ns >= self.since_ns + OTHERS_AFTER_NS);
         others && (self.attempts >= STUCK_ATTEMPTS || now_ns - self.since_ns >= STUCK_NS)
@@ -67,26 +92,22 @@ pub(super) struct FailingLanes {
 
 impl FailingLanes {
     /// A lane's request has failed; how many unreadable answers in a row that makes.
-    pub fn note(&mut self, now: Now, outbox: &Outbox, request: &InFlight, problem: &Problem) -> u32 {
+    pub fn note(
+        &mut self,
+        now: Now,
+        (outbox, store): (&Outbox, &Store),
+        request: &InFlight,
+        problem: &Problem,
+    ) -> u32 {
         let now_ns = now.mono_ns;
-        let entry = self.lanes.entry(request.lane).or_insert_with(|| Failing {
-            since_ns: now_ns,
-            last_ns: u64::MAX,
-            attempts: 0,
-            witnessed: 0,
-            unreadable: 0,
-            step: request.step,
-            status: 0,
-            words: String::new(),
-            next_ns: now_ns,
-            said: false,
-        });
+        let entry = self.lanes.entry(request.lane).or_insert_with(|| Failing::of(now_ns, store, request));
         if entry.step != request.step {
             // What another step has seen is no witness of this one.
-            (entry.step, entry.since_ns, entry.witnessed, entry.last_ns) = (request.step, now_ns, 0, u64::MAX);
+            (entry.step, entry.since_ns, entry.counted, entry.last_ns) = (request.step, now_ns, 0, u64::MAX);
         }
-        let success_ns = outbox.last_success_ns(request.step);
-        entry.witnessed += u32::from(success_ns.is_some_and(|at_ns| at_ns > entry.last_ns));
+        let is_first = entry.last_ns == u64::MAX;
+        let is_witnessed = outbox.last_success_ns(request.step).is_some_and(|at_ns| at_ns > entry.last_ns);
+        entry.counted += u32::from(request.status > 0 && (is_first || is_witnessed));
         entry.attempts = entry.attempts.saturating_add(1);
         entry.unreadable = if matches!(problem, Problem::Lost(Loss::Unreadable(_))) { entry.unreadable + 1 } else { 0 };
         (entry.last_ns, entry.next_ns, entry.status) = (now_ns, now_ns, request.status);
@@ -111,13 +132,12 @@ impl FailingLanes {
         self.lanes.get(&lane).map_or(0, |entry| entry.attempts)
     }
 
-    /// Whether one more failure, now, is one too many. Beside the first one, those count that came
-    /// when another lane's record had arrived since the failure before; this one must.
+    /// Whether one more answer that is no success, now, is one too many.
     pub fn is_over(&self, now: Now, outbox: &Outbox, request: &InFlight, stuck: &Stuck) -> bool {
         let Some(entry) = self.lanes.get(&request.lane).filter(|entry| entry.step == request.step) else { return false };
         let is_witnessed = outbox.last_success_ns(request.step).is_some_and(|at_ns| at_ns > entry.last_ns);
         let is_long = now.mono_ns - entry.since_ns >= stuck.after.as_nanos() as u64;
-        is_witnessed && is_long && entry.witnessed + 2 >= stuck.attempts
+        is_witnessed && is_long && entry.counted + 1 >= stuck.attempts
     }
 
     /// Logs a lane that has become stuck.
@@ -157,11 +177,13 @@ impl FailingLanes {
         into.failing = lanes.iter().map(|(.., id)| shown(now, outbox, store, *id, &self.lanes[id])).collect();
     }
 
-    /// That each entry is of a lane that there is, with a record to be sent.
+    /// That each entry is of a lane that there is, and of its first record.
     pub fn check(&self, store: &Store) {
         for (id, entry) in &self.lanes {
             let lane = store.find(*id).expect("a lane that fails is there");
-            assert!(entry.attempts > 0 && lane.records().first().is_some(), "a lane that fails has a record");
+            let first = lane.records().first().map(|first| first.number);
+            assert!(first.is_none_or(|number| number == entry.record.number), "what fails is a lane's first record");
+            assert!(entry.attempts > 0 && lane.records().pending() > 0, "a lane that fails has a record");
         }
     }
 }
@@ -169,16 +191,15 @@ impl FailingLanes {
 /// A failing record, as people see it.
 fn shown(now: Now, outbox: &Outbox, store: &Store, id: LaneId, entry: &Failing) -> FailingRecord {
     let lane: &Lane = store.lane(id);
-    let (record, origin) = store.record(lane, 0);
     let next_ns = match lane.state() {
         State::Backoff => Some(entry.next_ns),
         State::Held => outbox.held_until_ns(lane.step()),
         _ => None,
     };
     FailingRecord {
-        record: RecordName { core: store.core_of(lane), number: record.number }.to_string(),
-        source: origin.who.source.to_string(),
-        name: origin.who.name.to_string(),
+        record: entry.record.to_string(),
+        source: entry.source.to_string(),
+        name: entry.name.to_string(),
         attempts: entry.attempts,
         failing_s: (now.mono_ns - entry.since_ns) as f64 / 1e9,
         status: (entry.status > 0).then_some(entry.status),
