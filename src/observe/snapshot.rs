@@ -4,7 +4,7 @@ use super::losses::LossSnapshot;
 use crate::ground::count::{Counters, LineCounts, StageHistograms, Terms};
 use crate::ground::text::about_seconds;
 use crate::ground::{FlagCounts, RecordFlags};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Records that a shard keeps aside.
@@ -74,7 +74,7 @@ pub struct ParkedRecord {
 }
 
 /// A record whose delivery has failed, the first one of its lane: it is tried again and again.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FailingRecord {
     /// CORE-NUMBER, unique in the state directory.
     pub record: String,
