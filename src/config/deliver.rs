@@ -296,7 +296,7 @@ fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<String> {
             entry.refuse_key(Refusal::new(what, FROM_FILE));
             return None;
         }
-        check_header_value(text).map(|()| text.to_owned())
+        check_header_value(text).and_then(|()| check_not_filled_in(text)).map(|()| text.to_owned())
     } else if entry.item.is_table_like() {
         let section = entry.section(FROM_FILE)?;
         let file = section.parsed("file", "a path in quotes", super::gateway::parse_path);
@@ -337,6 +337,21 @@ fn read_secret(path: &Path) -> Result<String, Refusal> {
     Ok(line.to_owned())
 }
 
+/// Whoever writes a placeholder or a variable of the environment means what would stand there, and the service would get these signs.
+fn check_not_filled_in(value: &str) -> Result<(), Refusal> {
+    match ["{{", "${"].into_iter().find(|sign| value.contains(sign)) {
+        Some("{{") => Err(Refusal::new(
+            "{{ in a header value: headers are the same for all records, and no placeholder is filled in",
+            "the value itself; what differs from record to record belongs into body",
+        )),
+        Some(_) => Err(Refusal::new(
+            "${ in a header value: no variable of the environment is filled in",
+            "the value itself, or { file = \"/etc/ringest/NAME\" }",
+        )),
+        None => Ok(()),
+    }
+}
+
 /// A field value of RFC 9110 section 5.5, ASCII only. Says what is wrong without showing the value.
 fn check_header_value(value: &str) -> Result<(), Refusal> {
     let remedy = format!("1 to {HEADER_BYTES_MAX} printable ASCII characters, no blank at either end");
@@ -375,6 +390,21 @@ mod tests {
             assert!(check_header_value(wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(check_header_value("Token a b"), Ok(()));
+    }
+
+    #[test]
+    fn a_header_value_that_should_be_filled_in_is_refused() {
+        for (value, words) in [
+            ("{{source}}", "no placeholder"),
+            ("plant-{{id}}", "no placeholder"),
+            ("Bearer ${TOKEN}", "no variable"),
+        ] {
+            let refusal = check_not_filled_in(value).expect_err(value);
+            assert!(refusal.what.contains(words), "{}", refusal.what);
+        }
+        for value in ["plant {3}", "100$", "{\"a\": {}}", "$TOKEN"] {
+            assert_eq!(check_not_filled_in(value), Ok(()), "{value}");
+        }
     }
 
     #[test]

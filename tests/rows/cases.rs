@@ -142,14 +142,12 @@ pub fn c04() -> Row {
         "Transfer-Encoding: xchunked\r\n",
         "Transfer-Encoding: identity\r\n",
         "Transfer-Encoding: \r\n",
-        "Content-Length : 11\r\n",
         " Content-Length: 11\r\n",
         "Content-Length: 11\r\n folded: 1\r\n",
         "X: a\rb\r\nContent-Length: 11\r\n",
         "X: \0\r\nContent-Length: 11\r\n",
         "no colon\r\n",
         ": no name\r\n",
-        "X: y\nContent-Length: 11\r\n",
     ];
     let mut cases = Vec::new();
     for fields in framings {
@@ -160,6 +158,30 @@ pub fn c04() -> Row {
             let acts = [store, vec![Send(bytes.clone()), AwaitClose(2_000)]].concat();
             cases.push(Case::again(format!("{fields:?}"), acts).moves(true));
         }
+    }
+    // What leaves no doubt is read, whatever rule it breaks.
+    for fields in [
+        "X-Long: a\r\n b\r\nContent-Length: 11\r\n",
+        "X-Odd : a\r\nContent-Length: 11\r\n",
+        "Content-Length : 11\r\n",
+        "X: y\nContent-Length: 11\r\n",
+        "Content-Length: 11\r\nContent-Length: 11\r\n",
+        "Content-Length: 11, 11\r\n",
+    ] {
+        let bytes = format!("HTTP/1.1 201 Created\r\n{fields}\r\n{BODY}").into_bytes();
+        cases.push(Case::taken(format!("{fields:?}"), vec![Store, Send(bytes)]).kept(true));
+    }
+    // So it is here, but for what would follow.
+    for (line, fields, body) in [
+        ("HTTP/1.0 201 Created", "Transfer-Encoding: chunked\r\n", "2\r\nok\r\n0\r\n\r\n"),
+        ("HTTP/1.0 201 Created", "Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n", "2\r\nok\r\n0\r\n\r\n"),
+        ("HTTP/1.1 201 Created", "Transfer-Encoding: identity\r\nContent-Length: 11\r\n", BODY),
+    ] {
+        let bytes = format!("{line}\r\n{fields}\r\n{body}").into_bytes();
+        let acts = vec![Store, Send(bytes), AwaitClose(2_000)];
+        cases.push(Case::taken(format!("{line} {fields:?}"), acts).kept(false));
+        let bytes = format!("{}\r\n{fields}\r\n{body}", line.replace("201 Created", "503 Busy")).into_bytes();
+        cases.push(Case::again(format!("{line} {fields:?}, busy"), vec![Send(bytes), AwaitClose(2_000)]).moves(true));
     }
     for line in ["HTTP/2 201", "HTTP/1.1 2O1", "HTTP/1.1 20", "HTTP/1.1 600 x", "HTTP/1.1  201", "<html>", "ICY 201 OK"]
     {
@@ -176,6 +198,17 @@ pub fn c04() -> Row {
         cases.push(Case::again(format!("a refusal in chunks that begin with {body:?}"), acts).moves(true));
     }
     Row::new(cases)
+}
+
+/// What stays unreadable is so for the third time, and waits for long from then on.
+pub fn c04_again() -> Row {
+    let odd = || vec![Send(b"HTTP/1.1 201 Created\r\nContent-Length: eleven\r\n\r\n".to_vec()), AwaitClose(2_000)];
+    let case = |what: &str| {
+        let answers = vec![odd(), odd(), odd(), odd()];
+        Case::of(what, answers, 5).moves(true).gap(0..=1_000).gap(0..=1_000).gap(400..=2_500).gap(400..=2_500)
+    };
+    let cases = vec![case("while all wait"), case("while it waits alone"), Case::taken("the next one", vec![Store, Send(created())])];
+    Row::new(cases).key("retry", "{ first = \"1ms\", max = \"800ms\" }")
 }
 
 pub fn c05() -> Row {

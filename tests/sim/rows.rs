@@ -378,6 +378,11 @@ fn c04_an_answer_whose_end_cannot_be_told_is_thrown_away() {
 }
 
 #[test]
+fn c04_what_stays_unreadable_is_asked_for_at_long_intervals() {
+    play(cases::c04_again());
+}
+
+#[test]
 fn c05_an_answer_cut_short_at_any_byte_counts_only_with_its_whole_header() {
     play(cases::c05());
 }

@@ -10,7 +10,7 @@ use crate::delivery::route::{Hold, Reaction, reaction};
 use crate::delivery::{Answer, InFlight, Said, Step, backoff, token_at, why_no_token};
 use crate::ground::count::Stage;
 use crate::ground::{ApiId, LaneId, LinkId};
-use crate::http::client::Event;
+use crate::http::client::{Event, ResponseReader};
 use crate::journal::ANSWER_BYTES_MAX;
 use crate::shard::store::{Member, Refusal, State};
 
@@ -46,7 +46,13 @@ impl Dispatcher {
             }
             match reader.next(&mut input) {
                 Ok(None) => break,
-                Ok(Some(event)) => end = self.answer(lent, conn, event),
+                Ok(Some(event)) => {
+                    let is_head = matches!(event, Event::Head(_));
+                    end = self.answer(lent, conn, event);
+                    if is_head {
+                        keep_location(conn, &reader);
+                    }
+                }
                 Err(error) => end = Some((Loss::Unreadable(error), false)),
             }
         }
@@ -532,6 +538,15 @@ impl Dispatcher {
         let now_ns = lent.turn.now.mono_ns;
         let since_ns = lent.store.lane_mut(lane).tries_mut().failing_since(now_ns);
         self.outbox.api(api).last_success_ns().is_some_and(|at_ns| at_ns > since_ns)
+    }
+}
+
+/// Where a redirect leads is shown.
+fn keep_location(conn: &mut ApiLink, reader: &ResponseReader) {
+    let is_redirect = conn.connection.in_flight.front().is_some_and(|request| (300..400).contains(&request.status));
+    conn.connection.answer.location.clear();
+    if is_redirect {
+        conn.connection.answer.location.extend_from_slice(reader.location());
     }
 }
 
