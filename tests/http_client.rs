@@ -243,9 +243,16 @@ fn c4_an_answer_without_a_certain_end_is_no_answer() {
 
 #[test]
 fn c4_malformed_heads_are_no_answers() {
-    for fields in
-        ["X\r\n", ": x\r\n", " : x\r\n", "X y: x\r\n", "X: a\0b\r\n", "X: \x7f\r\n", "X: a\r\n \0\r\n", "X\u{e9}: x\r\n"]
-    {
+    for fields in [
+        "X\r\n",
+        ": x\r\n",
+        " : x\r\n",
+        "X y: x\r\n",
+        "X: a\0b\r\n",
+        "X: \x7f\r\n",
+        "X: a\r\n \0\r\n",
+        "X\u{e9}: x\r\n",
+    ] {
         assert_eq!(error_of(created(fields)), ResponseError::Field, "{fields:?}");
     }
     assert_eq!(error_of("HTTP/1.1 201 Created\r\n X: folded into nothing\r\n\r\n"), ResponseError::Field);
@@ -274,7 +281,11 @@ fn c4_what_breaks_a_rule_and_leaves_no_doubt_is_read() {
     ] {
         let outcome = read_all_ways(&bytes, false);
         let read = outcome.answers.first().expect("an answer");
-        assert_eq!((read.head.status, read.body.as_slice(), read.reusable), (201, &b"abc"[..], Some(true)), "{bytes:?}");
+        assert_eq!(
+            (read.head.status, read.body.as_slice(), read.reusable),
+            (201, &b"abc"[..], Some(true)),
+            "{bytes:?}"
+        );
         assert_eq!((outcome.error, outcome.idle), (None, true));
     }
     // What is meant is clear, but nothing that follows would be.
@@ -287,7 +298,11 @@ fn c4_what_breaks_a_rule_and_leaves_no_doubt_is_read() {
     ] {
         let outcome = read_all_ways(&bytes, false);
         let read = outcome.answers.first().expect("an answer");
-        assert_eq!((read.head.status, read.body.as_slice(), read.reusable), (201, &b"abc"[..], Some(false)), "{bytes:?}");
+        assert_eq!(
+            (read.head.status, read.body.as_slice(), read.reusable),
+            (201, &b"abc"[..], Some(false)),
+            "{bytes:?}"
+        );
     }
 }
 

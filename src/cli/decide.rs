@@ -112,7 +112,10 @@ pub(super) fn retry_now(place: &Path) -> Result<(), Failure> {
         return Err(Failure::new(exit::NOT_OK, message));
     };
     let said = post(place, &directory, holder, "/api/reload", &json!({})).map_err(|failure| {
-        let message = format!("whatever waited for the service is tried now, and the configuration was not read again: {}", failure.message);
+        let message = format!(
+            "whatever waited for the service is tried now, and the configuration was not read again: {}",
+            failure.message
+        );
         Failure::new(exit::NOT_OK, message)
     })?;
     let done = said["done"].as_str().unwrap_or("it was read");

@@ -137,3 +137,48 @@ fn read_confirm(section: Section<'_, '_>, has_sequence: bool, shows_source: bool
     let data = data_at.unwrap_or_else(|| "/data".to_owned());
     Some(Confirm { path: path?, shown_at: ShownAt { data, source: source_at } })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Deliver, parse};
+
+    fn deliver(keys: &str) -> Result<Deliver, String> {
+        let source = "[[source]]\nname = \"a\"\nkind = \"serial\"\npath = \"/dev/ttyS0\"\n";
+        let text = format!("{source}[deliver]\nurl = \"http://h/\"\n{keys}\n");
+        parse(&text, "test").map(|settings| settings.deliver).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn all_statuses_of_success_can_be_written_in_one_word() {
+        let success = |list: &str| deliver(&format!("success = {list}")).map(|deliver| deliver.success);
+        assert_eq!(success("[\"2xx\"]"), Ok((200..300).collect()));
+        assert_eq!(success("[409, \"2xx\"]"), Ok([409].into_iter().chain(200..300).collect()));
+        for (list, words) in [
+            ("[201, \"2xx\"]", "this stands in the list twice"),
+            ("[\"2XX\"]", "did you mean \"2xx\"?"),
+            ("[\"5xx\"]", "this is no status of a final answer"),
+        ] {
+            let problems = success(list).expect_err(list);
+            assert!(problems.contains(words), "{problems}");
+        }
+    }
+
+    #[test]
+    fn when_a_stuck_record_is_parked_is_checked_key_by_key() {
+        let stuck =
+            |table: &str| deliver(&format!("answers = {{ stuck = {table} }}")).map(|deliver| deliver.answers.stuck);
+        let default = Stuck { attempts: 20, after: Duration::from_secs(600) };
+        assert_eq!(stuck("{ then = \"park\" }"), Ok(Some(default)));
+        assert_eq!(deliver("").map(|deliver| deliver.answers.stuck), Ok(None));
+        for (table, key) in [
+            ("{ attempts = 5 }", "deliver.answers.stuck.then"),
+            ("{ attempts = 1, then = \"park\" }", "deliver.answers.stuck.attempts"),
+            ("{ then = \"drop\" }", "deliver.answers.stuck.then"),
+            ("{ atempts = 5, then = \"park\" }", "deliver.answers.stuck.atempts"),
+        ] {
+            let problems = stuck(table).expect_err(table);
+            assert!(problems.contains(key), "{problems}");
+        }
+    }
+}

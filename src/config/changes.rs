@@ -299,6 +299,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
         shows_text: _, // by the body
         content_type,
         headers,
+        header_files,
         success,
         answer_type,
         answer_id_at,
@@ -323,6 +324,9 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.note("content_type", content_type, &new.content_type, String::clone);
     keys.note("key", key, &new.key, word);
     header_changes(headers, &new.headers, &mut keys);
+    if headers == &new.headers {
+        keys.note_name("headers", *header_files != new.header_files);
+    }
     keys.note("success", success, &new.success, |statuses| show_statuses(statuses));
     keys.note("answer_type", answer_type, &new.answer_type, optional);
     keys.note("answer_id_at", answer_id_at, &new.answer_id_at, optional);

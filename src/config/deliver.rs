@@ -8,7 +8,7 @@ use super::units::show_duration;
 use super::url::parse_url;
 use super::walk::{Entry, Section};
 use crate::delivery::template::Template;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The body unless the file has one, with and without `[sequence]`.
@@ -101,7 +101,7 @@ pub(super) fn deliver(
     let is_lines = batch.as_ref().is_some_and(|batch| batch.form == BatchForm::Ndjson);
     let content_type =
         given_type.unwrap_or(if is_lines { "application/x-ndjson" } else { content_type.as_str() }.to_owned());
-    let headers = headers(section.section("headers"));
+    let (headers, header_files) = headers(section.section("headers"));
     let secure = url.iter().chain(id_url).any(|url| url.secure);
     let tls = super::tls::tls(section.section("tls"), secure);
     let success = success(&section);
@@ -158,6 +158,7 @@ pub(super) fn deliver(
         content_type,
         tls,
         headers,
+        header_files,
         success,
         answer_type,
         answer_id_at,
@@ -266,8 +267,13 @@ fn retry(section: Section<'_, '_>) -> (Duration, Duration) {
     (first, max)
 }
 
-fn headers(section: Section<'_, '_>) -> Vec<(String, String)> {
+/// One a header.
+type Named<T> = Vec<(String, T)>;
+
+/// Names and values, and the files from which some were read.
+fn headers(section: Section<'_, '_>) -> (Named<String>, Named<PathBuf>) {
     let mut headers: Vec<(String, String)> = Vec::new();
+    let mut files = Vec::new();
     for (name, entry) in section.entries() {
         let lower = name.to_ascii_lowercase();
         let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
@@ -279,15 +285,31 @@ fn headers(section: Section<'_, '_>) -> Vec<(String, String)> {
             entry.refuse_key(Refusal::new("ringest writes this header itself", remedy));
         } else if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
             entry.refuse_key(Refusal::new("this header stands here twice; case does not count", "each header once"));
-        } else if let Some(value) = header_value(&entry, HEADERS_SECRET.contains(&lower.as_str())) {
+        } else if let Some((value, file)) = header_value(&entry, HEADERS_SECRET.contains(&lower.as_str())) {
+            files.extend(file.map(|path| (name.to_owned(), path)));
             headers.push((name.to_owned(), value));
         }
     }
-    headers
+    (headers, files)
+}
+
+/// The headers with what the files of secrets hold now, if that is other than before.
+///
+/// # Errors
+/// In words, if one of the files cannot be read or holds no header value; none of it is shown.
+pub fn read_headers(deliver: &Deliver) -> Result<Option<Vec<(String, String)>>, String> {
+    let mut headers = deliver.headers.clone();
+    for (name, path) in &deliver.header_files {
+        let value = read_secret(path).map_err(|refusal| format!("{name}: {}", refusal.what))?;
+        for (_, old) in headers.iter_mut().filter(|(other, _)| other == name) {
+            old.clone_from(&value);
+        }
+    }
+    Ok((headers != deliver.headers).then_some(headers))
 }
 
 /// The value itself, or what a file or a systemd credential holds. A value that may be secret is never shown.
-fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<String> {
+fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<(String, Option<PathBuf>)> {
     const FROM_FILE: &str =
         "{ file = \"/etc/ringest/NAME\" }, or { credential = \"NAME\" } for LoadCredential= of systemd";
     let value = if let Some(text) = entry.item.as_str() {
@@ -296,7 +318,7 @@ fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<String> {
             entry.refuse_key(Refusal::new(what, FROM_FILE));
             return None;
         }
-        check_header_value(text).and_then(|()| check_not_filled_in(text)).map(|()| text.to_owned())
+        check_header_value(text).and_then(|()| check_not_filled_in(text)).map(|()| (text.to_owned(), None))
     } else if entry.item.is_table_like() {
         let section = entry.section(FROM_FILE)?;
         let file = section.parsed("file", "a path in quotes", super::gateway::parse_path);
@@ -317,7 +339,7 @@ fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<String> {
                 return None;
             }
         };
-        read_secret(&path)
+        read_secret(&path).map(|value| (value, Some(path)))
     } else {
         entry.refuse_key(Refusal::new("this is no header value", format!("a string, or {FROM_FILE}")));
         return None;
@@ -394,11 +416,9 @@ mod tests {
 
     #[test]
     fn a_header_value_that_should_be_filled_in_is_refused() {
-        for (value, words) in [
-            ("{{source}}", "no placeholder"),
-            ("plant-{{id}}", "no placeholder"),
-            ("Bearer ${TOKEN}", "no variable"),
-        ] {
+        for (value, words) in
+            [("{{source}}", "no placeholder"), ("plant-{{id}}", "no placeholder"), ("Bearer ${TOKEN}", "no variable")]
+        {
             let refusal = check_not_filled_in(value).expect_err(value);
             assert!(refusal.what.contains(words), "{}", refusal.what);
         }

@@ -190,11 +190,8 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
-    const PACE: Pace = Pace {
-        first: Duration::from_millis(500),
-        max: Duration::from_secs(60),
-        told_max: Duration::from_secs(300),
-    };
+    const PACE: Pace =
+        Pace { first: Duration::from_millis(500), max: Duration::from_secs(60), told_max: Duration::from_secs(300) };
 
     fn fail(route: &mut Route, now_ns: u64, told: Option<u64>) -> Hold {
         let mut rng = fastrand::Rng::with_seed(now_ns);

@@ -105,7 +105,9 @@ impl Report {
                 *oldest_s = oldest_s.max(*age_s);
             }
         }
-        report.failing.sort_by(|one, other| (other.stuck, other.failing_s).partial_cmp(&(one.stuck, one.failing_s)).expect("numbers"));
+        report.failing.sort_by(|one, other| {
+            (other.stuck, other.failing_s).partial_cmp(&(one.stuck, one.failing_s)).expect("numbers")
+        });
         report.sources = merge_sources(&shards);
         report.routes = merge_routes(&shards);
         report.losses = shards.iter().flat_map(|shard| shard.journal.losses.iter().cloned()).collect();

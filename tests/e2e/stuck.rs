@@ -68,7 +68,9 @@ fn a_record_that_is_never_taken_while_others_are_is_told_by_its_name_everywhere(
     assert!(begun.elapsed() < Duration::from_secs(5));
     let text = told["text"].as_str().expect("words");
     assert!(told["name"].as_str().expect("a name").starts_with("servers@127.0.0.1:"), "{told}");
-    for part in ["is not taken, though those of other machines are", "attempts in", "answered 500", "2 records wait behind it"] {
+    for part in
+        ["is not taken, though those of other machines are", "attempts in", "answered 500", "2 records wait behind it"]
+    {
         assert!(text.contains(part), "{text}");
     }
     assert_eq!(gateway.get("/healthz")["reasons"][0]["area"], "lane", "degraded");
@@ -168,6 +170,30 @@ fn an_operator_ends_the_wait_that_a_service_has_told() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
     gateway.stop();
+}
+
+#[test]
+fn a_secret_that_is_changed_is_used_without_a_word() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour::default());
+    let secret = site.path("secret");
+    std::fs::write(&secret, "Bearer old\n").expect("written");
+    let tcp = free_address();
+    let headers = format!("{{ Authorization = {{ file = \"{}\" }} }}", secret.display());
+    let config = site.config().tcp_listen("servers", tcp).deliver("headers", &headers).write(&site);
+    let gateway = Gateway::start(&site, &config);
+    api.refuse(Some("401 Unauthorized"));
+    let mut machine = TcpMachine::connect(tcp);
+    machine.send([record("m0", 0)]).expect("sent");
+    eventually("it to be refused", || problem(&gateway).filter(|problem| problem.contains("401")));
+    // The configuration itself is half written, and nobody has asked for it to be read.
+    std::fs::write(&config, "[deliver").expect("written");
+    std::fs::write(&secret, "Bearer new\n").expect("written");
+    within(Duration::from_secs(5), "the new one to be sent", || api.authorizations().contains(&"Bearer new".to_owned()).then_some(()));
+    api.refuse(None);
+    gateway.wait_delivered(1);
+    let log = gateway.stop();
+    assert!(log.contains("a file of secrets has changed") && !log.contains("Bearer"), "{log}");
 }
 
 #[test]

@@ -207,7 +207,11 @@ pub fn c04_again() -> Row {
         let answers = vec![odd(), odd(), odd(), odd()];
         Case::of(what, answers, 5).moves(true).gap(0..=1_000).gap(0..=1_000).gap(400..=2_500).gap(400..=2_500)
     };
-    let cases = vec![case("while all wait"), case("while it waits alone"), Case::taken("the next one", vec![Store, Send(created())])];
+    let cases = vec![
+        case("while all wait"),
+        case("while it waits alone"),
+        Case::taken("the next one", vec![Store, Send(created())]),
+    ];
     Row::new(cases).key("retry", "{ first = \"1ms\", max = \"800ms\" }")
 }
 

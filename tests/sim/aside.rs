@@ -211,8 +211,7 @@ impl World {
             return Ok(());
         }
         let list = shard.parked(usize::MAX).first;
-        let statuses: BTreeMap<String, u16> =
-            list.into_iter().map(|record| (record.record, record.status)).collect();
+        let statuses: BTreeMap<String, u16> = list.into_iter().map(|record| (record.record, record.status)).collect();
         let names: BTreeSet<String> = statuses.keys().cloned().collect();
         if names.len() as u64 != terms.parked {
             return Err(format!("{} records are parked, {} are listed", terms.parked, names.len()));
@@ -252,7 +251,7 @@ impl World {
                 let stuck = self.plan.settings.deliver.answers.stuck.map(|stuck| stuck.attempts);
                 self.receiver.heard.parked(&key, status, stuck, self.receiver.accepted)?;
             }
-            if status >= 500 || status < 300 {
+            if !(300..500).contains(&status) {
                 self.cx.stats.count("stuck record parked");
             }
             self.oracle.parked(now_ns, &key, &source, &data, stored)?;

@@ -214,7 +214,11 @@ impl ResponseReader {
     }
 
     /// Reads heads until a final one is whole.
-    fn read_head<'a>(&mut self, mut scan: AnswerLines, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, ResponseError> {
+    fn read_head<'a>(
+        &mut self,
+        mut scan: AnswerLines,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Event<'a>>, ResponseError> {
         loop {
             let Some(raw) = self.take_raw_head(scan, input)? else { return Ok(None) };
             scan = AnswerLines::default();

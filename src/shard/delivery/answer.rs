@@ -323,8 +323,7 @@ impl Dispatcher {
             Reaction::Unclear => Problem::Unlisted { status, said, list: with_status(&deliver.success, status) },
             _ => Problem::Answered { status, step, said, advice },
         };
-        if matches!(reaction, Reaction::Retry | Reaction::Unclear)
-            && self.parks_as_stuck(lent, &request, &answer.body)
+        if matches!(reaction, Reaction::Retry | Reaction::Unclear) && self.parks_as_stuck(lent, &request, &answer.body)
         {
             return;
         }

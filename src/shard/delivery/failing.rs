@@ -92,13 +92,7 @@ pub(super) struct FailingLanes {
 
 impl FailingLanes {
     /// A lane's request has failed; how many unreadable answers in a row that makes.
-    pub fn note(
-        &mut self,
-        now: Now,
-        (outbox, store): (&Outbox, &Store),
-        request: &InFlight,
-        problem: &Problem,
-    ) -> u32 {
+    pub fn note(&mut self, now: Now, (outbox, store): (&Outbox, &Store), request: &InFlight, problem: &Problem) -> u32 {
         let now_ns = now.mono_ns;
         let entry = self.lanes.entry(request.lane).or_insert_with(|| Failing::of(now_ns, store, request));
         if entry.step != request.step {
@@ -134,7 +128,9 @@ impl FailingLanes {
 
     /// Whether one more answer that is no success, now, is one too many.
     pub fn is_over(&self, now: Now, outbox: &Outbox, request: &InFlight, stuck: &Stuck) -> bool {
-        let Some(entry) = self.lanes.get(&request.lane).filter(|entry| entry.step == request.step) else { return false };
+        let Some(entry) = self.lanes.get(&request.lane).filter(|entry| entry.step == request.step) else {
+            return false;
+        };
         let is_witnessed = outbox.last_success_ns(request.step).is_some_and(|at_ns| at_ns > entry.last_ns);
         let is_long = now.mono_ns - entry.since_ns >= stuck.after.as_nanos() as u64;
         is_witnessed && is_long && entry.counted + 1 >= stuck.attempts
@@ -153,7 +149,8 @@ impl FailingLanes {
         }
         let shown = shown(now, outbox, store, lane, entry);
         let unsaid = std::mem::take(&mut self.unsaid);
-        let others = if unsaid > 0 { format!("; {unsaid} others since the last line like this") } else { String::new() };
+        let others =
+            if unsaid > 0 { format!("; {unsaid} others since the last line like this") } else { String::new() };
         tracing::warn!("{}: {}{others}", shown.name, shown.words());
         self.say_ns = now.mono_ns + SAY_EVERY_NS;
     }
