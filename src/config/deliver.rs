@@ -233,7 +233,7 @@ fn success(section: &Section<'_, '_>) -> Vec<u16> {
             _ => {
                 let refusal = Refusal::new("this is no status of a final answer", REMEDY);
                 let is_class = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(ALL_2XX));
-                entry.refuse_element(&span, refusal.with_nearest(is_class.then_some("\"2xx\"")));
+                entry.refuse_element(&span, refusal.with_nearest(is_class.then_some(ALL_2XX)));
                 continue;
             }
         };

@@ -77,7 +77,7 @@ mod tests {
         };
         assert_eq!(said(b"{\"id\":\r\n  7}", "application/json", ""), " (application/json, \"{\"id\": 7}\")");
         assert_eq!(said(b"", "text/html", "/login"), " (text/html, to /login)");
-        assert_eq!(said(b"\x1b[2Jno\0", "", ""), " (\"[2J no\")");
+        assert_eq!(said(b"\x1b[2Jno\0", "", ""), " (\"[2Jno\")");
         assert_eq!(said(b"", "", ""), "");
         assert_eq!(beginning(&[b'x'; 80]), "x".repeat(80));
         assert_eq!(beginning("ü".repeat(500).as_bytes()), format!("{}…", "ü".repeat(80)));

@@ -272,7 +272,7 @@ mod tests {
             (b"<html>", "/id", "the answer is no JSON: expected value at line 1 column 1"),
             (b"{\"no\": 7}", "/id", "the answer has nothing at \"/id\""),
             (b"{\"id\": 7.0}", "/id", "the number 7.0 stands at \"/id\" of the answer"),
-            (b"{\"id\": 18446744073709551616}", "/id", "the number 1844674407370955"),
+            (b"{\"id\": 18446744073709551616}", "/id", "the number 1.844674407370955"),
             (b"{\"id\": \"\"}", "/id", "the text \"\" stands at \"/id\" of the answer"),
             (b"{\"id\": null}", "/id", "null stands at \"/id\""),
             (b"{\"id\": [7]}", "/id", "the array [7] stands at \"/id\""),

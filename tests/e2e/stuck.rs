@@ -189,7 +189,9 @@ fn a_secret_that_is_changed_is_used_without_a_word() {
     // The configuration itself is half written, and nobody has asked for it to be read.
     std::fs::write(&config, "[deliver").expect("written");
     std::fs::write(&secret, "Bearer new\n").expect("written");
-    within(Duration::from_secs(5), "the new one to be sent", || api.authorizations().contains(&"Bearer new".to_owned()).then_some(()));
+    within(Duration::from_secs(5), "the new one to be sent", || {
+        api.authorizations().contains(&"Bearer new".to_owned()).then_some(())
+    });
     api.refuse(None);
     gateway.wait_delivered(1);
     let log = gateway.stop();

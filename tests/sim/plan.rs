@@ -220,8 +220,8 @@ impl Plan {
         let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
         let mut faults = faults(rng, level, matches!(seed % 8, 1 | 3 | 5), &machines);
         faults.extend(reloads(seed));
-        let (fault, waits_long) = patience(seed, &mut deliver);
-        faults.extend(fault);
+        let (more, waits_long) = patience(seed, &mut deliver);
+        faults.extend(more);
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
             http: server::Limits {
@@ -286,8 +286,9 @@ fn reloads(seed: u64) -> Vec<Fault> {
     (0..count).map(reload).collect()
 }
 
-/// How long is waited for the service, when a record that stands still is parked, and in every third world some that do; drawn apart.
-fn patience(seed: u64, deliver: &mut Deliver) -> (Option<Fault>, bool) {
+/// How long is waited for the service, when a record that stands still is parked, in every third world some that do, and in every
+/// sixth a service that is away for long; drawn apart.
+fn patience(seed: u64, deliver: &mut Deliver) -> (Vec<Fault>, bool) {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x7374_7563);
     let waits_long = rng.u8(..4) == 0;
     deliver.retry_max = Duration::from_secs(*rng.choice(&[1, 1, 10]).expect("some"));
@@ -297,8 +298,12 @@ fn patience(seed: u64, deliver: &mut Deliver) -> (Option<Fault>, bool) {
         after: Duration::from_millis(*rng.choice(&[0, 300, 1_000]).expect("some")),
     });
     let kind = FaultKind::Stuck(*rng.choice(&[500, 503, 200, 202]).expect("some"));
-    let fault = Fault { at_ns: S + rng.u64(50 * MS..500 * MS), lasts_ns: rng.u64(2 * S..8 * S), kind };
-    ((rng.u8(..3) == 0).then_some(fault), waits_long)
+    let stuck = Fault { at_ns: S + rng.u64(50 * MS..500 * MS), lasts_ns: rng.u64(2 * S..8 * S), kind };
+    let stuck = (rng.u8(..3) == 0).then_some(stuck);
+    let kind = FaultKind::Outage { swallows: false };
+    let away = Fault { at_ns: S + rng.u64(500 * MS..1_500 * MS), lasts_ns: rng.u64(8 * S..20 * S), kind };
+    let away = (rng.u8(..6) == 0).then_some(away);
+    (stuck.into_iter().chain(away).collect(), waits_long)
 }
 
 fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, Vec<MachinePlan>) {

@@ -29,13 +29,27 @@ pub(super) const UNREADABLE_MAX: u32 = 3;
 /// Failing records that a snapshot names; all of them are counted.
 const SHOWN_MAX: usize = 100;
 
-/// What is known of a lane whose first record fails.
+/// What fails. The lane may have given its bytes back while it waits.
 #[derive(Debug)]
-struct Failing {
-    /// The lane may have given its bytes back while it waits.
+struct What {
     record: RecordName,
     source: Box<str>,
     name: Box<str>,
+}
+
+/// What was logged of a lane that is stuck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// It is one of those that a later line counts.
+    Counted,
+    ByName,
+}
+
+/// What is known of a lane whose first record fails.
+#[derive(Debug)]
+struct Failing {
+    what: What,
     since_ns: u64,
     last_ns: u64,
     attempts: u32,
@@ -50,8 +64,7 @@ struct Failing {
     words: String,
     /// When it is tried again, where it waits by itself.
     next_ns: u64,
-    /// Logged as stuck.
-    said: bool,
+    told: Told,
 }
 
 impl Failing {
@@ -59,9 +72,11 @@ impl Failing {
         let lane = store.lane(request.lane);
         let (record, origin) = store.record(lane, 0);
         Self {
-            record: RecordName { core: store.core_of(lane), number: record.number },
-            source: origin.who.source.clone(),
-            name: origin.who.name.clone(),
+            what: What {
+                record: RecordName { core: store.core_of(lane), number: record.number },
+                source: origin.who.source.clone(),
+                name: origin.who.name.clone(),
+            },
             since_ns: now_ns,
             last_ns: u64::MAX,
             attempts: 0,
@@ -71,7 +86,7 @@ impl Failing {
             status: 0,
             words: String::new(),
             next_ns: now_ns,
-            said: false,
+            told: Told::Nothing,
         }
     }
 
@@ -118,7 +133,7 @@ impl FailingLanes {
 
     /// Whether a lane is known to be stuck, so that its failures say nothing of the API.
     pub fn is_said(&self, lane: LaneId) -> bool {
-        self.lanes.get(&lane).is_some_and(|entry| entry.said)
+        self.lanes.get(&lane).is_some_and(|entry| entry.told != Told::Nothing)
     }
 
     /// How often a lane's first record has failed.
@@ -139,14 +154,15 @@ impl FailingLanes {
     /// Logs a lane that has become stuck.
     pub fn say(&mut self, now: Now, outbox: &Outbox, store: &Store, lane: LaneId) {
         let Some(entry) = self.lanes.get_mut(&lane) else { return };
-        if entry.said || !entry.is_stuck(now.mono_ns, outbox.last_success_ns(entry.step)) {
+        if entry.told != Told::Nothing || !entry.is_stuck(now.mono_ns, outbox.last_success_ns(entry.step)) {
             return;
         }
-        entry.said = true;
         if now.mono_ns < self.say_ns {
+            entry.told = Told::Counted;
             self.unsaid += 1;
             return;
         }
+        entry.told = Told::ByName;
         let shown = shown(now, outbox, store, lane, entry);
         let unsaid = std::mem::take(&mut self.unsaid);
         let others =
@@ -158,8 +174,12 @@ impl FailingLanes {
     /// A lane's first record has come to something, or what is sent with it is another batch.
     pub fn forget(&mut self, lane: LaneId) {
         // Mostly there is none at all.
-        if !self.lanes.is_empty() && self.lanes.remove(&lane).is_some_and(|entry| entry.said) {
-            tracing::info!("a record that was stuck is so no longer");
+        if self.lanes.is_empty() {
+            return;
+        }
+        if let Some(Failing { what, attempts, told: Told::ByName, .. }) = self.lanes.remove(&lane) {
+            let What { record, name, .. } = what;
+            tracing::info!("{name}: record {record} holds up nothing any more, after {attempts} failed attempts");
         }
     }
 
@@ -179,7 +199,10 @@ impl FailingLanes {
         for (id, entry) in &self.lanes {
             let lane = store.find(*id).expect("a lane that fails is there");
             let first = lane.records().first().map(|first| first.number);
-            assert!(first.is_none_or(|number| number == entry.record.number), "what fails is a lane's first record");
+            assert!(
+                first.is_none_or(|number| number == entry.what.record.number),
+                "what fails is a lane's first record"
+            );
             assert!(entry.attempts > 0 && lane.records().pending() > 0, "a lane that fails has a record");
         }
     }
@@ -194,9 +217,9 @@ fn shown(now: Now, outbox: &Outbox, store: &Store, id: LaneId, entry: &Failing) 
         _ => None,
     };
     FailingRecord {
-        record: entry.record.to_string(),
-        source: entry.source.to_string(),
-        name: entry.name.to_string(),
+        record: entry.what.record.to_string(),
+        source: entry.what.source.to_string(),
+        name: entry.what.name.to_string(),
         attempts: entry.attempts,
         failing_s: (now.mono_ns - entry.since_ns) as f64 / 1e9,
         status: (entry.status > 0).then_some(entry.status),
