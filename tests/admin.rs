@@ -188,7 +188,9 @@ fn snapshot(core: u16) -> Snapshot {
         in_flight: 2,
         problem: None,
         last_success_s: Some(0.5),
+        ..RouteSnapshot::default()
     }];
+    snapshot.oldest_pending_s = [("shared".to_owned(), 2.5 + f64::from(core))].into();
     snapshot.journal.segments = 2;
     snapshot.journal.bytes = 32 << 20;
     snapshot
@@ -307,6 +309,9 @@ fn metrics_show_the_identity_and_every_counter() {
     ];
     assert_eq!(right.map(value).iter().sum::<f64>(), 2_100.0);
     assert_eq!(value("ringest_balanced"), 1.0);
+    assert_eq!((value("ringest_oldest_pending_seconds"), value("ringest_lanes_stuck")), (3.5, 0.0));
+    let oldest = &families["ringest_source_oldest_pending_seconds"];
+    assert_eq!(oldest.value(&[("source", "shared")]), 3.5);
     for (name, _, expected) in snapshot(0).counters.each() {
         assert_eq!(value(&format!("ringest_{name}_total")), 2.0 * expected as f64, "{name}");
     }

@@ -2,7 +2,8 @@
 //! may run or not; what is decided about parked records, and about missing ones, is in `decide`.
 
 use super::check::print;
-use super::decide::{Chosen, acknowledge, decide};
+use super::decide::{Chosen, acknowledge, decide, retry_now};
+use super::tried::{Tried, tried};
 use super::{Failure, exit};
 use crate::config;
 use crate::engine::{
@@ -57,10 +58,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Deliver parked records after all, under their keys and with their ids
+    /// Deliver parked records after all, under their keys and with their ids; with --now, whatever waits for the service is tried at once
     Retry {
         #[command(flatten)]
         chosen: Chosen,
+        /// End all waits for the service (backoff, Retry-After), as SIGHUP does: the configuration is read again, too
+        #[arg(long, group = "which", conflicts_with_all = ["records", "source", "status", "all"])]
+        now: bool,
     },
     /// Delete parked records for good
     Discard {
@@ -118,7 +122,8 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::List { of, limit, json } => list(&of, limit, json),
         Command::Show { place, record, json } => show(&place, &record, json),
-        Command::Retry { chosen } => decide(Disposal::Retry, &chosen),
+        Command::Retry { now: true, chosen } => retry_now(chosen.place()),
+        Command::Retry { now: false, chosen } => decide(Disposal::Retry, &chosen),
         Command::Discard { chosen } => decide(Disposal::Discard, &chosen),
         Command::Acknowledge { place } => acknowledge(&place),
         Command::Export { of } => export(&of),
@@ -239,6 +244,7 @@ struct Total {
 
 fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
     let directory = state_directory(&of.place)?;
+    let tried = tried(&of.place);
     let mut totals: BTreeMap<String, Total> = BTreeMap::new();
     let mut first = Vec::new();
     // Both are filled by one walk and emptied where that has to begin again.
@@ -261,7 +267,10 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
                 total.bytes += record.data.len() as u64;
                 total.oldest_wall_ns = total.oldest_wall_ns.min(record.received_wall_ns);
                 if first.len() < limit {
-                    first.push((json_of(record), row(record)));
+                    let of_record = tried.get(&short_name(record));
+                    let mut json = json_of(record);
+                    json["tried"] = of_record.map_or(Value::Null, Tried::json);
+                    first.push((json, row(record, of_record)));
                 }
             }
             ControlFlow::Continue(())
@@ -327,14 +336,14 @@ fn decided(decision: &Decision) -> String {
     }
 }
 
-fn row(record: &Pending<'_>) -> String {
+fn row(record: &Pending<'_>, tried: Option<&Tried>) -> String {
     let shown = &record.data[..record.data.len().min(SHOWN_BYTES_MAX)];
     let parked = match record.parked {
         Some(parked) => {
             let answer = parked.answer[..parked.answer.len().min(SHOWN_BYTES_MAX)].escape_ascii();
             format!("; parked: answered {} \"{answer}\"", parked.status)
         }
-        None => String::new(),
+        None => tried.map_or(String::new(), |tried| format!("; {}", tried.words())),
     };
     format!(
         "  {:<14}  {}  {:>6}  {} \"{}\"{}{parked}\n",

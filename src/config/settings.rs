@@ -338,6 +338,8 @@ pub struct Deliver {
     pub tls: Option<Tls>,
     /// Extra request headers, name and value.
     pub headers: Vec<(String, String)>,
+    /// The files that hold the values of some, by name.
+    pub header_files: Vec<(String, PathBuf)>,
     /// Statuses that mean delivered.
     pub success: Vec<u16>,
     /// Media type that such an answer must have.
@@ -364,6 +366,8 @@ pub struct Deliver {
     pub retry_first: Duration,
     /// Longest delay between retries.
     pub retry_max: Duration,
+    /// Longest time for which an answer's Retry-After is obeyed.
+    pub retry_after_max: Duration,
     /// How long SIGTERM waits for what can still be delivered.
     pub drain: Duration,
 }

@@ -101,6 +101,8 @@ pub trait Core {
     fn parked(&self, _limit: usize) -> ParkedList {
         ParkedList::default()
     }
+    /// An operator ends all waits for the API.
+    fn wake(&mut self, _now: Now) {}
     /// An operator knows of losses.
     fn acknowledge(&mut self, _news: &LossNews) -> Acknowledged {
         Acknowledged::default()
@@ -162,6 +164,8 @@ pub enum Message {
         /// Told how many.
         answer: oneshot::Sender<u64>,
     },
+    /// All waits for the API are over.
+    Wake,
     /// Losses are known.
     Acknowledge {
         /// What is known of them.

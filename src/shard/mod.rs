@@ -471,6 +471,13 @@ impl Shard {
         }
     }
 
+    /// An operator ends all waits for the API, between two turns.
+    pub fn wake(&mut self, now: Now) {
+        let (mut turn, mut owners) = self.lend(now);
+        owners.delivery.wake(&mut turn, owners.store);
+        owners.admit(&mut turn);
+    }
+
     // ---- another configuration
 
     /// Takes over other settings, between two turns. What needs a restart must be as it was.

@@ -31,4 +31,5 @@ mod reload;
 mod rows;
 mod site;
 mod stops;
+mod stuck;
 mod tls;

@@ -458,6 +458,7 @@ impl<C: Core> Driver<C> {
             Message::Dispose { disposal, of, answer } => {
                 let _ = answer.send(self.core.dispose(disposal, &of));
             }
+            Message::Wake => self.core.wake(now),
             Message::Acknowledge { news, answer } => {
                 let _ = answer.send(self.core.acknowledge(&news));
             }
