@@ -310,6 +310,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
         timeout,
         connect_timeout,
         idle,
+        max_connection_age,
         retry_first,
         retry_max,
         drain,
@@ -332,6 +333,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.duration("timeout", *timeout, new.timeout);
     keys.duration("connect_timeout", *connect_timeout, new.connect_timeout);
     keys.duration("idle", *idle, new.idle);
+    keys.duration("max_connection_age", *max_connection_age, new.max_connection_age);
     keys.duration("retry.first", *retry_first, new.retry_first);
     keys.duration("retry.max", *retry_max, new.retry_max);
     keys.duration("drain", *drain, new.drain);

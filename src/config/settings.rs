@@ -360,6 +360,8 @@ pub struct Deliver {
     pub connect_timeout: Duration,
     /// An idle kept-alive connection is closed after this.
     pub idle: Duration,
+    /// A connection takes no more requests after this, and is closed once nothing is on its way on it.
+    pub max_connection_age: Duration,
     /// Delay before the first retry.
     pub retry_first: Duration,
     /// Longest delay between retries.

@@ -12,6 +12,7 @@ use super::histograms::Histograms;
 use super::lines::Lines;
 use super::listen::{Listeners, bind_admin, bind_all};
 use super::lock::StateLock;
+use super::names::Names;
 use super::parking::AskedCores;
 use super::placement::Placement;
 use super::probe;
@@ -46,7 +47,7 @@ const PROCESS_FILES: usize = 64;
 /// Connections of machines on a core that are few.
 const CONNECTIONS_FEW: usize = 1_024;
 
-/// Threads that may wait for serial ports at once.
+/// Threads for what is read and taken at a reload. What may wait for long has threads of its own (`waiting`).
 const BLOCKING_THREADS: usize = 64;
 
 /// How the gateway is run.
@@ -394,9 +395,10 @@ impl Gateway {
         runtime.block_on(async {
             let address = admin.local_addr().map_err(EngineError::Thread)?;
             let admin = tokio::net::TcpListener::from_std(admin).map_err(EngineError::Thread)?;
-            let control = Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports);
+            let control = Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports)
+                .map_err(EngineError::Thread)?;
             let (close_admin, admin_closed) = oneshot::channel::<()>();
-            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines(), wish), async {
+            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines(), control.names(), wish), async {
                 // Closed by a word or by the end of who would say it.
                 let _ = admin_closed.await;
             }));
@@ -429,7 +431,12 @@ impl Gateway {
         })
     }
 
-    fn admin(&self, lines: Arc<Mutex<Lines>>, wish: mpsc::UnboundedSender<Wish>) -> admin::Gateway {
+    fn admin(
+        &self,
+        lines: Arc<Mutex<Lines>>,
+        names: Arc<Names>,
+        wish: mpsc::UnboundedSender<Wish>,
+    ) -> admin::Gateway {
         let mailboxes = self.mailboxes.clone();
         let settings = &self.settings;
         let cores = mailboxes.len() as u16;
@@ -478,12 +485,14 @@ impl Gateway {
         let (ask_cores, blocks) = (gateway.request, self.blocks.clone());
         // The cores know nothing of what the drivers count, nor of what becomes of names.
         gateway.request = Box::new(move || {
-            let (asked, lines, blocks) = (ask_cores(), Arc::clone(&lines), blocks.clone());
+            let (asked, lines, names, blocks) =
+                (ask_cores(), Arc::clone(&lines), Arc::clone(&names), blocks.clone());
             Box::pin(async move {
                 let mut snapshots = asked.await;
                 let mut lines = locked(&lines);
                 lines.look_at_all();
                 lines.show(&mut snapshots);
+                names.show(&mut snapshots);
                 if let Some(blocks) = blocks {
                     blocks.show(&mut snapshots);
                 }

@@ -19,6 +19,7 @@ mod leases;
 mod losses;
 mod machines;
 mod memory;
+mod names;
 mod online;
 mod outages;
 mod parked;
