@@ -413,6 +413,7 @@ fn every_key_reaches_its_setting() {
                 idle_timeout: Duration::from_secs(3),
             },
             connections: 7,
+            connections_all: 16_384,
         }
     );
 }

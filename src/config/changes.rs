@@ -264,6 +264,7 @@ fn limits_changes(old: &Limits, new: &Limits, restart: &mut Vec<Change>, live: &
                 idle_timeout,
             },
         connections,
+        connections_all: _, // by connections
     } = old;
     let mut keys = Keys { section: "limits", list: restart };
     keys.size("read_buffer", *read_buffer_bytes as u64, new.read_buffer_bytes as u64);

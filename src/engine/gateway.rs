@@ -39,10 +39,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-/// Descriptors of a core besides connections and listeners, and of the process besides its cores (the admin server's connections
-/// among them).
+/// Descriptors of a core besides connections and listeners, and of the process besides its cores.
 const CORE_FILES: usize = 48;
-const PROCESS_FILES: usize = 64;
+const PROCESS_FILES: usize = 64 + admin::CONNECTIONS_MAX;
 
 /// Connections of machines on a core that are few.
 const CONNECTIONS_FEW: usize = 1_024;
@@ -192,7 +191,7 @@ fn raise_open_files() {
 pub(super) fn leave_descriptors(settings: &mut Settings) {
     let Ok((_, files)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let allowed = connections_allowed(files, settings);
-    if allowed < settings.limits.connections {
+    if allowed < settings.limits.connections_all {
         if are_too_few(allowed, settings) {
             warn!(
                 "the limit of open files, {files}, allows {allowed} connections of machines on each core, not {}; more wait: \
@@ -200,7 +199,8 @@ pub(super) fn leave_descriptors(settings: &mut Settings) {
                 settings.limits.connections
             );
         }
-        settings.limits.connections = allowed;
+        settings.limits.connections_all = allowed;
+        settings.limits.connections = settings.limits.connections.min(allowed);
     }
 }
 
@@ -652,10 +652,11 @@ mod tests {
         let mut settings = settings(1);
         assert!(connections_allowed(1 << 20, &settings) > 1_000_000);
         let allowed = connections_allowed(1_024, &settings);
-        assert!((800..960).contains(&allowed), "{allowed}");
+        assert!((800..900).contains(&allowed), "{allowed}");
         assert_eq!(connections_allowed(20, &settings), 1);
         leave_descriptors(&mut settings);
-        assert!((1..=16_384).contains(&settings.limits.connections));
+        let Limits { connections, connections_all, .. } = settings.limits;
+        assert!(connections <= connections_all && (1..=16_384).contains(&connections_all));
         settings.gateway.cores = vec![0, 1];
         assert!(connections_allowed(1_024, &settings) < allowed / 2);
     }

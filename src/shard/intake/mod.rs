@@ -217,9 +217,6 @@ impl Intake {
             link
         };
         turn.emit(Op::Recv { link, fd, kind: source::readable(&source.kind) });
-        if self.sources.is_crowded(turn.settings) {
-            self.sources.pause_accept(turn, "the limit of connections is reached");
-        }
     }
 
     /// A connection that came too late: it is closed.
@@ -448,7 +445,8 @@ impl Intake {
         let live: Vec<SourceId> =
             self.sources.iter().filter(|source| !source.retired).map(|source| source.id).collect();
         self.streams.set_held_bytes_max(turn.settings, &live);
-        if old.limits.connections != turn.settings.limits.connections {
+        let all = |settings: &Settings| (settings.limits.connections, settings.limits.connections_all);
+        if all(old) != all(turn.settings) {
             self.sources.fit_connections(turn);
         }
     }
