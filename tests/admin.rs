@@ -1,9 +1,7 @@
 //! The admin server with made-up snapshots, over the wire: metrics that parse, the accounting, health, who may ask.
 
 use ringest::config::Durability;
-use ringest::engine::admin::{
-    self, CONNECTIONS_MAX, Gateway, HEADER_TIMEOUT, PARKED_TIMEOUT, Parked, Token, client,
-};
+use ringest::engine::admin::{self, CONNECTIONS_MAX, Gateway, HEADER_TIMEOUT, PARKED_TIMEOUT, Parked, Token, client};
 use ringest::ground::count::{LineCounts, Stage, Terms};
 use ringest::ground::{FlagCounts, RecordFlags};
 use ringest::observe::losses::{Acknowledged, LossSnapshot};

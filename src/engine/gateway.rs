@@ -395,8 +395,8 @@ impl Gateway {
         runtime.block_on(async {
             let address = admin.local_addr().map_err(EngineError::Thread)?;
             let admin = tokio::net::TcpListener::from_std(admin).map_err(EngineError::Thread)?;
-            let control = Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports)
-                .map_err(EngineError::Thread)?;
+            let control =
+                Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports).map_err(EngineError::Thread)?;
             let (close_admin, admin_closed) = oneshot::channel::<()>();
             let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines(), control.names(), wish), async {
                 // Closed by a word or by the end of who would say it.
@@ -431,12 +431,7 @@ impl Gateway {
         })
     }
 
-    fn admin(
-        &self,
-        lines: Arc<Mutex<Lines>>,
-        names: Arc<Names>,
-        wish: mpsc::UnboundedSender<Wish>,
-    ) -> admin::Gateway {
+    fn admin(&self, lines: Arc<Mutex<Lines>>, names: Arc<Names>, wish: mpsc::UnboundedSender<Wish>) -> admin::Gateway {
         let mailboxes = self.mailboxes.clone();
         let settings = &self.settings;
         let cores = mailboxes.len() as u16;
@@ -485,8 +480,7 @@ impl Gateway {
         let (ask_cores, blocks) = (gateway.request, self.blocks.clone());
         // The cores know nothing of what the drivers count, nor of what becomes of names.
         gateway.request = Box::new(move || {
-            let (asked, lines, names, blocks) =
-                (ask_cores(), Arc::clone(&lines), Arc::clone(&names), blocks.clone());
+            let (asked, lines, names, blocks) = (ask_cores(), Arc::clone(&lines), Arc::clone(&names), blocks.clone());
             Box::pin(async move {
                 let mut snapshots = asked.await;
                 let mut lines = locked(&lines);

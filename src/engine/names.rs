@@ -127,8 +127,7 @@ impl Names {
 
     /// Keeps only these names, and those that are being looked up.
     pub(super) fn keep(&self, hosts: &HashSet<(NameOf, &str)>) {
-        locked(&self.known)
-            .retain(|(of, host), name| name.running.is_some() || hosts.contains(&(*of, host.as_str())));
+        locked(&self.known).retain(|(of, host), name| name.running.is_some() || hosts.contains(&(*of, host.as_str())));
     }
 
     /// Puts what is wrong with names of the API into what the cores show. What is wrong with a connect itself goes before.

@@ -11,6 +11,7 @@ mod crashes;
 mod environment;
 mod forbid;
 mod full;
+mod hints;
 mod histograms;
 mod http;
 mod joined;

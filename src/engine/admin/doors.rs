@@ -51,8 +51,7 @@ struct Doors {
 
 /// Serves `router` on `listener` until `shutdown`, then for [`CLOSE_TIMEOUT`] at most.
 pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
-    let mut doors =
-        Doors { router, tasks: JoinSet::new(), open: HashMap::new(), closing: watch::channel(false).0 };
+    let mut doors = Doors { router, tasks: JoinSet::new(), open: HashMap::new(), closing: watch::channel(false).0 };
     let mut shutdown = pin!(shutdown);
     loop {
         let has_room = doors.has_room();
@@ -105,7 +104,12 @@ impl Doors {
 }
 
 /// A connection's life. What goes wrong on it concerns its peer alone, which sees it closed.
-async fn talk(stream: TcpStream, router: Router, quiet: Arc<Mutex<Option<Instant>>>, mut closing: watch::Receiver<bool>) {
+async fn talk(
+    stream: TcpStream,
+    router: Router,
+    quiet: Arc<Mutex<Option<Instant>>>,
+    mut closing: watch::Receiver<bool>,
+) {
     let router = TowerToHyperService::new(router);
     let answer = service_fn(move |request| {
         *locked(&quiet) = None;

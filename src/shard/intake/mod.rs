@@ -13,6 +13,7 @@
 
 mod addresses;
 mod attempts;
+mod burst;
 mod content;
 mod guests;
 mod hold;
@@ -325,6 +326,11 @@ impl Intake {
         if self.sources.runs(id) {
             self.sources.reopen_due(turn, &mut self.streams.table, id);
         }
+    }
+
+    /// What has befallen many sources at once is logged.
+    pub fn tell(&mut self) {
+        self.sources.tell();
     }
 
     /// A source may have been silent for too long.

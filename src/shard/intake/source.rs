@@ -3,6 +3,7 @@
 
 use super::addresses::Addresses;
 use super::attempts::{Attempts, Loss};
+use super::burst::Burst;
 use super::content::Undecodable;
 use super::samples::Samples;
 use super::stream::Stream;
@@ -226,6 +227,9 @@ pub(super) struct Sources {
     /// Connections of all listeners.
     connections: usize,
     addresses: Addresses,
+    /// What was lost, and what is open again, and is not logged yet.
+    lost: Burst,
+    back: Burst,
 }
 
 impl Sources {
@@ -237,6 +241,8 @@ impl Sources {
             bury_due: false,
             connections: 0,
             addresses: Addresses::default(),
+            lost: Burst::default(),
+            back: Burst::default(),
         };
         sources.make_index();
         sources
@@ -304,7 +310,8 @@ impl Sources {
     /// What each listener has of the last quarter of all connections; at least one. One that is
     /// alone has all of them.
     fn share(&self, settings: &Settings) -> u64 {
-        let is_live = |source: &&Source| !source.retired && is_listener(&settings.sources[usize::from(source.id.0)].kind);
+        let is_live =
+            |source: &&Source| !source.retired && is_listener(&settings.sources[usize::from(source.id.0)].kind);
         let all = settings.limits.connections_all;
         match self.list.iter().filter(is_live).count() {
             0 | 1 => all as u64,
@@ -365,8 +372,10 @@ impl Sources {
             if lived.ends_problem {
                 source.problem = None;
             }
-            if lived.is_news {
-                tracing::info!("source {}: open again", turn.source(id).name);
+            if lived.is_news
+                && let Some(at_ns) = self.back.note(turn.now, &turn.source(id).name, "open again")
+            {
+                turn.timers.set(at_ns, Timer::Tell);
             }
         }
         if self.of(id).attempts.is_due(turn.now) {
@@ -424,10 +433,21 @@ impl Sources {
         };
         let is_joined = source.tally.joined_only >= JOINED_ONLY_MAX;
         let said = if is_joined { format!("{problem}; {JOINED_ONLY}") } else { problem.clone() };
-        if source.attempts.is_to_tell(turn.now, &said) {
-            tracing::warn!("source {name}: {said}; trying again");
-        }
+        let is_to_tell = source.attempts.is_to_tell(turn.now, &said);
         source.problem = Some(problem);
+        if is_to_tell && let Some(at_ns) = self.lost.note(turn.now, name, &format!("{said}; trying again")) {
+            turn.timers.set(at_ns, Timer::Tell);
+        }
+    }
+
+    /// Logs what was lost and what is open again.
+    pub fn tell(&mut self) {
+        if let Some(line) = self.lost.take("are not there, or no longer") {
+            tracing::warn!("{line}");
+        }
+        if let Some(line) = self.back.take("are open again") {
+            tracing::info!("{line}");
+        }
     }
 
     /// A connection or an open port has ended.
