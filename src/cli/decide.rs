@@ -61,10 +61,15 @@ pub(super) fn decide(disposal: Disposal, chosen: &Chosen, is_yes: bool) -> Resul
         return Err(Failure::new(exit::USAGE, message));
     }
     let directory = state_directory(&chosen.place)?;
+    let holder = holder_of(&directory)?;
     if disposal == Disposal::Discard && chosen.all && !is_yes {
+        if holder.is_some() {
+            // Whoever may not decide is told so first.
+            Token::read(&directory).map_err(|error| cannot_tell(&Token::path(&directory), &error))?;
+        }
         confirm(chosen, &directory)?;
     }
-    let count = match holder_of(&directory)? {
+    let count = match holder {
         Some(holder) => tell(disposal, chosen, &directory, holder)?,
         None => leave(disposal, chosen, &directory)?,
     };

@@ -442,12 +442,8 @@ impl Sources {
 
     /// Logs what was lost and what is open again.
     pub fn tell(&mut self) {
-        if let Some(line) = self.lost.take("are not there, or no longer") {
-            tracing::warn!("{line}");
-        }
-        if let Some(line) = self.back.take("are open again") {
-            tracing::info!("{line}");
-        }
+        self.lost.take().for_each(|line| tracing::warn!("{line}"));
+        self.back.take().for_each(|line| tracing::info!("{line}"));
     }
 
     /// A connection or an open port has ended.
