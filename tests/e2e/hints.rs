@@ -60,7 +60,7 @@ fn a_read_only_state_directory_is_one_line_with_the_remedy_and_code_7() {
 /// A demonstration of machines on ptys; its standard output goes to one file, and what it shows meanwhile to another.
 fn demo(site: &Site, arguments: &[&str]) -> Process {
     let mut command = ringest();
-    command.args(["demo", "--machines", "16", "--rate", "200", "--durability", "process"]).args(arguments);
+    command.args(["demo", "--machines", "4", "--rate", "20", "--durability", "process"]).args(arguments);
     Process::start("demo", &site.path("demo.log"), &mut command)
 }
 
@@ -73,7 +73,7 @@ fn a_demonstration_that_is_ended_early_delivers_what_was_sent_and_says_so_on_sta
     for _ in 0..3 {
         let site = Site::new();
         let mut command = ringest();
-        command.args(["demo", "--machines", "16", "--rate", "200", "--for", "5m", "--durability", "process"]);
+        command.args(["demo", "--machines", "16", "--rate", "50", "--for", "5m", "--durability", "process"]);
         command.stdout(Stdio::piped()).stderr(std::fs::File::create(site.path("demo.err")).expect("a file"));
         let child = command.spawn().expect("it runs");
         let errors = || std::fs::read_to_string(site.path("demo.err")).unwrap_or_default();

@@ -210,7 +210,6 @@ fn scarce_from(all: usize) -> usize {
 }
 
 /// Whether a source is a listener.
-
 pub(super) fn is_listener(kind: &SourceKind) -> bool {
     matches!(kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. })
 }
