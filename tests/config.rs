@@ -237,6 +237,7 @@ pipeline = 4
 timeout = "2s"
 connect_timeout = "1s"
 idle = "30s"
+max_connection_age = "20s"
 retry.first = "10ms"
 retry.max = "1s"
 retry_after_max = "2h"
@@ -395,6 +396,7 @@ fn every_key_reaches_its_setting() {
             timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
             idle: Duration::from_secs(30),
+            max_connection_age: Duration::from_secs(20),
             retry_first: Duration::from_millis(10),
             retry_max: Duration::from_secs(1),
             retry_after_max: Duration::from_secs(7_200),
@@ -416,6 +418,7 @@ fn every_key_reaches_its_setting() {
                 idle_timeout: Duration::from_secs(3),
             },
             connections: 7,
+            connections_all: 16_384,
         }
     );
 }

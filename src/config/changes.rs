@@ -265,6 +265,7 @@ fn limits_changes(old: &Limits, new: &Limits, restart: &mut Vec<Change>, live: &
                 idle_timeout,
             },
         connections,
+        connections_all: _, // by connections
     } = old;
     let mut keys = Keys { section: "limits", list: restart };
     keys.size("read_buffer", *read_buffer_bytes as u64, new.read_buffer_bytes as u64);
@@ -312,6 +313,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
         timeout,
         connect_timeout,
         idle,
+        max_connection_age,
         retry_first,
         retry_max,
         retry_after_max,
@@ -338,6 +340,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.duration("timeout", *timeout, new.timeout);
     keys.duration("connect_timeout", *connect_timeout, new.connect_timeout);
     keys.duration("idle", *idle, new.idle);
+    keys.duration("max_connection_age", *max_connection_age, new.max_connection_age);
     keys.duration("retry.first", *retry_first, new.retry_first);
     keys.duration("retry.max", *retry_max, new.retry_max);
     keys.duration("retry_after_max", *retry_after_max, new.retry_after_max);

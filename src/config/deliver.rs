@@ -138,6 +138,7 @@ pub(super) fn deliver(
     let timeout = section.duration("timeout", ms(15_000), ms(100)..=ms(600_000));
     let connect_timeout = section.duration("connect_timeout", ms(5_000), ms(100)..=ms(120_000));
     let idle = section.duration("idle", ms(1_500), ms(100)..=ms(3_600_000));
+    let max_connection_age = section.duration("max_connection_age", ms(300_000), ms(100)..=ms(86_400_000));
     let (retry_first, retry_max) = retry(section.section("retry"));
     let retry_after_max = section.duration("retry_after_max", ms(300_000), ms(0)..=ms(86_400_000));
     if !section.choice("order", &[("lane", true), ("none", false)], true) {
@@ -170,6 +171,7 @@ pub(super) fn deliver(
         timeout,
         connect_timeout,
         idle,
+        max_connection_age,
         retry_first,
         retry_max,
         retry_after_max,

@@ -362,6 +362,8 @@ pub struct Deliver {
     pub connect_timeout: Duration,
     /// An idle kept-alive connection is closed after this.
     pub idle: Duration,
+    /// A connection takes no more requests after this, and is closed once nothing is on its way on it.
+    pub max_connection_age: Duration,
     /// Delay before the first retry.
     pub retry_first: Duration,
     /// Longest delay between retries.
@@ -390,13 +392,28 @@ pub struct Limits {
     pub read_buffers: usize,
     /// HTTP in: sizes and deadlines of a request.
     pub http: http::server::Limits,
-    /// Connections per core, TCP and HTTP in together; accepting pauses beyond.
+    /// Connections of one source per core; accepting of it pauses beyond.
     pub connections: usize,
+    /// Connections per core of all sources, TCP and HTTP in together. The last quarter is shared out among them.
+    pub connections_all: usize,
+}
+
+impl Limits {
+    /// How many connections all sources may have where one may have `connections`.
+    pub fn for_all(connections: usize) -> usize {
+        (connections + connections.div_ceil(3)).max(16_384)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { read_buffer_bytes: 4096, read_buffers: 1024, http: http::server::Limits::default(), connections: 16_384 }
+        Self {
+            read_buffer_bytes: 4096,
+            read_buffers: 1024,
+            http: http::server::Limits::default(),
+            connections: 12_288,
+            connections_all: 16_384,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod link;
 mod reload;
 
 use super::clock;
+use super::connect::Connector;
 use super::control::Request;
 use super::ring::{Cqe, Ring, RingOptions};
 use super::segments::{SegmentFile, SegmentFiles};
@@ -308,6 +309,7 @@ pub struct Driver<C: Core> {
     peers: Vec<mpsc::UnboundedSender<Message>>,
     ready: Option<oneshot::Sender<()>>,
     control: mpsc::UnboundedSender<Request>,
+    connector: Connector,
     mailbox: mpsc::UnboundedReceiver<Message>,
     mailbox_open: bool,
     stopping: bool,
@@ -356,6 +358,7 @@ impl<C: Core> Driver<C> {
             read_multishot: options.read_multishot,
             peers: options.peers,
             ready: options.ready,
+            connector: Connector::new(options.control.clone()),
             control: options.control,
             mailbox: options.mailbox,
             mailbox_open: true,

@@ -35,6 +35,11 @@ pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// A number and what is counted, such as "1 record" and "2 records".
+pub fn counted(number: u64, one: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
 /// `12,345,678`
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();

@@ -300,7 +300,8 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
     if report.terms.parked > 0 {
         let count = report.terms.parked;
         let (records, them) = if count == 1 { ("record is", "it") } else { ("records are", "them") };
-        let text = format!("{count} {records} parked, since the API refused {them}: ringest queue list --parked");
+        let text =
+            format!("{count} {records} parked, since the API refused {them}: ringest queue list CONFIG --parked");
         problems.push(Problem { area: Area::Parked, name: "queue".to_owned(), text });
     }
     for route in &report.routes {

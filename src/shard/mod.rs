@@ -314,6 +314,7 @@ impl Shard {
                 None => {}
             },
             Timer::Reopen(source) => intake.reopen_due(turn, source),
+            Timer::Tell => intake.tell(),
             Timer::Silence(source) => intake.check_silence(turn, source),
             Timer::Accept(source) => intake.resume_accept(turn, source),
             Timer::Api(_) => {} // dispatch looks at the time itself

@@ -231,6 +231,7 @@ impl Plan {
             },
             ..Limits::default()
         };
+        let deliver = Deliver { max_connection_age: connection_age(seed), ..deliver };
         let gateway = Gateway {
             name: "sim".into(),
             cores: vec![0],
@@ -276,6 +277,12 @@ impl Plan {
 /// Whether machines' keys are remembered, and machines repeat under them; drawn apart, so that the other worlds are what they were.
 fn is_keyed(seed: u64) -> bool {
     fastrand::Rng::with_seed(seed ^ 0x6b65_7973).u8(..3) > 0
+}
+
+/// How old connections become; drawn apart, so that all else of a world is what it was.
+fn connection_age(seed: u64) -> Duration {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x0061_6765);
+    Duration::from_millis(*rng.choice(&[100, 700, 300_000]).expect("some"))
 }
 
 /// In every third world some; drawn apart, so that all else of a world is what it was without them.
@@ -526,6 +533,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         timeout: Duration::from_millis(*rng.choice(&[400, 2000]).expect("some")),
         connect_timeout: Duration::from_millis(500),
         idle: Duration::from_millis(*rng.choice(&[20, 1500]).expect("some")),
+        max_connection_age: Duration::from_secs(300),
         retry_first: Duration::from_millis(50),
         retry_max: Duration::from_secs(1),
         retry_after_max: Duration::from_secs(5),

@@ -141,7 +141,10 @@ fn what_is_parked_degrades_and_is_said_with_what_to_do() {
     (parked.terms.parked, parked.terms.discarded) = (1, 4);
     let report = Report::merge(vec![parked], &[]);
     assert_eq!((report.problems.len(), report.problems[0].area, report.is_failing()), (1, Area::Parked, false));
-    assert_eq!(report.problems[0].text, "1 record is parked, since the API refused it: ringest queue list --parked");
+    assert_eq!(
+        report.problems[0].text,
+        "1 record is parked, since the API refused it: ringest queue list CONFIG --parked"
+    );
 }
 
 #[test]

@@ -266,6 +266,7 @@ impl Dispatcher {
         let now_ns = lent.turn.now.mono_ns;
         conn.connection.open = true;
         conn.connection.idle_ns = now_ns;
+        conn.opened_ns = now_ns;
         set_timer(lent.turn, link, &mut conn.connection, now_ns + lent.rules.deliver().idle.as_nanos() as u64);
         let api = self.outbox.api_mut(conn.api);
         api.connect_done();
@@ -291,16 +292,17 @@ impl Dispatcher {
     }
 
     /// Whether a connection takes no requests: answers to earlier ones are still to come, or it
-    /// leads to where nothing is sent any more.
-    fn is_left(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) -> bool {
-        if conn.earlier.is_none() {
+    /// leads to where nothing is sent any more, or it is too old.
+    pub(super) fn is_left(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) -> bool {
+        let is_old = conn.is_old(link, lent.turn.now.mono_ns, lent.present.deliver().max_connection_age);
+        if conn.earlier.is_none() && !is_old {
             return false;
         }
         if !conn.connection.in_flight.is_empty() || conn.connection.sending {
             return true;
         }
         let other_tls = conn.earlier.take().is_some_and(|earlier| earlier.other_tls) && conn.secure.is_some();
-        let is_left = other_tls || !self.outbox.is_current(conn.api);
+        let is_left = is_old || other_tls || !self.outbox.is_current(conn.api);
         if is_left {
             self.close_idle(lent.turn, link, conn);
         }

@@ -178,6 +178,9 @@ impl Delivery {
             }
             let conn = connections.of(link);
             conn.connection.listed = false;
+            if dispatcher.is_left(&mut lent, link, conn) {
+                continue;
+            }
             while conn.connection.has_room(pipeline) {
                 let Some(lane) = dispatcher.outbox.api_mut(id).next_ready() else { break };
                 dispatcher.render(&mut lent, lane, &mut conn.connection);
@@ -214,7 +217,7 @@ impl Delivery {
         for _ in 0..count {
             let connection = Connection { idle_ns: turn.now.mono_ns, ..Connection::default() };
             let link = turn.links.open(Kind::Api, None);
-            self.connections.insert(link, ApiLink { api: id, connection, earlier: None, secure: None });
+            self.connections.insert(link, ApiLink { api: id, connection, earlier: None, secure: None, opened_ns: 0 });
             turn.counters.api_connects += 1;
             self.dispatcher.outbox.api_mut(id).connect_begun(link);
             turn.emit(Op::Connect { link, to: Destination::Api(id) });
