@@ -623,7 +623,7 @@ fn verified_text(view: &View) -> String {
         "{}: run {} {end}; {}, {}; {} wait{}",
         view.directory().display(),
         report.epoch.saturating_sub(1),
-        counted(report.segments as u64, "segment"),
+        counted(report.segments, "segment"),
         counted(report.bytes, "byte"),
         counted(report.recovered, "record"),
         if report.recovered == 1 { "s" } else { "" },
