@@ -151,7 +151,7 @@ impl Writer {
 
     /// Entries below this number have reached the configured level.
     pub fn durable_below(&self) -> RecordNumber {
-        if self.acknowledges_commits { self.committed } else { self.next_number }
+        if self.acknowledges_commits() { self.committed } else { self.next_number }
     }
 
     pub fn watermark(&self) -> Position {
