@@ -1,7 +1,7 @@
 //! The admin server with made-up snapshots, over the wire: metrics that parse, the accounting, health, who may ask.
 
 use ringest::config::Durability;
-use ringest::engine::admin::{self, Gateway, PARKED_TIMEOUT, Parked, Token, client};
+use ringest::engine::admin::{self, CONNECTIONS_MAX, Gateway, HEADER_TIMEOUT, PARKED_TIMEOUT, Parked, Token, client};
 use ringest::ground::count::{LineCounts, Stage, Terms};
 use ringest::ground::{FlagCounts, RecordFlags};
 use ringest::observe::losses::{Acknowledged, LossSnapshot};
@@ -188,7 +188,9 @@ fn snapshot(core: u16) -> Snapshot {
         in_flight: 2,
         problem: None,
         last_success_s: Some(0.5),
+        ..RouteSnapshot::default()
     }];
+    snapshot.oldest_pending_s = [("shared".to_owned(), 2.5 + f64::from(core))].into();
     snapshot.journal.segments = 2;
     snapshot.journal.bytes = 32 << 20;
     snapshot
@@ -307,6 +309,9 @@ fn metrics_show_the_identity_and_every_counter() {
     ];
     assert_eq!(right.map(value).iter().sum::<f64>(), 2_100.0);
     assert_eq!(value("ringest_balanced"), 1.0);
+    assert_eq!((value("ringest_oldest_pending_seconds"), value("ringest_lanes_stuck")), (3.5, 0.0));
+    let oldest = &families["ringest_source_oldest_pending_seconds"];
+    assert_eq!(oldest.value(&[("source", "shared")]), 3.5);
     for (name, _, expected) in snapshot(0).counters.each() {
         assert_eq!(value(&format!("ringest_{name}_total")), 2.0 * expected as f64, "{name}");
     }
@@ -622,4 +627,69 @@ fn a_core_that_hangs_is_told_within_a_bounded_time_to_who_asks_for_parked_record
     assert!(begun.elapsed() < 2 * PARKED_TIMEOUT + Duration::from_secs(3), "{:?}", begun.elapsed());
     server.set(1, |core| *core = Some(snapshot(1)));
     assert_eq!(server.json("/api/parked").0, 200);
+}
+
+// ---- connections
+
+/// Half of a request, as in the case a01.
+const HALF: &[u8] = b"GET /api/status HTTP/1.1\r\nHost: 127.0.0.1\r\n";
+
+fn half(server: &Server, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).expect("it listens");
+    stream.set_read_timeout(Some(HEADER_TIMEOUT * 8)).expect("a timeout");
+    stream.write_all(bytes).expect("sent");
+    stream
+}
+
+/// Sockets of this process, its own ends and the server's.
+fn sockets() -> usize {
+    let entries = std::fs::read_dir("/proc/self/fd").expect("listed").flatten();
+    let targets = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+}
+
+#[test]
+fn half_requests_take_sixty_four_connections_at_most_and_nobody_who_asks_in_earnest_waits() {
+    const CHILD: &str = "RINGEST_TEST_HALF_REQUESTS";
+    // Descriptors belong to the process, so this test has one of its own.
+    if std::env::var_os(CHILD).is_none() {
+        let name = "half_requests_take_sixty_four_connections_at_most_and_nobody_who_asks_in_earnest_waits";
+        let own = std::env::current_exe().expect("known");
+        let child = Command::new(own).args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().expect("started");
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+        return;
+    }
+    const HALVES: usize = 400;
+    let server = Server::start(vec![Some(snapshot(0))]);
+    let before = sockets();
+    let halves: Vec<_> = (0..HALVES).map(|_| half(&server, HALF)).collect();
+    for _ in 0..20 {
+        assert_eq!(server.get("/healthz").0, 200);
+    }
+    let held = sockets() - before - HALVES;
+    assert!(held <= CONNECTIONS_MAX, "{held} connections are held");
+    drop(halves);
+}
+
+#[test]
+fn half_requests_and_idle_connections_are_closed_at_their_deadline() {
+    let server = Server::start(vec![Some(snapshot(0))]);
+    let token = server.token.authorization();
+    let body = format!(
+        "POST /api/acknowledge HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\nContent-Type: application/json\r\n\
+         Content-Length: 2\r\n\r\n{{"
+    );
+    let whole = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let begun = std::time::Instant::now();
+    let streams = [("", HALF), ("408", body.as_bytes()), ("200", whole.as_bytes()), ("", b"")]
+        .map(|(status, bytes)| (status, half(&server, bytes)));
+    for (status, mut stream) in streams {
+        let mut answer = Vec::new();
+        // A reset ends it as well.
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) || status.is_empty(), "{answer}");
+    }
+    let took = begun.elapsed();
+    assert!((HEADER_TIMEOUT / 2..HEADER_TIMEOUT * 7).contains(&took), "{took:?}");
 }

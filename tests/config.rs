@@ -4,7 +4,7 @@
 use ringest::config::{
     self, Answers, Authority, Batch, BatchForm, Confirm, Deliver, DeliverKey, Durability, First, Flow, Gateway,
     Journal, LaneKey, Limits, Line, MachineKeys, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source,
-    SourceKind, Url, WhenFull,
+    SourceKind, Stuck, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
@@ -237,8 +237,10 @@ pipeline = 4
 timeout = "2s"
 connect_timeout = "1s"
 idle = "30s"
+max_connection_age = "20s"
 retry.first = "10ms"
 retry.max = "1s"
+retry_after_max = "2h"
 order = "lane"
 drain = "0s"
 
@@ -256,6 +258,7 @@ pause = [400]
 confirm = [202]
 attempts = 5
 parked_max = 12
+stuck = { attempts = 7, after = "1m", then = "park" }
 
 [deliver.confirm]
 path = "/films/{{id}}/"
@@ -366,6 +369,7 @@ fn every_key_reaches_its_setting() {
             content_type: "text/csv".to_owned(),
             tls: None,
             headers: vec![("X-Plant".to_owned(), "3 b".to_owned())],
+            header_files: Vec::new(),
             success: vec![200, 409],
             answer_type: Some("application/json".to_owned()),
             answer_id_at: None,
@@ -374,6 +378,7 @@ fn every_key_reaches_its_setting() {
                 given: vec![(404, Reaction::Retry), (400, Reaction::Pause), (202, Reaction::Confirm),],
                 attempts: 5,
                 parked_max: 12,
+                stuck: Some(Stuck { attempts: 7, after: Duration::from_secs(60) }),
                 confirm: Some(Confirm {
                     path: ConfirmPath::parse("/films/{{id}}/", true).unwrap(),
                     shown_at: ShownAt { data: "/film/data".to_owned(), source: Some("/film/machine".to_owned()) },
@@ -391,8 +396,10 @@ fn every_key_reaches_its_setting() {
             timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
             idle: Duration::from_secs(30),
+            max_connection_age: Duration::from_secs(20),
             retry_first: Duration::from_millis(10),
             retry_max: Duration::from_secs(1),
+            retry_after_max: Duration::from_secs(7_200),
             drain: Duration::ZERO,
         }
     );
@@ -411,6 +418,7 @@ fn every_key_reaches_its_setting() {
                 idle_timeout: Duration::from_secs(3),
             },
             connections: 7,
+            connections_all: 16_384,
         }
     );
 }

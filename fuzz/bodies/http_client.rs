@@ -163,7 +163,7 @@ pub fn run(data: &[u8], seen: &mut Seen) {
             match error {
                 ResponseError::NotHttp => "not HTTP",
                 ResponseError::StatusLine => "status line",
-                ResponseError::BareLineEnd { .. } => "bare line end",
+                ResponseError::BareCr => "bare line end",
                 ResponseError::Field => "field",
                 ResponseError::Fields { .. } => "fields",
                 ResponseError::HeadBytes { .. } => "head bytes",

@@ -3,17 +3,18 @@
 
 use super::check::print;
 use super::queue::{short_name, state_directory, unreadable, visit};
-use super::{Failure, exit};
+use super::{Failure, exit, tell as say};
 use crate::config;
 use crate::engine::admin::Token;
 use crate::engine::admin::client;
 use crate::engine::{Decision, LockError, Pending, StateLock, leave_decision, lock_holder, open_views};
 use crate::ground::RecordName;
+use crate::ground::text::counted;
 use crate::observe::losses::{Acknowledged, LossSnapshot};
 use crate::shard::Disposal;
 use serde_json::{Value, json};
-use std::cell::RefCell;
-use std::io;
+use std::cell::{Cell, RefCell};
+use std::io::{self, IsTerminal as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,6 +42,11 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
+    /// The configuration file, or the state directory.
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
     fn has(&self, record: &Pending<'_>) -> bool {
         let Some(parked) = record.parked else { return false };
         (self.records.is_empty() || self.records.contains(&short_name(record)))
@@ -49,24 +55,65 @@ impl Chosen {
     }
 }
 
-/// Has it done.
+/// Has it done. `is_yes`: nobody is asked before all of them are deleted.
 ///
 /// # Errors
+/// [`exit::USAGE`] if all are to be deleted, and nobody at a terminal has said yes.
 /// [`exit::NOT_OK`] if no such record is parked or the gateway refuses, [`exit::LOCKED`] if it runs and cannot be asked.
-pub(super) fn decide(disposal: Disposal, chosen: &Chosen) -> Result<(), Failure> {
+pub(super) fn decide(disposal: Disposal, chosen: &Chosen, is_yes: bool) -> Result<(), Failure> {
     if let Some(wrong) = chosen.records.iter().find(|name| RecordName::parse(name).is_none()) {
         let message = format!("{wrong:?} names no record: the list names them, such as 0-1048577");
         return Err(Failure::new(exit::USAGE, message));
     }
     let directory = state_directory(&chosen.place)?;
-    let count = match holder_of(&directory)? {
+    let holder = holder_of(&directory)?;
+    if disposal == Disposal::Discard && chosen.all && !is_yes {
+        if holder.is_some() {
+            // Whoever may not decide is told so first.
+            Token::read(&directory).map_err(|error| cannot_tell(&Token::path(&directory), &error))?;
+        }
+        confirm(chosen, &directory)?;
+    }
+    let count = match holder {
         Some(holder) => tell(disposal, chosen, &directory, holder)?,
         None => leave(disposal, chosen, &directory)?,
     };
     if count == 0 {
-        return Err(Failure::new(exit::NOT_OK, "no such record is parked: ringest queue list --parked"));
+        let message = format!("no such record is parked: ringest queue list {} --parked", chosen.place.display());
+        return Err(Failure::new(exit::NOT_OK, message));
     }
     Ok(())
+}
+
+/// All parked records are to be deleted: says how many, and asks whoever sits at the terminal.
+fn confirm(chosen: &Chosen, directory: &Path) -> Result<(), Failure> {
+    let count = Cell::new(0);
+    visit(
+        directory,
+        || count.set(0),
+        |record| {
+            count.set(count.get() + u64::from(chosen.has(record)));
+            ControlFlow::Continue(())
+        },
+    )?;
+    let records = counted(count.get(), "parked record");
+    if count.get() == 0 {
+        return Ok(()); // told by the caller
+    }
+    let place = chosen.place.display();
+    if !io::stdin().is_terminal() {
+        let message = format!(
+            "{records} would be deleted for good, and nobody can be asked here: ringest queue discard {place} --all --yes"
+        );
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    say(&format!("{records} of {} will be deleted for good. Type yes to go on: ", directory.display()));
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "yes" | "y" => Ok(()),
+        _ => Err(Failure::new(exit::USAGE, format!("nothing was deleted: {records} are still parked"))),
+    }
 }
 
 /// Says that what is missing is known.
@@ -94,6 +141,27 @@ pub(super) fn acknowledge(place: &Path) -> Result<(), Failure> {
     }
     print(&format!("{}{how}\n", acknowledged.words()))?;
     Ok(())
+}
+
+/// Ends all waits of a running gateway for the service.
+///
+/// # Errors
+/// [`exit::NOT_OK`] if it does not run, or its configuration cannot be read again, which ends the waits all the same.
+pub(super) fn retry_now(place: &Path) -> Result<(), Failure> {
+    let directory = state_directory(place)?;
+    let Some(holder) = holder_of(&directory)? else {
+        let message = "the gateway is not running: when it starts, it tries all that waits at once";
+        return Err(Failure::new(exit::NOT_OK, message));
+    };
+    let said = post(place, &directory, holder, "/api/reload", &json!({})).map_err(|failure| {
+        let message = format!(
+            "whatever waited for the service is tried now, and the configuration was not read again: {}",
+            failure.message
+        );
+        Failure::new(exit::NOT_OK, message)
+    })?;
+    let done = said["done"].as_str().unwrap_or("it was read");
+    print(&format!("whatever waits for the service is tried now; the configuration was read again: {done}\n"))
 }
 
 /// Leaves to the next start that the losses known now are acknowledged: no others, should it find more.
@@ -137,8 +205,8 @@ fn post(place: &Path, directory: &Path, holder: Option<u32>, path: &str, body: &
 /// Tells a running gateway about parked records.
 fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u32>) -> Result<u64, Failure> {
     let (path, done) = match disposal {
-        Disposal::Retry => ("/api/parked/retry", "are to be delivered now"),
-        Disposal::Discard => ("/api/parked/discard", "are to be deleted now"),
+        Disposal::Retry => ("/api/parked/retry", "to be delivered now"),
+        Disposal::Discard => ("/api/parked/discard", "to be deleted now"),
     };
     let body = match chosen.all {
         true => json!({ "all": true }),
@@ -152,8 +220,13 @@ fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u3
     let Some(count) = said["records"].as_u64() else {
         return Err(Failure::new(exit::NOT_OK, format!("the gateway answered {said}, which tells no number")));
     };
-    print(&format!("{count} parked records {done}\n"))?;
+    print(&format!("{} {done}\n", counted_are(count)))?;
     Ok(count)
+}
+
+/// So many parked records, with their verb.
+fn counted_are(count: u64) -> String {
+    format!("{} {}", counted(count, "parked record"), if count == 1 { "is" } else { "are" })
 }
 
 /// A gateway obeys whoever can read what it keeps in its state directory.
@@ -187,7 +260,8 @@ fn leave(disposal: Disposal, chosen: &Chosen, directory: &Path) -> Result<u64, F
     let count = records.len() as u64;
     if count > 0 {
         leave_decision(directory, &Decision::Parked { decision: disposal, records })?;
-        print(&format!("the gateway is not running: {count} parked records {} when it starts\n", disposal.words()))?;
+        let records = counted(count, "parked record");
+        print(&format!("the gateway is not running: {records} {} when it starts\n", disposal.words()))?;
     }
     Ok(count)
 }

@@ -1,5 +1,6 @@
 //! `ringest demo`.
 
+use super::check::print;
 use super::{Failure, duration, exit};
 use crate::demo::{self, Durability, Event, Options, Progress, report};
 use crate::ground::text::grouped;
@@ -50,7 +51,10 @@ pub struct Arguments {
     /// Leave films.sqlite, ledger.csv, configuration and logs in this new directory
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// End with one line of JSON on standard output
+    /// Show the pages after the end, too, until Ctrl-C
+    #[arg(long)]
+    hold: bool,
+    /// One line of JSON on standard output; the result in words goes to standard error then
     #[arg(long)]
     json: bool,
 }
@@ -76,6 +80,7 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
         connections: arguments.connections,
         pipeline: arguments.pipeline,
         keep: arguments.keep,
+        hold: arguments.hold,
     };
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -86,7 +91,12 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     let outcome = demo::run(&options, &stop, &mut |event| display.show(event));
     display.clear();
     let outcome = outcome?;
-    eprint!("\n{}", report::text(&options, &outcome));
+    let result = report::text(&options, &outcome);
+    if arguments.json {
+        eprint!("\n{result}")
+    } else {
+        print(&format!("\n{result}"))?
+    }
     if let Some(directory) = &options.keep {
         eprintln!("Kept         {} (database {}, ledger {})", directory.display(), demo::DATABASE, demo::LEDGER);
     }
@@ -131,6 +141,10 @@ impl Display {
                 self.say(&format!("records as they arrive: {receiver}\nthe gateway:            {gateway}"));
             }
             Event::Stopping => self.say("ending; once more to end at once"),
+            Event::Holding => {
+                self.clear();
+                eprintln!("all has arrived; the pages stay until Ctrl-C, and the result comes then");
+            }
             Event::Progress(progress) => self.progress(&progress),
         }
     }

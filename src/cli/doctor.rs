@@ -172,7 +172,7 @@ fn port_check(path: &Path, asked: bool) -> Check {
         }
         PortFound::Missing => (warning(&what, "no such port", "plug it in, or correct the path"), exit::MISSING),
         PortFound::NoPort => {
-            (warning(&what, "not a serial port", "name a tty, such as one of /dev/serial/by-id"), exit::CONFIG)
+            (warning(&what, "not a serial port", "name a tty: `ringest ports` lists them"), exit::CONFIG)
         }
         PortFound::Forbidden(remedy) => (warning(&what, "permission denied", remedy), exit::PERMISSION),
     };

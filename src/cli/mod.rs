@@ -21,6 +21,7 @@ pub mod report;
 pub mod run;
 pub mod simulate;
 pub mod status;
+mod tried;
 
 /// Exit codes of fatal problems, as `--help` documents them.
 pub mod exit {

@@ -169,11 +169,9 @@ fn port_check(what: &str, port: &Serial, running: Option<u32>) -> Check {
             "plug it in, or take one of the names that `ringest ports` shows".to_owned(),
             exit::MISSING,
         ),
-        PortFound::NoPort => bad(
-            "not a serial port".to_owned(),
-            "name a tty, such as one of /dev/serial/by-id".to_owned(),
-            exit::FAILURE,
-        ),
+        PortFound::NoPort => {
+            bad("not a serial port".to_owned(), "name a tty: `ringest ports` lists them".to_owned(), exit::FAILURE)
+        }
         PortFound::Forbidden(remedy) => bad("permission denied".to_owned(), remedy, exit::PERMISSION),
     }
 }

@@ -2,14 +2,16 @@
 //! may run or not; what is decided about parked records, and about missing ones, is in `decide`.
 
 use super::check::print;
-use super::decide::{Chosen, acknowledge, decide};
+use super::decide::{Chosen, acknowledge, decide, retry_now};
+use super::tried::{Tried, tried};
 use super::{Failure, exit};
 use crate::config;
 use crate::engine::{
-    CameBack, Decision, LockError, Pending, StateLock, View, decisions_left, lock_holder, open_views, reread,
+    CameBack, Decision, LockError, Pending, StateLock, View, core_directories, decisions_left, lock_holder, open_views,
+    reread,
 };
 use crate::ground::RecordNumber;
-use crate::ground::text::{hex, rfc3339};
+use crate::ground::text::{counted, hex, rfc3339};
 use crate::journal::{Numbers, OpenError, Report};
 use crate::observe::losses::{self, Acknowledged, LossSnapshot};
 use crate::shard::Disposal;
@@ -26,6 +28,14 @@ const SHOWN_BYTES_MAX: usize = 40;
 const LINE_BYTES: usize = 16;
 /// A running gateway can free a segment while it is read: then everything is read again, at most so often.
 const ATTEMPTS: usize = 3;
+
+// The place comes first, which clap's own line has last where a choice is required.
+const RETRY_USAGE: &str = "ringest queue retry <PLACE> <RECORD>...
+       ringest queue retry <PLACE> [--source <NAME>] [--status <STATUS>]
+       ringest queue retry <PLACE> --all";
+const DISCARD_USAGE: &str = "ringest queue discard <PLACE> <RECORD>...
+       ringest queue discard <PLACE> [--source <NAME>] [--status <STATUS>]
+       ringest queue discard <PLACE> --all [--yes]";
 
 /// Arguments of `ringest queue`.
 #[derive(Debug, clap::Args)]
@@ -57,15 +67,23 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Deliver parked records after all, under their keys and with their ids
+    /// Deliver parked records after all, under their keys and with their ids; with --now, whatever waits for the service is tried at once
+    #[command(override_usage = RETRY_USAGE)]
     Retry {
         #[command(flatten)]
         chosen: Chosen,
+        /// End all waits for the service (backoff, Retry-After), as SIGHUP does: the configuration is read again, too
+        #[arg(long, group = "which", conflicts_with_all = ["records", "source", "status", "all"])]
+        now: bool,
     },
     /// Delete parked records for good
+    #[command(override_usage = DISCARD_USAGE)]
     Discard {
         #[command(flatten)]
         chosen: Chosen,
+        /// With --all: delete them without asking
+        #[arg(long)]
+        yes: bool,
     },
     /// Say that you know which records are missing: until then status, /healthz and verify tell of them
     Acknowledge {
@@ -118,8 +136,9 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::List { of, limit, json } => list(&of, limit, json),
         Command::Show { place, record, json } => show(&place, &record, json),
-        Command::Retry { chosen } => decide(Disposal::Retry, &chosen),
-        Command::Discard { chosen } => decide(Disposal::Discard, &chosen),
+        Command::Retry { now: true, chosen } => retry_now(chosen.place()),
+        Command::Retry { now: false, chosen } => decide(Disposal::Retry, &chosen, true),
+        Command::Discard { chosen, yes } => decide(Disposal::Discard, &chosen, yes),
         Command::Acknowledge { place } => acknowledge(&place),
         Command::Export { of } => export(&of),
         Command::Verify { place, reread, json } => {
@@ -146,6 +165,21 @@ pub(super) fn state_directory(place: &Path) -> Result<PathBuf, Failure> {
         exit::JOURNAL,
         format!("there is no state directory {}: this gateway has not run yet", directory.display()),
     ))
+}
+
+/// The state directory, which must have a journal.
+fn journal_directory(place: &Path) -> Result<PathBuf, Failure> {
+    let directory = state_directory(place)?;
+    let cores = core_directories(&directory)
+        .map_err(|error| unreadable(&directory, &OpenError::Io { action: "list the directory".to_owned(), error }))?;
+    if cores.is_empty() {
+        let message = format!(
+            "{} holds no journal: give the configuration file, or its state_dir (a gateway at level memory has none)",
+            directory.display()
+        );
+        return Err(Failure::new(exit::JOURNAL, message));
+    }
+    Ok(directory)
 }
 
 pub(super) fn unreadable(directory: &Path, error: &OpenError) -> Failure {
@@ -238,7 +272,8 @@ struct Total {
 }
 
 fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
-    let directory = state_directory(&of.place)?;
+    let directory = journal_directory(&of.place)?;
+    let tried = tried(&of.place);
     let mut totals: BTreeMap<String, Total> = BTreeMap::new();
     let mut first = Vec::new();
     // Both are filled by one walk and emptied where that has to begin again.
@@ -261,7 +296,10 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
                 total.bytes += record.data.len() as u64;
                 total.oldest_wall_ns = total.oldest_wall_ns.min(record.received_wall_ns);
                 if first.len() < limit {
-                    first.push((json_of(record), row(record)));
+                    let of_record = tried.get(&short_name(record));
+                    let mut json = json_of(record);
+                    json["tried"] = of_record.map_or(Value::Null, Tried::json);
+                    first.push((json, row(record, of_record)));
                 }
             }
             ControlFlow::Continue(())
@@ -286,9 +324,10 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
             json!({ "records": records, "parked": parked, "sources": sources, "first": first })
         ));
     }
-    let mut out = format!("{}: {} records wait to be delivered", directory.display(), records - parked);
+    let (waiting, s) = (records - parked, if records - parked == 1 { "s" } else { "" });
+    let mut out = format!("{}: {} wait{s} to be delivered", directory.display(), counted(waiting, "record"));
     if parked > 0 {
-        let _ = write!(out, ", {parked} are parked");
+        let _ = write!(out, ", {parked} {} parked", if parked == 1 { "is" } else { "are" });
     }
     out.push('\n');
     decisions_left(&directory)?.iter().for_each(|decision| out.push_str(&decided(decision)));
@@ -314,7 +353,8 @@ fn list(of: &Of, limit: usize, as_json: bool) -> Result<(), Failure> {
 fn decided(decision: &Decision) -> String {
     match decision {
         Decision::Parked { decision, records } => {
-            format!("  {} parked records: {} when the gateway starts\n", records.len(), decision.words())
+            let records = counted(records.len() as u64, "parked record");
+            format!("  {records}: {} when the gateway starts\n", decision.words())
         }
         Decision::Missing { acknowledge } => {
             let sum: Acknowledged = acknowledge.iter().collect();
@@ -327,14 +367,14 @@ fn decided(decision: &Decision) -> String {
     }
 }
 
-fn row(record: &Pending<'_>) -> String {
+fn row(record: &Pending<'_>, tried: Option<&Tried>) -> String {
     let shown = &record.data[..record.data.len().min(SHOWN_BYTES_MAX)];
     let parked = match record.parked {
         Some(parked) => {
             let answer = parked.answer[..parked.answer.len().min(SHOWN_BYTES_MAX)].escape_ascii();
             format!("; parked: answered {} \"{answer}\"", parked.status)
         }
-        None => String::new(),
+        None => tried.map_or(String::new(), |tried| format!("; {}", tried.words())),
     };
     format!(
         "  {:<14}  {}  {:>6}  {} \"{}\"{}{parked}\n",
@@ -348,7 +388,7 @@ fn row(record: &Pending<'_>) -> String {
 }
 
 fn show(place: &Path, wanted: &str, as_json: bool) -> Result<(), Failure> {
-    let directory = state_directory(place)?;
+    let directory = journal_directory(place)?;
     let mut shown = None;
     visit(
         &directory,
@@ -390,7 +430,7 @@ fn whole(record: &Pending<'_>) -> String {
     if let Some(parked) = record.parked {
         let answer = parked.answer.escape_ascii();
         line("parked", &rfc3339(parked.parked_wall_ns));
-        line("answer", &format!("{} \"{answer}\", refused {} times", parked.status, parked.attempts));
+        line("answer", &format!("{} \"{answer}\", refused {}", parked.status, counted(parked.attempts.into(), "time")));
     }
     if let Some(peer) = record.peer {
         line("address", &peer.to_string());
@@ -411,7 +451,7 @@ fn whole(record: &Pending<'_>) -> String {
 }
 
 fn export(of: &Of) -> Result<(), Failure> {
-    let directory = state_directory(&of.place)?;
+    let directory = journal_directory(&of.place)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut written: io::Result<()> = Ok(());
     let mut attempts = 0;
@@ -438,7 +478,7 @@ fn export(of: &Of) -> Result<(), Failure> {
 }
 
 fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
-    let directory = state_directory(place)?;
+    let directory = journal_directory(place)?;
     let free = || match lock_holder(&directory)? {
         None => Ok(()),
         Some(holder) => {
@@ -471,9 +511,7 @@ fn verify(place: &Path, as_json: bool) -> Result<(), Failure> {
         let journals: Vec<Value> = views.iter().map(verified_json).collect();
         format!("{}\n", json!({ "ok": !damaged && losses.is_empty(), "losses": losses, "journals": journals }))
     } else {
-        let mut text = String::new();
-        views.iter().for_each(|view| text.push_str(&verified_text(view)));
-        if views.is_empty() { format!("{} holds no journal\n", directory.display()) } else { text }
+        views.iter().map(verified_text).collect()
     };
     print(&text)?;
     if missing > 0 {
@@ -582,12 +620,13 @@ fn verified_text(view: &View) -> String {
     let report = view.report();
     let end = if report.clean { "ended in order" } else { "was killed or lost its power" };
     let mut out = format!(
-        "{}: run {} {end}; {} segments, {} bytes; {} records wait",
+        "{}: run {} {end}; {}, {}; {} wait{}",
         view.directory().display(),
         report.epoch.saturating_sub(1),
-        report.segments,
-        report.bytes,
-        report.recovered,
+        counted(report.segments, "segment"),
+        counted(report.bytes, "byte"),
+        counted(report.recovered, "record"),
+        if report.recovered == 1 { "s" } else { "" },
     );
     for (count, what) in [
         (report.parked, "of them parked"),

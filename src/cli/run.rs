@@ -54,7 +54,7 @@ Exit codes, each with one line that says what to do:
   4   io_uring is forbidden or the kernel is too old
   5   another gateway holds the state directory (its process is named)
   6   an address, or a serial port with on_missing = \"fail\", is in use (by whom is named)
-  7   permission denied on the state directory, an address, or a serial port with on_missing = \"fail\"
+  7   permission denied on the state directory (also where it is read-only), an address, or a serial port with on_missing = \"fail\"
   8   a serial port with on_missing = \"fail\" is not there
   9   the journal cannot be opened, or could not be written to its end: the next start takes the rest from its block file
   130 ended at once by a second Ctrl-C, 143 by a second SIGTERM";
@@ -118,7 +118,7 @@ fn start_log() {
 /// The exit code of an error.
 fn code(error: &EngineError) -> u8 {
     let of_io = |error: &std::io::Error, other| match error.kind() {
-        ErrorKind::PermissionDenied => exit::PERMISSION,
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => exit::PERMISSION,
         _ => other,
     };
     match error {

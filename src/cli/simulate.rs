@@ -70,7 +70,7 @@ pub struct Arguments {
     /// How long what is due may take after the end, until all is sent, read and answered
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
     drain: Duration,
-    /// Keep the ports open after the end, until SIGTERM or Ctrl-C
+    /// Keep the ports open after the end, until SIGTERM or Ctrl-C; one that came before only ends the sending
     #[arg(long)]
     hold: bool,
     /// Written (empty) once all symlinks are in place
@@ -151,7 +151,7 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
             .map_err(|error| Failure::new(super::exit::FAILURE, format!("{}: {error}", path.display())))?;
     }
     let summary = simulation.run()?;
-    if !arguments.hold || summary.stopped {
+    if !arguments.hold {
         print_summary(&summary, arguments.json);
     }
     Ok(())

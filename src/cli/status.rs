@@ -214,6 +214,13 @@ fn lines(out: &mut String, status: &Value) {
 }
 
 fn routes(out: &mut String, status: &Value) {
+    // What is wrong is long, and stands below.
+    let state = |route: &Value| match (route["problem"].is_string(), route["waits_s"].as_f64()) {
+        (true, None) => "fails".to_owned(),
+        (true, Some(wait_s)) => format!("fails; next try in {}", seconds(Some(wait_s))),
+        (false, Some(wait_s)) => format!("next try in {}", seconds(Some(wait_s))),
+        (false, None) => "ok".to_owned(),
+    };
     let mut table = Table::new(&["api", ">connections", ">in flight", ">last success", "state"]);
     for route in list(status, "routes") {
         table.row(vec![

@@ -3,6 +3,7 @@
 //! Every key of [`Settings`] is named here once; the compiler asks for those that are added.
 
 use super::answers::Answers;
+use super::deliver::show_statuses;
 use super::settings::{
     Deliver, Gateway, Journal, Limits, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
@@ -264,6 +265,7 @@ fn limits_changes(old: &Limits, new: &Limits, restart: &mut Vec<Change>, live: &
                 idle_timeout,
             },
         connections,
+        connections_all: _, // by connections
     } = old;
     let mut keys = Keys { section: "limits", list: restart };
     keys.size("read_buffer", *read_buffer_bytes as u64, new.read_buffer_bytes as u64);
@@ -298,6 +300,7 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
         shows_text: _, // by the body
         content_type,
         headers,
+        header_files,
         success,
         answer_type,
         answer_id_at,
@@ -310,8 +313,10 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
         timeout,
         connect_timeout,
         idle,
+        max_connection_age,
         retry_first,
         retry_max,
+        retry_after_max,
         drain,
     } = old;
     let mut keys = Keys { section: "deliver", list: live };
@@ -321,7 +326,10 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.note("content_type", content_type, &new.content_type, String::clone);
     keys.note("key", key, &new.key, word);
     header_changes(headers, &new.headers, &mut keys);
-    keys.note("success", success, &new.success, |statuses| format!("{statuses:?}"));
+    if headers == &new.headers {
+        keys.note_name("headers", *header_files != new.header_files);
+    }
+    keys.note("success", success, &new.success, |statuses| show_statuses(statuses));
     keys.note("answer_type", answer_type, &new.answer_type, optional);
     keys.note("answer_id_at", answer_id_at, &new.answer_id_at, optional);
     keys.note_name("batch", *batch != new.batch);
@@ -332,13 +340,15 @@ fn deliver_changes(old: &Deliver, new: &Deliver, live: &mut Vec<Change>) {
     keys.duration("timeout", *timeout, new.timeout);
     keys.duration("connect_timeout", *connect_timeout, new.connect_timeout);
     keys.duration("idle", *idle, new.idle);
+    keys.duration("max_connection_age", *max_connection_age, new.max_connection_age);
     keys.duration("retry.first", *retry_first, new.retry_first);
     keys.duration("retry.max", *retry_max, new.retry_max);
+    keys.duration("retry_after_max", *retry_after_max, new.retry_after_max);
     keys.duration("drain", *drain, new.drain);
 }
 
 fn answers_changes(old: &Answers, new: &Answers, keys: &mut Keys<'_>) {
-    let Answers { given, attempts, parked_max, confirm } = old;
+    let Answers { given, attempts, parked_max, stuck, confirm } = old;
     let shown = |given: &Vec<(u16, Reaction)>| {
         let each = given.iter().map(|(status, reaction)| format!("{status} {}", word(reaction)));
         each.collect::<Vec<_>>().join(", ")
@@ -346,6 +356,7 @@ fn answers_changes(old: &Answers, new: &Answers, keys: &mut Keys<'_>) {
     keys.note("answers", given, &new.given, shown);
     keys.number("answers.attempts", *attempts as usize, new.attempts as usize);
     keys.number("answers.parked_max", *parked_max, new.parked_max);
+    keys.note_name("answers.stuck", *stuck != new.stuck);
     keys.note_name("confirm", *confirm != new.confirm);
 }
 

@@ -8,7 +8,7 @@ use super::units::show_duration;
 use super::url::parse_url;
 use super::walk::{Entry, Section};
 use crate::delivery::template::Template;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The body unless the file has one, with and without `[sequence]`.
@@ -30,6 +30,8 @@ const HEADERS_OWN: [&str; 11] = [
 ];
 /// Headers whose values are secrets.
 const HEADERS_SECRET: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"];
+/// In `success`: all statuses from 200 to 299.
+const ALL_2XX: &str = "2xx";
 /// Longest header value.
 const HEADER_BYTES_MAX: usize = 8_000;
 
@@ -99,7 +101,7 @@ pub(super) fn deliver(
     let is_lines = batch.as_ref().is_some_and(|batch| batch.form == BatchForm::Ndjson);
     let content_type =
         given_type.unwrap_or(if is_lines { "application/x-ndjson" } else { content_type.as_str() }.to_owned());
-    let headers = headers(section.section("headers"));
+    let (headers, header_files) = headers(section.section("headers"));
     let secure = url.iter().chain(id_url).any(|url| url.secure);
     let tls = super::tls::tls(section.section("tls"), secure);
     let success = success(&section);
@@ -136,7 +138,9 @@ pub(super) fn deliver(
     let timeout = section.duration("timeout", ms(15_000), ms(100)..=ms(600_000));
     let connect_timeout = section.duration("connect_timeout", ms(5_000), ms(100)..=ms(120_000));
     let idle = section.duration("idle", ms(1_500), ms(100)..=ms(3_600_000));
+    let max_connection_age = section.duration("max_connection_age", ms(300_000), ms(100)..=ms(86_400_000));
     let (retry_first, retry_max) = retry(section.section("retry"));
+    let retry_after_max = section.duration("retry_after_max", ms(300_000), ms(0)..=ms(86_400_000));
     if !section.choice("order", &[("lane", true), ("none", false)], true) {
         section.refuse(
             "order",
@@ -155,6 +159,7 @@ pub(super) fn deliver(
         content_type,
         tls,
         headers,
+        header_files,
         success,
         answer_type,
         answer_id_at,
@@ -166,8 +171,10 @@ pub(super) fn deliver(
         timeout,
         connect_timeout,
         idle,
+        max_connection_age,
         retry_first,
         retry_max,
+        retry_after_max,
         drain,
     })
 }
@@ -213,27 +220,44 @@ fn body(section: &Section<'_, '_>, content_type: &str, has_sequence: bool, sourc
 }
 
 fn success(section: &Section<'_, '_>) -> Vec<u16> {
-    const REMEDY: &str = "a list of HTTP statuses from 200 to 599 that mean the record has arrived, such as [201]";
+    const REMEDY: &str = "a list of HTTP statuses from 200 to 599 that mean the record has arrived, such as [201], or [\"2xx\"] for \
+                          all from 200 to 299";
     let Some(entry) = section.get("success") else { return vec![201] };
     let Some(elements) = entry.elements(REMEDY) else { return vec![201] };
     if elements.is_empty() {
         entry.refuse(Refusal::new("with no status in this list nothing would ever be delivered", REMEDY));
     }
-    let mut statuses = Vec::new();
+    let mut statuses: Vec<u16> = Vec::new();
     for (value, span) in elements {
-        match value.as_integer() {
-            Some(status) if statuses.contains(&(status as u16)) && (200..600).contains(&status) => {
-                entry.refuse_element(&span, Refusal::new("this status stands in the list twice", REMEDY));
+        let meant = match (value.as_integer(), value.as_str()) {
+            (Some(status @ 200..600), _) => status as u16..=status as u16,
+            (_, Some(ALL_2XX)) => 200..=299,
+            _ => {
+                let refusal = Refusal::new("this is no status of a final answer", REMEDY);
+                let is_class = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(ALL_2XX));
+                entry.refuse_element(&span, refusal.with_nearest(is_class.then_some(ALL_2XX)));
+                continue;
             }
-            Some(status @ 200..600) => statuses.push(status as u16),
-            _ => entry.refuse_element(&span, Refusal::new("this is no status of a final answer", REMEDY)),
+        };
+        if statuses.iter().any(|status| meant.contains(status)) {
+            entry.refuse_element(&span, Refusal::new("this stands in the list twice", REMEDY));
+        } else {
+            statuses.extend(meant);
         }
     }
     statuses
 }
 
+/// Statuses as the file has them.
+pub(super) fn show_statuses(statuses: &[u16]) -> String {
+    let is_all = (200..300).all(|status| statuses.contains(&status));
+    let each = statuses.iter().filter(|status| !is_all || !(200..300).contains(*status)).map(u16::to_string);
+    let all = is_all.then(|| format!("\"{ALL_2XX}\""));
+    format!("[{}]", all.into_iter().chain(each).collect::<Vec<_>>().join(", "))
+}
+
 fn retry(section: Section<'_, '_>) -> (Duration, Duration) {
-    let (first_default, max_default) = (Duration::from_millis(500), Duration::from_secs(60));
+    let (first_default, max_default) = (Duration::from_millis(500), Duration::from_secs(10));
     let range = Duration::from_millis(1)..=Duration::from_secs(3_600);
     let first = section.duration("first", first_default, range.clone());
     let max = section.duration("max", max_default.max(first), range);
@@ -245,8 +269,13 @@ fn retry(section: Section<'_, '_>) -> (Duration, Duration) {
     (first, max)
 }
 
-fn headers(section: Section<'_, '_>) -> Vec<(String, String)> {
+/// One a header.
+type Named<T> = Vec<(String, T)>;
+
+/// Names and values, and the files from which some were read.
+fn headers(section: Section<'_, '_>) -> (Named<String>, Named<PathBuf>) {
     let mut headers: Vec<(String, String)> = Vec::new();
+    let mut files = Vec::new();
     for (name, entry) in section.entries() {
         let lower = name.to_ascii_lowercase();
         let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
@@ -258,15 +287,31 @@ fn headers(section: Section<'_, '_>) -> Vec<(String, String)> {
             entry.refuse_key(Refusal::new("ringest writes this header itself", remedy));
         } else if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
             entry.refuse_key(Refusal::new("this header stands here twice; case does not count", "each header once"));
-        } else if let Some(value) = header_value(&entry, HEADERS_SECRET.contains(&lower.as_str())) {
+        } else if let Some((value, file)) = header_value(&entry, HEADERS_SECRET.contains(&lower.as_str())) {
+            files.extend(file.map(|path| (name.to_owned(), path)));
             headers.push((name.to_owned(), value));
         }
     }
-    headers
+    (headers, files)
+}
+
+/// The headers with what the files of secrets hold now, if that is other than before.
+///
+/// # Errors
+/// In words, if one of the files cannot be read or holds no header value; none of it is shown.
+pub fn read_headers(deliver: &Deliver) -> Result<Option<Vec<(String, String)>>, String> {
+    let mut headers = deliver.headers.clone();
+    for (name, path) in &deliver.header_files {
+        let value = read_secret(path).map_err(|refusal| format!("{name}: {}", refusal.what))?;
+        for (_, old) in headers.iter_mut().filter(|(other, _)| other == name) {
+            old.clone_from(&value);
+        }
+    }
+    Ok((headers != deliver.headers).then_some(headers))
 }
 
 /// The value itself, or what a file or a systemd credential holds. A value that may be secret is never shown.
-fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<String> {
+fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<(String, Option<PathBuf>)> {
     const FROM_FILE: &str =
         "{ file = \"/etc/ringest/NAME\" }, or { credential = \"NAME\" } for LoadCredential= of systemd";
     let value = if let Some(text) = entry.item.as_str() {
@@ -275,7 +320,7 @@ fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<String> {
             entry.refuse_key(Refusal::new(what, FROM_FILE));
             return None;
         }
-        check_header_value(text).map(|()| text.to_owned())
+        check_header_value(text).and_then(|()| check_not_filled_in(text)).map(|()| (text.to_owned(), None))
     } else if entry.item.is_table_like() {
         let section = entry.section(FROM_FILE)?;
         let file = section.parsed("file", "a path in quotes", super::gateway::parse_path);
@@ -296,7 +341,7 @@ fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<String> {
                 return None;
             }
         };
-        read_secret(&path)
+        read_secret(&path).map(|value| (value, Some(path)))
     } else {
         entry.refuse_key(Refusal::new("this is no header value", format!("a string, or {FROM_FILE}")));
         return None;
@@ -314,6 +359,21 @@ fn read_secret(path: &Path) -> Result<String, Refusal> {
     check_header_value(line)
         .map_err(|refusal| Refusal { what: format!("{}: {}", path.display(), refusal.what), ..refusal })?;
     Ok(line.to_owned())
+}
+
+/// Whoever writes a placeholder or a variable of the environment means what would stand there, and the service would get these signs.
+fn check_not_filled_in(value: &str) -> Result<(), Refusal> {
+    match ["{{", "${"].into_iter().find(|sign| value.contains(sign)) {
+        Some("{{") => Err(Refusal::new(
+            "{{ in a header value: headers are the same for all records, and no placeholder is filled in",
+            "the value itself; what differs from record to record belongs into body",
+        )),
+        Some(_) => Err(Refusal::new(
+            "${ in a header value: no variable of the environment is filled in",
+            "the value itself, or { file = \"/etc/ringest/NAME\" }",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// A field value of RFC 9110 section 5.5, ASCII only. Says what is wrong without showing the value.
@@ -354,6 +414,19 @@ mod tests {
             assert!(check_header_value(wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(check_header_value("Token a b"), Ok(()));
+    }
+
+    #[test]
+    fn a_header_value_that_should_be_filled_in_is_refused() {
+        for (value, words) in
+            [("{{source}}", "no placeholder"), ("plant-{{id}}", "no placeholder"), ("Bearer ${TOKEN}", "no variable")]
+        {
+            let refusal = check_not_filled_in(value).expect_err(value);
+            assert!(refusal.what.contains(words), "{}", refusal.what);
+        }
+        for value in ["plant {3}", "100$", "{\"a\": {}}", "$TOKEN"] {
+            assert_eq!(check_not_filled_in(value), Ok(()), "{value}");
+        }
     }
 
     #[test]

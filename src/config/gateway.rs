@@ -201,6 +201,7 @@ pub(super) fn limits(section: Section<'_, '_>) -> Limits {
     let defaults = Limits::default();
     let seconds = |low: u64, high: u64| Duration::from_secs(low)..=Duration::from_secs(high);
     let size = |key, default: usize, low: u64, high: u64| section.size(key, default as u64, low..=high) as usize;
+    let connections = section.integer("connections", defaults.connections, 1..=1_000_000);
     let limits = Limits {
         read_buffer_bytes: size("read_buffer", defaults.read_buffer_bytes, 1 << 10, 64 << 10),
         read_buffers: section.integer("read_buffers", defaults.read_buffers, 16..=32_768),
@@ -213,7 +214,8 @@ pub(super) fn limits(section: Section<'_, '_>) -> Limits {
             body_timeout: section.duration("body_timeout", defaults.http.body_timeout, seconds(1, 3_600)),
             idle_timeout: section.duration("idle_timeout", defaults.http.idle_timeout, seconds(1, 86_400)),
         },
-        connections: section.integer("connections", defaults.connections, 1..=1_000_000),
+        connections,
+        connections_all: Limits::for_all(connections),
     };
     if !limits.read_buffers.is_power_of_two() {
         section.refuse("read_buffers", Refusal::new("not a power of two", "16, 32, 64 … 32768"));

@@ -22,9 +22,10 @@ mod units;
 mod url;
 mod walk;
 
-pub use answers::{Answers, Confirm};
+pub use answers::{Answers, Confirm, Stuck};
 pub use batch::{Batch, BatchForm};
 pub use changes::{Change, Changes, SourceChange, needs_new_origin};
+pub use deliver::read_headers;
 pub use example::EXAMPLE;
 pub use framing::{PRESETS, preset, show_framing};
 pub use look::{Look, Seen, look_at_nothing};

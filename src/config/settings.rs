@@ -338,6 +338,8 @@ pub struct Deliver {
     pub tls: Option<Tls>,
     /// Extra request headers, name and value.
     pub headers: Vec<(String, String)>,
+    /// The files that hold the values of some, by name.
+    pub header_files: Vec<(String, PathBuf)>,
     /// Statuses that mean delivered.
     pub success: Vec<u16>,
     /// Media type that such an answer must have.
@@ -360,10 +362,14 @@ pub struct Deliver {
     pub connect_timeout: Duration,
     /// An idle kept-alive connection is closed after this.
     pub idle: Duration,
+    /// A connection takes no more requests after this, and is closed once nothing is on its way on it.
+    pub max_connection_age: Duration,
     /// Delay before the first retry.
     pub retry_first: Duration,
     /// Longest delay between retries.
     pub retry_max: Duration,
+    /// Longest time for which an answer's Retry-After is obeyed.
+    pub retry_after_max: Duration,
     /// How long SIGTERM waits for what can still be delivered.
     pub drain: Duration,
 }
@@ -386,13 +392,28 @@ pub struct Limits {
     pub read_buffers: usize,
     /// HTTP in: sizes and deadlines of a request.
     pub http: http::server::Limits,
-    /// Connections per core, TCP and HTTP in together; accepting pauses beyond.
+    /// Connections of one source per core; accepting of it pauses beyond.
     pub connections: usize,
+    /// Connections per core of all sources, TCP and HTTP in together. The last quarter is shared out among them.
+    pub connections_all: usize,
+}
+
+impl Limits {
+    /// How many connections all sources may have where one may have `connections`.
+    pub fn for_all(connections: usize) -> usize {
+        (connections + connections.div_ceil(3)).max(16_384)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { read_buffer_bytes: 4096, read_buffers: 1024, http: http::server::Limits::default(), connections: 16_384 }
+        Self {
+            read_buffer_bytes: 4096,
+            read_buffers: 1024,
+            http: http::server::Limits::default(),
+            connections: 12_288,
+            connections_all: 16_384,
+        }
     }
 }
 

@@ -11,6 +11,13 @@ pub fn delay_ns(rng: &mut fastrand::Rng, first: Duration, max: Duration, failure
     rng.u64(0..=bound)
 }
 
+/// A delay between half of `max` and all of it, where an earlier attempt would get the same answer. In nanoseconds, at least a
+/// millisecond.
+pub fn long_delay_ns(rng: &mut fastrand::Rng, max: Duration) -> u64 {
+    let max_ns = (max.as_nanos() as u64).max(2_000_000);
+    rng.u64(max_ns / 2..=max_ns)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! One kept-alive connection to the API: the requests in flight on it, in order, and the reader of their answers.
 
+use super::Answer;
 use crate::ground::{LaneId, Moment};
 use crate::http::client::{ResponseReader, RetryAfter};
 use std::collections::VecDeque;
@@ -58,8 +59,8 @@ pub struct Connection {
     pub idle_ns: u64,
     /// When its timer is set for.
     pub timer: Option<Moment>,
-    /// The body of the oldest request's answer, as far as it is of use.
-    pub body: Vec<u8>,
+    /// What the oldest request's answer says, so far.
+    pub answer: Answer,
 }
 
 impl Connection {

@@ -4,8 +4,10 @@ pub mod backoff;
 pub mod confirm;
 mod connection;
 pub mod route;
+mod said;
 pub mod template;
 mod token;
 
 pub use connection::{Connection, InFlight, Step};
-pub use token::token_at;
+pub use said::{Answer, Said, beginning};
+pub use token::{NoToken, token_at, why_no_token};

@@ -6,8 +6,6 @@ use super::backoff;
 
 /// Failed answers in a row, with none that worked in between, after which a step is held back.
 const FAILURES_MAX: u32 = 8;
-/// Longest that an answer's Retry-After is obeyed.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
 /// After a probe that was not sent the next one may go so much later.
 const GIVEN_BACK_NS: u64 = 1_000_000;
@@ -25,6 +23,20 @@ pub enum Reaction {
     Confirm,
     /// The API or its configuration is at fault, and every record would be refused alike: all wait and one probes.
     Pause,
+    /// The answer says neither that the record has arrived nor that it has not, and another attempt would get the same.
+    /// Where others arrive this record alone waits, else all wait and one probes; each wait is a long one.
+    Unclear,
+}
+
+/// How long is waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// At most, before the first retry.
+    pub first: Duration,
+    /// At most, before any other one.
+    pub max: Duration,
+    /// At most, where an answer's Retry-After says how long.
+    pub told_max: Duration,
 }
 
 /// What a status of the record step leads to. `success`: those that mean delivered; `given`: those that are configured.
@@ -34,6 +46,7 @@ pub fn reaction(status: u16, success: &[u16], given: &[(u16, Reaction)]) -> Reac
     }
     match status {
         _ if success.contains(&status) => Reaction::Done,
+        200..=299 => Reaction::Unclear,
         400 | 409 | 413 | 415 | 422 => Reaction::Park,
         // A redirect is never followed (the next address might not be the plant's); the others are about who asks, where
         // and how, and no other record would fare better.
@@ -121,17 +134,18 @@ impl Route {
         now_ns: u64,
         sent_ns: u64,
         rng: &mut fastrand::Rng,
-        (first, max): (Duration, Duration),
+        pace: Pace,
         reaction: Reaction,
         told: Option<Duration>,
     ) -> Hold {
         let probe = self.is_probe(sent_ns);
+        let told = told.map(|told| told.min(pace.told_max));
         match self.state {
             State::Open => {}
             _ if probe => {}
             // On its way since before: it tells nothing new, but may say for how long.
             State::Held { until_ns, .. } => {
-                let longer = told.map(|told| now_ns + told.min(RETRY_AFTER_MAX).as_nanos() as u64);
+                let longer = told.map(|told| now_ns + told.as_nanos() as u64);
                 return match longer.filter(|longer| *longer > until_ns) {
                     Some(until_ns) => {
                         self.state = State::Held { until_ns, told: true };
@@ -149,8 +163,9 @@ impl Route {
         self.holds = self.holds.saturating_add(1);
         let wait_ns = match told {
             // A little later than told, so that not all gateways of a plant come at the same moment.
-            Some(told) => told.min(RETRY_AFTER_MAX).as_nanos() as u64 + rng.u64(0..=first.as_nanos() as u64),
-            None => backoff::delay_ns(rng, first, max, self.holds).max(1_000_000),
+            Some(told) => told.as_nanos() as u64 + rng.u64(0..=pace.first.as_nanos() as u64),
+            None if reaction == Reaction::Unclear => backoff::long_delay_ns(rng, pace.max),
+            None => backoff::delay_ns(rng, pace.first, pace.max, self.holds).max(1_000_000),
         };
         self.state = State::Held { until_ns: now_ns + wait_ns, told: told.is_some() };
         Hold::Until(now_ns + wait_ns)
@@ -163,6 +178,11 @@ impl Route {
             _ => None,
         }
     }
+
+    /// Whether requests are held back for as long as an answer's Retry-After says.
+    pub fn is_told(&self) -> bool {
+        matches!(self.state, State::Held { told: true, .. })
+    }
 }
 
 #[cfg(test)]
@@ -170,11 +190,12 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
-    const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+    const PACE: Pace =
+        Pace { first: Duration::from_millis(500), max: Duration::from_secs(60), told_max: Duration::from_secs(300) };
 
     fn fail(route: &mut Route, now_ns: u64, told: Option<u64>) -> Hold {
         let mut rng = fastrand::Rng::with_seed(now_ns);
-        route.failed(now_ns, now_ns, &mut rng, RETRY, Reaction::Retry, told.map(Duration::from_secs))
+        route.failed(now_ns, now_ns, &mut rng, PACE, Reaction::Retry, told.map(Duration::from_secs))
     }
 
     #[test]
@@ -207,8 +228,8 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_holds_at_once_for_as_long_as_told_and_at_most_an_hour() {
-        for (told, waits) in [(7, 7), (u64::from(u32::MAX), 3_600)] {
+    fn retry_after_holds_at_once_for_as_long_as_told_and_at_most_for_the_configured_time() {
+        for (told, waits) in [(7, 7), (300, 300), (301, 300), (3_600, 300), (u64::from(u32::MAX), 300)] {
             let mut route = Route::default();
             let Hold::Until(until_ns) = fail(&mut route, SECOND, Some(told)) else { panic!("it is held") };
             assert!((SECOND * (1 + waits)..=SECOND * (1 + waits) + SECOND / 2).contains(&until_ns), "{until_ns}");
@@ -222,12 +243,28 @@ mod tests {
     }
 
     #[test]
+    fn an_unclear_answer_holds_at_once_and_for_long() {
+        for turn in 0..100 {
+            let (mut route, mut rng) = (Route::default(), fastrand::Rng::with_seed(turn));
+            let Hold::Until(until_ns) = route.failed(0, 0, &mut rng, PACE, Reaction::Unclear, None) else {
+                panic!("it is held")
+            };
+            assert!((30 * SECOND..=60 * SECOND).contains(&until_ns), "{until_ns}");
+            assert!(!route.is_told() && route.take_probe(until_ns));
+        }
+    }
+
+    #[test]
     fn statuses_about_the_api_pause_and_those_about_the_moment_do_not() {
         for status in [301, 302, 307, 401, 403, 404, 405, 410] {
             assert_eq!(reaction(status, &[201], &[]), Reaction::Pause, "{status}");
         }
-        for status in [200, 202, 204, 406, 408, 429, 500, 502, 503, 504] {
+        for status in [406, 408, 429, 500, 502, 503, 504] {
             assert_eq!(reaction(status, &[201], &[]), Reaction::Retry, "{status}");
+        }
+        for status in [200, 202, 204, 226, 299] {
+            assert_eq!(reaction(status, &[201], &[]), Reaction::Unclear, "{status}");
+            assert_eq!(reaction(status, &[201], &[(status, Reaction::Retry)]), Reaction::Retry, "{status}");
         }
         for status in [400, 409, 413, 415, 422] {
             assert_eq!(reaction(status, &[201], &[]), Reaction::Park, "{status}");

@@ -1,10 +1,12 @@
 //! The id in an answer, read without building the document around it.
 
+use super::beginning;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use std::fmt;
 
 /// The JSON token at `pointer` (RFC 6901) of `body`: a whole number of at most 64 bits, or a string in its quotes, as it is sent on.
-/// `None` if there is none, it is anything else, or `body` has not the shape of JSON: of what is passed over, encoding, depth and the size
+/// `None` if there is none, it is anything else, an empty string included, or `body` has not the shape of JSON: of what is passed over, encoding, depth and the size
 /// of numbers are not looked at.
 pub fn token_at(body: &[u8], pointer: &str) -> Option<Box<str>> {
     if !(pointer.is_empty() || pointer.starts_with('/')) {
@@ -14,6 +16,66 @@ pub fn token_at(body: &[u8], pointer: &str) -> Option<Box<str>> {
     let found = Finder { pointer }.deserialize(&mut document).ok()?;
     document.end().ok()?;
     found
+}
+
+/// Why [`token_at`] finds nothing, for the person who must mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoToken {
+    /// No byte.
+    #[error("the answer has no body, and so nothing at {pointer:?}")]
+    Empty {
+        /// Where it was looked for.
+        pointer: String,
+    },
+    /// U+FEFF in front, which JSON must not have (RFC 8259 section 8.1).
+    #[error("the answer begins with a byte-order mark, which JSON must not have")]
+    ByteOrderMark,
+    /// Not the shape of JSON.
+    #[error("the answer is no JSON: {reason}")]
+    NoJson {
+        /// The parser's words.
+        reason: String,
+    },
+    /// The pointer leads nowhere.
+    #[error("the answer has nothing at {pointer:?}")]
+    Nothing {
+        /// Where it was looked for.
+        pointer: String,
+    },
+    /// Something that is no token.
+    #[error("{found} stands at {pointer:?} of the answer, which is no id: a whole number or a string is one")]
+    Other {
+        /// What it is, and its beginning.
+        found: String,
+        /// Where it was looked for.
+        pointer: String,
+    },
+}
+
+/// Says why [`token_at`] finds no token.
+pub fn why_no_token(body: &[u8], pointer: &str) -> NoToken {
+    let at = || pointer.to_owned();
+    if body.is_empty() {
+        return NoToken::Empty { pointer: at() };
+    }
+    if body.starts_with("\u{feff}".as_bytes()) {
+        return NoToken::ByteOrderMark;
+    }
+    let document: Value = match serde_json::from_slice(body) {
+        Ok(document) => document,
+        Err(error) => return NoToken::NoJson { reason: error.to_string() },
+    };
+    let Some(found) = document.pointer(pointer) else { return NoToken::Nothing { pointer: at() } };
+    let shown = beginning(found.to_string().as_bytes());
+    let found = match found {
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => shown,
+        Value::Number(_) => format!("the number {shown}"),
+        Value::String(_) => format!("the text {shown}"),
+        Value::Array(_) => format!("the array {shown}"),
+        Value::Object(_) => format!("the object {shown}"),
+    };
+    NoToken::Other { found, pointer: at() }
 }
 
 /// Looks for what a pointer names below the value that it is given.
@@ -71,7 +133,8 @@ impl<'de> Visitor<'de> for Finder<'_> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(self.is_here().then(|| serde_json::Value::from(text).to_string().into()))
+        let is_token = self.is_here() && !text.is_empty();
+        Ok(is_token.then(|| Value::from(text).to_string().into()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -142,13 +205,13 @@ impl Visitor<'_> for NameIs<'_> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::token_at;
+    use super::{token_at, why_no_token};
 
     /// The same, by way of the whole document.
     fn of_document(body: &[u8], pointer: &str) -> Option<Box<str>> {
         match serde_json::from_slice::<serde_json::Value>(body).ok()?.pointer(pointer)? {
             serde_json::Value::Number(number) if !number.is_f64() => Some(number.to_string().into()),
-            text @ serde_json::Value::String(_) => Some(text.to_string().into()),
+            text @ serde_json::Value::String(_) if *text != "" => Some(text.to_string().into()),
             _ => None,
         }
     }
@@ -199,6 +262,25 @@ mod tests {
         }
         // Beyond 64 bits it could only be sent on rounded.
         assert_eq!(token_at(br#"{"id": 18446744073709551616}"#, "/id"), None);
+    }
+
+    #[test]
+    fn what_is_no_id_is_named_as_what_it_is() {
+        for (body, pointer, words) in [
+            (&b""[..], "/id", "the answer has no body, and so nothing at \"/id\""),
+            (b"\xef\xbb\xbf{\"id\": 7}", "/id", "the answer begins with a byte-order mark, which JSON must not have"),
+            (b"<html>", "/id", "the answer is no JSON: expected value at line 1 column 1"),
+            (b"{\"no\": 7}", "/id", "the answer has nothing at \"/id\""),
+            (b"{\"id\": 7.0}", "/id", "the number 7.0 stands at \"/id\" of the answer"),
+            (b"{\"id\": 18446744073709551616}", "/id", "the number 1.844674407370955"),
+            (b"{\"id\": \"\"}", "/id", "the text \"\" stands at \"/id\" of the answer"),
+            (b"{\"id\": null}", "/id", "null stands at \"/id\""),
+            (b"{\"id\": [7]}", "/id", "the array [7] stands at \"/id\""),
+        ] {
+            assert_eq!(token_at(body, pointer), None);
+            let said = why_no_token(body, pointer).to_string();
+            assert!(said.starts_with(words), "{said}");
+        }
     }
 
     fn document() -> impl Strategy<Value = String> {

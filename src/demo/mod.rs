@@ -90,6 +90,8 @@ pub struct Options {
     pub pipeline: usize,
     /// Leave database, ledger, configuration and logs here.
     pub keep: Option<PathBuf>,
+    /// Keep the pages after the end, until a signal comes.
+    pub hold: bool,
 }
 
 impl Default for Options {
@@ -106,6 +108,7 @@ impl Default for Options {
             connections: 8,
             pipeline: 4,
             keep: None,
+            hold: false,
         }
     }
 }
@@ -195,6 +198,8 @@ pub enum Event {
     Progress(Progress),
     /// The user asked for an early end.
     Stopping,
+    /// All is done; the pages stay until the next signal.
+    Holding,
 }
 
 /// What came of it.
@@ -290,6 +295,10 @@ pub fn run(options: &Options, stop: &SignalFd, show: &mut dyn FnMut(Event)) -> R
     let (summary, cpu_begun) = line.watch_machines(stop, show)?;
     let status = line.watch_drain(&summary, stop, show)?;
     let gateway_cpu = line.gateway.cpu_time()?.saturating_sub(cpu_begun);
+    if options.hold {
+        show(Event::Holding);
+        line.hold(stop)?;
+    }
     let mut failures = Vec::new();
     // The ports stay open until the gateway is gone, or it would see them hang up.
     let patience = [STOP_PATIENCE, SIMULATE_STOP_PATIENCE, STOP_PATIENCE];
@@ -388,6 +397,15 @@ impl Line {
             }
             std::thread::sleep(TICK);
         }
+    }
+
+    /// Until a signal comes.
+    fn hold(&mut self, stop: &SignalFd) -> Result<(), Error> {
+        while stop.read_signal()?.is_none() {
+            self.check()?;
+            std::thread::sleep(TICK);
+        }
+        Ok(())
     }
 
     /// Until all that was sent has been received and nothing is pending, or nothing has moved for long.

@@ -1,14 +1,16 @@
-//! The control thread: what can wait is done here and never on a core. It opens and closes serial ports, resolves names and
-//! watches for missing ports, on an ordinary tokio runtime.
+//! The control thread: what can wait is done here and never on a core. It has serial ports opened and closed and names resolved,
+//! each by threads of their own, and watches for missing ports, on an ordinary tokio runtime.
 #![allow(unsafe_code)] // tokio asks for a promise about the descriptor that it watches
 
 use super::adapters::Adapters;
 use super::driver::Message;
 use super::lines::Lines;
+use super::names::{NameOf, Names};
+use super::waiting::Waiting;
 use crate::config::{Authority, Serial, Settings, SourceKind};
 use crate::shard::{LinkId, SourceId};
 use crate::source::serial::{self, Opened, PortError, Watch};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,15 +29,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often what is found at the open of a source's port is logged.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// Ports that are opened, and closed, at once. An open takes milliseconds unless a driver hangs. A close can wait half a minute
+/// for a dead line's output, and many adapters may be gone at once.
+const OPEN_THREADS: usize = 64;
+const CLOSE_THREADS: usize = 256;
+
 /// What a core asks of the control thread.
 #[derive(Debug)]
 pub enum Request {
     /// Resolve a name.
     Resolve {
+        /// Whose name it is.
+        of: NameOf,
         /// Host and port.
         authority: Authority,
-        /// Its addresses, in the order to try them.
-        answer: oneshot::Sender<io::Result<Vec<SocketAddr>>>,
+        /// Its addresses in the system's order, or why there are none.
+        answer: oneshot::Sender<Result<Vec<SocketAddr>, String>>,
     },
     /// Open a serial port; answered by [`Message::PortOpened`].
     OpenPort {
@@ -98,6 +107,10 @@ pub struct Control {
     /// Ports that were opened before the cores started.
     opened: HashMap<SourceId, Opened>,
     blocking: JoinSet<Done>,
+    opens: Waiting,
+    closes: Waiting,
+    /// Shared with the admin server.
+    names: Arc<Names>,
     watch: Option<AsyncFd<Watch>>,
     /// Who waits for a missing path.
     waiting: HashMap<PathBuf, Vec<(u16, SourceId)>>,
@@ -110,11 +123,14 @@ pub struct Control {
 impl Control {
     /// Control for cores with these mailboxes. `opened` are ports that need not be opened any more the first time.
     /// Must be called in a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// Threads cannot be made ready.
     pub fn new(
         settings: Arc<Settings>,
         mailboxes: Vec<mpsc::UnboundedSender<Message>>,
         opened: HashMap<SourceId, Opened>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let watch = Watch::new().and_then(|watch| {
             // SAFETY: the watch owns its descriptor, and the registration owns the watch.
             let registered = unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) };
@@ -125,12 +141,19 @@ impl Control {
         }
         let (blocking, waiting) = (JoinSet::new(), HashMap::new());
         let lines = Arc::new(Mutex::new(Lines::new(Adapters::open(&settings.gateway.state_dir))));
-        Self { settings, mailboxes, opened, blocking, watch: watch.ok(), waiting, lines, told: HashMap::new() }
+        let (opens, closes) = (Waiting::new("opens", OPEN_THREADS)?, Waiting::new("closes", CLOSE_THREADS)?);
+        let (names, watch, told) = (Arc::new(Names::new()?), watch.ok(), HashMap::new());
+        Ok(Self { settings, mailboxes, opened, blocking, opens, closes, names, watch, waiting, lines, told })
     }
 
     /// What the drivers of the open ports count.
     pub(super) fn lines(&self) -> Arc<Mutex<Lines>> {
         Arc::clone(&self.lines)
+    }
+
+    /// What becomes of the names that are looked up.
+    pub(super) fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
     }
 
     /// Serves requests until all cores have ended, or for ever where the caller keeps a sender.
@@ -154,11 +177,7 @@ impl Control {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Resolve { authority, answer } => drop(tokio::spawn(async move {
-                let addresses = tokio::net::lookup_host((authority.host, authority.port)).await;
-                // Whoever asked may have given up.
-                let _ = answer.send(addresses.map(Iterator::collect));
-            })),
+            Request::Resolve { of, authority, answer } => self.names.find(of, authority, answer),
             Request::OpenPort { core, link, source } => {
                 let ask = Ask { core, link, source, again: false };
                 match self.opened.remove(&source) {
@@ -176,16 +195,18 @@ impl Control {
                 self.opened.retain(|source, _| !retired.contains(source));
                 self.opened.extend(opened);
                 self.forget(&retired);
+                self.names.keep(&names_of(&self.settings));
                 locked(&self.lines).acknowledge();
             }
             Request::Acknowledge => locked(&self.lines).acknowledge(),
             Request::ClosePort { core, link, fd } => {
                 locked(&self.lines).closing(core, link);
-                self.blocking.spawn_blocking(move || {
+                let close = move || {
                     // Closing is all that is left to do with it, also after an error.
                     let _ = nix::unistd::close(fd);
                     Done::Closed { core, link }
-                });
+                };
+                self.blocking.spawn_blocking_on(close, self.closes.handle());
             }
         }
     }
@@ -205,7 +226,8 @@ impl Control {
 
     fn open(&mut self, ask: Ask) {
         let port = self.port(ask.source).clone();
-        self.blocking.spawn_blocking(move || Done::Opened { ask, result: serial::open(&port) });
+        let open = move || Done::Opened { ask, result: serial::open(&port) };
+        self.blocking.spawn_blocking_on(open, self.opens.handle());
     }
 
     fn port(&self, source: SourceId) -> &Serial {
@@ -295,6 +317,16 @@ impl Control {
         // A core that has ended needs nothing more; what the message owns is closed.
         let _ = self.mailboxes[usize::from(core)].send(message);
     }
+}
+
+/// The names that settings have.
+fn names_of(settings: &Settings) -> HashSet<(NameOf, &str)> {
+    let urls = settings.sequence.iter().map(|sequence| &sequence.url).chain([&settings.deliver.url]);
+    let devices = settings.sources.iter().filter_map(|source| match &source.kind {
+        SourceKind::TcpConnect { connect, .. } => Some((NameOf::Device, connect.host.as_str())),
+        _ => None,
+    });
+    urls.map(|url| (NameOf::Api, url.authority.host.as_str())).chain(devices).collect()
 }
 
 /// What threads share, also after a panic elsewhere: it is whole at any time.

@@ -77,6 +77,9 @@ impl Core for Shard {
     fn parked(&self, limit: usize) -> ParkedList {
         Self::parked(self, limit)
     }
+    fn wake(&mut self, now: Now) {
+        Self::wake(self, now);
+    }
     fn acknowledge(&mut self, news: &LossNews) -> Acknowledged {
         Self::acknowledge(self, news)
     }

@@ -10,6 +10,7 @@ mod link;
 mod reload;
 
 use super::clock;
+use super::connect::Connector;
 use super::control::Request;
 use super::ring::{Cqe, Ring, RingOptions};
 use super::segments::{SegmentFile, SegmentFiles};
@@ -101,6 +102,8 @@ pub trait Core {
     fn parked(&self, _limit: usize) -> ParkedList {
         ParkedList::default()
     }
+    /// An operator ends all waits for the API.
+    fn wake(&mut self, _now: Now) {}
     /// An operator knows of losses.
     fn acknowledge(&mut self, _news: &LossNews) -> Acknowledged {
         Acknowledged::default()
@@ -162,6 +165,8 @@ pub enum Message {
         /// Told how many.
         answer: oneshot::Sender<u64>,
     },
+    /// All waits for the API are over.
+    Wake,
     /// Losses are known.
     Acknowledge {
         /// What is known of them.
@@ -304,6 +309,7 @@ pub struct Driver<C: Core> {
     peers: Vec<mpsc::UnboundedSender<Message>>,
     ready: Option<oneshot::Sender<()>>,
     control: mpsc::UnboundedSender<Request>,
+    connector: Connector,
     mailbox: mpsc::UnboundedReceiver<Message>,
     mailbox_open: bool,
     stopping: bool,
@@ -352,6 +358,7 @@ impl<C: Core> Driver<C> {
             read_multishot: options.read_multishot,
             peers: options.peers,
             ready: options.ready,
+            connector: Connector::new(options.control.clone()),
             control: options.control,
             mailbox: options.mailbox,
             mailbox_open: true,

@@ -56,7 +56,7 @@ pub enum EngineError {
         error: io::Error,
     },
     /// A core's ring cannot be made or used.
-    #[error("core {core}: io_uring: {error}")]
+    #[error("core {core}: io_uring: {error}{}", memory_remedy(error))]
     Ring {
         /// Index of the core.
         core: u16,
@@ -85,8 +85,19 @@ pub enum EngineError {
     },
 }
 
-/// What to do where the state directory is forbidden; empty for other errors.
+/// What to do where the kernel has no memory for a ring; empty for other errors.
+fn memory_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => ": LimitMEMLOCK=infinity in the unit, or `ulimit -l unlimited`, allows the ring's memory",
+        _ => "",
+    }
+}
+
+/// What to do where the state directory is forbidden or cannot be written; empty for other errors.
 pub(super) fn permission_remedy(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
+        return ": mount it writable, StateDirectory= or ReadWritePaths= in a unit, or another state_dir".to_owned();
+    }
     if error.kind() != io::ErrorKind::PermissionDenied {
         return String::new();
     }

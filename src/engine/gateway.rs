@@ -12,6 +12,7 @@ use super::histograms::Histograms;
 use super::lines::Lines;
 use super::listen::{Listeners, bind_admin, bind_all};
 use super::lock::StateLock;
+use super::names::Names;
 use super::parking::AskedCores;
 use super::placement::Placement;
 use super::probe;
@@ -38,15 +39,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-/// Descriptors of a core besides connections and listeners, and of the process besides its cores (the admin server's connections
-/// among them).
+/// Descriptors of a core besides connections and listeners, and of the process besides its cores.
 const CORE_FILES: usize = 48;
-const PROCESS_FILES: usize = 64;
+const PROCESS_FILES: usize = 64 + admin::CONNECTIONS_MAX;
 
 /// Connections of machines on a core that are few.
 const CONNECTIONS_FEW: usize = 1_024;
 
-/// Threads that may wait for serial ports at once.
+/// Threads for what is read and taken at a reload. What may wait for long has threads of its own (`waiting`).
 const BLOCKING_THREADS: usize = 64;
 
 /// How the gateway is run.
@@ -191,7 +191,7 @@ fn raise_open_files() {
 pub(super) fn leave_descriptors(settings: &mut Settings) {
     let Ok((_, files)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let allowed = connections_allowed(files, settings);
-    if allowed < settings.limits.connections {
+    if allowed < settings.limits.connections_all {
         if are_too_few(allowed, settings) {
             warn!(
                 "the limit of open files, {files}, allows {allowed} connections of machines on each core, not {}; more wait: \
@@ -199,7 +199,8 @@ pub(super) fn leave_descriptors(settings: &mut Settings) {
                 settings.limits.connections
             );
         }
-        settings.limits.connections = allowed;
+        settings.limits.connections_all = allowed;
+        settings.limits.connections = settings.limits.connections.min(allowed);
     }
 }
 
@@ -395,9 +396,10 @@ impl Gateway {
         runtime.block_on(async {
             let address = admin.local_addr().map_err(EngineError::Thread)?;
             let admin = tokio::net::TcpListener::from_std(admin).map_err(EngineError::Thread)?;
-            let control = Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports);
+            let control =
+                Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports).map_err(EngineError::Thread)?;
             let (close_admin, admin_closed) = oneshot::channel::<()>();
-            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines(), wish), async {
+            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines(), control.names(), wish), async {
                 // Closed by a word or by the end of who would say it.
                 let _ = admin_closed.await;
             }));
@@ -430,7 +432,7 @@ impl Gateway {
         })
     }
 
-    fn admin(&self, lines: Arc<Mutex<Lines>>, wish: mpsc::UnboundedSender<Wish>) -> admin::Gateway {
+    fn admin(&self, lines: Arc<Mutex<Lines>>, names: Arc<Names>, wish: mpsc::UnboundedSender<Wish>) -> admin::Gateway {
         let mailboxes = self.mailboxes.clone();
         let settings = &self.settings;
         let cores = mailboxes.len() as u16;
@@ -479,12 +481,13 @@ impl Gateway {
         let (ask_cores, blocks) = (gateway.request, self.blocks.clone());
         // The cores know nothing of what the drivers count, nor of what becomes of names.
         gateway.request = Box::new(move || {
-            let (asked, lines, blocks) = (ask_cores(), Arc::clone(&lines), blocks.clone());
+            let (asked, lines, names, blocks) = (ask_cores(), Arc::clone(&lines), Arc::clone(&names), blocks.clone());
             Box::pin(async move {
                 let mut snapshots = asked.await;
                 let mut lines = locked(&lines);
                 lines.look_at_all();
                 lines.show(&mut snapshots);
+                names.show(&mut snapshots);
                 if let Some(blocks) = blocks {
                     blocks.show(&mut snapshots);
                 }
@@ -644,10 +647,11 @@ mod tests {
         let mut settings = settings(1);
         assert!(connections_allowed(1 << 20, &settings) > 1_000_000);
         let allowed = connections_allowed(1_024, &settings);
-        assert!((800..960).contains(&allowed), "{allowed}");
+        assert!((800..900).contains(&allowed), "{allowed}");
         assert_eq!(connections_allowed(20, &settings), 1);
         leave_descriptors(&mut settings);
-        assert!((1..=16_384).contains(&settings.limits.connections));
+        let Limits { connections, connections_all, .. } = settings.limits;
+        assert!(connections <= connections_all && (1..=16_384).contains(&connections_all));
         settings.gateway.cores = vec![0, 1];
         assert!(connections_allowed(1_024, &settings) < allowed / 2);
     }

@@ -146,14 +146,15 @@ fn share(bound: &SockAddr, address: SocketAddr, count: usize) -> io::Result<Vec<
     (0..count).map(listen).collect()
 }
 
-/// A socket that listens and shares its address with no other.
+/// A bound socket that shares its address with no other. It does not listen: whoever connected to it would be reset when it is
+/// dropped for those that stay. Beside one that listens bind(2) fails all the same.
 fn bind_alone(address: SocketAddr) -> io::Result<Socket> {
     let deadline = Instant::now() + RETRY;
     loop {
         let socket = socket(address)?;
         // Past the connections of an earlier process in TIME_WAIT, but not past a listener.
         socket.set_reuse_address(true)?;
-        match socket.bind(&address.into()).and_then(|()| socket.listen(1)) {
+        match socket.bind(&address.into()) {
             Ok(()) => return Ok(socket),
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(20));
@@ -205,6 +206,45 @@ mod tests {
         assert!(accepted.tcp_nodelay().expect("readable") && accepted.keepalive().expect("readable"));
         assert_eq!(accepted.tcp_user_timeout().expect("readable"), Some(PEER_GONE));
         assert_eq!(accepted.tcp_keepalive_time().expect("readable"), PEER_GONE);
+    }
+
+    #[test]
+    fn a_connection_of_the_first_moment_is_not_reset() {
+        use std::io::Read as _;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        for _ in 0..50 {
+            let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+            let ended = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                // Those that connect as soon as anybody listens.
+                let machines: Vec<_> = (0..4)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            while !ended.load(Ordering::Relaxed) {
+                                match TcpStream::connect(address) {
+                                    // One that has connected to itself by chance is none.
+                                    Ok(stream) if stream.local_addr().is_ok_and(|own| own != address) => {
+                                        return Some(stream);
+                                    }
+                                    _ => {}
+                                }
+                            }
+                            None
+                        })
+                    })
+                    .collect();
+                std::thread::sleep(Duration::from_millis(1));
+                let listeners = bind(address, 2);
+                ended.store(listeners.is_err(), Ordering::Relaxed);
+                let streams = machines.into_iter().filter_map(|machine| machine.join().expect("no panic"));
+                for mut stream in streams {
+                    stream.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+                    let error = stream.read(&mut [0]).expect_err("nobody sends or closes");
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                }
+                drop(listeners);
+            });
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod histograms;
 mod lines;
 mod listen;
 mod lock;
+mod names;
 mod occupant;
 mod parking;
 mod placement;
@@ -31,6 +32,7 @@ mod ring;
 mod segments;
 mod stop;
 mod view;
+mod waiting;
 
 pub use blocks::orphans::{LeftOver, left_over, remove as remove_orphan};
 pub use blocks::unfit;
@@ -41,6 +43,7 @@ pub use files::{CoreDirectory, FsStorage, core_directories, core_directory, crea
 pub use gateway::{Options, Summary, are_too_few, connections_allowed, run};
 pub use listen::{ListenError, Listeners, bind_all};
 pub use lock::{LockError, StateLock, lock_holder};
+pub use names::NameOf;
 pub use occupant::{Occupants, occupants};
 pub use parking::{Decision, decisions_left, leave_decision};
 pub use reread::{CameBack, reread};

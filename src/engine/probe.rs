@@ -81,12 +81,14 @@ pub enum ProbeError {
         missing: String,
     },
     /// EMFILE, ENFILE or ENOMEM.
-    #[error("a limit forbids io_uring ({call}: {errno}): raise LimitNOFILE= or the memory limit of the service")]
+    #[error("a limit forbids io_uring ({call}: {errno}): {remedy}")]
     Limit {
         /// The system call.
         call: &'static str,
         /// The error in words.
         errno: String,
+        /// What raises it.
+        remedy: &'static str,
     },
     /// Anything else.
     #[error("io_uring cannot be used ({call}: {errno})")]
@@ -226,7 +228,14 @@ fn refusal(call: &'static str, error: &io::Error, machine: Machine) -> ProbeErro
         (libc::EINVAL, _) => {
             ProbeError::TooOld { release: machine.release, missing: "SINGLE_ISSUER with DEFER_TASKRUN".to_owned() }
         }
-        (libc::EMFILE | libc::ENFILE | libc::ENOMEM, _) => ProbeError::Limit { call, errno: words() },
+        (libc::ENOMEM, _) => {
+            let remedy =
+                "LimitMEMLOCK=infinity in the unit, or `ulimit -l unlimited`; and the memory limit of the service";
+            ProbeError::Limit { call, errno: words(), remedy }
+        }
+        (libc::EMFILE | libc::ENFILE, _) => {
+            ProbeError::Limit { call, errno: words(), remedy: "LimitNOFILE= in the unit, or `ulimit -Hn`" }
+        }
         _ => ProbeError::Other { call, errno: words() },
     }
 }
@@ -285,7 +294,8 @@ mod tests {
         assert!(matches!(refused(libc::EACCES, Some(0), false), ProbeError::Sandboxed { .. }));
         assert!(matches!(refused(libc::ENOSYS, Some(0), true), ProbeError::Absent { .. }));
         assert!(matches!(refused(libc::EINVAL, None, true), ProbeError::TooOld { .. }));
-        assert!(matches!(refused(libc::EMFILE, None, true), ProbeError::Limit { .. }));
+        assert!(refused(libc::EMFILE, None, true).to_string().contains("LimitNOFILE="));
+        assert!(refused(libc::ENOMEM, None, true).to_string().contains("LimitMEMLOCK=infinity"));
         assert!(matches!(refused(libc::EIO, None, true), ProbeError::Other { .. }));
     }
 

@@ -23,6 +23,8 @@ use tracing::{error, info, warn};
 
 /// Ids that a [`SourceId`] can tell apart.
 const SOURCES_MAX: usize = 1 << 16;
+/// How often the files of secrets are read, to be compared.
+const LOOK_AT_SECRETS: Duration = Duration::from_secs(2);
 /// A core answers between two turns; one that does not is not waited for any longer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
@@ -103,6 +105,8 @@ pub(super) struct Reloader {
     places: Vec<Place>,
     /// Counts those that were told to the cores.
     count: u64,
+    /// Why the secrets cannot be read now.
+    secrets_fault: Option<String>,
 }
 
 /// What is to become of the sources.
@@ -126,12 +130,20 @@ struct Taken {
 impl Reloader {
     pub(super) fn new(start: Start) -> Self {
         let places = vec![Place::Live; start.file.sources.len()];
-        Self { start, places, count: 0 }
+        Self { start, places, count: 0, secrets_fault: None }
     }
 
     /// Serves wishes, one after the other; those that come while one is served are one.
     pub(super) async fn run(mut self, mut wishes: mpsc::UnboundedReceiver<Wish>) {
-        while let Some(first) = wishes.recv().await {
+        loop {
+            let wish = tokio::select! {
+                wish = wishes.recv() => wish,
+                () = tokio::time::sleep(LOOK_AT_SECRETS) => {
+                    self.look_at_secrets().await;
+                    continue;
+                }
+            };
+            let Some(first) = wish else { return };
             let mut served = vec![first];
             // What is read from now on is new enough for all of these.
             while let Ok(wish) = wishes.try_recv() {
@@ -155,6 +167,10 @@ impl Reloader {
 
     async fn reload(&mut self, by: &'static str) -> Outcome {
         let outcome = self.try_reload().await.map_err(Arc::new);
+        // Whoever wishes this has mended something, be it the service alone: nobody waits any longer.
+        for mailbox in &self.start.mailboxes {
+            let _ = mailbox.send(Message::Wake); // a core that has ended waits for nothing
+        }
         match &outcome {
             Ok(done) => {
                 self.start.loaded.succeed(clock::now().wall_ns);
@@ -171,6 +187,32 @@ impl Reloader {
         outcome
     }
 
+    /// Takes over what the files of secrets hold, if it is other than before: a service that has been given a new one answers 401 or 403
+    /// until then. The configuration itself is not read, for nobody has said that it is whole.
+    async fn look_at_secrets(&mut self) {
+        if self.start.file.deliver.header_files.is_empty() || self.is_stopping() {
+            return;
+        }
+        let deliver = self.start.file.deliver.clone();
+        let read = tokio::task::spawn_blocking(move || config::read_headers(&deliver)).await;
+        match read.expect("reading does not panic") {
+            Ok(None) => self.secrets_fault = None,
+            Ok(Some(headers)) => {
+                let mut file = self.start.file.clone();
+                file.deliver.headers = headers;
+                match self.take_over(file).await {
+                    Ok(done) => info!("a file of secrets has changed: {done}"),
+                    Err(why) => warn!("a file of secrets has changed, and is not taken over: {why}"),
+                }
+            }
+            Err(why) if self.secrets_fault.as_ref() != Some(&why) => {
+                warn!("a file of secrets cannot be used, the earlier secret stays in force: {why}");
+                self.secrets_fault = Some(why);
+            }
+            Err(_) => {}
+        }
+    }
+
     async fn try_reload(&mut self) -> Result<String, ReloadError> {
         let path = self.start.path.clone().ok_or(ReloadError::NoFile)?;
         if self.is_stopping() {
@@ -181,7 +223,12 @@ impl Reloader {
         for note in &notes {
             warn!("{note}");
         }
-        // What files beside the configuration hold (secrets of headers) was read with it and is compared as a part of it.
+        self.take_over(file).await
+    }
+
+    /// Puts settings into force as far as they differ. What files beside the configuration hold (secrets of headers) was read with it and
+    /// is compared as a part of it.
+    async fn take_over(&mut self, file: Settings) -> Result<String, ReloadError> {
         let changes = Changes::between(&self.start.file, &file);
         if !changes.restart.is_empty() {
             return Err(ReloadError::NeedsRestart { changes: changes.restart });

@@ -35,6 +35,11 @@ pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// A number and what is counted, such as "1 record" and "2 records".
+pub fn counted(number: u64, one: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
 /// `12,345,678`
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -87,6 +92,17 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .filter(|(similarity, _)| *similarity >= 0.75)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, word)| word)
+}
+
+/// A length of time for people, in seconds, minutes, hours or days.
+pub fn about_seconds(seconds: f64) -> String {
+    match seconds as u64 {
+        0 if seconds > 0.0 => "less than a second".to_owned(),
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds @ 3_600..172_800 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        seconds => format!("{} days", seconds / 86_400),
+    }
 }
 
 #[cfg(test)]

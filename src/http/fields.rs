@@ -151,6 +151,7 @@ pub(super) struct FramingFields {
     chunked: u32,
     chunked_last: bool,
     empty_coding: bool,
+    identity: u32,
 }
 
 impl FramingFields {
@@ -166,6 +167,21 @@ impl FramingFields {
         }
     }
 
+    /// Takes a Content-Length's value in an answer: equal ones may be repeated, in several lines or in a list (RFC 9110 section 8.6).
+    pub(super) fn repeated_content_length(&mut self, value: &[u8]) {
+        for element in list(value) {
+            let fault = match (decimal(element), self.length) {
+                (None, _) => FramingFault::ContentLength,
+                (Some(length), Some(before)) if length != before => FramingFault::ContentLengths,
+                (Some(length), _) => {
+                    self.length = Some(length);
+                    continue;
+                }
+            };
+            self.length_fault.get_or_insert(fault);
+        }
+    }
+
     /// Takes a Transfer-Encoding's value; several lines are one list.
     pub(super) fn transfer_encoding(&mut self, value: &[u8]) {
         for coding in list(value) {
@@ -173,6 +189,17 @@ impl FramingFields {
             self.chunked_last = coding.eq_ignore_ascii_case(b"chunked");
             self.chunked += u32::from(self.chunked_last);
             self.empty_coding |= coding.is_empty();
+            self.identity += u32::from(coding.eq_ignore_ascii_case(b"identity"));
+        }
+    }
+
+    /// How an answer ends, and whether that is certain enough for another one behind it. A chunked answer of HTTP/1.0, and the coding
+    /// `identity` with a length, break the rules, and leave no doubt what is meant.
+    pub(super) fn resolve_answer(&self, http10: bool) -> Result<(Framing, bool), FramingFault> {
+        let is_identity = self.codings == 1 && self.identity == 1;
+        match self.length {
+            Some(length) if is_identity && self.length_fault.is_none() => Ok((Framing::Length(length), false)),
+            _ => Ok((self.resolve(false)?, !http10 || self.codings == 0)),
         }
     }
 

@@ -108,6 +108,10 @@ impl Page {
         let help =
             "Records that are missing from the journals (at most, after a kill), until an operator acknowledges it.";
         gauge(encoder, "missing_records", help, self.report.missing().records as f64)?;
+        let help = "Age of the oldest record that waits to be delivered.";
+        gauge(encoder, "oldest_pending_seconds", help, self.report.oldest_pending_s())?;
+        let help = "Lanes whose first record is not taken, though those of other lanes are.";
+        gauge(encoder, "lanes_stuck", help, self.report.lanes_stuck as f64)?;
         let balanced = self.report.shards.iter().all(|shard| shard.terms.balance());
         let help = "1 while received + recovered = delivered + pending + parked + rejected + discarded on every core.";
         gauge(encoder, "balanced", help, f64::from(u8::from(balanced)))
@@ -144,6 +148,10 @@ impl Page {
         }
         let rows = self.report.sources.iter().filter_map(|source| Some((label(source), source.silent_s?)));
         family(encoder, "source_silent_seconds", "Seconds since the last byte of a source.", false, rows)?;
+        let oldest_s = |name: &str| self.report.oldest_pending_s.get(name).copied().unwrap_or(0.0);
+        let rows = self.report.sources.iter().map(|source| (label(source), oldest_s(&source.name)));
+        let help = "Age of the oldest record in memory that waits to be delivered, of a source.";
+        family(encoder, "source_oldest_pending_seconds", help, false, rows)?;
         self.lines(encoder)
     }
 

@@ -2,14 +2,17 @@
 
 use super::losses::{self, Acknowledged, LossSnapshot};
 use super::process::ProcessUsage;
-use super::snapshot::{RouteSnapshot, Snapshot, SourceSnapshot};
+use super::snapshot::{FailingRecord, RouteSnapshot, Snapshot, SourceSnapshot};
 use crate::ground::count::{Counters, Stage, StageHistograms, Terms};
+use crate::ground::text::about_seconds;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Most samples of a source, of all cores together.
 const SAMPLES_MAX: usize = 8;
+/// Stuck lanes that are problems of their own; with more, the rest is one.
+const STUCK_SHOWN_MAX: usize = 10;
 
 /// What a problem is about, and with it how bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -29,6 +32,8 @@ pub enum Area {
     Route,
     /// The last attempt to read the configuration again failed; the earlier one is in force.
     Config,
+    /// A lane stands still while others get through.
+    Lane,
     /// Records are kept aside for an operator.
     Parked,
     /// Records are missing, and no operator has acknowledged that yet.
@@ -68,6 +73,12 @@ pub struct Report {
     pub routes: Vec<RouteSnapshot>,
     /// Open lanes.
     pub lanes: u64,
+    /// Lanes that stand still while others get through.
+    pub lanes_stuck: u64,
+    /// The records that fail, those of such lanes first; at most 100 of each core.
+    pub failing: Vec<FailingRecord>,
+    /// Age in seconds of the oldest record in memory that waits to be delivered, of each source.
+    pub oldest_pending_s: BTreeMap<String, f64>,
     /// The shards, by core.
     pub shards: Vec<Snapshot>,
     /// What is missing in the journals and nobody has acknowledged, by core.
@@ -87,7 +98,16 @@ impl Report {
             report.counters.add(&shard.counters);
             report.stages.add(&shard.stages);
             report.lanes += shard.lanes;
+            report.lanes_stuck += shard.lanes_stuck;
+            report.failing.extend(shard.failing.iter().cloned());
+            for (source, age_s) in &shard.oldest_pending_s {
+                let oldest_s = report.oldest_pending_s.entry(source.clone()).or_default();
+                *oldest_s = oldest_s.max(*age_s);
+            }
         }
+        report.failing.sort_by(|one, other| {
+            (other.stuck, other.failing_s).partial_cmp(&(one.stuck, one.failing_s)).expect("numbers")
+        });
         report.sources = merge_sources(&shards);
         report.routes = merge_routes(&shards);
         report.losses = shards.iter().flat_map(|shard| shard.journal.losses.iter().cloned()).collect();
@@ -121,6 +141,9 @@ impl Report {
             "stages": self.stage_summaries(),
             "counters": self.counters,
             "lanes": self.lanes,
+            "lanes_stuck": self.lanes_stuck,
+            "failing": self.failing,
+            "oldest_pending_s": self.oldest_pending_s(),
             "shards": self.shards.iter().map(shard_status).collect::<Vec<_>>(),
             "sources": self.sources.iter().map(source_status).collect::<Vec<_>>(),
             "routes": self.routes,
@@ -135,6 +158,11 @@ impl Report {
             },
             "problems": self.problems,
         })
+    }
+
+    /// Age in seconds of the oldest record that waits to be delivered, 0 where none does.
+    pub fn oldest_pending_s(&self) -> f64 {
+        self.oldest_pending_s.values().copied().fold(0.0, f64::max)
     }
 
     fn stage_summaries(&self) -> Map<String, Value> {
@@ -212,6 +240,8 @@ fn merge_routes(shards: &[Snapshot]) -> Vec<RouteSnapshot> {
         own.connections += route.connections;
         own.in_flight += route.in_flight;
         own.last_success_s = shorter(own.last_success_s, route.last_success_s);
+        own.waits_s = shorter(own.waits_s, route.waits_s);
+        own.waits_as_told |= route.waits_as_told;
         join_words(&mut own.problem, route.problem.as_deref());
     }
     merged
@@ -266,18 +296,48 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
         let text = format!("{words}: ringest queue acknowledge CONFIG");
         problems.push(Problem { area: Area::Missing, name: "records".to_owned(), text });
     }
+    problems.extend(stuck(report));
     if report.terms.parked > 0 {
         let count = report.terms.parked;
         let (records, them) = if count == 1 { ("record is", "it") } else { ("records are", "them") };
-        let text = format!("{count} {records} parked, since the API refused {them}: ringest queue list --parked");
+        let text =
+            format!("{count} {records} parked, since the API refused {them}: ringest queue list CONFIG --parked");
         problems.push(Problem { area: Area::Parked, name: "queue".to_owned(), text });
     }
     for route in &report.routes {
         if let Some(text) = &route.problem {
-            problems.push(Problem { area: Area::Route, name: route.authority.clone(), text: text.clone() });
+            let text = format!("{text}{}", waits(route));
+            problems.push(Problem { area: Area::Route, name: route.authority.clone(), text });
         }
     }
     problems
+}
+
+/// Lanes that stand still while others get through, each by its machine's name.
+fn stuck(report: &Report) -> impl Iterator<Item = Problem> {
+    let shown = report.failing.iter().filter(|failing| failing.stuck).take(STUCK_SHOWN_MAX);
+    let named = shown.map(|failing| {
+        let text = format!("{}: ringest queue list CONFIG", failing.words());
+        Problem { area: Area::Lane, name: failing.name.clone(), text }
+    });
+    let more = report.lanes_stuck.saturating_sub(named.clone().count() as u64);
+    let others = (more > 0).then(|| {
+        let text = format!("{more} other lanes stand still while others get through: ringest queue list CONFIG");
+        Problem { area: Area::Lane, name: "others".to_owned(), text }
+    });
+    named.chain(others)
+}
+
+/// Until when nothing is sent, and why.
+fn waits(route: &RouteSnapshot) -> String {
+    match (route.waits_s, route.waits_as_told) {
+        (None, _) => String::new(),
+        (Some(wait_s), false) => format!("; next try in {}", about_seconds(wait_s)),
+        (Some(wait_s), true) => {
+            let words = "as the service told by Retry-After; to try at once: ringest queue retry CONFIG --now";
+            format!("; next try in {}, {words}", about_seconds(wait_s))
+        }
+    }
 }
 
 #[cfg(test)]

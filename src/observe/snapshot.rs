@@ -2,8 +2,10 @@
 
 use super::losses::LossSnapshot;
 use crate::ground::count::{Counters, LineCounts, StageHistograms, Terms};
+use crate::ground::text::about_seconds;
 use crate::ground::{FlagCounts, RecordFlags};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Records that a shard keeps aside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -69,6 +71,56 @@ pub struct ParkedRecord {
     pub received_wall_ns: u64,
     /// When it was parked, in nanoseconds since 1970.
     pub parked_wall_ns: u64,
+}
+
+/// A record whose delivery has failed, the first one of its lane: it is tried again and again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailingRecord {
+    /// CORE-NUMBER, unique in the state directory.
+    pub record: String,
+    /// The configured source.
+    pub source: String,
+    /// What `{{source}}` shows.
+    pub name: String,
+    /// Failures so far, in this run.
+    pub attempts: u32,
+    /// Seconds since the first of them.
+    pub failing_s: f64,
+    /// The last answer's status, if there was one.
+    pub status: Option<u16>,
+    /// By what it failed last, in words.
+    pub answer: String,
+    /// Seconds until it is tried again; `None` while it is on its way, or waits for others.
+    pub next_s: Option<f64>,
+    /// Records of its lane that wait behind it.
+    pub behind: u64,
+    /// Records of other lanes have arrived since it began to fail.
+    pub stuck: bool,
+}
+
+impl FailingRecord {
+    /// What there is to be known, but for the machine's name.
+    pub fn words(&self) -> String {
+        let (record, answer) = (&self.record, &self.answer);
+        let others = if self.stuck { "is not taken, though those of other machines are" } else { "is not taken" };
+        let waiting = match self.behind {
+            0 => String::new(),
+            1 => "; 1 record waits behind it".to_owned(),
+            count => format!("; {count} records wait behind it"),
+        };
+        format!("record {record} {others}: {}, last: {answer}; {}{waiting}", self.tries(), self.next())
+    }
+
+    /// How often it was tried.
+    pub fn tries(&self) -> String {
+        let times = if self.attempts == 1 { "attempt" } else { "attempts" };
+        format!("{} {times} in {}", self.attempts, about_seconds(self.failing_s))
+    }
+
+    /// When it is tried again.
+    pub fn next(&self) -> String {
+        self.next_s.map_or("being tried now".to_owned(), |next_s| format!("next try in {}", about_seconds(next_s)))
+    }
 }
 
 /// Why bytes did not become a record.
@@ -183,6 +235,10 @@ pub struct RouteSnapshot {
     pub problem: Option<String>,
     /// Seconds since the last success, if there was one.
     pub last_success_s: Option<f64>,
+    /// Seconds until something is sent again, where all wait; on several cores, until the first one does.
+    pub waits_s: Option<f64>,
+    /// It is the service that said for how long, by Retry-After.
+    pub waits_as_told: bool,
 }
 
 /// The journal of one shard.
@@ -226,6 +282,12 @@ pub struct Snapshot {
     pub journal: JournalSnapshot,
     /// Open lanes.
     pub lanes: u64,
+    /// Lanes that stand still while others get through.
+    pub lanes_stuck: u64,
+    /// The records that fail, those of such lanes first; at most 100.
+    pub failing: Vec<FailingRecord>,
+    /// Age in seconds of the oldest record in memory that waits to be delivered, of each source that has one.
+    pub oldest_pending_s: BTreeMap<String, f64>,
     /// Sequence ids that were given ahead and are not used: the first and the last of each run of them.
     pub unused_ids: Vec<(u64, u64)>,
 }

@@ -314,6 +314,7 @@ impl Shard {
                 None => {}
             },
             Timer::Reopen(source) => intake.reopen_due(turn, source),
+            Timer::Tell => intake.tell(),
             Timer::Silence(source) => intake.check_silence(turn, source),
             Timer::Accept(source) => intake.resume_accept(turn, source),
             Timer::Api(_) => {} // dispatch looks at the time itself
@@ -469,6 +470,13 @@ impl Shard {
         } else {
             self.timers.set(now.mono_ns + FLUSH_LOOK_NS, Timer::Flush);
         }
+    }
+
+    /// An operator ends all waits for the API, between two turns.
+    pub fn wake(&mut self, now: Now) {
+        let (mut turn, mut owners) = self.lend(now);
+        owners.delivery.wake(&mut turn, owners.store);
+        owners.admit(&mut turn);
     }
 
     // ---- another configuration

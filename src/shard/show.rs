@@ -23,7 +23,7 @@ impl Shard {
         if journal.problem.is_none() && self.intake.is_paused() {
             journal.problem = self.store.own().why_paused(now);
         }
-        Snapshot {
+        let mut snapshot = Snapshot {
             core: self.intake.core().0,
             terms: self.terms,
             counters: self.counters,
@@ -33,6 +33,10 @@ impl Shard {
             journal,
             lanes: self.store.lane_count() as u64,
             unused_ids: self.delivery.unused_ids(),
-        }
+            oldest_pending_s: self.store.oldest_pending_s(now),
+            ..Snapshot::default()
+        };
+        self.delivery.show_failing(now, &self.store, &mut snapshot);
+        snapshot
     }
 }

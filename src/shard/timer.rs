@@ -15,6 +15,8 @@ pub(super) enum Timer {
     Link(LinkId),
     /// A port or device server is tried again.
     Reopen(SourceId),
+    /// What has befallen some sources is to be logged.
+    Tell,
     /// A source may have been silent for too long.
     Silence(SourceId),
     /// Accepting goes on.

@@ -285,6 +285,7 @@ impl<'a> World<'a> {
 
     fn stop(&mut self, now_ns: u64) {
         self.stopped = true;
+        self.hear();
         self.context.stop_ns = now_ns;
         self.wake_all(now_ns);
     }
@@ -321,14 +322,23 @@ impl<'a> World<'a> {
                 (usage.user_time().num_milliseconds() + usage.system_time().num_milliseconds()).max(0) as u64;
         }
         summary.stopped = self.stopped;
-        if self.context.options.hold && !self.stopped {
+        if self.context.options.hold {
             (self.context.options.on_held)(&summary);
             self.hold()?;
         }
         Ok(summary)
     }
 
-    /// Keeps all ports open until it is told to stop.
+    /// Takes the wish to stop away, so that the next one is seen.
+    fn hear(&self) {
+        if let Some(stop) = self.stop {
+            // Where nothing can be read, as of a closed pipe, the wish stays.
+            let _ = nix::unistd::read(stop, &mut [0; 128]);
+        }
+    }
+
+    /// Keeps all ports open until it is told to stop, once more where that was how it came to its end: a reader may not have all
+    /// yet, and a closed pty takes away what was not read.
     fn hold(&self) -> Result<(), Error> {
         let Some(stop) = self.stop else { return Ok(()) };
         loop {

@@ -63,6 +63,8 @@ struct Memory {
     asked: Vec<usize>,
     /// Records in each request that was taken.
     batches: Vec<usize>,
+    /// The values of Authorization that came, each once.
+    authorizations: Vec<String>,
     /// When each record step came, the refused ones too.
     steps: Vec<Instant>,
     /// Status and header fields with which every record step is refused.
@@ -115,6 +117,11 @@ impl Api {
         self.memory.lock().expect("no thread panics with it").steps.clone()
     }
 
+    /// The values of Authorization that came.
+    pub fn authorizations(&self) -> Vec<String> {
+        self.memory.lock().expect("no thread panics with it").authorizations.clone()
+    }
+
     /// The ids that were asked for by GET, in their order.
     pub fn asked(&self) -> Vec<usize> {
         self.memory.lock().expect("no thread panics with it").asked.clone()
@@ -136,7 +143,13 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
     let _ = stream.set_nodelay(true);
     let mut stream = BufReader::new(stream);
     let mut answers = 0;
-    while let Some((path, key, body)) = request(&mut stream) {
+    while let Some((path, key, body, authorization)) = request(&mut stream) {
+        if !authorization.is_empty() {
+            let mut memory = memory.lock().expect("no thread panics with it");
+            if !memory.authorizations.contains(&authorization) {
+                memory.authorizations.push(authorization);
+            }
+        }
         std::thread::sleep(behaviour.delay);
         let mut status = "201 Created\r\nContent-Type: application/json; charset=utf-8";
         let mut shown = None;
@@ -241,23 +254,24 @@ fn records(body: &str) -> Vec<serde_json::Value> {
     }
 }
 
-/// Path, key and body, or nothing at the end of the stream.
-fn request(stream: &mut BufReader<TcpStream>) -> Option<(String, String, String)> {
+/// Path, key, body and Authorization, or nothing at the end of the stream.
+fn request(stream: &mut BufReader<TcpStream>) -> Option<(String, String, String, String)> {
     let mut line = String::new();
     stream.read_line(&mut line).ok().filter(|length| *length > 0)?;
     let path = line.split(' ').nth(1)?.to_owned();
-    let (mut key, mut length) = (String::new(), 0);
+    let (mut key, mut authorization, mut length) = (String::new(), String::new(), 0);
     loop {
         line.clear();
         stream.read_line(&mut line).ok()?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         match name.to_ascii_lowercase().as_str() {
             "idempotency-key" => value.trim().clone_into(&mut key),
+            "authorization" => value.trim().clone_into(&mut authorization),
             "content-length" => length = value.trim().parse().expect("a length"),
             _ => {}
         }
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    Some((path, key, String::from_utf8(body).expect("text")))
+    Some((path, key, String::from_utf8(body).expect("text"), authorization))
 }

@@ -146,7 +146,7 @@ fn a_forbidden_address_is_one_line_with_the_remedy_and_code_7() {
 
 #[test]
 fn without_descriptors_accepting_pauses_and_the_work_goes_on() {
-    const FILES: usize = 200;
+    const FILES: usize = 300;
     let site = Site::new();
     let _receiver = Receiver::start(&site);
     let tcp = free_address();

@@ -260,8 +260,18 @@ fn c03_another_success_is_no_acknowledgement() {
 }
 
 #[test]
+fn c03_all_statuses_of_success_can_be_listed_in_one_word() {
+    play(cases::c03_all_listed());
+}
+
+#[test]
 fn c04_an_answer_whose_end_cannot_be_told_is_thrown_away() {
     play(cases::c04());
+}
+
+#[test]
+fn c04_what_stays_unreadable_is_asked_for_at_long_intervals() {
+    play(cases::c04_again());
 }
 
 #[test]
@@ -316,6 +326,11 @@ fn c14_answers_about_the_client_pause_the_route() {
 #[test]
 fn c15_a_record_that_is_refused_three_times_is_parked_and_the_next_ones_go_on() {
     play(cases::c15());
+}
+
+#[test]
+fn c16_no_retry_after_is_obeyed_beyond_the_configured_time() {
+    play(cases::c16_capped());
 }
 
 #[test]

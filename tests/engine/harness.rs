@@ -166,7 +166,9 @@ where
     let (control_settings, mailboxes) = (Arc::clone(&settings), vec![to_core.clone()]);
     let control = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async { Control::new(control_settings, mailboxes, HashMap::new()).run(requests).await });
+        runtime.block_on(async {
+            Control::new(control_settings, mailboxes, HashMap::new()).expect("threads").run(requests).await
+        });
     });
     let peers = vec![to_core.clone()];
     let core = std::thread::spawn(move || {

@@ -280,7 +280,7 @@ def parked_10000(site):
             f"most), later in {later[0]:.2f} s ({later[1]:.2f} s) with {held:.0f} MiB of journal")
     if ratio < RATIO or max(at_first[0], later[0]) > LIST_S:
         raise Failure(f"{text}; expected are {RATIO} and {LIST_S} s")
-    queue(site, gateways[1], "discard", "--all")
+    queue(site, gateways[1], "discard", "--all", "--yes")
     gateways[1].wait_for("all to be discarded", lambda: gateways[1].terms().discarded == parked)
     for gateway in gateways:
         gateway.stop()

@@ -313,6 +313,38 @@ fn a_lower_limit_of_connections_pauses_accepting_and_a_higher_one_resumes_it() {
 }
 
 #[test]
+fn idle_machines_of_one_source_do_not_lock_out_another_source() {
+    let text = tcp("a", 4001) + &tcp("b", 4002) + DELIVER + "[limits]\nconnections = 3\n";
+    let mut world = World::new(&text);
+    let first: Vec<_> = (0..3).map(|index| world.accept(0, 20 + index)).collect();
+    assert_eq!(world.ops.last().map(String::as_str), Some("pause accept 0"));
+    assert!(world.source("a")["problem"].as_str().is_some_and(|problem| problem.contains("limits.connections")));
+    assert_eq!(world.source("b")["problem"], serde_json::Value::Null);
+    world.accept(1, 30);
+    world.record(30, "one");
+    assert_eq!((world.delivered.len(), world.accepts()), (1, 2));
+    world.end(first[0], RecvEnd::Closed);
+    world.closed(first[0]);
+    assert_eq!((world.accepts(), &world.source("a")["problem"]), (3, &serde_json::Value::Null));
+}
+
+#[test]
+fn the_last_quarter_of_all_connections_is_shared_out_among_the_sources() {
+    let text = (1..=4).map(|index| tcp(&format!("s{index}"), 4000 + index)).collect::<String>() + DELIVER;
+    let mut world = World::crowded(&text, 16);
+    for index in 0..12 {
+        world.accept(index % 2, 20 + i32::from(index));
+    }
+    // The two that have taken three quarters have more than their share of the rest.
+    assert_eq!(world.ops[world.ops.len() - 2..], ["pause accept 0", "pause accept 1"]);
+    world.accept(2, 40);
+    world.accept(3, 41);
+    world.record(40, "c");
+    world.record(41, "d");
+    assert_eq!(world.delivered, ["c", "d"]);
+}
+
+#[test]
 fn a_connection_handed_over_before_this_core_knows_its_source_is_read_once_it_does() {
     let mut world = World::new(&(tcp("a", 4001) + DELIVER));
     world.accept_unknown(1, 20);

@@ -1,6 +1,6 @@
 //! A shard, its machines and an API that answers when it is told to. Operations are kept as words.
 
-use ringest::config::{self, Durability};
+use ringest::config::{self, Durability, Settings};
 use ringest::ground::SegmentNumber;
 use ringest::ground::count::Terms;
 use ringest::journal::{self, BlockFile, BlockMemory, LeftBlocks, Storage};
@@ -103,7 +103,7 @@ pub struct World {
     sending: HashMap<u32, String>,
 }
 
-fn settings(text: &str, max_bytes: u64) -> config::Settings {
+fn settings(text: &str, max_bytes: u64) -> Settings {
     // A retired source keeps its name beside its heir, which no file could have.
     let mut parts = text.split("[[source]]").map(str::to_owned).collect::<Vec<_>>();
     let mut names = Vec::new();
@@ -134,18 +134,26 @@ impl World {
 
     /// As [`World::new`], with a limit of its journal.
     pub fn small(text: &str, max_bytes: u64) -> Self {
-        let mut world = Self::with(text, max_bytes);
+        let mut world = Self::with(settings(text, max_bytes));
+        world.start();
+        world
+    }
+
+    /// As [`World::new`], with so many connections of all sources at most.
+    pub fn crowded(text: &str, connections_all: usize) -> Self {
+        let mut settings = settings(text, 64 << 20);
+        settings.limits.connections_all = connections_all;
+        let mut world = Self::with(settings);
         world.start();
         world
     }
 
     /// A shard that was not started.
     pub fn bare(text: &str) -> Self {
-        Self::with(text, 64 << 20)
+        Self::with(settings(text, 64 << 20))
     }
 
-    fn with(text: &str, max_bytes: u64) -> Self {
-        let settings = settings(text, max_bytes);
+    fn with(settings: Settings) -> Self {
         let journal = journal::open(&mut NoDisk, &journal::Options::new(&settings.journal, CoreId(0), 1)).unwrap();
         let shard = Shard::new(Setup {
             sources: (0..settings.sources.len()).map(|index| SourceId(index as u16)).collect(),

@@ -188,6 +188,11 @@ impl Parked {
         self.keys.is_empty() && self.asked.is_empty()
     }
 
+    /// Whether a record is parked, by its key.
+    pub fn has(&self, key: &str) -> bool {
+        self.keys.values().any(|other| other == key)
+    }
+
     /// The shard is gone.
     pub fn gone(&mut self, discarded: u64) {
         self.seen = None;
@@ -205,7 +210,9 @@ impl World {
         if before == Some(seen) {
             return Ok(());
         }
-        let names: BTreeSet<String> = shard.parked(usize::MAX).first.into_iter().map(|record| record.record).collect();
+        let list = shard.parked(usize::MAX).first;
+        let statuses: BTreeMap<String, u16> = list.into_iter().map(|record| (record.record, record.status)).collect();
+        let names: BTreeSet<String> = statuses.keys().cloned().collect();
         if names.len() as u64 != terms.parked {
             return Err(format!("{} records are parked, {} are listed", terms.parked, names.len()));
         }
@@ -239,6 +246,14 @@ impl World {
             };
             say!(self.cx, "record {name} ({key}) of {source} is parked: {}", shorten(&data));
             self.cx.stats.count("record parked");
+            let status = statuses[&name];
+            if before.is_some() {
+                let stuck = self.plan.settings.deliver.answers.stuck.map(|stuck| stuck.attempts);
+                self.receiver.heard.parked(&key, status, stuck, self.receiver.accepted)?;
+            }
+            if !(300..500).contains(&status) {
+                self.cx.stats.count("stuck record parked");
+            }
             self.oracle.parked(now_ns, &key, &source, &data, stored)?;
             self.parked.keys.insert(name, key);
         }
@@ -259,13 +274,17 @@ impl World {
         if self.parked.seen.is_some() {
             self.check_parked()?; // what this turn has parked so far
         }
+        // Where a service may tell all to wait for an hour, nothing else ends that.
+        let calm = self.cx.now_ns > self.plan.calm_ns();
+        if self.shard.is_some() && !self.stopping && self.plan.waits_long && self.cx.chance(if calm { 60 } else { 5 }) {
+            self.end_waits()?;
+        }
         let Some(shard) = &mut self.shard else { return Ok(()) };
         let free: Vec<String> =
             self.parked.keys.keys().filter(|name| !self.parked.asked.contains_key(*name)).cloned().collect();
         if self.stopping || self.parked.seen.is_none() || free.is_empty() {
             return Ok(());
         }
-        let calm = self.cx.now_ns > self.plan.calm_ns();
         let (disposal, most) = match self.cx.rng.u8(..10) {
             _ if calm => (Disposal::Retry, usize::MAX),
             0..=3 => return Ok(()),

@@ -394,6 +394,9 @@ impl World {
             }),
         };
         say!(self.cx, "link {} connected: {conn:?}", self.seen.name(link));
+        if let Destination::Api(_) = to {
+            self.api_connect(conn.is_some());
+        }
         let phase = conn.map_or(Phase::Failed, Phase::Open);
         self.links.insert(link.index, Link { generation: link.generation, phase });
         let refused = || ConnectError::NoAddress { to: "api.example:8000".to_owned() };

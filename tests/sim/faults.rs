@@ -25,6 +25,7 @@ impl World {
             FaultKind::Status(status) => trouble.status = Some(status),
             FaultKind::Refusals(status, percent) => trouble.refuses_records = Some((status, percent)),
             FaultKind::Poison(status) => trouble.poison = Some(status),
+            FaultKind::Stuck(status) => trouble.stuck = Some(status),
             FaultKind::SlowAnswers(ns) => trouble.slow_ns = ns,
             FaultKind::LostAnswers(percent) => trouble.lost = percent,
             FaultKind::GarbledAnswers(percent) => trouble.garbled = percent,
@@ -101,10 +102,16 @@ impl World {
         say!(self.cx, "fault {index} is over: {:?}", fault.kind);
         let trouble: &mut Trouble = &mut self.receiver.trouble;
         match fault.kind {
-            FaultKind::Outage { .. } => (trouble.refuses, trouble.swallows) = (false, false),
+            FaultKind::Outage { swallows } => {
+                (trouble.refuses, trouble.swallows) = (false, false);
+                if !swallows {
+                    self.is_back();
+                }
+            }
             FaultKind::Status(_) => trouble.status = None,
             FaultKind::Refusals(..) => trouble.refuses_records = None,
             FaultKind::Poison(_) => trouble.poison = None,
+            FaultKind::Stuck(_) => trouble.stuck = None,
             FaultKind::SlowAnswers(_) => trouble.slow_ns = 0,
             FaultKind::LostAnswers(_) => trouble.lost = 0,
             FaultKind::GarbledAnswers(_) => trouble.garbled = 0,

@@ -51,6 +51,7 @@ impl World {
 
     pub fn restart(&mut self) -> Result<(), String> {
         self.life += 1;
+        self.begin_anew();
         // The first start may be that of another core, whose directory is then adopted.
         let adopts = self.plan.adopts;
         let directories: Vec<usize> = match (adopts, self.life) {
@@ -289,7 +290,7 @@ impl World {
                     self.tampered.told = fresh && (self.tampered.told || cost.told);
                     self.tampered.directory = Some(directory);
                     cost.records.iter().for_each(|(name, record)| self.oracle.damaged(name, record));
-                    self.receiver.excuse(&cost.keys);
+                    self.receiver.excuse(self.cx.now_ns, &cost.keys);
                     self.marked_before = self.marked_before.saturating_sub(cost.marks);
                     self.marked_safe = self.marked_safe.saturating_sub(cost.marks);
                     self.kept_before = 0;
@@ -389,6 +390,7 @@ impl World {
             crc32c::crc32c(settings.deliver.body.as_bytes())
         );
         self.receiver.reload(&settings);
+        self.begin_anew();
         self.connections_max = self.connections_max.max(settings.deliver.connections);
         self.pipeline_max = self.pipeline_max.max(settings.deliver.pipeline);
         let settings = Arc::new(settings);

@@ -12,6 +12,7 @@
 //! `plan` makes a world of a seed; `world` runs it, with `life` (starts, stops, kills) and `faults`; `driver` is the shard's driver; `net`, `disk`, `machines` and `receiver`
 //! are what is around the shard; `oracle` knows what must be true.
 
+mod answers;
 mod aside;
 mod context;
 mod damage;
@@ -51,7 +52,7 @@ const WORLD_MAX: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What every run of [`SEEDS`] worlds must have seen, or it proves less than it says.
-const MUST_HAPPEN: [&str; 51] = [
+const MUST_HAPPEN: [&str; 55] = [
     "a conflict that was none",
     "accept failed",
     "acknowledged over HTTP",
@@ -102,6 +103,10 @@ const MUST_HAPPEN: [&str; 51] = [
     "slow answers",
     "slow disk",
     "stall",
+    "stuck lane told",
+    "stuck record parked",
+    "stuck records",
+    "waits ended by the operator",
     "write landed after the kill",
 ];
 

@@ -9,7 +9,7 @@ use super::receiver::{Contract, SequenceContract};
 use ringest::config::{
     Answers, Authority, Batch, BatchForm, Confirm, Deliver, DeliverKey, Durability, First, Flow, Gateway, Journal,
     LaneKey, Limits, Line, MachineKeys, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source, SourceKind,
-    Url, WhenFull,
+    Stuck, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
@@ -68,6 +68,8 @@ pub enum FaultKind {
     Refusals(u16, u32),
     /// Some records make the service fail, in whatever request they are: with this status, or 0 for no answer at all.
     Poison(u16),
+    /// A few records are answered by this status for long, whoever else gets through.
+    Stuck(u16),
     SlowAnswers(u64),
     LostAnswers(u32),
     GarbledAnswers(u32),
@@ -112,6 +114,7 @@ impl FaultKind {
             Self::Status(_) => "burst of another status",
             Self::Refusals(..) => "refusals",
             Self::Poison(_) => "poison records",
+            Self::Stuck(_) => "stuck records",
             Self::SlowAnswers(_) => "slow answers",
             Self::LostAnswers(_) => "lost answers",
             Self::GarbledAnswers(_) => "garbled answers",
@@ -191,6 +194,8 @@ pub struct Plan {
     pub disk_delay_ns: u64,
     /// The port is not there at start.
     pub missing_at_start: Vec<bool>,
+    /// What a Retry-After tells is obeyed for up to an hour, unless an operator ends that.
+    pub waits_long: bool,
 }
 
 const HOST: &str = "api.example";
@@ -206,7 +211,7 @@ impl Plan {
         };
         let body = *rng.choice(&[Body::Json, Body::Hex, Body::Base64, Body::Raw]).expect("some");
         let (sources, machines) = machines(rng, body, level);
-        let (deliver, sequence, contract) = delivery(rng, body);
+        let (mut deliver, sequence, contract) = delivery(rng, body);
         let block_bytes = *rng.choice(&[8192, 16_384]).expect("some");
         let physical = *rng.choice(&[512, 4096]).expect("some");
         let mut journal = journal(rng, level, block_bytes, physical);
@@ -215,6 +220,8 @@ impl Plan {
         let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
         let mut faults = faults(rng, level, matches!(seed % 8, 1 | 3 | 5), &machines);
         faults.extend(reloads(seed));
+        let (more, waits_long) = patience(seed, &mut deliver);
+        faults.extend(more);
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
             http: server::Limits {
@@ -224,6 +231,7 @@ impl Plan {
             },
             ..Limits::default()
         };
+        let deliver = Deliver { max_connection_age: connection_age(seed), ..deliver };
         let gateway = Gateway {
             name: "sim".into(),
             cores: vec![0],
@@ -248,6 +256,7 @@ impl Plan {
             service_ns: *rng.choice(&[MS, 5 * MS, 30 * MS]).expect("some"),
             disk_delay_ns: *rng.choice(&[MS, 20 * MS]).expect("some"),
             missing_at_start,
+            waits_long,
         }
     }
 
@@ -270,12 +279,38 @@ fn is_keyed(seed: u64) -> bool {
     fastrand::Rng::with_seed(seed ^ 0x6b65_7973).u8(..3) > 0
 }
 
+/// How old connections become; drawn apart, so that all else of a world is what it was.
+fn connection_age(seed: u64) -> Duration {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x0061_6765);
+    Duration::from_millis(*rng.choice(&[100, 700, 300_000]).expect("some"))
+}
+
 /// In every third world some; drawn apart, so that all else of a world is what it was without them.
 fn reloads(seed: u64) -> Vec<Fault> {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x0051_6855);
     let count = if seed.is_multiple_of(3) { rng.usize(1..=6) } else { 0 };
     let reload = |_| Fault { at_ns: S + rng.u64(..2 * S), lasts_ns: 0, kind: FaultKind::Reload };
     (0..count).map(reload).collect()
+}
+
+/// How long is waited for the service, when a record that stands still is parked, in every third world some that do, and in every
+/// sixth a service that is away for long; drawn apart.
+fn patience(seed: u64, deliver: &mut Deliver) -> (Vec<Fault>, bool) {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x7374_7563);
+    let waits_long = rng.u8(..4) == 0;
+    deliver.retry_max = Duration::from_secs(*rng.choice(&[1, 1, 10]).expect("some"));
+    deliver.retry_after_max = Duration::from_secs(if waits_long { 3_600 } else { 5 });
+    deliver.answers.stuck = rng.bool().then(|| Stuck {
+        attempts: rng.u32(2..=5),
+        after: Duration::from_millis(*rng.choice(&[0, 300, 1_000]).expect("some")),
+    });
+    let kind = FaultKind::Stuck(*rng.choice(&[500, 503, 200, 202]).expect("some"));
+    let stuck = Fault { at_ns: S + rng.u64(50 * MS..500 * MS), lasts_ns: rng.u64(2 * S..8 * S), kind };
+    let stuck = (rng.u8(..3) == 0).then_some(stuck);
+    let kind = FaultKind::Outage { swallows: false };
+    let away = Fault { at_ns: S + rng.u64(500 * MS..1_500 * MS), lasts_ns: rng.u64(8 * S..20 * S), kind };
+    let away = (rng.u8(..6) == 0).then_some(away);
+    (stuck.into_iter().chain(away).collect(), waits_long)
 }
 
 fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, Vec<MachinePlan>) {
@@ -488,6 +523,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         content_type: if body == Body::Raw { "application/octet-stream" } else { "application/json" }.into(),
         tls: None,
         headers: vec![("X-Plant".into(), "3".into())],
+        header_files: Vec::new(),
         success: vec![201],
         answer_type: None,
         answer_id_at: None,
@@ -497,8 +533,10 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         timeout: Duration::from_millis(*rng.choice(&[400, 2000]).expect("some")),
         connect_timeout: Duration::from_millis(500),
         idle: Duration::from_millis(*rng.choice(&[20, 1500]).expect("some")),
+        max_connection_age: Duration::from_secs(300),
         retry_first: Duration::from_millis(50),
         retry_max: Duration::from_secs(1),
+        retry_after_max: Duration::from_secs(5),
         drain: Duration::from_millis(*rng.choice(&[10, 3000]).expect("some")),
     };
     let contract = Contract {

@@ -1,6 +1,7 @@
 //! A model of the web service: ids on one path, rows on the other, one row a key, and every way to go wrong that a
 //! service behind a network has.
 
+use super::answers::Heard;
 use super::context::{Context, MS, US};
 use super::event::{ConnId, Event};
 use super::http::{self, Request};
@@ -58,6 +59,8 @@ pub struct Trouble {
     pub status: Option<u16>,
     /// Status with which it fails by a poison record; 0: without an answer.
     pub poison: Option<u16>,
+    /// Status by which a few records are answered again and again.
+    pub stuck: Option<u16>,
     /// So often, in a hundred, a record is refused with this status.
     pub refuses_records: Option<(u16, u32)>,
     /// Answers take up to this long.
@@ -84,6 +87,9 @@ struct Session {
 pub struct Receiver {
     contract: Contract,
     pub trouble: Trouble,
+    pub heard: Heard,
+    /// How long is waited at least before a record goes again whose answer another attempt would get, too.
+    pub long_wait_ns: u64,
     /// How often, in a hundred, an idle connection is closed soon.
     pub closes_idle: u32,
     pub service_ns: u64,
@@ -123,6 +129,8 @@ impl Receiver {
         Self {
             contract,
             trouble: Trouble::default(),
+            heard: Heard::default(),
+            long_wait_ns: 0,
             closes_idle: 0,
             service_ns: MS,
             sessions: BTreeMap::new(),
@@ -240,13 +248,21 @@ impl Receiver {
                 self.sent.insert(key, (self.came, film));
             }
         }
+        let alone = if is_record { alone(&self.contract, &request)? } else { None };
+        if let Some(key) = &alone {
+            self.heard.asked(whole_ns, net, key, self.long_wait_ns)?;
+        }
         let refused = self.trouble.refuses_records.filter(|_| is_record).filter(|(_, percent)| cx.chance(*percent));
-        let poisoned = match self.trouble.poison {
+        // Of 64 records one stands still, and of 16 one is poison.
+        let (status, share) = match (self.trouble.stuck, self.trouble.poison) {
+            (Some(status), _) => (Some(status), 64),
+            (None, status) => (status, 16),
+        };
+        let poisoned = match status {
             Some(status) if is_record => {
                 let films = films(&self.contract, &request)?;
-                let is_poison =
-                    |(_, film): &(String, Film)| film.data.iter().map(|byte| u32::from(*byte)).sum::<u32>() % 16 == 7;
-                let found = films.iter().any(is_poison);
+                let sum = |film: &Film| film.data.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+                let found = films.iter().any(|(_, film)| sum(film) % share == 7);
                 match (found, films.len()) {
                     (true, 1) => cx.stats.count("poison record alone"),
                     (true, _) => cx.stats.count("batch with a poison record"),
@@ -277,6 +293,10 @@ impl Receiver {
         say!(cx, "receiver: conn {conn} {} {key} -> {status}", request.target);
         let fate = self.fate(cx, status);
         self.reply(cx, net, conn, status, &body, &fate);
+        if let Some(key) = alone {
+            let whole = matches!(fate, Fate::Whole) && !self.sessions[&conn].closed && !stale && !late;
+            self.heard.answered(cx.now_ns, conn, &key, (status, self.accepted), whole);
+        }
         let session = self.sessions.get_mut(&conn).expect("it is there");
         if !session.requests.is_empty() {
             let delay = self.service_delay(cx);
@@ -457,8 +477,11 @@ impl Receiver {
         }
     }
 
-    /// The id or the sender of these records may be lost: their requests may change.
-    pub fn excuse(&mut self, keys: &[String]) {
+    /// The id or the sender of these records may be lost: their requests may change. What the dead process has sent may come
+    /// later still.
+    pub fn excuse(&mut self, now_ns: u64, keys: &[String]) {
+        self.cuts += 1;
+        self.cut_ns = now_ns;
         for key in keys {
             self.requests.remove(key);
         }
@@ -514,6 +537,12 @@ pub fn films(contract: &Contract, request: &Request) -> Result<Vec<(String, Film
     };
     let fits = films.len() <= batch.records && (films.len() == 1 || request.body.len() <= batch.bytes + 64);
     if right && fits { Ok(films) } else { Err(format!("{key}: a batch of {} records, {} B", films.len(), text.len())) }
+}
+
+/// The key of a record that comes alone.
+fn alone(contract: &Contract, request: &Request) -> Result<Option<String>, String> {
+    let films = films(contract, request)?;
+    Ok(if let [(key, _)] = films.as_slice() { Some(key.clone()) } else { None })
 }
 
 /// How many of the ids that are asked for are given from this one on.
@@ -596,7 +625,7 @@ fn render(cx: &mut Context, status: u16, body: &str) -> (Vec<u8>, bool) {
         let second = (super::driver::WALL_OFFSET_NS + cx.now_ns) / super::context::S;
         let date = jiff::Timestamp::from_second(second as i64 + cx.rng.i64(-5..3)).expect("a moment");
         let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        let told = *cx.rng.choice(&["1", "1", "0", "2", "soon", "-1", "1.5", &date, &date]).expect("some");
+        let told = *cx.rng.choice(&["1", "1", "0", "2", "3600", "soon", "-1", "1.5", &date, &date]).expect("some");
         out += &format!("Retry-After: {told}\r\n");
     }
     let mut closes = cx.rng.u8(..30) == 0;

@@ -1,5 +1,6 @@
 //! One world from its seed to its end: turns of the shard, kills and restarts, and the checks after every turn.
 
+use super::answers::Reached;
 use super::aside::Parked;
 use super::context::{Context, MS, S, Stats, US};
 use super::disk::Disk;
@@ -50,6 +51,7 @@ pub struct World {
     pub cx: Context,
     pub net: Net,
     pub receiver: Receiver,
+    pub reached: Reached,
     pub machines: Vec<Machine>,
     pub doors: Doors,
     pub disks: Vec<Disk>,
@@ -113,6 +115,7 @@ impl World {
         let mut receiver = Receiver::new(plan.contract.clone());
         receiver.closes_idle = plan.closes_idle;
         receiver.service_ns = plan.service_ns;
+        receiver.long_wait_ns = plan.settings.deliver.retry_max.as_nanos() as u64 / 2;
         let machines: Vec<Machine> =
             plan.machines.iter().enumerate().map(|(index, plan)| Machine::new(index, plan.clone())).collect();
         let mut doors = Doors::default();
@@ -133,6 +136,7 @@ impl World {
         Self {
             net: Net::new(plan.weather.clone(), plan.settings.limits.read_buffer_bytes),
             receiver,
+            reached: Reached::default(),
             machines,
             doors,
             disks,
@@ -298,6 +302,7 @@ impl World {
             self.perform(op)?;
         }
         self.check_short()?;
+        self.check_answers()?;
         // While the disk holds it up, the journal may have no room for marks; what they settle goes out again after a kill.
         if self.ailing {
             // A block that the kernel did not take waits for a while before that is a problem: until it is written, marks may wait.

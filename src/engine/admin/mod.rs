@@ -38,8 +38,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 pub mod client;
+mod doors;
 mod token;
 
+pub use doors::{CONNECTIONS_MAX, HEADER_TIMEOUT};
 pub use token::Token;
 
 /// A core that does not answer for so long is reported.
@@ -48,8 +50,10 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 pub const PARKED_TIMEOUT: Duration = Duration::from_secs(5);
 /// A reload opens ports and asks all cores, which has deadlines of its own.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// A request still open so long after the shutdown began is cut.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A request's body is to be whole within this time of its header.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest body of a request.
+const BODY_BYTES_MAX: usize = 2 << 20;
 
 /// The answers of all cores that did answer.
 pub type SnapshotFuture = Pin<Box<dyn Future<Output = Vec<Snapshot>> + Send>>;
@@ -135,28 +139,14 @@ impl Gateway {
 /// Serves `gateway` on `listener` (loopback, bound by the caller) until `shutdown`.
 ///
 /// # Errors
-/// Those of the listener; single connections are logged by nobody and just closed.
+/// None today: what goes wrong on single connections concerns their peers alone.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     gateway: Gateway,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let (begun, mut begin) = tokio::sync::watch::channel(false);
-    let graceful = async move {
-        shutdown.await;
-        begun.send_replace(true);
-    };
-    let server = axum::serve(listener, router(gateway)).with_graceful_shutdown(graceful);
-    let deadline = async move {
-        if begin.wait_for(|begun| *begun).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(CLOSE_TIMEOUT).await;
-    };
-    tokio::select! {
-        result = server => result,
-        () = deadline => Ok(()),
-    }
+    doors::serve(listener, router(gateway), shutdown).await;
+    Ok(())
 }
 
 /// The routes, for a server or a test.
@@ -167,6 +157,7 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/api/parked/discard", post(discard_parked))
         .route("/api/acknowledge", post(acknowledge))
         .route("/api/reload", post(reload))
+        .route_layer(axum::middleware::from_fn(take_body))
         .route_layer(axum::middleware::from_fn_with_state(Arc::clone(&admin), check_token));
     Router::new()
         .route("/", get(page))
@@ -380,6 +371,17 @@ async fn metrics_text(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Re
 }
 
 /// Refuses requests without the token, on routes that change something.
+/// Takes the whole body, which has a deadline.
+async fn take_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let refused = |status, words: &str| (status, Json(json!({ "error": words }))).into_response();
+    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, bytes.into())).await,
+        Ok(Err(_)) => refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 2 MiB, or did not come whole"),
+        Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body was not whole within 15 s"),
+    }
+}
+
 async fn check_token(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let refused = |words: &str| (StatusCode::UNAUTHORIZED, Json(json!({ "error": words }))).into_response();
     let Some(token) = &admin.gateway.token else {

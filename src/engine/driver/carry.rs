@@ -6,8 +6,8 @@ use super::link::{Link, Phase};
 use super::{Commit, Core, Driver, Event, Events, Message};
 use crate::config::SourceKind;
 use crate::engine::buffers::Buffers;
-use crate::engine::connect::connect;
 use crate::engine::control::Request;
+use crate::engine::names::NameOf;
 use crate::engine::segments::{SegmentFiles, descriptor};
 use crate::ground::SegmentNumber;
 use crate::journal;
@@ -360,17 +360,17 @@ impl<C: Core> Driver<C> {
     }
 
     fn connect(&mut self, id: LinkId, to: Destination) {
-        let authority = match to {
-            Destination::Api(api) => self.core.destination(api),
+        let (authority, of) = match to {
+            Destination::Api(api) => (self.core.destination(api), NameOf::Api),
             Destination::Source(source) => match &self.settings.sources[usize::from(source.0)].kind {
-                SourceKind::TcpConnect { connect, .. } => connect.clone(),
+                SourceKind::TcpConnect { connect, .. } => (connect.clone(), NameOf::Device),
                 kind => panic!("{kind:?} has nowhere to connect to"),
             },
         };
         let limit = self.settings.deliver.connect_timeout;
-        let (control, events) = (self.control.clone(), Rc::clone(&self.events));
+        let (connector, events) = (self.connector.clone(), Rc::clone(&self.events));
         let task = tokio_uring::spawn(async move {
-            let result = connect(authority, limit, control).await;
+            let result = connector.connect(authority, of, limit).await;
             Events::push(&events, Event::Connected { link: id, result });
         });
         self.link_at(id.index).begin(id, Phase::Connecting(task.abort_handle()), -1, false);
@@ -458,6 +458,7 @@ impl<C: Core> Driver<C> {
             Message::Dispose { disposal, of, answer } => {
                 let _ = answer.send(self.core.dispose(disposal, &of));
             }
+            Message::Wake => self.core.wake(now),
             Message::Acknowledge { news, answer } => {
                 let _ = answer.send(self.core.acknowledge(&news));
             }

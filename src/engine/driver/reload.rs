@@ -12,6 +12,7 @@ impl<C: Core> Driver<C> {
             return;
         }
         self.settings = Arc::clone(&reload.settings);
+        self.connector.forget();
         // Those that move first: their old source is among the retired ones.
         for (from, to) in moved {
             if let Some(index) = self.listener(from) {

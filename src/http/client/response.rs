@@ -1,8 +1,8 @@
 //! Reads answers as they come in.
 
-use super::head::{self, Head, RawHead};
+use super::head::{self, AnswerLine, AnswerLines, Head, RawHead};
 use crate::http::chunked::{Chunk, ChunkFault, Decoder};
-use crate::http::fields::{Framing, FramingFault, Line, LineScan, append_bounded};
+use crate::http::fields::{Framing, FramingFault, append_bounded};
 use std::collections::VecDeque;
 
 /// Longest head, in bytes, with its status line and empty line.
@@ -25,13 +25,10 @@ pub enum ResponseError {
     /// Not `HTTP/1.x NNN`, or a status that is none.
     #[error("the answer's status line is malformed")]
     StatusLine,
-    /// A bare CR or LF in the head.
-    #[error("a line of the answer's header holds a bare {}", if *.byte == b'\n' { "LF" } else { "CR" })]
-    BareLineEnd {
-        /// CR or LF.
-        byte: u8,
-    },
-    /// A field's name or value is malformed, or the field is folded.
+    /// A CR in the head that ends no line.
+    #[error("a line of the answer's header holds a bare CR")]
+    BareCr,
+    /// A field's name or value is malformed.
     #[error("a header field of the answer is malformed")]
     Field,
     /// Too many fields.
@@ -92,7 +89,7 @@ pub enum Event<'a> {
 #[derive(Debug, Clone, Copy)]
 enum State {
     /// A head, or nothing yet.
-    Head(LineScan),
+    Head(AnswerLines),
     /// A body with so many bytes to come.
     Length { remaining: u64, reusable: bool },
     /// A chunked body.
@@ -125,6 +122,8 @@ pub struct ResponseReader {
     state: State,
     body_bytes: u64,
     interim: u8,
+    /// Where the last answer leads, if it is a redirect.
+    location: Vec<u8>,
 }
 
 impl Default for ResponseReader {
@@ -139,10 +138,16 @@ impl ResponseReader {
         Self {
             buffer: Vec::new(),
             known: VecDeque::new(),
-            state: State::Head(LineScan::default()),
+            state: State::Head(AnswerLines::default()),
             body_bytes: 0,
             interim: 0,
+            location: Vec::new(),
         }
+    }
+
+    /// The Location of the last answer, if its status is one of 300 to 399: at most 2,000 bytes of it.
+    pub fn location(&self) -> &[u8] {
+        &self.location
     }
 
     /// Takes bytes from the front of `input` up to the next event; `None` when it needs more. Bytes behind an
@@ -209,10 +214,14 @@ impl ResponseReader {
     }
 
     /// Reads heads until a final one is whole.
-    fn read_head<'a>(&mut self, mut scan: LineScan, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, ResponseError> {
+    fn read_head<'a>(
+        &mut self,
+        mut scan: AnswerLines,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Event<'a>>, ResponseError> {
         loop {
             let Some(raw) = self.take_raw_head(scan, input)? else { return Ok(None) };
-            scan = LineScan::default();
+            scan = AnswerLines::default();
             self.state = State::Head(scan);
             match raw.status {
                 101 => return Err(ResponseError::SwitchesProtocols),
@@ -236,7 +245,7 @@ impl ResponseReader {
     }
 
     /// The next head, in place if it lies whole in `input`.
-    fn take_raw_head(&mut self, scan: LineScan, input: &mut &[u8]) -> Result<Option<RawHead>, ResponseError> {
+    fn take_raw_head(&mut self, scan: AnswerLines, input: &mut &[u8]) -> Result<Option<RawHead>, ResponseError> {
         if input.is_empty() {
             return Ok(None);
         }
@@ -253,8 +262,8 @@ impl ResponseReader {
                 return Ok(Some(raw));
             }
             return match find_end(scan, window)? {
-                HeadEnd::Whole { line_end, end } => {
-                    let raw = head::parse_slow(&window[..end], line_end)?;
+                HeadEnd::Whole { end } => {
+                    let raw = head::parse_slow(&window[..end], &mut self.location)?;
                     *input = &input[end..];
                     Ok(Some(raw))
                 }
@@ -268,10 +277,10 @@ impl ResponseReader {
         }
         append_bounded(&mut self.buffer, window, HEAD_BYTES_MAX);
         match find_end(scan, &self.buffer)? {
-            HeadEnd::Whole { line_end, end } => {
+            HeadEnd::Whole { end } => {
                 let bytes = std::mem::take(&mut self.buffer);
                 *input = &input[end - held..];
-                head::parse_slow(&bytes[..end], line_end).map(Some)
+                head::parse_slow(&bytes[..end], &mut self.location).map(Some)
             }
             HeadEnd::More(scan) => {
                 *input = &[];
@@ -340,38 +349,35 @@ impl ResponseReader {
 
     fn end(&mut self, reusable: bool) -> Event<'static> {
         self.interim = 0;
-        self.state = if reusable { State::Head(LineScan::default()) } else { State::Over };
+        self.state = if reusable { State::Head(AnswerLines::default()) } else { State::Over };
         Event::End { reusable }
     }
 }
 
 /// Where a head ends.
 enum HeadEnd {
-    More(LineScan),
-    Whole { line_end: usize, end: usize },
+    More(AnswerLines),
+    Whole { end: usize },
 }
 
 /// Looks for a head's end in `window`, the first bytes of an answer, at most [`HEAD_BYTES_MAX`]. What is found wrong depends
 /// on the bytes alone, not on the pieces they came in.
-fn find_end(mut scan: LineScan, window: &[u8]) -> Result<HeadEnd, ResponseError> {
+fn find_end(mut scan: AnswerLines, window: &[u8]) -> Result<HeadEnd, ResponseError> {
     if !head::may_start(window) {
         return Err(ResponseError::NotHttp);
     }
     loop {
         match scan.next(window) {
-            Line::Whole { start: 0, end } => {
+            AnswerLine::Whole { start: 0, end, .. } => {
                 head::status_line(&window[..end])?;
             }
-            Line::Whole { start, end } if start == end => {
-                let line_end = memchr::memchr(b'\r', window).expect("a line ended before");
-                return Ok(HeadEnd::Whole { line_end, end: end + 2 });
-            }
-            Line::Whole { .. } => {}
-            Line::Bare { byte, .. } => return Err(ResponseError::BareLineEnd { byte }),
-            Line::More { .. } if window.len() >= HEAD_BYTES_MAX => {
+            AnswerLine::Whole { start, end, next } if start == end => return Ok(HeadEnd::Whole { end: next }),
+            AnswerLine::Whole { .. } => {}
+            AnswerLine::BareCr => return Err(ResponseError::BareCr),
+            AnswerLine::More if window.len() >= HEAD_BYTES_MAX => {
                 return Err(ResponseError::HeadBytes { max: HEAD_BYTES_MAX });
             }
-            Line::More { .. } => return Ok(HeadEnd::More(scan)),
+            AnswerLine::More => return Ok(HeadEnd::More(scan)),
         }
     }
 }

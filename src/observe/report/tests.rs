@@ -61,6 +61,8 @@ fn routes_merge_by_authority_and_join_different_problems() {
         in_flight: 1,
         problem: Some(problem.to_owned()),
         last_success_s,
+        waits_s: last_success_s.map(|_| 247.0),
+        waits_as_told: last_success_s.is_some(),
     };
     let (mut first, mut second) = (shard(0, 1), shard(1, 1));
     first.routes = vec![route("refused", None)];
@@ -70,6 +72,44 @@ fn routes_merge_by_authority_and_join_different_problems() {
     assert_eq!((report.routes[0].connections, report.routes[0].in_flight), (4, 2));
     assert_eq!(report.routes[0].problem.as_deref(), Some("refused; timed out"));
     assert_eq!(report.routes[0].last_success_s, Some(4.0));
+    let told = "refused; timed out; next try in 4 min 7 s, as the service told by Retry-After; to try at once: ringest queue retry \
+                CONFIG --now";
+    assert_eq!(report.problems[0].text, told);
+}
+
+#[test]
+fn lanes_that_stand_still_degrade_by_name_and_beyond_ten_by_number() {
+    let failing = |number: u32, stuck| FailingRecord {
+        record: format!("0-{number}"),
+        source: "gauges".to_owned(),
+        name: format!("gauges@10.0.0.{number}"),
+        attempts: 42,
+        failing_s: 200.0 - f64::from(number),
+        status: Some(500),
+        answer: "answered 500 to a record (text/plain, \"boom\")".to_owned(),
+        next_s: (number > 1).then_some(7.5),
+        behind: u64::from(number) - 1,
+        stuck,
+    };
+    let mut one = shard(0, 1);
+    (one.failing, one.lanes_stuck) = (vec![failing(1, true), failing(9, false)], 1);
+    let mut other = shard(1, 1);
+    other.failing = (2..=13).map(|number| failing(number, true)).collect();
+    other.lanes_stuck = 40;
+    let report = Report::merge(vec![other, one], &[]);
+    assert_eq!((report.lanes_stuck, report.problems.len(), report.is_failing()), (41, 11, false));
+    assert!(report.problems.iter().all(|problem| problem.area == Area::Lane));
+    assert_eq!(report.problems[0].name, "gauges@10.0.0.1", "the longest first");
+    let told = "record 0-1 is not taken, though those of other machines are: 42 attempts in 3 min 19 s, last: answered 500 to a record \
+                (text/plain, \"boom\"); being tried now: ringest queue list CONFIG";
+    assert_eq!(report.problems[0].text, told);
+    assert!(
+        report.problems[1].text.contains("next try in 7 s; 1 record waits behind it"),
+        "{}",
+        report.problems[1].text
+    );
+    let others = "31 other lanes stand still while others get through: ringest queue list CONFIG";
+    assert_eq!(report.problems[10].text, others);
 }
 
 #[test]
@@ -101,7 +141,10 @@ fn what_is_parked_degrades_and_is_said_with_what_to_do() {
     (parked.terms.parked, parked.terms.discarded) = (1, 4);
     let report = Report::merge(vec![parked], &[]);
     assert_eq!((report.problems.len(), report.problems[0].area, report.is_failing()), (1, Area::Parked, false));
-    assert_eq!(report.problems[0].text, "1 record is parked, since the API refused it: ringest queue list --parked");
+    assert_eq!(
+        report.problems[0].text,
+        "1 record is parked, since the API refused it: ringest queue list CONFIG --parked"
+    );
 }
 
 #[test]

@@ -4,12 +4,13 @@
 use super::Lent;
 use super::connection::ApiLink;
 use super::dispatcher::Dispatcher;
+use super::failing::UNREADABLE_MAX;
 use super::problem::{Advice, Loss, Problem, Unread};
 use crate::delivery::route::{Hold, Reaction, reaction};
-use crate::delivery::{InFlight, Step, token_at};
+use crate::delivery::{Answer, InFlight, Said, Step, backoff, token_at, why_no_token};
 use crate::ground::count::Stage;
 use crate::ground::{ApiId, LaneId, LinkId};
-use crate::http::client::Event;
+use crate::http::client::{Event, ResponseReader};
 use crate::journal::ANSWER_BYTES_MAX;
 use crate::shard::store::{Member, Refusal, State};
 
@@ -45,7 +46,13 @@ impl Dispatcher {
             }
             match reader.next(&mut input) {
                 Ok(None) => break,
-                Ok(Some(event)) => end = self.answer(lent, conn, event),
+                Ok(Some(event)) => {
+                    let is_head = matches!(event, Event::Head(_));
+                    end = self.answer(lent, conn, event);
+                    if is_head {
+                        keep_location(conn, &reader);
+                    }
+                }
                 Err(error) => end = Some((Loss::Unreadable(error), false)),
             }
         }
@@ -91,14 +98,15 @@ impl Dispatcher {
             Event::Head(head) => {
                 let request = connection.in_flight.front_mut().expect("looked at by the caller");
                 (request.status, request.retry_after) = (head.status, head.retry_after);
-                connection.body.clear();
+                connection.answer.body.clear();
                 request.typed = lent.rules.answer_type.as_ref().is_none_or(|wanted| *wanted == head.content_type);
                 let good = request.step == Step::Record && deliver.success.contains(&head.status) && request.typed;
                 if good && deliver.answer_id_at.is_none() {
                     request.delivered = true;
                     let lane = request.lane;
-                    self.delivered(lent, lane);
-                    self.step_worked(lent, Step::Record);
+                    self.arrived(lent, conn.api, lane);
+                } else {
+                    connection.answer.media_type = head.content_type;
                 }
                 None
             }
@@ -113,11 +121,11 @@ impl Dispatcher {
                     }
                     Step::Record => (ANSWER_BYTES_MAX, false),
                 };
-                let room = most - connection.body.len().min(most);
+                let room = most - connection.answer.body.len().min(most);
                 if whole && bytes.len() > room {
                     return Some(self.answer_too_long(lent, conn, most));
                 }
-                connection.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                connection.answer.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 None
             }
             Event::End { reusable } => self.answer_ended(lent, conn, reusable),
@@ -131,13 +139,14 @@ impl Dispatcher {
         connection.idle_ns = lent.turn.now.mono_ns;
         self.outbox.api_mut(conn.api).request_done();
         let connection = &conn.connection;
-        let arrived =
-            request.step == Step::Record && (request.delivered || self.shows_id(lent, &mut request, &connection.body));
+        let answer = &connection.answer;
+        let arrived = request.step == Step::Record
+            && (request.delivered || self.shows_id(lent, conn.api, &mut request, &answer.body));
         match request.step {
-            Step::Id => self.id_answered(lent, conn.api, request, &connection.body),
-            Step::Record if arrived => self.outbox.worked(lent.turn.now, conn.api),
-            Step::Record => self.refused(lent, conn.api, request, &connection.body),
-            Step::Confirm => self.confirm_answered(lent, conn.api, request, &connection.body),
+            Step::Id => self.id_answered(lent, conn.api, request, answer),
+            Step::Record if arrived => {}
+            Step::Record => self.refused(lent, conn.api, request, answer),
+            Step::Confirm => self.confirm_answered(lent, conn.api, request, answer),
         }
         if request.status >= 300 && connection.sending && connection.in_flight.is_empty() {
             // It need not read the rest of what it has refused, so that would never end (RFC 9112
@@ -158,7 +167,7 @@ impl Dispatcher {
             let problem = Problem::IdTooLong { status: request.status, bytes_max };
             self.failed(lent, conn.api, request, problem);
         } else {
-            self.answer_unread(lent, conn.api, request, &conn.connection.body, bytes_max);
+            self.answer_unread(lent, conn.api, request, &conn.connection.answer.body, bytes_max);
         }
         (Loss::BehindLong, true)
     }
@@ -170,37 +179,55 @@ impl Dispatcher {
         self.outbox.step_worked(lent.turn, lent.store, step);
     }
 
+    /// An answer says that a lane's first record has arrived. What is wrong behind its header
+    /// changes nothing.
+    fn arrived(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, lane: LaneId) {
+        self.delivered(lent, lane);
+        self.step_worked(lent, Step::Record);
+        self.outbox.worked(lent.turn.now, api);
+        self.note_success(lent, Step::Record);
+    }
+
+    /// Others that are answered otherwise are not answered so by all.
+    fn note_success(&mut self, lent: &Lent<'_, '_>, step: Step) {
+        if lent.is_by_present_rules() {
+            self.outbox.note_success(lent.turn.now, step);
+        }
+    }
+
     /// Whether the whole answer of a record step shows the record's id, where that is what success
     /// means.
-    fn shows_id(&mut self, lent: &mut Lent<'_, '_>, request: &mut InFlight, body: &[u8]) -> bool {
+    fn shows_id(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: &mut InFlight, body: &[u8]) -> bool {
         let deliver = lent.rules.deliver();
         let Some(pointer) = &deliver.answer_id_at else { return false };
         let id = lent.store.lane(request.lane).ids().get(0);
         let good = deliver.success.contains(&request.status) && request.typed;
         if good && id.is_some() && token_at(body, pointer).as_deref() == id {
             request.delivered = true;
-            self.delivered(lent, request.lane);
-            self.step_worked(lent, Step::Record);
+            self.arrived(lent, api, request.lane);
         }
         request.delivered
     }
 
-    fn id_answered(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+    fn id_answered(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, answer: &Answer) {
         if !matches!(request.status, 200..=299) {
-            return self.refused(lent, api, request, body);
+            return self.refused(lent, api, request, answer);
         }
         if lent.rules.lease().is_some() {
-            return self.lease_answered(lent, api, request, body);
+            return self.lease_answered(lent, api, request, &answer.body);
         }
         let pointer = lent.rules.sequence().map_or("", |sequence| &sequence.id_at);
-        let Some(id) = token_at(body, pointer) else {
-            return self.failed(lent, api, request, Problem::NoId { pointer: pointer.to_owned() });
+        let Some(id) = token_at(&answer.body, pointer) else {
+            let why = why_no_token(&answer.body, pointer);
+            let problem = Problem::NoId { status: request.status, said: Said::of(answer), why };
+            return self.attempt_failed(lent, api, request, (problem, Reaction::Unclear));
         };
         let (lane, now) = (request.lane, lent.turn.now);
         if lent.store.append_id(now, lane, 0, &id).is_err() {
             return self.failed(lent, api, request, Problem::NoRoomForId);
         }
         self.step_worked(lent, Step::Id);
+        self.note_success(lent, Step::Id);
         self.outbox.id_worked(now, api);
         let place = lent.store.lane_mut(lane);
         if let Some(seen) = place.first().seen {
@@ -215,9 +242,13 @@ impl Dispatcher {
         let now = lent.turn.now;
         let mut granted = match self.leases.grant(now, lent.store, lent.rules, body) {
             Ok(granted) => granted,
-            Err(fault) => return self.failed(lent, api, request, Problem::Lease(fault)),
+            Err(fault) => {
+                let reaction = if fault.is_of_answer() { Reaction::Unclear } else { Reaction::Retry };
+                return self.attempt_failed(lent, api, request, (Problem::Lease(fault), reaction));
+            }
         };
         self.step_worked(lent, Step::Id);
+        self.note_success(lent, Step::Id);
         self.outbox.id_worked(now, api);
         self.leases.end_request(lent.store, request.lane);
         // Whoever asked does not ask again before its own record.
@@ -250,6 +281,7 @@ impl Dispatcher {
 
     /// A lane's first record is settled or parked: the next one may go.
     fn first_is_gone(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
+        self.failing.forget(lane);
         self.admit(lent, lane);
         lent.store.remove_if_done(lane);
         self.admit_woken(lent);
@@ -258,7 +290,7 @@ impl Dispatcher {
     // ---- what did not
 
     /// An answer that is no success.
-    fn refused(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+    fn refused(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, answer: &Answer) {
         let InFlight { status, step, lane, .. } = request;
         let deliver = lent.rules.deliver();
         let led_to = match step {
@@ -281,24 +313,57 @@ impl Dispatcher {
                 lent.turn.counters.api_refusals += 1;
                 return self.step_worked(lent, Step::Record);
             }
-            Reaction::Park => return self.refuse_record(lent, api, request, body),
-            Reaction::Confirm => return self.ask_what_is_there(lent, request, body),
+            Reaction::Park => return self.refuse_record(lent, api, request, answer),
+            Reaction::Confirm => return self.ask_what_is_there(lent, request, &answer.body),
             Reaction::Pause => (Reaction::Pause, Advice::OfStatus(status)),
             reaction => (reaction, Advice::None),
         };
-        self.attempt_failed(lent, api, request, (Problem::Answered { status, step, advice }, reaction));
+        let said = Said::of(answer);
+        let problem = match reaction {
+            Reaction::Unclear => Problem::Unlisted { status, said, list: with_status(&deliver.success, status) },
+            _ => Problem::Answered { status, step, said, advice },
+        };
+        if matches!(reaction, Reaction::Retry | Reaction::Unclear) && self.parks_as_stuck(lent, &request, &answer.body)
+        {
+            return;
+        }
+        self.attempt_failed(lent, api, request, (problem, reaction));
+    }
+
+    /// Parks a record that is not taken while those of other lanes are, where the configuration says
+    /// so; whether it is parked. A service that fails for all parks nothing.
+    fn parks_as_stuck(&mut self, lent: &mut Lent<'_, '_>, request: &InFlight, body: &[u8]) -> bool {
+        let answers = &lent.rules.deliver().answers;
+        let Some(stuck) = &answers.stuck else { return false };
+        let is_single = request.step == Step::Record && !lent.store.lane(request.lane).company().is_carrier();
+        // A probe is sent because others fail, too.
+        let is_free = self.outbox.is_open(Step::Record) && lent.is_by_present_rules();
+        if !is_single || !is_free || lent.turn.terms.parked >= answers.parked_max as u64 {
+            return false;
+        }
+        let attempts = self.failing.attempts(request.lane) + 1;
+        if !self.failing.is_over(lent.turn.now, &self.outbox, request, stuck)
+            || self.parking.park(lent.turn, lent.store, request.lane, (request.status, body), attempts).is_err()
+        {
+            return false;
+        }
+        self.first_is_gone(lent, request.lane);
+        true
     }
 
     /// An answer that refuses the record itself: it is tried again some times, then kept aside, and
     /// the next ones go on.
-    fn refuse_record(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+    fn refuse_record(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, answer: &Answer) {
         lent.turn.counters.api_refusals += 1;
+        let InFlight { status, step, .. } = request;
+        let problem = Problem::Answered { status, step, said: Said::of(answer), advice: Advice::None };
+        self.note_failing(lent, &request, &problem);
         self.step_worked(lent, Step::Record);
         let refusals = lent.store.lane_mut(request.lane).tries_mut().count_refusal();
         if refusals < lent.rules.deliver().answers.attempts {
             self.back_off(lent, request.lane);
         } else {
-            self.park(lent, api, request, (request.status, body));
+            self.park(lent, api, request, (request.status, &answer.body));
         }
     }
 
@@ -312,14 +377,14 @@ impl Dispatcher {
     }
 
     /// What the service has under the record's id.
-    fn confirm_answered(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, body: &[u8]) {
+    fn confirm_answered(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: InFlight, said: &Answer) {
         let InFlight { status, lane, .. } = request;
         let answers = &lent.rules.deliver().answers;
         let confirm = answers.confirm.as_ref().expect("asked for by its path");
         let place = lent.store.lane(lane);
         let (record, origin) = lent.store.record(place, 0);
         let has_it = matches!(status, 200..=299)
-            && confirm.shown_at.has(body, &origin.who.name, record.payload.data, origin.who.decoding);
+            && confirm.shown_at.has(&said.body, &origin.who.name, record.payload.data, origin.who.decoding);
         let may_try = place.tries().refusals() < answers.attempts;
         match reaction(status, &[], &[]) {
             _ if has_it => {
@@ -330,12 +395,15 @@ impl Dispatcher {
             // It has nothing there. If it says so again and again, the path or the id is wrong, and
             // an operator must look.
             _ if status == 404 && may_try => {
+                let problem = Problem::NotConfirmed { status, said: Said::of(said) };
+                self.note_failing(lent, &request, &problem);
                 lent.store.lane_mut(lane).set_step(Step::Record);
                 self.step_worked(lent, Step::Confirm);
                 self.back_off(lent, lane);
             }
             reaction @ (Reaction::Retry | Reaction::Pause) if !matches!(status, 200..=299 | 404) => {
-                self.attempt_failed(lent, api, request, (Problem::NotConfirmed { status }, reaction));
+                let problem = Problem::NotConfirmed { status, said: Said::of(said) };
+                self.attempt_failed(lent, api, request, (problem, reaction));
             }
             _ => {
                 let Refusal { status, answer } = place.tries().refusal().cloned().expect("kept when it was asked");
@@ -353,6 +421,9 @@ impl Dispatcher {
         lent.turn.counters.api_refusals += 1;
         let unread = Unread { status, step, bytes_max };
         let is_alone = self.fails_while_others_arrive(lent, api, lane);
+        if step != Step::Record || is_alone {
+            self.note_failing(lent, &request, &Problem::Unread(unread.clone()));
+        }
         let tries = lent.store.lane_mut(lane).tries_mut();
         let refusals = tries.count_refusal();
         if step == Step::Record && !is_alone {
@@ -380,7 +451,8 @@ impl Dispatcher {
             let request = InFlight { step: Step::Record, ..request };
             return self.attempt_failed(lent, api, request, (problem, Reaction::Pause));
         }
-        if self.parking.park(lent.turn, lent.store, lane, answered).is_err() {
+        let refusals = lent.store.lane(lane).tries().refusals();
+        if self.parking.park(lent.turn, lent.store, lane, answered, refusals).is_err() {
             self.outbox.note_problem(lent.turn.now, api, Problem::NoRoomToPark);
             return self.back_off(lent, lane);
         }
@@ -405,9 +477,16 @@ impl Dispatcher {
         if !lent.is_by_present_rules() {
             return self.try_by_present_rules(lent, lane);
         }
-        self.outbox.note_problem(lent.turn.now, api, problem);
+        let unreadable = self.note_failing(lent, &request, &problem);
+        let reaction = if unreadable >= UNREADABLE_MAX { Reaction::Unclear } else { reaction };
+        if !self.failing.is_said(lane) {
+            self.outbox.note_problem(lent.turn.now, api, problem);
+        }
+        if reaction == Reaction::Unclear && self.outbox.is_proven(lent.turn.now, request.step) {
+            return self.stand_still(lent, api, &request);
+        }
         let (sent, said) = ((request.step, request.sent_ns), (reaction, request.retry_after));
-        let hold = self.outbox.step_failed(lent.turn, lent.store, sent, lent.rules.retry(), said);
+        let hold = self.outbox.step_failed(lent.turn, lent.store, sent, lent.rules.pace(), said);
         if self.is_to_be_cut(lent, api, &request, reaction) && self.split_batch(lent, lane) {
             return;
         }
@@ -416,6 +495,26 @@ impl Dispatcher {
         }
         lent.store.lane_mut(lane).tries_mut().count();
         self.list(lent, lane, false);
+    }
+
+    /// An answer that another attempt would get again, while records of other lanes arrive: the
+    /// step goes on, and this lane waits for long.
+    fn stand_still(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, request: &InFlight) {
+        self.step_worked(lent, request.step);
+        if self.is_to_be_cut(lent, api, request, Reaction::Retry) && self.split_batch(lent, request.lane) {
+            return;
+        }
+        let wait_ns = backoff::long_delay_ns(lent.turn.rng, lent.rules.pace().max);
+        self.back_off_for(lent, request.lane, wait_ns);
+    }
+
+    /// Counts a failure of a lane's first record, or of the batch that it carries; how many
+    /// unreadable answers in a row that makes.
+    fn note_failing(&mut self, lent: &Lent<'_, '_>, request: &InFlight, problem: &Problem) -> u32 {
+        let now = lent.turn.now;
+        let unreadable = self.failing.note(now, (&self.outbox, lent.store), request, problem);
+        self.failing.say(now, &self.outbox, lent.store, request.lane);
+        unreadable
     }
 
     /// Counts a failure of a batch. After some in a row one of its records may be what the service
@@ -439,4 +538,20 @@ impl Dispatcher {
         let since_ns = lent.store.lane_mut(lane).tries_mut().failing_since(now_ns);
         self.outbox.api(api).last_success_ns().is_some_and(|at_ns| at_ns > since_ns)
     }
+}
+
+/// Where a redirect leads is shown.
+fn keep_location(conn: &mut ApiLink, reader: &ResponseReader) {
+    let is_redirect = conn.connection.in_flight.front().is_some_and(|request| (300..400).contains(&request.status));
+    conn.connection.answer.location.clear();
+    if is_redirect {
+        conn.connection.answer.location.extend_from_slice(reader.location());
+    }
+}
+
+/// A list of statuses with one more, as a configuration has it.
+fn with_status(statuses: &[u16], status: u16) -> String {
+    let mut all: Vec<u16> = statuses.iter().copied().chain([status]).collect();
+    all.sort_unstable();
+    format!("{all:?}")
 }

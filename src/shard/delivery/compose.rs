@@ -71,7 +71,9 @@ pub(super) fn claim_id(outbox: &mut Outbox, leases: &mut Leases, lent: &mut Lent
     let Lent { turn, store, rules, .. } = lent;
     match leases.claim(turn.now, store, lane) {
         Claim::Has => return true,
-        Claim::NoRoom => store.back_off(turn, lane, rules.retry()),
+        Claim::NoRoom => {
+            store.back_off(turn, lane, rules.retry());
+        }
         Claim::NoneLeft => {
             if leases.find(store, lane) {
                 outbox.list(turn, store, lane, true);

@@ -4,9 +4,10 @@ use super::problem::Loss;
 use super::rules::Rules;
 use super::secure::Secure;
 use crate::delivery::Connection;
-use crate::ground::ApiId;
+use crate::ground::{ApiId, LinkId};
 use crate::shard::op::RecvEnd;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The configuration by which a connection's requests were sent, where that is not the present one.
 /// It takes no others until they are answered.
@@ -25,6 +26,18 @@ pub(super) struct ApiLink {
     pub earlier: Option<Earlier>,
     /// Where the URL is `https`, from the end of the connect on.
     pub secure: Option<Box<Secure>>,
+    /// When it could carry its first request, in monotonic nanoseconds.
+    pub opened_ns: u64,
+}
+
+impl ApiLink {
+    /// Whether it is so old that it takes no more requests: a busy connection would never follow
+    /// its name to another address. What was opened in one moment ends in sixteen, so that the
+    /// service does not meet all connects at once.
+    pub fn is_old(&self, link: LinkId, now_ns: u64, age_max: Duration) -> bool {
+        let early = age_max / 256 * (link.index % 16);
+        now_ns.saturating_sub(self.opened_ns) >= (age_max - early).as_nanos() as u64
+    }
 }
 
 /// How a read ended.

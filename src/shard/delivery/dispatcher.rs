@@ -8,6 +8,7 @@
 use super::Lent;
 use super::compose::{Composer, claim_id, fields_of};
 use super::connection::{ApiLink, EndOfRead};
+use super::failing::FailingLanes;
 use super::lease::Leases;
 use super::outbox::Outbox;
 use super::park::Parking;
@@ -16,9 +17,9 @@ use super::reload::fit;
 use super::rules::Rules;
 use crate::config::DeliverKey;
 use crate::delivery::{Connection, InFlight, Step};
-use crate::ground::{LaneId, LinkId, Moment};
+use crate::ground::{ApiId, LaneId, LinkId, Moment};
 use crate::shard::op::RecvEnd;
-use crate::shard::store::{Lane, Member, Store};
+use crate::shard::store::{Lane, Member, State, Store};
 use crate::shard::timer::Timer;
 use crate::shard::turn::Turn;
 use crate::tls;
@@ -29,6 +30,7 @@ pub(super) struct Dispatcher {
     pub outbox: Outbox,
     pub leases: Leases,
     pub parking: Parking,
+    pub failing: FailingLanes,
     composer: Composer,
     /// For connections that begin from now on, where a URL is `https`.
     pub tls: Option<tls::Client>,
@@ -42,6 +44,7 @@ impl Dispatcher {
             outbox: Outbox::new(rules),
             leases: Leases::adopt(store, rules),
             parking: Parking::default(),
+            failing: FailingLanes::default(),
             composer: Composer::default(),
             tls: None,
             plain: Vec::new(),
@@ -78,7 +81,15 @@ impl Dispatcher {
     /// The first record of a lane is tried again later.
     pub(super) fn back_off(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId) {
         self.fit_if_changed(lent, lane);
-        lent.store.back_off(lent.turn, lane, lent.rules.retry());
+        let until_ns = lent.store.back_off(lent.turn, lane, lent.rules.retry());
+        self.failing.waits(lane, until_ns);
+    }
+
+    /// As above, after this time in nanoseconds.
+    pub(super) fn back_off_for(&mut self, lent: &mut Lent<'_, '_>, lane: LaneId, wait_ns: u64) {
+        self.fit_if_changed(lent, lane);
+        let until_ns = lent.store.back_off_for(lent.turn, lane, wait_ns);
+        self.failing.waits(lane, until_ns);
     }
 
     /// Between two changes of the configuration there is nothing to fit, but for a batch that was
@@ -88,6 +99,17 @@ impl Dispatcher {
             fit(self, lent, lane);
         } else if lent.store.lane(lane).company().is_carrier() && !Self::batch_has_ids(lent, lane) {
             self.dissolve_batch(lent, lane);
+        }
+    }
+
+    /// What waits for an API goes on at once: its steps, but for those that the service told to wait
+    /// unless `told`, and the lanes that wait by themselves.
+    pub(super) fn wake(&mut self, lent: &mut Lent<'_, '_>, id: ApiId, told: bool) {
+        let mut waiting = self.outbox.release_steps(id, told);
+        let waits = |lane: &Lane| lane.state() == State::Backoff && self.outbox.api_of(lane.step()) == id;
+        waiting.extend(lent.store.lanes().filter(|(_, lane)| waits(lane)).map(|(lane, _)| lane));
+        for lane in waiting {
+            self.admit(lent, lane);
         }
     }
 
@@ -129,6 +151,7 @@ impl Dispatcher {
             let Some(first) = half.first().map(|member| member.lane) else { continue };
             let lane = lent.store.lane_mut(first);
             lane.tries_mut().begin_again();
+            self.failing.forget(first);
             if half.iter().map(|member| member.records).sum::<usize>() == 1 {
                 lane.go_alone();
             } else {
@@ -243,11 +266,16 @@ impl Dispatcher {
         let now_ns = lent.turn.now.mono_ns;
         conn.connection.open = true;
         conn.connection.idle_ns = now_ns;
+        conn.opened_ns = now_ns;
         set_timer(lent.turn, link, &mut conn.connection, now_ns + lent.rules.deliver().idle.as_nanos() as u64);
         let api = self.outbox.api_mut(conn.api);
         api.connect_done();
+        let is_back = api.is_failing();
         if api.tls().is_none() {
             api.forget_failures();
+        }
+        if is_back && self.outbox.is_current(conn.api) && lent.is_by_present_rules() {
+            self.wake(lent, conn.api, false);
         }
         self.list_connection(lent, link, conn);
     }
@@ -264,16 +292,17 @@ impl Dispatcher {
     }
 
     /// Whether a connection takes no requests: answers to earlier ones are still to come, or it
-    /// leads to where nothing is sent any more.
-    fn is_left(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) -> bool {
-        if conn.earlier.is_none() {
+    /// leads to where nothing is sent any more, or it is too old.
+    pub(super) fn is_left(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, conn: &mut ApiLink) -> bool {
+        let is_old = conn.is_old(link, lent.turn.now.mono_ns, lent.present.deliver().max_connection_age);
+        if conn.earlier.is_none() && !is_old {
             return false;
         }
         if !conn.connection.in_flight.is_empty() || conn.connection.sending {
             return true;
         }
         let other_tls = conn.earlier.take().is_some_and(|earlier| earlier.other_tls) && conn.secure.is_some();
-        let is_left = other_tls || !self.outbox.is_current(conn.api);
+        let is_left = is_old || other_tls || !self.outbox.is_current(conn.api);
         if is_left {
             self.close_idle(lent.turn, link, conn);
         }

@@ -8,7 +8,7 @@
 
 use super::problem::LeaseFault;
 use super::rules::Rules;
-use crate::delivery::Step;
+use crate::delivery::{Step, why_no_token};
 use crate::ground::{LaneId, Now};
 use crate::journal::Leased;
 use crate::shard::store::{State, Store};
@@ -271,9 +271,14 @@ impl Leases {
 /// The ids that an answer grants; without a count it is one.
 fn granted(body: &[u8], id_at: &str, count_at: &str, lease: u64) -> Result<Range<u64>, LeaseFault> {
     let answer: serde_json::Value =
-        serde_json::from_slice(body).map_err(|error| LeaseFault::NoJson { reason: error.to_string() })?;
-    let first = answer.pointer(id_at).and_then(serde_json::Value::as_u64);
-    let first = first.ok_or_else(|| LeaseFault::NoFirst { pointer: id_at.to_owned() })?;
+        serde_json::from_slice(body).map_err(|_| LeaseFault::NoFirst(why_no_token(body, id_at)))?;
+    let first = match answer.pointer(id_at) {
+        Some(text) if text.is_string() => {
+            return Err(LeaseFault::NoNumber { found: text.to_string(), pointer: id_at.to_owned() });
+        }
+        first => first.and_then(serde_json::Value::as_u64),
+    };
+    let first = first.ok_or_else(|| LeaseFault::NoFirst(why_no_token(body, id_at)))?;
     let count = match answer.pointer(count_at) {
         None => 1,
         Some(count) => count

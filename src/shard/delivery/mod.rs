@@ -4,6 +4,7 @@
 //! - `rules`: what requests are made by and answers judged by, of one configuration.
 //! - `outbox`: the API's authorities, the lanes that are ready for each, the breaker of each step.
 //!   `lease`: ids given ahead. `park`: records kept aside. Each is an owner of its own.
+//!   `failing`: lanes whose first record fails, and which of them stand still while others get on.
 //! - `compose`: requests as they are sent. `dispatcher`: which lane is sent next and what becomes
 //!   of it; `answer`: what answers lead to; `secure`: connections over TLS. `problem`: what goes
 //!   wrong, in words.
@@ -16,6 +17,7 @@ mod answer;
 mod compose;
 mod connection;
 mod dispatcher;
+mod failing;
 mod lease;
 mod outbox;
 mod park;
@@ -34,7 +36,7 @@ use super::turn::{Phase, Turn};
 use super::{ApiId, Fd, LaneId, LinkId, Now};
 use crate::config::{Authority, Settings};
 use crate::delivery::{Connection, Step};
-use crate::observe::snapshot::{ParkedList, RouteSnapshot};
+use crate::observe::snapshot::{ParkedList, RouteSnapshot, Snapshot};
 use crate::tls;
 use connection::ApiLink;
 use dispatcher::{Dispatcher, watch};
@@ -126,6 +128,14 @@ impl Delivery {
         self.dispatcher.outbox.probe(turn.now, store, step);
     }
 
+    /// An operator ends all waits: what waits for a time goes on at once.
+    pub fn wake(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
+        for id in self.dispatcher.outbox.ids() {
+            self.dispatcher.outbox.api_mut(id).try_at_once();
+            self.by_present(turn, store, |dispatcher, lent| dispatcher.wake(lent, id, true));
+        }
+    }
+
     /// Lanes that were told to wait for another one are on none of its lists any more.
     pub fn recall(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         for lane in store.take_recalled() {
@@ -168,6 +178,9 @@ impl Delivery {
             }
             let conn = connections.of(link);
             conn.connection.listed = false;
+            if dispatcher.is_left(&mut lent, link, conn) {
+                continue;
+            }
             while conn.connection.has_room(pipeline) {
                 let Some(lane) = dispatcher.outbox.api_mut(id).next_ready() else { break };
                 dispatcher.render(&mut lent, lane, &mut conn.connection);
@@ -188,8 +201,11 @@ impl Delivery {
     fn open_connections(&mut self, turn: &mut Turn<'_>, id: ApiId) {
         let records = self.rules.batch().map_or(1, |batch| batch.records);
         let per_connection = self.rules.deliver().pipeline * records;
-        let api = self.dispatcher.outbox.api(id);
-        if api.ready().is_empty() || !api.may_connect(turn.now) {
+        let outbox = &self.dispatcher.outbox;
+        let api = outbox.api(id);
+        // While connects fail, one looks whether the service is back though all lanes wait.
+        let looks = api.is_failing() && outbox.is_current(id) && turn.terms.pending > 0;
+        if !looks && api.ready().is_empty() || !api.may_connect(turn.now) {
             return;
         }
         let wanted = if api.is_failing() { 1 } else { api.ready().len().div_ceil(per_connection) };
@@ -201,7 +217,7 @@ impl Delivery {
         for _ in 0..count {
             let connection = Connection { idle_ns: turn.now.mono_ns, ..Connection::default() };
             let link = turn.links.open(Kind::Api, None);
-            self.connections.insert(link, ApiLink { api: id, connection, earlier: None, secure: None });
+            self.connections.insert(link, ApiLink { api: id, connection, earlier: None, secure: None, opened_ns: 0 });
             turn.counters.api_connects += 1;
             self.dispatcher.outbox.api_mut(id).connect_begun(link);
             turn.emit(Op::Connect { link, to: Destination::Api(id) });
@@ -330,14 +346,21 @@ impl Delivery {
         let outbox = &self.dispatcher.outbox;
         let shown = outbox.apis().filter(|(id, api)| outbox.is_current(*id) || !api.connections().is_empty());
         shown
-            .map(|(_, api)| RouteSnapshot {
+            .map(|(id, api)| RouteSnapshot {
                 authority: format!("{}:{}", api.authority().host, api.authority().port),
                 connections: api.connections().len() as u64,
                 in_flight: api.in_flight(),
                 problem: api.problem(),
                 last_success_s: api.last_success_ns().map(|at_ns| now.mono_ns.saturating_sub(at_ns) as f64 / 1e9),
+                waits_s: outbox.waits_until(id).map(|(at_ns, _)| at_ns.saturating_sub(now.mono_ns) as f64 / 1e9),
+                waits_as_told: outbox.waits_until(id).is_some_and(|(_, told)| told),
             })
             .collect()
+    }
+
+    /// Lanes that stand still, and the records that fail.
+    pub fn show_failing(&self, now: Now, store: &Store, into: &mut Snapshot) {
+        self.dispatcher.failing.show(now, &self.dispatcher.outbox, store, into);
     }
 
     /// Ids that were given ahead and are not used: the first and the last of each run.
@@ -349,6 +372,7 @@ impl Delivery {
     pub fn check(&self, turn: &Turn<'_>, store: &Store) {
         self.dispatcher.outbox.check(store);
         self.dispatcher.leases.check(store);
+        self.dispatcher.failing.check(store);
         // When all is over, connections are closed with what is on them.
         if turn.phase != Phase::Stopping {
             self.check_requests(turn, store);

@@ -6,7 +6,7 @@ use super::rules::Rules;
 use super::secure::Handshakes;
 use crate::config::{Authority, Url};
 use crate::delivery::Step;
-use crate::delivery::route::{Hold, Reaction, Route};
+use crate::delivery::route::{Hold, Pace, Reaction, Route};
 use crate::ground::{ApiId, LaneId, LinkId, Now};
 use crate::http::client::RetryAfter;
 use crate::shard::store::{State, Store};
@@ -17,6 +17,11 @@ use std::time::Duration;
 
 /// An API that fails and works by turns is logged at most once in this time.
 const SAY_EVERY_NS: u64 = 10_000_000_000;
+/// Longest wait between connects that fail: the first record is on its way within 2 s of the
+/// service's return.
+const CONNECT_WAIT_MAX: Duration = Duration::from_millis(1_500);
+/// So long an answer as it should be shows that another one is not the API's fault.
+const PROVEN_NS: u64 = 60_000_000_000;
 /// Authorities that an [`ApiId`] can tell apart.
 pub(super) const APIS_MAX: usize = 256;
 
@@ -222,6 +227,8 @@ impl Api {
 struct Breaker {
     route: Route,
     held: VecDeque<LaneId>,
+    /// When a record was last answered by the present rules as it should be.
+    success_ns: Option<u64>,
 }
 
 /// Where requests go, and whether they may. Each lane that is `Ready` or `Held` is on one list of
@@ -316,6 +323,8 @@ impl Outbox {
         problem: Problem,
     ) {
         turn.counters.api_connect_failures += 1;
+        // Nothing is asked of a service that does not listen, so it may be looked for often.
+        let max = if matches!(problem, Problem::Connect(_)) { retry.1.min(CONNECT_WAIT_MAX) } else { retry.1 };
         let api = self.api_mut(id);
         api.connecting -= 1;
         api.connections.retain(|other| *other != link);
@@ -323,7 +332,7 @@ impl Outbox {
         if failures.count == 0 || begun_ns > failures.counted_ns {
             failures.count += 1;
             failures.counted_ns = turn.now.mono_ns;
-            let wait_ns = turn.delay_ns(retry.0, retry.1, failures.count).max(1_000_000);
+            let wait_ns = turn.delay_ns(retry.0, max, failures.count).max(1_000_000);
             failures.retry_ns = turn.now.mono_ns + wait_ns;
             turn.timers.set(failures.retry_ns, Timer::Api(id));
         }
@@ -334,6 +343,7 @@ impl Outbox {
     pub fn note_problem(&mut self, now: Now, id: ApiId, problem: Problem) {
         let Api { authority, trouble, .. } = self.api_mut(id);
         if trouble.said && trouble.problem.as_ref() == Some(&problem) {
+            trouble.problem = Some(problem); // what it says may be another text
             return;
         }
         if now.mono_ns >= trouble.say_ns {
@@ -371,6 +381,37 @@ impl Outbox {
         self.breakers[step as usize].route.is_open()
     }
 
+    /// A record was answered as it should be, by the present rules.
+    pub fn note_success(&mut self, now: Now, step: Step) {
+        self.breaker(step).success_ns = Some(now.mono_ns);
+    }
+
+    /// When that was, in monotonic nanoseconds, if it was at all.
+    pub fn last_success_ns(&self, step: Step) -> Option<u64> {
+        self.breakers[step as usize].success_ns
+    }
+
+    /// Whether that was a short time ago.
+    pub fn is_proven(&self, now: Now, step: Step) -> bool {
+        self.last_success_ns(step).is_some_and(|at_ns| now.mono_ns - at_ns <= PROVEN_NS)
+    }
+
+    /// When a step that is held back may send a probe, in monotonic nanoseconds.
+    pub fn held_until_ns(&self, step: Step) -> Option<u64> {
+        self.breakers[step as usize].route.held_until_ns()
+    }
+
+    /// Until when nothing is sent to an API: its connects fail, or a step of it is held back and
+    /// lanes wait; whether an answer's Retry-After said so.
+    pub fn waits_until(&self, id: ApiId) -> Option<(u64, bool)> {
+        let api = self.api(id);
+        let connect_ns = (api.is_failing() && api.connecting == 0).then_some((api.failures.retry_ns, false));
+        let steps = [Step::Id, Step::Record, Step::Confirm].into_iter().filter(|step| self.api_of(*step) == id);
+        let held = steps.map(|step| &self.breakers[step as usize]).filter(|breaker| !breaker.held.is_empty());
+        let held = held.filter_map(|Breaker { route, .. }| Some((route.held_until_ns()?, route.is_told())));
+        connect_ns.into_iter().chain(held).max()
+    }
+
     /// Whether a request that was sent at `sent_ns` is its step's probe.
     pub fn is_probe(&self, step: Step, sent_ns: u64) -> bool {
         self.breakers[step as usize].route.is_probe(sent_ns)
@@ -380,7 +421,7 @@ impl Outbox {
     pub fn list(&mut self, turn: &mut Turn<'_>, store: &mut Store, lane: LaneId, front: bool) {
         let place = store.lane_mut(lane);
         let step = place.step();
-        let Breaker { route, held } = self.breaker(step);
+        let Breaker { route, held, .. } = self.breaker(step);
         if route.is_open() {
             return self.push(store, lane, front);
         }
@@ -402,7 +443,7 @@ impl Outbox {
 
     /// A step that is held back sends one request, if its time has come and a lane waits.
     pub fn probe(&mut self, now: Now, store: &mut Store, step: Step) {
-        let Breaker { route, held } = self.breaker(step);
+        let Breaker { route, held, .. } = self.breaker(step);
         if !held.is_empty() && route.take_probe(now.mono_ns) {
             let lane = held.pop_front().expect("looked at above");
             self.push(store, lane, true);
@@ -420,7 +461,7 @@ impl Outbox {
 
     /// An answer has shown that a step works: whoever waits for that goes on.
     pub fn step_worked(&mut self, turn: &mut Turn<'_>, store: &mut Store, step: Step) {
-        let Breaker { route, held } = self.breaker(step);
+        let Breaker { route, held, .. } = self.breaker(step);
         if route.worked() {
             for lane in std::mem::take(held) {
                 self.list(turn, store, lane, false);
@@ -435,14 +476,14 @@ impl Outbox {
         turn: &mut Turn<'_>,
         store: &mut Store,
         (step, sent_ns): (Step, u64),
-        retry: (Duration, Duration),
+        pace: Pace,
         (reaction, retry_after): (Reaction, Option<RetryAfter>),
     ) -> Hold {
         let told = retry_after.map(|after| match after {
             RetryAfter::Seconds(seconds) => Duration::from_secs(seconds.into()),
             RetryAfter::Date(second) => Duration::from_secs(second.saturating_sub(turn.now.wall_ns / 1_000_000_000)),
         });
-        let hold = self.breaker(step).route.failed(turn.now.mono_ns, sent_ns, turn.rng, retry, reaction, told);
+        let hold = self.breaker(step).route.failed(turn.now.mono_ns, sent_ns, turn.rng, pace, reaction, told);
         if let Hold::Until(until_ns) = hold {
             turn.counters.api_holds += 1;
             self.hold_back(turn, store, step, until_ns);
@@ -481,6 +522,21 @@ impl Outbox {
     /// Opens the breakers, and takes the lanes that they held back off their lists.
     pub fn release_held(&mut self) -> Vec<LaneId> {
         self.breakers.iter_mut().flat_map(|breaker| std::mem::take(breaker).held).collect()
+    }
+
+    /// Opens the breakers of an API's steps, but for those that the service told to wait unless
+    /// `told`, and takes the lanes that they held back off their lists.
+    pub fn release_steps(&mut self, id: ApiId, told: bool) -> Vec<LaneId> {
+        let mut released = Vec::new();
+        for step in [Step::Id, Step::Record, Step::Confirm] {
+            let is_of = self.api_of(step) == id;
+            let breaker = self.breaker(step);
+            if is_of && (told || !breaker.route.is_told()) {
+                breaker.route = Route::default();
+                released.extend(std::mem::take(&mut breaker.held));
+            }
+        }
+        released
     }
 
     /// That each list has the lanes whose states name it.

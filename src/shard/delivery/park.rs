@@ -78,7 +78,7 @@ pub(super) struct Parking {
 }
 
 impl Parking {
-    /// Keeps the first record of a lane aside.
+    /// Keeps the first record of a lane aside, after so many attempts.
     ///
     /// # Errors
     /// [`Full`]: nothing was changed.
@@ -88,10 +88,11 @@ impl Parking {
         store: &mut Store,
         lane: LaneId,
         (status, answer): (u16, &[u8]),
+        attempts: u32,
     ) -> Result<(), Full> {
         let place = store.lane(lane);
         let core = store.core_of(place);
-        let refused = Refused { status, attempts: place.tries().refusals(), answer };
+        let refused = Refused { status, attempts, answer };
         let (number, name) = store.park(turn, lane, refused)?;
         turn.counters.parked_records += 1;
         self.say_parked(turn.now, RecordName { core, number }, &name, (status, answer));

@@ -1,7 +1,7 @@
 //! Why deliveries fail, for the person who must mend it. The same problem twice in a row is said
 //! once, so each is compared.
 
-use crate::delivery::Step;
+use crate::delivery::{NoToken, Said, Step};
 use crate::http::client::ResponseError;
 use crate::shard::op::ConnectError;
 use crate::tls::TlsError;
@@ -20,10 +20,15 @@ pub(in crate::shard) enum Problem {
     Lost(Loss),
     #[error("no whole answer within {0:?}")]
     Late(Duration),
-    #[error("answered {status} to {}{advice}", what(*step))]
-    Answered { status: u16, step: Step, advice: Advice },
-    #[error("answered {status} when it was asked what it has")]
-    NotConfirmed { status: u16 },
+    #[error("answered {status} to {}{said}{advice}", what(*step))]
+    Answered { status: u16, step: Step, said: Said, advice: Advice },
+    #[error(
+        "answered {status} to a record{said}, which success does not have: if that means that the record has arrived, write \
+         success = {list} in [deliver]"
+    )]
+    Unlisted { status: u16, said: Said, list: String },
+    #[error("answered {status} when it was asked what it has{said}")]
+    NotConfirmed { status: u16, said: Said },
     #[error("answered {status} to the id step with more than {bytes_max} bytes")]
     IdTooLong { status: u16, bytes_max: usize },
     #[error("{0}")]
@@ -38,8 +43,8 @@ pub(in crate::shard) enum Problem {
     NoRoomToPark,
     #[error("the journal has no room for an id")]
     NoRoomForId,
-    #[error("no id at {pointer} of its answer")]
-    NoId { pointer: String },
+    #[error("answered {status} to the id step{said}: {why}: see to id_at in [sequence]")]
+    NoId { status: u16, said: Said, why: NoToken },
     #[error("{0}")]
     Lease(LeaseFault),
 }
@@ -59,14 +64,21 @@ pub(in crate::shard) enum LeaseFault {
     OtherService,
     #[error("the journal has no room for ids")]
     NoRoom,
-    #[error("its answer to a lease of ids is no JSON: {reason}")]
-    NoJson { reason: String },
-    #[error("no whole number at {pointer} of its answer to a lease of ids")]
-    NoFirst { pointer: String },
+    #[error("its answer to a lease of ids: {0}")]
+    NoFirst(NoToken),
+    #[error("{found} at {pointer} of its answer to a lease of ids, where a whole number should be")]
+    NoNumber { found: String, pointer: String },
     #[error("{found} at {pointer} of its answer to a lease of ids, where their number should be")]
     NoCount { found: String, pointer: String },
     #[error("its ids are beyond 64 bits")]
     TooLarge,
+}
+
+impl LeaseFault {
+    /// Whether it is the answer that is at fault, so that another one would be alike.
+    pub fn is_of_answer(&self) -> bool {
+        !matches!(self, Self::OtherService | Self::NoRoom)
+    }
 }
 
 /// Why a TLS handshake was not completed.

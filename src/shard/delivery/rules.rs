@@ -5,6 +5,7 @@
 //! whatever judges an answer.
 
 use crate::config::{Batch, Deliver, Sequence, Settings, Url};
+use crate::delivery::route::Pace;
 use crate::delivery::template::Template;
 use crate::http::client::{GetHead, MediaType, RequestHead};
 use std::sync::Arc;
@@ -67,6 +68,12 @@ impl Rules {
     /// Delay before the first retry, and the longest.
     pub fn retry(&self) -> (Duration, Duration) {
         (self.deliver().retry_first, self.deliver().retry_max)
+    }
+
+    /// How long is waited between attempts.
+    pub fn pace(&self) -> Pace {
+        let Deliver { retry_first, retry_max, retry_after_max, .. } = *self.deliver();
+        Pace { first: retry_first, max: retry_max, told_max: retry_after_max }
     }
 
     /// Ids that are asked for at a time, where they are leased.

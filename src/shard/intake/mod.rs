@@ -13,6 +13,7 @@
 
 mod addresses;
 mod attempts;
+mod burst;
 mod content;
 mod guests;
 mod hold;
@@ -218,9 +219,6 @@ impl Intake {
             link
         };
         turn.emit(Op::Recv { link, fd, kind: source::readable(&source.kind) });
-        if self.sources.is_crowded(turn.settings) {
-            self.sources.pause_accept(turn, "the limit of connections is reached");
-        }
     }
 
     /// A connection that came too late: it is closed.
@@ -329,6 +327,11 @@ impl Intake {
         if self.sources.runs(id) {
             self.sources.reopen_due(turn, &mut self.streams.table, id);
         }
+    }
+
+    /// What has befallen many sources at once is logged.
+    pub fn tell(&mut self) {
+        self.sources.tell();
     }
 
     /// A source may have been silent for too long.
@@ -449,7 +452,8 @@ impl Intake {
         let live: Vec<SourceId> =
             self.sources.iter().filter(|source| !source.retired).map(|source| source.id).collect();
         self.streams.set_held_bytes_max(turn.settings, &live);
-        if old.limits.connections != turn.settings.limits.connections {
+        let all = |settings: &Settings| (settings.limits.connections, settings.limits.connections_all);
+        if all(old) != all(turn.settings) {
             self.sources.fit_connections(turn);
         }
     }

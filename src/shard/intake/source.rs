@@ -3,6 +3,7 @@
 
 use super::addresses::Addresses;
 use super::attempts::{Attempts, Loss};
+use super::burst::Burst;
 use super::content::Undecodable;
 use super::samples::Samples;
 use super::stream::Stream;
@@ -83,6 +84,8 @@ pub(super) struct Source {
     /// To open its port or connection.
     attempts: Attempts,
     pub accepting: bool,
+    /// It does not accept for want of room.
+    crowded: bool,
     /// Connections of a listener.
     pub open: u64,
     pub tally: Tally,
@@ -99,6 +102,19 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// It does not accept until it has room again.
+    fn crowd(&mut self, settings: &Settings) {
+        self.crowded = true;
+        let why = match self.open >= settings.limits.connections as u64 {
+            true => "the limit of connections of one source is reached (limits.connections)",
+            false => {
+                "the limit of connections of all sources is reached, and this one has its share; a higher LimitNOFILE= in the unit \
+                 or limits.connections allows more"
+            }
+        };
+        self.problem = Some(format!("accepting pauses: {why}"));
+    }
+
     pub fn new(id: SourceId, now: Now) -> Self {
         let silence = Silence { last_byte_ns: now.mono_ns, any_byte: false, silent: false, look_ns: 0 };
         Self {
@@ -109,6 +125,7 @@ impl Source {
             origin: None,
             attempts: Attempts::default(),
             accepting: false,
+            crowded: false,
             open: 0,
             tally: Tally::default(),
             silence,
@@ -187,6 +204,11 @@ impl Source {
 const JOINED_ONLY: &str = "nothing has come for some connections in a row but one record each, rejected since ringest \
     may have joined inside of it: first = \"keep\" in this source takes it, if its machine begins with a record";
 
+/// From so many connections on each listener has its share of the others.
+fn scarce_from(all: usize) -> usize {
+    all - all / 4
+}
+
 /// Whether a source is a listener.
 pub(super) fn is_listener(kind: &SourceKind) -> bool {
     matches!(kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. })
@@ -204,6 +226,9 @@ pub(super) struct Sources {
     /// Connections of all listeners.
     connections: usize,
     addresses: Addresses,
+    /// What was lost, and what is open again, and is not logged yet.
+    lost: Burst,
+    back: Burst,
 }
 
 impl Sources {
@@ -215,6 +240,8 @@ impl Sources {
             bury_due: false,
             connections: 0,
             addresses: Addresses::default(),
+            lost: Burst::default(),
+            back: Burst::default(),
         };
         sources.make_index();
         sources
@@ -268,9 +295,27 @@ impl Sources {
         self.list.push(source);
     }
 
-    /// Whether the limit of connections is reached.
-    pub fn is_crowded(&self, settings: &Settings) -> bool {
-        self.connections >= settings.limits.connections
+    /// Whether a listener may have another connection. Once three quarters of all are taken, each
+    /// has its share of the last one: idle machines of one source do not lock out another's.
+    fn has_room(&self, settings: &Settings, source: &Source) -> bool {
+        let (own, all) = (settings.limits.connections, settings.limits.connections_all);
+        if source.open >= own as u64 || self.connections >= all {
+            return false;
+        }
+        let is_scarce = self.connections >= scarce_from(all);
+        !is_scarce || source.open < self.share(settings)
+    }
+
+    /// What each listener has of the last quarter of all connections; at least one. One that is
+    /// alone has all of them.
+    fn share(&self, settings: &Settings) -> u64 {
+        let is_live =
+            |source: &&Source| !source.retired && is_listener(&settings.sources[usize::from(source.id.0)].kind);
+        let all = settings.limits.connections_all;
+        match self.list.iter().filter(is_live).count() {
+            0 | 1 => all as u64,
+            count => ((all - scarce_from(all)) / count).max(1) as u64,
+        }
     }
 
     pub fn bury_soon(&mut self) {
@@ -326,8 +371,10 @@ impl Sources {
             if lived.ends_problem {
                 source.problem = None;
             }
-            if lived.is_news {
-                tracing::info!("source {}: open again", turn.source(id).name);
+            if lived.is_news
+                && let Some(at_ns) = self.back.note(turn.now, &turn.source(id).name, "open again")
+            {
+                turn.timers.set(at_ns, Timer::Tell);
             }
         }
         if self.of(id).attempts.is_due(turn.now) {
@@ -385,10 +432,17 @@ impl Sources {
         };
         let is_joined = source.tally.joined_only >= JOINED_ONLY_MAX;
         let said = if is_joined { format!("{problem}; {JOINED_ONLY}") } else { problem.clone() };
-        if source.attempts.is_to_tell(turn.now, &said) {
-            tracing::warn!("source {name}: {said}; trying again");
-        }
+        let is_to_tell = source.attempts.is_to_tell(turn.now, &said);
         source.problem = Some(problem);
+        if is_to_tell && let Some(at_ns) = self.lost.note(turn.now, name, &format!("{said}; trying again")) {
+            turn.timers.set(at_ns, Timer::Tell);
+        }
+    }
+
+    /// Logs what was lost and what is open again.
+    pub fn tell(&mut self) {
+        self.lost.take().for_each(|line| tracing::warn!("{line}"));
+        self.back.take().for_each(|line| tracing::info!("{line}"));
     }
 
     /// A connection or an open port has ended.
@@ -449,12 +503,16 @@ impl Sources {
         }
         turn.counters.accepted_connections += 1;
         self.connections += 1;
-        // What was accepted before accepting paused can still come.
-        let is_paused = self.connections > turn.settings.limits.connections;
         let source = self.of(id);
         source.open += 1;
-        if !is_paused {
+        // What was accepted before accepting paused can still come.
+        if source.accepting {
             source.problem = None;
+        }
+        let all = turn.settings.limits.connections_all;
+        match self.connections == all || self.connections == scarce_from(all) {
+            true => self.fit_connections(turn),
+            false => self.fit(turn, id),
         }
     }
 
@@ -468,14 +526,11 @@ impl Sources {
         let retired = source.retired;
         self.bury_due |= retired;
         self.connections -= 1;
-        if self.connections + 1 == turn.settings.limits.connections {
-            for index in 0..self.list.len() {
-                let id = self.list[index].id;
-                if is_listener(&turn.source(id).kind) {
-                    self.list[index].problem = None;
-                    self.resume_accept(turn, id);
-                }
-            }
+        let all = turn.settings.limits.connections_all;
+        match self.connections + 1 == all || self.connections + 1 == scarce_from(all) {
+            true => self.fit_connections(turn),
+            false if !retired => self.fit(turn, id),
+            false => {}
         }
     }
 
@@ -502,27 +557,41 @@ impl Sources {
     }
 
     pub fn resume_accept(&mut self, turn: &mut Turn<'_>, id: SourceId) {
-        if turn.phase != Phase::Running || self.is_crowded(turn.settings) {
+        let index = self.index[usize::from(id.0)].expect("a source that this core runs");
+        let has_room = self.has_room(turn.settings, &self.list[index]);
+        let source = &mut self.list[index];
+        if turn.phase != Phase::Running || source.accepting || source.retired {
             return;
         }
-        let source = self.of(id);
-        if !source.accepting && !source.retired {
+        if has_room {
             source.accepting = true;
             turn.emit(Op::Accept { source: id });
+        } else {
+            source.crowd(turn.settings);
         }
     }
 
-    /// The limit of connections is another one.
+    /// Connections, or their limit, have come to where another listener may accept, or may not.
     pub fn fit_connections(&mut self, turn: &mut Turn<'_>) {
-        if self.is_crowded(turn.settings) {
-            self.pause_accept(turn, "the limit of connections is reached");
-            return;
-        }
         for id in self.ids() {
             if is_listener(&turn.source(id).kind) && self.runs(id) {
-                self.of(id).problem = None;
-                self.resume_accept(turn, id);
+                self.fit(turn, id);
             }
+        }
+    }
+
+    /// Lets a listener accept if it has room, and pauses it otherwise.
+    fn fit(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        let index = self.index[usize::from(id.0)].expect("a source that this core runs");
+        let has_room = self.has_room(turn.settings, &self.list[index]);
+        let source = &mut self.list[index];
+        if has_room && source.crowded {
+            (source.crowded, source.problem) = (false, None);
+            self.resume_accept(turn, id);
+        } else if !has_room && source.accepting {
+            source.accepting = false;
+            source.crowd(turn.settings);
+            turn.emit(Op::PauseAccept { source: id });
         }
     }
 

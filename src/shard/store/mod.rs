@@ -506,13 +506,21 @@ impl Store {
         Some(place)
     }
 
-    /// A lane's first record is tried again later.
-    pub fn back_off(&mut self, turn: &mut Turn<'_>, lane: LaneId, retry: (Duration, Duration)) {
+    /// A lane's first record is tried again later: when, in monotonic nanoseconds.
+    pub fn back_off(&mut self, turn: &mut Turn<'_>, lane: LaneId, retry: (Duration, Duration)) -> u64 {
+        let attempts = self.lanes[lane].tries().attempts().saturating_add(1);
+        let wait_ns = turn.delay_ns(retry.0, retry.1, attempts).max(1_000_000);
+        self.back_off_for(turn, lane, wait_ns)
+    }
+
+    /// As above, after this time in nanoseconds.
+    pub fn back_off_for(&mut self, turn: &mut Turn<'_>, lane: LaneId, wait_ns: u64) -> u64 {
         let place = &mut self.lanes[lane];
         place.tries_mut().count();
         place.back_off();
-        let wait_ns = turn.delay_ns(retry.0, retry.1, place.tries().attempts()).max(1_000_000);
-        turn.timers.set(turn.now.mono_ns + wait_ns, Timer::Lane(lane));
+        let until_ns = turn.now.mono_ns + wait_ns;
+        turn.timers.set(until_ns, Timer::Lane(lane));
+        until_ns
     }
 
     /// Records that wait and that the disk could not give back, as far as nothing else of their lanes waits.
@@ -547,6 +555,24 @@ impl Store {
         let record = journal.record(waiting.at);
         debug_assert_eq!(record.number, waiting.number);
         (record, journal.origin(waiting.origin))
+    }
+
+    /// Age in seconds of the oldest record in memory, of each source that has one. It looks at every
+    /// lane.
+    pub fn oldest_pending_s(&self, now: Now) -> BTreeMap<String, f64> {
+        let mut oldest: HashMap<&str, u64> = HashMap::new();
+        for (_, lane) in self.lanes.iter() {
+            let Some(first) = lane.records().first() else { continue };
+            let age_ns = match first.seen {
+                Some(seen) => now.mono_ns.saturating_sub(seen.first_byte_ns()),
+                // Of one that a start found only the wall clock knows.
+                None => now.wall_ns.saturating_sub(self.record(lane, 0).0.payload.first_byte_wall_ns),
+            };
+            let source = &self.journal(lane.journal()).origin(first.origin).who.source;
+            let longest_ns = oldest.entry(source).or_default();
+            *longest_ns = age_ns.max(*longest_ns);
+        }
+        oldest.into_iter().map(|(source, age_ns)| (source.to_owned(), age_ns as f64 / 1e9)).collect()
     }
 
     /// The core of a lane's journal, which is part of its records' keys.
