@@ -1,5 +1,8 @@
-//! A slow reader of HTTP/1.1 messages on the whole stream, as strict as RFC 9112 allows: what this one cannot frame, no parser
-//! may accept, and what both frame must end at the same byte. Limits are not its business.
+//! A slow reader of HTTP/1.1 messages on the whole stream, of requests as strict as RFC 9112 allows: what this one cannot frame, no
+//! parser may accept, and what both frame must end at the same byte. Limits are not its business. In answers it reads what breaks a
+//! rule and leaves no doubt: lines that end in LF, folded fields, blanks before a colon, equal lengths.
+
+use std::borrow::Cow;
 
 /// One message.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ impl Message<'_> {
     /// The values of a field.
     pub fn all(&self, name: &str) -> Vec<&[u8]> {
         let named = self.fields.iter().filter(|(it, _)| it.eq_ignore_ascii_case(name.as_bytes()));
-        named.map(|(_, value)| *value).collect()
+        named.map(|(_, value)| &**value).collect()
     }
 
     pub fn http10(&self) -> bool {
@@ -28,7 +31,7 @@ impl Message<'_> {
 }
 
 /// A name and a value.
-type Field<'a> = (&'a [u8], &'a [u8]);
+type Field<'a> = (&'a [u8], Cow<'a, [u8]>);
 
 /// Which side's messages a stream holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,20 +64,37 @@ fn line(stream: &[u8], at: usize) -> Option<(&[u8], usize)> {
     is_text(&rest[..end]).then_some((&rest[..end], at + end + 2))
 }
 
-/// Fields up to the empty line, and where that ends.
-fn fields(stream: &[u8], mut at: usize) -> Option<(Vec<Field<'_>>, usize)> {
-    let mut fields = Vec::new();
+/// The same of an answer's head, where LF alone ends it, too.
+fn loose_line(stream: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let rest = stream.get(at..)?;
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+    is_text(line).then_some((line, at + end + 1))
+}
+
+/// Fields up to the empty line, and where that ends; those of an answer's head may be `loose`.
+fn fields(stream: &[u8], mut at: usize, loose: bool) -> Option<(Vec<Field<'_>>, usize)> {
+    let mut fields: Vec<Field<'_>> = Vec::new();
     loop {
-        let (line, next) = line(stream, at)?;
+        let (line, next) = if loose { loose_line(stream, at)? } else { line(stream, at)? };
         at = next;
         if line.is_empty() {
             return Some((fields, at));
         }
+        if let (true, Some((_, value)), [b' ' | b'\t', ..]) = (loose, fields.last_mut(), line) {
+            let unfolded = [&**value, b" ", trimmed(line)].concat();
+            *value = Cow::Owned(trimmed(&unfolded).to_vec());
+            continue;
+        }
         let colon = line.iter().position(|byte| *byte == b':')?;
-        if !is_token(&line[..colon]) {
+        let mut name = &line[..colon];
+        while let (true, [rest @ .., b' ' | b'\t']) = (loose, name) {
+            name = rest;
+        }
+        if !is_token(name) {
             return None;
         }
-        fields.push((&line[..colon], trimmed(&line[colon + 1..])));
+        fields.push((name, Cow::Borrowed(trimmed(&line[colon + 1..]))));
     }
 }
 
@@ -90,7 +110,7 @@ fn chunked(stream: &[u8], mut at: usize) -> Option<(Vec<u8>, usize)> {
         }
         let size = u64::from_str_radix(std::str::from_utf8(&size[..digits]).ok()?, 16).ok()?;
         if size == 0 {
-            let (_, end) = fields(stream, next)?;
+            let (_, end) = fields(stream, next, false)?;
             return Some((body, end));
         }
         let data = stream.get(next..)?.get(..usize::try_from(size).ok()?)?;
@@ -107,8 +127,9 @@ fn chunked(stream: &[u8], mut at: usize) -> Option<(Vec<u8>, usize)> {
 pub fn message(stream: &[u8], at: usize, side: Side) -> Option<Message<'_>> {
     // A server ignores one empty line.
     let blank = side == Side::Requests && stream[at..].starts_with(b"\r\n");
-    let (first, next) = line(stream, if blank { at + 2 } else { at })?;
-    let (fields, at) = fields(stream, next)?;
+    let loose = side == Side::Answers;
+    let (first, next) = if loose { loose_line(stream, at)? } else { line(stream, if blank { at + 2 } else { at })? };
+    let (fields, at) = fields(stream, next, loose)?;
     let mut message = Message { line: first, fields, body: Vec::new(), end: at, until_close: false };
     let (is_sound, no_body) = match side {
         Side::Requests => {
@@ -130,15 +151,19 @@ pub fn message(stream: &[u8], at: usize, side: Side) -> Option<Message<'_>> {
     }
     let lengths = message.all("content-length");
     let codings = message.all("transfer-encoding").join(&b","[..]);
-    let coded = !message.all("transfer-encoding").is_empty();
+    let is_identity = loose && !lengths.is_empty() && trimmed(&codings).eq_ignore_ascii_case(b"identity");
+    let coded = !message.all("transfer-encoding").is_empty() && !is_identity;
     let length = match lengths[..] {
         [] => None,
-        [length] if !length.is_empty() && length.iter().all(u8::is_ascii_digit) && !coded => {
-            Some(std::str::from_utf8(length).ok()?.parse::<u64>().ok()?)
+        // In an answer, a list of equal ones is one; in a request it is not even looked into.
+        _ if loose && !coded => {
+            let all = lengths.join(&b","[..]);
+            Some(equal_lengths(&all.split(|byte| *byte == b',').collect::<Vec<_>>())?)
         }
+        [_] if !coded => Some(equal_lengths(&lengths)?),
         _ => return None,
     };
-    if coded && (!trimmed(&codings).eq_ignore_ascii_case(b"chunked") || message.http10()) {
+    if coded && (!trimmed(&codings).eq_ignore_ascii_case(b"chunked") || message.http10() && !loose) {
         return None;
     }
     if no_body {
@@ -155,6 +180,17 @@ pub fn message(stream: &[u8], at: usize, side: Side) -> Option<Message<'_>> {
         message.until_close = true;
     }
     Some(message)
+}
+
+/// What all of these say.
+fn equal_lengths(lengths: &[&[u8]]) -> Option<u64> {
+    let number = |length: &&[u8]| -> Option<u64> {
+        let digits = trimmed(length);
+        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()
+    };
+    let numbers: Option<Vec<u64>> = lengths.iter().map(number).collect();
+    numbers.filter(|numbers| numbers.windows(2).all(|pair| pair[0] == pair[1]))?.first().copied()
 }
 
 fn is_version(version: &[u8]) -> bool {

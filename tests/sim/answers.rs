@@ -25,8 +25,8 @@ const BACK_NS: u64 = 2 * S;
 struct Failing {
     first_ns: u64,
     attempts: u32,
-    /// It must be told from then on.
-    told_ns: Option<u64>,
+    /// It must be told from then on, if the answer to another record has arrived by this connection.
+    told: Option<(u64, ConnId)>,
     /// It was answered by a status of success that is not listed, while others arrive: when, and on which connection.
     unlisted: Option<(u64, ConnId)>,
 }
@@ -68,7 +68,7 @@ impl Heard {
                 self.success_ns = Some(now_ns);
                 let others = self.failing.values_mut().filter(|failing| now_ns > failing.first_ns + OTHERS_NS);
                 for failing in others.filter(|failing| failing.attempts >= ATTEMPTS) {
-                    failing.told_ns.get_or_insert(now_ns + ARRIVES_NS);
+                    failing.told.get_or_insert((now_ns + ARRIVES_NS, conn));
                 }
             }
             return;
@@ -79,7 +79,7 @@ impl Heard {
             return;
         }
         let is_proven = self.success_ns.is_some_and(|at_ns| now_ns > at_ns + ARRIVES_NS && now_ns < at_ns + 50 * S);
-        let fresh = Failing { first_ns: now_ns, attempts: 0, told_ns: None, unlisted: None };
+        let fresh = Failing { first_ns: now_ns, attempts: 0, told: None, unlisted: None };
         let failing = self.failing.entry(key.to_owned()).or_insert(fresh);
         failing.attempts += 1;
         failing.unlisted = (status < 300 && is_proven).then_some((now_ns, conn));
@@ -183,7 +183,8 @@ impl World {
         if self.plan.contract.batch.is_some() {
             return Ok(()); // who fails is known when a batch was cut
         }
-        let due = |failing: &Failing| failing.told_ns.is_some_and(|at_ns| now_ns > at_ns);
+        let due =
+            |failing: &Failing| failing.told.is_some_and(|(at_ns, conn)| now_ns > at_ns && !self.net.conns[conn].reset);
         let mut told = None;
         for (key, failing) in self.receiver.heard.failing.iter().filter(|(_, failing)| due(failing)) {
             if self.parked.has(key) {

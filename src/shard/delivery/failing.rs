@@ -131,6 +131,12 @@ impl FailingLanes {
         }
     }
 
+    /// Whether a lane that waits by itself has waited long enough. A timer of an earlier wait, which
+    /// was ended before its time, says nothing of this one.
+    pub fn is_due(&self, now: Now, lane: LaneId) -> bool {
+        self.lanes.get(&lane).is_none_or(|entry| entry.next_ns <= now.mono_ns)
+    }
+
     /// Whether a lane is known to be stuck, so that its failures say nothing of the API.
     pub fn is_said(&self, lane: LaneId) -> bool {
         self.lanes.get(&lane).is_some_and(|entry| entry.told != Told::Nothing)

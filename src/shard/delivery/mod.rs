@@ -118,7 +118,7 @@ impl Delivery {
 
     /// A lane's backoff may be over.
     pub fn handle_lane_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, lane: LaneId) {
-        if store.is_in(lane, State::Backoff) {
+        if store.is_in(lane, State::Backoff) && self.dispatcher.failing.is_due(turn.now, lane) {
             self.by_present(turn, store, |dispatcher, lent| dispatcher.admit(lent, lane));
         }
     }
