@@ -124,7 +124,8 @@ fn one_broken_port_does_not_disturb_the_others() {
         let problem = |name: &str| status.source(name)["problem"].as_str().unwrap_or_default().to_owned();
         (problem("odd").contains("not a tty") && !problem("gone").is_empty()).then_some(())
     });
-    let log = gateway.process.log();
+    // The log waits a moment for others that the same befalls.
+    let log = eventually("it to be logged", || Some(gateway.process.log()).filter(|log| log.contains("not a tty")));
     assert_eq!(log.lines().filter(|line| line.contains("not a tty")).count(), 1, "{log}");
     assert_rows(&site.rows(), &[("m", 20)]);
 }

@@ -36,7 +36,8 @@ impl ApiLink {
     /// service does not meet all connects at once.
     pub fn is_old(&self, link: LinkId, now_ns: u64, age_max: Duration) -> bool {
         let early = age_max / 256 * (link.index % 16);
-        now_ns.saturating_sub(self.opened_ns) >= (age_max - early).as_nanos() as u64
+        // One that is in its handshake has no age.
+        self.connection.open && now_ns.saturating_sub(self.opened_ns) >= (age_max - early).as_nanos() as u64
     }
 }
 
