@@ -20,6 +20,7 @@ impl World {
         match fault.kind {
             FaultKind::Outage { swallows } => {
                 (trouble.refuses, trouble.swallows) = (true, swallows);
+                self.reached.back_ns = None;
                 self.receiver.down(&mut self.cx, &mut self.net);
             }
             FaultKind::Status(status) => trouble.status = Some(status),
