@@ -75,7 +75,27 @@ pub(super) fn epoch_path(directory: &Path, epoch: u64) -> PathBuf {
 /// The epoch files of a directory, as number and contents.
 pub(super) fn read_epochs(directory: &Path) -> io::Result<Vec<(u64, Vec<u8>)>> {
     let numbers = numbers(directory, "epoch-", 8)?;
-    numbers.into_iter().map(|epoch| Ok((epoch, fs::read(epoch_path(directory, epoch))?))).collect()
+    let read = |epoch| {
+        let mut bytes = Vec::new();
+        open_file(&epoch_path(directory, epoch))?.read_to_end(&mut bytes)?;
+        Ok((epoch, bytes))
+    };
+    numbers.into_iter().map(read).collect()
+}
+
+/// Opens a file for reading. What has its name and is no file (a FIFO, a directory, a link to nothing) is never waited for.
+///
+/// # Errors
+/// Those of open(2); what is no file is named.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let no_file = || io::Error::other(format!("{} is no file: move it away", path.display()));
+    // A FIFO is opened at once so, and a socket never.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ELOOP)) => return Err(no_file()),
+        Err(error) if error.kind() == ErrorKind::NotFound && path.is_symlink() => return Err(no_file()),
+        file => file?,
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
 }
 
 /// Numbers of the files named `PREFIX` and at least `digits` hexadecimal digits, as this module writes them.
@@ -325,7 +345,7 @@ impl FsStorage {
         let others = numbers(&self.directory, "segment-", 16).unwrap_or_default();
         others.into_iter().map(SegmentNumber).filter(|other| *other != segment).any(|other| {
             let mut first = [0; 512];
-            File::open(segment_path(&self.directory, other)).is_ok_and(|file| {
+            open_file(&segment_path(&self.directory, other)).is_ok_and(|file| {
                 // What the page cache has proves nothing of the disk.
                 let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
                 file.read_exact_at(&mut first, 0).is_ok()
@@ -361,7 +381,7 @@ impl Storage for FsStorage {
     fn read_segment(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<Vec<Range<usize>>> {
         self.reading.one_more(&self.directory);
         into.clear();
-        let mut file = File::open(segment_path(&self.directory, segment))?;
+        let mut file = open_file(&segment_path(&self.directory, segment))?;
         match file.read_to_end(into) {
             Err(error) if is_unreadable(&error) => {
                 let name = format!("segment {segment}");
@@ -377,7 +397,7 @@ impl Storage for FsStorage {
 
     fn read_segment_head(&mut self, segment: SegmentNumber, into: &mut Vec<u8>) -> io::Result<()> {
         into.clear();
-        let file = File::open(segment_path(&self.directory, segment))?;
+        let file = open_file(&segment_path(&self.directory, segment))?;
         match file.take(SEGMENT_HEADER_BYTES as u64).read_to_end(into) {
             // It is told when all of it is read.
             Err(error) if is_unreadable(&error) => Ok(()),
@@ -445,7 +465,7 @@ impl Storage for FsStorage {
         let mut epochs = Vec::new();
         for epoch in numbers(&self.directory, "epoch-", 8)? {
             let mut bytes = Vec::new();
-            let mut file = File::open(epoch_path(&self.directory, epoch))?;
+            let mut file = open_file(&epoch_path(&self.directory, epoch))?;
             match file.read_to_end(&mut bytes) {
                 // It stands there twice, in two blocks.
                 Err(error) if is_unreadable(&error) => {
@@ -540,7 +560,9 @@ impl Storage for FsStorage {
             let path = directory.join(copy_name(name, copy));
             match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    if fs::read(&path)? == bytes {
+                    let mut there = Vec::new();
+                    let read = open_file(&path).and_then(|mut file| file.read_to_end(&mut there));
+                    if read.is_ok() && there == bytes {
                         return Ok(());
                     }
                 }

@@ -18,6 +18,7 @@ use super::placement::Placement;
 use super::probe;
 use super::process;
 use super::reload::{ReloadError, Reloader, Start, Wish};
+use super::reread;
 use super::stop::Stop;
 use crate::config::{Durability, Limits, OnMissing, Serial, Settings, Source, SourceKind};
 use crate::observe::histlog::HistogramLog;
@@ -161,6 +162,7 @@ fn take(runtime: &Runtime, stop: &mut Stop, settings: &Arc<Settings>) -> Result<
         create_private_directory(directory).map_err(unusable)?;
         let lock = StateLock::acquire(directory)?;
         remove_half_removed(directory).map_err(unusable)?;
+        reread::end_begun(directory).map_err(unusable)?;
         let listeners = bind_all(&own, own.gateway.cores.len())?;
         let admin = bind_admin(own.gateway.admin)?;
         let ports = open_required_ports(&own)?;

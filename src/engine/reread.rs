@@ -2,21 +2,22 @@
 //! whole now, get a journal directory of their own, `core-N-returned`, which the next start goes on with.
 //!
 //! Nothing is done twice, whenever this is cut short: the directory is made under another name, then its records are taken off the
-//! lists of what is missing, and only then it has its name.
+//! lists of what is missing and off the losses, and only then it has its name. What a kill left at that a start ends.
 
 use super::files::{
-    CoreDirectory, QUARANTINE, core_directories, create_private_directory, epoch_path, is_unreadable, segment_path,
-    sync_directory, write_synced,
+    CoreDirectory, QUARANTINE, core_directories, create_private_directory, epoch_path, is_unreadable, open_file,
+    segment_path, sync_directory, write_synced,
 };
-use super::parking::{Decision, leave_decision};
+use super::parking::{Decision, decisions_left, leave_decision};
 use super::view::open_views;
 use crate::ground::CoreId;
 use crate::journal::{Numbers, Returned, returned};
 use crate::observe::losses::LossSnapshot;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::fs;
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use tracing::warn;
 
 /// Files are read in pieces of so many bytes, so that one bad sector costs no more.
 const PIECE_BYTES: usize = 4096;
@@ -62,7 +63,7 @@ fn reread_core(
 ) -> io::Result<Option<CameBack>> {
     let core = directory.core;
     let quarantine = directory.path(state_directory).join(QUARANTINE);
-    let unfinished = state_directory.join(format!("core-{core}{UNFINISHED_SUFFIX}"));
+    let unfinished = unfinished_path(state_directory, core);
     let files = kept_files(&quarantine)?;
     let mut came_back = CameBack { core, files: files.len(), records: 0, missing: 0, waits: false };
     if let Some(numbers) = finished_before(&unfinished)? {
@@ -132,11 +133,35 @@ fn finish(
             sync_directory(path.parent().expect("a file lies in a directory"))?;
         }
     }
-    fs::rename(unfinished, CoreDirectory { is_returned: true, ..of }.path(state_directory))?;
-    sync_directory(state_directory)?;
     let losses = losses.iter().filter(|loss| loss.core == of.core).cloned().collect();
     leave_decision(state_directory, &Decision::Returned { core: of.core, returned: numbers.0.clone(), losses })?;
+    give_name(state_directory, of, unfinished)?;
     Ok(numbers.count())
+}
+
+fn give_name(state_directory: &Path, of: CoreDirectory, unfinished: &Path) -> io::Result<()> {
+    fs::rename(unfinished, CoreDirectory { is_returned: true, ..of }.path(state_directory))?;
+    sync_directory(state_directory)
+}
+
+/// A start must not tell that records are there again whose directory a kill kept from having its name.
+///
+/// # Errors
+/// Those of the file system.
+pub(super) fn end_begun(state_directory: &Path) -> io::Result<()> {
+    for decision in decisions_left(state_directory)? {
+        let Decision::Returned { core, returned, .. } = decision else { continue };
+        let unfinished = unfinished_path(state_directory, core);
+        let is_there = CoreDirectory { core, is_returned: true }.path(state_directory).exists();
+        if !is_there && finished_before(&unfinished)?.is_some_and(|numbers| numbers.0 == returned) {
+            give_name(state_directory, CoreDirectory::own(core), &unfinished)?;
+        }
+    }
+    Ok(())
+}
+
+fn unfinished_path(state_directory: &Path, core: u16) -> PathBuf {
+    state_directory.join(format!("core-{core}{UNFINISHED_SUFFIX}"))
 }
 
 /// The names in a directory that begin so; none where it is missing.
@@ -166,8 +191,14 @@ fn kept_files(quarantine: &Path) -> io::Result<Vec<PathBuf>> {
 fn lists(quarantine: &Path) -> io::Result<Vec<(PathBuf, Numbers)>> {
     let mut lists = Vec::new();
     for path in named(quarantine, "missing-")? {
-        if let Some(numbers) = Numbers::decode(&fs::read(&path)?) {
-            lists.push((path, numbers));
+        let mut bytes = Vec::new();
+        open_file(&path)?.read_to_end(&mut bytes)?;
+        match Numbers::decode(&bytes) {
+            Some(numbers) => lists.push((path, numbers)),
+            None => warn!(
+                "{} is damaged, or of another version: what it lists as missing is not looked for",
+                path.display()
+            ),
         }
     }
     Ok(lists)
@@ -188,7 +219,7 @@ fn union(lists: &[(PathBuf, Numbers)]) -> Numbers {
 
 /// A file's bytes; zero where they cannot be read.
 fn read_in_pieces(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+    let file = open_file(path)?;
     let mut bytes = vec![0; file.metadata()?.len() as usize];
     let mut at = 0;
     for piece in bytes.chunks_mut(PIECE_BYTES) {
@@ -204,6 +235,28 @@ fn read_in_pieces(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::files::FsStorage;
+    use crate::journal::{self, Options};
+
+    /// A kill at each step of [`finish`], and a start or another reread behind it: the directory has its name in the end, and the loss is
+    /// decided.
+    #[test]
+    fn a_kill_before_the_directory_has_its_name_is_made_good_by_a_start() {
+        let state = tempfile::tempdir().expect("a directory");
+        let unfinished = unfinished_path(state.path(), 0);
+        let blocks = tempfile::tempdir().expect("a directory");
+        let mut storage = FsStorage::open_with_blocks_in(&unfinished, blocks.path()).expect("opens");
+        drop(journal::open(&mut storage, &Options::of_view(CoreId(0))).expect("opens"));
+        let named = CoreDirectory { core: 0, is_returned: true }.path(state.path());
+        end_begun(state.path()).expect("nothing to end");
+        assert!(unfinished.exists() && !named.exists(), "nobody has taken it off the losses yet");
+        let decision = Decision::Returned { core: 0, returned: Vec::new(), losses: Vec::new() };
+        leave_decision(state.path(), &decision).expect("left");
+        end_begun(state.path()).expect("ended");
+        assert!(!unfinished.exists() && named.exists());
+        end_begun(state.path()).expect("nothing is left");
+        assert!(named.exists());
+    }
 
     #[test]
     fn lists_that_overlap_are_one() {

@@ -334,9 +334,11 @@ struct FoundOrigin {
 const UNKNOWN: &str = "unknown";
 
 impl Recovery {
-    /// Beside the files that could not be read to their ends: which records to look for in them. The start of an epoch lists them.
+    /// Beside the files that could not be read to their ends: which records to look for in them. The start of an epoch lists them. An
+    /// earlier start may have kept those files, and been killed before it listed anything: so each loss is listed.
     fn list_missing(&mut self, storage: &mut impl Storage, epoch: u64) -> Result<(), OpenError> {
-        let missing = if self.losses.kept { self.missing() } else { Numbers::default() };
+        let is_loss = self.losses.kept || self.found_loss.is_some_and(|loss| loss.records > 0);
+        let missing = if is_loss { self.missing() } else { Numbers::default() };
         if missing.count() == 0 {
             return Ok(());
         }

@@ -473,3 +473,102 @@ fn is_in_a_range(alarm: &str, number: RecordNumber) -> bool {
     let parse = |word: Option<&str>| word.and_then(|word| word.parse().ok().map(RecordNumber));
     to == Some("to") && parse(first).zip(parse(last)).is_some_and(|(first, last)| (first..=last).contains(&number))
 }
+
+/// How the oldest segments get lost.
+#[derive(Debug, Clone, Copy)]
+enum Gone {
+    Deleted,
+    Zeroed,
+    Random,
+    /// The names of the two oldest are swapped.
+    Swapped,
+}
+
+#[test]
+fn the_oldest_segments_are_told_when_nothing_is_left_of_them_after_a_kill_and_after_a_loss_of_power() {
+    for (gone, count, power) in [Gone::Deleted, Gone::Zeroed, Gone::Random, Gone::Swapped]
+        .into_iter()
+        .flat_map(|gone| [(gone, 1, true), (gone, 2, true), (gone, 1, false), (gone, 2, false)])
+    {
+        let mut story = Story::new(World::new(small(Durability::Power), PHYSICAL, 43), 43);
+        while story.world.segments() < 6 {
+            assert!(story.append(300));
+            story.world.quiesce();
+            story.forget(|_| true);
+        }
+        let places = layout(&story.world.disk);
+        let oldest: Vec<SegmentNumber> = story.world.disk.segments.keys().copied().take(count.max(2)).collect();
+        let mut disk = story.world.disk.image();
+        let hurt = if matches!(gone, Gone::Swapped) { &oldest[..] } else { &oldest[..count] };
+        for (index, number) in hurt.iter().enumerate() {
+            let file = disk.segments.get_mut(number).expect("there");
+            match gone {
+                Gone::Deleted => drop(disk.segments.remove(number)),
+                Gone::Zeroed => file.data.fill(0),
+                Gone::Random => {
+                    file.data.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 7919 >> 3) as u8);
+                }
+                Gone::Swapped => file.data = story.world.disk.segments[&oldest[1 - index]].data.clone(),
+            }
+        }
+        if power {
+            disk.lose_power();
+        }
+        let what = format!("{gone:?} {count} {power}");
+        let mut world = World::on(disk, story.world.options.clone());
+        world.open_whole();
+        let found: Vec<RecordNumber> = world.scan_all().iter().map(|kept| kept.number).collect();
+        // A loss of power also takes what was never on the disk.
+        let is_lost = |number: &RecordNumber| places.contains_key(number) && !found.contains(number);
+        let lost: Vec<RecordNumber> = story.waiting.keys().copied().filter(is_lost).collect();
+        assert!(
+            !lost.is_empty() && lost.iter().all(|number| hurt.contains(&places[number].segment)),
+            "{what}: {lost:?}"
+        );
+        let report = world.journal().report();
+        let loss = report.loss.unwrap_or_else(|| panic!("{what}: nothing is told: {:?}", report.alarms));
+        assert!(lost.iter().all(|number| (loss.first..loss.end).contains(number)), "{what}: {loss:?}, {lost:?}");
+        assert!(loss.records >= lost.len() as u64, "{what}: {loss:?}, and {} are lost", lost.len());
+        let kept = if matches!(gone, Gone::Deleted) { 0 } else { hurt.len() };
+        assert!(world.disk.quarantined.len() >= kept, "{what}: what is left is kept");
+        assert_goes_on(world);
+    }
+}
+
+#[test]
+fn a_journal_of_which_nothing_is_left_is_told_and_one_that_was_emptied_is_not() {
+    for zeroed in [false, true] {
+        let mut story = Story::new(World::new(small(Durability::Power), PHYSICAL, 44), 44);
+        while story.world.segments() < 3 {
+            assert!(story.append(300));
+            story.world.quiesce();
+        }
+        story.world.kill();
+        story.world.open_whole();
+        story.world.quiesce();
+        let mut disk = story.world.disk.image();
+        if zeroed {
+            disk.segments.values_mut().for_each(|file| file.data.fill(0));
+        } else {
+            disk.segments.clear();
+        }
+        disk.lose_power();
+        let mut world = World::on(disk, story.world.options.clone());
+        world.open_whole();
+        let loss = world.journal().report().loss.expect("told");
+        assert!(loss.records >= story.waiting.len() as u64, "{loss:?}");
+        assert!(story.waiting.keys().all(|number| (loss.first..loss.end).contains(number)), "{loss:?}");
+    }
+    let mut story = Story::new(World::new(small(Durability::Power), PHYSICAL, 44), 44);
+    while story.world.segments() < 3 {
+        assert!(story.append(300));
+        story.world.quiesce();
+    }
+    story.world.kill();
+    story.world.open_whole();
+    story.world.settle_all();
+    story.world.disk.lose_power();
+    story.world.kill();
+    story.world.open_whole();
+    assert_eq!(story.world.journal().report().loss, None);
+}

@@ -2,7 +2,7 @@
 //! them. They are memory that nothing gives back until the machine is started again.
 //!
 //! A file is an orphan only if that is certain. It must say whose it is, no process may have it in use, and its directory must either be
-//! there and not need it, or be gone from where this process would see it. What lies in another container, or on a disk that is not
+//! there and not need it, or be gone from a state directory that is there. What lies in another container, or on a disk that is not
 //! mounted, is nobody's business here.
 
 use super::{Found, is_unused, look, mount_namespace};
@@ -87,6 +87,10 @@ fn judge(name: &str, file: File) -> io::Result<Option<(bool, String)>> {
     let shown = directory.display();
     Ok(match standing(&directory, &owner) {
         Standing::Gone => Some((true, format!("{shown} is gone"))),
+        Standing::Moved => {
+            let state = directory.parent().unwrap_or(&directory).display();
+            Some((false, format!("{state} is gone: if it was moved or is not mounted, a start there needs this")))
+        }
         Standing::Elsewhere => Some((false, format!("{shown}, which it belongs to, is not to be seen from here"))),
         Standing::There => match needs(&directory, name) {
             Some(true) => None,
@@ -100,6 +104,8 @@ fn judge(name: &str, file: File) -> io::Result<Option<(bool, String)>> {
 enum Standing {
     There,
     Gone,
+    /// The state directory is not where it was: removed, renamed, or not mounted.
+    Moved,
     /// This process would not see it.
     Elsewhere,
 }
@@ -116,7 +122,12 @@ fn standing(directory: &Path, owner: &BlockOwner) -> Standing {
     // It is gone if it would be seen here: by the same paths, with its file system mounted where it was.
     let above = directory.ancestors().skip(1).find_map(|path| fs::metadata(path).ok());
     let is_seen = mount_namespace() == Some(owner.namespace) && above.is_some_and(|found| found.dev() == owner.device);
-    if is_seen { Standing::Gone } else { Standing::Elsewhere }
+    let has_state_directory = directory.parent().is_some_and(Path::is_dir);
+    match (is_seen, has_state_directory) {
+        (false, _) => Standing::Elsewhere,
+        (true, true) => Standing::Gone,
+        (true, false) => Standing::Moved,
+    }
 }
 
 /// Whether a journal's directory needs a block file; `None` where it cannot be told.
@@ -192,6 +203,11 @@ mod tests {
         assert!(why.contains("may need it"), "{why}");
         fs::rename(&aside, &epochs).expect("renamed");
         assert_eq!(site.found(), []);
+        let (state, renamed) = (site.directory.path().join("state"), site.directory.path().join("renamed"));
+        fs::rename(&state, &renamed).expect("renamed");
+        let [(false, why)] = &site.found()[..] else { panic!("{:?}", site.found()) };
+        assert!(why.contains("if it was moved"), "{why}");
+        fs::rename(&renamed, &state).expect("renamed");
         fs::remove_dir_all(site.core("state")).expect("removed");
         let [(true, why)] = &site.found()[..] else { panic!("{:?}", site.found()) };
         assert!(why.contains("is gone"), "{why}");
@@ -235,6 +251,8 @@ mod tests {
             inode: metadata.ino(),
             namespace,
         };
+        assert!(matches!(standing(&directory, &owner), Standing::Moved));
+        fs::create_dir(directory.parent().expect("a state directory")).expect("made");
         assert!(matches!(standing(&directory, &owner), Standing::Gone));
         for elsewhere in [
             BlockOwner { namespace: namespace + 1, ..owner.clone() },

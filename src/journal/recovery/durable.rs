@@ -11,6 +11,8 @@ pub(super) struct Durable {
     /// The last epoch, if it ended with a clean stop: all of it was durable.
     pub(super) closed: Option<u128>,
     pub(super) epoch_id: Option<u128>,
+    /// That of the newest block.
+    pub(super) newest_epoch: Option<u128>,
     /// Everything before it, in this epoch, was durable; more, where that is the one that was closed.
     watermark: Position,
     /// The lowest that a block of this epoch carries: the one it began with.
@@ -26,6 +28,7 @@ impl Durable {
     }
 
     pub(super) fn learn(&mut self, header: &BlockHeader) {
+        self.newest_epoch.get_or_insert(header.epoch_id);
         if self.epoch_id.is_some_and(|id| id != header.epoch_id) {
             let inherited = Some(self.first).filter(|first| first.segment <= header.at.segment);
             (self.watermark, self.first) = (inherited.unwrap_or_default(), header.watermark);

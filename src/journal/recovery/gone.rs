@@ -1,10 +1,11 @@
 //! Segments whose files somebody has taken away: told, and given a file again as far as the block file has them.
 
 use super::durable::{End, Neighbour};
+use super::missing::Lost;
 use super::walk::NONE_LOST;
 use super::{Life, OpenError, Recovery, doing};
 use crate::ground::RecordNumber;
-use crate::journal::format::{SegmentHeader, round_up};
+use crate::journal::format::{Position, SegmentHeader, round_up};
 use crate::journal::unfinished::Left;
 use crate::journal::{Options, Storage};
 use std::ops::Range;
@@ -30,6 +31,50 @@ pub(super) fn lost_between(end: End, newer: Option<Neighbour>) -> Range<RecordNu
 }
 
 impl Recovery {
+    /// Whether segments are gone with which the log began, as its blocks or the last start say. They are told.
+    ///
+    /// A segment is freed once a block that names a later one is as safe as the level promises: what the blocks that were found name
+    /// is there. Only where a disk is full one is freed before, and a loss of power then looks like damage.
+    pub(super) fn judge_beginning(&mut self, options: &Options) -> bool {
+        if self.stop.is_known() {
+            return false; // it has told which ones there were
+        }
+        let Some(oldest) = self.newer else { return self.judge_emptiness() };
+        let covered = Some(self.covered.start).filter(|_| self.covered.end == oldest.at.segment);
+        let (named, found) = (self.oldest_segment, covered.unwrap_or(oldest.at.segment));
+        if named >= found || !self.durable.has(Position { segment: named, offset: 0 }) {
+            return false;
+        }
+        let first = self.stop.first_number_of(named).filter(|first| *first < oldest.number).unwrap_or(RecordNumber(1));
+        self.lost.push(Lost {
+            numbers: first..oldest.number,
+            bytes: Some((found.0 - named.0).saturating_mul(options.segment_bytes.into())),
+        });
+        self.report.damaged += 1;
+        self.report.alarms.push(format!(
+            "nothing is left of segments {named} to {}, with which the log began: entries {first} to {} are lost, unless they were freed while \
+             the disk was full",
+            found.0 - 1,
+            oldest.number.0 - 1
+        ));
+        true
+    }
+
+    /// There is no block at all. Where the last start had some, one was never freed before another one was written.
+    fn judge_emptiness(&mut self) -> bool {
+        let is_gone = self.stop.had_segments();
+        if is_gone {
+            let waited = self.stop.waiting_runs().map(|numbers| Lost { numbers, bytes: None });
+            self.lost.extend(waited);
+            self.report.damaged += 1;
+            self.report.alarms.push(
+                "nothing is left of the journal that the last start had read: what waited is lost, and what came since, unless all was freed while the disk was full"
+                    .to_owned(),
+            );
+        }
+        is_gone
+    }
+
     /// Writes the segment that was walked last into a file of its own again. `false` where nothing of it waits: it was freed, and its
     /// blocks are still in memory.
     pub(super) fn restore(

@@ -66,6 +66,21 @@ impl Stop {
         self.held(segment).map(|held| held.first_number..end)
     }
 
+    /// The number of a segment's first entry, where the last start has read it.
+    pub fn first_number_of(&self, segment: SegmentNumber) -> Option<RecordNumber> {
+        self.held.get(&segment).map(|held| held.first_number)
+    }
+
+    /// Whether the last start, or the stop, had any segment.
+    pub fn had_segments(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Records that waited then.
+    pub fn waiting_runs(&self) -> impl Iterator<Item = Range<RecordNumber>> {
+        self.runs.iter().map(|(first, end)| *first..*end)
+    }
+
     /// Whether any record is missing that waited in a segment.
     pub fn misses_any(&self, segment: SegmentNumber, found: impl Iterator<Item = RecordNumber>) -> bool {
         let Some(range) = self.numbers_of(segment) else { return false };

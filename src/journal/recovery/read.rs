@@ -4,6 +4,7 @@ use super::durable::Neighbour;
 use super::gone::{is_move_cut_short, is_whole_from_its_start};
 use super::missing::Lost;
 use super::{Life, Missing, OpenError, Recovery, Repairs, doing};
+use crate::config::Durability;
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::epoch::Epoch;
 use crate::journal::format::{BlockHeader, Position, SegmentHeader};
@@ -63,8 +64,13 @@ impl Recovery {
                 doing(format!("free segment {number}"), storage.free_segment(number))?;
             }
         }
+        // At `process` only blocks of the last run name a beginning that is there: a loss of power before it may have taken newer ones.
+        let is_of_last_run = |epoch: Epoch| self.durable.newest_epoch == Some(epoch.id);
+        let is_named =
+            options.durability == Durability::Power || blocks.is_some_and(|(_, epoch)| is_of_last_run(epoch));
+        let is_beginning_gone = is_named && self.judge_beginning(options);
         let is_missing = self.stop.pending().is_some_and(|pending| pending > self.report.recovered);
-        self.set_empty_aside(storage, is_missing)?;
+        self.set_empty_aside(storage, is_missing || is_beginning_gone)?;
         self.drop_missing();
         self.segments.reverse();
         if let Some(oldest) = self.newer.filter(|oldest| oldest.gap) {
@@ -110,7 +116,10 @@ impl Recovery {
                 .identify(number, bytes)
                 .or_else(|| self.rebuild_header(number, storage.physical_block(), options, &left, bytes, &mut repairs)),
         };
-        let Some(life) = life else { return Ok(false) };
+        let Some(life) = life else {
+            self.empty.extend(Some(number).filter(|number| exists && self.is_unread_below(self.newer, *number)));
+            return Ok(false);
+        };
         let unfinished = self.overlay(life, left, bytes);
         let from = unfinished.first().map(|range| Position { segment: number, offset: range.start as u32 });
         for range in &unread {

@@ -103,8 +103,8 @@ impl Dispatcher {
                 let good = request.step == Step::Record && deliver.success.contains(&head.status) && request.typed;
                 if good && deliver.answer_id_at.is_none() {
                     request.delivered = true;
-                    let lane = request.lane;
-                    self.arrived(lent, conn.api, lane);
+                    let (lane, sent_ns) = (request.lane, request.sent_ns);
+                    self.arrived(lent, conn.api, lane, sent_ns);
                 } else {
                     connection.answer.media_type = head.content_type;
                 }
@@ -181,17 +181,17 @@ impl Dispatcher {
 
     /// An answer says that a lane's first record has arrived. What is wrong behind its header
     /// changes nothing.
-    fn arrived(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, lane: LaneId) {
+    fn arrived(&mut self, lent: &mut Lent<'_, '_>, api: ApiId, lane: LaneId, sent_ns: u64) {
         self.delivered(lent, lane);
         self.step_worked(lent, Step::Record);
         self.outbox.worked(lent.turn.now, api);
-        self.note_success(lent, Step::Record);
+        self.note_success(lent, Step::Record, sent_ns);
     }
 
     /// Others that are answered otherwise are not answered so by all.
-    fn note_success(&mut self, lent: &Lent<'_, '_>, step: Step) {
+    fn note_success(&mut self, lent: &Lent<'_, '_>, step: Step, sent_ns: u64) {
         if lent.is_by_present_rules() {
-            self.outbox.note_success(lent.turn.now, step);
+            self.outbox.note_success(lent.turn.now, step, sent_ns);
         }
     }
 
@@ -204,7 +204,7 @@ impl Dispatcher {
         let good = deliver.success.contains(&request.status) && request.typed;
         if good && id.is_some() && token_at(body, pointer).as_deref() == id {
             request.delivered = true;
-            self.arrived(lent, api, request.lane);
+            self.arrived(lent, api, request.lane, request.sent_ns);
         }
         request.delivered
     }
@@ -227,7 +227,7 @@ impl Dispatcher {
             return self.failed(lent, api, request, Problem::NoRoomForId);
         }
         self.step_worked(lent, Step::Id);
-        self.note_success(lent, Step::Id);
+        self.note_success(lent, Step::Id, request.sent_ns);
         self.outbox.id_worked(now, api);
         let place = lent.store.lane_mut(lane);
         if let Some(seen) = place.first().seen {
@@ -248,7 +248,7 @@ impl Dispatcher {
             }
         };
         self.step_worked(lent, Step::Id);
-        self.note_success(lent, Step::Id);
+        self.note_success(lent, Step::Id, request.sent_ns);
         self.outbox.id_worked(now, api);
         self.leases.end_request(lent.store, request.lane);
         // Whoever asked does not ask again before its own record.

@@ -54,7 +54,7 @@ struct Failing {
     last_ns: u64,
     attempts: u32,
     /// Answers that count against the record: the first failure, and each one before which a record
-    /// of another lane had arrived since the failure before.
+    /// of another lane had been sent, and arrived, since the failure before.
     counted: u32,
     /// Unreadable answers in a row.
     unreadable: u32,
@@ -115,7 +115,7 @@ impl FailingLanes {
             (entry.step, entry.since_ns, entry.counted, entry.last_ns) = (request.step, now_ns, 0, u64::MAX);
         }
         let is_first = entry.last_ns == u64::MAX;
-        let is_witnessed = outbox.last_success_ns(request.step).is_some_and(|at_ns| at_ns > entry.last_ns);
+        let is_witnessed = outbox.has_worked_since(request.step, entry.last_ns);
         entry.counted += u32::from(request.status > 0 && (is_first || is_witnessed));
         entry.attempts = entry.attempts.saturating_add(1);
         entry.unreadable = if matches!(problem, Problem::Lost(Loss::Unreadable(_))) { entry.unreadable + 1 } else { 0 };
@@ -152,7 +152,7 @@ impl FailingLanes {
         let Some(entry) = self.lanes.get(&request.lane).filter(|entry| entry.step == request.step) else {
             return false;
         };
-        let is_witnessed = outbox.last_success_ns(request.step).is_some_and(|at_ns| at_ns > entry.last_ns);
+        let is_witnessed = outbox.has_worked_since(request.step, entry.last_ns);
         let is_long = now.mono_ns - entry.since_ns >= stuck.after.as_nanos() as u64;
         is_witnessed && is_long && entry.counted + 1 >= stuck.attempts
     }

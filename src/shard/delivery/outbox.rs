@@ -229,6 +229,8 @@ struct Breaker {
     held: VecDeque<LaneId>,
     /// When a record was last answered by the present rules as it should be.
     success_ns: Option<u64>,
+    /// When the latest request that was answered so had been sent.
+    asked_ns: Option<u64>,
 }
 
 /// Where requests go, and whether they may. Each lane that is `Ready` or `Held` is on one list of
@@ -381,9 +383,16 @@ impl Outbox {
         self.breakers[step as usize].route.is_open()
     }
 
-    /// A record was answered as it should be, by the present rules.
-    pub fn note_success(&mut self, now: Now, step: Step) {
-        self.breaker(step).success_ns = Some(now.mono_ns);
+    /// A request that was sent at `sent_ns` was answered as it should be, by the present rules.
+    pub fn note_success(&mut self, now: Now, step: Step, sent_ns: u64) {
+        let breaker = self.breaker(step);
+        breaker.success_ns = Some(now.mono_ns);
+        breaker.asked_ns = breaker.asked_ns.max(Some(sent_ns));
+    }
+
+    /// Whether a request that was sent after a moment was answered so. An answer that was only late says nothing of it.
+    pub fn has_worked_since(&self, step: Step, moment_ns: u64) -> bool {
+        self.breakers[step as usize].asked_ns.is_some_and(|asked_ns| asked_ns > moment_ns)
     }
 
     /// When that was, in monotonic nanoseconds, if it was at all.
