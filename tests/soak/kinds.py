@@ -15,6 +15,7 @@ BURST_S = (2, 5)
 # A flood fills what is left of the journal in some seconds.
 FLOODS, FLOOD_RATE, FLOOD_BYTES = 8, 75, 3900
 FULL_S, STAYS_FULL_S = 40, 2
+DEAD_NAMES = 80
 CHANGES = {"connections": (4, 8, 16), "pipeline": (1, 2, 4), "retry_max": ("300ms", "500ms", "1s"), "extra": (False, True)}
 
 
@@ -82,6 +83,44 @@ class Faults:
     def do_drip(self):
         a_byte = self.rng.choice([0.002, 0.01, 0.05])
         return f"answers of a byte every {1000 * a_byte:.0f} ms for {self.misbehave('drip', a_byte):.1f} s"
+
+    def do_stuck(self):
+        line = self.line
+        line.fault(("stuck", {}))
+        try:
+            line.wait_for("the stuck record to be told", lambda: line.gateway.status()["lanes_stuck"] == 1)
+            self.idle(1)
+            found = next(record for record in line.gateway.status()["failing"] if record["stuck"])
+        finally:
+            line.fault(None)
+        queue(line.site, line.gateway, "retry", "--now")
+        return f"record {found['record']} of {found['name']} answered {found['status']} {found['attempts']} times, {found['behind']} behind it"
+
+    def do_200(self):
+        """A status of success that is not listed: told, and not asked again and again."""
+        line, count = self.line, self.line.wire.receiver.count
+        line.fault(("unlisted", "200 OK"))
+        try:
+            seconds = self.burst_s()
+            self.idle(seconds)
+            status = line.gateway.status()
+            pending, asked = status["terms"]["pending"], line.wire.receiver.count - count
+        finally:
+            line.fault(None)
+        if not any("success = [200, 201]" in problem["text"] for problem in status["problems"]):
+            raise Failure(f"the line to write is not told: {status['problems']}")
+        queue(line.site, line.gateway, "retry", "--now")
+        return f"200 for {seconds:.1f} s: {asked} requests, {pending} pending"
+
+    def do_retry_after(self):
+        line = self.line
+        lasted = self.misbehave("status", "503 Service Unavailable\r\nRetry-After: 3600")
+        self.idle(1)
+        waits = [route["waits_s"] for route in line.gateway.status()["routes"] if route["waits_s"]]
+        if not waits or max(waits) > 300:
+            raise Failure(f"a Retry-After of an hour makes it wait {waits} s")
+        queue(line.site, line.gateway, "retry", "--now")
+        return f"503 with Retry-After of 3600 s for {lasted:.1f} s: it waited {max(waits):.0f} s more when an operator ended that"
 
     # ---- the gateway
 
@@ -187,6 +226,37 @@ class Faults:
         line.wait_for(f"{machine.name} to be unplugged", lambda: machine.master is None, 20)
         line.wait_for(f"{machine.name} to be open again", machine.is_connected, 20)
         return f"{machine.name} was unplugged in the middle of a record and came back"
+
+    def do_dead_names(self):
+        """Machines whose names nobody resolves; meanwhile a line is plugged in again and read."""
+        gateway, line = self.line.gateway, self.line
+        gateway.settings["dead"] = DEAD_NAMES
+        gateway.configure()
+        try:
+            self.expect_reloaded()
+            begun = time.monotonic()
+            machine = self.rng.choice(line.of("serial"))
+            line.rejects_allowed += 1
+            line.do(machine.unplug)
+            line.wait_for(f"{machine.name} to be unplugged", lambda: machine.master is None, 20)
+            line.wait_for(f"{machine.name} to be open again", machine.is_connected, 20)
+            took = time.monotonic() - begun
+            self.idle(self.burst_s())
+        finally:
+            gateway.settings["dead"] = 0
+            gateway.configure()
+            self.expect_reloaded()
+        return f"{DEAD_NAMES} names that nobody resolves; {machine.name} was unplugged and read again after {took:.1f} s"
+
+    def do_flood(self):
+        line, before = self.line, self.line.account.accepted()
+        seconds = self.burst_s()
+        line.flood(FLOODS, FLOOD_RATE, FLOOD_BYTES)
+        try:
+            self.idle(seconds)
+        finally:
+            line.ebb()
+        return f"{FLOODS} machines with {FLOODS * FLOOD_RATE * FLOOD_BYTES / 1e6:.1f} MB/s for {seconds:.1f} s; {line.account.accepted() - before} delivered"
 
     # ---- the journal
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import socket
 import time
 
 from e2e.child import Failure, wait_until
@@ -80,9 +82,18 @@ kind = "tcp_listen"
 listen = "127.0.0.1:{extra}"
 lane = "connection"
 """
+DEAD_SOURCE = """
+[[source]]
+name = "dead-{index}"
+kind = "tcp_connect"
+connect = "dead-{index}.example:7000"
+"""
+# Without an answer from any name server.
+NAMELESS = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+NAME_SERVER = "127.0.0.53"
 DESCRIPTORS = (("socket:", "socket"), ("anon_inode:", "anonymous"), ("/dev/pts/", "tty"), ("pipe:", "pipe"))
 # What SIGHUP changes.
-BASE = {"connections": 8, "pipeline": 1, "retry_max": "500ms", "extra": False}
+BASE = {"connections": 8, "pipeline": 1, "retry_max": "500ms", "extra": False, "dead": 0}
 
 
 class SoakGateway(Gateway):
@@ -102,6 +113,7 @@ class SoakGateway(Gateway):
                        for index in range(SERIAL))
         if self.settings["extra"]:
             more += EXTRA_SOURCE.format(extra=self.extra)
+        more += "".join(DEAD_SOURCE.format(index=index) for index in range(self.settings["dead"]))
         self.path.write_text(CONFIGURATION.format(cores=self.cores, state=json.dumps(str(self.state)), admin=self.admin, tcp=self.tcp,
                                                   http=self.http, api=self.api, more=more, **self.settings), encoding="utf-8")
         return self.path
@@ -124,6 +136,11 @@ class Line:
         self.wire.do(lambda: setattr(self.wire, "receiver", Service(self.wire, self.account, old.address[1], old.rng)))
         self.gateway = SoakGateway(self.site, "gateway", old.address[1], options.cores)
         self.machines, self.floods = [], []
+        # It takes questions and answers none.
+        self.name_server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.name_server.bind((NAME_SERVER, 53))
+        self.resolver = pathlib.Path(directory) / "resolv.conf"
+        self.resolver.write_text(f"nameserver {NAME_SERVER}\n", encoding="utf-8")
         # Lane and records delivered of each machine when it was last looked at.
         self.seen = {}
         # Records that were cut on purpose in the gateway's present life.
@@ -159,8 +176,8 @@ class Line:
         return [machine for machine in self.machines if machine.kind == kind]
 
     def start(self):
-        took = self.gateway.start()
-        self.pid = self.gateway.child.process.pid
+        took = self.gateway.start("unshare", "--mount", "sh", "-c", NAMELESS, self.resolver)
+        self.pid = self.gateway.pid()
         return took
 
     def before_end(self):
@@ -285,6 +302,7 @@ class Line:
             if self.wire.is_alive():
                 self.wire.do(unplug)
             self.site.close()
+            self.name_server.close()
             gateway.forget_memory()
 
 

@@ -4,7 +4,8 @@ import random
 
 # Those that end the gateway, and with it what can be said about its memory.
 ENDING = ("kill", "stop")
-LASTING = ("full", "down", "503", "400", "429", "reset", "drip", "reload", "reload-changed", "reload-broken", "machine", "unplug")
+LASTING = ("full", "down", "503", "400", "429", "reset", "drip", "reload", "reload-changed", "reload-broken", "machine", "unplug",
+           "stuck", "200", "retry-after", "dead-names", "flood")
 # Of all faults, the part in which the gateway is ended at times; then one process lives to the end.
 ENDING_PART = 1 / 3
 

@@ -11,6 +11,7 @@ from .account import digest_of, id_of
 
 class Service(Misbehaving):
     """`fault`: None or (what, value): `status` (a line, or a function that makes it; of both steps), `refuse` (of the record step only),
+    `stuck` (500 for the first record that comes, and for no other), `unlisted` (a status of success that is not listed; nothing is done),
     `drip` (seconds a byte), `reset` (every so many answers)."""
 
     def answer(self, target, key, body):
@@ -26,6 +27,10 @@ class Service(Misbehaving):
         if found is None:
             return answer("422 Unprocessable Content", b"{}")
         lane, number, digest = found
+        if what == "stuck" and value.setdefault("key", key) == key:
+            return answer("500 Internal Server Error", b'{"detail": "this one always fails"}')
+        if what == "unlisted":
+            return answer(value, b"{}")
         if what == "refuse":
             self.ledger.refuse(lane, number)
             return answer(value, b'{"detail": "refused on purpose"}')
