@@ -38,7 +38,7 @@ pub struct Heard {
     success_ns: Option<u64>,
     /// Connections before this one were opened under another configuration.
     first_conn: ConnId,
-    /// Of each record that was ever answered so: how often, and how many were accepted when that began.
+    /// Of each record that was ever answered by another status than 201: how often, and how many were accepted when that began.
     ever: BTreeMap<String, (u32, u64)>,
 }
 
@@ -62,6 +62,11 @@ impl Heard {
 
     /// A record alone was answered. `whole`: the answer is, and its connection stays.
     pub fn answered(&mut self, now_ns: u64, conn: ConnId, key: &str, (status, accepted): (u16, u64), whole: bool) {
+        if status != 201 {
+            // A refusal counts, too.
+            let (times, _) = self.ever.entry(key.to_owned()).or_insert((0, accepted));
+            *times += 1;
+        }
         if !is_vague(status) {
             self.failing.remove(key);
             if status == 201 && whole && conn >= self.first_conn {
@@ -73,8 +78,6 @@ impl Heard {
             }
             return;
         }
-        let (times, _) = self.ever.entry(key.to_owned()).or_insert((0, accepted));
-        *times += 1;
         if !whole || conn < self.first_conn {
             return;
         }
