@@ -287,6 +287,7 @@ fn every_key_reaches_its_setting() {
         gateway,
         Gateway {
             name: "plant 3".to_owned(),
+            file: std::path::absolute("whole").unwrap(),
             cores: vec![1],
             state_dir: "/srv/ringest".into(),
             admin: "[::1]:9700".parse().unwrap(),

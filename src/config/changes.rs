@@ -225,7 +225,7 @@ fn show_url(url: &Url) -> String {
 }
 
 fn gateway_changes(old: &Gateway, new: &Gateway, restart: &mut Vec<Change>) {
-    let Gateway { name, cores, state_dir, admin, min_wait } = old;
+    let Gateway { name, file: _, cores, state_dir, admin, min_wait } = old;
     let mut keys = Keys { section: "gateway", list: restart };
     keys.note("name", name, &new.name, |name| format!("{name:?}"));
     keys.note("cores", cores, &new.cores, |cores| format!("{cores:?}"));

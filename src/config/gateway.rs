@@ -75,6 +75,7 @@ pub(super) fn gateway(section: Section<'_, '_>, cpus: &[usize]) -> Gateway {
     section.finish();
     Gateway {
         name: name.unwrap_or_else(|| "ringest".to_owned()),
+        file: PathBuf::new(), // the caller knows it
         cores,
         state_dir: state_dir.unwrap_or_else(|| STATE_DIR.into()),
         admin: admin.unwrap_or(ADMIN),

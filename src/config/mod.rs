@@ -147,7 +147,10 @@ pub fn parse_checked(text: &str, file: &str, cpus: &[usize], look: Look<'_>) -> 
     let settings = walk_document(&reader, document.as_table(), cpus, look);
     let (problems, notes) = reader.finish();
     match settings {
-        Some(settings) if problems.is_empty() => Ok(Checked { settings, notes }),
+        Some(mut settings) if problems.is_empty() => {
+            settings.gateway.file = std::path::absolute(file).unwrap_or_else(|_| file.into());
+            Ok(Checked { settings, notes })
+        }
         _ => {
             assert!(!problems.is_empty(), "settings are missing only where a problem was noted");
             Err(Problems { file: file.to_owned(), list: problems })

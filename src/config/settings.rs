@@ -35,6 +35,8 @@ pub struct Settings {
 pub struct Gateway {
     /// Name in metrics and on the page.
     pub name: String,
+    /// The file that all this comes from: what people are told to type names it.
+    pub file: PathBuf,
     /// The CPU of each core thread, in order; resolved from `"all"` or a list. Never empty.
     pub cores: Vec<usize>,
     /// Where journals and the lock live.

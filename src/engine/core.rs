@@ -10,6 +10,7 @@ use super::listen::Listeners;
 use super::ring::RingOptions;
 use crate::config::{Authority, Durability, LaneKey, Settings, machine_name};
 use crate::ground::count::{Counters, StageHistograms};
+use crate::ground::text::typed;
 use crate::journal::{self, FoundKey, Journal, Storage};
 use crate::observe::losses::{self, Acknowledged, LossNews};
 use crate::observe::snapshot::{ParkedList, Snapshot};
@@ -19,6 +20,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc as threads;
 use std::time::{Duration, Instant};
@@ -220,7 +222,7 @@ impl CoreThread {
             let begun = Instant::now();
             let journal = journal::open(&mut storage, &options)
                 .map_err(|error| EngineError::Journal { directory: directory.clone(), error })?;
-            report(&storage, &journal, begun.elapsed());
+            report(&storage, &journal, begun.elapsed(), &self.settings.gateway.file);
             found.files.extend(storage.mapped());
             let waiting = journal.origins().filter(|found| found.2 > 0).map(|found| &found.1.who);
             found.names.extend(waiting.flat_map(|who| {
@@ -290,12 +292,12 @@ impl CoreThread {
 }
 
 /// Says what a start found.
-fn report(storage: &FsStorage, journal: &Journal, took: Duration) {
+fn report(storage: &FsStorage, journal: &Journal, took: Duration, file: &Path) {
     let (directory, found) = (storage.directory().display(), journal.report());
     for alarm in &found.alarms {
         error!("{directory}: {alarm}");
     }
-    report_missing(journal);
+    report_missing(journal, file);
     if found.segments > 0 {
         info!(
             epoch = found.epoch,
@@ -314,16 +316,16 @@ fn report(storage: &FsStorage, journal: &Journal, took: Duration) {
 }
 
 /// Says what is missing: what this start has found as an error, once, what earlier ones have as a warning.
-fn report_missing(journal: &Journal) {
-    const REMEDY: &str = "once somebody knows of it: ringest queue acknowledge CONFIG";
+fn report_missing(journal: &Journal, file: &Path) {
+    let remedy = format!("once somebody knows of it: ringest queue acknowledge {}", typed(file));
     let listed = journal.losses_shown();
     let found = usize::from(journal.report().loss.is_some());
     let (earlier, found) = listed.split_at(listed.len().saturating_sub(found));
     if let Some(words) = losses::words(found) {
-        error!("{words}. What is whole is delivered; {REMEDY}");
+        error!("{words}. What is whole is delivered; {remedy}");
     }
     if let Some(words) = losses::words(earlier) {
-        warn!("not acknowledged yet: {words}; {REMEDY}");
+        warn!("not acknowledged yet: {words}; {remedy}");
     }
 }
 

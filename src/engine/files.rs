@@ -88,14 +88,29 @@ pub(super) fn read_epochs(directory: &Path) -> io::Result<Vec<(u64, Vec<u8>)>> {
 /// # Errors
 /// Those of open(2); what is no file is named.
 pub(super) fn open_file(path: &Path) -> io::Result<File> {
-    let no_file = || io::Error::other(format!("{} is no file: move it away", path.display()));
-    // A FIFO is opened at once so, and a socket never.
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ELOOP)) => return Err(no_file()),
-        Err(error) if error.kind() == ErrorKind::NotFound && path.is_symlink() => return Err(no_file()),
-        file => file?,
+    let is_file = match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound && path.is_symlink() => false,
+        metadata => metadata?.is_file(),
     };
-    if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
+    if is_file {
+        File::open(path)
+    } else {
+        Err(io::Error::other(format!("{} is no file: move it away", path.display())))
+    }
+}
+
+/// Whether a quarantine has anything but lists of what is missing.
+fn keeps_bytes(quarantine: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(quarantine) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        if !entry?.file_name().to_string_lossy().starts_with("missing-") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Numbers of the files named `PREFIX` and at least `digits` hexadecimal digits, as this module writes them.
@@ -298,7 +313,7 @@ impl FsStorage {
     /// # Errors
     /// Those of the file system.
     pub fn remove(self) -> io::Result<()> {
-        if self.directory.join(QUARANTINE).exists() {
+        if keeps_bytes(&self.directory.join(QUARANTINE))? {
             return Ok(());
         }
         let removed = self.directory.with_extension(REMOVED_EXTENSION);

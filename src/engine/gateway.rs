@@ -449,6 +449,7 @@ impl Gateway {
         let mut gateway =
             admin::Gateway::per_core(settings.gateway.name.clone(), settings.journal.durability, cores, ask);
         gateway.loaded = self.loaded.clone();
+        gateway.file = settings.gateway.file.clone();
         gateway.token = Token::leave(&settings.gateway.state_dir)
             .inspect_err(|error| {
                 let path = Token::path(&settings.gateway.state_dir);

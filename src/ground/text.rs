@@ -4,6 +4,14 @@
 use super::calendar::civil;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::path::Path;
+
+/// A path as it can be typed in a shell.
+pub fn typed(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
 
 /// Appends bytes as lower-case hexadecimal.
 pub fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {

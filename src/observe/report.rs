@@ -4,10 +4,11 @@ use super::losses::{self, Acknowledged, LossSnapshot};
 use super::process::ProcessUsage;
 use super::snapshot::{FailingRecord, RouteSnapshot, Snapshot, SourceSnapshot};
 use crate::ground::count::{Counters, Stage, StageHistograms, Terms};
-use crate::ground::text::about_seconds;
+use crate::ground::text::{about_seconds, typed};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 /// Most samples of a source, of all cores together.
 const SAMPLES_MAX: usize = 8;
@@ -57,6 +58,9 @@ pub struct Problem {
     /// What is wrong, in words.
     pub text: String,
 }
+
+/// Where a problem's text names the configuration file.
+const CONFIG: &str = "CONFIG";
 
 /// All shards together.
 #[derive(Debug, Clone, Default)]
@@ -115,6 +119,14 @@ impl Report {
         report.problems = problems(&report, &shards, silent);
         report.shards = shards;
         report
+    }
+
+    /// What is to be typed names the configuration file, and not [`CONFIG`].
+    pub fn name_file(&mut self, file: &Path) {
+        let file = typed(file);
+        for problem in self.problems.iter_mut().filter(|problem| problem.text.contains(CONFIG)) {
+            problem.text = problem.text.replace(CONFIG, &file);
+        }
     }
 
     /// What is missing, together.
@@ -293,7 +305,7 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
     }
     for of_journal in report.losses.chunk_by(|one, other| one.core == other.core) {
         let words = losses::words(of_journal).expect("a chunk has a loss");
-        let text = format!("{words}: ringest queue acknowledge CONFIG");
+        let text = format!("{words}: ringest queue acknowledge {CONFIG}");
         problems.push(Problem { area: Area::Missing, name: "records".to_owned(), text });
     }
     problems.extend(stuck(report));
@@ -301,7 +313,7 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
         let count = report.terms.parked;
         let (records, them) = if count == 1 { ("record is", "it") } else { ("records are", "them") };
         let text =
-            format!("{count} {records} parked, since the API refused {them}: ringest queue list CONFIG --parked");
+            format!("{count} {records} parked, since the API refused {them}: ringest queue list {CONFIG} --parked");
         problems.push(Problem { area: Area::Parked, name: "queue".to_owned(), text });
     }
     for route in &report.routes {
@@ -317,12 +329,12 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
 fn stuck(report: &Report) -> impl Iterator<Item = Problem> {
     let shown = report.failing.iter().filter(|failing| failing.stuck).take(STUCK_SHOWN_MAX);
     let named = shown.map(|failing| {
-        let text = format!("{}: ringest queue list CONFIG", failing.words());
+        let text = format!("{}: ringest queue list {CONFIG}", failing.words());
         Problem { area: Area::Lane, name: failing.name.clone(), text }
     });
     let more = report.lanes_stuck.saturating_sub(named.clone().count() as u64);
     let others = (more > 0).then(|| {
-        let text = format!("{more} other lanes stand still while others get through: ringest queue list CONFIG");
+        let text = format!("{more} other lanes stand still while others get through: ringest queue list {CONFIG}");
         Problem { area: Area::Lane, name: "others".to_owned(), text }
     });
     named.chain(others)
@@ -334,7 +346,8 @@ fn waits(route: &RouteSnapshot) -> String {
         (None, _) => String::new(),
         (Some(wait_s), false) => format!("; next try in {}", about_seconds(wait_s)),
         (Some(wait_s), true) => {
-            let words = "as the service told by Retry-After; to try at once: ringest queue retry CONFIG --now";
+            let words =
+                format!("as the service told by Retry-After; to try at once: ringest queue retry {CONFIG} --now");
             format!("; next try in {}, {words}", about_seconds(wait_s))
         }
     }

@@ -96,7 +96,7 @@ impl Stopped {
         if records > 0 {
             let text = reasons[0]["text"].as_str().expect("words");
             assert!(text.starts_with(&format!("{records} records are missing in the journal of core 0 (")), "{text}");
-            assert!(text.ends_with("Z: ringest queue acknowledge CONFIG"), "{text}");
+            assert!(text.ends_with(&format!("Z: ringest queue acknowledge {}", self.place())), "{text}");
             assert_eq!(health["status"], "degraded");
         } else {
             assert!(reasons.is_empty(), "{health}");
@@ -138,7 +138,7 @@ fn what_is_missing_is_told_with_its_number_by_every_start_until_it_is_acknowledg
     assert_eq!(gateway.status().0["missing"]["losses"][0]["found_at"], found_at);
     let log = gateway.process.log();
     let lines = |words: &str| log.lines().filter(|line| line.contains(words)).count();
-    let remedy = "once somebody knows of it: ringest queue acknowledge CONFIG";
+    let remedy = format!("once somebody knows of it: ringest queue acknowledge {}", stopped.place());
     assert_eq!(
         (lines("ERROR 3 records are missing in the journal of core 0 (numbers "), log.matches(remedy).count()),
         (1, 2)

@@ -6,7 +6,11 @@ use crate::machines::TcpMachine;
 use crate::process::{Gateway, Receiver, eventually, refused};
 use crate::site::{Site, assert_rows, assert_whole, free_address, numbers, record};
 use nix::sys::signal::Signal;
+use std::fs::File;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const COUNT: usize = 150;
@@ -166,6 +170,18 @@ fn obeys_while_it_waits(mut gateway: Gateway, signal: Signal) {
     assert_eq!(log.lines().last(), Some(&*format!("ringest: stopped ({reason}) before it took records")), "{log}");
 }
 
+/// A file that nobody else can open for 45 s: a very slow disk. fcntl(2), F_SETLEASE.
+#[allow(unsafe_code)] // F_SETLEASE has no safe wrapper
+fn lease(path: &Path) -> File {
+    let file = File::create(path).expect("a file");
+    // SAFETY: the descriptor is open, and a signal that is ignored runs no code.
+    unsafe {
+        libc::signal(libc::SIGIO, libc::SIG_IGN);
+        assert_eq!(libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK), 0, "{}", io::Error::last_os_error());
+    }
+    file
+}
+
 /// Waits until it has a file open whose path ends so.
 fn wait_for_file(gateway: &Gateway, name: &str) {
     eventually(&format!("the file {name} to be open"), || {
@@ -211,9 +227,8 @@ fn signals_are_obeyed_while_a_journal_is_read() {
         let tcp = free_address();
         let config = site.config().tcp_listen("servers", tcp).write(&site);
         Gateway::start(&site, &config).stop();
-        // Who opens a FIFO to read it waits for a writer: a very slow disk.
         let slow = site.path("state/core-0/epoch-000000ff");
-        nix::unistd::mkfifo(&slow, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        let lease = lease(&slow);
         let gateway = Gateway::spawn(&site, &config);
         eventually("the journal to be opened", || {
             let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.process.pid())).ok()?;
@@ -222,6 +237,7 @@ fn signals_are_obeyed_while_a_journal_is_read() {
         });
         obeys_while_it_waits(gateway, signal);
         // Nothing was harmed.
+        drop(lease);
         std::fs::remove_file(&slow).expect("a file");
         let gateway = Gateway::start(&site, &config);
         TcpMachine::connect(tcp).send([record("m", 0)]).expect("sent");

@@ -27,15 +27,15 @@ struct Failing {
     attempts: u32,
     /// It must be told from then on, if the answer to another record has arrived by this connection.
     told: Option<(u64, ConnId)>,
-    /// It was answered by a status of success that is not listed, while others arrive: when, and on which connection.
-    unlisted: Option<(u64, ConnId)>,
+    /// It was answered by a status of success that is not listed, while others arrive: when, and on which connections.
+    unlisted: Option<(u64, [ConnId; 2])>,
 }
 
 /// What the client has heard.
 #[derive(Debug, Default)]
 pub struct Heard {
     failing: BTreeMap<String, Failing>,
-    success_ns: Option<u64>,
+    success: Option<(u64, ConnId)>,
     /// Connections before this one were opened under another configuration.
     first_conn: ConnId,
     /// Of each record that was ever answered by another status than 201: how often, and how many were accepted when that began.
@@ -51,7 +51,7 @@ impl Heard {
     /// Whatever waits may go at once.
     pub fn forget(&mut self) {
         self.failing.clear();
-        self.success_ns = None;
+        self.success = None;
     }
 
     /// Another configuration is in force; connections from this one on are by it.
@@ -70,7 +70,7 @@ impl Heard {
         if !is_vague(status) {
             self.failing.remove(key);
             if status == 201 && whole && conn >= self.first_conn {
-                self.success_ns = Some(now_ns);
+                self.success = Some((now_ns, conn));
                 let others = self.failing.values_mut().filter(|failing| now_ns > failing.first_ns + OTHERS_NS);
                 for failing in others.filter(|failing| failing.attempts >= ATTEMPTS) {
                     failing.told.get_or_insert((now_ns + ARRIVES_NS, conn));
@@ -81,11 +81,12 @@ impl Heard {
         if !whole || conn < self.first_conn {
             return;
         }
-        let is_proven = self.success_ns.is_some_and(|at_ns| now_ns > at_ns + ARRIVES_NS && now_ns < at_ns + 50 * S);
+        let is_recent = |at_ns: u64| now_ns > at_ns + ARRIVES_NS && now_ns < at_ns + 50 * S;
+        let proof = self.success.filter(|(at_ns, _)| status < 300 && is_recent(*at_ns));
         let fresh = Failing { first_ns: now_ns, attempts: 0, told: None, unlisted: None };
         let failing = self.failing.entry(key.to_owned()).or_insert(fresh);
         failing.attempts += 1;
-        failing.unlisted = (status < 300 && is_proven).then_some((now_ns, conn));
+        failing.unlisted = proof.map(|(_, proof)| (now_ns, [conn, proof]));
     }
 
     /// A record alone comes. After an answer that another attempt would get again it must not come soon.
@@ -93,9 +94,10 @@ impl Heard {
     /// # Errors
     /// If it does.
     pub fn asked(&self, now_ns: u64, net: &Net, key: &str, wait_ns: u64) -> Result<(), String> {
-        let Some((at_ns, conn)) = self.failing.get(key).and_then(|failing| failing.unlisted) else { return Ok(()) };
-        let conn = &net.conns[conn];
-        if conn.shard_open && !conn.reset && now_ns < at_ns + wait_ns {
+        let Some((at_ns, conns)) = self.failing.get(key).and_then(|failing| failing.unlisted) else { return Ok(()) };
+        // On one that is over the answer may not have arrived.
+        let is_heard = conns.iter().map(|conn| &net.conns[*conn]).all(|conn| conn.shard_open && !conn.reset);
+        if is_heard && now_ns < at_ns + wait_ns {
             return Err(format!("{key}: sent again {} ms after a success that is not listed", (now_ns - at_ns) / MS));
         }
         Ok(())

@@ -233,6 +233,7 @@ impl Plan {
         };
         let deliver = Deliver { max_connection_age: connection_age(seed), ..deliver };
         let gateway = Gateway {
+            file: "world".into(),
             name: "sim".into(),
             cores: vec![0],
             state_dir: "/nowhere".into(),

@@ -32,6 +32,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,6 +63,8 @@ pub type SnapshotFuture = Pin<Box<dyn Future<Output = Vec<Snapshot>> + Send>>;
 pub struct Gateway {
     /// Configured name.
     pub name: String,
+    /// The file that its configuration came from.
+    pub file: PathBuf,
     /// The journal's level.
     pub durability: Durability,
     /// When the process started.
@@ -123,6 +126,7 @@ impl Gateway {
         };
         Self {
             name,
+            file: "CONFIG".into(),
             durability,
             started: Instant::now(),
             cores: (0..cores).collect(),
@@ -197,6 +201,7 @@ impl Admin {
         }
         let mut report = Report::merge(last.values().cloned().collect(), &silent);
         report.problems.extend(self.gateway.loaded.problem());
+        report.name_file(&self.gateway.file);
         report
     }
 

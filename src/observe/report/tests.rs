@@ -26,6 +26,18 @@ fn source(name: &str, received: u64, silent_s: Option<f64>, problem: Option<&str
 }
 
 #[test]
+fn what_is_to_be_typed_names_the_configuration_file() {
+    let mut parked = shard(0, 1);
+    parked.terms.parked = 1;
+    let mut report = Report::merge(vec![parked], &[]);
+    report.name_file(Path::new("/srv/plant 3/it's.toml"));
+    assert_eq!(
+        report.problems[0].text,
+        r"1 record is parked, since the API refused it: ringest queue list '/srv/plant 3/it'\''s.toml' --parked"
+    );
+}
+
+#[test]
 fn terms_counters_histograms_and_lanes_add_up_and_balance() {
     let report = Report::merge(vec![shard(1, 20), shard(0, 10)], &[]);
     let expected =
