@@ -140,7 +140,7 @@ fn what_is_missing_is_told_with_its_number_by_every_start_until_it_is_acknowledg
     let lines = |words: &str| log.lines().filter(|line| line.contains(words)).count();
     let remedy = format!("once somebody knows of it: ringest queue acknowledge {}", stopped.place());
     assert_eq!(
-        (lines("ERROR 3 records are missing in the journal of core 0 (numbers "), log.matches(remedy).count()),
+        (lines("ERROR 3 records are missing in the journal of core 0 (numbers "), log.matches(&*remedy).count()),
         (1, 2)
     );
     assert_eq!(
