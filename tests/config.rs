@@ -548,7 +548,7 @@ fn a_small_journal_gets_a_small_window() {
 #[test]
 fn a_byte_order_mark_and_windows_line_ends_are_accepted() {
     let text = format!("\u{feff}{}", config::EXAMPLE.replace('\n', "\r\n"));
-    assert_eq!(config::parse_on(&text, "dos", &CPUS), config::parse_on(config::EXAMPLE, "unix", &CPUS));
+    assert_eq!(config::parse_on(&text, "dos", &CPUS), config::parse_on(config::EXAMPLE, "dos", &CPUS));
 }
 
 #[test]

@@ -87,7 +87,7 @@ mod tests {
             [deliver]
             url = "http://127.0.0.1:8000/films/"
         "#;
-        let minimal = parse_on(minimal, "minimal", &[0, 1]).unwrap();
+        let minimal = parse_on(minimal, "example", &[0, 1]).unwrap();
         assert_eq!(parse_on(EXAMPLE, "example", &[0, 1]), Ok(minimal.clone()));
         assert_eq!(minimal.journal, Journal::default());
         assert_eq!(minimal.limits, Limits::default());

@@ -31,10 +31,10 @@ fn what_is_to_be_typed_names_the_configuration_file() {
     parked.terms.parked = 1;
     let mut report = Report::merge(vec![parked], &[]);
     report.name_file(Path::new("/srv/plant 3/it's.toml"));
-    assert_eq!(
-        report.problems[0].text,
-        r"1 record is parked, since the API refused it: ringest queue list '/srv/plant 3/it'\''s.toml' --parked"
-    );
+    let parked = report.problems.iter().find(|problem| problem.area == Area::Parked).expect("told");
+    let words =
+        r"1 record is parked, since the API refused it: ringest queue list '/srv/plant 3/it'\''s.toml' --parked";
+    assert_eq!(parked.text, words);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::ground::{JournalId, LaneId};
 use crate::journal::{Completion, Found, Journal, Moved, Scan, Step};
 use crate::shard::turn::Turn;
 use crate::shard::{Now, Op};
+use std::collections::BTreeSet;
 
 /// Blocks looked at in one turn, so that reading back does not hold up the rest.
 pub(in crate::shard) const BLOCKS_PER_TURN: usize = 16;
@@ -21,8 +22,8 @@ const UNLOAD_EVERY_NS: u64 = 100_000_000;
 /// Reading back from one journal.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    /// Lanes that are behind.
-    lanes: Vec<LaneId>,
+    /// Lanes that are behind: hundreds of thousands, each of which leaves by itself.
+    lanes: BTreeSet<LaneId>,
     scan: Scan,
     running: bool,
     /// The last turn ended for its limit alone: the walk goes on in the next one, whatever happens.
@@ -50,16 +51,16 @@ impl Backlog {
 
     /// A lane is behind now.
     pub fn list(&mut self, lane: LaneId) {
-        self.lanes.push(lane);
+        self.lanes.insert(lane);
     }
 
     /// A lane that is gone is not behind.
     pub fn unlist(&mut self, lane: LaneId) {
-        self.lanes.retain(|other| *other != lane);
+        self.lanes.remove(&lane);
     }
 
     /// Lanes that are behind.
-    pub fn listed(&self) -> &[LaneId] {
+    pub fn listed(&self) -> &BTreeSet<LaneId> {
         &self.lanes
     }
 }
@@ -133,7 +134,7 @@ impl Kept {
             let records = lane.records_mut();
             // The running scan is past it, or will not feed a stalled lane twice.
             if records.fall_behind(Behind { from: first.number, at: self.journal.position(first.at) }) {
-                self.backlog.lanes.push(lane_id);
+                self.backlog.lanes.insert(lane_id);
             }
             while let Some(waiting) = records.pop() {
                 self.journal.release(waiting.at);
