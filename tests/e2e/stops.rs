@@ -174,11 +174,11 @@ fn obeys_while_it_waits(mut gateway: Gateway, signal: Signal) {
 #[allow(unsafe_code)] // F_SETLEASE has no safe wrapper
 fn lease(path: &Path) -> File {
     let file = File::create(path).expect("a file");
-    // SAFETY: the descriptor is open, and a signal that is ignored runs no code.
-    unsafe {
-        libc::signal(libc::SIGIO, libc::SIG_IGN);
-        assert_eq!(libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK), 0, "{}", io::Error::last_os_error());
-    }
+    // SAFETY: a signal that is ignored runs no code.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    // SAFETY: the descriptor is open.
+    let leased = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+    assert_eq!(leased, 0, "{}", io::Error::last_os_error());
     file
 }
 

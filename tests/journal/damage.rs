@@ -506,7 +506,7 @@ fn the_oldest_segments_are_told_when_nothing_is_left_of_them_after_a_kill_and_af
                 Gone::Deleted => drop(disk.segments.remove(number)),
                 Gone::Zeroed => file.data.fill(0),
                 Gone::Random => {
-                    file.data.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 7919 >> 3) as u8);
+                    file.data.iter_mut().enumerate().for_each(|(at, byte)| *byte = ((at * 7919) >> 3) as u8);
                 }
                 Gone::Swapped => file.data = story.world.disk.segments[&oldest[1 - index]].data.clone(),
             }

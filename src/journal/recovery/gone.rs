@@ -60,9 +60,9 @@ impl Recovery {
         true
     }
 
-    /// There is no block at all. Where the last start had some, one was never freed before another one was written.
+    /// There is no block at all. Where records waited at the last start, no segment of theirs was freed before another one was written.
     fn judge_emptiness(&mut self) -> bool {
-        let is_gone = self.stop.had_segments();
+        let is_gone = self.stop.waiting_runs().next().is_some();
         if is_gone {
             let waited = self.stop.waiting_runs().map(|numbers| Lost { numbers, bytes: None });
             self.lost.extend(waited);

@@ -71,11 +71,6 @@ impl Stop {
         self.held.get(&segment).map(|held| held.first_number)
     }
 
-    /// Whether the last start, or the stop, had any segment.
-    pub fn had_segments(&self) -> bool {
-        !self.held.is_empty()
-    }
-
     /// Records that waited then.
     pub fn waiting_runs(&self) -> impl Iterator<Item = Range<RecordNumber>> {
         self.runs.iter().map(|(first, end)| *first..*end)
