@@ -146,22 +146,15 @@ pub(super) fn acknowledge(place: &Path) -> Result<(), Failure> {
 /// Ends all waits of a running gateway for the service.
 ///
 /// # Errors
-/// [`exit::NOT_OK`] if it does not run, or its configuration cannot be read again, which ends the waits all the same.
+/// [`exit::NOT_OK`] if it does not run, [`exit::LOCKED`] if it cannot be told.
 pub(super) fn retry_now(place: &Path) -> Result<(), Failure> {
     let directory = state_directory(place)?;
     let Some(holder) = holder_of(&directory)? else {
         let message = "the gateway is not running: when it starts, it tries all that waits at once";
         return Err(Failure::new(exit::NOT_OK, message));
     };
-    let said = post(place, &directory, holder, "/api/reload", &json!({})).map_err(|failure| {
-        let message = format!(
-            "whatever waited for the service is tried now, and the configuration was not read again: {}",
-            failure.message
-        );
-        Failure::new(exit::NOT_OK, message)
-    })?;
-    let done = said["done"].as_str().unwrap_or("it was read");
-    print(&format!("whatever waits for the service is tried now; the configuration was read again: {done}\n"))
+    post(place, &directory, holder, "/api/retry", &json!({}))?;
+    print("whatever waits for the service is tried now\n")
 }
 
 /// Leaves to the next start that the losses known now are acknowledged: no others, should it find more.

@@ -466,7 +466,8 @@ impl Gateway {
             })
         }));
         let asked = AskedCores { mailboxes: self.mailboxes.clone() };
-        let (list, disposer) = (asked.clone(), asked.clone());
+        let (list, disposer, woken) = (asked.clone(), asked.clone(), asked.clone());
+        gateway.retry = Some(Box::new(move || woken.wake()));
         gateway.acknowledge = Some(Box::new(move || {
             let cores = asked.clone();
             Box::pin(async move { cores.acknowledge("POST /api/acknowledge").await })

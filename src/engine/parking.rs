@@ -105,6 +105,13 @@ impl AskedCores {
         (answers, all)
     }
 
+    /// Has all that waits for the service tried at once.
+    pub(super) fn wake(&self) {
+        for mailbox in &self.mailboxes {
+            let _ = mailbox.send(Message::Wake); // a core that has ended waits for nothing
+        }
+    }
+
     pub(super) async fn list(&self, limit: usize) -> ParkedList {
         let (lists, answered) = self.ask(|answer| Message::Parked { limit, answer }).await;
         // What a core that has ended has not done is still to be done.

@@ -298,11 +298,6 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
             problems.push(Problem { area: Area::BlockFile, name: core_name(shard.core), text: text.clone() });
         }
     }
-    for source in &report.sources {
-        if let Some(text) = &source.problem {
-            problems.push(Problem { area: Area::Source, name: source.name.clone(), text: text.clone() });
-        }
-    }
     for of_journal in report.losses.chunk_by(|one, other| one.core == other.core) {
         let words = losses::words(of_journal).expect("a chunk has a loss");
         let text = format!("{words}: ringest queue acknowledge {CONFIG}");
@@ -320,6 +315,12 @@ fn problems(report: &Report, shards: &[Snapshot], silent: &[u16]) -> Vec<Problem
         if let Some(text) = &route.problem {
             let text = format!("{text}{}", waits(route));
             problems.push(Problem { area: Area::Route, name: route.authority.clone(), text });
+        }
+    }
+    // Hundreds of ports can be away at once: what concerns all comes before them.
+    for source in &report.sources {
+        if let Some(text) = &source.problem {
+            problems.push(Problem { area: Area::Source, name: source.name.clone(), text: text.clone() });
         }
     }
     problems

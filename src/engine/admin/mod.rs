@@ -81,6 +81,8 @@ pub struct Gateway {
     pub parked: Option<Parked>,
     /// Has what is missing acknowledged, where there are cores to be told.
     pub acknowledge: Option<AcknowledgeMissing>,
+    /// Has all that waits for the service tried at once, where there are cores to be told.
+    pub retry: Option<Box<dyn Fn() + Send + Sync>>,
     /// What a request that changes something must show; without it there are none.
     pub token: Option<Token>,
 }
@@ -135,6 +137,7 @@ impl Gateway {
             reload: None,
             parked: None,
             acknowledge: None,
+            retry: None,
             token: None,
         }
     }
@@ -161,6 +164,7 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/api/parked/discard", post(discard_parked))
         .route("/api/acknowledge", post(acknowledge))
         .route("/api/reload", post(reload))
+        .route("/api/retry", post(retry))
         .route_layer(axum::middleware::from_fn(take_body))
         .route_layer(axum::middleware::from_fn_with_state(Arc::clone(&admin), check_token));
     Router::new()
@@ -314,6 +318,16 @@ async fn acknowledge(State(admin): State<Arc<Admin>>, Json(Nothing {}): Json<Not
         Ok(acknowledged) => Json(acknowledged).into_response(),
         Err(silent) => silent,
     }
+}
+
+/// All that waits for the service is tried at once: what the service told, and what was waited for of itself, is over.
+async fn retry(State(admin): State<Arc<Admin>>, Json(Nothing {}): Json<Nothing>) -> Response {
+    let Some(retry) = &admin.gateway.retry else {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "no core can be told" }))).into_response();
+    };
+    tracing::info!("whatever waits for the service is tried now (POST /api/retry)");
+    retry();
+    Json(json!({ "done": "whatever waits for the service is tried now" })).into_response()
 }
 
 /// As SIGHUP does, for where nobody can send a signal. The empty JSON object keeps forms of other pages out, as above.

@@ -160,14 +160,16 @@ impl FailingLanes {
     /// Logs a lane that has become stuck.
     pub fn say(&mut self, now: Now, outbox: &Outbox, store: &Store, lane: LaneId) {
         let Some(entry) = self.lanes.get_mut(&lane) else { return };
-        if entry.told != Told::Nothing || !entry.is_stuck(now.mono_ns, outbox.last_success_ns(entry.step)) {
+        if entry.told == Told::ByName || !entry.is_stuck(now.mono_ns, outbox.last_success_ns(entry.step)) {
             return;
         }
+        let was_counted = entry.told == Told::Counted;
         if now.mono_ns < self.say_ns {
             entry.told = Told::Counted;
-            self.unsaid += 1;
+            self.unsaid += u64::from(!was_counted);
             return;
         }
+        self.unsaid = self.unsaid.saturating_sub(was_counted.into());
         entry.told = Told::ByName;
         let shown = shown(now, outbox, store, lane, entry);
         let unsaid = std::mem::take(&mut self.unsaid);
