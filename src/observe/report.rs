@@ -121,7 +121,7 @@ impl Report {
         report
     }
 
-    /// What is to be typed names the configuration file, and not [`CONFIG`].
+    /// What is to be typed names the configuration file.
     pub fn name_file(&mut self, file: &Path) {
         let file = typed(file);
         for problem in self.problems.iter_mut().filter(|problem| problem.text.contains(CONFIG)) {
