@@ -765,6 +765,24 @@ mod tests {
     }
 
     #[test]
+    fn what_has_a_file_s_name_and_is_no_file_is_named_and_not_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        let path = segment_path(storage.directory(), SegmentNumber(1));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        let words = |error: io::Error| error.to_string();
+        let mut bytes = Vec::new();
+        let refused = storage.read_segment(SegmentNumber(1), &mut bytes).map_err(words);
+        assert!(refused.clone().is_err_and(|text| text.contains("segment-0000000000000001 is no file")), "{refused:?}");
+        fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("nowhere", &path).expect("made");
+        assert!(storage.read_segment_head(SegmentNumber(1), &mut bytes).is_err_and(|e| words(e).contains("no file")));
+        fs::remove_file(&path).expect("removed");
+        fs::create_dir(epoch_path(storage.directory(), 1)).expect("made");
+        assert!(storage.epochs().is_err_and(|error| words(error).contains("epoch-00000001 is no file")));
+    }
+
+    #[test]
     fn after_a_kill_no_file_of_the_last_process_is_used_again() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut storage = storage(&directory);
