@@ -183,7 +183,7 @@ impl World {
     fn carry(&mut self, op: Op) {
         let now = self.now();
         match op {
-            Op::Accept { .. } | Op::PauseAccept { .. } => {}
+            Op::Accept { .. } | Op::AcceptOne { .. } | Op::PauseAccept { .. } => {}
             Op::Recv { link, fd: Fd(9), .. } => (self.machine, self.paused) = (Some(link), false),
             Op::Recv { link, fd: Fd(fd @ 20..), .. } => drop(self.others.insert(fd, (link, true))),
             Op::Recv { .. } => {}

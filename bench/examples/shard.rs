@@ -208,7 +208,7 @@ impl World {
         while let Some(op) = self.shard.poll_op() {
             match op {
                 Op::Recv { link, fd, .. } if fd.0 < API_FD => self.machines.push(link),
-                Op::Accept { .. } | Op::Recv { .. } => {}
+                Op::Accept { .. } | Op::AcceptOne { .. } | Op::Recv { .. } => {}
                 Op::Connect { link, .. } => {
                     let result = Ok(Fd(API_FD + self.connections));
                     self.connections += 1;

@@ -234,12 +234,14 @@ struct Listener {
     /// The socket is closed once no accept is in flight.
     closing: bool,
     wanted: bool,
+    /// One connection is wanted, and no more.
+    one: bool,
     armed: bool,
 }
 
 impl Listener {
     fn new(source: SourceId, socket: OwnedFd) -> Self {
-        Self { source, socket: Some(socket), closing: false, wanted: false, armed: false }
+        Self { source, socket: Some(socket), closing: false, wanted: false, one: false, armed: false }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::occupant::occupants;
 use crate::config::{LaneKey, Settings, Source, SourceKind};
-use crate::shard::SourceId;
+use crate::shard::{LISTEN_BACKLOG, SourceId};
 use crate::source::serial::holder_words;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
@@ -12,9 +12,6 @@ use std::time::{Duration, Instant};
 
 /// How long a busy address is tried again: a process that was just killed can hold it for a moment.
 const RETRY: Duration = Duration::from_secs(2);
-
-/// Connections that wait to be accepted; the kernel cuts it to net.core.somaxconn.
-const BACKLOG: i32 = 4096;
 
 /// A peer that does not answer for so long is gone.
 const PEER_GONE: Duration = Duration::from_secs(30);
@@ -113,7 +110,7 @@ pub(super) fn bind_source(source: &Source, cores: usize, beside: bool) -> Result
 /// [`ListenError`]; an address in use is tried for 2 s.
 pub(super) fn bind_admin(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let bound = bind_alone(address).and_then(|socket| {
-        socket.listen(BACKLOG)?;
+        socket.listen(LISTEN_BACKLOG as i32)?;
         socket.set_nonblocking(true)?;
         Ok(TcpListener::from(socket))
     });
@@ -140,7 +137,7 @@ fn share(bound: &SockAddr, address: SocketAddr, count: usize) -> io::Result<Vec<
         socket.bind(bound)?;
         // Accepted connections inherit these.
         prepare(&SockRef::from(&socket))?;
-        socket.listen(BACKLOG)?;
+        socket.listen(LISTEN_BACKLOG as i32)?;
         Ok(OwnedFd::from(socket))
     };
     (0..count).map(listen).collect()

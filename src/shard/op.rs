@@ -40,12 +40,21 @@ pub enum Readable {
     Tty,
 }
 
+/// Connections that wait to be accepted at one listener, at most; the kernel cuts it to
+/// net.core.somaxconn.
+pub const LISTEN_BACKLOG: usize = 4_096;
+
 /// What the shard asks for.
 #[derive(Debug)]
 pub enum Op {
     /// Accept connections on a source's listener until [`Op::PauseAccept`]; the driver bound it
     /// before intake.
     Accept {
+        /// A `tcp_listen` or `http` source.
+        source: SourceId,
+    },
+    /// Accept one connection and no more: few are left, and [`Op::Accept`] takes all that wait.
+    AcceptOne {
         /// A `tcp_listen` or `http` source.
         source: SourceId,
     },

@@ -114,6 +114,30 @@ fn accepting_pauses_and_goes_on() {
 }
 
 #[test]
+fn one_connection_is_accepted_where_one_is_asked_for_though_many_wait() {
+    let (settings, listeners, address) = listening();
+    let (remote, _client, fd) = Remote::accept(address, settings, listeners);
+    remote.ask(Op::PauseAccept { source: SourceId(0) });
+    remote.ask(Op::AcceptOne { source: SourceId(0) });
+    // Once the pause is done: a round trip through the ring after it.
+    remote.ask(Op::Close { link: LINK, fd: Some(fd) });
+    assert_eq!(remote.next(), CLOSED);
+    let _waiting: Vec<_> = (0..8).map(|_| TcpStream::connect(address).expect("the backlog takes it")).collect();
+    assert_eq!(remote.next(), "accepted");
+    remote.silence();
+    for _ in 1..3 {
+        remote.ask(Op::AcceptOne { source: SourceId(0) });
+        assert_eq!(remote.next(), "accepted");
+        remote.silence();
+    }
+    remote.ask(Op::Accept { source: SourceId(0) });
+    for _ in 3..8 {
+        assert_eq!(remote.next(), "accepted");
+    }
+    remote.running.stop();
+}
+
+#[test]
 fn acks_stay_late_where_that_is_asked_for_also_after_the_kernel_has_gone_back_to_its_own_way() {
     for (kind, is_late) in [(Readable::Socket, false), (Readable::SocketLateAcks, true)] {
         let (settings, listeners, address) = listening();

@@ -8,7 +8,7 @@ use ringest::shard::{
     Completion, CoreId, Destination, Fd, LinkId, Now, Op, OpenPort, RecvEnd, Reload, Reloaded, Setup, Shard, SourceId,
 };
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -78,6 +78,8 @@ pub struct World {
     now_ns: u64,
     /// Every operation in words, but for reads, sends and those of the API's own connections at their end.
     pub ops: Vec<String>,
+    /// Sources whose listeners accept.
+    accepting: HashSet<u16>,
     /// The links of machines and ports, by their index.
     links: HashMap<u32, LinkId>,
     /// The link of an accepted connection, by its descriptor.
@@ -169,6 +171,7 @@ impl World {
             shard,
             now_ns: MS,
             ops: Vec::new(),
+            accepting: HashSet::new(),
             links: HashMap::new(),
             by_fd: HashMap::new(),
             ports: HashMap::new(),
@@ -236,8 +239,15 @@ impl World {
     fn carry(&mut self, op: Op) {
         let now = self.now();
         match op {
-            Op::Accept { source } => self.ops.push(format!("accept {}", source.0)),
-            Op::PauseAccept { source } => self.ops.push(format!("pause accept {}", source.0)),
+            Op::Accept { source } | Op::AcceptOne { source } => {
+                if self.accepting.insert(source.0) {
+                    self.ops.push(format!("accept {}", source.0));
+                }
+            }
+            Op::PauseAccept { source } => {
+                self.accepting.remove(&source.0);
+                self.ops.push(format!("pause accept {}", source.0));
+            }
             Op::Recv { link, fd, .. } => {
                 if fd.0 >= 20 {
                     self.by_fd.insert(fd.0, link.index);

@@ -83,9 +83,17 @@ impl World {
                 say!(self.cx, "op accept on {}", source.0);
                 let listener =
                     self.doors.listeners.get_mut(&source).ok_or("accept on a source that does not listen")?;
-                if std::mem::replace(&mut listener.armed, true) {
+                if std::mem::replace(&mut listener.armed, true) && !listener.one {
                     return Err(format!("accept on {} is armed twice", source.0));
                 }
+                listener.one = false;
+                self.wake_accept(source);
+            }
+            Op::AcceptOne { source } => {
+                say!(self.cx, "op accept one on {}", source.0);
+                let listener =
+                    self.doors.listeners.get_mut(&source).ok_or("accept on a source that does not listen")?;
+                (listener.armed, listener.one) = (true, true);
                 self.wake_accept(source);
             }
             Op::PauseAccept { source } => {
@@ -471,6 +479,7 @@ impl World {
             return;
         }
         let Some((conn, peer)) = listener.backlog.pop_front() else { return };
+        listener.armed &= !listener.one;
         self.wake_accept(source);
         self.open_accepted(source, conn, peer);
         self.accepted.insert(conn);

@@ -85,6 +85,8 @@ const DONE_MAX: usize = 60;
 #[derive(Debug, Default)]
 pub struct Listener {
     pub armed: bool,
+    /// Armed for one connection.
+    pub one: bool,
     pub due: bool,
     pub backlog: VecDeque<(ConnId, SocketAddr)>,
 }

@@ -123,7 +123,7 @@ impl Stage {
 
     fn carry(&mut self, op: Op) {
         match op {
-            Op::Accept { .. } | Op::PauseAccept { .. } => {}
+            Op::Accept { .. } | Op::AcceptOne { .. } | Op::PauseAccept { .. } => {}
             Op::Recv { link, fd: MACHINE, .. } => self.machine = Some(link),
             Op::Recv { fd, .. } => self.conns[fd.0 as usize - 100].reading = true,
             Op::Connect { link, to: Destination::Api(_) } => self.after(WAY_NS, What::Connected(link)),

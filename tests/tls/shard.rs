@@ -165,7 +165,7 @@ impl World {
     fn carry(&mut self, op: Op) {
         let now = self.now();
         match op {
-            Op::Accept { .. } | Op::PauseAccept { .. } => {}
+            Op::Accept { .. } | Op::AcceptOne { .. } | Op::PauseAccept { .. } => {}
             Op::Recv { link, fd: Fd(10..100), .. } => self.machines.push(link),
             Op::Recv { .. } => {}
             Op::Connect { link, .. } => {

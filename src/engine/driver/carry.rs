@@ -56,7 +56,8 @@ impl<C: Core> Driver<C> {
 
     fn carry_out(&mut self, op: Op) {
         match op {
-            Op::Accept { source } => self.accept(source),
+            Op::Accept { source } => self.accept(source, false),
+            Op::AcceptOne { source } => self.accept(source, true),
             Op::PauseAccept { source } => self.pause_accept(source),
             Op::Recv { link, fd, kind } => self.recv(link, fd, kind),
             Op::PauseRecv { link } => self.pause_recv(link),
@@ -145,20 +146,24 @@ impl<C: Core> Driver<C> {
         });
     }
 
-    fn accept(&mut self, source: SourceId) {
+    fn accept(&mut self, source: SourceId, one: bool) {
         let Some(index) = self.listener(source) else { return };
-        self.listeners[index].wanted = true;
+        (self.listeners[index].wanted, self.listeners[index].one) = (true, one);
         self.arm_accept(index);
     }
 
-    /// Starts a multishot accept where one is wanted and none is in flight.
+    /// Starts an accept where one is wanted and none is in flight.
     pub(super) fn arm_accept(&mut self, index: usize) {
         let listener = &mut self.listeners[index];
         let Some(socket) = listener.socket.as_ref().filter(|_| listener.wanted && !listener.armed) else { return };
-        let entry = opcode::AcceptMulti::new(types::Fd(std::os::fd::AsRawFd::as_raw_fd(socket)))
-            .flags(libc::SOCK_CLOEXEC)
-            .build()
-            .user_data(user_data(Kind::Accept, 0, index as u32));
+        let fd = types::Fd(std::os::fd::AsRawFd::as_raw_fd(socket));
+        let entry = match listener.one {
+            true => {
+                opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(libc::SOCK_CLOEXEC).build()
+            }
+            false => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
+        };
+        let entry = entry.user_data(user_data(Kind::Accept, 0, index as u32));
         listener.armed = true;
         // SAFETY: names no memory; the listener's socket stays open while `armed`.
         unsafe { self.ring.push(entry) };

@@ -106,7 +106,10 @@ impl<C: Core> Driver<C> {
         }
         if cqe.result >= 0 {
             match peer(cqe.result) {
-                Some(peer) => self.hear(now, Completion::Accepted { source, fd: Fd(cqe.result), peer }),
+                Some(peer) => {
+                    listener.wanted &= !listener.one;
+                    self.hear(now, Completion::Accepted { source, fd: Fd(cqe.result), peer });
+                }
                 // The peer was gone before we looked.
                 None => {
                     let _ = nix::unistd::close(cqe.result);

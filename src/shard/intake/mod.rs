@@ -39,7 +39,7 @@ use crate::source::serial::PortError;
 use attempts::Loss;
 use guests::Guests;
 use http::Machines;
-use source::{Source, Sources};
+use source::{Accepting, Source, Sources};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -206,6 +206,10 @@ impl Intake {
             // Handed over by a core that takes records already.
             Phase::Starting => return self.early.push((id, fd, peer)),
             Phase::Draining | Phase::Stopping => return Self::turn_away(turn, fd),
+        }
+        // The core that has accepted it does not know how many this one has.
+        if !self.sources.has_room(turn.settings, id) {
+            return Self::turn_away(turn, fd);
         }
         self.sources.count_in(turn, id, peer);
         let link = if matches!(source.kind, SourceKind::Http { .. }) {
@@ -484,7 +488,7 @@ impl Intake {
         self.sources.bury_soon();
         let source = self.sources.of(id);
         source.retire();
-        if std::mem::take(&mut source.accepting) {
+        if std::mem::replace(&mut source.accepting, Accepting::No) != Accepting::No {
             turn.emit(Op::PauseAccept { source: id });
         }
         for link in self.streams.links_of(turn, id) {

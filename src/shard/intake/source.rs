@@ -13,7 +13,7 @@ use crate::ground::{Fd, FlagCounts, LaneId, LinkId, Now, RecordFlags, SourceId};
 use crate::journal::OriginRef;
 use crate::observe::snapshot::{LineSnapshot, Refused, SourceSnapshot};
 use crate::shard::links::{Kind, Table};
-use crate::shard::op::{Destination, Op, Readable};
+use crate::shard::op::{Destination, LISTEN_BACKLOG, Op, Readable};
 use crate::shard::timer::Timer;
 use crate::shard::turn::{Phase, Turn};
 use std::collections::HashMap;
@@ -22,6 +22,8 @@ use std::net::SocketAddr;
 /// So many connections in a row of which nothing came but a record without its beginning are a
 /// problem: their machine begins with a record.
 const JOINED_ONLY_MAX: u32 = 3;
+/// That a source has all its connections is logged at most once in this time.
+const CROWD_SAY_NS: u64 = 60_000_000_000;
 /// After an error of accept(2), such as no descriptors left.
 const ACCEPT_PAUSE_NS: u64 = 500_000_000;
 
@@ -58,6 +60,16 @@ pub(super) enum Brought {
     More,
 }
 
+/// How a listener accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accepting {
+    No,
+    /// All that come.
+    All,
+    /// One, after which it is told anew: few are left, and the kernel gives all that wait at once.
+    One,
+}
+
 /// Whether a source is silent.
 #[derive(Debug)]
 struct Silence {
@@ -83,9 +95,11 @@ pub(super) struct Source {
     pub origin: Option<OriginRef>,
     /// To open its port or connection.
     attempts: Attempts,
-    pub accepting: bool,
+    pub accepting: Accepting,
     /// It does not accept for want of room.
     crowded: bool,
+    /// Before this it is not logged again.
+    crowd_say_ns: u64,
     /// Connections of a listener.
     pub open: u64,
     pub tally: Tally,
@@ -102,8 +116,16 @@ pub(super) struct Source {
 }
 
 impl Source {
+    fn accept(&mut self, turn: &mut Turn<'_>, how: Accepting) {
+        self.accepting = how;
+        turn.emit(match how {
+            Accepting::One => Op::AcceptOne { source: self.id },
+            _ => Op::Accept { source: self.id },
+        });
+    }
+
     /// It does not accept until it has room again.
-    fn crowd(&mut self, settings: &Settings) {
+    fn crowd(&mut self, now: Now, settings: &Settings) {
         self.crowded = true;
         let why = match self.open >= settings.limits.connections as u64 {
             true => "the limit of connections of one source is reached (limits.connections)",
@@ -112,7 +134,13 @@ impl Source {
                  or limits.connections allows more"
             }
         };
-        self.problem = Some(format!("accepting pauses: {why}"));
+        let problem = format!("accepting pauses: {why}");
+        // It comes and goes with each connection.
+        if now.mono_ns >= self.crowd_say_ns {
+            tracing::warn!("source {}: {problem}", settings.sources[usize::from(self.id.0)].name);
+            self.crowd_say_ns = now.mono_ns + CROWD_SAY_NS;
+        }
+        self.problem = Some(problem);
     }
 
     pub fn new(id: SourceId, now: Now) -> Self {
@@ -124,8 +152,9 @@ impl Source {
             lane: None,
             origin: None,
             attempts: Attempts::default(),
-            accepting: false,
+            accepting: Accepting::No,
             crowded: false,
+            crowd_say_ns: 0,
             open: 0,
             tally: Tally::default(),
             silence,
@@ -295,23 +324,33 @@ impl Sources {
         self.list.push(source);
     }
 
-    /// Whether a listener may have another connection. Once three quarters of all are taken, each
-    /// has its share of the last one: idle machines of one source do not lock out another's.
-    fn has_room(&self, settings: &Settings, source: &Source) -> bool {
+    /// How a listener may accept. Once three quarters of all connections are taken, each has its
+    /// share of the last quarter: idle machines of one source do not lock out another's.
+    fn may_accept(&self, settings: &Settings, source: &Source) -> Accepting {
         let (own, all) = (settings.limits.connections, settings.limits.connections_all);
-        if source.open >= own as u64 || self.connections >= all {
-            return false;
-        }
         let is_scarce = self.connections >= scarce_from(all);
-        !is_scarce || source.open < self.share(settings)
+        let most = if is_scarce { self.share(settings).min(own as u64) } else { own as u64 };
+        if source.open >= most || self.connections >= all {
+            return Accepting::No;
+        }
+        // All that wait can come before any is counted.
+        let is_near = |open: usize, most: usize| open + LISTEN_BACKLOG >= most;
+        let is_near = is_near(source.open as usize, own) || is_near(self.connections, scarce_from(all));
+        if is_near { Accepting::One } else { Accepting::All }
+    }
+
+    /// Whether a listener has room for a connection that was accepted.
+    pub fn has_room(&self, settings: &Settings, id: SourceId) -> bool {
+        let index = self.index[usize::from(id.0)].expect("a source that this core runs");
+        self.may_accept(settings, &self.list[index]) != Accepting::No
     }
 
     /// What each listener has of the last quarter of all connections; at least one. One that is
     /// alone has all of them.
     fn share(&self, settings: &Settings) -> u64 {
+        let all = settings.limits.connections_all;
         let is_live =
             |source: &&Source| !source.retired && is_listener(&settings.sources[usize::from(source.id.0)].kind);
-        let all = settings.limits.connections_all;
         match self.list.iter().filter(is_live).count() {
             0 | 1 => all as u64,
             count => ((all - scarce_from(all)) / count).max(1) as u64,
@@ -506,7 +545,7 @@ impl Sources {
         let source = self.of(id);
         source.open += 1;
         // What was accepted before accepting paused can still come.
-        if source.accepting {
+        if source.accepting != Accepting::No {
             source.problem = None;
         }
         let all = turn.settings.limits.connections_all;
@@ -537,7 +576,7 @@ impl Sources {
     pub fn accept_failed(&mut self, turn: &mut Turn<'_>, id: SourceId, errno: i32) {
         let reason = std::io::Error::from_raw_os_error(errno).to_string();
         let source = self.of(id);
-        source.accepting = false;
+        source.accepting = Accepting::No;
         let problem = format!("cannot accept connections: {reason}");
         if source.problem.as_ref() != Some(&problem) {
             tracing::warn!("source {}: {problem}; pausing", turn.source(id).name);
@@ -548,8 +587,8 @@ impl Sources {
 
     pub fn pause_accept(&mut self, turn: &mut Turn<'_>, why: &str) {
         for source in &mut self.list {
-            if source.accepting {
-                source.accepting = false;
+            if source.accepting != Accepting::No {
+                source.accepting = Accepting::No;
                 source.problem = Some(format!("accepting pauses: {why}"));
                 turn.emit(Op::PauseAccept { source: source.id });
             }
@@ -558,16 +597,14 @@ impl Sources {
 
     pub fn resume_accept(&mut self, turn: &mut Turn<'_>, id: SourceId) {
         let index = self.index[usize::from(id.0)].expect("a source that this core runs");
-        let has_room = self.has_room(turn.settings, &self.list[index]);
+        let how = self.may_accept(turn.settings, &self.list[index]);
         let source = &mut self.list[index];
-        if turn.phase != Phase::Running || source.accepting || source.retired {
+        if turn.phase != Phase::Running || source.accepting != Accepting::No || source.retired {
             return;
         }
-        if has_room {
-            source.accepting = true;
-            turn.emit(Op::Accept { source: id });
-        } else {
-            source.crowd(turn.settings);
+        match how {
+            Accepting::No => source.crowd(turn.now, turn.settings),
+            how => source.accept(turn, how),
         }
     }
 
@@ -580,18 +617,27 @@ impl Sources {
         }
     }
 
-    /// Lets a listener accept if it has room, and pauses it otherwise.
+    /// Lets a listener accept as it has room, and pauses it where it has none.
     fn fit(&mut self, turn: &mut Turn<'_>, id: SourceId) {
         let index = self.index[usize::from(id.0)].expect("a source that this core runs");
-        let has_room = self.has_room(turn.settings, &self.list[index]);
+        let how = self.may_accept(turn.settings, &self.list[index]);
         let source = &mut self.list[index];
-        if has_room && source.crowded {
-            (source.crowded, source.problem) = (false, None);
-            self.resume_accept(turn, id);
-        } else if !has_room && source.accepting {
-            source.accepting = false;
-            source.crowd(turn.settings);
-            turn.emit(Op::PauseAccept { source: id });
+        match (source.accepting, how) {
+            (Accepting::No, Accepting::All | Accepting::One) if source.crowded => {
+                (source.crowded, source.problem) = (false, None);
+                self.resume_accept(turn, id);
+            }
+            (Accepting::All | Accepting::One, Accepting::No) => {
+                source.accepting = Accepting::No;
+                source.crowd(turn.now, turn.settings);
+                turn.emit(Op::PauseAccept { source: id });
+            }
+            (Accepting::All, Accepting::One) => {
+                turn.emit(Op::PauseAccept { source: id });
+                source.accept(turn, how);
+            }
+            (Accepting::One, Accepting::All | Accepting::One) => source.accept(turn, how),
+            _ => {}
         }
     }
 
