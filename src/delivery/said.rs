@@ -41,6 +41,14 @@ impl Said {
     }
 }
 
+impl Said {
+    /// The beginning of bytes that are no answer.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let shown = beginning(bytes);
+        Self(if shown.is_empty() { "".into() } else { format!(" (\"{shown}\")").into() })
+    }
+}
+
 impl PartialEq for Said {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -57,7 +65,9 @@ impl fmt::Display for Said {
 pub fn beginning(bytes: &[u8]) -> String {
     // A character has at most four bytes; a line of blanks counts as one.
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(16 * SHOWN_MAX)]);
-    let is_gap = |c: char| c.is_whitespace() || c.is_control();
+    // Some characters would turn what stands behind them round, or cannot be seen.
+    let is_unseen = |c| matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let is_gap = |c: char| c.is_whitespace() || c.is_control() || is_unseen(c);
     let words = text.split(is_gap).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     match words.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("{}…", &words[..end]),

@@ -52,6 +52,17 @@ pub enum NoToken {
     },
 }
 
+impl NoToken {
+    /// What to look at in `[sequence]`.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Empty { .. } | Self::NoJson { .. } => "see whether url in [sequence] is the right one",
+            Self::ByteOrderMark => "the service must leave it away",
+            Self::Nothing { .. } | Self::Other { .. } => "see to id_at in [sequence]",
+        }
+    }
+}
+
 /// Says why [`token_at`] finds no token.
 pub fn why_no_token(body: &[u8], pointer: &str) -> NoToken {
     let at = || pointer.to_owned();

@@ -168,7 +168,7 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                     status = "500 Internal Server Error";
                 } else if let Some((_, failure)) = behaviour.fail_data.filter(|(part, _)| data.contains(part)) {
                     fails = failure == 0;
-                    status = "500 Internal Server Error";
+                    status = if failure == 404 { "404 Not Found" } else { "500 Internal Server Error" };
                 } else if behaviour.refuse_data.is_some_and(|part| !memory.relented && data.contains(part)) {
                     status = "422 Unprocessable Content";
                 } else if let Some(refusal) = memory.refusal {

@@ -91,6 +91,29 @@ fn a_record_that_is_never_taken_while_others_are_is_told_by_its_name_everywhere(
 }
 
 #[test]
+fn a_record_that_alone_is_answered_404_holds_up_its_own_lane() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { fail_data: Some(("m0 000000", 404)), ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp);
+    let config = config.deliver("retry", "{ first = \"20ms\", max = \"10s\" }").write(&site);
+    let gateway = Gateway::start(&site, &config);
+    let (_stuck, mut other) = machines(&gateway, tcp);
+    let (begun, mut number) = (Instant::now(), 1);
+    while begun.elapsed() < Duration::from_secs(4) {
+        other.send([record("m1", number)]).expect("sent");
+        number += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    gateway.wait_terms("those of the other machine", |terms| terms.pending == 3);
+    // One by one it was sent 20 times a second.
+    let attempts = api.steps().len() - api.films().len();
+    assert!((2..8).contains(&attempts), "{attempts} attempts");
+    assert_eq!(gateway.status().0["lanes_stuck"], 1);
+    gateway.stop();
+}
+
+#[test]
 fn a_stuck_record_is_parked_where_that_is_said_and_none_is_while_the_service_fails_for_all() {
     let site = Site::new();
     let api = Api::start(site.api, STUCK);

@@ -44,6 +44,7 @@ impl Dispatcher {
                 }
                 break;
             }
+            let unread = input;
             match reader.next(&mut input) {
                 Ok(None) => break,
                 Ok(Some(event)) => {
@@ -53,7 +54,7 @@ impl Dispatcher {
                         keep_location(conn, &reader);
                     }
                 }
-                Err(error) => end = Some((Loss::Unreadable(error), false)),
+                Err(error) => end = Some((Loss::Unreadable { error, said: Said::of_bytes(unread) }, false)),
             }
         }
         conn.connection.reader = reader;
@@ -84,7 +85,7 @@ impl Dispatcher {
             match reader.handle_eof() {
                 Ok(Some(event)) => drop(self.answer(lent, conn, event)),
                 Ok(None) => {}
-                Err(error) => why = Loss::Unreadable(error),
+                Err(error) => why = Loss::Unreadable { error, said: Said::default() },
             }
         }
         self.lose_connection(lent, (link, conn), &why, true);
@@ -478,11 +479,18 @@ impl Dispatcher {
             return self.try_by_present_rules(lent, lane);
         }
         let unreadable = self.note_failing(lent, &request, &problem);
+        let is_full = matches!(problem, Problem::ParkedFull { .. });
         let reaction = if unreadable >= UNREADABLE_MAX { Reaction::Unclear } else { reaction };
         if !self.failing.is_said(lane) {
             self.outbox.note_problem(lent.turn.now, api, problem);
         }
-        if reaction == Reaction::Unclear && self.outbox.is_proven(lent.turn.now, request.step) {
+        let is_of_record = match reaction {
+            Reaction::Unclear => self.outbox.is_proven(lent.turn.now, request.step),
+            // Where the parked records are too many, all wait.
+            Reaction::Pause => request.status > 0 && !is_full && self.failing.is_refuted(lane),
+            _ => false,
+        };
+        if is_of_record {
             return self.stand_still(lent, api, &request);
         }
         let (sent, said) = ((request.step, request.sent_ns), (reaction, request.retry_after));

@@ -118,7 +118,8 @@ impl FailingLanes {
         let is_witnessed = outbox.has_worked_since(request.step, entry.last_ns);
         entry.counted += u32::from(request.status > 0 && (is_first || is_witnessed));
         entry.attempts = entry.attempts.saturating_add(1);
-        entry.unreadable = if matches!(problem, Problem::Lost(Loss::Unreadable(_))) { entry.unreadable + 1 } else { 0 };
+        entry.unreadable =
+            if matches!(problem, Problem::Lost(Loss::Unreadable { .. })) { entry.unreadable + 1 } else { 0 };
         (entry.last_ns, entry.next_ns, entry.status) = (now_ns, now_ns, request.status);
         entry.words = problem.to_string();
         entry.unreadable
@@ -140,6 +141,12 @@ impl FailingLanes {
     /// Whether a lane is known to be stuck, so that its failures say nothing of the API.
     pub fn is_said(&self, lane: LaneId) -> bool {
         self.lanes.get(&lane).is_some_and(|entry| entry.told != Told::Nothing)
+    }
+
+    /// Whether a record of another lane was sent, and taken, between two failures of this lane's
+    /// first one: what holds for all cannot be what it fails by.
+    pub fn is_refuted(&self, lane: LaneId) -> bool {
+        self.lanes.get(&lane).is_some_and(|entry| entry.counted > 1)
     }
 
     /// How often a lane's first record has failed.

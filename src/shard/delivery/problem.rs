@@ -43,7 +43,7 @@ pub(in crate::shard) enum Problem {
     NoRoomToPark,
     #[error("the journal has no room for an id")]
     NoRoomForId,
-    #[error("answered {status} to the id step{said}: {why}: see to id_at in [sequence]")]
+    #[error("answered {status} to the id step{said}: {why}: {}", why.advice())]
     NoId { status: u16, said: Said, why: NoToken },
     #[error("{0}")]
     Lease(LeaseFault),
@@ -107,8 +107,8 @@ pub(in crate::shard) enum Loss {
     Reading { errno: i32 },
     #[error("it sent bytes that nobody asked for")]
     Unasked,
-    #[error("its answer cannot be read: {0}")]
-    Unreadable(ResponseError),
+    #[error("its answer cannot be read: {error}{said}")]
+    Unreadable { error: ResponseError, said: Said },
     #[error("it answered before it had the whole request")]
     Early,
     #[error("an answer before this one was too long")]
