@@ -10,7 +10,7 @@ use crate::config::Authority;
 use crate::shard::{ConnectAttempt, ConnectError};
 use socket2::SockRef;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -23,6 +23,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// How long an address has before the next one is tried beside it (RFC 8305 section 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
+
+/// While another address of the name is silent, one that has failed is tried again after this: a
+/// service that returns there need not wait for the end of the race.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Addresses of one name that are tried at most: each is a descriptor.
 const ADDRESSES_MAX: usize = 16;
@@ -143,6 +147,7 @@ async fn race(
     let mut attempts = JoinSet::new();
     let mut reasons: Vec<Option<String>> = Vec::new();
     let mut next_at = Instant::now();
+    let mut again: VecDeque<(Instant, usize)> = VecDeque::new();
     let late = || format!("no answer within {limit:?}");
     loop {
         let is_due = Instant::now() >= next_at || attempts.is_empty();
@@ -152,19 +157,29 @@ async fn race(
             reasons.push(None);
             next_at = Instant::now() + next_after;
         }
-        if attempts.is_empty() {
-            break;
+        if reasons.len() == addresses.len() && reasons.iter().all(Option::is_some) {
+            break; // each has failed once
         }
+        while let Some(&(_, index)) = again.front().filter(|(at, _)| *at <= Instant::now()) {
+            again.pop_front();
+            let address = addresses[index];
+            attempts.spawn(async move { (index, connect_to(address).await) });
+        }
+        let again_at = again.front().map_or(deadline, |(at, _)| *at);
         let has_more = reasons.len() < addresses.len();
         tokio::select! {
             Some(ended) = attempts.join_next() => match ended.expect("connecting does not panic") {
                 (index, Ok(connection)) => return Ok((connection, addresses[index])),
                 (index, Err(error)) => {
-                    reasons[index] = Some(error.to_string());
-                    next_at = Instant::now();
+                    let is_first = reasons[index].replace(error.to_string()).is_none();
+                    if is_first {
+                        next_at = Instant::now();
+                    }
+                    again.push_back((Instant::now() + AGAIN_AFTER, index));
                 }
             },
             () = sleep_until(next_at), if has_more => {}
+            () = sleep_until(again_at), if again_at < deadline => {}
             () = sleep_until(deadline) => break,
         }
     }
@@ -249,6 +264,22 @@ mod tests {
         let (_listener, address) = good();
         assert!(race_to(&[refusing, address], LIMIT).await.is_ok());
         assert!(begun.elapsed() < LIMIT / 2);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_returns_is_found_while_another_address_is_silent() {
+        let silent = Silent::new();
+        let refusing = good().1;
+        let begun = Instant::now();
+        let returns = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            TcpListener::bind(refusing).expect("nobody has it")
+        });
+        let (_connection, reached) = race_to(&[refusing, silent.address], LIMIT).await.expect("it is back");
+        assert_eq!(reached, refusing);
+        let took = begun.elapsed();
+        assert!(took >= AGAIN_AFTER && took < AGAIN_AFTER + Duration::from_secs(10), "{took:?}");
+        drop(returns.join());
     }
 
     #[test]
