@@ -178,7 +178,7 @@ fn ptys_hang_up_and_come_back_under_their_name_without_losing_a_whole_record() {
         ptys: 4,
         rate: 200.0,
         duration: Duration::from_secs(1),
-        faults: Faults { garbage: 0.05, cut: 0.05, hang_up: 0.02 },
+        faults: Faults { garbage: 0.05, cut: 0.05, hang_up: 0.02, unplug_at: None },
         seed: 42,
         away: Duration::from_millis(20),
         settle: Duration::from_millis(1),
@@ -244,7 +244,7 @@ fn tcp_machines_reset_and_reconnect_without_losing_a_whole_record() {
         tcp: (3, to),
         rate: 200.0,
         duration: Duration::from_secs(1),
-        faults: Faults { garbage: 0.05, cut: 0.05, hang_up: 0.05 },
+        faults: Faults { garbage: 0.05, cut: 0.05, hang_up: 0.05, unplug_at: None },
         seed: 5,
         away: Duration::from_millis(5),
         ..options(directory.path())
@@ -286,7 +286,7 @@ fn http_machines_repeat_a_record_until_it_is_answered() {
         http: (3, to),
         rate: 50.0,
         duration: Duration::from_secs(1),
-        faults: Faults { garbage: 0.5, cut: 0.05, hang_up: 0.05 },
+        faults: Faults { garbage: 0.5, cut: 0.05, hang_up: 0.05, unplug_at: None },
         away: Duration::from_millis(5),
         ..options(directory.path())
     };

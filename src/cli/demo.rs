@@ -54,6 +54,9 @@ pub struct Arguments {
     /// Show the pages after the end, too, until Ctrl-C
     #[arg(long)]
     hold: bool,
+    /// In the middle, kill the gateway with kill -9, stop the service and unplug a line; then verify as always
+    #[arg(long)]
+    chaos: bool,
     /// One line of JSON on standard output; the result in words goes to standard error then
     #[arg(long)]
     json: bool,
@@ -81,6 +84,7 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
         pipeline: arguments.pipeline,
         keep: arguments.keep,
         hold: arguments.hold,
+        chaos: arguments.chaos,
     };
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -140,6 +144,7 @@ impl Display {
             Event::Pages { receiver, gateway } => {
                 self.say(&format!("records as they arrive: {receiver}\nthe gateway:            {gateway}"));
             }
+            Event::Chaos(words) => self.say(&words),
             Event::Stopping => self.say("ending; once more to end at once"),
             Event::Holding => {
                 self.clear();

@@ -55,6 +55,9 @@ pub struct Arguments {
     /// Probability that the port hangs up after a record
     #[arg(long, value_name = "P", default_value = "0", value_parser = share)]
     hang_up: f64,
+    /// The first machine hangs up once, so long after the start
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, hide = true)]
+    unplug_at: Option<Duration>,
     /// How long a machine that hung up stays away
     #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = duration::parse)]
     away: Duration,
@@ -169,7 +172,12 @@ fn options(arguments: &Arguments) -> Options {
         jitter: arguments.jitter,
         record_bytes: arguments.bytes,
         end: arguments.end.0.clone(),
-        faults: Faults { garbage: arguments.garbage, cut: arguments.cut, hang_up: arguments.hang_up },
+        faults: Faults {
+            garbage: arguments.garbage,
+            cut: arguments.cut,
+            hang_up: arguments.hang_up,
+            unplug_at: arguments.unplug_at,
+        },
         seed: arguments.seed,
         away: arguments.away,
         ledger: arguments.ledger.clone(),

@@ -158,7 +158,8 @@ impl Child {
         self.ended
     }
 
-    fn kill(&mut self) {
+    /// SIGKILL, and waits for its end.
+    pub(super) fn kill(&mut self) {
         if self.ended.is_none() {
             let _ = self.process.kill();
             self.ended = self.process.wait().ok();

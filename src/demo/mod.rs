@@ -1,6 +1,7 @@
 //! A demonstration of the whole line as one command: simulated machines on real ptys, the gateway, and the film API, each a
 //! process of its own, in a private directory; then the accounting, a check of database against ledger, and latencies.
 
+mod chaos;
 mod child;
 mod gateway_config;
 pub mod report;
@@ -8,8 +9,10 @@ pub mod status;
 pub mod verify;
 
 pub use child::Error as ChildError;
+pub use verify::Window;
 
 use crate::simulate::Summary;
+use chaos::{Chaos, Deed};
 use child::Child;
 use gateway_config::Addresses;
 use nix::errno::Errno;
@@ -34,6 +37,8 @@ pub const DATABASE: &str = "films.sqlite";
 pub const LEDGER: &str = "ledger.csv";
 
 const TICK: Duration = Duration::from_millis(100);
+/// With chaos, nothing has moved for so long once all is there: what was lost on a line never comes.
+const SETTLED: Duration = Duration::from_millis(1_500);
 /// How long a child may take to get ready.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// After the machines' end: how long nothing may arrive before what is pending is given up.
@@ -92,6 +97,8 @@ pub struct Options {
     pub keep: Option<PathBuf>,
     /// Keep the pages after the end, until a signal comes.
     pub hold: bool,
+    /// Kill the gateway, stop the service and unplug a line in the middle.
+    pub chaos: bool,
 }
 
 impl Default for Options {
@@ -109,6 +116,7 @@ impl Default for Options {
             pipeline: 4,
             keep: None,
             hold: false,
+            chaos: false,
         }
     }
 }
@@ -160,6 +168,9 @@ pub enum Error {
     /// Nothing to compare.
     #[error(transparent)]
     Verify(#[from] verify::Error),
+    /// A kill would lose all that waits.
+    #[error("--chaos kills the gateway, and durability memory survives no kill: use --durability process or power")]
+    NoJournal,
     /// The machines ended without a summary.
     #[error("simulate ended without saying what it sent")]
     NoSummary,
@@ -196,6 +207,8 @@ pub enum Event {
     },
     /// A few times a second.
     Progress(Progress),
+    /// What was done on purpose, in words.
+    Chaos(String),
     /// The user asked for an early end.
     Stopping,
     /// All is done; the pages stay until the next signal.
@@ -282,32 +295,41 @@ struct Said {
 struct Line {
     gateway: Child,
     machines: Child,
-    receiver: Child,
+    /// None while the service is stopped on purpose.
+    receiver: Option<Child>,
     said: Arc<Mutex<Said>>,
-    admin: SocketAddr,
+    addresses: Addresses,
+    chaos: Chaos,
+    /// CPU time of a gateway that was killed.
+    cpu_spent: Duration,
 }
 
 /// Runs a demonstration. `stop` is read for signals: the first ends the machines early, the second everything.
 pub fn run(options: &Options, stop: &SignalFd, show: &mut dyn FnMut(Event)) -> Result<Outcome, Error> {
+    if !chaos::is_possible(options) {
+        return Err(Error::NoJournal);
+    }
     let cores = cores(options.cores)?;
     let directory = Directory::new(options.keep.as_deref())?;
     let mut line = Line::start(options, &cores, &directory, show)?;
-    let (summary, cpu_begun) = line.watch_machines(stop, show)?;
+    let (summary, cpu_begun) = line.watch_machines(&directory, stop, show)?;
     let status = line.watch_drain(&summary, stop, show)?;
-    let gateway_cpu = line.gateway.cpu_time()?.saturating_sub(cpu_begun);
+    let gateway_cpu = (line.cpu_spent + line.gateway.cpu_time()?).saturating_sub(cpu_begun);
     if options.hold {
         show(Event::Holding);
         line.hold(stop)?;
     }
     let mut failures = Vec::new();
     // The ports stay open until the gateway is gone, or it would see them hang up.
-    let patience = [STOP_PATIENCE, SIMULATE_STOP_PATIENCE, STOP_PATIENCE];
-    for (child, patience) in [&mut line.gateway, &mut line.machines, &mut line.receiver].into_iter().zip(patience) {
+    let receiver = line.receiver.as_mut().map(|receiver| (receiver, STOP_PATIENCE));
+    let children = [(&mut line.gateway, STOP_PATIENCE), (&mut line.machines, SIMULATE_STOP_PATIENCE)];
+    for (child, patience) in children.into_iter().chain(receiver) {
         if let Err(error) = child.stop(patience) {
             failures.push(error.to_string());
         }
     }
-    let verification = verify::verify(&directory.path.join(DATABASE), &directory.path.join(LEDGER))?;
+    let (database, ledger) = (directory.path.join(DATABASE), directory.path.join(LEDGER));
+    let verification = verify::verify(&database, &ledger, line.chaos.window)?;
     Ok(Outcome { summary, status, verification, gateway_cpu, failures })
 }
 
@@ -320,15 +342,7 @@ impl Line {
     ) -> Result<Self, Error> {
         crate::simulate::raise_open_files();
         let dir = &directory.path;
-        let ready = dir.join("receive.ready");
-        let arguments = ["--listen", "127.0.0.1:0"].map(OsString::from).into_iter().chain([
-            "--database".into(),
-            dir.join(DATABASE).into(),
-            "--ready-file".into(),
-            ready.clone().into(),
-        ]);
-        let mut receiver = Child::start("receive", directory.log("receive"), arguments)?;
-        let text = receiver.wait_ready(&ready, READY_PATIENCE)?;
+        let (receiver, text) = start_receiver(directory, "127.0.0.1:0", "receive")?;
         let address = text.parse().map_err(|_| Error::Address { text })?;
         let [admin, tcp, http] = free_addresses()?;
         let addresses = Addresses { receiver: address, admin, tcp, http };
@@ -346,22 +360,54 @@ impl Line {
         let config = dir.join("ringest.toml");
         std::fs::write(&config, gateway_config::text(options, cores, dir, &addresses))
             .map_err(|error| Error::Directory { path: config.clone(), error })?;
-        let ready = dir.join("run.ready");
-        let arguments = [config.into(), OsString::from("--ready-file"), ready.clone().into()];
-        let mut gateway = Child::start("run", directory.log("run"), arguments)?;
-        gateway.wait_ready(&ready, READY_PATIENCE)?;
+        let gateway = start_gateway(directory, "run")?;
         show(Event::Pages { receiver: format!("http://{address}/"), gateway: format!("http://{admin}/") });
-        Ok(Self { gateway, machines, receiver, said, admin })
+        let (receiver, chaos) = (Some(receiver), Chaos::new(options));
+        Ok(Self { gateway, machines, receiver, said, addresses, chaos, cpu_spent: Duration::ZERO })
     }
 
     fn check(&mut self) -> Result<(), Error> {
-        self.receiver.check()?;
+        if let Some(receiver) = &mut self.receiver {
+            receiver.check()?;
+        }
         self.gateway.check()?;
         Ok(())
     }
 
+    /// Does on purpose what is due.
+    fn disturb(&mut self, directory: &Directory, deed: Deed, show: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let words = match deed {
+            Deed::KillGateway => {
+                self.cpu_spent += self.gateway.cpu_time()?;
+                self.chaos.killed();
+                self.gateway.kill();
+                self.gateway = start_gateway(directory, "run-after-the-kill")?;
+                let away_ms = self.chaos.back().as_millis();
+                format!("chaos: the gateway was killed (kill -9) and started again: it reads after {away_ms} ms")
+            }
+            Deed::StopService => {
+                if let Some(mut receiver) = self.receiver.take() {
+                    receiver.stop(STOP_PATIENCE)?;
+                }
+                "chaos: the service is stopped".to_owned()
+            }
+            Deed::StartService => {
+                let address = self.addresses.receiver.to_string();
+                self.receiver = Some(start_receiver(directory, &address, "receive-again")?.0);
+                "chaos: the service is back".to_owned()
+            }
+        };
+        show(Event::Chaos(words));
+        Ok(())
+    }
+
     /// Until the machines have sent everything. Returns their summary and the gateway's CPU time before the first record.
-    fn watch_machines(&mut self, stop: &SignalFd, show: &mut dyn FnMut(Event)) -> Result<(Summary, Duration), Error> {
+    fn watch_machines(
+        &mut self,
+        directory: &Directory,
+        stop: &SignalFd,
+        show: &mut dyn FnMut(Event),
+    ) -> Result<(Summary, Duration), Error> {
         let mut cpu_begun = None;
         let mut signals = 0;
         loop {
@@ -371,6 +417,9 @@ impl Line {
             };
             if elapsed.is_none() || cpu_begun.is_none() {
                 cpu_begun = Some(self.gateway.cpu_time()?);
+            }
+            while let Some(deed) = self.chaos.next(elapsed, summary.is_some()) {
+                self.disturb(directory, deed, show)?;
             }
             if let Some(summary) = summary {
                 return Ok((summary, cpu_begun.unwrap_or_default()));
@@ -382,7 +431,7 @@ impl Line {
                 return Err(Error::NoSummary);
             }
             if let Some(elapsed) = elapsed {
-                let terms = status::get(self.admin)?.terms;
+                let terms = status::get(self.addresses.admin)?.terms;
                 // The machines speak less often than the gateway is asked.
                 let sent = sent.max(terms.received);
                 show(Event::Progress(Progress { elapsed, sent, terms, draining: false }));
@@ -418,9 +467,14 @@ impl Line {
         let begun = Instant::now();
         let mut moved = (Instant::now(), status::Terms::default());
         loop {
-            let status = status::get(self.admin)?;
+            let status = status::get(self.addresses.admin)?;
             let terms = status.terms;
-            let done = terms.received >= summary.sent + summary.garbage && terms.pending == 0;
+            // A gateway that was started again has not received all of it.
+            let all_came = match self.chaos.window {
+                Some(_) => moved.0.elapsed() > SETTLED,
+                None => terms.received >= summary.sent + summary.garbage,
+            };
+            let done = all_came && terms.pending == 0;
             if terms != moved.1 {
                 moved = (Instant::now(), terms);
             }
@@ -433,6 +487,29 @@ impl Line {
             std::thread::sleep(TICK);
         }
     }
+}
+
+fn start_gateway(directory: &Directory, log: &str) -> Result<Child, Error> {
+    let (config, ready) = (directory.path.join("ringest.toml"), directory.path.join(log).with_extension("ready"));
+    let arguments = [config.into(), OsString::from("--ready-file"), ready.clone().into()];
+    let mut gateway = Child::start("run", directory.log(log), arguments)?;
+    gateway.wait_ready(&ready, READY_PATIENCE)?;
+    Ok(gateway)
+}
+
+/// What it says when it is ready: where it listens.
+fn start_receiver(directory: &Directory, listen: &str, log: &str) -> Result<(Child, String), Error> {
+    let dir = &directory.path;
+    let ready = dir.join(log).with_extension("ready");
+    let arguments = ["--listen", listen].map(OsString::from).into_iter().chain([
+        "--database".into(),
+        dir.join(DATABASE).into(),
+        "--ready-file".into(),
+        ready.clone().into(),
+    ]);
+    let mut receiver = Child::start("receive", directory.log(log), arguments)?;
+    let text = receiver.wait_ready(&ready, READY_PATIENCE)?;
+    Ok((receiver, text))
 }
 
 fn machine_arguments(options: &Options, dir: &Path, addresses: &Addresses, ready: &Path) -> Vec<OsString> {
@@ -448,6 +525,9 @@ fn machine_arguments(options: &Options, dir: &Path, addresses: &Addresses, ready
     add("--for", format!("{}ns", options.duration.as_nanos()).into());
     add("--ledger", dir.join(LEDGER).into());
     add("--ready-file", ready.into());
+    if let Some(at) = chaos::unplug_at(options) {
+        add("--unplug-at", format!("{}ns", at.as_nanos()).into());
+    }
     arguments.extend(["--hold", "--json", "--progress"].map(OsString::from));
     arguments
 }

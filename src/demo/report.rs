@@ -3,7 +3,7 @@
 use super::status::{Stage, Terms};
 use super::{Options, Outcome};
 use crate::ground::count;
-use crate::ground::text::grouped;
+use crate::ground::text::{counted, fold_sum, grouped};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -63,9 +63,11 @@ fn write_text(text: &mut String, options: &Options, outcome: &Outcome) -> std::f
         if summary.stopped { " (ended early)" } else { "" },
     )?;
     let Terms { received, recovered, delivered, pending, parked, rejected, discarded } = outcome.status.terms;
-    writeln!(
-        text,
-        "Accounting   received {} + recovered {}\n           = delivered {} + pending {} + parked {} + rejected {} + discarded {}   {}\n",
+    if options.chaos {
+        write_chaos(text, outcome)?;
+    }
+    let sum = format!(
+        "received {} + recovered {} = delivered {} + pending {} + parked {} + rejected {} + discarded {} ({})",
         grouped(received),
         grouped(recovered),
         grouped(delivered),
@@ -74,9 +76,12 @@ fn write_text(text: &mut String, options: &Options, outcome: &Outcome) -> std::f
         grouped(rejected),
         grouped(discarded),
         if outcome.status.balanced { "balanced" } else { "NOT BALANCED" },
-    )?;
+    );
+    fold_sum(text, ("Accounting   ", 13), 13, &sum);
+    text.push('\n');
     write_latencies(text, outcome)?;
     let cpu_us = outcome.gateway_cpu.as_secs_f64() * 1e6;
+    let delivered = if options.chaos { outcome.verification.rows } else { delivered };
     let cores = options.cores;
     writeln!(
         text,
@@ -89,33 +94,50 @@ fn write_text(text: &mut String, options: &Options, outcome: &Outcome) -> std::f
     write_verdict(text, outcome)
 }
 
+fn write_chaos(text: &mut String, outcome: &Outcome) -> std::fmt::Result {
+    writeln!(text, "Chaos        the gateway was killed with kill -9 and the service stopped in the middle")?;
+    let unplugged = if outcome.summary.hang_ups > 0 { "a line was unplugged; " } else { "" };
+    let lost = match outcome.verification.lost_on_the_line {
+        0 => "no record was on a line at the kill".to_owned(),
+        lost => {
+            format!("lost on a line that the kill cut off, which cannot be asked again: {}", counted(lost, "record"))
+        }
+    };
+    writeln!(text, "             {unplugged}{lost}")?;
+    writeln!(text, "             below are the accounting and the stages since the kill\n")
+}
+
 fn write_latencies(text: &mut String, outcome: &Outcome) -> std::fmt::Result {
-    writeln!(text, "{:<42}{:>10}{:>10}{:>10}{:>10}{:>10}", "Latency", "p50", "p90", "p99", "p99.9", "max")?;
+    writeln!(text, "{:<38}{:>8}{:>8}{:>8}{:>8}{:>8}", "Latency", "p50", "p90", "p99", "p99.9", "max")?;
     for stage in count::Stage::ALL {
         let Some(Stage { p50_us, p90_us, p99_us, p999_us, max_us, .. }) = outcome.status.stages.get(stage.name())
         else {
             continue;
         };
         let label = format!("{:<11}{}", stage.name(), stage.description());
-        write!(text, "  {label:<40}{:>10}", duration(*p50_us))?;
-        write!(text, "{:>10}", p90_us.map_or("-".to_owned(), duration))?;
-        writeln!(text, "{:>10}{:>10}{:>10}", duration(*p99_us), duration(*p999_us), duration(*max_us))?;
+        write!(text, "  {label:<36}{:>8}", duration(*p50_us))?;
+        write!(text, "{:>8}", p90_us.map_or("-".to_owned(), duration))?;
+        writeln!(text, "{:>8}{:>8}{:>8}", duration(*p99_us), duration(*p999_us), duration(*max_us))?;
     }
     let histogram = &outcome.verification.latency_us;
-    write!(text, "  {:<40}", "end to end scheduled send to row")?;
+    write!(text, "  {:<36}", "end to end scheduled send to row")?;
     for quantile in [0.5, 0.9, 0.99, 0.999] {
-        write!(text, "{:>10}", duration(histogram.value_at_quantile(quantile) as f64))?;
+        write!(text, "{:>8}", duration(histogram.value_at_quantile(quantile) as f64))?;
     }
-    writeln!(text, "{:>10}", duration(histogram.max() as f64))
+    writeln!(text, "{:>8}", duration(histogram.max() as f64))
 }
 
 fn write_verdict(text: &mut String, outcome: &Outcome) -> std::fmt::Result {
     let verification = &outcome.verification;
     if verification.holds() {
         let (expected, rows) = (grouped(verification.expected), grouped(verification.rows));
+        let each = match verification.lost_on_the_line {
+            0 => "each once".to_owned(),
+            lost => format!("{} lost on a line, the others once", grouped(lost)),
+        };
         writeln!(
             text,
-            "Verified     {expected} records sent, {rows} rows: each once, in order per machine, byte for byte"
+            "Verified     {expected} records sent, {rows} rows: {each}, in order per machine, byte for byte"
         )?;
     } else {
         let mut findings = verification.findings.iter().collect::<Vec<_>>();

@@ -71,8 +71,27 @@ pub struct Verification {
     pub findings: HashMap<Finding, u64>,
     /// The first of them in words.
     pub examples: Vec<String>,
+    /// Records of machines that get no answer, sent while the gateway was killed, and not there:
+    /// they were on the line.
+    pub lost_on_the_line: u64,
     /// From a record's scheduled time to its row, microseconds.
     pub latency_us: Histogram<u64>,
+}
+
+/// A time in which the gateway was killed and started again, nanoseconds since 1970. What a machine
+/// that gets no answer sent then may be lost.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// It begins when the gateway may not have read all.
+    pub from_ns: u64,
+    /// It ends when the gateway reads again.
+    pub to_ns: u64,
+}
+
+impl Window {
+    fn has(&self, entry: &Entry) -> bool {
+        entry.status == Status::Sent && (self.from_ns..=self.to_ns).contains(&entry.sent_ns)
+    }
 }
 
 impl Verification {
@@ -82,6 +101,7 @@ impl Verification {
             rows: 0,
             findings: HashMap::new(),
             examples: Vec::new(),
+            lost_on_the_line: 0,
             latency_us: Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("valid bounds"),
         }
     }
@@ -107,15 +127,15 @@ struct Row {
     received_at_us: i64,
 }
 
-/// Compares the database file with the ledger file.
-pub fn verify(database: &Path, ledger: &Path) -> Result<Verification, Error> {
+/// Compares the database file with the ledger file. `killed`: when the gateway was.
+pub fn verify(database: &Path, ledger: &Path, killed: Option<Window>) -> Result<Verification, Error> {
     // A reader that may write takes the log files with it when it closes.
     let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    compare(&connection, &ledger::read(ledger)?)
+    compare(&connection, &ledger::read(ledger)?, killed)
 }
 
-fn compare(connection: &Connection, entries: &[Entry]) -> Result<Verification, Error> {
-    let mut comparison = Comparison::new(entries);
+fn compare(connection: &Connection, entries: &[Entry], killed: Option<Window>) -> Result<Verification, Error> {
+    let mut comparison = Comparison::new(entries, killed);
     let mut statement =
         connection.prepare("SELECT id, machine, CAST(data AS BLOB), received_at_us FROM films ORDER BY position")?;
     let mut rows = statement.query([])?;
@@ -130,19 +150,20 @@ struct Comparison<'a> {
     /// By machine and sequence, without garbage.
     sent: HashMap<&'a str, HashMap<u64, &'a Entry>>,
     seen: HashSet<(&'a str, u64)>,
-    /// The last sequence of each machine.
-    last: HashMap<&'a str, u64>,
+    /// The last sequence under each name: a machine that connects again begins another order.
+    last: HashMap<String, u64>,
     /// Which machine stands behind each name in the database: a connection is one machine.
     names: HashMap<String, &'a str>,
     ids: HashSet<i64>,
     /// Rows that may be unreadable.
     unreadable: u64,
+    killed: Option<Window>,
     /// The record as it was sent, built again.
     expected: Vec<u8>,
 }
 
 impl<'a> Comparison<'a> {
-    fn new(entries: &'a [Entry]) -> Self {
+    fn new(entries: &'a [Entry], killed: Option<Window>) -> Self {
         let mut result = Verification::new();
         let records = entries.iter().filter(|entry| entry.status != Status::Garbage);
         let mut sent = HashMap::<_, HashMap<_, _>>::new();
@@ -150,8 +171,14 @@ impl<'a> Comparison<'a> {
             sent.entry(entry.machine.as_str()).or_default().insert(entry.sequence, entry);
             result.expected += u64::from(entry.status.must_arrive());
         }
-        let unreadable =
-            entries.iter().filter(|entry| matches!(entry.status, Status::Garbage | Status::Damaged)).count() as u64;
+        let faults = entries.iter().filter(|entry| matches!(entry.status, Status::Garbage | Status::Damaged)).count();
+        // A line that the kill cut inside of a record goes on with the rest of it.
+        let cut: HashSet<&str> = entries
+            .iter()
+            .filter(|entry| killed.is_some_and(|window| window.has(entry)))
+            .map(|entry| entry.machine.as_str())
+            .collect();
+        let unreadable = (faults + cut.len()) as u64;
         Self {
             result,
             sent,
@@ -160,6 +187,7 @@ impl<'a> Comparison<'a> {
             names: HashMap::new(),
             ids: HashSet::new(),
             unreadable,
+            killed,
             expected: Vec::new(),
         }
     }
@@ -206,7 +234,7 @@ impl<'a> Comparison<'a> {
         if !named {
             self.result.find(Finding::Misnamed, || format!("record {sequence} of {source} as {}", row.machine));
         }
-        if let Some(last) = self.last.insert(machine, sequence).filter(|last| *last > sequence) {
+        if let Some(last) = self.last.insert(row.machine.clone(), sequence).filter(|last| *last > sequence) {
             self.result.find(Finding::OutOfOrder, || format!("record {sequence} of {source} after {last}"));
         }
         let scheduled_us = (entry.scheduled_ns / 1000) as i64;
@@ -218,8 +246,12 @@ impl<'a> Comparison<'a> {
         let mut missing = Vec::new();
         for (&machine, sent) in &self.sent {
             let must_arrive = sent.iter().filter(|(_, entry)| entry.status.must_arrive());
-            missing
-                .extend(must_arrive.map(|(&sequence, _)| (machine, sequence)).filter(|key| !self.seen.contains(key)));
+            for (&sequence, entry) in must_arrive.filter(|(sequence, _)| !self.seen.contains(&(machine, **sequence))) {
+                match self.killed.is_some_and(|window| window.has(entry)) {
+                    true => self.result.lost_on_the_line += 1,
+                    false => missing.push((machine, sequence)),
+                }
+            }
         }
         missing.sort_unstable();
         for (machine, sequence) in missing {
@@ -270,7 +302,7 @@ mod tests {
         let mut entries = (0..3).map(|sequence| entry("m", sequence, Status::Sent)).collect::<Vec<_>>();
         entries.push(entry("n", 0, Status::Acknowledged));
         entries.extend_from_slice(more);
-        let result = compare(&connection, &entries).unwrap();
+        let result = compare(&connection, &entries, None).unwrap();
         assert_eq!(result.rows, rows.len() as u64);
         assert_eq!(result.holds(), result.findings.is_empty());
         result.findings

@@ -12,6 +12,8 @@ pub struct Faults {
     pub cut: f64,
     /// The port hangs up after the record.
     pub hang_up: f64,
+    /// The first machine hangs up once, after the first record that is due at this time or later.
+    pub unplug_at: Option<Duration>,
 }
 
 /// What is drawn from the seed for a record. Each kind has its own numbers.
@@ -59,6 +61,9 @@ impl Schedule {
 
     /// Whether a fault befalls a record.
     pub(super) fn happens(&self, machine: usize, sequence: u64, draw: Draw) -> bool {
+        if draw == Draw::HangUp && machine == 0 && self.is_unplugged_behind(sequence) {
+            return true;
+        }
         let probability = match draw {
             Draw::Garbage => self.faults.garbage,
             Draw::Cut => self.faults.cut,
@@ -67,6 +72,12 @@ impl Schedule {
             Draw::Jitter | Draw::CutLength => unreachable!("{draw:?} is no event"),
         };
         probability > 0.0 && self.unit(machine, sequence, draw) < probability
+    }
+
+    fn is_unplugged_behind(&self, sequence: u64) -> bool {
+        let Some(at) = self.faults.unplug_at else { return false };
+        let is_due = |sequence| self.due_ns(0, sequence) >= at.as_nanos() as u64;
+        is_due(sequence) && sequence.checked_sub(1).is_none_or(|before| !is_due(before))
     }
 
     /// A number in [0, 1).

@@ -150,7 +150,7 @@ fn machines_of_all_kinds_together_arrive_once_and_in_order() {
     assert!(log.contains("first byte to delivered: p50"), "{log}");
     receiver.stop();
 
-    let judged = verify(&site.database(), &site.path("ledger.csv")).expect("database and ledger");
+    let judged = verify(&site.database(), &site.path("ledger.csv"), None).expect("database and ledger");
     assert!(judged.holds(), "{:?} {:?}", judged.findings, judged.examples);
     assert_eq!((judged.expected, judged.rows), (number("sent"), terms.delivered));
 }
