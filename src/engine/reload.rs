@@ -105,8 +105,6 @@ pub(super) struct Reloader {
     places: Vec<Place>,
     /// Counts those that were told to the cores.
     count: u64,
-    /// Why the secrets cannot be read now.
-    secrets_fault: Option<String>,
 }
 
 /// What is to become of the sources.
@@ -130,7 +128,7 @@ struct Taken {
 impl Reloader {
     pub(super) fn new(start: Start) -> Self {
         let places = vec![Place::Live; start.file.sources.len()];
-        Self { start, places, count: 0, secrets_fault: None }
+        Self { start, places, count: 0 }
     }
 
     /// Serves wishes, one after the other; those that come while one is served are one.
@@ -196,8 +194,9 @@ impl Reloader {
         let deliver = self.start.file.deliver.clone();
         let read = tokio::task::spawn_blocking(move || config::read_headers(&deliver)).await;
         match read.expect("reading does not panic") {
-            Ok(None) => self.secrets_fault = None,
+            Ok(None) => drop(self.start.loaded.set_secret_fault(None)),
             Ok(Some(headers)) => {
+                self.start.loaded.set_secret_fault(None);
                 let mut file = self.start.file.clone();
                 file.deliver.headers = headers;
                 match self.take_over(file).await {
@@ -205,11 +204,11 @@ impl Reloader {
                     Err(why) => warn!("a file of secrets has changed, and is not taken over: {why}"),
                 }
             }
-            Err(why) if self.secrets_fault.as_ref() != Some(&why) => {
-                warn!("a file of secrets cannot be used, the earlier secret stays in force: {why}");
-                self.secrets_fault = Some(why);
+            Err(why) => {
+                if self.start.loaded.set_secret_fault(Some(why.to_string())) {
+                    warn!("a file of secrets cannot be used, the earlier secret stays in force: {why}");
+                }
             }
-            Err(_) => {}
         }
     }
 

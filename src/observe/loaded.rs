@@ -17,6 +17,8 @@ struct Attempts {
     success_wall_ns: u64,
     /// Attempts since then: when the last one failed, and why.
     failure: Option<(u64, String)>,
+    /// Why a file of secrets cannot be used: the earlier secret is in force.
+    secret_fault: Option<String>,
     /// Of the configuration in force.
     certificates: Vec<Expiry>,
 }
@@ -24,7 +26,12 @@ struct Attempts {
 impl Loaded {
     /// The configuration was read at `wall_ns` nanoseconds after 1970.
     pub fn at(wall_ns: u64) -> Self {
-        Self(Arc::new(Mutex::new(Attempts { success_wall_ns: wall_ns, failure: None, certificates: Vec::new() })))
+        Self(Arc::new(Mutex::new(Attempts {
+            success_wall_ns: wall_ns,
+            failure: None,
+            secret_fault: None,
+            certificates: Vec::new(),
+        })))
     }
 
     /// Another configuration is in force, since `wall_ns` nanoseconds after 1970.
@@ -46,6 +53,14 @@ impl Loaded {
     /// An attempt failed at `wall_ns` nanoseconds after 1970; the configuration is what it was.
     pub fn fail(&self, why: &str, wall_ns: u64) {
         self.attempts().failure = Some((wall_ns, why.to_owned()));
+    }
+
+    /// Why a file of secrets cannot be used, if it is so; whether that is news.
+    pub fn set_secret_fault(&self, fault: Option<String>) -> bool {
+        let mut attempts = self.attempts();
+        let is_news = fault.is_some() && attempts.secret_fault != fault;
+        attempts.secret_fault = fault;
+        is_news
     }
 
     /// Whether the last attempt was a success.
@@ -70,12 +85,19 @@ impl Loaded {
         })
     }
 
-    /// A failure as something that an operator should know.
-    pub fn problem(&self) -> Option<Problem> {
+    /// Failures as something that an operator should know.
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
         let attempts = self.attempts();
-        let (wall_ns, why) = attempts.failure.as_ref()?;
-        let text = format!("last reload failed at {}; the earlier configuration is in force: {why}", rfc3339(*wall_ns));
-        Some(Problem { area: Area::Config, name: "configuration".to_owned(), text })
+        let reload = attempts.failure.as_ref().map(|(wall_ns, why)| {
+            let at = rfc3339(*wall_ns);
+            ("configuration", format!("last reload failed at {at}; the earlier configuration is in force: {why}"))
+        });
+        let secret = attempts
+            .secret_fault
+            .as_ref()
+            .map(|why| ("secrets", format!("a file of secrets cannot be used; the earlier secret is in force: {why}")));
+        let problem = |(name, text): (&str, String)| Problem { area: Area::Config, name: name.to_owned(), text };
+        reload.into_iter().chain(secret).map(problem).collect::<Vec<_>>().into_iter()
     }
 
     /// Also after a panic elsewhere: what is there is whole at any time.
@@ -91,13 +113,13 @@ mod tests {
     #[test]
     fn a_failure_is_told_until_the_next_success() {
         let loaded = Loaded::at(1_800_000_000_000_000_000);
-        assert!(loaded.is_successful() && loaded.problem().is_none());
+        assert!(loaded.is_successful() && loaded.problems().next().is_none());
         let begun_s = loaded.success_s();
         loaded.fail("no such file", 1_800_000_001_000_000_000);
         assert!(!loaded.is_successful());
         assert_eq!(loaded.success_s(), begun_s);
         assert_eq!(loaded.status()["error"], "no such file");
-        let problem = loaded.problem().expect("it failed");
+        let problem = loaded.problems().next().expect("it failed");
         assert!(
             problem.text.contains("no such file") && problem.text.starts_with("last reload failed at 20"),
             "{problem:?}"
@@ -105,5 +127,10 @@ mod tests {
         loaded.succeed(1_800_000_002_000_000_000);
         assert!(loaded.is_successful() && loaded.success_s() > begun_s);
         assert_eq!(loaded.status()["failed_at"], Value::Null);
+        let fault = || Some("token.txt: it is empty".to_owned());
+        assert!(loaded.set_secret_fault(fault()) && !loaded.set_secret_fault(fault()));
+        assert!(loaded.problems().next().expect("it is told").text.contains("token.txt: it is empty"));
+        loaded.set_secret_fault(None);
+        assert!(loaded.problems().next().is_none());
     }
 }

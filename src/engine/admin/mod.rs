@@ -204,7 +204,7 @@ impl Admin {
             last.insert(snapshot.core, snapshot);
         }
         let mut report = Report::merge(last.values().cloned().collect(), &silent);
-        report.problems.extend(self.gateway.loaded.problem());
+        report.problems.splice(0..0, self.gateway.loaded.problems());
         report.name_file(&self.gateway.file);
         report
     }
