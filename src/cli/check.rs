@@ -1,7 +1,7 @@
 //! `ringest check`: every problem of a configuration, or what it would run. Opens no port and no address; with `--online` it looks at them.
 
 use super::checks::{Check, render, verdict};
-use super::{Failure, exit, online};
+use super::{Failure, exit, online, send_test};
 use crate::config::{
     self, Checked, Durability, Flow, LaneKey, Problems, Settings, Source, SourceKind, Url, WhenFull, show_duration,
     show_framing, show_line, show_size,
@@ -26,6 +26,9 @@ pub struct Arguments {
     /// address listened on, the API is connected to and asked nothing
     #[arg(long)]
     online: bool,
+    /// Post one record of a machine called ringest-test to the API as well, marked as a test, and say what came back
+    #[arg(long, requires = "online")]
+    send_test: bool,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -34,7 +37,8 @@ pub struct Arguments {
 const HELP: &str = "\
 Exit codes: 0, the configuration can be used; 3, it cannot. With --online, if there is a problem, the code that `ringest run` would \
 end with: 4 io_uring, 6 in use, 7 permission, 8 missing, 1 anything else. With warnings only it runs, and the code is 0: a port or an \
-API that is not there is waited for, and another gateway on the state directory is taken for the one to be replaced.";
+API that is not there is waited for, and another gateway on the state directory is taken for the one to be replaced. With --send-test \
+the code is 10 if the test record would not count as delivered.";
 
 /// Runs the command.
 ///
@@ -43,11 +47,15 @@ API that is not there is waited for, and another gateway on the state directory 
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
     match config::check_here(&arguments.config, &serial::look) {
         Ok(checked) => {
-            let checks = arguments.online.then(|| online::checks(&checked.settings));
+            let mut checks = arguments.online.then(|| online::checks(&checked.settings));
+            if let Some(checks) = checks.as_mut().filter(|_| arguments.send_test) {
+                checks.push(send_test::send_test(&checked.settings));
+            }
             print(&if arguments.json {
                 format!("{}\n", good_json(&arguments.config, &checked, checks.as_deref()))
             } else {
-                good_text(&arguments.config, &checked) + &online_text(checks.as_deref())
+                good_text(&arguments.config, &checked, std::io::stdout().is_terminal())
+                    + &online_text(checks.as_deref())
             })?;
             match checks.as_deref().and_then(online::first_problem) {
                 None => Ok(()),
@@ -121,7 +129,7 @@ fn good_json(file: &Path, checked: &Checked, checks: Option<&[Check]>) -> serde_
 }
 
 /// The settings as a short table, and the notes below it.
-fn good_text(file: &Path, checked: &Checked) -> String {
+fn good_text(file: &Path, checked: &Checked, is_terminal: bool) -> String {
     let Settings { gateway, journal, sources, sequence, deliver, limits: _ } = &checked.settings;
     let cores: Vec<String> = gateway.cores.iter().map(usize::to_string).collect();
     let (level, survives) = durability(journal.durability);
@@ -144,8 +152,11 @@ fn good_text(file: &Path, checked: &Checked) -> String {
         }
         None => line(format_args!("id step      none")),
     }
-    let success: Vec<String> = deliver.success.iter().map(u16::to_string).collect();
-    line(format_args!("record step  POST {} (delivered at {})", show_url(&deliver.url), success.join(", ")));
+    line(format_args!(
+        "record step  POST {} (delivered at {})",
+        show_url(&deliver.url),
+        show_statuses(&deliver.success)
+    ));
     line(format_args!("             {} connections a core, {} deep", deliver.connections, deliver.pipeline));
     line(format_args!("body         {}\n", example_body(&checked.settings)));
 
@@ -154,7 +165,7 @@ fn good_text(file: &Path, checked: &Checked) -> String {
         let (kind, from) = origin(source);
         [source.name.clone(), kind.to_owned(), from, records(source)]
     }));
-    text.push_str(&table(&rows));
+    text.push_str(&if is_terminal { narrow_table(rows) } else { table(&rows) });
     for note in &checked.notes {
         let place = note.place.map(|place| format!(":{}:{}", place.line, place.column)).unwrap_or_default();
         write!(text, "\nnote: {}{place}: {note}", file.display()).expect("a string takes any text");
@@ -163,6 +174,20 @@ fn good_text(file: &Path, checked: &Checked) -> String {
         text.push('\n');
     }
     text
+}
+
+/// `201, 2xx`: all of a hundred have one name.
+fn show_statuses(statuses: &[u16]) -> String {
+    let is_whole = |hundred: u16| (hundred..hundred + 100).all(|status| statuses.contains(&status));
+    let mut names: Vec<String> = Vec::new();
+    for status in statuses {
+        let hundred = status / 100 * 100;
+        let name = if is_whole(hundred) { format!("{}xx", hundred / 100) } else { status.to_string() };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.join(", ")
 }
 
 /// Columns two blanks apart; the last one is not padded.
@@ -176,6 +201,23 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The same; where it is wider than 80 columns, the last column has a line of its own.
+fn narrow_table<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let whole = table(&rows);
+    if whole.lines().all(|line| line.chars().count() <= 80) {
+        return whole;
+    }
+    let (mut first, mut last) = (rows.clone(), rows);
+    for row in &mut first {
+        row[N - 1].clear();
+    }
+    for row in &mut last {
+        row[..N - 1].iter_mut().for_each(String::clear);
+    }
+    let lines = table(&first);
+    lines.lines().zip(last).map(|(line, row)| format!("{line}\n    {}\n", row[N - 1])).collect()
 }
 
 fn durability(level: Durability) -> (&'static str, &'static str) {

@@ -3,6 +3,7 @@
 use super::exit;
 use crate::config::Durability;
 use crate::engine::probe::{self, BlockDirectory, EndsWith, ProbeError, StateDirectory};
+use crate::ground::text::fold;
 use crate::source::serial::{self, Holder};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
@@ -29,7 +30,7 @@ pub(super) struct Check {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) remedy: Option<String>,
-    /// The exit code of a problem; 0 otherwise.
+    /// The exit code of a problem, and of a test that has failed; 0 otherwise.
     pub(super) exit_code: u8,
 }
 
@@ -227,8 +228,9 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// The report for people: a mark, what, what was found; remedies on lines of their own.
-pub(super) fn render(checks: &[Check], colour: bool) -> String {
+/// The report for people: a mark, what, what was found; remedies on lines of their own. On a
+/// terminal it has colours, and lines of at most 80 columns.
+pub(super) fn render(checks: &[Check], is_terminal: bool) -> String {
     let width = checks.iter().map(|check| check.what.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for check in checks {
@@ -237,10 +239,19 @@ pub(super) fn render(checks: &[Check], colour: bool) -> String {
             Level::Warning => ("warning", "33"),
             Level::Problem => ("problem", "31;1"),
         };
-        let mark = if colour { format!("\x1b[{code}m{mark:<7}\x1b[0m") } else { format!("{mark:<7}") };
-        let _ = writeln!(text, "{mark}  {:<width$}  {}", check.what, check.found);
+        if !is_terminal {
+            let _ = writeln!(text, "{mark:<7}  {:<width$}  {}", check.what, check.found);
+            if let Some(remedy) = &check.remedy {
+                let _ = writeln!(text, "{:7}  {:width$}  -> {remedy}", "", "");
+            }
+            continue;
+        }
+        // What is found begins on the same column, unless a long name leaves too little behind it.
+        let indent = 11 + width.min(20);
+        let head = format!("\x1b[{code}m{mark:<7}\x1b[0m  {:<width$}  ", check.what, width = width.min(20));
+        fold(&mut text, (&head, 11 + check.what.chars().count().max(width.min(20))), indent, &check.found);
         if let Some(remedy) = &check.remedy {
-            let _ = writeln!(text, "{:7}  {:width$}  -> {remedy}", "", "");
+            fold(&mut text, (&format!("{:indent$}-> ", ""), indent + 3), indent + 3, remedy);
         }
     }
     text

@@ -213,7 +213,9 @@ fn tell(disposal: Disposal, chosen: &Chosen, directory: &Path, holder: Option<u3
     let Some(count) = said["records"].as_u64() else {
         return Err(Failure::new(exit::NOT_OK, format!("the gateway answered {said}, which tells no number")));
     };
-    print(&format!("{} {done}\n", counted_are(count)))?;
+    if count > 0 {
+        print(&format!("{} {done}\n", counted_are(count)))?;
+    }
     Ok(count)
 }
 

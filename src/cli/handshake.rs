@@ -1,8 +1,8 @@
-//! A TLS handshake with the API by an ordinary socket, for `ringest check --online`.
+//! A TLS handshake with the API by an ordinary socket, for `ringest check`.
 
 use crate::config::Authority;
 use crate::tls::Tls;
-use crate::tls::{Client, Progress, TlsError, server_name};
+use crate::tls::{Client, ClientSession, Progress, TlsError, server_name};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,13 +27,33 @@ pub(super) enum HandshakeError {
     Late(Duration),
 }
 
-/// Takes a connection through a handshake and closes it; what was agreed on, in words.
+/// A connection whose handshake is complete.
+pub(super) struct Sealed {
+    pub stream: TcpStream,
+    pub session: ClientSession,
+    /// What came behind the handshake.
+    pub plain: Vec<u8>,
+}
+
+impl Sealed {
+    /// Says farewell; what was agreed on, in words.
+    pub fn close(mut self) -> String {
+        let mut out = Vec::new();
+        let agreed = self.session.agreed().unwrap_or_default();
+        self.session.close(&mut out);
+        // A farewell that is not heard changes nothing.
+        let _ = self.stream.write_all(&out);
+        agreed
+    }
+}
+
+/// Takes a connection through a handshake.
 pub(super) fn handshake(
     mut stream: TcpStream,
     to: &Authority,
     tls: &Tls,
     limit: Duration,
-) -> Result<String, HandshakeError> {
+) -> Result<Sealed, HandshakeError> {
     let begun = Instant::now();
     let client = Client::new(tls).expect("settings are checked");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -72,9 +92,5 @@ pub(super) fn handshake(
             },
         }
     }
-    let agreed = session.agreed().unwrap_or_default();
-    session.close(&mut out);
-    // A farewell that is not heard changes nothing.
-    let _ = stream.write_all(&out);
-    Ok(agreed)
+    Ok(Sealed { stream, session, plain })
 }

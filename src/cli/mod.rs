@@ -19,6 +19,7 @@ pub mod queue;
 pub mod receive;
 pub mod report;
 pub mod run;
+mod send_test;
 pub mod simulate;
 pub mod status;
 mod tried;

@@ -40,18 +40,41 @@ pub(super) fn checks(settings: &Settings) -> Vec<Check> {
         }));
     }
     checks.push(address_check("admin server", settings.gateway.admin, running));
-    for source in &settings.sources {
-        let what = format!("source {}", source.name);
-        checks.push(match &source.kind {
-            SourceKind::Serial(port) => port_check(&what, port, running),
-            SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen, .. } => {
-                address_check(&what, *listen, running)
+    // A name that nobody resolves takes 10 s, so all of them are asked for side by side.
+    std::thread::scope(|scope| {
+        let api = scope.spawn(|| api_checks(settings));
+        let of_sources = settings.sources.iter().map(|source| {
+            let what = format!("source {}", source.name);
+            match &source.kind {
+                SourceKind::Serial(port) => Asked::Known(port_check(&what, port, running)),
+                SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen, .. } => {
+                    Asked::Known(address_check(&what, *listen, running))
+                }
+                SourceKind::TcpConnect { connect, .. } => {
+                    Asked::Name(scope.spawn(move || device_server_check(&what, connect)))
+                }
             }
-            SourceKind::TcpConnect { connect, .. } => device_server_check(&what, connect),
         });
-    }
-    checks.extend(api_checks(settings));
+        let of_sources: Vec<Asked<'_>> = of_sources.collect();
+        checks.extend(of_sources.into_iter().map(Asked::wait));
+        checks.extend(api.join().expect("no check panics"));
+    });
     checks
+}
+
+/// A check that is done, or under way.
+enum Asked<'scope> {
+    Known(Check),
+    Name(std::thread::ScopedJoinHandle<'scope, Check>),
+}
+
+impl Asked<'_> {
+    fn wait(self) -> Check {
+        match self {
+            Self::Known(check) => check,
+            Self::Name(check) => check.join().expect("no check panics"),
+        }
+    }
 }
 
 fn open_files_check(settings: &Settings, hard: u64) -> Check {
@@ -233,7 +256,8 @@ fn api_check(what: &str, url: &Url, settings: &Settings) -> Check {
             return ok(what, format!("{name} takes connections{at}; nothing was asked"));
         };
         return match handshake(connection, &url.authority, tls, limit) {
-            Ok(agreed) => {
+            Ok(sealed) => {
+                let agreed = sealed.close();
                 ok(what, format!("{name} takes connections{at}, its certificate is good ({agreed}); nothing was asked"))
             }
             Err(HandshakeError::Tls(error)) => warning(what, format!("{name}{at}: {error}; {kept}"), error.remedy()),
@@ -258,7 +282,8 @@ fn shown(to: &Authority) -> String {
     if to.host.contains(':') { format!("[{}]:{}", to.host, to.port) } else { format!("{}:{}", to.host, to.port) }
 }
 
-/// The first problem, whose exit code `run` would end with.
+/// The first problem, whose exit code `run` would end with; else what failed beside it.
 pub(super) fn first_problem(checks: &[Check]) -> Option<&Check> {
-    checks.iter().find(|check| check.level == Level::Problem)
+    let is_problem = |check: &&Check| check.level == Level::Problem;
+    checks.iter().find(is_problem).or_else(|| checks.iter().find(|check| check.exit_code > 0))
 }

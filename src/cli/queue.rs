@@ -32,7 +32,8 @@ const ATTEMPTS: usize = 3;
 // The place comes first, which clap's own line has last where a choice is required.
 const RETRY_USAGE: &str = "ringest queue retry <PLACE> <RECORD>...
        ringest queue retry <PLACE> [--source <NAME>] [--status <STATUS>]
-       ringest queue retry <PLACE> --all";
+       ringest queue retry <PLACE> --all
+       ringest queue retry <PLACE> --now";
 const DISCARD_USAGE: &str = "ringest queue discard <PLACE> <RECORD>...
        ringest queue discard <PLACE> [--source <NAME>] [--status <STATUS>]
        ringest queue discard <PLACE> --all [--yes]";
@@ -158,18 +159,21 @@ pub(super) fn state_directory(place: &Path) -> Result<PathBuf, Failure> {
         let settings = config::load(place).map_err(|problems| Failure::new(exit::CONFIG, problems.to_string()))?;
         settings.gateway.state_dir
     };
-    if directory.is_dir() {
-        return Ok(directory);
+    if !directory.is_dir() {
+        let message = format!("there is no state directory {}: this gateway has not run yet", directory.display());
+        return Err(Failure::new(exit::JOURNAL, message));
     }
-    Err(Failure::new(
-        exit::JOURNAL,
-        format!("there is no state directory {}: this gateway has not run yet", directory.display()),
-    ))
+    // A gateway at level `memory` has no journal, but it has held the lock.
+    let has_lock = directory.join("lock").try_exists().unwrap_or(true); // whoever may not look is told so later
+    if has_lock { Ok(directory) } else { journal_in(directory) }
 }
 
 /// The state directory, which must have a journal.
 fn journal_directory(place: &Path) -> Result<PathBuf, Failure> {
-    let directory = state_directory(place)?;
+    journal_in(state_directory(place)?)
+}
+
+fn journal_in(directory: PathBuf) -> Result<PathBuf, Failure> {
     let cores = core_directories(&directory)
         .map_err(|error| unreadable(&directory, &OpenError::Io { action: "list the directory".to_owned(), error }))?;
     if cores.is_empty() {

@@ -2,13 +2,14 @@
 
 use super::{Failure, exit};
 use crate::engine::admin::client;
+use crate::ground::text::{fold, fold_sum};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Sources shown without a problem; those with one are always shown.
+/// Sources that are shown with a problem, and without one.
 const SOURCES_MAX: usize = 20;
 
 /// Arguments of `ringest status`.
@@ -77,26 +78,6 @@ fn problem_line(problem: &Value) -> String {
     if name.starts_with(area) { format!("{name}: {words}") } else { format!("{area} {name}: {words}") }
 }
 
-/// A problem in lines of at most 80 columns; a longer word, and the command that helps, stay whole.
-fn fold(out: &mut String, text: &str) {
-    const COLUMNS: usize = 80;
-    let (words, command) = match text.rsplit_once(": ringest ") {
-        Some((words, command)) => (format!("{words}:"), Some(format!("ringest {command}"))),
-        None => (text.to_owned(), None),
-    };
-    let pieces = words.split(' ').map(str::to_owned).chain(command);
-    let mut line = " ".to_owned();
-    for piece in pieces {
-        if line.chars().count() + 1 + piece.chars().count() > COLUMNS && !line.trim().is_empty() {
-            let _ = writeln!(out, "{line}");
-            line = "   ".to_owned();
-        }
-        line.push(' ');
-        line.push_str(&piece);
-    }
-    let _ = writeln!(out, "{line}");
-}
-
 /// The whole screen. Values that the document lacks (an older or newer gateway) show as 0 or `-`.
 fn screen(status: &Value) -> String {
     let mut out = String::new();
@@ -113,8 +94,14 @@ fn screen(status: &Value) -> String {
     let problems = list(status, "problems");
     if !problems.is_empty() {
         let _ = writeln!(out, "problems");
-        for problem in problems {
-            fold(&mut out, &problem_line(problem));
+        // Hundreds of ports can be away at once, and what concerns all stands before them.
+        let (of_sources, others): (Vec<_>, Vec<_>) = problems.iter().partition(|problem| problem["area"] == "source");
+        for problem in others.iter().chain(of_sources.iter().take(SOURCES_MAX)) {
+            fold(&mut out, ("  ", 2), 4, &problem_line(problem));
+        }
+        if of_sources.len() > SOURCES_MAX {
+            let more = of_sources.len() - SOURCES_MAX;
+            let _ = writeln!(out, "  … and {more} more sources with a problem: ringest status --json");
         }
     }
     out
@@ -125,7 +112,9 @@ fn accounting(out: &mut String, status: &Value) {
     let term = |name: &str| format!("{name} {}", number(terms, name));
     let sum = ["delivered", "pending", "parked", "rejected", "discarded"].map(term).join(" + ");
     let verdict = if status["balanced"] == Value::Bool(true) { "balanced" } else { "DOES NOT BALANCE" };
-    let _ = writeln!(out, "{} + {} = {sum}  ({verdict})\n", term("received"), term("recovered"));
+    let words = format!("{} + {} = {sum}  ({verdict})", term("received"), term("recovered"));
+    fold_sum(out, ("", 0), 4, &words);
+    out.push('\n');
 }
 
 fn stages(out: &mut String, status: &Value) {
@@ -151,7 +140,7 @@ fn sources(out: &mut String, status: &Value) {
     let sources = list(status, "sources");
     let (wrong, fine): (Vec<&Value>, Vec<&Value>) = sources.iter().partition(|source| source["problem"].is_string());
     let mut table = Table::new(&["source", "kind", ">open", ">received", ">rejected", ">bytes", ">last byte", "state"]);
-    for source in wrong.iter().chain(fine.iter().take(SOURCES_MAX)) {
+    for source in wrong.iter().take(SOURCES_MAX).chain(fine.iter().take(SOURCES_MAX)) {
         table.row(vec![
             text(source, "name").to_owned(),
             text(source, "kind").to_owned(),
@@ -164,6 +153,9 @@ fn sources(out: &mut String, status: &Value) {
         ]);
     }
     table.print(out);
+    if wrong.len() > SOURCES_MAX {
+        let _ = writeln!(out, "… and {} more sources with a problem\n", wrong.len() - SOURCES_MAX);
+    }
     if fine.len() > SOURCES_MAX {
         let _ = writeln!(out, "… and {} more sources without a problem\n", fine.len() - SOURCES_MAX);
     }
@@ -408,23 +400,6 @@ mod tests {
             assert_eq!(failing(&wrong), [line]);
         }
         assert_eq!(failing(&json!({})).len(), 1, "a document without a verdict is no good news");
-    }
-
-    #[test]
-    fn problems_are_folded_at_80_columns_and_the_command_that_helps_stays_whole() {
-        let mut out = String::new();
-        let words = "missing records: 12 records are missing in the journal of core 0 (numbers 1048577 to 1048600), \
-                     found 2026-11-28T19:00:00Z: ringest queue acknowledge CONFIG";
-        fold(&mut out, words);
-        let expected = "  missing records: 12 records are missing in the journal of core 0 (numbers\n    \
-                        1048577 to 1048600), found 2026-11-28T19:00:00Z:\n    ringest queue acknowledge CONFIG\n";
-        assert_eq!(out, expected);
-        out.clear();
-        fold(&mut out, "source oven: no such port");
-        assert_eq!(out, "  source oven: no such port\n");
-        out.clear();
-        fold(&mut out, &format!("source oven: {}", "x".repeat(100)));
-        assert_eq!(out, format!("  source oven:\n    {}\n", "x".repeat(100)));
     }
 
     #[test]

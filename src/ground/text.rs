@@ -48,6 +48,63 @@ pub fn counted(number: u64, one: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
 }
 
+/// Columns of a terminal that everybody has.
+const COLUMNS: usize = 80;
+
+/// Appends text in lines of at most 80 columns: behind `head`, which has so many columns, and then
+/// behind so many blanks. A longer word, a number and its unit, and the command that helps stay
+/// whole.
+pub fn fold(out: &mut String, (head, head_columns): (&str, usize), indent: usize, text: &str) {
+    let (words, command) = match text.rsplit_once(": ringest ") {
+        Some((words, command)) => (format!("{words}:"), Some(format!("ringest {command}"))),
+        None => (text.to_owned(), None),
+    };
+    out.push_str(head);
+    let (mut columns, mut is_begun) = (head_columns, false);
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b','));
+    let mut pieces: Vec<String> = Vec::new();
+    for word in words.split(' ') {
+        match pieces.last_mut().filter(|before| is_number(before)) {
+            Some(number) => *number = format!("{number} {word}"),
+            None => pieces.push(word.to_owned()),
+        }
+    }
+    for piece in pieces.into_iter().chain(command) {
+        let more = piece.chars().count() + usize::from(is_begun);
+        if is_begun && columns + more > COLUMNS {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            columns = indent + more - 1;
+        } else {
+            out.push_str(if is_begun { " " } else { "" });
+            columns += more;
+        }
+        out.push_str(&piece);
+        is_begun = true;
+    }
+    out.push('\n');
+}
+
+/// As [`fold`], of a sum: no line ends behind a sign, or between a term and its number.
+pub fn fold_sum(out: &mut String, head: (&str, usize), indent: usize, text: &str) {
+    let begun = out.len();
+    let is_begin = |word: &str| matches!(word, "+" | "=") || word.starts_with('(');
+    let mut words = String::new();
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        words.push_str(if words.is_empty() {
+            ""
+        } else if is_begin(word) {
+            " "
+        } else {
+            "\u{a0}"
+        });
+        words.push_str(word);
+    }
+    fold(out, head, indent, &words);
+    let folded = out.split_off(begun).replace('\u{a0}', " ");
+    out.push_str(&folded);
+}
+
 /// `12,345,678`
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -151,5 +208,33 @@ mod tests {
             let expected = jiff::Timestamp::from_microsecond(micros).unwrap();
             prop_assert_eq!(rfc3339(ns), expected.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string());
         }
+    }
+
+    #[test]
+    fn lines_are_folded_at_80_columns_and_the_command_that_helps_stays_whole() {
+        let mut out = String::new();
+        let words = "missing records: 12 records are missing in the journal of core 0 (numbers 1048577 to 1048600), \
+                     found 2026-11-28T19:00:00Z: ringest queue acknowledge CONFIG";
+        fold(&mut out, ("  ", 2), 4, words);
+        let expected = "  missing records: 12 records are missing in the journal of core 0 (numbers\n    \
+                        1048577 to 1048600), found 2026-11-28T19:00:00Z:\n    ringest queue acknowledge CONFIG\n";
+        assert_eq!(out, expected);
+        out.clear();
+        fold(&mut out, ("  ", 2), 4, "source oven: no such port");
+        assert_eq!(out, "  source oven: no such port\n");
+        out.clear();
+        fold(&mut out, ("  ", 2), 4, &format!("source oven: {}", "x".repeat(100)));
+        assert_eq!(out, format!("  source oven:\n    {}\n", "x".repeat(100)));
+        out.clear();
+        fold(&mut out, ("", 0), 2, &format!("{} 67.1 GiB free", "x".repeat(70)));
+        assert_eq!(out, format!("{}\n  67.1 GiB free\n", "x".repeat(70)));
+        out.clear();
+        fold_sum(
+            &mut out,
+            ("", 0),
+            2,
+            &format!("received {} = delivered {} + pending 7", "1".repeat(40), "2".repeat(18)),
+        );
+        assert_eq!(out, format!("received {} = delivered {}\n  + pending 7\n", "1".repeat(40), "2".repeat(18)));
     }
 }

@@ -15,7 +15,9 @@ fn a_place_without_a_journal_is_an_error_and_not_an_empty_queue() {
     let config = site.config().tcp_listen("servers", free_address()).write(&site);
     for place in [site.path("state"), config] {
         let place = place.to_str().expect("a path");
-        for arguments in [&["list", place][..], &["verify", place], &["export", place], &["show", place, "0-1"]] {
+        let looks = [&["list", place][..], &["verify", place], &["export", place], &["show", place, "0-1"]];
+        let decisions = [&["retry", place, "--all"][..], &["discard", place, "--all"], &["acknowledge", place]];
+        for arguments in looks.into_iter().chain(decisions).chain([&["retry", place, "--now"][..]]) {
             let (code, text) = queue(arguments, &site);
             assert_eq!(code, 9, "{arguments:?}: {text}");
             assert!(text.contains("holds no journal"), "{text}");
@@ -27,18 +29,24 @@ fn a_place_without_a_journal_is_an_error_and_not_an_empty_queue() {
 fn usage_lines_can_be_typed_in_their_order() {
     let site = Site::new();
     std::fs::create_dir(site.path("state")).expect("a directory");
+    // A gateway has been here.
+    std::fs::write(site.path("state/lock"), "").expect("a file");
     let state = site.path("state").display().to_string();
-    for command in ["retry", "discard"] {
+    for (command, lines) in [("retry", 4), ("discard", 3)] {
         let output = ringest().args(["queue", command, "--help"]).output().expect("it runs");
         let help = String::from_utf8(output.stdout).expect("text");
         let usage = help.lines().filter_map(|line| Some(line.split_once("ringest queue ")?.1)).collect::<Vec<_>>();
-        assert_eq!(usage.len(), 3, "{help}");
+        assert_eq!(usage.len(), lines, "{help}");
         for line in usage {
             let typed = line.replace("<PLACE>", &state).replace("<RECORD>...", "0-1").replace("<NAME>", "a");
             let typed = typed.replace("<STATUS>", "400").replace(['[', ']'], "");
             let (code, text) = queue(&typed.split(' ').collect::<Vec<_>>(), &site);
             assert_eq!(code, 10, "{typed}: {text}");
-            assert!(text.contains(&format!("ringest queue list {state} --parked")), "{text}");
+            let words = match typed.ends_with("--now") {
+                true => "the gateway is not running".to_owned(),
+                false => format!("ringest queue list {state} --parked"),
+            };
+            assert!(text.contains(&words), "{text}");
         }
     }
 }
@@ -88,6 +96,25 @@ fn a_demonstration_that_is_ended_early_delivers_what_was_sent_and_says_so_on_sta
         assert!(text.contains("(ended early)") && text.contains("balanced"), "{text}");
         assert!(!errors().contains("no such port"), "{}", errors());
     }
+}
+
+#[test]
+fn a_demonstration_with_chaos_loses_nothing_that_a_machine_can_send_again() {
+    let mut command = ringest();
+    command.args(["demo", "--chaos", "--machines", "4", "--tcp", "2", "--http", "4", "--rate", "20", "--for", "8s"]);
+    command.args(["--durability", "process"]);
+    let output = command.output().expect("it runs");
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {text}\n{errors}", output.status);
+    for deed in ["the gateway was killed (kill -9)", "the service is stopped", "the service is back"] {
+        assert_eq!(errors.matches(&format!("chaos: {deed}")).count(), 1, "{errors}");
+    }
+    for part in ["Chaos  ", "a line was unplugged", "Verified  ", "balanced"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let refused = ringest().args(["demo", "--chaos", "--durability", "memory"]).output().expect("it runs");
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("use --durability process or power"), "{words}");
 }
 
 #[test]

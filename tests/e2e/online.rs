@@ -1,5 +1,6 @@
 //! `ringest check --online`: what it says, the code that it ends with, and that it disturbs nothing.
 
+use crate::api::{Api, Behaviour};
 use crate::machines::{Pty, TcpMachine};
 use crate::process::{Gateway, Receiver, eventually, ringest};
 use crate::site::{Site, free_address, record};
@@ -126,6 +127,43 @@ fn what_must_be_there_and_is_not_is_a_problem_with_the_code_of_a_start() {
     let (code, out, err) = check(&broken, &[]);
     assert_eq!((code, out.as_str()), (Some(3), ""), "a file that cannot be used is looked at no further");
     assert!(err.contains("drian"), "{err}");
+}
+
+#[test]
+fn a_test_record_is_posted_on_request_and_what_came_back_is_told() {
+    let site = Site::new();
+    let receiver = Receiver::start(&site);
+    let config = site.config().tcp_listen("servers", free_address()).write(&site);
+    let (code, out, err) = check(&config, &["--send-test"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    let told = line(&out, "test record");
+    assert!(told.starts_with("ok ") && told.contains("answered 201") && told.contains("counts as delivered"), "{told}");
+    let rows = site.rows();
+    assert_eq!((rows.len(), rows[0].machine.as_str()), (1, "ringest-test"));
+    assert!(rows[0].data.starts_with("RINGEST TEST 20"), "{}", rows[0].data);
+    drop(receiver);
+
+    let (code, out, _) = check(&config, &["--send-test"]);
+    assert_eq!(code, Some(10), "{out}");
+    assert!(line(&out, "test record").contains("there is no answer: Connection refused"), "{out}");
+
+    let api = Api::start(site.api, Behaviour::default());
+    for (status, parts) in [
+        ("200 OK", ["would be sent again for ever", "write success = [200, 201] in [deliver]"]),
+        ("401 Unauthorized", ["all records would wait", "see to the credentials in [deliver.headers]"]),
+        ("302 Found\r\nLocation: /login", ["to /login", "put the new address into url in [deliver]"]),
+        ("422 Unprocessable Content", ["refuses this record", "change body in [deliver]"]),
+        ("503 Service Unavailable", ["it would be sent again", "busy"]),
+    ] {
+        api.refuse(Some(status));
+        let one_step = site.config().one_step().tcp_listen("servers", free_address()).write(&site);
+        let (code, out, err) = check(&one_step, &["--send-test"]);
+        assert_eq!(code, Some(10), "{status}: {out}");
+        assert!(parts.iter().all(|part| out.contains(part)), "{status}: {out}");
+        assert!(err.starts_with("ringest: test record: answered "), "{err}");
+    }
+    let (code, _, err) = check(&config, &["--json", "--send-test"]);
+    assert!(code == Some(10) && err.contains("test record: answered 503"), "{err}");
 }
 
 #[test]
