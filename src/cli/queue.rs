@@ -11,14 +11,14 @@ use crate::engine::{
     reread,
 };
 use crate::ground::RecordNumber;
-use crate::ground::text::{counted, hex, rfc3339};
+use crate::ground::text::{counted, fold, hex, rfc3339};
 use crate::journal::{Numbers, OpenError, Report};
 use crate::observe::losses::{self, Acknowledged, LossSnapshot};
 use crate::shard::Disposal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, BufWriter, ErrorKind, Write as _};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -380,15 +380,16 @@ fn row(record: &Pending<'_>, tried: Option<&Tried>) -> String {
         }
         None => tried.map_or(String::new(), |tried| format!("; {}", tried.words())),
     };
-    format!(
-        "  {:<14}  {}  {:>6}  {} \"{}\"{}{parked}\n",
-        short_name(record),
-        rfc3339(record.received_wall_ns),
-        record.data.len(),
-        record.name,
-        shown.escape_ascii(),
-        if shown.len() < record.data.len() { "…" } else { "" },
-    )
+    let head =
+        format!("  {:<14}  {}  {:>6}  ", short_name(record), rfc3339(record.received_wall_ns), record.data.len());
+    let more = if shown.len() < record.data.len() { "…" } else { "" };
+    let words = format!("{} \"{}\"{more}{parked}", record.name, shown.escape_ascii());
+    if !io::stdout().is_terminal() {
+        return format!("{head}{words}\n");
+    }
+    let mut folded = String::new();
+    fold(&mut folded, (&head, head.chars().count()), 18, &words);
+    folded
 }
 
 fn show(place: &Path, wanted: &str, as_json: bool) -> Result<(), Failure> {

@@ -226,8 +226,8 @@ mod tests {
         fold(&mut out, ("  ", 2), 4, &format!("source oven: {}", "x".repeat(100)));
         assert_eq!(out, format!("  source oven:\n    {}\n", "x".repeat(100)));
         out.clear();
-        fold(&mut out, ("", 0), 2, &format!("{} 67.1 GiB free", "x".repeat(70)));
-        assert_eq!(out, format!("{}\n  67.1 GiB free\n", "x".repeat(70)));
+        fold(&mut out, ("", 0), 2, &format!("{} 67.1 GiB free", "x".repeat(74)));
+        assert_eq!(out, format!("{}\n  67.1 GiB free\n", "x".repeat(74)));
         out.clear();
         fold_sum(
             &mut out,

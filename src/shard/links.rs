@@ -178,6 +178,11 @@ impl<T> Table<T> {
         self.entries[id.index as usize].as_deref().expect("the link is of this table's kind")
     }
 
+    /// As [`Table::get`], unless the link is being closed.
+    pub fn find(&self, id: LinkId) -> Option<&T> {
+        self.entries.get(id.index as usize)?.as_deref()
+    }
+
     /// The link is being closed, or is: whatever it was, nothing is known of it any more.
     pub fn forget(&mut self, id: LinkId) {
         let forgotten = self.entries.get_mut(id.index as usize).and_then(Option::take);

@@ -175,3 +175,29 @@ fn a_gateway_that_is_stopped_and_started_on_a_full_disk_loses_nothing() {
         assert_eq!(assert_whole("late", &found["late"]), 20);
     });
 }
+
+#[test]
+fn however_many_connect_at_once_the_limit_of_connections_holds_and_the_others_wait() {
+    let site = Site::new();
+    let _receiver = Receiver::start(&site);
+    let tcp = free_address();
+    let config = site.config().source("servers", "tcp_listen", &format!("listen = \"{tcp}\"\nlane = \"connection\""));
+    let config = config.limit("connections", "3").write(&site);
+    let gateway = Gateway::start(&site, &config);
+    let open = || gateway.status().0["sources"][0]["open"].as_u64().expect("a number");
+    let mut machines: Vec<TcpMachine> = (0..12).map(|_| TcpMachine::connect(tcp)).collect();
+    for (number, machine) in machines.iter_mut().enumerate() {
+        machine.send([record(&format!("m{number}"), 0)]).expect("the kernel takes it");
+    }
+    gateway.wait_terms("those that have a connection", |terms| terms.delivered == 3);
+    assert_eq!(open(), 3);
+    assert!(gateway.process.log().contains("limits.connections"), "{}", gateway.process.log());
+    let mut delivered = 3;
+    while !machines.is_empty() {
+        drop(machines.remove(0));
+        delivered = 12.min(delivered + 1);
+        gateway.wait_terms("one more", |terms| terms.delivered == delivered);
+        assert!(open() <= 3);
+    }
+    gateway.stop();
+}

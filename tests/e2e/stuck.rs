@@ -167,6 +167,21 @@ fn a_success_that_is_not_listed_pauses_the_step_and_says_what_to_write() {
 }
 
 #[test]
+fn a_service_that_takes_requests_and_never_answers_is_told_long_before_their_deadline() {
+    let site = Site::new();
+    // The kernel accepts for it.
+    let _silent = std::net::TcpListener::bind(site.api).expect("a free address");
+    let tcp = free_address();
+    let config = site.config().tcp_listen("servers", tcp).deliver("timeout", "\"5m\"").write(&site);
+    let gateway = Gateway::start(&site, &config);
+    let mut machine = TcpMachine::connect(tcp);
+    machine.send([record("m0", 0)]).expect("sent");
+    let told = within(Duration::from_secs(60), "it to be told", || problem(&gateway));
+    assert!(told.starts_with("no answer to a request for "), "{told}");
+    gateway.stop();
+}
+
+#[test]
 fn an_operator_ends_the_wait_that_a_service_has_told() {
     let site = Site::new();
     let api = Api::start(site.api, Behaviour::default());

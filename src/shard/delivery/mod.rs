@@ -36,14 +36,20 @@ use super::turn::{Phase, Turn};
 use super::{ApiId, Fd, LaneId, LinkId, Now};
 use crate::config::{Authority, Settings};
 use crate::delivery::{Connection, Step};
+use crate::ground::text::about_seconds;
 use crate::observe::snapshot::{ParkedList, RouteSnapshot, Snapshot};
 use crate::tls;
 use connection::ApiLink;
 use dispatcher::{Dispatcher, watch};
+use outbox::Api;
 use problem::Problem;
 use rules::Rules;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// Where nothing is answered, an answer that has not come after this is told, long before its
+/// deadline.
+const UNANSWERED_NS: u64 = 4_000_000_000;
 
 /// What a delivery is lent for one call, and what it goes by.
 pub(super) struct Lent<'w, 't> {
@@ -350,12 +356,32 @@ impl Delivery {
                 authority: format!("{}:{}", api.authority().host, api.authority().port),
                 connections: api.connections().len() as u64,
                 in_flight: api.in_flight(),
-                problem: api.problem(),
+                problem: api.problem().or_else(|| self.unanswered(now, api)),
                 last_success_s: api.last_success_ns().map(|at_ns| now.mono_ns.saturating_sub(at_ns) as f64 / 1e9),
                 waits_s: outbox.waits_until(id).map(|(at_ns, _)| at_ns.saturating_sub(now.mono_ns) as f64 / 1e9),
                 waits_as_told: outbox.waits_until(id).is_some_and(|(_, told)| told),
             })
             .collect()
+    }
+
+    /// What an authority has not answered for long, though no deadline has come, while it answers
+    /// nothing else either.
+    fn unanswered(&self, now: Now, api: &Api) -> Option<String> {
+        let is_long = |since_ns: u64| now.mono_ns.saturating_sub(since_ns) >= UNANSWERED_NS;
+        if api.last_success_ns().is_some_and(|at_ns| !is_long(at_ns)) {
+            return None;
+        }
+        let waits = api.connections().iter().filter_map(|link| self.connections.find(*link)).filter_map(|conn| {
+            let conn = &conn.connection;
+            match conn.in_flight.front() {
+                _ if !conn.open => Some((conn.idle_ns, "a connect")),
+                Some(request) => Some((request.sent_ns, "a request")),
+                None => None,
+            }
+        });
+        let (since_ns, what) = waits.min().filter(|(since_ns, _)| is_long(*since_ns))?;
+        let waited = about_seconds(now.mono_ns.saturating_sub(since_ns) as f64 / 1e9);
+        Some(format!("no answer to {what} for {waited}"))
     }
 
     /// Lanes that stand still, and the records that fail.
