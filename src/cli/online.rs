@@ -14,6 +14,7 @@ use super::handshake::{HandshakeError, handshake};
 use crate::config::{Authority, Durability, OnMissing, Serial, Settings, SourceKind, Url};
 use crate::engine::probe::{self, StateDirectory};
 use crate::engine::{self, are_too_few, connections_allowed, core_directories};
+use crate::ground::text::counted;
 use crate::source::serial::{self, Holder};
 use crate::tls::TlsError;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -26,7 +27,14 @@ pub(super) fn checks(settings: &Settings) -> Vec<Check> {
     let report = probe::report(&settings.gateway.state_dir, &settings.journal.blocks);
     let gateway = engine::lock_holder(&settings.gateway.state_dir);
     let running = gateway.as_ref().ok().copied().flatten().flatten();
-    let mut checks = vec![io_uring_check(&report.io_uring), open_files_check(settings, report.open_files.hard)];
+    let io_uring = match report.io_uring.is_ok().then(|| engine::try_rings(settings)) {
+        Some(Err(error)) => {
+            let cores = counted(settings.gateway.cores.len() as u64, "core");
+            problem("io_uring", format!("the rings for {cores} cannot be made: {error}"), exit::NO_IO_URING)
+        }
+        _ => io_uring_check(&report.io_uring),
+    };
+    let mut checks = vec![io_uring, open_files_check(settings, report.open_files.hard)];
     checks.extend(state_checks(settings, &report.state_directory));
     checks.push(lock_check(&settings.gateway.state_dir, gateway));
     if settings.journal.durability != Durability::Memory {

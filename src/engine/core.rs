@@ -249,16 +249,10 @@ impl CoreThread {
             directory: storage.directory().to_owned(),
             direct: storage.is_direct(),
         });
-        let limits = &self.settings.limits;
-        let ring = RingOptions {
-            read_buffers: limits.read_buffers,
-            read_buffer_bytes: limits.read_buffer_bytes,
-            ..RingOptions::default()
-        };
         let options = DriverOptions {
             settings: Arc::clone(&self.settings),
             core,
-            ring,
+            ring: RingOptions::of(&self.settings),
             read_multishot: self.read_multishot,
             listeners: self.listeners,
             journals: files.collect(),

@@ -86,7 +86,7 @@ pub enum EngineError {
 }
 
 /// What to do where the kernel has no memory for a ring; empty for other errors.
-fn memory_remedy(error: &io::Error) -> &'static str {
+pub(super) fn memory_remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOMEM) => ": LimitMEMLOCK=infinity in the unit, or `ulimit -l unlimited`, allows the ring's memory",
         _ => "",

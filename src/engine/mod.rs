@@ -47,7 +47,7 @@ pub use names::NameOf;
 pub use occupant::{Occupants, occupants};
 pub use parking::{Decision, decisions_left, leave_decision};
 pub use reread::{CameBack, reread};
-pub use ring::RingOptions;
+pub use ring::{RingOptions, try_rings};
 pub use view::{Pending, View, open_views};
 
 /// A runtime for one core thread: tokio-uring with the flags that cost least for a ring that one thread uses.

@@ -10,6 +10,8 @@
 #![allow(unsafe_code)] // submission entries carry raw addresses
 
 use super::buffers::Buffers;
+use super::error::memory_remedy;
+use crate::config::{Limits, Settings};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::VecDeque;
@@ -37,6 +39,24 @@ pub struct RingOptions {
     pub read_buffers: usize,
     /// Size of each.
     pub read_buffer_bytes: usize,
+}
+
+impl RingOptions {
+    /// Those of a configuration.
+    pub(super) fn of(settings: &Settings) -> Self {
+        let Limits { read_buffers, read_buffer_bytes, .. } = settings.limits;
+        Self { read_buffers, read_buffer_bytes, ..Self::default() }
+    }
+}
+
+/// Makes the data rings that a configuration needs, all at once, and lets them go.
+///
+/// # Errors
+/// Those of [`Ring::new`], and what to do where there is no memory for them.
+pub fn try_rings(settings: &Settings) -> Result<(), String> {
+    let rings: io::Result<Vec<Ring>> =
+        settings.gateway.cores.iter().map(|_| Ring::new(&RingOptions::of(settings))).collect();
+    rings.map(drop).map_err(|error| format!("{error}{}", memory_remedy(&error)))
 }
 
 impl Default for RingOptions {
