@@ -74,7 +74,7 @@ impl Failing {
         Self {
             what: What {
                 record: RecordName { core: store.core_of(lane), number: record.number },
-                source: origin.who.source.clone(),
+                source: (*origin.who.source).into(),
                 name: origin.who.name.clone(),
             },
             since_ns: now_ns,
