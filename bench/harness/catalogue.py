@@ -2,7 +2,7 @@
 
 from .peer import Haproxy, Nginx, PythonGateway, SyslogNg
 from .scenario import Case, Scenario, Share, Target, later_than, of, ratio
-from .subject import Floor, Gateway
+from .subject import Floor, Gateway, Waiting
 
 RECV_POST = Floor("recv + POST", "tcp", True)
 RECV_POST_8 = Floor("recv + POST by 8", "tcp", True, 8)
@@ -20,6 +20,11 @@ LEASED = Gateway("gateway, lease 100", ids=True, lease=100)
 ONE_STEP = Gateway("gateway, no id step")
 TWO_SHARDS = Gateway("gateway, 2 shards", cores=2)
 POWER = Gateway("gateway at power", durability="power")
+# Records that wait while the service is away, of few machines and of one each.
+FEW_LANES = Gateway("1,000 lanes", waiting=Waiting(1_000))
+MANY_LANES = Gateway("a lane each", waiting=Waiting(400_000))
+FOUND_LANES = Gateway("a lane each, restarted", waiting=Waiting(400_000, restarted=True))
+WAITING_BYTES = 192
 BLIND = Gateway("without histograms and counters", blind=True)
 
 PYTHONS = (PythonGateway(1), PythonGateway(64))
@@ -171,6 +176,20 @@ SCENARIOS = (
                 ),
             )
             for source in ("tcp", "http")
+        ),
+    ),
+    Scenario(
+        "lanes-400k", "400,000 records wait for a service that is away, of 1,000 connections, of one each, and of one each over a restart; then it comes",
+        (
+            Case(
+                "lanes-400k", (FEW_LANES, MANY_LANES, FOUND_LANES), machines=400_000, waiting=400_000,
+                targets=tuple(
+                    target for name in (MANY_LANES.name, FOUND_LANES.name) for target in (
+                        Target(f"{name}: bytes a waiting record ≤ {WAITING_BYTES}", of(name, "bytes_per_waiting"), most=WAITING_BYTES, needs=(name,)),
+                        Target(f"{name}: CPU a record ≤ 2 × that of 1,000 lanes", ratio(FEW_LANES.name, name), most=2, needs=(name,)),
+                    )
+                ),
+            ),
         ),
     ),
     Scenario(

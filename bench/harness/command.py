@@ -18,7 +18,7 @@ from .run import run_scenario
 from .subject import ROOT, TARGET
 
 # Long enough for counters a record to settle: records a send at depth 8 are below 7 in a third of the trials of half a second.
-SMOKE = {"seconds": 2, "warm_up": 1, "idle_seconds": 1, "repeats": 1}
+SMOKE = {"seconds": 2, "warm_up": 1, "idle_seconds": 1, "repeats": 1, "waiting": 20_000}
 BUILDS = (
     ("cargo", "build", "--release"),
     ("cargo", "build", "--release", "-p", "ringest-bench"),
@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5, help="measured time of a trial (default 5)")
     parser.add_argument("--warm-up", type=float, default=1.5, help="seconds before it (default 1.5)")
     parser.add_argument("--idle-seconds", type=float, default=10, help="measured time of idle scenarios (default 10)")
+    parser.add_argument("--waiting", type=int, help="records that wait in scenarios of waiting records (default: what the scenario says)")
     parser.add_argument("--repeats", type=int, default=3, help="trials of each subject, in turn (default 3)")
     parser.add_argument("--smoke", action="store_true", help="one short trial of each: are the accounts and the counters right?")
     parser.add_argument("--no-peers", action="store_true", help="leave out nginx, haproxy, syslog-ng and the Python gateway")

@@ -84,6 +84,9 @@ class Process:
         if self._child.poll() is not None:
             raise Failure(f"{self.name} ended with status {self._child.returncode}: {self.last_words()}")
 
+    def has_ended(self) -> bool:
+        return self._child.poll() is not None
+
     def last_words(self) -> str:
         text = self._errors.read_text(errors="replace").strip()
         return text[-600:] or self.output.read_text(errors="replace").strip()[-600:] or "it said nothing"

@@ -83,6 +83,9 @@ def case_report(case, subjects: dict[str, dict], missing: dict[str, str]) -> str
     commits = {name: row for name, row in subjects.items() if "cpu_us_per_commit" in row}
     measured = {name: row for name, row in subjects.items() if name not in commits}
     text = [_idle_table(measured) if case.idle else _load_table(case, measured)]
+    if case.waiting:
+        cells = [[name, number(row.get("bytes_per_waiting"), 0), number(row.get("shared_per_waiting"), 0)] for name, row in measured.items()]
+        text.append(table(["subject", "bytes of its own a waiting record", "bytes of the window's file a waiting record"], cells))
     counted = [[name, *(number(row.get(key), 3) for key in COUNTERS)] for name, row in measured.items() if "wakes" in row]
     if counted:
         text.append(table(COUNTERS_HEAD, counted))

@@ -14,6 +14,7 @@ from .report import append_row, of_case
 from .scenario import Case, Share, gates
 from .subject import TARGET
 from .trial import Trial
+from .waiting import WaitingTrial
 
 COMMIT_BYTES = (4096, 16_384)
 # Trials of a case in a smoke run if its first one has a counter out of bounds: how requests fall into sends can stay odd for a trial.
@@ -23,7 +24,7 @@ TRIALS_OF_A_MISS = 5
 def carriers(case: Case, options, missing: dict[str, str]) -> list:
     """Who carries the case's load: what is there of its subjects and peers, and the user's."""
     own = [subject for subject in (*case.subjects, *(() if options.no_peers else case.peers)) if subject.name not in missing]
-    takes_peers = case.source in ("tcp", "http") and not case.idle
+    takes_peers = case.source in ("tcp", "http") and not case.idle and not case.waiting
     return own + ([CommandPeer(*peer.split("=", 1)) for peer in options.peer] if takes_peers else [])
 
 
@@ -62,7 +63,8 @@ def run_case(scenario, case: Case, options, rows: list[dict], missing: dict[str,
         if repeat >= options.repeats * (1 if options.smoke else case.rounds) and not (options.smoke and misses_a_gate(case, rows)):
             break
         for subject in subjects:
-            row = {**named, "subject": subject.name, "repeat": repeat, **Trial(case, subject, options, repeat).run()}
+            trial = (WaitingTrial if case.waiting else Trial)(case, subject, options, repeat)
+            row = {**named, "subject": subject.name, "repeat": repeat, **trial.run()}
             row["remarks"] = remarks + row.get("remarks", [])
             keep(row, options, rows)
             say(row)
@@ -96,6 +98,7 @@ def say(row: dict) -> None:
     text = f"  {row['case']:<20} {row['subject']:<24}"
     if "cpu_us" in row:
         text += f" {row['records_per_s']:>10,.0f}/s  {row['cpu_us']:6.2f} µs (user {row['user_us']:.2f})  busy {row['busy']:.0%}, others {row['others_busy']:.0%}"
+        text += f", {row['bytes_per_waiting']:.0f} B a waiting record" if "bytes_per_waiting" in row else ""
     elif "bytes_per_connection" in row:
         text += f" {row['bytes_per_connection']:.0f} B a connection, {row['cpu_ms_per_10s']:.1f} ms in 10 s"
     if row["failed"]:

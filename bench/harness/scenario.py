@@ -46,6 +46,7 @@ class Case:
     depth: int = 1
     checked: bool = True  # the receiver looks into the records
     idle: bool = False  # nothing is sent
+    waiting: int = 0  # records that wait for the receiver, which comes later; of how many machines says the subject
     rounds: int = 1  # times the repeats asked for, where a small difference is looked for
     commits: bool = False  # the bare commit loop runs in turn with it
     targets: tuple[Target, ...] = ()
@@ -87,7 +88,7 @@ RECORDS_A_SEND = 7
 
 def gates(case: Case) -> tuple[Target, ...]:
     """The counters of a case that are judged whatever the machine does beside it."""
-    if case.idle:
+    if case.idle or case.waiting:
         return ()
     found = []
     for subject in case.subjects:

@@ -5,6 +5,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 from .process import Process
@@ -73,6 +74,15 @@ class Floor(Subject):
         process.wait_for_line()
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """Of records that wait: how many machines sent them, one after the other on connections of their own; whether the gateway is
+    started anew meanwhile."""
+
+    machines: int
+    restarted: bool = False
+
+
 class Gateway(Subject):
     """`ringest run` with nothing turned off, unless `blind`: then with histograms and counters compiled out."""
 
@@ -80,10 +90,10 @@ class Gateway(Subject):
 
     def __init__(
         self, name: str = "gateway", *, cores: int = 1, ids: bool = False, lease: int = 1, batch: int = 0,
-        durability: str = "process", levers: bool = False, blind: bool = False,
+        durability: str = "process", levers: bool = False, blind: bool = False, waiting: Waiting | None = None,
     ):
         self.name, self.cores, self.ids, self.lease, self.batch = name, cores, ids, lease, batch
-        self.durability, self.levers, self.blind = durability, levers, blind
+        self.durability, self.levers, self.blind, self.waiting = durability, levers, blind, waiting
 
     def command(self, trial) -> list[str]:
         config = trial.directory / "gateway.toml"
@@ -117,7 +127,7 @@ class Gateway(Subject):
             lines += [f"lease = {self.lease}", 'count_at = "/count"'] if self.lease > 1 else []
             fields = '"id": {{id}}, ' + fields
         lines += ["", "[deliver]", f'url = "{receiver}/films/"', f"body = '{{{fields}}}'", "success = [201]"]
-        lines += [f"connections = {case.connections}", f"pipeline = {case.depth}", ""]
+        lines += [f"connections = {case.connections}", f"pipeline = {case.depth}", 'drain = "1s"' if self.waiting else "", ""]
         if self.batch:
             lines += ["[deliver.batch]", 'form = "ndjson"', f"records = {self.batch}", 'wait = "5ms"', ""]
         return "\n".join(lines)

@@ -2,8 +2,10 @@
 //! ids were given, and which marks are still to be written. It never knows where a record lies, on
 //! disk or in memory.
 
+mod names;
 mod parked;
 
+pub(super) use names::SourceNames;
 pub use parked::{ANSWER_BYTES_MAX, Lies, Parked, Refused, Unparked};
 pub(super) use parked::{SaidIn, shown};
 
@@ -12,11 +14,12 @@ use super::losses::Losses;
 use super::segments::Segments;
 use crate::config::Durability;
 use crate::ground::decoding::Decoding;
-use crate::ground::{LaneNumber, RecordNumber};
+use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Longest source or name of an origin.
 const ORIGIN_NAME_BYTES_MAX: usize = 256;
@@ -42,8 +45,8 @@ pub struct OriginRef(pub u32);
 /// Who sends records, and how they are read: what placeholders show of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The configured source.
-    pub source: Box<str>,
+    /// The configured source, which many have.
+    pub source: Arc<str>,
     /// What `{{source}}` shows.
     pub name: Box<str>,
     /// The other end of a connection.
@@ -58,12 +61,6 @@ impl Identity {
         Self { source: source.into(), name: name.into(), peer: None, decoding: Decoding::default() }
     }
 
-    /// As it was written down.
-    pub(super) fn of(payload: &OriginPayload<'_>) -> Self {
-        let OriginPayload { peer, decoding, .. } = *payload;
-        Self { peer, decoding, ..Self::new(payload.source, payload.name) }
-    }
-
     /// What is written down of it, as an origin of this number.
     pub(super) fn payload(&self, origin: u32) -> OriginPayload<'_> {
         let Self { source, name, peer, decoding } = self;
@@ -76,7 +73,8 @@ impl Identity {
 #[derive(Debug, Clone, Copy)]
 struct Defined {
     /// The block that has it, or the later one of two.
-    at: Position,
+    segment: SegmentNumber,
+    offset: u32,
     twice: bool,
 }
 
@@ -84,7 +82,7 @@ impl Defined {
     /// Whether a record in the block at `at` needs another one before it.
     #[inline]
     fn is_enough_for(self, at: Position) -> bool {
-        self.at.segment == at.segment && (self.twice || self.at.offset == at.offset)
+        self.segment == at.segment && (self.twice || self.offset == at.offset)
     }
 }
 
@@ -101,16 +99,24 @@ pub struct Origin {
     defined: Option<Defined>,
     /// Records of it that are not settled.
     unsettled: u64,
-    /// Of those, the ones that are kept aside.
-    parked: u64,
+    /// Of those, the ones that are kept aside; they are in memory.
+    parked: u32,
     /// Whether somebody still appends to it.
     open: bool,
 }
+
+// There is one for each connection whose records wait.
+const _: () = assert!(size_of::<Origin>() <= 120);
 
 impl Origin {
     /// What is written down of it.
     pub(super) fn payload(&self) -> OriginPayload<'_> {
         self.who.payload(self.id)
+    }
+
+    /// Records of it that wait to be delivered.
+    fn pending(&self) -> u64 {
+        self.unsettled - u64::from(self.parked)
     }
 }
 
@@ -133,6 +139,7 @@ pub(super) struct Ledger {
     next_origin: u32,
     next_lane: LaneNumber,
     origins: Slab<Origin>,
+    names: SourceNames,
     origin_ids: HashMap<u32, OriginRef>,
     /// Ids of earlier starts, and of records that were kept aside, by record.
     ids: HashMap<RecordNumber, Box<str>>,
@@ -151,6 +158,7 @@ impl Ledger {
             next_origin,
             next_lane,
             origins: Slab::new(),
+            names: SourceNames::default(),
             origin_ids: HashMap::new(),
             ids: HashMap::new(),
             parked: BTreeMap::new(),
@@ -205,6 +213,7 @@ impl Ledger {
     }
 
     fn add_origin(&mut self, id: u32, lane: LaneNumber, who: Identity, open: bool) -> OriginRef {
+        let who = Identity { source: self.names.share(&who.source), ..who };
         let origin = Origin { id, lane, who, defined: None, unsettled: 0, parked: 0, open };
         let reference = OriginRef(self.origins.insert(origin) as u32);
         self.origin_ids.insert(id, reference);
@@ -237,7 +246,12 @@ impl Ledger {
 
     /// All origins, and how many records of each wait to be delivered.
     pub fn origins(&self) -> impl Iterator<Item = (OriginRef, &Origin, u64)> {
-        self.origins.iter().map(|(index, origin)| (OriginRef(index as u32), origin, origin.unsettled - origin.parked))
+        self.origins.iter().map(|(index, origin)| (OriginRef(index as u32), origin, origin.pending()))
+    }
+
+    /// Records of an origin that wait to be delivered.
+    pub fn pending_of(&self, origin: OriginRef) -> u64 {
+        self.origin(origin).pending()
     }
 
     /// Who has records that are neither delivered nor discarded.
@@ -268,8 +282,9 @@ impl Ledger {
     /// An origin is written down, in the block that is at `at`.
     pub fn define(&mut self, origin: OriginRef, at: Position) -> &Origin {
         let origin = &mut self.origins[origin.0 as usize];
-        let twice = origin.defined.is_some_and(|before| before.at.segment == at.segment && before.at != at);
-        origin.defined = Some(Defined { at, twice });
+        let Position { segment, offset } = at;
+        let twice = origin.defined.is_some_and(|before| before.segment == segment && before.offset != offset);
+        origin.defined = Some(Defined { segment, offset, twice });
         origin
     }
 
@@ -361,7 +376,7 @@ impl Ledger {
         for (index, origin) in &self.origins {
             assert_eq!(self.origin_of(origin.id), Some(OriginRef(index as u32)), "{origin:?}");
             assert_eq!(origin.parked, parked.remove(&(index as u32)).unwrap_or(0), "parked records of {origin:?}");
-            assert!(origin.parked <= origin.unsettled, "{origin:?}");
+            assert!(u64::from(origin.parked) <= origin.unsettled, "{origin:?}");
             assert!(origin.open || origin.unsettled > 0, "done, and not dropped: {origin:?}");
         }
         assert!(parked.is_empty(), "records of origins that there are not are kept aside: {parked:?}");
@@ -373,7 +388,6 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ground::SegmentNumber;
     use crate::journal::Options;
     use crate::journal::segments::{Maker, Segment};
 

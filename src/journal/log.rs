@@ -274,6 +274,16 @@ impl Journal {
         self.ledger.origins()
     }
 
+    /// Records of an origin that wait to be delivered.
+    pub fn pending_of(&self, origin: OriginRef) -> u64 {
+        self.ledger.pending_of(origin)
+    }
+
+    /// Records that wait to be delivered. It looks at every origin.
+    pub fn pending(&self) -> u64 {
+        self.ledger.unsettled() - self.ledger.parked().count() as u64
+    }
+
     /// Records that are neither delivered nor discarded.
     pub fn unsettled(&self) -> u64 {
         self.ledger.unsettled()

@@ -26,7 +26,7 @@ use super::epoch::Epoch;
 use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Position, SEGMENT_MAGIC, Seal};
 use super::inventory::Inventory;
 use super::keys::Keys;
-use super::ledger::{Identity, Ledger};
+use super::ledger::{Identity, Ledger, SourceNames};
 use super::log::{Owners, ThisStart};
 use super::losses::Loss;
 use super::moving::Moving;
@@ -234,7 +234,7 @@ fn refuse_other_formats(storage: &mut impl Storage) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What a walk over the segments gathers: 32 fields, since a start is one walk that sees everything once, and each part of it (in a file
+/// What a walk over the segments gathers: 33 fields, since a start is one walk that sees everything once, and each part of it (in a file
 /// of its own) adds to what the next one needs. It lives for one call and hands each owner of the log its part.
 #[derive(Default)]
 struct Recovery {
@@ -248,6 +248,7 @@ struct Recovery {
     keys: FoundKeys,
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
+    names: SourceNames,
     ids: HashMap<RecordNumber, Box<str>>,
     /// Origins that are defined in an older segment than a record of theirs: a kill came between a move and their definition.
     defined_before: HashSet<u32>,

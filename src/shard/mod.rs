@@ -162,7 +162,8 @@ impl Shard {
         };
         let (mut turn, Owners { intake, store, .. }) = shard.lend(now);
         for id in store.oldest_first() {
-            for (who, lane) in store.adopt(&mut turn, id) {
+            let settings = turn.settings;
+            for (who, lane) in store.adopt(&mut turn, id, |who| intake.goes_on_with(settings, who)) {
                 intake.adopt_lane(&turn, store, &who, lane);
             }
         }

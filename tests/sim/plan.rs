@@ -246,7 +246,10 @@ impl Plan {
             settings: Arc::new(Settings { gateway, journal, sources, sequence, deliver, limits }),
             contract,
             body,
-            machines: machines.into_iter().map(|machine| MachinePlan { keyed, ..machine }).collect(),
+            machines: machines
+                .into_iter()
+                .map(|machine| MachinePlan { keyed, fickle: fickle(seed, &machine), ..machine })
+                .collect(),
             faults,
             weather: weather(rng),
             physical,
@@ -278,6 +281,16 @@ impl Plan {
 /// Whether machines' keys are remembered, and machines repeat under them; drawn apart, so that the other worlds are what they were.
 fn is_keyed(seed: u64) -> bool {
     fastrand::Rng::with_seed(seed ^ 0x6b65_7973).u8(..3) > 0
+}
+
+/// How often, in a thousand, a machine leaves. In every third world those that connect stay for a few records each, so that there are
+/// many more lanes than connections. Drawn apart, so that the other worlds are what they were.
+fn fickle(seed: u64, machine: &MachinePlan) -> u32 {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x7669_7369);
+    match rng.u8(..3) == 0 && matches!(machine.kind, Kind::TcpOut | Kind::Http) {
+        true => *rng.choice(&[100, 300, 500]).expect("some"),
+        false => machine.fickle,
+    }
 }
 
 /// How old connections become; drawn apart, so that all else of a world is what it was.

@@ -10,7 +10,6 @@ use crate::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Dense, Entries, Entry, Kind, OriginPayload, Position, RecordPayload, Seal,
     record_number_at, round_up,
 };
-use crate::journal::ledger::Identity;
 use crate::journal::segments::Segment;
 use std::ops::Range;
 
@@ -376,7 +375,12 @@ impl Recovery {
                     who: None,
                     unsettled: 0,
                 });
-                found.who.get_or_insert_with(|| Identity::of(&origin));
+                found.who.get_or_insert_with(|| {
+                    // Mostly the last run has told the same: two of all would leave holes in memory.
+                    let told = self.stop.origins.remove(&origin.origin);
+                    told.filter(|who| who.payload(origin.origin) == origin)
+                        .unwrap_or_else(|| self.names.identity(&origin))
+                });
             }
             Kind::Record => {
                 let RecordPayload { origin, first_byte_wall_ns: received_wall_ns, hashes, .. } =

@@ -74,7 +74,7 @@ impl Failing {
         Self {
             what: What {
                 record: RecordName { core: store.core_of(lane), number: record.number },
-                source: origin.who.source.clone(),
+                source: (*origin.who.source).into(),
                 name: origin.who.name.clone(),
             },
             since_ns: now_ns,
@@ -218,7 +218,8 @@ impl FailingLanes {
                 first.is_none_or(|number| number == entry.what.record.number),
                 "what fails is a lane's first record"
             );
-            assert!(entry.attempts > 0 && lane.records().pending() > 0, "a lane that fails has a record");
+            let has_record = lane.records().pending() > 0 || lane.records().is_roused();
+            assert!(entry.attempts > 0 && has_record, "a lane that fails has a record");
         }
     }
 }
@@ -240,7 +241,7 @@ fn shown(now: Now, outbox: &Outbox, store: &Store, id: LaneId, entry: &Failing) 
         status: (entry.status > 0).then_some(entry.status),
         answer: entry.words.clone(),
         next_s: next_ns.map(|at_ns| at_ns.saturating_sub(now.mono_ns) as f64 / 1e9),
-        behind: lane.records().pending() - 1,
+        behind: store.pending_of(lane).saturating_sub(1),
         stuck: entry.is_stuck(now.mono_ns, outbox.last_success_ns(entry.step)),
     }
 }

@@ -30,7 +30,7 @@ use super::op::{Op, OpenPort, Parcel, RecvEnd};
 use super::store::Store;
 use super::turn::{Phase, Turn};
 use super::{Fd, LaneId, LinkId, Now, SourceId};
-use crate::config::{LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
+use crate::config::{self, LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
 use crate::ground::CoreId;
 use crate::http::server::Request;
 use crate::journal::{Identity, owner_of};
@@ -94,6 +94,36 @@ fn is_same_end(one: &SourceKind, other: &SourceKind) -> bool {
     }
 }
 
+/// What a lane belongs to that a source goes on with.
+enum Place {
+    Line,
+    Address(IpAddr),
+}
+
+/// Whose lane the records of a sender are in, where they go before new ones of a source.
+fn place_of(source: &config::Source, who: &Identity) -> Option<Place> {
+    if *who.source != *source.name {
+        return None;
+    }
+    match &source.kind {
+        SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => (*who.name == *source.name).then_some(Place::Line),
+        SourceKind::TcpListen { lane: LaneKey::Address, names, .. } => {
+            let address = who.peer.map(|peer| peer.ip());
+            address.or_else(|| address_of(&source.name, names, &who.name)).map(Place::Address)
+        }
+        SourceKind::TcpListen { .. } | SourceKind::Http { .. } => None,
+    }
+}
+
+/// Whether a source goes on with lanes that it finds.
+fn has_lasting_lanes(kind: &SourceKind) -> bool {
+    match kind {
+        SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => true,
+        SourceKind::TcpListen { lane, .. } => *lane == LaneKey::Address,
+        SourceKind::Http { .. } => false,
+    }
+}
+
 /// The address that a machine of a listener is called by, where the journal does not know it.
 fn address_of(source: &str, names: &BTreeMap<IpAddr, String>, name: &str) -> Option<IpAddr> {
     let given = names.iter().find(|(_, given)| *given == name).map(|(address, _)| *address);
@@ -141,27 +171,21 @@ impl Intake {
         }
     }
 
+    /// Whether a source has a lane in which what this one sent goes before its new records.
+    pub fn goes_on_with(&self, settings: &Settings, who: &Identity) -> bool {
+        let configured = self.sources.iter().map(|source| &settings.sources[usize::from(source.id.0)]);
+        configured.into_iter().any(|source| place_of(source, who).is_some())
+    }
+
     /// A lane holds records that go before the new ones of a source, if that source sent them. What
     /// an address is called may have changed meanwhile.
     fn adopt_lane_for(&mut self, turn: &Turn<'_>, store: &mut Store, id: SourceId, who: &Identity, lane: LaneId) {
-        let source = turn.source(id);
-        if *who.source != *source.name {
-            return;
-        }
-        match source.kind {
-            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } if *who.name == *source.name => {
-                let older = self.sources.of(id).lane.replace(lane);
-                store.chain(older, lane);
-            }
-            SourceKind::TcpListen { lane: LaneKey::Address, ref names, .. } => {
-                let address = who.peer.map(|peer| peer.ip());
-                if let Some(address) = address.or_else(|| address_of(&source.name, names, &who.name)) {
-                    let older = self.streams.shared.address_lanes.insert((id, address), lane);
-                    store.chain(older, lane);
-                }
-            }
-            _ => {}
-        }
+        let older = match place_of(turn.source(id), who) {
+            None => return,
+            Some(Place::Line) => self.sources.of(id).lane.replace(lane),
+            Some(Place::Address(address)) => self.streams.shared.address_lanes.insert((id, address), lane),
+        };
+        store.chain(older, lane);
     }
 
     /// Intake begins.
@@ -518,6 +542,9 @@ impl Intake {
     /// What the journals still hold of a source of this name goes before its new records.
     fn find_lanes_of(&mut self, turn: &Turn<'_>, store: &mut Store, id: SourceId) {
         let name = &turn.source(id).name;
+        if !has_lasting_lanes(&turn.source(id).kind) {
+            return;
+        }
         let mut seen = HashSet::new();
         for journal in store.oldest_first() {
             let mut found = store.lanes_of(journal, name);

@@ -27,6 +27,9 @@
 //!                   └──► Held, AwaitsId, Backoff          AwaitsDurable, AwaitsLane ── wake ──► Woken
 //! ```
 //!
+//! A lane that is behind, and of which nothing else is known, *sleeps*: there is none. The next scan
+//! that meets a record of it makes it anew, `Idle`.
+//!
 //! `AwaitsLane` is entered from everywhere but `InFlight` and `InBatch`, unless others wait for the
 //! lane: it carries a batch, or asks for the ids of all.
 
@@ -110,6 +113,8 @@ pub(in crate::shard) struct Lane {
     needs_durable: bool,
     /// Its records were parked: the lane of their machine is another one.
     brought_back: bool,
+    /// A source or an address goes on with it: whoever comes back finds it.
+    lasting: bool,
     /// It asks for the ids of all lanes: others may wait for it.
     asks_for_all: bool,
     /// A lane that waits until this one is empty.
@@ -130,9 +135,15 @@ impl Lane {
             appenders: 0,
             needs_durable: false,
             brought_back: false,
+            lasting: false,
             asks_for_all: false,
             successor: None,
         }
+    }
+
+    /// A lane that slept: the first record of it was found.
+    pub fn roused(journal: JournalId, number: LaneNumber) -> Self {
+        Self { records: Records::roused(), ..Self::new(journal, number) }
     }
 
     // ---- looking
@@ -218,10 +229,26 @@ impl Lane {
         self.step() != Step::Id && (self.tries.any() || matches!(self.state, State::InFlight | State::InBatch))
     }
 
-    /// Whether nothing is left of it that this process can deliver.
+    /// Whether nobody appends to it any more, now or later: it goes with its records.
+    pub fn is_left(&self) -> bool {
+        self.appenders == 0 && !self.lasting && !self.brought_back
+    }
+
+    /// Whether nothing is left of it that this process can deliver, as far as is known.
     pub fn is_done(&self) -> bool {
         let unread = self.records.unread();
-        self.appenders == 0 && self.records.pending() == unread && (unread == 0 || self.state == State::Idle)
+        let is_empty = self.records.pending() == unread && (unread == 0 || self.state == State::Idle);
+        let may_be_behind = self.records.is_roused() && self.records.behind().is_some();
+        self.appenders == 0 && is_empty && !may_be_behind
+    }
+
+    /// Whether it is of no use in memory until a scan meets its next record: nobody names it, and
+    /// nothing is known of it but that it is behind.
+    pub(super) fn can_sleep(&self) -> bool {
+        let is_at_rest = self.state == State::Idle && self.successor.is_none() && !self.asks_for_all;
+        let is_blank = self.tries.is_blank() && self.ids.first.is_none() && self.company.may_grow();
+        let is_behind = self.records.behind().is_some() && self.records.first().is_none();
+        self.is_left() && is_at_rest && is_blank && is_behind && self.records.unread() == 0
     }
 
     // ---- transitions
@@ -393,6 +420,14 @@ impl Lane {
 
     pub(super) fn set_brought_back(&mut self) {
         self.brought_back = true;
+    }
+
+    pub(super) fn set_lasting(&mut self) {
+        self.lasting = true;
+    }
+
+    pub(super) fn is_lasting(&self) -> bool {
+        self.lasting
     }
 
     pub(super) fn follow_by(&mut self, lane: LaneId) {

@@ -16,19 +16,37 @@ struct Entry {
 pub(in crate::shard) struct Lanes {
     lanes: Slab<Entry>,
     generation: u32,
+    /// How many nobody appends to any more.
+    left: usize,
 }
 
 impl Lanes {
     pub(super) fn insert(&mut self, lane: Lane) -> LaneId {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
+        self.left += usize::from(lane.is_left());
         LaneId { index: self.lanes.insert(Entry { generation, lane }) as u32, generation }
     }
 
     pub(super) fn remove(&mut self, id: LaneId) -> Lane {
         let Entry { generation, lane } = self.lanes.remove(id.index as usize);
         assert_eq!(generation, id.generation, "a lane is removed once");
+        self.left -= usize::from(lane.is_left());
         lane
+    }
+
+    /// Changes who appends to a lane.
+    pub(super) fn change_appenders(&mut self, id: LaneId, change: impl FnOnce(&mut Lane)) {
+        let lane = &mut self[id];
+        let was_left = lane.is_left();
+        change(lane);
+        let is_left = lane.is_left();
+        self.left = self.left + usize::from(is_left) - usize::from(was_left);
+    }
+
+    /// How many nobody appends to any more.
+    pub fn left(&self) -> usize {
+        self.left
     }
 
     /// A lane, unless its id is stale.

@@ -4,6 +4,7 @@
 //! - `lane` is what keeps its order, a state machine; `records` what it has in memory; `company`
 //!   with whom its first records go; `tries` what is known of their attempts. `lanes` are all of
 //!   them.
+//! - `asleep`: lanes behind the window that are not in memory.
 //! - `backlog`: what lies behind the window comes back from a journal. `undurable`: when records
 //!   became durable, to be measured.
 //!
@@ -11,6 +12,7 @@
 //! their origins. Its list of woken lanes says which have something to send, its list of ended ones
 //! which are gone.
 
+mod asleep;
 mod backlog;
 mod company;
 mod lane;
@@ -47,26 +49,15 @@ use undurable::Undurable;
 /// A journal and what the store keeps beside it.
 #[derive(Debug)]
 struct Kept {
+    id: JournalId,
     journal: Journal,
-    /// The lane of each origin, by `OriginRef`.
-    origin_lanes: Vec<Option<LaneId>>,
+    /// Lanes that are in memory, by number; those of what was parked have the number of another one.
+    awake: HashMap<LaneNumber, LaneId>,
     /// Lanes of records that were parked and are to be delivered after all, by number.
     retried: BTreeMap<RecordNumber, LaneId>,
     backlog: backlog::Backlog,
-}
-
-impl Kept {
-    fn set_origin_lane(&mut self, origin: OriginRef, lane: LaneId) {
-        let index = origin.0 as usize;
-        if index >= self.origin_lanes.len() {
-            self.origin_lanes.resize(index + 1, None);
-        }
-        self.origin_lanes[index] = Some(lane);
-    }
-
-    fn lane_of(&self, origin: OriginRef) -> Option<LaneId> {
-        self.origin_lanes.get(origin.0 as usize).copied().flatten()
-    }
+    /// Records of lanes that are gone or sleep, which the disk could not give back.
+    unread: u64,
 }
 
 /// Journals and lanes.
@@ -86,8 +77,9 @@ pub(super) struct Store {
     undurable: Undurable,
     /// The machines' keys of adopted journals are in the own one.
     are_keys_adopted: bool,
-    /// Records of lanes that are gone, which the disk could not give back.
-    unread: u64,
+    /// Lanes that nobody appends to and that wait for themselves, when they were last counted.
+    apart: usize,
+    counted_ns: u64,
     /// Turns since the last full walk of `check`.
     unchecked_turns: u32,
 }
@@ -96,13 +88,15 @@ impl Store {
     /// The first journal is this core's own.
     pub fn new(journals: Vec<Journal>, durability: Durability) -> Self {
         assert!(!journals.is_empty());
-        let kept = |journal: Journal| Kept {
+        let kept = |(index, journal): (usize, Journal)| Kept {
+            id: JournalId(index as u8),
             journal,
-            origin_lanes: Vec::new(),
+            awake: HashMap::new(),
             retried: BTreeMap::new(),
             backlog: backlog::Backlog::default(),
+            unread: 0,
         };
-        let mut journals: Vec<Kept> = journals.into_iter().map(kept).collect();
+        let mut journals: Vec<Kept> = journals.into_iter().enumerate().map(kept).collect();
         let (own, adopted) = journals.split_at_mut(1);
         own[0].journal.import_keys(adopted.iter().flat_map(|kept| kept.journal.found_keys()));
         Self {
@@ -114,37 +108,10 @@ impl Store {
             recalled: Vec::new(),
             ended: Vec::new(),
             undurable: Undurable::new(durability),
-            unread: 0,
+            apart: 0,
+            counted_ns: 0,
             unchecked_turns: 0,
         }
-    }
-
-    /// Makes the lanes of a journal's recovered records; who sent each, in the order of their
-    /// origins.
-    pub fn adopt(&mut self, turn: &mut Turn<'_>, id: JournalId) -> Vec<(Identity, LaneId)> {
-        let kept = &mut self.journals[usize::from(id.0)];
-        let report = kept.journal.report();
-        turn.terms.recovered += report.recovered;
-        turn.terms.parked += report.parked;
-        turn.terms.pending += report.recovered - report.parked;
-        let oldest = kept.journal.oldest();
-        let origins = kept.journal.origins().filter(|(.., pending)| *pending > 0);
-        let origins: Vec<_> = origins.map(|(origin, o, pending)| (origin, o.lane, o.who.clone(), pending)).collect();
-        let mut by_number: HashMap<LaneNumber, LaneId> = HashMap::new();
-        let mut named = Vec::with_capacity(origins.len());
-        for (origin, number, who, pending) in origins {
-            let lane = *by_number.entry(number).or_insert_with(|| {
-                let mut lane = Lane::new(id, number);
-                lane.records_mut().fall_behind_unless(Behind { from: RecordNumber(0), at: oldest });
-                let lane = self.lanes.insert(lane);
-                kept.backlog.list(lane);
-                lane
-            });
-            self.lanes[lane].records_mut().count_in(pending);
-            kept.set_origin_lane(origin, lane);
-            named.push((who, lane));
-        }
-        named
     }
 
     // ---- journals
@@ -226,7 +193,8 @@ impl Store {
     /// When it has something to do though nothing happens.
     pub fn deadline_ns(&self) -> Option<u64> {
         let journals = self.journals.iter();
-        journals.flat_map(|kept| [kept.journal.deadline_ns(), kept.backlog.deadline_ns()]).flatten().min()
+        let deadlines = journals.flat_map(|kept| [kept.journal.deadline_ns(), kept.backlog.deadline_ns()]);
+        deadlines.chain([self.rouse_ns()]).flatten().min()
     }
 
     /// An operation of a journal is over. Where a run of segments has moved, its lanes are behind
@@ -238,6 +206,7 @@ impl Store {
             for lane in backlog.listed() {
                 self.lanes[*lane].records_mut().move_behind(|at| moved.position(at));
             }
+            backlog.move_asleep(&moved);
         }
         if is_commit && id == JournalId::OWN {
             self.undurable.measure(turn.now, journal.durable_below(), turn.stages);
@@ -279,7 +248,7 @@ impl Store {
         if needs_durable && is_commit_awaited {
             lane.set_needs_durable();
         }
-        self.lanes.insert(lane)
+        self.journals[0].insert_lane(&mut self.lanes, lane)
     }
 
     /// The lane that follows an older one of the same source, in this core's own journal.
@@ -291,6 +260,7 @@ impl Store {
             Some(lane) if self.lanes[lane].journal() == JournalId::OWN => lane,
             older => {
                 let lane = self.new_lane(false);
+                self.lanes.change_appenders(lane, Lane::set_lasting);
                 self.chain(older, lane);
                 lane
             }
@@ -325,12 +295,9 @@ impl Store {
 
     /// A new origin in a lane of this core's own journal.
     pub fn open_origin(&mut self, lane: LaneId, who: Identity) -> OriginRef {
-        self.lanes[lane].count_appender();
+        self.lanes.change_appenders(lane, Lane::count_appender);
         let number = self.lanes[lane].number();
-        let own = &mut self.journals[0];
-        let origin = own.journal.open_origin(number, who);
-        own.set_origin_lane(origin, lane);
-        origin
+        self.journal_mut(JournalId::OWN).open_origin(number, who)
     }
 
     /// Keeps a record in room that was made for it, counts it in, and gives it to its lane, or
@@ -345,6 +312,7 @@ impl Store {
     ) -> RecordNumber {
         let now = turn.now;
         let origin = record.origin;
+        let may_rouse = self.may_rouse();
         let journal = &mut self.journals[0].journal;
         let Appended { number, at } = journal.append_in(now, room, record);
         turn.terms.received += 1;
@@ -352,14 +320,17 @@ impl Store {
         self.undurable.push(number, now.mono_ns);
         let place = &mut self.lanes[lane];
         debug_assert_eq!(place.journal(), JournalId::OWN);
+        // The first record of a lane that may soon be left: there are enough of those in memory.
+        let waits = place.records().is_new() && !place.is_lasting() && !may_rouse;
         let records = place.records_mut();
         records.count_in(1);
         if records.behind().is_some() {
             return number;
         }
-        let fits = journal.has_window_room() && records.has_room(at.extent, journal.lane_extents_max());
+        let fits = !waits && journal.has_window_room() && records.has_room(at.extent, journal.lane_extents_max());
         if journal.reads_back() && !fits {
-            records.fall_behind(Behind { from: number, at: journal.position(at) });
+            // A running scan has all new records before it.
+            records.fall_behind(Behind { from: number, at: journal.position(at) }, false);
             self.journals[0].backlog.list(lane);
             return number;
         }
@@ -374,30 +345,8 @@ impl Store {
     /// A link appends no more.
     pub fn leave_lane(&mut self, lane: LaneId, origin: OriginRef) {
         self.journal_mut(JournalId::OWN).close_origin(origin);
-        self.lanes[lane].leave_appender();
+        self.lanes.change_appenders(lane, Lane::leave_appender);
         self.remove_if_done(lane);
-    }
-
-    /// What the journals hold of a configured source: the number of each lane in its journal, who
-    /// sent it, the lane.
-    pub fn lanes_of(&self, id: JournalId, source: &str) -> Vec<(LaneNumber, Identity, LaneId)> {
-        let kept = &self.journals[usize::from(id.0)];
-        let mut found = Vec::new();
-        for (reference, origin, pending) in kept.journal.origins() {
-            if pending == 0 || *origin.who.source != *source {
-                continue;
-            }
-            // What was parked and is delivered after all has a lane of its own, and may be all that
-            // is left of an origin.
-            let is_there = |lane: &LaneId| {
-                let lane = self.lanes.get(*lane);
-                lane.is_some_and(|lane| !lane.is_brought_back() && (lane.journal(), lane.number()) == (id, origin.lane))
-            };
-            if let Some(lane) = kept.lane_of(reference).filter(is_there) {
-                found.push((origin.lane, origin.who.clone(), lane));
-            }
-        }
-        found
     }
 
     // ---- lanes
@@ -422,12 +371,12 @@ impl Store {
         self.lanes.get(id).is_some_and(|lane| lane.state() == state)
     }
 
-    /// All lanes, by index.
+    /// All lanes that are in memory, by index.
     pub fn lanes(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
         self.lanes.iter()
     }
 
-    /// How many there are.
+    /// How many are in memory.
     pub fn lane_count(&self) -> usize {
         self.lanes.len()
     }
@@ -525,24 +474,39 @@ impl Store {
 
     /// Records that wait and that the disk could not give back, as far as nothing else of their lanes waits.
     pub fn unread(&self) -> u64 {
-        self.unread
+        self.journals.iter().map(|kept| kept.unread).sum()
     }
 
-    /// Removes a lane of which nothing is left; the one that waits for it may go.
+    /// Removes a lane of which nothing is left, or which can sleep; the one that waits for it may go.
+    /// It may be gone already.
     pub fn remove_if_done(&mut self, id: LaneId) {
-        if !self.lanes[id].is_done() {
+        if self.lanes.get(id).is_none() {
             return;
         }
-        let mut lane = self.lanes.remove(id);
-        if lane.records_mut().forget_behind() {
-            self.journals[usize::from(lane.journal().0)].backlog.unlist(id);
+        if !self.lanes[id].is_done() {
+            self.lull_if_idle(id);
+            return;
         }
-        assert!(lane.records().first().is_none());
-        self.unread += lane.records().unread();
+        let lane = self.forget_lane(id);
+        self.journals[usize::from(lane.journal().0)].unread += lane.records().unread();
         self.ended.push(id);
         if let Some(next) = lane.successor() {
             self.wake(next);
         }
+    }
+
+    /// A lane is no longer in memory.
+    fn forget_lane(&mut self, id: LaneId) -> Lane {
+        let mut lane = self.lanes.remove(id);
+        let kept = &mut self.journals[usize::from(lane.journal().0)];
+        if lane.records_mut().forget_behind().is_some() {
+            kept.backlog.unlist(id);
+        }
+        if !lane.is_brought_back() {
+            kept.awake.remove(&lane.number());
+        }
+        assert!(lane.records().first().is_none());
+        lane
     }
 
     // ---- records
@@ -573,6 +537,15 @@ impl Store {
             *longest_ns = age_ns.max(*longest_ns);
         }
         oldest.into_iter().map(|(source, age_ns)| (source.to_owned(), age_ns as f64 / 1e9)).collect()
+    }
+
+    /// How many records wait in a lane. Of one that slept those of its first record's origin are
+    /// counted, which mostly are all.
+    pub fn pending_of(&self, lane: &Lane) -> u64 {
+        match lane.records().first().filter(|_| lane.records().is_roused()) {
+            Some(first) => self.journal(lane.journal()).pending_of(first.origin),
+            None => lane.records().pending(),
+        }
     }
 
     /// The core of a lane's journal, which is part of its records' keys.
@@ -766,7 +739,6 @@ impl Store {
         }
         self.unchecked_turns = 0;
         assert!(self.woken.is_empty() && self.recalled.is_empty(), "the delivery has heard of all");
-        let mut counted = 0;
         let awaiting: HashSet<LaneId> = self.awaiting_durable.iter().map(|(_, lane)| *lane).collect();
         assert_eq!(awaiting.len(), self.awaiting_durable.len(), "a lane waits once for the disk");
         let listed =
@@ -776,10 +748,11 @@ impl Store {
         let mut following = HashSet::new();
         for (id, lane) in self.lanes.iter() {
             lane.check();
-            counted += lane.records().pending();
             assert_ne!(lane.state(), State::Woken, "the delivery has heard of all");
             assert_eq!(lane.state() == State::AwaitsDurable, awaiting.contains(&id), "lanes that wait for the disk");
             assert!(!lane.is_done(), "a lane of which nothing is left is removed");
+            let is_found = self.journals[usize::from(lane.journal().0)].awake.get(&lane.number()) == Some(&id);
+            assert_eq!(is_found, !lane.is_brought_back(), "a lane is found by its number");
             assert_eq!(
                 lane.records().behind().is_some(),
                 behind.remove(&(lane.journal(), id)),
@@ -791,8 +764,8 @@ impl Store {
         }
         let waits = self.lanes.iter().filter(|(_, lane)| lane.state() == State::AwaitsLane).map(|(id, _)| id);
         assert_eq!(waits.collect::<HashSet<LaneId>>(), following, "lanes that wait for an older one");
-        assert_eq!(counted + self.unread, pending, "pending is the sum over lanes");
         assert!(behind.is_empty(), "lanes that are gone are not behind");
+        self.check_pending(pending);
         true
     }
 }

@@ -68,9 +68,18 @@ pub(in crate::shard) struct Records {
     behind: Option<Behind>,
     /// The running scan passed a record of this lane without taking it.
     skipped: bool,
+    /// It has had a record.
+    begun: bool,
+    /// The lane slept: what lies behind is not in `pending`, but counted in as it is found.
+    roused: bool,
 }
 
 impl Records {
+    /// Of a lane that slept, and of which a record was found.
+    pub(super) fn roused() -> Self {
+        Self { begun: true, roused: true, ..Self::default() }
+    }
+
     /// The first one in memory.
     pub fn first(&self) -> Option<&Waiting> {
         self.queue.front()
@@ -86,7 +95,7 @@ impl Records {
         self.queue.len()
     }
 
-    /// How many are not settled, in memory and behind.
+    /// How many are not settled, in memory and behind. Of a lane that slept, only those in memory.
     pub fn pending(&self) -> u64 {
         self.pending
     }
@@ -106,6 +115,24 @@ impl Records {
         self.skipped
     }
 
+    /// Whether it never had a record.
+    pub fn is_new(&self) -> bool {
+        !self.begun
+    }
+
+    /// Whether the lane slept, so that what lies behind is not counted.
+    pub fn is_roused(&self) -> bool {
+        self.roused
+    }
+
+    /// Whether a scan that has found this record is to bring it.
+    pub(super) fn wants(&self, number: RecordNumber) -> bool {
+        match self.behind {
+            Some(behind) => number >= behind.from && !self.skipped,
+            None => self.roused && self.queue.back().is_none_or(|last| last.number < number),
+        }
+    }
+
     /// Whether there is room for a record that lies in `extent`.
     pub fn has_room(&self, extent: u32, extents_max: u32) -> bool {
         let more = u32::from(self.queue.back().is_none_or(|last| last.at.extent != extent));
@@ -119,6 +146,21 @@ impl Records {
 
     pub(super) fn count_in(&mut self, records: u64) {
         self.pending += records;
+        self.begun = true;
+    }
+
+    /// Of a lane that slept: so many are not settled. What of them is not in memory is behind, from
+    /// the place of the last one that is.
+    pub(super) fn count_again(&mut self, pending: u64, place: impl FnOnce(Location) -> Position) -> bool {
+        (self.pending, self.roused) = (pending, false);
+        let is_behind = pending > self.queue.len() as u64;
+        match self.queue.back() {
+            Some(last) if is_behind && self.behind.is_none() => {
+                self.behind = Some(Behind { from: last.number.next(), at: place(last.at) });
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Appends a record that the journal holds.
@@ -138,20 +180,28 @@ impl Records {
         Some(first)
     }
 
+    /// Gives back a record that is read back later; see [`Records::fall_behind`].
+    pub(super) fn unload(&mut self) -> Option<Waiting> {
+        let first = self.pop()?;
+        self.pending -= u64::from(self.roused);
+        Some(first)
+    }
+
     /// Takes the first record out, which is settled or parked.
     pub(super) fn settle(&mut self) -> Waiting {
         self.pending -= 1;
         self.pop().expect("a record that is settled is in memory")
     }
 
-    /// Nothing is in memory from `behind` on; whether that is new. A running scan may be past that
-    /// place already.
-    pub(super) fn fall_behind(&mut self, behind: Behind) -> bool {
-        self.skipped = true;
+    /// Nothing is in memory from `behind` on; whether that is new. `skipped`: a running scan may be
+    /// past that place already.
+    pub(super) fn fall_behind(&mut self, behind: Behind, skipped: bool) -> bool {
+        self.skipped = skipped;
         self.behind.replace(behind).is_none()
     }
 
-    /// As [`Records::fall_behind`], unless it is behind from an earlier record on.
+    /// As [`Records::fall_behind`], unless it is behind from an earlier record on. A running scan may
+    /// be past that place already.
     pub(super) fn fall_behind_unless(&mut self, behind: Behind) -> bool {
         self.skipped = true;
         let is_new = self.behind.is_none();
@@ -161,8 +211,17 @@ impl Records {
 
     /// A scan has brought the records before this place.
     pub(super) fn catch_up(&mut self, behind: Behind) {
-        debug_assert!(self.behind.is_some());
-        self.behind = Some(behind);
+        self.pending += u64::from(self.roused);
+        if self.behind.is_some() {
+            self.behind = Some(behind);
+        }
+    }
+
+    /// A scan has stopped at this place: what it has brought lies before it.
+    pub(super) fn halt_scan(&mut self, at: Position) {
+        if let Some(behind) = self.behind.as_mut().filter(|_| !self.skipped) {
+            behind.at = behind.at.max(at);
+        }
     }
 
     /// The place from which a scan goes is now another one.
@@ -177,9 +236,10 @@ impl Records {
         self.skipped = self.behind.is_some_and(|behind| behind.at < at);
     }
 
-    /// A scan has no room for the record at this place, or for what is behind it.
-    pub(super) fn skip(&mut self, behind: Behind) {
-        (self.skipped, self.behind) = (true, Some(behind));
+    /// A scan has no room for the record at this place, or for what is behind it; whether it is new
+    /// that the lane is behind.
+    pub(super) fn skip(&mut self, behind: Behind) -> bool {
+        self.fall_behind(behind, true)
     }
 
     /// A scan has come to the end of the log: whether the lane is still behind. `may_miss`: the
@@ -194,9 +254,9 @@ impl Records {
         self.skipped
     }
 
-    /// It is behind no more, since nothing is left of it.
-    pub(super) fn forget_behind(&mut self) -> bool {
-        self.behind.take().is_some()
+    /// It is gone, or sleeps: from where on it was behind.
+    pub(super) fn forget_behind(&mut self) -> Option<Behind> {
+        self.behind.take()
     }
 
     pub(super) fn check(&self) {
@@ -204,6 +264,7 @@ impl Records {
         assert_eq!(extents.chunk_by(|a, b| a == b).count(), self.extents as usize, "extents of a lane");
         assert!(self.queue.iter().is_sorted_by(|a, b| a.number < b.number), "the order of a lane");
         let in_memory = self.queue.len() as u64;
+        assert!(!self.roused || (self.pending, self.unread) == (in_memory, 0), "a lane that slept counts what it has");
         match self.behind {
             Some(behind) => {
                 assert!(self.queue.back().is_none_or(|last| last.number < behind.from), "behind what is in memory");

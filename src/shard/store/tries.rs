@@ -76,6 +76,15 @@ impl Tries {
         self.attempts > 0 || self.resent
     }
 
+    /// Whether nothing is known that the next attempt would need.
+    pub fn is_blank(&self) -> bool {
+        !self.any()
+            && self.refusals == 0
+            && self.refusal.is_none()
+            && self.failures == 0
+            && self.failing_since.is_none()
+    }
+
     /// Another step comes next.
     pub fn set_step(&mut self, step: Step) {
         self.step = step;
