@@ -207,6 +207,11 @@ impl Shard {
         self.delivery.in_flight()
     }
 
+    /// Whether a link is a machine's.
+    pub fn is_intake(&self, link: LinkId) -> bool {
+        matches!(self.links.kind(link), Some(Kind::Http | Kind::Stream))
+    }
+
     /// For the driver's own counts.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
