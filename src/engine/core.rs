@@ -66,8 +66,11 @@ impl Core for Shard {
     fn in_flight(&self) -> usize {
         Self::in_flight(self)
     }
-    fn is_intake(&self, link: LinkId) -> bool {
-        Self::is_intake(self, link)
+    fn can_wait(&self, link: LinkId) -> bool {
+        Self::can_wait(self, link)
+    }
+    fn is_disk_behind(&self) -> bool {
+        Self::is_disk_behind(self)
     }
     fn snapshot(&self, now: Now) -> Snapshot {
         Self::snapshot(self, now)

@@ -88,8 +88,12 @@ pub trait Core {
     fn in_flight(&self) -> usize {
         0
     }
-    /// Whether a link is a machine's, so that what it sends may wait for its turn.
-    fn is_intake(&self, _link: LinkId) -> bool {
+    /// Whether a link is a machine's that can be held back, so that what it sends may wait for its turn.
+    fn can_wait(&self, _link: LinkId) -> bool {
+        false
+    }
+    /// Whether machines wait for the disk since more comes than it takes.
+    fn is_disk_behind(&self) -> bool {
         false
     }
     /// What the core shows of itself.
@@ -417,7 +421,7 @@ impl<C: Core> Driver<C> {
             }
             let deadline = self.core.next_deadline();
             let due = deadline.is_some_and(|deadline| deadline <= now.mono_ns);
-            let waits = self.share.has_waiting() || !self.events.queue.borrow().is_empty();
+            let waits = self.has_reads_waiting() || !self.events.queue.borrow().is_empty();
             if due || waits || self.ring.has_work() {
                 if handled >= TURN_COMPLETIONS || turns >= TURNS_MAX {
                     (handled, turns) = (0, 0);
@@ -463,7 +467,7 @@ impl<C: Core> Driver<C> {
             self.event(now, event.expect("counted, and taken only here"));
         }
         let records = self.settings.deliver.batch.as_ref().map_or(1, |batch| batch.records);
-        self.share.begin_turn(self.core.in_flight(), records);
+        self.share.begin_turn(self.core.in_flight(), records, self.core.is_disk_behind());
         self.read_waiting(now);
         let mut batch = std::mem::take(&mut self.batch);
         self.ring.take(&mut batch, TURN_COMPLETIONS);
@@ -491,10 +495,15 @@ impl<C: Core> Driver<C> {
         Ok(handled)
     }
 
+    /// Whether reads wait that the next turn takes.
+    fn has_reads_waiting(&self) -> bool {
+        self.share.has_waiting(self.core.is_disk_behind())
+    }
+
     /// How long to wait for more: not at all unless the core is busy, and not beyond what is due.
     fn gather_limit(&self, now: Now, handled: usize) -> Duration {
         let min_wait = self.settings.gateway.min_wait;
-        let waits = self.share.has_waiting() || !self.events.queue.borrow().is_empty();
+        let waits = self.has_reads_waiting() || !self.events.queue.borrow().is_empty();
         if min_wait.is_zero() || handled < BUSY_COMPLETIONS || waits {
             return Duration::ZERO;
         }

@@ -186,6 +186,11 @@ impl Journal {
         self.window.set_reserve(is_kept);
     }
 
+    /// Whether more has come than the disk takes at this moment, so that a commit waits for others.
+    pub fn is_disk_behind(&self) -> bool {
+        self.writer.is_behind() && !self.troubles.stop_intake()
+    }
+
     /// Whether the disk refuses what records need.
     pub fn is_in_trouble(&self) -> bool {
         self.troubles.stop_intake()

@@ -207,9 +207,14 @@ impl Shard {
         self.delivery.in_flight()
     }
 
-    /// Whether a link is a machine's.
-    pub fn is_intake(&self, link: LinkId) -> bool {
-        matches!(self.links.kind(link), Some(Kind::Http | Kind::Stream))
+    /// Whether a link is a machine's that can be held back.
+    pub fn can_wait(&self, link: LinkId) -> bool {
+        self.links.kind(link).is_some_and(|kind| self.intake.can_wait(link, kind))
+    }
+
+    /// Whether machines wait for a commit, and that for others since more comes than the disk takes.
+    pub fn is_disk_behind(&self) -> bool {
+        self.intake.awaits_durable() && self.store.own().is_disk_behind()
     }
 
     /// For the driver's own counts.

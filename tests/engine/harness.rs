@@ -91,7 +91,7 @@ impl<H: FnMut(&mut World, Now, Input<'_, '_>)> Core for Scripted<H> {
     fn in_flight(&self) -> usize {
         self.world.in_flight
     }
-    fn is_intake(&self, _: LinkId) -> bool {
+    fn can_wait(&self, _: LinkId) -> bool {
         true
     }
     fn snapshot(&self, _: Now) -> Snapshot {

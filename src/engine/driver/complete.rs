@@ -124,7 +124,7 @@ impl<C: Core> Driver<C> {
         let link = &mut self.links[id.index as usize];
         debug_assert!(link.is(id) && link.reading);
         link.reading = cqe.more();
-        let may_wait = link.is_open() && self.core.is_intake(id);
+        let may_wait = link.is_open() && self.core.can_wait(id);
         if !may_wait || self.share.takes(id, &mut link.reads, cqe) {
             self.read(now, cqe, id);
         }

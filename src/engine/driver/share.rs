@@ -8,6 +8,9 @@
 //! time asked for, and none at all while reads that wait have most of the buffers ([`Share::spares`]): the
 //! others, and the API's answers, find one. It is asked again in the order in which it had to wait.
 //!
+//! Where machines wait for a commit and more comes than the disk takes, a commit would wait for all of it.
+//! Then busy links are not read until the disk has caught up.
+//!
 //! Links that were quiet have a budget of their own, and go before those that are read without pause:
 //! a machine that sends a record now and then does not wait behind one that floods.
 
@@ -25,6 +28,8 @@ const BYTES_A_REQUEST: usize = 2 << 10;
 const BYTES_A_RECORD: usize = 256;
 /// With fewer in flight a turn has a budget as with so many: it has costs of its own.
 const REQUESTS_MIN: usize = 8;
+/// The budget at most, however much is in flight: a quiet machine waits for a turn.
+const BUDGET_BYTES_MAX: usize = 128 << 10;
 /// A link is quiet of which nothing was read in so many turns.
 const QUIET_TURNS: u32 = 8;
 
@@ -60,6 +65,8 @@ pub(super) struct Share {
     asked: usize,
     turn: u32,
     is_limited: bool,
+    /// Busy links are not read in this turn.
+    holds_busy: bool,
 }
 
 /// One list of reads that wait.
@@ -77,12 +84,17 @@ impl List {
 
 impl Share {
     /// A turn begins, with so many requests in flight of so many records each at most.
-    pub fn begin_turn(&mut self, in_flight: usize, records: usize) {
+    pub fn begin_turn(&mut self, in_flight: usize, records: usize, is_disk_behind: bool) {
         self.turn = self.turn.wrapping_add(1);
-        self.is_limited = in_flight > 0;
+        self.is_limited = in_flight > 0 || is_disk_behind;
+        self.holds_busy = is_disk_behind;
         let a_request = BYTES_A_REQUEST + BYTES_A_RECORD * (records - 1);
-        let budget = if self.is_limited { in_flight.max(REQUESTS_MIN) * a_request } else { usize::MAX };
-        (self.quiet.left_bytes, self.busy.left_bytes, self.asked) = (budget, budget, 0);
+        let budget = match self.is_limited {
+            true => (in_flight.max(REQUESTS_MIN) * a_request).min(BUDGET_BYTES_MAX),
+            false => usize::MAX,
+        };
+        (self.quiet.left_bytes, self.asked) = (budget, 0);
+        self.busy.left_bytes = if is_disk_behind { 0 } else { budget };
     }
 
     fn list(&mut self, pace: Pace) -> &mut List {
@@ -92,9 +104,11 @@ impl Share {
         }
     }
 
-    /// Whether something waits that the next turn goes on with.
-    pub fn has_waiting(&self) -> bool {
-        !self.quiet.waiting.is_empty() || !self.busy.waiting.is_empty() || !self.unread.is_empty()
+    /// Whether something waits that the next turn goes on with, though nothing happens until then.
+    /// `is_disk_behind`: as it is now.
+    pub fn has_waiting(&self, is_disk_behind: bool) -> bool {
+        let busy = !self.busy.waiting.is_empty() || !self.unread.is_empty();
+        !self.quiet.waiting.is_empty() || busy && !is_disk_behind
     }
 
     /// Whether a completion of a link is handled now; else it waits.
@@ -130,7 +144,8 @@ impl Share {
     /// Whether a link has to wait for its next read, so that others find a buffer; it is listed then.
     pub fn spares(&mut self, id: LinkId, reads: &Reads, buffers: InUse) -> bool {
         let free = free_for_busy(buffers, self.asked);
-        let spares = self.is_limited && reads.pace == Pace::Busy && (free == 0 || !self.unread.is_empty());
+        let is_busy = self.is_limited && reads.pace == Pace::Busy;
+        let spares = is_busy && (self.holds_busy || free == 0 || !self.unread.is_empty());
         if spares {
             self.unread.push_back(id);
         }
@@ -146,7 +161,7 @@ impl Share {
 
     /// The next link that can be read again.
     pub fn pop_unread(&mut self, buffers: InUse) -> Option<LinkId> {
-        let can = !self.is_limited || free_for_busy(buffers, self.asked) > 0;
+        let can = !self.holds_busy && (!self.is_limited || free_for_busy(buffers, self.asked) > 0);
         if can { self.unread.pop_front() } else { None }
     }
 }

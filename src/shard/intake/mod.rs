@@ -35,7 +35,7 @@ use super::{Fd, LaneId, LinkId, Now, SourceId};
 use crate::config::{LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
 use crate::ground::CoreId;
 use crate::http::server::Request;
-use crate::journal::{Identity, owner_of};
+use crate::journal::{Claim, Identity, owner_of};
 use crate::observe::snapshot::SourceSnapshot;
 use crate::source::serial::PortError;
 use attempts::Loss;
@@ -440,6 +440,15 @@ impl Intake {
     /// Sends machines what may be sent now.
     pub fn flush_machines(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         self.machines.flush(turn, store, &mut self.sources);
+    }
+
+    /// Whether a link of this kind is a machine's that can be held back.
+    pub fn can_wait(&self, link: LinkId, kind: Kind) -> bool {
+        match kind {
+            Kind::Http => true,
+            Kind::Stream => self.streams.table.get(link).pressure.claim() == Claim::Waits,
+            Kind::Api => false,
+        }
     }
 
     /// Whether a machine waits for a commit.
