@@ -11,8 +11,8 @@ READY, GO, PHASE, SENT, ARRIVED, ACCEPTED = range(6)
 class Board:
     """A file in /dev/shm, zeroed, with one word a machine."""
 
-    def __init__(self, machines: int):
-        self.path = f"/dev/shm/ringest-bench-{os.getpid()}"
+    def __init__(self, machines: int, name: str = ""):
+        self.path = f"/dev/shm/ringest-bench-{os.getpid()}{name}"
         self._bytes = HEADER_BYTES + 8 * max(machines, 1)
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:

@@ -1,7 +1,7 @@
 """The scenarios by name: what they send, what is compared, and the figure to reach."""
 
 from .peer import Haproxy, Nginx, PythonGateway, SyslogNg
-from .scenario import Case, Scenario, Share, Target, later_than, of, ratio
+from .scenario import Case, Scenario, Share, Target, flooded_p99, later_than, of, ratio
 from .subject import Floor, Gateway, Waiting
 
 RECV_POST = Floor("recv + POST", "tcp", True)
@@ -25,6 +25,8 @@ FEW_LANES = Gateway("1,000 lanes", waiting=Waiting(1_000))
 MANY_LANES = Gateway("a lane each", waiting=Waiting(400_000))
 FOUND_LANES = Gateway("a lane each, restarted", waiting=Waiting(400_000, restarted=True))
 WAITING_BYTES = 192
+FLOODED = Gateway("gateway, flooded", flood=64)
+POWER_FLOODED = Gateway("gateway at power, flooded", durability="power", flood=64)
 BLIND = Gateway("without histograms and counters", blind=True)
 
 PYTHONS = (PythonGateway(1), PythonGateway(64))
@@ -232,6 +234,32 @@ SCENARIOS = (
                 "cores", (GATEWAY, TWO_SHARDS), rounds=2,
                 targets=(Target("CPU a record of 2 shards ≤ 1.1 × that of 1", ratio("gateway", TWO_SHARDS.name), most=1.1),),
             ),
+        ),
+    ),
+    Scenario(
+        "flood",
+        "1,000 TCP machines, 40,000 records/s evenly, and 8 HTTP machines that are timed; the same while 64 other machines send as fast as they can",
+        tuple(
+            Case(
+                f"flood/{level}", (calm, flooded), rate=40_000, probes=8,
+                targets=(
+                    Target(
+                        f"{level}: deliveries in a flood ≥ 0.7 × those without", ratio(calm.name, flooded.name, "records_per_s"), least=0.7,
+                        needs=(calm.name, flooded.name),
+                    ),
+                    latency,
+                ),
+            )
+            for level, calm, flooded, latency in (
+                (
+                    "process", GATEWAY, FLOODED,
+                    Target("process: (p99 of the 201 in a flood - one turn) ≤ 2 × that without", flooded_p99("gateway", FLOODED.name), most=2),
+                ),
+                (
+                    "power", POWER, POWER_FLOODED,
+                    Target("power: p99 of the 201 in a flood, ms ≤ 20", lambda rows: rows[POWER_FLOODED.name]["accepted_us"]["p99"] / 1e3, most=20),
+                ),
+            )
         ),
     ),
     Scenario(

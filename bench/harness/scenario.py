@@ -21,6 +21,10 @@ class Target:
     gate: bool = False
 
 
+# Requests a second of the machines that are timed beside others.
+PROBES_PER_S = 1000
+
+
 @dataclass(frozen=True)
 class Share:
     """A rate that is this share of the throughput of a subject in an earlier case of the scenario."""
@@ -49,6 +53,7 @@ class Case:
     waiting: int = 0  # records that wait for the receiver, which comes later; of how many machines says the subject
     rounds: int = 1  # times the repeats asked for, where a small difference is looked for
     commits: bool = False  # the bare commit loop runs in turn with it
+    probes: int = 0  # HTTP machines beside the others, at PROBES_PER_S together, whose 201s are timed
     targets: tuple[Target, ...] = ()
 
 
@@ -67,6 +72,14 @@ def ratio(over: str, under: str = "gateway", key: str = "cpu_us"):
 
 def of(subject: str, key: str):
     return lambda rows: rows[subject][key]
+
+
+def flooded_p99(calm: str, flooded: str):
+    """The p99 of the machines' 201 in a flood, without one turn of the core, as a multiple of that without it."""
+    def figure(rows):
+        turn_us = 1e6 / (rows[flooded]["turns"] * rows[flooded]["records_per_s"])
+        return (rows[flooded]["accepted_us"]["p99"] - turn_us) / rows[calm]["accepted_us"]["p99"]
+    return figure
 
 
 def later_than(which: str, percentile: str, *peers: str):

@@ -23,6 +23,7 @@ class Subject:
     posts = True
     is_peer = False  # what a peer loses is a result, not a fault of the bench
     line_feed = False  # records end with LF rather than CR
+    flood = 0  # machines that flood it
 
     def command(self, trial) -> list[str]:
         raise NotImplementedError
@@ -90,8 +91,10 @@ class Gateway(Subject):
 
     def __init__(
         self, name: str = "gateway", *, cores: int = 1, ids: bool = False, lease: int = 1, batch: int = 0,
-        durability: str = "process", levers: bool = False, blind: bool = False, waiting: Waiting | None = None,
+        durability: str = "process", levers: bool = False, blind: bool = False, waiting: Waiting | None = None, flood: int = 0,
     ):
+        # Machines that send beside the others as fast as their connections take it.
+        self.flood = flood
         self.name, self.cores, self.ids, self.lease, self.batch = name, cores, ids, lease, batch
         self.durability, self.levers, self.blind, self.waiting = durability, levers, blind, waiting
 
@@ -109,8 +112,11 @@ class Gateway(Subject):
         lines = [
             "[gateway]", 'name = "bench"', f"cores = {sorted(trial.subject_cpus)}", f"state_dir = {quoted(trial.state)}",
             f'admin = "127.0.0.1:{trial.admin_at}"', 'min_wait = "250us"' if self.levers else "", "",
-            "[journal]", f'durability = "{self.durability}"', "",
+            "[journal]", f'durability = "{self.durability}"', 'max_size = "8GiB"' if case.probes else "", "",
         ]
+        if case.probes:
+            lines += ["[[source]]", 'name = "probes"', 'kind = "http"', f'listen = "127.0.0.1:{trial.probes_at}"', ""]
+            lines += ["[[source]]", 'name = "flood"', 'kind = "tcp_listen"', f'listen = "127.0.0.1:{trial.flood_at}"', 'lane = "connection"', ""]
         if case.source == "ports":
             for index in range(case.machines):
                 path = quoted(trial.ports / f"machine-{index:04}")
@@ -127,7 +133,10 @@ class Gateway(Subject):
             lines += [f"lease = {self.lease}", 'count_at = "/count"'] if self.lease > 1 else []
             fields = '"id": {{id}}, ' + fields
         lines += ["", "[deliver]", f'url = "{receiver}/films/"', f"body = '{{{fields}}}'", "success = [201]"]
-        lines += [f"connections = {case.connections}", f"pipeline = {case.depth}", 'drain = "1s"' if self.waiting else "", ""]
+        lines += [f"connections = {case.connections}", f"pipeline = {case.depth}"]
+        # What a flood has left is not waited for.
+        lines += ['drain = "1s"'] if self.waiting else ['drain = "100ms"'] if case.probes else []
+        lines += [""]
         if self.batch:
             lines += ["[deliver.batch]", 'form = "ndjson"', f"records = {self.batch}", 'wait = "5ms"', ""]
         return "\n".join(lines)

@@ -10,8 +10,15 @@ from pathlib import Path
 
 from .board import ACCEPTED, ARRIVED, GO, PHASE, READY, SENT, Board
 from .process import Failure, Process, between, cpu_times
+from .scenario import PROBES_PER_S
 from .subject import TARGET
 from .where import shares
+
+
+# Of the turns in a flood so many may follow a sleep; without one it is half of them.
+FLOOD_SLEEPS_MOST = 0.25
+# So much lower is the priority of a flood than that of load and receiver.
+FLOOD_NICER = 10
 
 
 def free_ports(count: int) -> list[int]:
@@ -34,7 +41,8 @@ class Trial:
         cpus = sorted(os.sched_getaffinity(0))
         self.subject_cpus = set(cpus[: subject.cores])
         self.other_cpus = set(cpus[subject.cores :] or cpus[-1:])
-        self.machines_at, self.receiver_at, self.admin_at = free_ports(3)
+        self.machines_at, self.receiver_at, self.admin_at, self.probes_at, self.flood_at = free_ports(5)
+        self.probe_board = None
         self._processes: list[Process] = []
 
     def run(self) -> dict:
@@ -42,7 +50,7 @@ class Trial:
         self.directory = Path(tempfile.mkdtemp(prefix="trial-", dir=self.options.scratch))
         self.state, self.ports = self.directory / "state", self.directory / "ports"
         self.ports.mkdir()
-        self.board = Board(self.case.machines)
+        self.board = Board(self.case.machines + self.case.probes + self.subject.flood)
         try:
             return self._run()
         except Failure as failure:
@@ -51,6 +59,8 @@ class Trial:
             for process in reversed(self._processes):
                 process.kill()
             self.board.close()
+            if self.probe_board:
+                self.probe_board.close()
             shutil.rmtree(self.directory)
 
     def _start(self, process: Process) -> Process:
@@ -69,9 +79,16 @@ class Trial:
             load = self._start_load()
             # A connect is over when the kernel took it; whether it was accepted, the subject says.
             self.subject.wait_connected(self, subject)
+        probes = self._start_probes() if self.case.probes else None
         self.board[GO] = 0 if self.case.idle else 1
+        flood = self._start_flood() if self.subject.flood else None
         row = self._measure(subject, before_connections)
+        if flood:
+            row["flood"] = flood.stop()
         row["load"] = load.stop() if load else {}
+        if probes:
+            row["probes"] = probes.stop()
+            row["load"]["accepted_us"] = row["probes"]["accepted_us"]
         row["receiver"] = {}
         stayed = self._stop_subject(row, subject)
         if null:
@@ -118,10 +135,41 @@ class Trial:
         load.wait_for(lambda: self.board[READY] == 1, "the connection of all machines", 60)
         return load
 
+    def _start_probes(self) -> Process:
+        """HTTP machines that have nothing to do with the others. What they are told stands on a board of their own."""
+        first, count = self.case.machines, self.case.probes
+        self.probe_board = Board(first + count, "-probes")
+        command = [
+            str(TARGET / "bench-load"), "--board", self.probe_board.path, "--machines", str(count), "--first-machine", str(first),
+            "--rate", str(PROBES_PER_S), "--no-drain", "--http", f"127.0.0.1:{self.probes_at}",
+            "--histogram-log", str(self.log_path("accepted")),
+        ]
+        probes = self._start(Process("probes", command, self.other_cpus, self.directory, self.options.nice))
+        probes.wait_for(lambda: self.probe_board[READY] == 1, "the connection of the machines that are timed", 60)
+        self.probe_board[GO] = 1
+        return probes
+
+    def _start_flood(self) -> Process:
+        """It has what the others leave of their CPU."""
+        first = self.case.machines + self.case.probes
+        command = [
+            str(TARGET / "bench-flood"), "--tcp", f"127.0.0.1:{self.flood_at}", "--machines", str(self.subject.flood),
+            "--first-machine", str(first),
+        ]
+        nice = self.options.nice + FLOOD_NICER
+        flood = self._start(Process("flood", command, self.other_cpus, self.directory, nice))
+        flood.wait_for_line()
+        return flood
+
+    def _set_phase(self, phase: int) -> None:
+        for board in (self.board, self.probe_board):
+            if board:
+                board[PHASE] = phase
+
     def _measure(self, subject: Process, before_connections) -> dict:
         time.sleep(self.options.warm_up)
         counters_before = self.subject.counters(self)
-        self.board[PHASE] = 1
+        self._set_phase(1)
         others = [process for process in self._processes if process is not subject]
         others_before = [process.sample() for process in others]
         cpus_before, first, arrived_before = cpu_times(), subject.sample(), self.board[ARRIVED]
@@ -132,7 +180,7 @@ class Trial:
         else:
             time.sleep(seconds)
         arrived, last, cpus_after = self.board[ARRIVED], subject.sample(), cpu_times()
-        self.board[PHASE] = 2
+        self._set_phase(2)
         cost = between(first, last)
         others_cost = [between(sample, process.sample()) for sample, process in zip(others_before, others)]
         records = arrived - arrived_before
@@ -176,7 +224,7 @@ class Trial:
             faults.append("no record arrived")
         if load and load["lost"]:
             faults.append(f"{load['lost']} machines lost their connection")
-        if load and load["arrived"] < load["sent"]:
+        if load and load["arrived"] < load["sent"] and not self.subject.flood:
             faults.append(f"{load['sent'] - load['arrived']} of {load['sent']} records did not arrive")
         # The last answers may not have been read when the load was ended.
         if self.case.source == "http" and self.case.rate and load["accepted"] + self.case.machines < load["sent"]:
@@ -194,6 +242,10 @@ class Trial:
         """Why the row says nothing of its subject: the load was not what it should be."""
         if self.options.smoke or self.case.idle or not row["records"]:
             return []
+        if self.subject.flood:
+            # A core that sleeps takes all that comes.
+            sleeps = row["wakes"] / row["turns"]
+            return [f"the core slept before {sleeps:.0%} of its turns: that is no flood"] if sleeps > FLOOD_SLEEPS_MOST else []
         if self.case.rate and row["records_per_s"] < 0.95 * self.case.rate:
             return [f"{row['records_per_s']:.0f} records/s of {self.case.rate:.0f} that were due"]
         # What ports carry passes through a thread of the kernel, which belongs to neither.

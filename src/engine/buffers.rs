@@ -37,6 +37,13 @@ impl Drop for Pages {
     }
 }
 
+/// How many buffers hold reads that were not handled yet, and how many there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InUse {
+    pub(super) held: usize,
+    pub(super) all: usize,
+}
+
 /// The provided buffers of one data ring, as one group.
 pub(super) struct Buffers {
     entries: Pages,
@@ -47,6 +54,8 @@ pub(super) struct Buffers {
     tail: u16,
     /// Which buffers are ours now: a completion that names any other would be a broken invariant.
     held: Vec<bool>,
+    /// How many these are.
+    held_count: usize,
 }
 
 impl Buffers {
@@ -71,6 +80,7 @@ impl Buffers {
             buffer_bytes: buffer_bytes as u32,
             tail: 0,
             held: vec![true; count],
+            held_count: count,
         };
         for id in 0..buffers.count {
             buffers.give_back(id);
@@ -98,6 +108,12 @@ impl Buffers {
     pub(super) fn take(&mut self, id: u16) {
         assert!(!self.held[usize::from(id)], "the kernel named buffer {id}, which is not the kernel's");
         self.held[usize::from(id)] = true;
+        self.held_count += 1;
+    }
+
+    /// How many are ours now, and how many there are.
+    pub(super) fn in_use(&self) -> InUse {
+        InUse { held: self.held_count, all: usize::from(self.count) }
     }
 
     /// The first `bytes` of a buffer that was taken over.
@@ -113,6 +129,7 @@ impl Buffers {
     pub(super) fn give_back(&mut self, id: u16) {
         assert!(self.held[usize::from(id)], "buffer {id} is given back twice");
         self.held[usize::from(id)] = false;
+        self.held_count -= 1;
         let address = self.address(id) as u64;
         let index = usize::from(self.tail & (self.count - 1));
         let first = self.entries.start.cast::<BufRingEntry>().as_ptr();

@@ -14,7 +14,9 @@ use crate::ground::text::typed;
 use crate::journal::{self, FoundKey, Journal, Storage};
 use crate::observe::losses::{self, Acknowledged, LossNews};
 use crate::observe::snapshot::{ParkedList, Snapshot};
-use crate::shard::{ApiId, Completion, CoreId, Disposal, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId};
+use crate::shard::{
+    ApiId, Completion, CoreId, Disposal, LinkId, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId,
+};
 use crate::tls;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
@@ -63,6 +65,12 @@ impl Core for Shard {
     }
     fn in_flight(&self) -> usize {
         Self::in_flight(self)
+    }
+    fn can_wait(&self, link: LinkId) -> bool {
+        Self::can_wait(self, link)
+    }
+    fn is_disk_behind(&self) -> bool {
+        Self::is_disk_behind(self)
     }
     fn snapshot(&self, now: Now) -> Snapshot {
         Self::snapshot(self, now)

@@ -1,6 +1,6 @@
 //! The loop of one core: completions in, operations out, around a sans-IO core.
 //!
-//! A turn: take up to [`TURN_COMPLETIONS`] completions, give each to the core, carry out what it asks for, end the core's
+//! A turn: take up to [`TURN_COMPLETIONS`] completions, give each to the core (but for reads beyond the turn's share, see `share`), carry out what it asks for, end the core's
 //! turn, submit everything by one system call. When nothing is due the loop sleeps in the runtime, until the data ring's
 //! eventfd, the mailbox, a cold operation or the core's next deadline wakes it.
 
@@ -8,6 +8,7 @@ mod carry;
 mod complete;
 mod link;
 mod reload;
+mod share;
 
 use super::clock;
 use super::connect::Connector;
@@ -26,6 +27,7 @@ use crate::shard::{
 };
 use crate::source::serial::{Opened, PortError};
 use link::Link;
+use share::Share;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -85,6 +87,14 @@ pub trait Core {
     /// Requests that the API has not answered.
     fn in_flight(&self) -> usize {
         0
+    }
+    /// Whether a link is a machine's that can be held back, so that what it sends may wait for its turn.
+    fn can_wait(&self, _link: LinkId) -> bool {
+        false
+    }
+    /// Whether machines wait for the disk since more comes than it takes.
+    fn is_disk_behind(&self) -> bool {
+        false
     }
     /// What the core shows of itself.
     fn snapshot(&self, now: Now) -> Snapshot;
@@ -317,6 +327,7 @@ pub struct Driver<C: Core> {
     stopping: bool,
     events: Rc<Events>,
     batch: Vec<Cqe>,
+    share: Share,
 }
 
 /// The loop's timer. It is moved only to come earlier: a wake too many is cheaper than a change at every turn.
@@ -367,6 +378,7 @@ impl<C: Core> Driver<C> {
             stopping: false,
             events: Rc::default(),
             batch: Vec::with_capacity(TURN_COMPLETIONS),
+            share: Share::default(),
         })
     }
 
@@ -411,7 +423,8 @@ impl<C: Core> Driver<C> {
             }
             let deadline = self.core.next_deadline();
             let due = deadline.is_some_and(|deadline| deadline <= now.mono_ns);
-            if due || self.ring.has_work() || !self.events.queue.borrow().is_empty() {
+            let waits = self.has_reads_waiting() || !self.events.queue.borrow().is_empty();
+            if due || waits || self.ring.has_work() {
                 if handled >= TURN_COMPLETIONS || turns >= TURNS_MAX {
                     (handled, turns) = (0, 0);
                     self.give_way(&eventfd).await?;
@@ -455,6 +468,9 @@ impl<C: Core> Driver<C> {
             let event = self.events.queue.borrow_mut().pop_front();
             self.event(now, event.expect("counted, and taken only here"));
         }
+        let records = self.settings.deliver.batch.as_ref().map_or(1, |batch| batch.records);
+        self.share.begin_turn(self.core.in_flight(), records, self.core.is_disk_behind());
+        self.read_waiting(now);
         let mut batch = std::mem::take(&mut self.batch);
         self.ring.take(&mut batch, TURN_COMPLETIONS);
         let handled = batch.len();
@@ -465,6 +481,7 @@ impl<C: Core> Driver<C> {
         self.ring.buffers.publish();
         self.core.turn(now);
         self.carry();
+        self.read_unread(now);
         let limit = self.gather_limit(now, handled);
         if !limit.is_zero() {
             let enough = self.core.in_flight().clamp(*GATHERED.start(), *GATHERED.end());
@@ -480,10 +497,16 @@ impl<C: Core> Driver<C> {
         Ok(handled)
     }
 
+    /// Whether reads wait that the next turn takes.
+    fn has_reads_waiting(&self) -> bool {
+        self.share.has_waiting(self.core.is_disk_behind())
+    }
+
     /// How long to wait for more: not at all unless the core is busy, and not beyond what is due.
     fn gather_limit(&self, now: Now, handled: usize) -> Duration {
         let min_wait = self.settings.gateway.min_wait;
-        if min_wait.is_zero() || handled < BUSY_COMPLETIONS || !self.events.queue.borrow().is_empty() {
+        let waits = self.has_reads_waiting() || !self.events.queue.borrow().is_empty();
+        if min_wait.is_zero() || handled < BUSY_COMPLETIONS || waits {
             return Duration::ZERO;
         }
         let until = self.core.next_deadline().map(|deadline| deadline.saturating_sub(now.mono_ns));

@@ -27,7 +27,7 @@ use super::segments::{Segment, Segments};
 use super::trouble::Troubles;
 use super::window::{Location, RecordView, Window};
 use super::writer::Writer;
-use super::{BlockFile, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, Storage};
+use super::{BlockFile, Claim, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, Storage};
 use crate::config::Durability;
 use crate::ground::count::Counters;
 use crate::ground::{CoreId, LaneNumber, Now, RecordNumber};
@@ -179,6 +179,18 @@ impl Journal {
         !self.on_disk() || self.segments.is_first_ready() || self.troubles.stop_intake()
     }
 
+    /// Whether room is kept for senders that cannot be held back: a share of the segments, and one of
+    /// the window.
+    pub fn set_reserve(&mut self, is_kept: bool) {
+        self.segments.set_reserve(is_kept);
+        self.window.set_reserve(is_kept);
+    }
+
+    /// Whether more has come than the disk takes at this moment, so that a commit waits for others.
+    pub fn is_disk_behind(&self) -> bool {
+        self.writer.is_behind() && !self.troubles.stop_intake()
+    }
+
     /// Whether the disk refuses what records need.
     pub fn is_in_trouble(&self) -> bool {
         self.troubles.stop_intake()
@@ -237,6 +249,8 @@ impl Journal {
         let waited_ns = since_ns.map_or(0, |since_ns| now.mono_ns.saturating_sub(since_ns));
         if !self.on_disk() || self.segments.is_full() {
             Some("the journal is full: reading pauses until records are delivered".to_owned())
+        } else if self.segments.is_down_to_reserve() {
+            Some("the journal is full but for what is kept for lines without flow control: other reading pauses until records are delivered".to_owned())
         } else if waited_ns >= SLOW_DISK_NS {
             let seconds = waited_ns / 1_000_000_000;
             Some(format!(
@@ -295,9 +309,10 @@ impl Journal {
     /// [`Journal::append_in`] takes it.
     ///
     /// # Errors
-    /// [`Full`]: no record is taken now.
-    pub fn room_for(&mut self, now: Now, bytes: usize) -> Result<Room, Full> {
-        self.make_room(now, entry_bytes(RECORD_PREFIX_BYTES + bytes) + ORIGIN_ENTRY_BYTES_MAX, Purpose::Intake)?;
+    /// [`Full`]: no record of such a sender is taken now.
+    pub fn room_for(&mut self, now: Now, claim: Claim, bytes: usize) -> Result<Room, Full> {
+        let bytes_max = entry_bytes(RECORD_PREFIX_BYTES + bytes) + ORIGIN_ENTRY_BYTES_MAX;
+        self.make_room(now, bytes_max, Purpose::Intake(claim))?;
         Ok(Room { bytes })
     }
 
@@ -307,17 +322,18 @@ impl Journal {
     ///
     /// # Errors
     /// [`Full`]: no record is taken now.
-    pub fn room_behind(&mut self, now: Now, bytes: usize) -> Result<Room, Full> {
+    pub fn room_behind(&mut self, now: Now, claim: Claim, bytes: usize) -> Result<Room, Full> {
         let entries_bytes = entry_bytes(RECORD_PREFIX_BYTES + bytes) + ORIGIN_ENTRY_BYTES_MAX;
         match self.writer.is_open() && self.writer.has_room(entries_bytes, self.options.block_bytes) {
             true => Ok(Room { bytes }),
-            false => self.room_for(now, bytes),
+            false => self.room_for(now, claim, bytes),
         }
     }
 
-    /// Whether a record of up to `bytes`, the machine's own key included, would be taken now.
+    /// Whether a record of up to `bytes`, the machine's own key included, would be taken now, of a
+    /// sender that can be held back.
     pub fn can_append(&mut self, now: Now, bytes: usize) -> bool {
-        self.room_for(now, bytes).is_ok()
+        self.room_for(now, Claim::Waits, bytes).is_ok()
     }
 
     /// Copies a record into the open block. From now on it survives what the level promises once
@@ -326,7 +342,7 @@ impl Journal {
     /// # Errors
     /// [`Full`]: nothing was changed; try again when [`Journal::can_append`] holds.
     pub fn append_record(&mut self, now: Now, record: NewRecord<'_>) -> Result<Appended, Full> {
-        let room = self.room_for(now, bytes_of(&record))?;
+        let room = self.room_for(now, Claim::Waits, bytes_of(&record))?;
         Ok(self.append_in(now, room, record))
     }
 
@@ -660,8 +676,8 @@ impl Journal {
     pub(super) fn make_room(&mut self, now: Now, bytes: usize, purpose: Purpose) -> Result<(), Full> {
         let slot_bytes = self.options.block_bytes;
         assert!(BLOCK_HEADER_BYTES + bytes <= slot_bytes as usize, "limits keep entries below a block");
-        if purpose == Purpose::Intake && self.on_disk() {
-            self.takes_records()?;
+        if let Purpose::Intake(claim) = purpose {
+            self.takes_records(claim)?;
         }
         if self.writer.is_open() {
             if self.writer.has_room(bytes, slot_bytes) {
@@ -682,24 +698,40 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether records may be taken.
-    fn takes_records(&self) -> Result<(), Full> {
+    /// Whether records may be taken, also into a block that has room: it may be one of the reserve.
+    fn takes_records(&self, claim: Claim) -> Result<(), Full> {
+        let reserve = self.window.reserve_slots();
+        if reserve > 0 && claim == Claim::Waits && !self.window.has_slot(reserve + usize::from(self.on_disk())) {
+            return Err(self.no_slot());
+        }
+        if !self.on_disk() {
+            return Ok(());
+        }
         if self.troubles.stop_intake() {
             return Err(Full::Lasting);
         }
         if self.moving.is_due() {
             return Err(Full::Passing);
         }
-        self.segments.take_records()
+        self.segments.take_records(claim)
+    }
+
+    /// Waiting records never have all slots, but for level `memory`: the others are being written.
+    fn no_slot(&self) -> Full {
+        if self.on_disk() { Full::Passing } else { Full::Lasting }
     }
 
     /// Takes a free slot for the next piece of the log.
     fn begin_extent(&mut self, purpose: Purpose) -> Result<(), Full> {
-        // One is for ids and marks, and one for moving what a failed segment did not take.
-        let kept_back = usize::from(purpose == Purpose::Intake) + usize::from(self.on_disk());
-        if !self.window.has_slot(kept_back) {
-            // Waiting records never have all slots, but for level `memory`: the others are being written.
-            return Err(if self.on_disk() { Full::Passing } else { Full::Lasting });
+        // One is for ids and marks, some are for senders that cannot wait, ...
+        let behind = match purpose {
+            Purpose::Intake(Claim::Waits) => 1 + self.window.reserve_slots(),
+            Purpose::Intake(Claim::CannotWait) => 1,
+            Purpose::Progress => 0,
+        };
+        // ... and one is for moving what a failed segment did not take.
+        if !self.window.has_slot(behind + usize::from(self.on_disk())) {
+            return Err(self.no_slot());
         }
         let next_number = self.writer.next_number();
         let at = match self.on_disk() {

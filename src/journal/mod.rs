@@ -86,10 +86,19 @@ pub enum Full {
     Lasting,
 }
 
+/// Who asks for room for a record. What is kept in reserve is for those that cannot wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// A sender that can be held back.
+    Waits,
+    /// One that nothing holds back: what it sends is read or lost.
+    CannotWait,
+}
+
 /// What room is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
-    Intake,
+    Intake(Claim),
     /// Ids, marks, and what is said of parked records: room is reserved for them.
     Progress,
 }

@@ -12,7 +12,7 @@ pub(super) use segment::{Segment, SparseBits};
 
 use super::format::{Position, SegmentHeader, round_up};
 use super::op::{Op, Ops};
-use super::{Full, IN_MEMORY, Options, Purpose, RETRY_AFTER_NS};
+use super::{Claim, Full, IN_MEMORY, Options, Purpose, RETRY_AFTER_NS};
 use crate::config::Durability;
 use crate::ground::{CoreId, Now, RecordNumber, SegmentNumber};
 use std::collections::VecDeque;
@@ -41,6 +41,8 @@ pub(super) struct Segments {
     segment_bytes: u32,
     /// Segments at most; the last one, and in need more, is for ids and marks.
     max: usize,
+    /// Of what segments may take, so much is for records of senders that cannot wait.
+    reserve_bytes: u64,
     /// Files that are to be ready for what comes.
     ahead: usize,
     maker: Maker,
@@ -67,6 +69,7 @@ impl Segments {
             durability: options.durability,
             segment_bytes: options.segment_bytes,
             max: options.segments_max(),
+            reserve_bytes: 0,
             ahead: options.segments_ahead(),
             maker,
             list: found.into(),
@@ -168,9 +171,36 @@ impl Segments {
     }
 
     /// Whether more than three quarters of what segments may take is taken, with the one that is
-    /// kept for ids and marks.
+    /// kept for ids and marks, and without the reserve.
     pub fn is_tight(&self) -> bool {
-        4 * (self.list.len() + 1) > 3 * self.max
+        let reserve = self.reserve_bytes.div_ceil(u64::from(self.segment_bytes)) as usize;
+        4 * (self.list.len() + 1) > 3 * (self.max - reserve)
+    }
+
+    /// Whether a part of the segments is kept for senders that cannot wait: an eighth, and one segment
+    /// at least, since every start begins a new one. Two and a half stay for the others in any case:
+    /// with fewer, one record that stays would stop them.
+    pub fn set_reserve(&mut self, is_kept: bool) {
+        let segment_bytes = u64::from(self.segment_bytes);
+        let share = (self.max as u64 * segment_bytes / 8).max(segment_bytes);
+        let most = self.records_bytes_max().saturating_sub(segment_bytes * 5 / 2);
+        self.reserve_bytes = if is_kept { share.min(most) } else { 0 };
+    }
+
+    /// What records may take: all segments but the one that is kept for ids and marks.
+    fn records_bytes_max(&self) -> u64 {
+        (self.max as u64 - 1) * u64::from(self.segment_bytes)
+    }
+
+    /// Whether what records may take is taken but for the reserve; never where there is none.
+    pub fn is_down_to_reserve(&self) -> bool {
+        if self.reserve_bytes == 0 {
+            return false;
+        }
+        let whole = self.list.len() - usize::from(self.is_current_open());
+        let filled = self.list.back().filter(|_| self.is_current_open()).map_or(0, |segment| segment.end);
+        let taken = whole as u64 * u64::from(self.segment_bytes) + u64::from(filled);
+        taken + self.reserve_bytes >= self.records_bytes_max()
     }
 
     /// Whether commits may go to a segment.
@@ -184,8 +214,8 @@ impl Segments {
     }
 
     /// Whether records may be taken as far as segments are concerned.
-    pub fn take_records(&self) -> Result<(), Full> {
-        if self.list.len() >= self.max {
+    pub fn take_records(&self, claim: Claim) -> Result<(), Full> {
+        if self.list.len() >= self.max || claim == Claim::Waits && self.is_down_to_reserve() {
             return Err(Full::Lasting);
         }
         let is_ready = match self.is_current_open() {
@@ -265,6 +295,7 @@ impl Segments {
         next_number: RecordNumber,
         slot_bytes: u32,
     ) -> Result<Position, Full> {
+        let is_intake = purpose != Purpose::Progress;
         if self.is_current_open() {
             let segment = self.list.back().expect("open");
             if segment.end + slot_bytes <= self.segment_bytes {
@@ -272,7 +303,7 @@ impl Segments {
                 // should that turn out to be impossible, there is room for the ids and marks that
                 // make old segments free.
                 let second_half = segment.end > self.segment_bytes / 2;
-                if purpose == Purpose::Intake && second_half && !self.making.is_next_ready() {
+                if is_intake && second_half && !self.making.is_next_ready() {
                     return Err(Full::Passing);
                 }
                 return Ok(segment.end_position());
@@ -281,10 +312,10 @@ impl Segments {
         // Ids, marks and answers that park are never refused for want of segments: without them
         // nothing would be delivered and become free again. They are bounded by the records that
         // they are about, but the segments that they begin may go beyond the limit for a while.
-        if purpose == Purpose::Intake && self.is_full() {
+        if is_intake && self.is_full() {
             return Err(Full::Lasting);
         }
-        if purpose == Purpose::Intake && !self.making.is_next_ready() {
+        if is_intake && !self.making.is_next_ready() {
             return Err(Full::Passing);
         }
         Ok(Position { segment: self.begin(next_number), offset: self.maker.physical })

@@ -144,6 +144,8 @@ pub(super) struct Window {
     extents: Vec<Extent>,
     free_extents: Vec<u32>,
     slots: u32,
+    /// Of these, so many are for records of senders that cannot wait.
+    reserve_slots: usize,
     free_slots: Vec<u32>,
     heap_extents: usize,
     /// Of entries that are kept aside.
@@ -165,6 +167,7 @@ impl Window {
             extents: Vec::new(),
             free_extents: Vec::new(),
             slots,
+            reserve_slots: 0,
             free_slots: (0..slots).rev().collect(),
             heap_extents: 0,
             aside_bytes: 0,
@@ -202,10 +205,20 @@ impl Window {
         self.heap_extents >= self.heap_extents_max()
     }
 
-    /// Slots that are never pinned by waiting records, so that intake and marks go on: a quarter,
-    /// and the one that a move needs.
+    /// Whether an eighth of the slots is kept for senders that cannot wait.
+    pub fn set_reserve(&mut self, is_kept: bool) {
+        self.reserve_slots = if is_kept { self.slots as usize / 8 } else { 0 };
+    }
+
+    /// Slots that senders that can wait do not take.
+    pub fn reserve_slots(&self) -> usize {
+        self.reserve_slots
+    }
+
+    /// Slots that are never pinned by waiting records, so that intake and marks go on: a quarter, the
+    /// reserve, and the one that a move needs.
     fn slots_kept_back(&self) -> usize {
-        (self.slots as usize / 4).max(2) + 1
+        (self.slots as usize / 4).max(2) + self.reserve_slots + 1
     }
 
     fn heap_extents_max(&self) -> usize {

@@ -58,6 +58,9 @@ impl Block {
     }
 }
 
+/// With more sealed blocks than these behind those in flight, the disk is behind.
+const WAITING_BLOCKS_MAX: usize = 2;
+
 #[derive(Debug)]
 struct InFlight {
     block: Block,
@@ -132,6 +135,11 @@ impl Writer {
     /// Block memory does not survive the process: nothing in it counts before it is written.
     pub fn acknowledge_commits(&mut self) {
         self.acknowledges_commits = self.durability != Durability::Memory;
+    }
+
+    /// Whether whole blocks wait for those in flight: more comes than the disk takes.
+    pub fn is_behind(&self) -> bool {
+        self.sealed.len() > WAITING_BLOCKS_MAX
     }
 
     /// Whether it is a commit that brings an entry to the configured level, and no copy.

@@ -37,7 +37,7 @@ use crate::observe::losses::{Acknowledged, LossNews};
 use crate::observe::snapshot::ParkedList;
 use crate::tls;
 use delivery::Delivery;
-use intake::{Intake, Placement};
+use intake::{Intake, Placement, needs_reserve};
 use links::{Kind, Links};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -145,6 +145,7 @@ impl Shard {
     pub fn new(setup: Setup) -> Self {
         let Setup { settings, core, cores, sources, journals, owners, seed, now } = setup;
         let mut store = Store::new(journals, settings.journal.durability);
+        store.set_reserve(needs_reserve(&settings, &sources));
         let mut shard = Self {
             delivery: Delivery::new(Arc::clone(&settings), &mut store),
             intake: Intake::new(Placement { core, cores, owners }, &sources, &settings, now),
@@ -205,6 +206,16 @@ impl Shard {
     /// Requests that the API has not answered.
     pub fn in_flight(&self) -> usize {
         self.delivery.in_flight()
+    }
+
+    /// Whether a link is a machine's that can be held back.
+    pub fn can_wait(&self, link: LinkId) -> bool {
+        self.links.kind(link).is_some_and(|kind| self.intake.can_wait(link, kind))
+    }
+
+    /// Whether machines wait for a commit, and that for others since more comes than the disk takes.
+    pub fn is_disk_behind(&self) -> bool {
+        self.intake.awaits_durable() && self.store.own().is_disk_behind()
     }
 
     /// For the driver's own counts.

@@ -5,6 +5,8 @@ use ringest::engine::RingOptions;
 use ringest::shard::{Completion, Fd, LinkId, Op, Readable, RecvEnd, SourceId};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Sends back what comes, in order, on every connection.
@@ -185,6 +187,34 @@ fn every_byte_arrives_in_order_while_reading_pauses_again_and_again() {
     let gateway = start_echo(setup, Some(3));
     echo_clients(address, 50, 50_000);
     gateway.stop();
+}
+
+#[test]
+fn while_requests_are_in_flight_a_turn_takes_its_share_and_every_byte_arrives_in_order() {
+    // What one request in flight gives to links that were quiet and to others, and a read beyond each.
+    const BUFFER_BYTES: usize = 512;
+    const MOST_BYTES: usize = 2 * ((16 << 10) + BUFFER_BYTES);
+    for (read_buffers, pause_every) in [(1024, None), (16, None), (64, Some(3))] {
+        let (settings, listeners, address) = listening();
+        let mut setup = setup(settings, listeners);
+        (setup.ring.read_buffers, setup.ring.read_buffer_bytes) = (read_buffers, BUFFER_BYTES);
+        let mut echo = Echo { pause_every, ..Echo::default() };
+        let most = Arc::new(AtomicUsize::new(0));
+        let (seen, mut turn) = (Arc::clone(&most), (0, 0));
+        let gateway = start(setup, move |world, now, input| {
+            world.in_flight = 1;
+            if let Input::Completion(Completion::Received { bytes, .. }) = &input {
+                // The clock is read once a turn.
+                turn = (now.mono_ns, bytes.len() + if turn.0 == now.mono_ns { turn.1 } else { 0 });
+                seen.fetch_max(turn.1, Ordering::Relaxed);
+            }
+            echo.input(world, input);
+        });
+        echo_clients(address, 40, 100_000);
+        gateway.stop();
+        let most = most.load(Ordering::Relaxed);
+        assert!(most <= MOST_BYTES, "{most} bytes in a turn with {read_buffers} buffers");
+    }
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct World {
     pub deadline: Option<u64>,
     /// By `ApiId`.
     pub destinations: Vec<Authority>,
+    /// Requests that an API has not answered; while there are some, what links send may wait for its turn.
+    pub in_flight: usize,
 }
 
 impl World {
@@ -85,6 +87,12 @@ impl<H: FnMut(&mut World, Now, Input<'_, '_>)> Core for Scripted<H> {
     }
     fn is_stopped(&self) -> bool {
         self.stopping && self.world.finished
+    }
+    fn in_flight(&self) -> usize {
+        self.world.in_flight
+    }
+    fn can_wait(&self, _: LinkId) -> bool {
+        true
     }
     fn snapshot(&self, _: Now) -> Snapshot {
         Snapshot { counters: self.counters, ..Snapshot::default() }

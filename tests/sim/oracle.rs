@@ -292,10 +292,11 @@ impl Oracle {
     }
 
     /// Requests whose connection ended before the counters accounted for them: of those that were refused, the answer
-    /// was never written and is not counted.
+    /// was never written and is not counted. One that was held back until its connection ended may have come again meanwhile, and
+    /// is a maybe since.
     pub fn unanswered(&self) -> u64 {
         let ended = |&&(lane, index): &&(usize, usize)| {
-            self.lanes[lane].ended && self.lanes[lane].expected[index].state == State::Fresh
+            self.lanes[lane].ended && matches!(self.lanes[lane].expected[index].state, State::Fresh | State::Maybe)
         };
         let repeats = self.fresh_repeats.iter().filter(|conn| !self.intakes.contains_key(conn)).count();
         (self.fresh.iter().filter(ended).count() + repeats) as u64

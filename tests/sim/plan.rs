@@ -196,6 +196,8 @@ pub struct Plan {
     pub missing_at_start: Vec<bool>,
     /// What a Retry-After tells is obeyed for up to an hour, unless an operator ends that.
     pub waits_long: bool,
+    /// Machines that can wait fill the journal beside a line that cannot: it loses nothing.
+    pub is_crowded: bool,
 }
 
 const HOST: &str = "api.example";
@@ -210,10 +212,10 @@ impl Plan {
             _ => Level::Memory,
         };
         let body = *rng.choice(&[Body::Json, Body::Hex, Body::Base64, Body::Raw]).expect("some");
-        let (sources, machines) = machines(rng, body, level);
+        let (sources, mut machines) = machines(rng, body, level);
         let (mut deliver, sequence, contract) = delivery(rng, body);
-        let block_bytes = *rng.choice(&[8192, 16_384]).expect("some");
-        let physical = *rng.choice(&[512, 4096]).expect("some");
+        let mut block_bytes = *rng.choice(&[8192, 16_384]).expect("some");
+        let mut physical = *rng.choice(&[512, 4096]).expect("some");
         let mut journal = journal(rng, level, block_bytes, physical);
         let keyed = is_keyed(seed);
         journal.machine_keys.count = if keyed { 1_000 } else { 0 };
@@ -222,6 +224,13 @@ impl Plan {
         faults.extend(reloads(seed));
         let (more, waits_long) = patience(seed, &mut deliver);
         faults.extend(more);
+        let is_crowded = level != Level::Memory && seed % 9 == 4;
+        if is_crowded {
+            (physical, block_bytes) = (512, 8192);
+            crowd(seed, block_bytes + physical, &mut journal, &mut machines);
+            faults.retain(|fault| leaves_the_reserve(&fault.kind));
+            faults.extend(crowding_faults(seed));
+        }
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
             http: server::Limits {
@@ -261,6 +270,7 @@ impl Plan {
             disk_delay_ns: *rng.choice(&[MS, 20 * MS]).expect("some"),
             missing_at_start,
             waits_long,
+            is_crowded,
         }
     }
 
@@ -325,6 +335,39 @@ fn patience(seed: u64, deliver: &mut Deliver) -> (Vec<Fault>, bool) {
     let away = Fault { at_ns: S + rng.u64(500 * MS..1_500 * MS), lasts_ns: rng.u64(8 * S..20 * S), kind };
     let away = (rng.u8(..6) == 0).then_some(away);
     (stuck.into_iter().chain(away).collect(), waits_long)
+}
+
+/// Machines that send more than the journal holds, beside lines whose records fit into what is kept for them.
+fn crowd(seed: u64, block_bytes: u32, journal: &mut Journal, machines: &mut [MachinePlan]) {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x6372_6f77);
+    journal.segment_bytes = u64::from(4 * block_bytes).next_multiple_of(4096);
+    journal.max_bytes = journal.segment_bytes * rng.u64(5..=6);
+    journal.when_full = WhenFull::Pause;
+    let lines = machines.iter().filter(|machine| machine.kind == Kind::Serial).count() as u64;
+    let others = machines.len() as u64 - lines;
+    for machine in machines {
+        let is_line = machine.kind == Kind::Serial;
+        (machine.quota, machine.bytes_max) = if is_line { (24 / lines, 100) } else { (400 / others, 3000) };
+        machine.gap_ns = if is_line { 500 * MS } else { 3 * MS };
+        // A line that is joined inside at each hang-up sends more than is counted here.
+        machine.fickle = 0;
+    }
+}
+
+/// The service is away for so long that the journal fills, and one kill, before or while it does.
+fn crowding_faults(seed: u64) -> [Fault; 2] {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x6177_6179);
+    let kind = FaultKind::Outage { swallows: rng.bool() };
+    let away = Fault { at_ns: S + rng.u64(50 * MS..500 * MS), lasts_ns: rng.u64(6 * S..10 * S), kind };
+    let kill = Fault { at_ns: S + rng.u64(50 * MS..4 * S), lasts_ns: 0, kind: FaultKind::Kill(CrashPoint::Now) };
+    [away, kill]
+}
+
+/// Whether what is kept for lines that cannot wait suffices in spite of it: no disk that refuses, no starts, of which each begins
+/// a new segment, and no line that sends at once what it would send in minutes.
+fn leaves_the_reserve(kind: &FaultKind) -> bool {
+    use FaultKind::*;
+    matches!(kind, Outage { .. } | Status(_) | SlowAnswers(_) | LostAnswers(_) | Reset(_) | Stall(_) | Reload)
 }
 
 fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, Vec<MachinePlan>) {

@@ -387,6 +387,14 @@ impl World {
         self.turned_away = [counters.http_unavailable, counters.rejected_full];
         self.repeated = counters.http_repeated;
         let [refused, rejected] = self.turned_away;
+        if self.plan.is_crowded {
+            if refused > 0 {
+                self.cx.stats.count("machines turned away for the reserve's sake");
+            }
+            if rejected > 0 {
+                return Err(format!("a line that cannot wait has lost {rejected} records to others, beside a reserve"));
+            }
+        }
         let refused = refused + self.repeated;
         self.oracle.rejecting = rejected > self.turned_away_before[1];
         if !terms.balance() {

@@ -49,6 +49,12 @@ struct Arguments {
     /// How many machines
     #[arg(long)]
     machines: usize,
+    /// The number of the first one; others may be another load's
+    #[arg(long, default_value_t = 0)]
+    first_machine: usize,
+    /// End at once, also while what was sent has not arrived
+    #[arg(long)]
+    no_drain: bool,
     /// Shared memory in which arrivals are counted
     #[arg(long)]
     board: PathBuf,
@@ -100,6 +106,7 @@ struct Load {
     ring: Ring,
     board: Board,
     machines: Vec<Machine>,
+    first: usize,
     /// Slots of all machines one after the other; a slot is rewritten only when its records have arrived.
     memory: &'static mut [u8],
     slot_bytes: usize,
@@ -134,7 +141,7 @@ fn main() -> io::Result<()> {
         Some(rate) => load.run_at_rate(rate, &mut batch),
         None => load.run_saturated(&mut batch, Duration::from_micros(arguments.tick_us)),
     }
-    let deadline = Instant::now() + DRAIN;
+    let deadline = Instant::now() + if arguments.no_drain { Duration::ZERO } else { DRAIN };
     while Instant::now() < deadline && load.board.load(Word::Arrived) < load.board.load(Word::Sent) {
         load.retry();
         load.step(&mut batch, 1, Duration::from_millis(1));
@@ -152,7 +159,7 @@ impl Load {
             _ => Way::Pty,
         };
         let board = Board::open(&arguments.board)?;
-        assert!(arguments.machines <= board.machines(), "the board is too small");
+        assert!(arguments.first_machine + arguments.machines <= board.machines(), "the board is too small");
         assert!(arguments.batch > 0 && arguments.window >= arguments.batch, "a window holds at least one write");
         let slots = match (way, arguments.rate) {
             (Way::Tcp, Some(_)) => SLOTS_AT_RATE,
@@ -164,6 +171,7 @@ impl Load {
             ring: Ring::new(1024, 2048)?,
             board,
             machines: Vec::new(),
+            first: arguments.first_machine,
             memory: &mut [],
             slot_bytes: arguments.batch * (BYTES + 1),
             slots,
@@ -191,6 +199,7 @@ impl Load {
     fn prepare_requests(&mut self, arguments: &Arguments, to: SocketAddr) -> Vec<Vec<u8>> {
         let (key, body) = ("0".repeat(KEY_BYTES), "R".repeat(BYTES));
         let request = |index: usize| {
+            let index = arguments.first_machine + index;
             let name = format!("{}machine-{index:05}", arguments.target);
             http::request(&name, &to.to_string(), &key, &body)
         };
@@ -297,7 +306,7 @@ impl Load {
     fn may_send(&self, index: usize, records: u64, window: u64) -> bool {
         let machine = &self.machines[index];
         let free = machine.asked.is_none() && !machine.lost && (self.way != Way::Pty || machine.rest.is_empty());
-        free && machine.sent + records <= self.board.arrived(index) + window
+        free && machine.sent + records <= self.board.arrived(self.first + index) + window
     }
 
     fn run_saturated(&mut self, batch: &mut Vec<Cqe>, tick: Duration) {
@@ -357,16 +366,17 @@ impl Load {
 
     fn send(&mut self, index: usize, records: usize, scheduled_ns: u64) {
         let machine = &mut self.machines[index];
-        let record = |i: usize| Record { machine: index as u32, sequence: machine.sent + i as u64, scheduled_ns };
+        let number = self.first + index;
+        let record = |i: usize| Record { machine: number as u32, sequence: machine.sent + i as u64, scheduled_ns };
         let slot = (machine.sent as usize / records) % self.slots;
         let bytes = &mut self.memory[(index * self.slots + slot) * self.slot_bytes..][..self.slot_bytes];
         let bytes = if self.way == Way::Http {
             let out = bytes[self.record_at..].first_chunk_mut().expect("the record ends the request");
             record::write(out, record(0));
-            let mut number = machine.sent * 1_000_000 + index as u64;
+            let mut key = machine.sent * 1_000_000 + number as u64;
             for digit in bytes[self.key_at..][..KEY_BYTES].iter_mut().rev() {
-                *digit = b'0' + (number % 10) as u8;
-                number /= 10;
+                *digit = b'0' + (key % 10) as u8;
+                key /= 10;
             }
             machine.asked = Some(scheduled_ns);
             &*bytes

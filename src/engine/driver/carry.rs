@@ -231,15 +231,28 @@ impl<C: Core> Driver<C> {
         self.arm_recv(id);
     }
 
-    /// Starts a read where one is wanted and none is in flight.
+    /// Starts a read where one is wanted and none is in flight, or has the link wait for it.
     pub(super) fn arm_recv(&mut self, id: LinkId) {
+        let link = &self.links[id.index as usize];
+        if link.wants_read() && !self.share.spares(id, &link.reads, self.ring.buffers.in_use()) {
+            self.push_read(id);
+        }
+    }
+
+    /// Starts a read where one is wanted and none is in flight.
+    pub(super) fn push_read(&mut self, id: LinkId) {
         let link = &mut self.links[id.index as usize];
-        if !link.is_open() || !link.read_wanted || link.reading || link.pausing {
+        if !link.wants_read() {
             return;
         }
         link.reading = true;
+        let once = self.share.asks_once(&link.reads, self.ring.buffers.in_use());
         let fd = types::Fd(link.fd);
-        let entry = match (link.tty, self.read_multishot) {
+        let entry = match (link.tty, self.read_multishot && !once) {
+            (false, _) if once => opcode::Recv::new(fd, std::ptr::null_mut(), self.ring.buffers.buffer_bytes())
+                .buf_group(Buffers::GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
             (false, _) => opcode::RecvMulti::new(fd, Buffers::GROUP).build(),
             (true, true) => opcode::ReadMulti::new(fd, 0, Buffers::GROUP).build(),
             (true, false) => opcode::Read::new(fd, std::ptr::null_mut(), self.ring.buffers.buffer_bytes())

@@ -122,13 +122,50 @@ impl<C: Core> Driver<C> {
         self.arm_accept(index);
     }
 
+    /// What machines send waits for the next turn where this one has taken its share.
     fn read_completed(&mut self, now: Now, cqe: Cqe, id: LinkId) {
         let link = &mut self.links[id.index as usize];
         debug_assert!(link.is(id) && link.reading);
         link.reading = cqe.more();
-        let open = link.is_open();
+        let may_wait = link.is_open() && self.core.can_wait(id);
+        if !may_wait || self.share.takes(id, &mut link.reads, cqe) {
+            self.read(now, cqe, id);
+        }
+    }
+
+    /// Reads that have waited for this turn.
+    pub(super) fn read_waiting(&mut self, now: Now) {
+        while let Some((id, cqe)) = self.share.pop() {
+            let link = &mut self.links[id.index as usize];
+            if link.is(id) {
+                link.reads.waiting -= 1;
+                self.share.spend(&mut link.reads, cqe);
+            }
+            self.read(now, cqe, id);
+        }
+    }
+
+    /// Links that had to wait for their next read have it, as far as there are buffers.
+    pub(super) fn read_unread(&mut self, now: Now) {
+        while let Some(id) = self.share.pop_unread(self.ring.buffers.in_use()) {
+            let link = &mut self.links[id.index as usize];
+            if !link.is(id) || !link.is_open() {
+                continue;
+            }
+            if std::mem::take(&mut link.pausing) {
+                self.hear(now, Completion::RecvEnded { link: id, end: RecvEnd::Paused });
+            }
+            if self.links[id.index as usize].is(id) {
+                self.push_read(id);
+            }
+        }
+    }
+
+    fn read(&mut self, now: Now, cqe: Cqe, id: LinkId) {
+        let link = &mut self.links[id.index as usize];
+        let is_same = link.is(id); // else it was closed while this waited
         if let Some(buffer) = cqe.buffer() {
-            if cqe.result > 0 && open {
+            if cqe.result > 0 && is_same && link.is_open() {
                 link.put_acks_off();
                 let bytes = self.ring.buffers.bytes_mut(buffer, cqe.result as usize);
                 self.core.handle(now, Completion::Received { link: id, bytes });
@@ -136,7 +173,7 @@ impl<C: Core> Driver<C> {
             self.ring.buffers.give_back(buffer);
             self.carry();
         }
-        if !cqe.more() {
+        if is_same && !cqe.more() {
             self.read_ended(now, cqe.result, id);
         }
     }

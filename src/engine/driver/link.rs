@@ -1,5 +1,6 @@
 //! What the driver knows of a link: its file, and what is in flight on it.
 
+use super::share::Reads;
 use crate::shard::{Fd, LinkId};
 use tokio::task::AbortHandle;
 
@@ -32,8 +33,10 @@ pub(super) struct Link {
     pub(super) tty: bool,
     /// How many reads may still end before ACKs are put off anew; `None` where they are not.
     pub(super) late_acks: Option<u8>,
-    /// A read is in flight.
+    /// A read is in flight; the end of the last one may still wait to be told.
     pub(super) reading: bool,
+    /// What is known of its reads.
+    pub(super) reads: Reads,
     /// The core wants to read.
     pub(super) read_wanted: bool,
     /// The core asked for a pause and has not heard of its end.
@@ -53,6 +56,11 @@ impl Link {
     /// Whether completions of it reach the core.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether a read is to be started.
+    pub(super) fn wants_read(&self) -> bool {
+        self.is_open() && self.read_wanted && !self.reading && !self.pausing
     }
 
     /// Begins a new use.

@@ -6,6 +6,7 @@
 //! senders by their connections, each with a lane, and those who wait for room or a commit. Every
 //! request is answered once, whatever has become of its connection.
 
+use super::queue::Queued;
 use super::sender::{RETRY_AFTER_S, Sender};
 use super::source::Sources;
 use crate::ground::{CoreId, LinkId, RecordNumber};
@@ -85,21 +86,28 @@ pub(super) struct Guests {
 impl Guests {
     /// Takes a request of another core's connection, or holds it back while room is being made.
     pub fn take(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, passed_on: Box<PassedOn>) {
-        let others_first = !self.held.is_empty();
-        if !self.try_take(turn, store, sources, &passed_on, others_first) {
+        if !self.try_take(turn, store, sources, &passed_on) {
             turn.counters.http_held_back += 1;
             self.held.push_back(passed_on);
+            sources.queue.push(Queued::Guest);
         }
     }
 
-    /// Requests that were held back are taken, in their order, as far as there is room now.
-    pub fn resume_held(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources) {
-        while let Some(first) = self.held.pop_front() {
-            if !self.try_take(turn, store, sources, &first, false) {
-                self.held.push_front(first);
-                return;
-            }
+    /// The oldest request that was held back, whose turn it is, is taken if there is room now; whether
+    /// it waits no more.
+    pub fn go_on(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources) -> bool {
+        let Some(first) = self.held.pop_front() else { return true };
+        let is_taken = self.try_take(turn, store, sources, &first);
+        if !is_taken {
+            self.held.push_front(first);
+            sources.queue.push(Queued::Guest);
         }
+        is_taken
+    }
+
+    /// Requests that are held back.
+    pub fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Whether a request is decided; if not, room for it is being made.
@@ -109,7 +117,6 @@ impl Guests {
         store: &mut Store,
         sources: &mut Sources,
         passed_on: &PassedOn,
-        others_first: bool,
     ) -> bool {
         let PassedOn { core, link, source, peer, name, key, body, first_byte_ns, .. } = passed_on;
         let waiter = Waiter::of(passed_on);
@@ -125,7 +132,7 @@ impl Guests {
             first_byte_ns: *first_byte_ns,
         };
         let sender = self.senders.entry((*core, *link)).or_insert_with(|| Sender::new(*source, *peer));
-        match sender.take(turn, store, sources, &request, others_first) {
+        match sender.take(turn, store, sources, &request) {
             None => return false,
             Some(Verdict::Accepted { last_number, .. }) if last_number >= store.durable_below().0 => {
                 self.waiters.push(Reverse((RecordNumber(last_number), waiter)));

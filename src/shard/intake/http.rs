@@ -4,6 +4,7 @@
 use super::Placement;
 use super::guests::Sent;
 use super::hold::Hold;
+use super::queue::{Queued, RoomQueue};
 use super::sender::{RETRY_AFTER_S, Sender};
 use super::source::Sources;
 use crate::ground::{CoreId, Fd, LinkId, Moment, RecordNumber, SourceId};
@@ -15,8 +16,8 @@ use crate::shard::store::Store;
 use crate::shard::timer::Timer;
 use crate::shard::turn::Turn;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
-use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 
 /// How long a closed connection is drained before it is given up (RFC 9112 section 9.6).
@@ -79,8 +80,6 @@ pub(super) struct Machines {
     /// Connections whose answers wait for durability, with the number of the first record that is
     /// waited for.
     durable_waiters: BinaryHeap<Reverse<(RecordNumber, LinkId)>>,
-    /// Connections whose requests are held back, in their order; some may have gone on since.
-    held: VecDeque<LinkId>,
     /// What other cores have.
     sent: Sent,
     date: HttpDate,
@@ -92,7 +91,6 @@ struct Taking<'a, 't> {
     store: &'a mut Store,
     sources: &'a mut Sources,
     placement: &'a Placement,
-    held: &'a mut VecDeque<LinkId>,
     sent: &'a mut Sent,
 }
 
@@ -110,17 +108,14 @@ impl Machine {
             let Self { sender, passed_to, .. } = self;
             let verdict = match lent.placement.owner_of_request(lent.store, &request, passed_to) {
                 Some(owner) => Some(Self::pass_on(sender, passed_to, lent, link, (owner, &request))),
-                None => {
-                    let others_first = !lent.held.is_empty();
-                    sender.take(lent.turn, lent.store, lent.sources, &request, others_first)
-                }
+                None => sender.take(lent.turn, lent.store, lent.sources, &request),
             };
             match verdict {
                 Some(verdict) => self.connection.respond(verdict),
                 None => {
                     lent.turn.counters.http_held_back += 1;
                     self.hold = Some(Box::new(Hold::new(&request, now_ns, input)));
-                    lent.held.push_back(link);
+                    lent.sources.queue.push(Queued::Machine(link));
                     break;
                 }
             }
@@ -240,7 +235,6 @@ impl Machines {
             dirty: Vec::new(),
             send_buffers: Vec::new(),
             durable_waiters: BinaryHeap::new(),
-            held: VecDeque::new(),
             sent: Sent::default(),
             date: HttpDate::new(),
         }
@@ -277,41 +271,39 @@ impl Machines {
         placement: &Placement,
         (link, bytes): (LinkId, &mut [u8]),
     ) {
-        let Self { table, held, sent, .. } = self;
+        let Self { table, sent, .. } = self;
         let machine = table.of(link);
         sources.count_bytes(turn, machine.sender.source, bytes.len());
-        machine.read(&mut Taking { turn, store, sources, placement, held, sent }, link, bytes);
+        machine.read(&mut Taking { turn, store, sources, placement, sent }, link, bytes);
         machine.mark_dirty(&mut self.dirty, link);
     }
 
-    /// Requests that were held back are taken, in their order, as far as there is room now.
-    pub fn resume_held(
+    /// A request that was held back, and whose turn it is, is taken if there is room now; whether it
+    /// waits no more. What came behind it waits behind all others.
+    pub fn go_on(
         &mut self,
         turn: &mut Turn<'_>,
         store: &mut Store,
         sources: &mut Sources,
         placement: &Placement,
-    ) {
-        let Self { table, held, sent, .. } = self;
-        if held.len() > 2 * table.len() {
-            held.retain(|link| turn.links.is_open(*link, Kind::Http)); // many have hung up
+        link: LinkId,
+    ) -> bool {
+        if !turn.links.is_open(link, Kind::Http) {
+            return true;
         }
-        while let Some(&link) = held.front() {
-            let is_open = turn.links.is_open(link, Kind::Http);
-            let hold = if is_open { table.of(link).hold.take() } else { None };
-            if let Some(hold) = hold {
-                let machine = table.of(link);
-                let Some(verdict) = machine.sender.take(turn, store, sources, &hold.request(), false) else {
-                    machine.hold = Some(hold);
-                    return;
-                };
-                held.pop_front();
-                machine.end_hold(&mut Taking { turn, store, sources, placement, held, sent }, link, *hold, verdict);
-                machine.mark_dirty(&mut self.dirty, link);
-            } else {
-                held.pop_front(); // gone, or answered without room
-            }
-        }
+        let Self { table, sent, .. } = self;
+        let machine = table.of(link);
+        // It may have been answered without room meanwhile.
+        let Some(hold) = machine.hold.take() else { return true };
+        let Some(verdict) = machine.sender.take(turn, store, sources, &hold.request()) else {
+            machine.hold = Some(hold);
+            sources.queue.push(Queued::Machine(link));
+            return false;
+        };
+        sources.queue.set_asks_first(false);
+        machine.end_hold(&mut Taking { turn, store, sources, placement, sent }, link, *hold, verdict);
+        machine.mark_dirty(&mut self.dirty, link);
+        true
     }
 
     /// Another core tells what became of a request of so many bytes.
@@ -480,7 +472,7 @@ impl Machines {
         link: LinkId,
     ) {
         let now_ns = turn.now.mono_ns;
-        let Self { table, held, sent, .. } = self;
+        let Self { table, sent, .. } = self;
         let machine = table.of(link);
         if machine.timer.take_if(|timer| timer.ns() <= now_ns).is_none() {
             return; // an older, earlier setting
@@ -500,7 +492,7 @@ impl Machines {
             Closing::No => {
                 if let Some(hold) = machine.hold.take_if(|hold| now_ns >= hold.since_ns() + ROOM_WAIT_NS) {
                     let verdict = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
-                    let mut lent = Taking { turn: &mut *turn, store, sources, placement, held, sent };
+                    let mut lent = Taking { turn: &mut *turn, store, sources, placement, sent };
                     machine.end_hold(&mut lent, link, *hold, verdict);
                 }
                 machine.connection.handle_deadline(now_ns, &turn.settings.limits.http);
@@ -538,12 +530,12 @@ impl Machines {
     }
 
     /// That nobody is listed who is not marked, and nobody waits whom nobody has listed.
-    pub fn check(&self, turn: &Turn<'_>) {
+    pub fn check(&self, turn: &Turn<'_>, queue: &RoomQueue) {
         for link in &self.dirty {
             assert!(!turn.links.is_open(*link, Kind::Http) || self.table.get(*link).dirty);
         }
         let held = turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).hold.is_some());
-        assert!(held.take(64).all(|link| self.held.contains(&link)), "a request that is held back is listed");
+        assert!(held.take(64).all(|link| queue.has_machine(link)), "a request that is held back is listed");
         let is_waiting = |link: &LinkId| {
             let machine = self.table.get(*link);
             machine.waiting_since.is_some() && machine.connection.awaits() != Some(Awaited::Elsewhere)

@@ -8,6 +8,7 @@
 //!   no room.
 //! - `http`: HTTP machines; `sender`: who sends on one connection; `hold`: a request that waits for
 //!   room; `guests`: what crosses between cores.
+//! - `queue`: who of all these waits for room, in their order.
 //!
 //! The intake gives each record to the store, and never sees an API.
 
@@ -19,6 +20,7 @@ mod guests;
 mod hold;
 mod http;
 mod pressure;
+mod queue;
 mod samples;
 mod search;
 mod sender;
@@ -33,18 +35,20 @@ use super::{Fd, LaneId, LinkId, Now, SourceId};
 use crate::config::{self, LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
 use crate::ground::CoreId;
 use crate::http::server::Request;
-use crate::journal::{Identity, owner_of};
+use crate::journal::{Claim, Identity, owner_of};
 use crate::observe::snapshot::SourceSnapshot;
 use crate::source::serial::PortError;
 use attempts::Loss;
 use guests::Guests;
 use http::Machines;
+pub(super) use pressure::needs_reserve;
+use queue::Queued;
 use source::{Accepting, Source, Sources};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use stream::{Stream, Streams, leave_source_lane};
+use stream::{GoesOn, Stream, Streams, leave_source_lane};
 
 /// Which core an address belongs to.
 #[derive(Debug)]
@@ -422,15 +426,57 @@ impl Intake {
     }
 
     /// Links that wait for room in the journal go on.
+    ///
+    /// What was read is framed first, and nobody reads on before all who wait have had their turn: else
+    /// each could read a socket's whole buffer for the little room that there was, and with thousands of
+    /// links that would be memory without a bound. So no more is held than a turn or two of reads.
     pub fn resume_paused(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
-        self.streams.resume_paused(turn, store, &mut self.sources);
-        self.machines.resume_held(turn, store, &mut self.sources, &self.placement);
-        self.guests.resume_held(turn, store, &mut self.sources);
+        if self.sources.queue.is_empty() {
+            return;
+        }
+        self.sources.queue.forget_gone(turn.links, self.guests.held());
+        self.sources.queue.set_asks_first(true);
+        while let Some(line) = self.sources.queue.pop_line() {
+            if self.streams.go_on(turn, store, &mut self.sources, line) == GoesOn::Waits {
+                // Not even a small record of another sender goes before it.
+                return self.sources.queue.set_asks_first(false);
+            }
+        }
+        let mut framed = Vec::new();
+        while let Some(first) = self.sources.queue.pop() {
+            self.sources.queue.set_asks_first(true);
+            let waits = match first {
+                Queued::Stream(link) => {
+                    let goes_on = self.streams.go_on(turn, store, &mut self.sources, link);
+                    framed.extend((goes_on == GoesOn::Framed).then_some(link));
+                    goes_on == GoesOn::Waits
+                }
+                Queued::Machine(link) => !self.machines.go_on(turn, store, &mut self.sources, &self.placement, link),
+                Queued::Guest => !self.guests.go_on(turn, store, &mut self.sources),
+            };
+            if waits {
+                break;
+            }
+        }
+        self.sources.queue.set_asks_first(false);
+        match self.sources.queue.is_empty() {
+            true => self.streams.read_on(turn, store, &mut self.sources, framed),
+            false => self.sources.queue.append(framed),
+        }
     }
 
     /// Sends machines what may be sent now.
     pub fn flush_machines(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         self.machines.flush(turn, store, &mut self.sources);
+    }
+
+    /// Whether a link of this kind is a machine's that can be held back.
+    pub fn can_wait(&self, link: LinkId, kind: Kind) -> bool {
+        match kind {
+            Kind::Http => true,
+            Kind::Stream => self.streams.table.get(link).pressure.claim() == Claim::Waits,
+            Kind::Api => false,
+        }
     }
 
     /// Whether a machine waits for a commit.
@@ -454,7 +500,7 @@ impl Intake {
                 Some(Kind::Api) | None => {}
             }
         }
-        self.streams.shared.paused.clear();
+        self.sources.queue.forget_streams();
     }
 
     // ---- another configuration
@@ -480,6 +526,7 @@ impl Intake {
         let live: Vec<SourceId> =
             self.sources.iter().filter(|source| !source.retired).map(|source| source.id).collect();
         self.streams.set_held_bytes_max(turn.settings, &live);
+        store.set_reserve(needs_reserve(turn.settings, &live));
         let all = |settings: &Settings| (settings.limits.connections, settings.limits.connections_all);
         if all(old) != all(turn.settings) {
             self.sources.fit_connections(turn);
@@ -574,7 +621,7 @@ impl Intake {
 
     /// Whether a stream waits for room in the journal.
     pub fn is_paused(&self) -> bool {
-        !self.streams.shared.paused.is_empty()
+        self.sources.queue.has_streams()
     }
 
     /// Its sources at this moment.
@@ -584,7 +631,10 @@ impl Intake {
 
     /// What must be true at the end of a turn.
     pub fn check(&self, turn: &Turn<'_>) {
-        self.machines.check(turn);
+        self.machines.check(turn, &self.sources.queue);
+        if turn.phase == Phase::Running {
+            self.streams.check(turn, &self.sources.queue);
+        }
         // When all is over, links are closed as they are.
         if turn.phase != Phase::Stopping {
             self.sources.check(self.streams.table.len() + self.machines.len());

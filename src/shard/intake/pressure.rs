@@ -6,12 +6,17 @@
 //! | serial, `flow = "rtscts"` | reading stops; the tty drops RTS when its buffer of 4 KiB is full but for 128 bytes (the kernel's n_tty.c), and raises it when it is read again |
 //! | serial, `flow = "xonxoff"` | as above; and XOFF is sent at once, XON at the end: not every driver sends them by itself, a pty does not |
 //! | serial, `flow = "none"` | nothing holds it back, and what the kernel has no room for is lost uncounted: so it is read on, its share is held here, and of what comes beyond that the oldest records are rejected: counted, with a sample |
+//!
+//! Where such a line is configured, the journal keeps room that only such lines get
+//! ([`Claim::CannotWait`]): all others wait once what is free comes down to that reserve. Who waits
+//! goes on in the order in which they came to wait (`queue`).
 
 use super::source::Sources;
 use super::stream::{Lent, Stream, Streams};
 use crate::config::{Flow, Settings, SourceKind, WhenFull};
 use crate::framing::FrameFlags;
 use crate::ground::{LinkId, SourceId};
+use crate::journal::Claim;
 use crate::shard::op::Op;
 use crate::shard::turn::Turn;
 use std::collections::VecDeque;
@@ -23,6 +28,16 @@ const HELD_BYTES_MAX: usize = 64 << 10;
 const PIECE_BYTES: usize = 1 << 10;
 /// Its least share where there are many lines.
 const HELD_BYTES_MIN: usize = 4 << 10;
+
+/// Whether a source's line has nothing that holds it back.
+fn cannot_wait(kind: &SourceKind) -> bool {
+    matches!(kind, SourceKind::Serial(port) if port.flow == Flow::None)
+}
+
+/// Whether one of these sources cannot be held back, so that room is kept for it.
+pub(in crate::shard) fn needs_reserve(settings: &Settings, sources: &[SourceId]) -> bool {
+    sources.iter().any(|id| cannot_wait(&settings.sources[usize::from(id.0)].kind))
+}
 
 /// A line's share of a quarter of the window: memory is bounded however many lines there are.
 pub(super) fn held_bytes_max(settings: &Settings, sources: &[SourceId]) -> usize {
@@ -68,6 +83,11 @@ pub(super) struct Pressure {
 impl Pressure {
     pub fn new(flow: Option<Flow>) -> Self {
         Self { flow, held: VecDeque::new(), held_bytes: 0, paused: false, told_to_wait: false, shedding: false }
+    }
+
+    /// What it is to the journal.
+    pub fn claim(&self) -> Claim {
+        if self.flow == Some(Flow::None) { Claim::CannotWait } else { Claim::Waits }
     }
 
     /// Whether something waits to be framed.
@@ -128,7 +148,7 @@ impl Stream {
             return;
         }
         self.pressure.paused = true;
-        lent.shared.paused.push(link);
+        lent.sources.queue.push_stream(link, self.pressure.claim());
         if self.pressure.flow == Some(Flow::None) {
             return;
         }
@@ -172,7 +192,7 @@ impl Stream {
         if !self.pressure.paused
             && may_give
             && !rejects
-            && lent.store.room_for(lent.turn.now, framing.record_bytes_max()).is_none()
+            && lent.store.room_for(lent.turn.now, self.pressure.claim(), framing.record_bytes_max()).is_none()
         {
             self.pause(lent, link);
         }
@@ -209,7 +229,7 @@ impl Stream {
             self.search.left_bytes = usize::MAX;
             let mut input = &held.bytes[..];
             loop {
-                let room = lent.store.room_for(lent.turn.now, max_bytes);
+                let room = lent.store.room_for(lent.turn.now, self.pressure.claim(), max_bytes);
                 if !self.frame_one(lent, link, held.at_ns, &mut input, room) {
                     break;
                 }

@@ -6,7 +6,7 @@ use super::source::Sources;
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, RecordFlags, SourceId};
 use crate::http::server::{Request, Verdict};
-use crate::journal::{Full, Identity, KEY_HASHES_BYTES, KeyHashes, Known, NewRecord, OriginRef};
+use crate::journal::{Claim, Full, Identity, KEY_HASHES_BYTES, KeyHashes, Known, NewRecord, OriginRef};
 use crate::observe::snapshot::Refused;
 use crate::shard::store::Store;
 use crate::shard::turn::{Phase, Turn};
@@ -43,7 +43,7 @@ impl Sender {
     }
 
     /// Journals the body of a request as a record; `None` while room for it is being made, or while
-    /// others are first. One whose key is known is that record again: it is answered as that was, once
+    /// others have waited for room longer. One whose key is known is that record again: it is answered as that was, once
     /// that is as durable as configured.
     pub fn take(
         &mut self,
@@ -51,7 +51,6 @@ impl Sender {
         store: &mut Store,
         sources: &mut Sources,
         request: &Request<'_>,
-        others_first: bool,
     ) -> Option<Verdict> {
         let now = turn.now;
         let key = request.idempotency_key.unwrap_or_default();
@@ -81,9 +80,9 @@ impl Sender {
             return Some(unavailable);
         }
         let bytes = hashes.map_or(0, |_| KEY_HASHES_BYTES) + key.len() + request.body.len();
-        let room = match store.room_or_full(now, bytes) {
+        let room = match store.room_or_full(now, Claim::Waits, bytes) {
             Err(Full::Lasting) => return Some(unavailable),
-            Ok(room) if !others_first => room,
+            Ok(room) if !sources.queue.is_before(Claim::Waits) => room,
             Ok(_) | Err(Full::Passing) => return None,
         };
         let (lane, origin) = self.enter_lane(turn, store, request.source);

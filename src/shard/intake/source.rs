@@ -5,6 +5,7 @@ use super::addresses::Addresses;
 use super::attempts::{Attempts, Loss};
 use super::burst::Burst;
 use super::content::Undecodable;
+use super::queue::RoomQueue;
 use super::samples::Samples;
 use super::stream::Stream;
 use crate::config::{LaneKey, Settings, SourceKind};
@@ -258,6 +259,8 @@ pub(super) struct Sources {
     /// What was lost, and what is open again, and is not logged yet.
     lost: Burst,
     back: Burst,
+    /// Who of them waits for room. It stands here since all that sends is lent its sources.
+    pub queue: RoomQueue,
 }
 
 impl Sources {
@@ -271,6 +274,7 @@ impl Sources {
             addresses: Addresses::default(),
             lost: Burst::default(),
             back: Burst::default(),
+            queue: RoomQueue::default(),
         };
         sources.make_index();
         sources

@@ -4,13 +4,14 @@
 use super::attempts::Loss;
 use super::content::judge;
 use super::pressure::Pressure;
+use super::queue::RoomQueue;
 use super::search::SearchBudget;
 use super::source::{Brought, Sources, readable};
 use crate::config::{First, Flow, LaneKey, OnClose, Settings, Source, SourceKind, WhenFull, machine_name};
 use crate::framing::{FrameFlags, Framed, Framer, Framing, Hints, Idle, Look, OnIdle, RejectReason, search_bytes_max};
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, LinkId, RecordFlags, SourceId};
-use crate::journal::{Identity, NewRecord, OriginRef, Room};
+use crate::journal::{Claim, Identity, NewRecord, OriginRef, Room};
 use crate::shard::links::{Kind, Links, Table};
 use crate::shard::op::{Op, RecvEnd};
 use crate::shard::store::Store;
@@ -37,8 +38,6 @@ const SEARCHES_AT_STOP: usize = 64;
 /// What all streams have in common.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// Links that wait for room in the journal.
-    pub paused: Vec<LinkId>,
     /// Most that is held of a serial line that nothing holds back, in bytes.
     pub held_bytes_max: usize,
     /// The turn in which a stream has gone on with a search.
@@ -327,9 +326,10 @@ impl Stream {
         }
         // Those that wait go first: the line that one of them has lost may be this one, and then
         // its order is kept.
-        let waits = !rejects && !lent.shared.paused.is_empty();
+        let claim = self.pressure.claim();
+        let waits = !rejects && lent.sources.queue.is_before(claim);
         let mut input = bytes;
-        let mut room = if waits { None } else { lent.store.room_for(lent.turn.now, max_bytes) };
+        let mut room = if waits { None } else { lent.store.room_for(lent.turn.now, claim, max_bytes) };
         loop {
             if room.is_none() && !rejects {
                 self.pressure.hold(at_ns, input);
@@ -346,8 +346,8 @@ impl Stream {
             }
             // A journal that has refused is asked again in full: its open block may have room.
             room = match had_room {
-                true => lent.store.room_behind(lent.turn.now, max_bytes),
-                false => lent.store.room_for(lent.turn.now, max_bytes),
+                true => lent.store.room_behind(lent.turn.now, claim, max_bytes),
+                false => lent.store.room_for(lent.turn.now, claim, max_bytes),
             };
         }
     }
@@ -482,7 +482,7 @@ impl Stream {
     /// Room for a record that the end of the stream may give; the outer `None`: the end has to wait
     /// for it. What is unfinished can be several records, and there was room for one.
     fn room_at_end(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, framing: &Framing) -> Option<Option<Room>> {
-        let room = lent.store.room_for(lent.turn.now, framing.record_bytes_max());
+        let room = lent.store.room_for(lent.turn.now, self.pressure.claim(), framing.record_bytes_max());
         if room.is_none() && framing.gives_at_end() && !self.framer.is_empty() && may_wait(lent.turn) {
             self.ended = true;
             self.pause(lent, link);
@@ -553,6 +553,17 @@ pub(super) fn leave_source_lane(store: &mut Store, sources: &mut Sources, id: So
     }
 }
 
+/// What became of a stream that waited for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GoesOn {
+    /// It waits again: there is no room, or not enough.
+    Waits,
+    /// What was read of it is framed, and it may be read on.
+    Framed,
+    /// It goes on by itself, or is gone.
+    Done,
+}
+
 /// All streams of a core.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -616,42 +627,35 @@ impl Streams {
         stream.retire(&mut lent, link);
     }
 
-    /// Links that wait for room go on once the journal takes records again. What was read is framed
-    /// first, and nobody reads on before all of it is: else each could read a socket's whole buffer
-    /// for the little room that there was, and with thousands of links that would be memory without
-    /// a bound. So no more is held than a turn or two of reads.
-    pub fn resume_paused(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources) {
-        if self.shared.paused.is_empty() {
-            return;
+    /// The first stream that waits for room is asked to go on. What was read of it is framed; the
+    /// caller lets it read on by [`Streams::read_on`].
+    pub fn go_on(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) -> GoesOn {
+        if !turn.links.is_open(link, Kind::Stream) {
+            return GoesOn::Done;
         }
-        let largest = turn.settings.sources.iter().map(|source| source.framing.record_bytes_max()).max().unwrap_or(0);
-        if store.room_for(turn.now, largest).is_none() {
-            return;
+        let (stream, mut lent) = self.lend(turn, store, sources, link);
+        let claim = stream.pressure.claim();
+        let bytes_max = lent.turn.source(stream.sender.source).framing.record_bytes_max();
+        if lent.store.room_for(lent.turn.now, claim, bytes_max).is_none() {
+            lent.sources.queue.push_stream(link, claim);
+            return GoesOn::Waits;
         }
-        let mut empty = Vec::new();
-        for link in std::mem::take(&mut self.shared.paused) {
-            if !turn.links.is_open(link, Kind::Stream) {
-                continue;
-            }
-            let (stream, mut lent) = self.lend(turn, store, sources, link);
-            stream.pressure.paused = false;
-            stream.frame_all_held(&mut lent, link);
-            // One that searches goes on by its timer.
-            if stream.pressure.paused || stream.search.waits {
-                continue;
-            }
-            if stream.ended || stream.pressure.flow == Some(Flow::None) {
-                stream.resume(&mut lent, link);
-            } else {
+        stream.pressure.paused = false;
+        stream.frame_all_held(&mut lent, link);
+        // One that searches goes on by its timer.
+        if !stream.pressure.paused && !stream.search.waits {
+            if !stream.ended && claim == Claim::Waits {
                 stream.pressure.paused = true;
-                empty.push(link);
+                return GoesOn::Framed;
             }
+            stream.resume(&mut lent, link);
         }
-        if !self.shared.paused.is_empty() {
-            self.shared.paused.append(&mut empty);
-            return;
-        }
-        for link in empty {
+        if stream.pressure.paused { GoesOn::Waits } else { GoesOn::Done }
+    }
+
+    /// Streams of which nothing is held any more are read again.
+    pub fn read_on(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, framed: Vec<LinkId>) {
+        for link in framed {
             if !turn.links.is_open(link, Kind::Stream) {
                 continue;
             }
@@ -661,6 +665,12 @@ impl Streams {
             stream.framer.restart_silence(lent.turn.now.mono_ns);
             stream.resume(&mut lent, link);
         }
+    }
+
+    /// That no stream waits whom nobody has listed.
+    pub fn check(&self, turn: &Turn<'_>, queue: &RoomQueue) {
+        let paused = turn.links.of_kind(Kind::Stream).filter(|link| self.table.get(*link).pressure.paused);
+        assert!(paused.take(64).all(|link| queue.has_stream(link)), "a stream that waits for room is listed");
     }
 
     /// Arms the read of a link whose file is open.

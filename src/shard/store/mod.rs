@@ -34,8 +34,8 @@ use crate::delivery::Step;
 use crate::ground::count::Stage;
 use crate::ground::{CoreId, LaneNumber, Moment, RecordNumber};
 use crate::journal::{
-    self, Appended, BlockFile, Full, Identity, Journal, KeyHashes, Known, Leased, Lies, NewRecord, Origin, OriginRef,
-    RecordView, Refused, Room, Unparked,
+    self, Appended, BlockFile, Claim, Full, Identity, Journal, KeyHashes, Known, Leased, Lies, NewRecord, Origin,
+    OriginRef, RecordView, Refused, Room, Unparked,
 };
 use crate::observe::losses::{Acknowledged, LossNews};
 use crate::observe::snapshot::JournalSnapshot;
@@ -215,18 +215,23 @@ impl Store {
 
     // ---- intake
 
+    /// Whether the journal keeps room for senders that cannot be held back.
+    pub fn set_reserve(&mut self, is_kept: bool) {
+        self.journal_mut(JournalId::OWN).set_reserve(is_kept);
+    }
+
     /// Room for a record of up to `bytes`, the machine's own key included, if the journal takes one
-    /// now. Asked once a record.
-    pub fn room_for(&mut self, now: Now, bytes: usize) -> Option<Room> {
-        self.journal_mut(JournalId::OWN).room_for(now, bytes).ok()
+    /// of such a sender now. Asked once a record.
+    pub fn room_for(&mut self, now: Now, claim: Claim, bytes: usize) -> Option<Room> {
+        self.journal_mut(JournalId::OWN).room_for(now, claim, bytes).ok()
     }
 
     /// As [`Store::room_for`].
     ///
     /// # Errors
     /// [`Full`], which says whether that passes.
-    pub fn room_or_full(&mut self, now: Now, bytes: usize) -> Result<Room, Full> {
-        self.journal_mut(JournalId::OWN).room_for(now, bytes)
+    pub fn room_or_full(&mut self, now: Now, claim: Claim, bytes: usize) -> Result<Room, Full> {
+        self.journal_mut(JournalId::OWN).room_for(now, claim, bytes)
     }
 
     /// What is known of a machine's key.
@@ -235,8 +240,8 @@ impl Store {
     }
 
     /// As [`Store::room_for`], right behind a record that was kept in the same call.
-    pub fn room_behind(&mut self, now: Now, bytes: usize) -> Option<Room> {
-        self.journal_mut(JournalId::OWN).room_behind(now, bytes).ok()
+    pub fn room_behind(&mut self, now: Now, claim: Claim, bytes: usize) -> Option<Room> {
+        self.journal_mut(JournalId::OWN).room_behind(now, claim, bytes).ok()
     }
 
     /// A new lane in this core's own journal. `needs_durable`: its records are delivered once they

@@ -1,0 +1,95 @@
+//! A flood: machines on TCP that send 64-byte records as fast as their connections take them, whatever arrives. Its records are
+//! those of the bench, so that the receiver can check those that were delivered; nobody waits for the rest.
+//!
+//! It sends as soon as it is connected, until it is ended. Every half second it prints how much that was as one line of JSON.
+
+use clap::Parser;
+use ringest_bench::process::now_ns;
+use ringest_bench::record::{self, BYTES, END, Record};
+use serde_json::json;
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+const SAY_EVERY: Duration = Duration::from_millis(500);
+/// How long it sleeps where no connection takes anything.
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// Machines that send 64-byte records as fast as they can.
+#[derive(Parser)]
+struct Arguments {
+    /// Send over TCP connections to this address
+    #[arg(long)]
+    tcp: SocketAddr,
+    /// How many machines
+    #[arg(long)]
+    machines: usize,
+    /// The number of the first one
+    #[arg(long, default_value_t = 0)]
+    first_machine: usize,
+    /// Records in one write
+    #[arg(long, default_value_t = 256)]
+    batch: usize,
+}
+
+struct Machine {
+    index: usize,
+    connection: TcpStream,
+    sent: u64,
+    bytes: Vec<u8>,
+    /// What of `bytes` is sent.
+    at: usize,
+}
+
+impl Machine {
+    /// The next records, in place of those that are sent.
+    fn refill(&mut self) {
+        for line in self.bytes.chunks_exact_mut(BYTES + 1) {
+            let record = Record { machine: self.index as u32, sequence: self.sent, scheduled_ns: now_ns() };
+            record::write(line.first_chunk_mut().expect("a line is longer than a record"), record);
+            line[BYTES] = END;
+            self.sent += 1;
+        }
+        self.at = 0;
+    }
+
+    /// Whether its connection took something.
+    fn send(&mut self) -> io::Result<bool> {
+        if self.at == self.bytes.len() {
+            self.refill();
+        }
+        match self.connection.write(&self.bytes[self.at..]) {
+            Ok(sent) => self.at += sent,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+}
+
+fn main() -> io::Result<()> {
+    let arguments = Arguments::parse();
+    let mut machines = Vec::new();
+    for index in 0..arguments.machines {
+        let connection = TcpStream::connect(arguments.tcp)?;
+        connection.set_nonblocking(true)?;
+        let bytes = vec![0; arguments.batch * (BYTES + 1)];
+        let at = bytes.len();
+        machines.push(Machine { index: arguments.first_machine + index, connection, sent: 0, bytes, at });
+    }
+    println!("{{\"ready\": {}}}", arguments.machines);
+    let mut said = Instant::now();
+    loop {
+        let mut goes_on = false;
+        for machine in &mut machines {
+            goes_on |= machine.send()?;
+        }
+        if !goes_on {
+            std::thread::sleep(PAUSE);
+        }
+        if said.elapsed() >= SAY_EVERY {
+            said = Instant::now();
+            println!("{}", json!({ "sent": machines.iter().map(|machine| machine.sent).sum::<u64>() }));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The share of a turn that intake has while requests are on their way to the API.
+//!
+//! A turn sends as many requests as there are in flight, however long it takes. So while there are
+//! some, a turn has a budget for what machines send, and reads beyond it wait for the next turn: in
+//! their order a link, the link's end behind them. Completions of everything else are always taken.
+//!
+//! What waits is bounded by the provided buffers. A link that is read without pause has one read at a
+//! time asked for, and none at all while reads that wait have most of the buffers ([`Share::spares`]): the
+//! others, and the API's answers, find one. It is asked again in the order in which it had to wait.
+//!
+//! Where machines wait for a commit and more comes than the disk takes, a commit would wait for all of it.
+//! Then busy links are not read until the disk has caught up.
+//!
+//! Links that were quiet have a budget of their own, and go before those that are read without pause:
+//! a machine that sends a record now and then does not wait behind one that floods.
+
+use crate::engine::buffers::InUse;
+use crate::engine::ring::Cqe;
+use crate::shard::LinkId;
+use std::collections::VecDeque;
+
+/// What a read costs beside its bytes: about what the kernel does for one, in bytes to be framed.
+const READ_BYTES: usize = 512;
+/// Bytes that a turn takes of machines for each request in flight, as long as a request takes about; of
+/// quiet links as many again.
+const BYTES_A_REQUEST: usize = 2 << 10;
+/// The same for each record that a request may have beside its first.
+const BYTES_A_RECORD: usize = 256;
+/// With fewer in flight a turn has a budget as with so many: it has costs of its own.
+const REQUESTS_MIN: usize = 8;
+/// The budget at most, however much is in flight: a quiet machine waits for a turn.
+const BUDGET_BYTES_MAX: usize = 128 << 10;
+/// A link is quiet of which nothing was read in so many turns.
+const QUIET_TURNS: u32 = 8;
+
+/// How a link is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Pace {
+    /// Now and then.
+    #[default]
+    Quiet,
+    /// In each turn.
+    Busy,
+}
+
+/// What is known of a link's reads.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Reads {
+    /// Completions that wait for a later turn.
+    pub waiting: u16,
+    /// On which list these are, and how it was read last.
+    pub pace: Pace,
+    /// The turn of its last read.
+    turn: u32,
+}
+
+/// Reads that wait for their turn, and what is left of this one.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    quiet: List,
+    busy: List,
+    /// Busy links that are to be read again once there are buffers.
+    unread: VecDeque<LinkId>,
+    /// Single reads that were asked for in this turn.
+    asked: usize,
+    turn: u32,
+    is_limited: bool,
+    /// Busy links are not read in this turn.
+    holds_busy: bool,
+}
+
+/// One list of reads that wait.
+#[derive(Debug, Default)]
+struct List {
+    waiting: VecDeque<(LinkId, Cqe)>,
+    left_bytes: usize,
+}
+
+impl List {
+    fn has_budget(&self) -> bool {
+        self.left_bytes > 0
+    }
+}
+
+impl Share {
+    /// A turn begins, with so many requests in flight of so many records each at most.
+    pub fn begin_turn(&mut self, in_flight: usize, records: usize, is_disk_behind: bool) {
+        self.turn = self.turn.wrapping_add(1);
+        self.is_limited = in_flight > 0 || is_disk_behind;
+        self.holds_busy = is_disk_behind;
+        let a_request = BYTES_A_REQUEST + BYTES_A_RECORD * (records - 1);
+        let budget = match self.is_limited {
+            true => (in_flight.max(REQUESTS_MIN) * a_request).min(BUDGET_BYTES_MAX),
+            false => usize::MAX,
+        };
+        (self.quiet.left_bytes, self.asked) = (budget, 0);
+        self.busy.left_bytes = if is_disk_behind { 0 } else { budget };
+    }
+
+    fn list(&mut self, pace: Pace) -> &mut List {
+        match pace {
+            Pace::Quiet => &mut self.quiet,
+            Pace::Busy => &mut self.busy,
+        }
+    }
+
+    /// Whether something waits that the next turn goes on with, though nothing happens until then.
+    /// `is_disk_behind`: as it is now.
+    pub fn has_waiting(&self, is_disk_behind: bool) -> bool {
+        let busy = !self.busy.waiting.is_empty() || !self.unread.is_empty();
+        !self.quiet.waiting.is_empty() || busy && !is_disk_behind
+    }
+
+    /// Whether a completion of a link is handled now; else it waits.
+    pub fn takes(&mut self, id: LinkId, reads: &mut Reads, cqe: Cqe) -> bool {
+        if reads.waiting == 0 {
+            let is_quiet = self.turn.wrapping_sub(reads.turn) > QUIET_TURNS;
+            reads.pace = if is_quiet { Pace::Quiet } else { Pace::Busy };
+        }
+        let list = self.list(reads.pace);
+        let takes = reads.waiting == 0 && list.waiting.is_empty() && list.has_budget();
+        if takes {
+            self.spend(reads, cqe);
+        } else {
+            list.waiting.push_back((id, cqe));
+            reads.waiting += 1;
+        }
+        takes
+    }
+
+    /// The next completion that has waited, as long as there is something left for its list.
+    pub fn pop(&mut self) -> Option<(LinkId, Cqe)> {
+        let first = |list: &mut List| if list.has_budget() { list.waiting.pop_front() } else { None };
+        first(&mut self.quiet).or_else(|| first(&mut self.busy))
+    }
+
+    /// A completion of a link is handled in this turn.
+    pub fn spend(&mut self, reads: &mut Reads, cqe: Cqe) {
+        reads.turn = self.turn;
+        let list = self.list(reads.pace);
+        list.left_bytes = list.left_bytes.saturating_sub(READ_BYTES + cqe.result.max(0) as usize);
+    }
+
+    /// Whether a link has to wait for its next read, so that others find a buffer; it is listed then.
+    pub fn spares(&mut self, id: LinkId, reads: &Reads, buffers: InUse) -> bool {
+        let free = free_for_busy(buffers, self.asked);
+        let is_busy = self.is_limited && reads.pace == Pace::Busy;
+        let spares = is_busy && (self.holds_busy || free == 0 || !self.unread.is_empty());
+        if spares {
+            self.unread.push_back(id);
+        }
+        spares
+    }
+
+    /// Whether a link is asked for one read alone: it is busy, and many buffers are in use.
+    pub fn asks_once(&mut self, reads: &Reads, buffers: InUse) -> bool {
+        let once = self.is_limited && reads.pace == Pace::Busy && buffers.held > buffers.all / 8;
+        self.asked += usize::from(once);
+        once
+    }
+
+    /// The next link that can be read again.
+    pub fn pop_unread(&mut self, buffers: InUse) -> Option<LinkId> {
+        let can = !self.holds_busy && (!self.is_limited || free_for_busy(buffers, self.asked) > 0);
+        if can { self.unread.pop_front() } else { None }
+    }
+}
+
+/// How many buffers busy links may have: a quarter is for the others. `asked`: reads of this turn that
+/// may take one each.
+fn free_for_busy(buffers: InUse, asked: usize) -> usize {
+    (buffers.all / 4 * 3).saturating_sub(buffers.held + asked)
+}
