@@ -208,9 +208,16 @@ impl Shard {
         self.delivery.in_flight()
     }
 
-    /// Whether a link is a machine's that can be held back.
+    /// Whether what a link brings may wait for a later turn: it is a machine's, and the moment of it
+    /// means nothing.
     pub fn can_wait(&self, link: LinkId) -> bool {
-        self.links.kind(link).is_some_and(|kind| self.intake.can_wait(link, kind))
+        self.links.kind(link).is_some_and(|kind| self.intake.can_wait(&self.settings, link, kind))
+    }
+
+    /// Whether a new connection of a source may go on where an earlier one has ended, so that all that
+    /// was read before comes first.
+    pub fn keeps_order_of_connections(&self, id: SourceId) -> bool {
+        Intake::keeps_order_of_connections(&self.settings, id)
     }
 
     /// Whether machines wait for a commit, and that for others since more comes than the disk takes.

@@ -154,3 +154,33 @@ fn what_comes_from_one_address_keeps_its_order_across_reconnects_on_two_cores() 
     let of_core = |core: usize| gateway.status().0["shards"][core]["terms"]["delivered"].as_u64().expect("a number");
     assert!(of_core(0) > 0 && of_core(1) > 0, "all addresses fell to one core");
 }
+
+#[test]
+fn what_comes_from_one_address_keeps_its_order_across_reconnects_while_machines_flood() {
+    const ROUNDS: usize = 8;
+    const EACH: usize = 400;
+    let site = Site::new();
+    let _receiver = Receiver::start(&site);
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp).write(&site);
+    let gateway = Gateway::start(&site, &config);
+    let names: Vec<(Ipv4Addr, String)> = (2..8)
+        .map(|last| Ipv4Addr::new(127, 0, 0, last))
+        .map(|address| (address, format!("{address}-{}", "x".repeat(100))))
+        .collect();
+    std::thread::scope(|scope| {
+        for (address, name) in &names {
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let mut machine = TcpMachine::from_ip(IpAddr::V4(*address), tcp);
+                    let records = (round * EACH..(round + 1) * EACH).map(|number| record(name, number));
+                    machine.send(records).expect("sent");
+                }
+            });
+        }
+    });
+    gateway
+        .wait_terms("all of it", |terms| terms.received == (names.len() * ROUNDS * EACH) as u64 && terms.pending == 0);
+    let counts = names.iter().map(|(_, name)| (name.as_str(), ROUNDS * EACH)).collect::<Vec<_>>();
+    assert_rows(&site.rows(), &counts);
+}

@@ -459,10 +459,14 @@ impl<C: Core> Driver<C> {
         match message {
             Message::PortOpened { link, result } => self.port_opened(now, link, result),
             Message::PortClosed { link } => self.closed(now, link),
-            Message::Accepted { source, fd, peer } => self.hear(now, Completion::Accepted { source, fd, peer }),
+            Message::Accepted { source, fd, peer } => self.accepted(now, source, fd, peer),
             Message::PortAppeared { source } => self.hear(now, Completion::PortAppeared { source }),
             Message::Parcel(parcel) => self.hear(now, Completion::Parcel { parcel }),
-            Message::Reload(new) => self.reload(now, *new),
+            Message::Reload(new) => {
+                // What was read of a source that is to be retired counts.
+                self.read_all(now);
+                self.reload(now, *new);
+            }
             Message::Snapshot(answer) => {
                 // Whoever asked may have gone.
                 let _ = answer.send(self.core.snapshot(now));
@@ -483,6 +487,7 @@ impl<C: Core> Driver<C> {
             Message::Stop => {
                 if !std::mem::replace(&mut self.stopping, true) {
                     self.close_listeners();
+                    self.read_all(now);
                     self.core.stop(now);
                     self.carry();
                 }

@@ -4,7 +4,7 @@ use super::link::Phase;
 use super::{Core, Driver, Event};
 use crate::engine::ring::Cqe;
 use crate::journal;
-use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, OpenPort, RecvEnd};
+use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, OpenPort, RecvEnd, SourceId};
 use crate::source::serial::{Opened, PortError};
 use nix::sys::socket::{SockaddrStorage, getpeername};
 use std::net::SocketAddr;
@@ -108,7 +108,7 @@ impl<C: Core> Driver<C> {
             match peer(cqe.result) {
                 Some(peer) => {
                     listener.wanted &= !listener.one;
-                    self.hear(now, Completion::Accepted { source, fd: Fd(cqe.result), peer });
+                    self.accepted(now, source, Fd(cqe.result), peer);
                 }
                 // The peer was gone before we looked.
                 None => {
@@ -122,15 +122,30 @@ impl<C: Core> Driver<C> {
         self.arm_accept(index);
     }
 
+    /// A connection of this core begins, or one that another core has handed over.
+    pub(super) fn accepted(&mut self, now: Now, source: SourceId, fd: Fd, peer: SocketAddr) {
+        if self.core.keeps_order_of_connections(source) {
+            self.read_all(now);
+        }
+        self.hear(now, Completion::Accepted { source, fd, peer });
+    }
+
     /// What machines send waits for the next turn where this one has taken its share.
     fn read_completed(&mut self, now: Now, cqe: Cqe, id: LinkId) {
         let link = &mut self.links[id.index as usize];
         debug_assert!(link.is(id) && link.reading);
         link.reading = cqe.more();
-        let may_wait = link.is_open() && self.core.can_wait(id);
+        let may_wait = link.is_open() && (link.reads.waiting > 0 || self.core.can_wait(id));
         if !may_wait || self.share.takes(id, &mut link.reads, cqe) {
             self.read(now, cqe, id);
         }
+    }
+
+    /// Nothing that was read waits any longer.
+    pub(super) fn read_all(&mut self, now: Now) {
+        self.share.lift();
+        self.read_waiting(now);
+        self.read_unread(now);
     }
 
     /// Reads that have waited for this turn.
@@ -149,7 +164,8 @@ impl<C: Core> Driver<C> {
     pub(super) fn read_unread(&mut self, now: Now) {
         while let Some(id) = self.share.pop_unread(self.ring.buffers.in_use()) {
             let link = &mut self.links[id.index as usize];
-            if !link.is(id) || !link.is_open() {
+            // It was listed twice, or its last read waits to be told.
+            if !link.is(id) || !link.is_open() || link.reading || link.reads.waiting > 0 {
                 continue;
             }
             if std::mem::take(&mut link.pausing) {

@@ -97,6 +97,12 @@ impl Share {
         self.busy.left_bytes = if is_disk_behind { 0 } else { budget };
     }
 
+    /// For the rest of this turn there is no budget.
+    pub fn lift(&mut self) {
+        (self.is_limited, self.holds_busy) = (false, false);
+        (self.quiet.left_bytes, self.busy.left_bytes) = (usize::MAX, usize::MAX);
+    }
+
     fn list(&mut self, pace: Pace) -> &mut List {
         match pace {
             Pace::Quiet => &mut self.quiet,

@@ -35,7 +35,7 @@ use super::{Fd, LaneId, LinkId, Now, SourceId};
 use crate::config::{self, LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
 use crate::ground::CoreId;
 use crate::http::server::Request;
-use crate::journal::{Claim, Identity, owner_of};
+use crate::journal::{Identity, owner_of};
 use crate::observe::snapshot::SourceSnapshot;
 use crate::source::serial::PortError;
 use attempts::Loss;
@@ -431,6 +431,7 @@ impl Intake {
     /// each could read a socket's whole buffer for the little room that there was, and with thousands of
     /// links that would be memory without a bound. So no more is held than a turn or two of reads.
     pub fn resume_paused(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
+        self.sources.queue.set_lasts(false);
         if self.sources.queue.is_empty() {
             return;
         }
@@ -439,7 +440,8 @@ impl Intake {
         while let Some(line) = self.sources.queue.pop_line() {
             if self.streams.go_on(turn, store, &mut self.sources, line) == GoesOn::Waits {
                 // Not even a small record of another sender goes before it.
-                return self.sources.queue.set_asks_first(false);
+                self.sources.queue.set_asks_first(false);
+                return self.refuse_queued(turn, store);
             }
         }
         let mut framed = Vec::new();
@@ -463,6 +465,23 @@ impl Intake {
             true => self.streams.read_on(turn, store, &mut self.sources, framed),
             false => self.sources.queue.append(framed),
         }
+        self.refuse_queued(turn, store);
+    }
+
+    /// Where the first one waits for room that nobody makes, requests behind it are refused.
+    fn refuse_queued(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
+        if !self.sources.queue.lasts() {
+            return;
+        }
+        for request in self.sources.queue.take_requests() {
+            match request {
+                Queued::Machine(link) => {
+                    self.machines.go_on(turn, store, &mut self.sources, &self.placement, link);
+                }
+                Queued::Guest => drop(self.guests.go_on(turn, store, &mut self.sources)),
+                Queued::Stream(_) => unreachable!("a stream is no request"),
+            }
+        }
     }
 
     /// Sends machines what may be sent now.
@@ -470,13 +489,23 @@ impl Intake {
         self.machines.flush(turn, store, &mut self.sources);
     }
 
-    /// Whether a link of this kind is a machine's that can be held back.
-    pub fn can_wait(&self, link: LinkId, kind: Kind) -> bool {
+    /// Whether what a link of this kind brings may wait outside for a later turn. Not where its time
+    /// means something, where a line must be told to wait, and where another connection of the same
+    /// address would go before it.
+    pub fn can_wait(&self, settings: &Settings, link: LinkId, kind: Kind) -> bool {
         match kind {
             Kind::Http => true,
-            Kind::Stream => self.streams.table.get(link).pressure.claim() == Claim::Waits,
+            Kind::Stream => {
+                let stream = self.streams.table.get(link);
+                stream.is_untimed(settings) && !self.sources.shares_address(stream.sender.source, stream.sender.peer)
+            }
             Kind::Api => false,
         }
+    }
+
+    /// Whether connections of a source are one after the other, each behind what the last one brought.
+    pub fn keeps_order_of_connections(settings: &Settings, id: SourceId) -> bool {
+        matches!(settings.sources[usize::from(id.0)].kind, SourceKind::TcpListen { lane: LaneKey::Address, .. })
     }
 
     /// Whether a machine waits for a commit.

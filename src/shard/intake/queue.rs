@@ -27,6 +27,8 @@ pub(super) struct RoomQueue {
     others: VecDeque<Queued>,
     /// The first of a queue is being asked whether it can go on: nobody is before it.
     asks_first: bool,
+    /// The first one waits for room that nobody makes: who can be told so does not wait behind it.
+    lasts: bool,
 }
 
 impl RoomQueue {
@@ -43,6 +45,23 @@ impl RoomQueue {
     #[inline]
     pub fn is_before(&self, claim: Claim) -> bool {
         !self.asks_first && (!self.lines.is_empty() || claim == Claim::Waits && !self.others.is_empty())
+    }
+
+    /// Whether who would have to wait is to be told that there is no room.
+    pub fn lasts(&self) -> bool {
+        self.lasts && !self.is_empty()
+    }
+
+    pub fn set_lasts(&mut self, lasts: bool) {
+        self.lasts = lasts;
+    }
+
+    /// Those who can be told so, out of the queue.
+    pub fn take_requests(&mut self) -> Vec<Queued> {
+        let is_request = |queued: &Queued| !matches!(queued, Queued::Stream(_));
+        let requests = self.others.iter().copied().filter(is_request).collect();
+        self.others.retain(|queued| !is_request(queued));
+        requests
     }
 
     /// A stream has to wait: behind all others, or, where it was the first, in front as before.

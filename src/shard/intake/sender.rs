@@ -83,7 +83,7 @@ impl Sender {
         let room = match store.room_or_full(now, Claim::Waits, bytes) {
             Err(Full::Lasting) => return Some(unavailable),
             Ok(room) if !sources.queue.is_before(Claim::Waits) => room,
-            Ok(_) | Err(Full::Passing) => return None,
+            Ok(_) | Err(Full::Passing) => return sources.queue.lasts().then_some(unavailable),
         };
         let (lane, origin) = self.enter_lane(turn, store, request.source);
         let first_byte_ns = request.first_byte_ns;

@@ -11,7 +11,7 @@ use crate::config::{First, Flow, LaneKey, OnClose, Settings, Source, SourceKind,
 use crate::framing::{FrameFlags, Framed, Framer, Framing, Hints, Idle, Look, OnIdle, RejectReason, search_bytes_max};
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, LinkId, RecordFlags, SourceId};
-use crate::journal::{Claim, Identity, NewRecord, OriginRef, Room};
+use crate::journal::{Claim, Full, Identity, NewRecord, OriginRef, Room};
 use crate::shard::links::{Kind, Links, Table};
 use crate::shard::op::{Op, RecvEnd};
 use crate::shard::store::Store;
@@ -226,6 +226,13 @@ impl Stream {
             fresh_ns: None,
             closed: false,
         }
+    }
+
+    /// Whether its bytes mean the same at a later time: it is no line, no silence ends its records,
+    /// and they are no longer those right behind the open.
+    pub fn is_untimed(&self, settings: &Settings) -> bool {
+        let framing = &settings.sources[usize::from(self.sender.source.0)].framing;
+        self.pressure.flow.is_none() && framing.idle.is_none() && self.fresh_ns.is_none()
     }
 
     /// Its file is open. `discarded`: bytes of the stream were thrown away.
@@ -636,17 +643,24 @@ impl Streams {
         let (stream, mut lent) = self.lend(turn, store, sources, link);
         let claim = stream.pressure.claim();
         let bytes_max = lent.turn.source(stream.sender.source).framing.record_bytes_max();
-        if lent.store.room_for(lent.turn.now, claim, bytes_max).is_none() {
+        if let Err(full) = lent.store.room_or_full(lent.turn.now, claim, bytes_max) {
             lent.sources.queue.push_stream(link, claim);
+            lent.sources.queue.set_lasts(full == Full::Lasting);
             return GoesOn::Waits;
         }
+        let held_nothing = !stream.pressure.holds();
         stream.pressure.paused = false;
         stream.frame_all_held(&mut lent, link);
         // One that searches goes on by its timer.
         if !stream.pressure.paused && !stream.search.waits {
             if !stream.ended && claim == Claim::Waits {
-                stream.pressure.paused = true;
-                return GoesOn::Framed;
+                if !held_nothing {
+                    stream.pressure.paused = true;
+                    return GoesOn::Framed;
+                }
+                // All who waited before it have had their turn. Nothing was read meanwhile, so nothing is
+                // known of a silence.
+                stream.framer.restart_silence(lent.turn.now.mono_ns);
             }
             stream.resume(&mut lent, link);
         }
