@@ -204,7 +204,9 @@ impl Page {
     fn shards(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         type Column = (&'static str, &'static str, fn(&Snapshot) -> f64);
         let columns: [Column; 8] = [
-            ("lanes", "Open lanes of a core.", |s| s.lanes as f64),
+            ("lanes", "Lanes of a core in memory: those behind the window that nobody sends into are not.", |s| {
+                s.lanes as f64
+            }),
             ("journal_segments", "Segment files in use.", |s| s.journal.segments as f64),
             ("journal_segment_bytes", "Bytes of the segment files in use.", |s| s.journal.bytes as f64),
             ("journal_window_bytes", "Bytes of records in memory.", |s| s.journal.window_bytes as f64),

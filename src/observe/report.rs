@@ -75,7 +75,7 @@ pub struct Report {
     pub sources: Vec<SourceSnapshot>,
     /// Routes merged by authority.
     pub routes: Vec<RouteSnapshot>,
-    /// Open lanes.
+    /// Lanes in memory.
     pub lanes: u64,
     /// Lanes that stand still while others get through.
     pub lanes_stuck: u64,

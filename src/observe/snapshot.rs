@@ -280,7 +280,7 @@ pub struct Snapshot {
     pub routes: Vec<RouteSnapshot>,
     /// Its journals together.
     pub journal: JournalSnapshot,
-    /// Open lanes.
+    /// Lanes in memory: those behind the window that nobody sends into are not.
     pub lanes: u64,
     /// Lanes that stand still while others get through.
     pub lanes_stuck: u64,

@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Connections from one address: fewer than there are ports.
+/// Connections from one address, each from a port of its own: to have the kernel look for free ones costs more than all else.
 const OF_AN_ADDRESS: u32 = 10_000;
+/// The first of these ports; where somebody has one on all addresses, the one so many behind it is taken.
+const PORTS_FROM: u16 = 10_000;
 /// Connections that are open at the same time.
 const OPEN_MAX: usize = 16;
 /// How long the other side may take for one connection.
@@ -74,7 +76,9 @@ fn visit(to: SocketAddr, machine: u32, records: u64) -> io::Result<()> {
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_reuse_address(true)?;
     let from = Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 1, 0).to_bits() + machine / OF_AN_ADDRESS);
-    socket.bind(&SockAddr::from(SocketAddr::from((from, 0))))?;
+    let port = PORTS_FROM + (machine % OF_AN_ADDRESS) as u16;
+    let bind = |port: u16| socket.bind(&SockAddr::from(SocketAddr::from((from, port))));
+    bind(port).or_else(|_| bind(port + OF_AN_ADDRESS as u16))?;
     socket.connect(&SockAddr::from(to))?;
     socket.write_all(&bytes)?;
     socket.shutdown(Shutdown::Write)?;

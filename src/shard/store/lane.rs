@@ -466,7 +466,10 @@ const MOVABLE: [State; 8] = [
 
 #[cfg(test)]
 mod tests {
+    use super::super::records::Behind;
     use super::*;
+    use crate::ground::RecordNumber;
+    use crate::journal::Position;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     const STATES: [State; 10] = [
@@ -538,5 +541,35 @@ mod tests {
         lane.part_behind(2);
         lane.list();
         assert_eq!(*lane.company(), Company::Apart { records: 2 });
+    }
+
+    #[test]
+    fn a_lane_sleeps_only_where_nothing_is_lost_with_it() {
+        let behind = Behind { from: RecordNumber(7), at: Position::default() };
+        let asleep = || {
+            let mut lane = Lane::new(JournalId::OWN, LaneNumber(1));
+            lane.records_mut().count_in(1);
+            lane.records_mut().fall_behind(behind, false);
+            lane
+        };
+        assert!(asleep().can_sleep());
+        type Change = fn(&mut Lane);
+        let changes: [(&str, Change); 9] = [
+            ("somebody appends", Lane::count_appender),
+            ("a source goes on with it", Lane::set_lasting),
+            ("it is of what was parked", Lane::set_brought_back),
+            ("another one waits for it", |lane| lane.follow_by(LaneId { index: 5, generation: 1 })),
+            ("it asks for all", |lane| lane.ask_for_all(true)),
+            ("its record was tried", |lane| lane.tries_mut().count()),
+            ("its record has an id", |lane| lane.give_id("9".into(), None)),
+            ("its records go apart", |lane| lane.go_alone()),
+            ("it is on a list", |lane| lane.wake()),
+        ];
+        for (what, change) in changes {
+            let mut lane = asleep();
+            change(&mut lane);
+            assert!(!lane.can_sleep(), "{what}");
+        }
+        assert!(!Lane::new(JournalId::OWN, LaneNumber(1)).can_sleep(), "no scan would find it");
     }
 }

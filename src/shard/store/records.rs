@@ -276,3 +276,67 @@ impl Records {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(offset: u32) -> Position {
+        Position { offset, ..Position::default() }
+    }
+
+    fn waiting(number: u64) -> Waiting {
+        let at = Location { extent: 0, offset: number as u32 };
+        Waiting { number: RecordNumber(number), at, origin: OriginRef(1), seen: None }
+    }
+
+    fn take(records: &mut Records, number: u64) {
+        assert!(records.wants(RecordNumber(number)), "record {number}");
+        records.catch_up(Behind { from: RecordNumber(number + 1), at: position(number as u32) });
+        records.push(waiting(number));
+        records.check();
+    }
+
+    #[test]
+    fn a_lane_that_slept_takes_each_record_once_and_counts_what_it_has() {
+        let mut records = Records::roused();
+        take(&mut records, 3);
+        take(&mut records, 5);
+        assert!(!records.wants(RecordNumber(3)) && !records.wants(RecordNumber(5)), "met again by another scan");
+        assert_eq!(records.pending(), 2);
+        // Its memory is needed elsewhere.
+        assert!(records.fall_behind(Behind { from: RecordNumber(3), at: position(3) }, true));
+        while records.unload().is_some() {}
+        records.check();
+        assert!(records.pending() == 0 && !records.wants(RecordNumber(3)), "the running scan is past it");
+        records.begin_scan(position(2));
+        take(&mut records, 3);
+        records.settle();
+        records.check();
+    }
+
+    #[test]
+    fn a_lane_that_slept_and_lasts_from_now_on_is_behind_for_what_it_has_not() {
+        let mut records = Records::roused();
+        take(&mut records, 3);
+        assert!(records.count_again(4, |at| position(at.offset)));
+        assert_eq!(records.behind(), Some(Behind { from: RecordNumber(4), at: position(3) }));
+        records.check();
+        let mut whole = Records::roused();
+        take(&mut whole, 3);
+        assert!(!whole.count_again(1, |at| position(at.offset)) && whole.behind().is_none());
+        whole.check();
+    }
+
+    #[test]
+    fn a_scan_that_stops_has_brought_what_lies_before_its_place_but_for_what_it_passed_over() {
+        let behind = Behind { from: RecordNumber(9), at: position(4) };
+        let (mut fed, mut skipped) = (Records::default(), Records::default());
+        fed.fall_behind(behind, false);
+        skipped.fall_behind(behind, true);
+        for records in [&mut fed, &mut skipped] {
+            records.halt_scan(position(7));
+        }
+        assert_eq!((fed.behind().unwrap().at, skipped.behind().unwrap().at), (position(7), position(4)));
+    }
+}
