@@ -473,7 +473,7 @@ impl<C: Core> Driver<C> {
             self.event(now, event.expect("counted, and taken only here"));
         }
         let records = self.settings.deliver.batch.as_ref().map_or(1, |batch| batch.records);
-        self.share.begin_turn(self.core.in_flight(), records, self.core.is_disk_behind());
+        self.share.begin_turn(self.core.in_flight(), records, self.holds_busy());
         self.read_waiting(now);
         let mut batch = std::mem::take(&mut self.batch);
         self.ring.take(&mut batch, TURN_COMPLETIONS);
@@ -503,7 +503,12 @@ impl<C: Core> Driver<C> {
 
     /// Whether reads wait that the next turn takes.
     fn has_reads_waiting(&self) -> bool {
-        self.share.has_waiting(self.core.is_disk_behind())
+        self.share.has_waiting(self.holds_busy())
+    }
+
+    /// Whether links that are read in each turn wait for the disk now.
+    fn holds_busy(&self) -> bool {
+        share::holds_busy(self.core.is_disk_behind(), self.ring.buffers.in_use())
     }
 
     /// How long to wait for more: not at all unless the core is busy, and not beyond what is due.

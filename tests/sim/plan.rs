@@ -340,26 +340,29 @@ fn patience(seed: u64, deliver: &mut Deliver) -> (Vec<Fault>, bool) {
 /// Machines that send more than the journal holds, beside lines whose records fit into what is kept for them.
 fn crowd(seed: u64, block_bytes: u32, journal: &mut Journal, machines: &mut [MachinePlan]) {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x6372_6f77);
-    journal.segment_bytes = u64::from(4 * block_bytes).next_multiple_of(4096);
+    journal.segment_bytes = u64::from(8 * block_bytes).next_multiple_of(4096);
     journal.max_bytes = journal.segment_bytes * rng.u64(5..=6);
+    // What is held of lines, a quarter of it, is less than they send while the journal is full.
+    journal.window_bytes = 8 * 8192;
     journal.when_full = WhenFull::Pause;
     let lines = machines.iter().filter(|machine| machine.kind == Kind::Serial).count() as u64;
     let others = machines.len() as u64 - lines;
     for machine in machines {
         let is_line = machine.kind == Kind::Serial;
-        (machine.quota, machine.bytes_max) = if is_line { (24 / lines, 100) } else { (400 / others, 3000) };
-        machine.gap_ns = if is_line { 500 * MS } else { 3 * MS };
+        (machine.quota, machine.bytes_max) = if is_line { (100 / lines, 800) } else { (600 / others, 3000) };
+        machine.gap_ns = if is_line { 60 * MS * lines } else { 3 * MS };
         // A line that is joined inside at each hang-up sends more than is counted here.
         machine.fickle = 0;
     }
 }
 
-/// The service is away for so long that the journal fills, and one kill, before or while it does.
+/// The service is away for so long that the journal fills, and one kill before it is full: a start within what is kept leaves the
+/// rest of that segment unused.
 fn crowding_faults(seed: u64) -> [Fault; 2] {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x6177_6179);
     let kind = FaultKind::Outage { swallows: rng.bool() };
     let away = Fault { at_ns: S + rng.u64(50 * MS..500 * MS), lasts_ns: rng.u64(6 * S..10 * S), kind };
-    let kill = Fault { at_ns: S + rng.u64(50 * MS..4 * S), lasts_ns: 0, kind: FaultKind::Kill(CrashPoint::Now) };
+    let kill = Fault { at_ns: S + rng.u64(20 * MS..150 * MS), lasts_ns: 0, kind: FaultKind::Kill(CrashPoint::Now) };
     [away, kill]
 }
 

@@ -84,17 +84,18 @@ impl List {
 
 impl Share {
     /// A turn begins, with so many requests in flight of so many records each at most.
-    pub fn begin_turn(&mut self, in_flight: usize, records: usize, is_disk_behind: bool) {
+    /// `holds_busy`: see [`holds_busy`].
+    pub fn begin_turn(&mut self, in_flight: usize, records: usize, holds_busy: bool) {
         self.turn = self.turn.wrapping_add(1);
-        self.is_limited = in_flight > 0 || is_disk_behind;
-        self.holds_busy = is_disk_behind;
+        self.is_limited = in_flight > 0 || holds_busy;
+        self.holds_busy = holds_busy;
         let a_request = BYTES_A_REQUEST + BYTES_A_RECORD * (records - 1);
         let budget = match self.is_limited {
             true => (in_flight.max(REQUESTS_MIN) * a_request).min(BUDGET_BYTES_MAX),
             false => usize::MAX,
         };
         (self.quiet.left_bytes, self.asked) = (budget, 0);
-        self.busy.left_bytes = if is_disk_behind { 0 } else { budget };
+        self.busy.left_bytes = if holds_busy { 0 } else { budget };
     }
 
     /// For the rest of this turn there is no budget.
@@ -111,10 +112,10 @@ impl Share {
     }
 
     /// Whether something waits that the next turn goes on with, though nothing happens until then.
-    /// `is_disk_behind`: as it is now.
-    pub fn has_waiting(&self, is_disk_behind: bool) -> bool {
+    /// `holds_busy`: as it is now.
+    pub fn has_waiting(&self, holds_busy: bool) -> bool {
         let busy = !self.busy.waiting.is_empty() || !self.unread.is_empty();
-        !self.quiet.waiting.is_empty() || busy && !is_disk_behind
+        !self.quiet.waiting.is_empty() || busy && !holds_busy
     }
 
     /// Whether a completion of a link is handled now; else it waits.
@@ -170,6 +171,12 @@ impl Share {
         let can = !self.holds_busy && (!self.is_limited || free_for_busy(buffers, self.asked) > 0);
         if can { self.unread.pop_front() } else { None }
     }
+}
+
+/// Whether busy links are not read, since the disk is behind. What they have sent already must not keep
+/// the others' buffers meanwhile, so it is taken as far as it does.
+pub(super) fn holds_busy(is_disk_behind: bool, buffers: InUse) -> bool {
+    is_disk_behind && free_for_busy(buffers, 0) > 0
 }
 
 /// How many buffers busy links may have: a quarter is for the others. `asked`: reads of this turn that
