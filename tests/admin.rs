@@ -484,8 +484,7 @@ fn the_status_command_prints_a_screen_and_fails_when_the_gateway_does() {
     let server = two_cores();
     let (code, screen, words) = server.status_command(&[]);
     assert_eq!(code, Some(0), "{words}");
-    let identity =
-        "received 2,000 + recovered 100 = delivered 2,040 + pending 30 + parked 14 + rejected 10 + discarded 6";
+    let identity = "received 2,000 + recovered 100 = delivered 2,040 + pending 30 + parked 14\n    + rejected 10 + discarded 6 (balanced)\n";
     assert!(screen.contains(identity), "{screen}");
     for part in ["plant \"3\"", "frame", "whole", "shared", "127.0.0.1:8000", "32 MiB"] {
         assert!(screen.contains(part), "{part}: {screen}");

@@ -1,7 +1,7 @@
 //! The loop of one core: completions in, operations out, around a sans-IO core.
 //!
-//! A turn: take up to [`TURN_COMPLETIONS`] completions, give each to the core (but for reads beyond the turn's share, see `share`), carry out what it asks for, end the core's
-//! turn, submit everything by one system call. When nothing is due the loop sleeps in the runtime, until the data ring's
+//! A turn: take up to [`TURN_COMPLETIONS`] completions, give each to the core (but for reads beyond the turn's share, see `share`), carry
+//! out what it asks for, end the core's turn, submit everything by one system call. When nothing is due the loop sleeps in the runtime, until the data ring's
 //! eventfd, the mailbox, a cold operation or the core's next deadline wakes it.
 
 mod carry;

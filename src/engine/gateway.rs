@@ -564,6 +564,7 @@ async fn announce(
             return Ok(());
         }
     }
+    super::memory::give_back();
     info!("ready on {cores} core{}: http://{admin}/", if cores == 1 { "" } else { "s" });
     if let Some(path) = file {
         write_whole(&path, &format!("{admin}\n")).map_err(|error| EngineError::ReadyFile { path, error })?;

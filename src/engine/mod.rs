@@ -20,6 +20,7 @@ mod histograms;
 mod lines;
 mod listen;
 mod lock;
+mod memory;
 mod names;
 mod occupant;
 mod parking;
