@@ -69,9 +69,6 @@ impl Core for Shard {
     fn can_wait(&self, link: LinkId) -> bool {
         Self::can_wait(self, link)
     }
-    fn keeps_order_of_connections(&self, id: SourceId) -> bool {
-        Self::keeps_order_of_connections(self, id)
-    }
     fn is_disk_behind(&self) -> bool {
         Self::is_disk_behind(self)
     }

@@ -92,10 +92,6 @@ pub trait Core {
     fn can_wait(&self, _link: LinkId) -> bool {
         false
     }
-    /// Whether all that was read must come before a new connection of a source.
-    fn keeps_order_of_connections(&self, _source: SourceId) -> bool {
-        false
-    }
     /// Whether machines wait for the disk since more comes than it takes.
     fn is_disk_behind(&self) -> bool {
         false

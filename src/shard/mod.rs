@@ -214,12 +214,6 @@ impl Shard {
         self.links.kind(link).is_some_and(|kind| self.intake.can_wait(&self.settings, link, kind))
     }
 
-    /// Whether a new connection of a source may go on where an earlier one has ended, so that all that
-    /// was read before comes first.
-    pub fn keeps_order_of_connections(&self, id: SourceId) -> bool {
-        Intake::keeps_order_of_connections(&self.settings, id)
-    }
-
     /// Whether machines wait for a commit, and that for others since more comes than the disk takes.
     pub fn is_disk_behind(&self) -> bool {
         self.intake.awaits_durable() && self.store.own().is_disk_behind()

@@ -191,10 +191,10 @@ fn a_line_with_xon_and_xoff_is_told_to_wait_while_the_journal_is_full_and_loses_
 
 #[test]
 fn a_line_without_flow_control_is_read_on_while_the_journal_is_full_and_what_is_lost_is_counted() {
-    const COUNT: usize = 20_000;
+    const COUNT: usize = 60_000;
     let site = Site::new();
     let (gateway, mut pty, others) = full_journal(&site, "none");
-    // Three times what is held of one line.
+    // Twice what is kept for it in the journal, and held of one line.
     pty.send((0..COUNT).map(|number| record("m", number)));
     let bytes = COUNT * (record("m", 0).len() + 1);
     let status = eventually("the line to be read to its end", || {
@@ -202,7 +202,7 @@ fn a_line_without_flow_control_is_read_on_while_the_journal_is_full_and_what_is_
         (status.source("press")["bytes"] == bytes).then_some(status)
     });
     let rejected = status.counter("rejected_full");
-    assert!(rejected as usize * (record("m", 0).len() + 1) > bytes - (80 << 10), "{rejected} of {COUNT}");
+    assert!(rejected as usize > COUNT / 3, "{rejected} of {COUNT}");
     let press = status.source("press");
     assert_eq!(press["rejected"], rejected);
     let sources = gateway.get("/api/sources");

@@ -459,7 +459,7 @@ impl<C: Core> Driver<C> {
         match message {
             Message::PortOpened { link, result } => self.port_opened(now, link, result),
             Message::PortClosed { link } => self.closed(now, link),
-            Message::Accepted { source, fd, peer } => self.accepted(now, source, fd, peer),
+            Message::Accepted { source, fd, peer } => self.hear(now, Completion::Accepted { source, fd, peer }),
             Message::PortAppeared { source } => self.hear(now, Completion::PortAppeared { source }),
             Message::Parcel(parcel) => self.hear(now, Completion::Parcel { parcel }),
             Message::Reload(new) => {

@@ -4,7 +4,7 @@ use super::link::Phase;
 use super::{Core, Driver, Event};
 use crate::engine::ring::Cqe;
 use crate::journal;
-use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, OpenPort, RecvEnd, SourceId};
+use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, OpenPort, RecvEnd};
 use crate::source::serial::{Opened, PortError};
 use nix::sys::socket::{SockaddrStorage, getpeername};
 use std::net::SocketAddr;
@@ -108,7 +108,7 @@ impl<C: Core> Driver<C> {
             match peer(cqe.result) {
                 Some(peer) => {
                     listener.wanted &= !listener.one;
-                    self.accepted(now, source, Fd(cqe.result), peer);
+                    self.hear(now, Completion::Accepted { source, fd: Fd(cqe.result), peer });
                 }
                 // The peer was gone before we looked.
                 None => {
@@ -120,14 +120,6 @@ impl<C: Core> Driver<C> {
             self.hear(now, Completion::AcceptFailed { source, errno: -cqe.result });
         }
         self.arm_accept(index);
-    }
-
-    /// A connection of this core begins, or one that another core has handed over.
-    pub(super) fn accepted(&mut self, now: Now, source: SourceId, fd: Fd, peer: SocketAddr) {
-        if self.core.keeps_order_of_connections(source) {
-            self.read_all(now);
-        }
-        self.hear(now, Completion::Accepted { source, fd, peer });
     }
 
     /// What machines send waits for the next turn where this one has taken its share.

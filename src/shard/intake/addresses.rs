@@ -29,11 +29,6 @@ impl Addresses {
         }
     }
 
-    /// Whether an address has several connections.
-    pub fn has_several(&self, id: SourceId, address: IpAddr) -> bool {
-        self.open.get(&(id, address)).is_some_and(|open| *open > 1)
-    }
-
     /// Another source has this id now.
     pub fn forget(&mut self, id: SourceId) {
         self.told.remove(&id);

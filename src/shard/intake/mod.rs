@@ -490,22 +490,18 @@ impl Intake {
     }
 
     /// Whether what a link of this kind brings may wait outside for a later turn. Not where its time
-    /// means something, where a line must be told to wait, and where another connection of the same
+    /// means something, where a line must be told to wait, and where the next connection of the same
     /// address would go before it.
     pub fn can_wait(&self, settings: &Settings, link: LinkId, kind: Kind) -> bool {
         match kind {
             Kind::Http => true,
             Kind::Stream => {
                 let stream = self.streams.table.get(link);
-                stream.is_untimed(settings) && !self.sources.shares_address(stream.sender.source, stream.sender.peer)
+                let kind = &settings.sources[usize::from(stream.sender.source.0)].kind;
+                stream.is_untimed(settings) && !matches!(kind, SourceKind::TcpListen { lane: LaneKey::Address, .. })
             }
             Kind::Api => false,
         }
-    }
-
-    /// Whether connections of a source are one after the other, each behind what the last one brought.
-    pub fn keeps_order_of_connections(settings: &Settings, id: SourceId) -> bool {
-        matches!(settings.sources[usize::from(id.0)].kind, SourceKind::TcpListen { lane: LaneKey::Address, .. })
     }
 
     /// Whether a machine waits for a commit.

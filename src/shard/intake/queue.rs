@@ -47,6 +47,11 @@ impl RoomQueue {
         !self.asks_first && (!self.lines.is_empty() || claim == Claim::Waits && !self.others.is_empty())
     }
 
+    /// Whether requests wait.
+    pub fn has_requests(&self) -> bool {
+        self.others.iter().any(|queued| !matches!(queued, Queued::Stream(_)))
+    }
+
     /// Whether who would have to wait is to be told that there is no room.
     pub fn lasts(&self) -> bool {
         self.lasts && !self.is_empty()

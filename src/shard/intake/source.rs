@@ -532,11 +532,6 @@ impl Sources {
 
     // ---- accepting
 
-    /// Whether a connection's address has another one, in whose lane it is.
-    pub fn shares_address(&self, id: SourceId, peer: Option<SocketAddr>) -> bool {
-        peer.is_some_and(|peer| self.addresses.has_several(id, peer.ip()))
-    }
-
     /// A connection of a listener begins.
     pub fn count_in(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: SocketAddr) {
         if let SourceKind::TcpListen { lane: LaneKey::Address, .. } = turn.source(id).kind

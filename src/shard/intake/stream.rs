@@ -654,12 +654,12 @@ impl Streams {
         // One that searches goes on by its timer.
         if !stream.pressure.paused && !stream.search.waits {
             if !stream.ended && claim == Claim::Waits {
-                if !held_nothing {
+                // Requests may come without an end, and the queue never be empty.
+                if !held_nothing || !lent.sources.queue.has_requests() {
                     stream.pressure.paused = true;
                     return GoesOn::Framed;
                 }
-                // All who waited before it have had their turn. Nothing was read meanwhile, so nothing is
-                // known of a silence.
+                // Nothing was read meanwhile, so nothing is known of a silence.
                 stream.framer.restart_silence(lent.turn.now.mono_ns);
             }
             stream.resume(&mut lent, link);
