@@ -162,7 +162,8 @@ fn what_comes_from_one_address_keeps_its_order_across_reconnects_while_machines_
     let site = Site::new();
     let _receiver = Receiver::start(&site);
     let tcp = free_address();
-    let config = site.config().one_step().tcp_listen("servers", tcp).write(&site);
+    let keys = format!("listen = \"{tcp}\"\nlane = \"address\"");
+    let config = site.config().one_step().source("servers", "tcp_listen", &keys).write(&site);
     let gateway = Gateway::start(&site, &config);
     let names: Vec<(Ipv4Addr, String)> = (2..8)
         .map(|last| Ipv4Addr::new(127, 0, 0, last))

@@ -471,7 +471,8 @@ fn a_handshake_that_is_not_answered_ends_with_the_connect_timeout() {
     world.silent = true;
     world.send("record");
     world.pass(5 * SECOND - 1);
-    assert_eq!((world.peers.len(), world.problem()), (1, None));
+    let waits = "no answer to a connect for 4 s".to_owned();
+    assert_eq!((world.peers.len(), world.problem()), (1, Some(waits)));
     world.pass(1);
     assert_eq!(world.peers.len(), 0);
     assert_eq!(world.problem().as_deref(), Some("no whole TLS handshake within 5s"));
