@@ -87,6 +87,7 @@ pub struct Summary {
 /// [`EngineError::Stopped`]. The process should end then, for a thread may still read the journal, which is as safe as a kill.
 pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineError> {
     let started = Instant::now();
+    super::memory::share_arenas(settings.gateway.cores.len());
     raise_open_files();
     let file = settings.clone();
     leave_descriptors(&mut settings);

@@ -52,7 +52,7 @@ impl RingOptions {
 /// Makes the data rings that a configuration needs, all at once, and lets them go.
 ///
 /// # Errors
-/// Those of [`Ring::new`], and what to do where there is no memory for them.
+/// Those of io_uring_setup(2) and io_uring_register(2), and what to do where there is no memory.
 pub fn try_rings(settings: &Settings) -> Result<(), String> {
     let rings: io::Result<Vec<Ring>> =
         settings.gateway.cores.iter().map(|_| Ring::new(&RingOptions::of(settings))).collect();
