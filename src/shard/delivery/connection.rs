@@ -35,9 +35,11 @@ impl ApiLink {
     /// its name to another address. What was opened in one moment ends in sixteen, so that the
     /// service does not meet all connects at once.
     pub fn is_old(&self, link: LinkId, now_ns: u64, age_max: Duration) -> bool {
-        let early = age_max / 256 * (link.index % 16);
+        // Asked twice a request: a Duration would divide and multiply in 128 bits.
+        let max_ns = age_max.as_secs() * 1_000_000_000 + u64::from(age_max.subsec_nanos());
+        let early_ns = max_ns / 256 * u64::from(link.index % 16);
         // One that is in its handshake has no age.
-        self.connection.open && now_ns.saturating_sub(self.opened_ns) >= (age_max - early).as_nanos() as u64
+        self.connection.open && now_ns.saturating_sub(self.opened_ns) >= max_ns - early_ns
     }
 }
 
