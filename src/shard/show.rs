@@ -20,7 +20,9 @@ impl Shard {
     pub fn snapshot(&self, now: Now) -> Snapshot {
         let mut journal = JournalSnapshot::default();
         self.store.snapshot(now, self.terms.pending, &mut journal);
-        if journal.problem.is_none() && self.intake.is_paused() {
+        // Who waits for a commit may not be read either, outside of the shard.
+        let waits = self.intake.is_paused() || self.intake.awaits_durable();
+        if journal.problem.is_none() && waits {
             journal.problem = self.store.own().why_paused(now);
         }
         let mut snapshot = Snapshot {
