@@ -537,6 +537,9 @@ impl Oracle {
             entry.state == State::Maybe && (entry.shown == data || entry.unnamed.as_deref() == Some(data))
         };
         let sent = self.lanes.iter().flat_map(|lane| lane.expected.iter()).filter(same).count();
+        // Or one that its machine has sent again: it has arrived then, whoever it comes from.
+        let again = self.lanes.iter_mut().filter(|lane| lane.repeated.contains_key(data));
+        let sent = sent + again.map(|lane| lane.arrived.insert(data.to_vec())).count();
         let strays = self.strays.entry(data.to_vec()).or_default();
         *strays += 1;
         if *strays > sent {
