@@ -64,6 +64,7 @@ pub struct Arguments {
 
 const HELP: &str = "\
 Exits with 0 only if every record that the machines sent is in the database once, in order per machine, and with 10 if not.
+With --chaos, what was on a serial or TCP line at the kill may be missing, for no line can be asked again: it is counted in the result.
 Ctrl-C ends the machines early; what they sent is still delivered and verified. A second Ctrl-C ends everything.";
 
 /// Runs the command.

@@ -249,7 +249,10 @@ impl Wire {
                 Self::Plain(stream) => stream,
                 Self::Sealed(sealed) => &mut sealed.stream,
             };
-            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into()); // it may send without an end
+            }
             stream.set_read_timeout(Some(left))?;
             let count = match stream.read(&mut bytes) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -101,7 +101,7 @@ fn screen(status: &Value) -> String {
         }
         if of_sources.len() > SOURCES_MAX {
             let more = of_sources.len() - SOURCES_MAX;
-            let _ = writeln!(out, "  … and {more} more sources with a problem: ringest status --json");
+            let _ = writeln!(out, "  … and {more} more sources with a problem, which --json shows");
         }
     }
     out

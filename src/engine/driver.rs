@@ -1,8 +1,9 @@
 //! The loop of one core: completions in, operations out, around a sans-IO core.
 //!
-//! A turn: take up to [`TURN_COMPLETIONS`] completions, give each to the core (but for reads beyond the turn's share, see `share`), carry
-//! out what it asks for, end the core's turn, submit everything by one system call. When nothing is due the loop sleeps in the runtime, until the data ring's
-//! eventfd, the mailbox, a cold operation or the core's next deadline wakes it.
+//! A turn: take up to [`TURN_COMPLETIONS`] completions, give each to the core, carry out what it
+//! asks for, end the core's turn, submit everything by one system call. Reads beyond the turn's
+//! share wait for the next one (`share`). When nothing is due the loop sleeps in the runtime, until
+//! the data ring's eventfd, the mailbox, a cold operation or the core's next deadline wakes it.
 
 mod carry;
 mod complete;

@@ -74,6 +74,12 @@ pub(super) struct Cqe {
 }
 
 impl Cqe {
+    /// A read of so many bytes, for tests.
+    #[cfg(test)]
+    pub(super) fn of_bytes(bytes: i32) -> Self {
+        Self { user_data: 0, result: bytes, flags: 0 }
+    }
+
     /// Whether the operation goes on and more completions of it follow.
     pub(super) fn more(self) -> bool {
         cqueue::more(self.flags)

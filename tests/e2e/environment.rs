@@ -164,8 +164,6 @@ fn without_descriptors_accepting_pauses_and_the_work_goes_on() {
     let mut machines = Vec::new();
     for _ in 0..FILES {
         machines.push(TcpMachine::connect(tcp));
-        // What comes in one burst is accepted in one, before accepting can pause, and may use up the reserve.
-        std::thread::sleep(Duration::from_millis(2));
     }
     let problem =
         eventually("accepting to pause", || gateway.status().source("servers")["problem"].as_str().map(str::to_owned));
@@ -284,4 +282,18 @@ fn another_user_of_the_machine_cannot_decide_about_parked_records() {
         assert!(words.contains("only the user of the gateway, or root, may decide"), "{words}");
     }
     gateway.stop();
+}
+
+#[test]
+fn check_online_says_which_memory_the_rings_lack() {
+    let site = Site::new();
+    let config = site.config().tcp_listen("servers", free_address());
+    let config = config.limit("read_buffers", "32768").limit("read_buffer", "\"64KiB\"").write(&site);
+    // Two GiB of buffers for each core, of one that the process may have.
+    let mut command = Command::new("prlimit");
+    command.args([&format!("--as={}", 1_u64 << 30), env!("CARGO_BIN_EXE_ringest"), "check", "--online"]).arg(&config);
+    let output = command.output().expect("prlimit");
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{out}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(out.contains("the rings for 1 core cannot be made") && out.contains("LimitMEMLOCK=infinity"), "{out}");
 }

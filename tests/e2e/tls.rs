@@ -403,6 +403,22 @@ fn check_online_tells_what_is_wrong_with_a_certificate_and_asks_nothing() {
 }
 
 #[test]
+fn a_test_record_goes_over_tls_and_its_answer_is_read_whole() {
+    for (versions, drips) in [(ONLY_1_2, false), (ONLY_1_3, false), (ONLY_1_3, true)] {
+        let (site, authority) = (Site::new(), Authority::new("Plant"));
+        let service = Service::start(site.api, authority.issue(ADDRESS).server(versions, None));
+        service.set(|seen| seen.drips = drips);
+        let config = secured(&site, &authority).tcp_listen("servers", free_address()).write(&site);
+        let output = ringest().args(["check", "--online", "--send-test"]).arg(&config).output().expect("the binary");
+        let out = String::from_utf8(output.stdout).expect("text");
+        assert_eq!(output.status.code(), Some(0), "{out}");
+        assert!(out.contains("test record") && out.contains("answered 201"), "{out}");
+        let films = service.get(|seen| seen.films.clone());
+        assert!(films.len() == 1 && films[0].1.starts_with("RINGEST TEST 20"), "{films:?}");
+    }
+}
+
+#[test]
 fn renewed_files_of_the_same_names_are_used_after_a_reload_and_no_port_closes() {
     let site = Site::new();
     let [ca, cert, key] = ["ca.pem", "client.pem", "client.key"].map(|name| site.path(name));

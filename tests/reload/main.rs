@@ -329,6 +329,25 @@ fn idle_machines_of_one_source_do_not_lock_out_another_source() {
 }
 
 #[test]
+fn a_connection_beyond_the_limit_that_was_accepted_all_the_same_is_closed() {
+    // Where another core accepts for all, it does not know how many this one has.
+    let text = tcp("a", 4001) + DELIVER + "[limits]\nconnections = 2\n";
+    let mut world = World::new(&text);
+    let first = world.accept(0, 20);
+    world.accept(0, 21);
+    let closes = |world: &World| world.ops.iter().filter(|op| op.starts_with("close")).count();
+    assert_eq!(closes(&world), 0);
+    world.accept_unknown(0, 22);
+    assert_eq!(closes(&world), 1, "{:?}", world.ops);
+    assert_eq!(world.source("a")["open"], 2);
+    world.end(first, RecvEnd::Closed);
+    world.closed(first);
+    world.accept(0, 23);
+    world.record(23, "one");
+    assert_eq!(world.delivered, ["one"]);
+}
+
+#[test]
 fn the_last_quarter_of_all_connections_is_shared_out_among_the_sources() {
     let text = (1..=4).map(|index| tcp(&format!("s{index}"), 4000 + index)).collect::<String>() + DELIVER;
     let mut world = World::crowded(&text, 16);

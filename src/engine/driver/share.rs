@@ -184,3 +184,46 @@ pub(super) fn holds_busy(is_disk_behind: bool, buffers: InUse) -> bool {
 fn free_for_busy(buffers: InUse, asked: usize) -> usize {
     (buffers.all / 4 * 3).saturating_sub(buffers.held + asked)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUFFERS: InUse = InUse { held: 0, all: 16 };
+
+    fn link(index: u32) -> LinkId {
+        LinkId { index, generation: 1 }
+    }
+
+    fn read(bytes: i32) -> Cqe {
+        Cqe::of_bytes(bytes)
+    }
+
+    #[test]
+    fn reads_beyond_the_budget_wait_in_their_order_until_it_is_lifted() {
+        let (mut share, mut reads) = (Share::default(), Reads::default());
+        share.begin_turn(1, 1, false);
+        let taken = (0..64).take_while(|_| share.takes(link(0), &mut reads, read(1_000))).count();
+        assert!((8..64).contains(&taken), "{taken} reads");
+        // There is something left for a link that was quiet, and nothing for the one that waits.
+        assert!(!share.takes(link(0), &mut reads, read(1)));
+        assert!(share.has_waiting(false) && share.pop().is_none());
+        share.lift();
+        let sizes: Vec<i32> = std::iter::from_fn(|| share.pop()).map(|(_, cqe)| cqe.result).collect();
+        assert_eq!(sizes, [1_000, 1]);
+        assert!(!share.has_waiting(false));
+    }
+
+    #[test]
+    fn busy_links_are_not_read_while_the_disk_is_behind_and_are_all_asked_again_once_that_is_over() {
+        let mut share = Share::default();
+        let busy = Reads { pace: Pace::Busy, ..Reads::default() };
+        share.begin_turn(0, 1, true);
+        assert!(!share.spares(link(0), &Reads::default(), BUFFERS), "one that was quiet is read");
+        assert!(share.spares(link(1), &busy, BUFFERS) && share.spares(link(2), &busy, BUFFERS));
+        assert!(share.pop_unread(BUFFERS).is_none() && !share.has_waiting(true) && share.has_waiting(false));
+        share.begin_turn(0, 1, false);
+        let asked: Vec<LinkId> = std::iter::from_fn(|| share.pop_unread(BUFFERS)).collect();
+        assert_eq!(asked, [link(1), link(2)]);
+    }
+}

@@ -656,6 +656,7 @@ impl Intake {
 
     /// What must be true at the end of a turn.
     pub fn check(&self, turn: &Turn<'_>) {
+        self.sources.queue.check();
         self.machines.check(turn, &self.sources.queue);
         if turn.phase == Phase::Running {
             self.streams.check(turn, &self.sources.queue);

@@ -20,11 +20,19 @@ pub(super) enum Queued {
     Guest,
 }
 
+impl Queued {
+    fn is_request(&self) -> bool {
+        !matches!(self, Self::Stream(_))
+    }
+}
+
 /// All of one core who wait for room.
 #[derive(Debug, Default)]
 pub(super) struct RoomQueue {
     lines: VecDeque<LinkId>,
     others: VecDeque<Queued>,
+    /// How many of these are requests.
+    requests: usize,
     /// The first of a queue is being asked whether it can go on: nobody is before it.
     asks_first: bool,
     /// The first one waits for room that nobody makes: who can be told so does not wait behind it.
@@ -38,7 +46,7 @@ impl RoomQueue {
 
     /// Whether a stream waits.
     pub fn has_streams(&self) -> bool {
-        !self.lines.is_empty() || self.others.iter().any(|queued| matches!(queued, Queued::Stream(_)))
+        !self.lines.is_empty() || self.others.len() > self.requests
     }
 
     /// Whether somebody waits who goes before a sender that asks for room now.
@@ -49,7 +57,7 @@ impl RoomQueue {
 
     /// Whether requests wait.
     pub fn has_requests(&self) -> bool {
-        self.others.iter().any(|queued| !matches!(queued, Queued::Stream(_)))
+        self.requests > 0
     }
 
     /// Whether who would have to wait is to be told that there is no room.
@@ -63,9 +71,9 @@ impl RoomQueue {
 
     /// Those who can be told so, out of the queue.
     pub fn take_requests(&mut self) -> Vec<Queued> {
-        let is_request = |queued: &Queued| !matches!(queued, Queued::Stream(_));
-        let requests = self.others.iter().copied().filter(is_request).collect();
-        self.others.retain(|queued| !is_request(queued));
+        let requests = self.others.iter().copied().filter(Queued::is_request).collect();
+        self.others.retain(|queued| !queued.is_request());
+        self.requests = 0;
         requests
     }
 
@@ -80,6 +88,7 @@ impl RoomQueue {
 
     /// One who can be held back has to wait, as above.
     pub fn push(&mut self, queued: Queued) {
+        self.requests += usize::from(queued.is_request());
         match self.asks_first {
             true => self.others.push_front(queued),
             false => self.others.push_back(queued),
@@ -91,7 +100,9 @@ impl RoomQueue {
     }
 
     pub fn pop(&mut self) -> Option<Queued> {
-        self.others.pop_front()
+        let first = self.others.pop_front()?;
+        self.requests -= usize::from(first.is_request());
+        Some(first)
     }
 
     /// Nobody is before the one who was taken off last, until this is said to be over.
@@ -107,7 +118,7 @@ impl RoomQueue {
     /// Intake ends: streams wait no more.
     pub fn forget_streams(&mut self) {
         self.lines.clear();
-        self.others.retain(|queued| !matches!(queued, Queued::Stream(_)));
+        self.others.retain(Queued::is_request);
     }
 
     /// Forgets those that have gone meanwhile, where they may be many; `guests`: requests of other cores
@@ -121,6 +132,16 @@ impl RoomQueue {
             Queued::Machine(link) => links.is_open(*link, Kind::Http),
             Queued::Guest => guests.checked_sub(1).map(|left| guests = left).is_some(),
         });
+        self.requests = self.count_requests();
+    }
+
+    fn count_requests(&self) -> usize {
+        self.others.iter().filter(|queued| queued.is_request()).count()
+    }
+
+    /// That the count is right.
+    pub fn check(&self) {
+        assert_eq!(self.requests, self.count_requests(), "requests that wait for room");
     }
 
     /// Whether a machine's request is listed.

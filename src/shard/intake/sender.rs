@@ -43,8 +43,8 @@ impl Sender {
     }
 
     /// Journals the body of a request as a record; `None` while room for it is being made, or while
-    /// others have waited for room longer. One whose key is known is that record again: it is answered as that was, once
-    /// that is as durable as configured.
+    /// others have waited for room longer. One whose key is known is that record again: it is
+    /// answered as that was, once that is as durable as configured.
     pub fn take(
         &mut self,
         turn: &mut Turn<'_>,
