@@ -15,8 +15,10 @@ from .subject import TARGET
 from .where import shares
 
 
-# Of the turns in a flood so many may follow a sleep; without one it is half of them.
+# A flood is more than the core takes: it has no time to sleep (without a flood it sleeps before half of its turns), ...
 FLOOD_SLEEPS_MOST = 0.25
+# ... or, where the disk takes less than the core, this share of the flood's writes is held back.
+FLOOD_HELD_BACK_LEAST = 0.5
 # So much lower is the priority of a flood than that of load and receiver.
 FLOOD_NICER = 10
 
@@ -243,9 +245,10 @@ class Trial:
         if self.options.smoke or self.case.idle or not row["records"]:
             return []
         if self.subject.flood:
-            # A core that sleeps takes all that comes.
-            sleeps = row["wakes"] / row["turns"]
-            return [f"the core slept before {sleeps:.0%} of its turns: that is no flood"] if sleeps > FLOOD_SLEEPS_MOST else []
+            sleeps, held_back = row["wakes"] / row["turns"], row["flood"]["held_back"]
+            if sleeps > FLOOD_SLEEPS_MOST and held_back < FLOOD_HELD_BACK_LEAST:
+                return [f"the core slept before {sleeps:.0%} of its turns and held back {held_back:.0%} of the writes: that is no flood"]
+            return []
         if self.case.rate and row["records_per_s"] < 0.95 * self.case.rate:
             return [f"{row['records_per_s']:.0f} records/s of {self.case.rate:.0f} that were due"]
         # What ports carry passes through a thread of the kernel, which belongs to neither.

@@ -424,7 +424,7 @@ impl<C: Core> Driver<C> {
             }
             let deadline = self.core.next_deadline();
             let due = deadline.is_some_and(|deadline| deadline <= now.mono_ns);
-            let waits = self.has_reads_waiting() || !self.events.queue.borrow().is_empty();
+            let waits = self.has_reads_waiting(now) || !self.events.queue.borrow().is_empty();
             if due || waits || self.ring.has_work() {
                 if handled >= TURN_COMPLETIONS || turns >= TURNS_MAX {
                     (handled, turns) = (0, 0);
@@ -452,7 +452,8 @@ impl<C: Core> Driver<C> {
     /// (EINTR, EAGAIN): what it did not take has to see another park.
     fn wake_by(&self, now: Now, deadline: Option<u64>) -> Option<u64> {
         let again = (self.events.cold.get() > 0).then(|| now.mono_ns + SUBMIT_AGAIN_NS);
-        deadline.into_iter().chain(again).min()
+        let reads_on = self.share.has_waiting(false).then(|| self.share.disk_hangs_ns());
+        deadline.into_iter().chain(again).chain(reads_on).min()
     }
 
     /// One turn; how many completions it handled.
@@ -470,7 +471,10 @@ impl<C: Core> Driver<C> {
             self.event(now, event.expect("counted, and taken only here"));
         }
         let records = self.settings.deliver.batch.as_ref().map_or(1, |batch| batch.records);
-        self.share.begin_turn(self.core.in_flight(), records, self.holds_busy());
+        if !self.core.is_disk_behind() {
+            self.share.disk_moved(now);
+        }
+        self.share.begin_turn(self.core.in_flight(), records, self.holds_busy(now));
         self.read_waiting(now);
         let mut batch = std::mem::take(&mut self.batch);
         self.ring.take(&mut batch, TURN_COMPLETIONS);
@@ -499,19 +503,19 @@ impl<C: Core> Driver<C> {
     }
 
     /// Whether reads wait that the next turn takes.
-    fn has_reads_waiting(&self) -> bool {
-        self.share.has_waiting(self.holds_busy())
+    fn has_reads_waiting(&self, now: Now) -> bool {
+        self.share.has_waiting(self.holds_busy(now))
     }
 
     /// Whether links that are read in each turn wait for the disk now.
-    fn holds_busy(&self) -> bool {
-        share::holds_busy(self.core.is_disk_behind(), self.ring.buffers.in_use())
+    fn holds_busy(&self, now: Now) -> bool {
+        self.share.holds_busy(now, self.core.is_disk_behind(), self.ring.buffers.in_use())
     }
 
     /// How long to wait for more: not at all unless the core is busy, and not beyond what is due.
     fn gather_limit(&self, now: Now, handled: usize) -> Duration {
         let min_wait = self.settings.gateway.min_wait;
-        let waits = self.has_reads_waiting() || !self.events.queue.borrow().is_empty();
+        let waits = self.has_reads_waiting(now) || !self.events.queue.borrow().is_empty();
         if min_wait.is_zero() || handled < BUSY_COMPLETIONS || waits {
             return Duration::ZERO;
         }

@@ -188,7 +188,7 @@ impl Journal {
 
     /// Whether more has come than the disk takes at this moment, so that a commit waits for others.
     pub fn is_disk_behind(&self) -> bool {
-        self.writer.is_behind() && !self.troubles.stop_intake()
+        self.writer.acknowledges_commits() && self.writer.is_behind() && !self.troubles.stop_intake()
     }
 
     /// Whether the disk refuses what records need.

@@ -214,9 +214,10 @@ impl Shard {
         self.links.kind(link).is_some_and(|kind| self.intake.can_wait(&self.settings, link, kind))
     }
 
-    /// Whether machines wait for a commit, and that for others since more comes than the disk takes.
+    /// Whether machines may wait for a commit, and more comes than the disk takes: whoever sends
+    /// next would wait for all of it.
     pub fn is_disk_behind(&self) -> bool {
-        self.intake.awaits_durable() && self.store.own().is_disk_behind()
+        self.intake.may_await_durable() && self.store.own().is_disk_behind()
     }
 
     /// For the driver's own counts.
@@ -330,7 +331,7 @@ impl Shard {
             Timer::Tell => intake.tell(),
             Timer::Silence(source) => intake.check_silence(turn, source),
             Timer::Accept(source) => intake.resume_accept(turn, source),
-            Timer::Api(_) => {} // dispatch looks at the time itself
+            Timer::Api(_) | Timer::ReadOn => {} // who goes on looks at the time itself
             Timer::Route(step) => delivery.probe(turn, store, step),
             Timer::Drain if phase == Phase::Draining => return self.end_drain(now),
             Timer::Drain => {}

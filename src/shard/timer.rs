@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Silence(SourceId),
     /// Accepting goes on.
     Accept(SourceId),
+    /// Streams that left room to requests are read on.
+    ReadOn,
     /// The API is tried again.
     Api(ApiId),
     /// A step that is held back may send a probe.

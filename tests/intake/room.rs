@@ -140,3 +140,34 @@ fn nobody_reads_on_before_all_that_was_read_is_framed() {
     let delivered = world.shard.terms().delivered;
     assert_eq!(delivered, (filled + 100 * OTHERS as usize) as u64);
 }
+
+#[test]
+fn room_of_a_full_journal_is_taken_by_turns_where_requests_were_refused() {
+    let mut world = World::beside_tcp("kind = \"http\"\nlisten = \"127.0.0.1:8080\"");
+    world.connect(0, 21);
+    let post = |world: &mut World| {
+        world.come(21, "POST /v1/records/w HTTP/1.1\r\nHost: r\r\nContent-Length: 1\r\n\r\nx");
+        world.settle();
+        world.told.pop().expect("an answer")[9..12].to_owned()
+    };
+    let free = |world: &mut World| {
+        world.answers = true;
+        world.settle();
+        assert_eq!(world.held(1), 0);
+    };
+    world.fill_by_tcp(5);
+    assert_eq!(post(&mut world), "503");
+    free(&mut world);
+    assert!(!world.others[&20].1, "what was refused is awaited first");
+    assert_eq!(post(&mut world), "201");
+    world.pass(2_000_000_000);
+    assert!(world.others[&20].1, "requests have had their turn");
+    world.fill_by_tcp(5);
+    assert_eq!(post(&mut world), "503");
+    free(&mut world);
+    assert!(world.others[&20].1, "this is the turn of streams");
+    world.fill_by_tcp(5);
+    assert_eq!(post(&mut world), "503");
+    free(&mut world);
+    assert!(!world.others[&20].1, "and this one of requests again");
+}

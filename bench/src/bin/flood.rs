@@ -1,7 +1,8 @@
 //! A flood: machines on TCP that send 64-byte records as fast as their connections take them, whatever arrives. Its records are
 //! those of the bench, so that the receiver can check those that were delivered; nobody waits for the rest.
 //!
-//! It sends as soon as it is connected, until it is ended. Every half second it prints how much that was as one line of JSON.
+//! It sends as soon as it is connected, until it is ended. Every half second it prints how much that was as one line of JSON, and
+//! which share of its writes was held back: the connection took nothing.
 
 use clap::Parser;
 use ringest_bench::process::now_ns;
@@ -79,17 +80,21 @@ fn main() -> io::Result<()> {
     }
     println!("{{\"ready\": {}}}", arguments.machines);
     let mut said = Instant::now();
+    let (mut writes, mut held_back) = (0_u64, 0_u64);
     loop {
         let mut goes_on = false;
         for machine in &mut machines {
-            goes_on |= machine.send()?;
+            let took = machine.send()?;
+            (writes, held_back) = (writes + 1, held_back + u64::from(!took));
+            goes_on |= took;
         }
         if !goes_on {
             std::thread::sleep(PAUSE);
         }
         if said.elapsed() >= SAY_EVERY {
             said = Instant::now();
-            println!("{}", json!({ "sent": machines.iter().map(|machine| machine.sent).sum::<u64>() }));
+            let sent: u64 = machines.iter().map(|machine| machine.sent).sum();
+            println!("{}", json!({ "sent": sent, "held_back": held_back as f64 / writes as f64 }));
         }
     }
 }

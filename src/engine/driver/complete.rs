@@ -238,6 +238,7 @@ impl<C: Core> Driver<C> {
     }
 
     fn commit_completed(&mut self, now: Now, result: i32, key: usize) {
+        self.share.disk_moved(now);
         // Also one that was not taken for now: how long it waits is the journal's to say.
         let commit = self.commits.remove(key);
         let result = match result {

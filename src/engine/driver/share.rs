@@ -8,15 +8,15 @@
 //! time asked for, and none at all while reads that wait have most of the buffers ([`Share::spares`]): the
 //! others, and the API's answers, find one. It is asked again in the order in which it had to wait.
 //!
-//! Where machines wait for a commit and more comes than the disk takes, a commit would wait for all of it.
-//! Then busy links are not read until the disk has caught up.
+//! Where machines may wait for a commit and more comes than the disk takes, a commit would wait for all of
+//! it. Then busy links are not read until the disk has caught up, or hangs.
 //!
 //! Links that were quiet have a budget of their own, and go before those that are read without pause:
 //! a machine that sends a record now and then does not wait behind one that floods.
 
 use crate::engine::buffers::InUse;
 use crate::engine::ring::Cqe;
-use crate::shard::LinkId;
+use crate::shard::{LinkId, Now};
 use std::collections::VecDeque;
 
 /// What a read costs beside its bytes: about what the kernel does for one, in bytes to be framed.
@@ -30,6 +30,9 @@ const BYTES_A_RECORD: usize = 256;
 const REQUESTS_MIN: usize = 8;
 /// The budget at most, however much is in flight: a quiet machine waits for a turn.
 const BUDGET_BYTES_MAX: usize = 128 << 10;
+/// A disk that ends no commit for so long hangs: busy links are read again, as far as there is room. A
+/// request that nobody reads would run into its deadline.
+const DISK_HANGS_NS: u64 = 1_000_000_000;
 /// A link is quiet of which nothing was read in so many turns.
 const QUIET_TURNS: u32 = 8;
 
@@ -67,6 +70,8 @@ pub(super) struct Share {
     is_limited: bool,
     /// Busy links are not read in this turn.
     holds_busy: bool,
+    /// When the disk last ended a commit, or was not behind; in monotonic nanoseconds.
+    disk_moved_ns: u64,
 }
 
 /// One list of reads that wait.
@@ -84,7 +89,7 @@ impl List {
 
 impl Share {
     /// A turn begins, with so many requests in flight of so many records each at most.
-    /// `holds_busy`: see [`holds_busy`].
+    /// `holds_busy`: see [`Share::holds_busy`].
     pub fn begin_turn(&mut self, in_flight: usize, records: usize, holds_busy: bool) {
         self.turn = self.turn.wrapping_add(1);
         self.is_limited = in_flight > 0 || holds_busy;
@@ -96,6 +101,22 @@ impl Share {
         };
         (self.quiet.left_bytes, self.asked) = (budget, 0);
         self.busy.left_bytes = if holds_busy { 0 } else { budget };
+    }
+
+    /// Whether busy links are not read, since the disk is behind. What they have sent already must not keep
+    /// the others' buffers meanwhile, so it is taken as far as it does.
+    pub fn holds_busy(&self, now: Now, is_disk_behind: bool, buffers: InUse) -> bool {
+        is_disk_behind && now.mono_ns < self.disk_hangs_ns() && free_for_busy(buffers, 0) > 0
+    }
+
+    /// The disk has ended a commit, or is not behind.
+    pub fn disk_moved(&mut self, now: Now) {
+        self.disk_moved_ns = now.mono_ns;
+    }
+
+    /// When it hangs if it ends no commit until then, in monotonic nanoseconds.
+    pub fn disk_hangs_ns(&self) -> u64 {
+        self.disk_moved_ns + DISK_HANGS_NS
     }
 
     /// For the rest of this turn there is no budget.
@@ -173,12 +194,6 @@ impl Share {
     }
 }
 
-/// Whether busy links are not read, since the disk is behind. What they have sent already must not keep
-/// the others' buffers meanwhile, so it is taken as far as it does.
-pub(super) fn holds_busy(is_disk_behind: bool, buffers: InUse) -> bool {
-    is_disk_behind && free_for_busy(buffers, 0) > 0
-}
-
 /// How many buffers busy links may have: a quarter is for the others. `asked`: reads of this turn that
 /// may take one each.
 fn free_for_busy(buffers: InUse, asked: usize) -> usize {
@@ -225,5 +240,15 @@ mod tests {
         share.begin_turn(0, 1, false);
         let asked: Vec<LinkId> = std::iter::from_fn(|| share.pop_unread(BUFFERS)).collect();
         assert_eq!(asked, [link(1), link(2)]);
+    }
+
+    #[test]
+    fn busy_links_are_read_again_once_a_disk_that_is_behind_hangs() {
+        let mut share = Share::default();
+        let at = |mono_ns| Now { mono_ns, ..Now::default() };
+        share.disk_moved(at(5));
+        assert!(share.holds_busy(at(5), true, BUFFERS) && !share.holds_busy(at(5), false, BUFFERS));
+        assert!(share.holds_busy(at(4 + DISK_HANGS_NS), true, BUFFERS));
+        assert!(!share.holds_busy(at(5 + DISK_HANGS_NS), true, BUFFERS));
     }
 }

@@ -102,9 +102,10 @@ impl Stop {
         }
     }
 
-    /// Whether a record of a segment that the stop knows, or the start before this one, was delivered or discarded by then.
+    /// Whether a record of a segment that the stop knows, or the start before this one, was delivered or discarded by then. A
+    /// segment that it does not name, though it names a later one, was free: only its file was left.
     pub fn was_settled(&self, segment: SegmentNumber, number: RecordNumber) -> bool {
-        self.held.contains_key(&segment) && !self.waiting.contains(number)
+        self.held.range(segment..).next().is_some() && !self.waiting.contains(number)
     }
 }
 
@@ -343,5 +344,24 @@ fn with(loss: Loss, number: RecordNumber) -> Loss {
         end: loss.end.max(number.next()),
         records: loss.records + 1,
         ..loss
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_wait_was_settled_in_all_segments_that_the_stop_could_name() {
+        let held =
+            |number| Held { number, nonce: 1, first_number: RecordNumber(1), physical: 4096, start: 4096, end: 8192 };
+        let held = [5, 12].map(|number| (SegmentNumber(number), held(SegmentNumber(number)))).into();
+        let mut stop = Stop { held, ..Stop::default() };
+        stop.waiting.insert(RecordNumber(7));
+        // 8 was free, and its file is left; 13 was begun since.
+        for (segment, number, settled) in [(5, 6, true), (5, 7, false), (8, 6, true), (8, 7, false), (13, 6, false)] {
+            assert_eq!(stop.was_settled(SegmentNumber(segment), RecordNumber(number)), settled, "{segment} {number}");
+        }
+        assert!(!Stop::default().was_settled(SegmentNumber(1), RecordNumber(1)), "nothing is known");
     }
 }

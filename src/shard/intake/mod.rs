@@ -30,6 +30,7 @@ mod stream;
 use super::links::{Kind, Links};
 use super::op::{Op, OpenPort, Parcel, RecvEnd};
 use super::store::Store;
+use super::timer::Timer;
 use super::turn::{Phase, Turn};
 use super::{Fd, LaneId, LinkId, Now, SourceId};
 use crate::config::{self, LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
@@ -432,6 +433,7 @@ impl Intake {
     /// links that would be memory without a bound. So no more is held than a turn or two of reads.
     pub fn resume_paused(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         self.sources.queue.set_lasts(false);
+        self.sources.queue.end_rest(turn.now.mono_ns);
         if self.sources.queue.is_empty() {
             return;
         }
@@ -462,7 +464,13 @@ impl Intake {
         }
         self.sources.queue.set_asks_first(false);
         match self.sources.queue.is_empty() {
-            true => self.streams.read_on(turn, store, &mut self.sources, framed),
+            true => {
+                let streams = self.sources.queue.share_out(turn.now.mono_ns, framed);
+                self.streams.read_on(turn, store, &mut self.sources, streams);
+                if let Some(at_ns) = self.sources.queue.wake_ns() {
+                    turn.timers.set(at_ns, Timer::ReadOn);
+                }
+            }
             false => self.sources.queue.append(framed),
         }
         self.refuse_queued(turn, store);
@@ -507,6 +515,11 @@ impl Intake {
     /// Whether a machine waits for a commit.
     pub fn awaits_durable(&self) -> bool {
         self.machines.await_durable() || self.guests.await_durable()
+    }
+
+    /// Whether a machine may wait for a commit soon.
+    pub fn may_await_durable(&self) -> bool {
+        self.machines.len() > 0 || self.guests.await_durable()
     }
 
     /// Whether no machine waits for an answer.

@@ -4,11 +4,20 @@
 //!
 //! Lines that nothing holds back have a queue of their own. They go first, and the journal keeps room
 //! for them that the others do not get.
+//!
+//! A request that is refused does not wait here: it is sent again, and streams that are read at once
+//! would have the room by then. So room that comes free after the journal was full is taken by turns.
+//! When all who wait have had theirs, either streams are read on, or they *rest* first, until the
+//! requests that were refused should be back.
 
 use crate::ground::LinkId;
 use crate::journal::Claim;
+use crate::shard::intake::sender::RETRY_AFTER_S;
 use crate::shard::links::{Kind, Links};
 use std::collections::VecDeque;
+
+/// How long after its refusal a request should be back: it was told when to come, and has a way.
+const BACK_NS: u64 = RETRY_AFTER_S as u64 * 1_500_000_000;
 
 /// One who waits, and can be held back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +46,36 @@ pub(super) struct RoomQueue {
     asks_first: bool,
     /// The first one waits for room that nobody makes: who can be told so does not wait behind it.
     lasts: bool,
+    turns: Turns,
+}
+
+/// Whose turn it is to take room that came free.
+#[derive(Debug, Default)]
+struct Turns {
+    /// The journal was full since somebody last had a turn.
+    was_full: bool,
+    /// When the requests that were refused should be back, in monotonic nanoseconds.
+    back_ns: u64,
+    /// The last turn was that of requests.
+    requests_were_last: bool,
+    /// Until when requests have theirs, in monotonic nanoseconds.
+    until_ns: u64,
+    /// Streams that hold nothing, and are read again after that.
+    resting: Vec<LinkId>,
+    /// When somebody is woken for that, in monotonic nanoseconds.
+    woken_ns: u64,
+}
+
+impl Turns {
+    /// Who of the resting is read on now.
+    fn share_out(&mut self, now_ns: u64) -> Vec<LinkId> {
+        if !self.resting.is_empty() && std::mem::take(&mut self.was_full) {
+            let is_theirs = !self.requests_were_last && now_ns < self.back_ns;
+            self.requests_were_last = is_theirs;
+            self.until_ns = if is_theirs { self.back_ns } else { now_ns };
+        }
+        if now_ns < self.until_ns { Vec::new() } else { std::mem::take(&mut self.resting) }
+    }
 }
 
 impl RoomQueue {
@@ -46,7 +85,7 @@ impl RoomQueue {
 
     /// Whether a stream waits.
     pub fn has_streams(&self) -> bool {
-        !self.lines.is_empty() || self.others.len() > self.requests
+        !self.lines.is_empty() || self.others.len() > self.requests || !self.turns.resting.is_empty()
     }
 
     /// Whether somebody waits who goes before a sender that asks for room now.
@@ -67,6 +106,35 @@ impl RoomQueue {
 
     pub fn set_lasts(&mut self, lasts: bool) {
         self.lasts = lasts;
+        self.turns.was_full |= lasts;
+    }
+
+    /// A request is refused, since the journal is full: it should be back soon.
+    pub fn refuse(&mut self, now_ns: u64) {
+        self.turns.was_full = true;
+        self.turns.back_ns = now_ns + BACK_NS;
+    }
+
+    /// Nobody waits: those of the streams that are read on now. `framed`: streams that hold nothing any
+    /// more.
+    pub fn share_out(&mut self, now_ns: u64, framed: Vec<LinkId>) -> Vec<LinkId> {
+        self.turns.resting.extend(framed);
+        self.turns.share_out(now_ns)
+    }
+
+    /// When streams that rest are to be read on, if nobody was told so yet; in monotonic nanoseconds.
+    pub fn wake_ns(&mut self) -> Option<u64> {
+        let Turns { resting, until_ns, woken_ns, .. } = &mut self.turns;
+        let is_new = !resting.is_empty() && std::mem::replace(woken_ns, *until_ns) != *until_ns;
+        is_new.then_some(*until_ns)
+    }
+
+    /// Streams whose rest is over wait as all others do: requests may come without an end, and the queue
+    /// never be empty.
+    pub fn end_rest(&mut self, now_ns: u64) {
+        if now_ns >= self.turns.until_ns {
+            self.others.extend(self.turns.resting.drain(..).map(Queued::Stream));
+        }
     }
 
     /// Those who can be told so, out of the queue.
@@ -118,6 +186,7 @@ impl RoomQueue {
     /// Intake ends: streams wait no more.
     pub fn forget_streams(&mut self) {
         self.lines.clear();
+        self.turns.resting.clear();
         self.others.retain(Queued::is_request);
     }
 
@@ -151,6 +220,43 @@ impl RoomQueue {
 
     /// Whether a stream is listed.
     pub fn has_stream(&self, link: LinkId) -> bool {
-        self.lines.contains(&link) || self.others.contains(&Queued::Stream(link))
+        let rests = || self.turns.resting.contains(&link);
+        self.lines.contains(&link) || self.others.contains(&Queued::Stream(link)) || rests()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32) -> LinkId {
+        LinkId { index, generation: 1 }
+    }
+
+    #[test]
+    fn room_that_comes_free_is_taken_by_turns_while_requests_are_refused() {
+        let mut queue = RoomQueue::default();
+        assert_eq!(queue.share_out(0, vec![link(1)]), [link(1)], "nobody was refused");
+        queue.refuse(10);
+        assert_eq!(queue.share_out(20, vec![link(1), link(2)]), [], "requests are awaited");
+        assert!(queue.has_streams() && queue.has_stream(link(2)));
+        assert_eq!((queue.wake_ns(), queue.wake_ns()), (Some(10 + BACK_NS), None));
+        assert_eq!(queue.share_out(10 + BACK_NS, vec![link(3)]), [link(1), link(2), link(3)]);
+        // The streams have filled the journal since.
+        queue.set_lasts(true);
+        queue.refuse(2 * BACK_NS);
+        assert_eq!(queue.share_out(2 * BACK_NS, vec![link(1)]), [link(1)], "the turn of streams");
+        queue.refuse(3 * BACK_NS);
+        assert_eq!(queue.share_out(3 * BACK_NS, vec![link(1)]), []);
+        // Requests took all of it.
+        queue.refuse(3 * BACK_NS + 1);
+        assert_eq!(queue.share_out(3 * BACK_NS + 2, vec![]), [link(1)], "the turn of streams comes at once");
+    }
+
+    #[test]
+    fn requests_that_are_not_back_in_time_are_not_awaited() {
+        let mut queue = RoomQueue::default();
+        queue.refuse(10);
+        assert_eq!(queue.share_out(10 + BACK_NS, vec![link(1)]), [link(1)]);
     }
 }

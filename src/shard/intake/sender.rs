@@ -81,7 +81,10 @@ impl Sender {
         }
         let bytes = hashes.map_or(0, |_| KEY_HASHES_BYTES) + key.len() + request.body.len();
         let room = match store.room_or_full(now, Claim::Waits, bytes) {
-            Err(Full::Lasting) => return Some(unavailable),
+            Err(Full::Lasting) => {
+                sources.queue.refuse(now.mono_ns);
+                return Some(unavailable);
+            }
             Ok(room) if !sources.queue.is_before(Claim::Waits) => room,
             Ok(_) | Err(Full::Passing) => return sources.queue.lasts().then_some(unavailable),
         };
