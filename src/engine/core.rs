@@ -235,8 +235,8 @@ impl CoreThread {
             let waiting = journal.origins().filter(|found| found.2 > 0).map(|found| &found.1.who);
             found.names.extend(waiting.flat_map(|who| {
                 // Whatever it is called now, records of an address go where its older ones are.
-                let unnamed = |peer| machine_name(&who.source, LaneKey::Address, &BTreeMap::new(), peer);
-                [Some(who.name.to_string()), who.peer.map(unnamed)].into_iter().flatten()
+                let unnamed = |peer| machine_name(who.source(), LaneKey::Address, &BTreeMap::new(), peer);
+                [Some(who.name().to_owned()), who.peer().map(unnamed)].into_iter().flatten()
             }));
             let is_foreign = |key: &FoundKey| key.hashes.owner(cores as u16).0 != self.core;
             found.keys.extend(journal.found_keys().filter(is_foreign));
