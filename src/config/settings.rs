@@ -206,6 +206,11 @@ pub fn machine_name(source: &str, lane: LaneKey, names: &BTreeMap<IpAddr, String
     }
 }
 
+/// Whether a machine at the other end of `peer` is called by its connection, as [`machine_name`] does.
+pub fn is_of_connection(name: &str, peer: SocketAddr) -> bool {
+    name.rsplit_once(':').is_some_and(|(_, port)| port.parse() == Ok(peer.port()))
+}
+
 /// What keeps its order on a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneKey {

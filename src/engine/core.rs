@@ -8,10 +8,10 @@ use super::error::EngineError;
 use super::files::{CoreDirectory, FsStorage};
 use super::listen::Listeners;
 use super::ring::RingOptions;
-use crate::config::{Authority, Durability, LaneKey, Settings, machine_name};
+use crate::config::{Authority, Durability, LaneKey, Settings, is_of_connection, machine_name};
 use crate::ground::count::{Counters, StageHistograms};
 use crate::ground::text::typed;
-use crate::journal::{self, FoundKey, Journal, Storage};
+use crate::journal::{self, FoundKey, Identity, Journal, Storage};
 use crate::observe::losses::{self, Acknowledged, LossNews};
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
@@ -21,7 +21,7 @@ use crate::tls;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc as threads;
@@ -108,7 +108,7 @@ fn tls_client(settings: &Settings) -> Option<tls::Client> {
 pub(super) struct Assignment {
     /// The sources of this core.
     pub(super) sources: Vec<SourceId>,
-    /// The core of each origin that has unsettled records, by its name.
+    /// The core of each who has unsettled records, by the names by which they come back.
     pub(super) owners: Arc<HashMap<String, CoreId>>,
     /// Machines' keys that lie in the directories of other cores than those whose they are now.
     pub(super) keys: Arc<[FoundKey]>,
@@ -117,12 +117,24 @@ pub(super) struct Assignment {
 /// What a core has found in its journals that concerns the others, too.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Names of origins with unsettled records.
-    pub(super) names: Vec<String>,
+    /// By which names those come back who have unsettled records.
+    pub(super) names: HashSet<String>,
     /// Machines' keys that belong to other cores.
     pub(super) keys: Vec<FoundKey>,
     /// The block files in use.
     pub(super) files: Vec<Arc<MappedFile>>,
+}
+
+impl Found {
+    /// Adds the names of somebody with unsettled records. Nobody comes back by the name of a connection:
+    /// there can be as many as records, and these names stay in memory.
+    fn add_names(&mut self, who: &Identity) {
+        // Whatever it is called now, records of an address go where its older ones are.
+        self.names.extend(who.peer().map(|peer| machine_name(who.source(), LaneKey::Address, &BTreeMap::new(), peer)));
+        if !who.peer().is_some_and(|peer| is_of_connection(who.name(), peer)) {
+            self.names.insert(who.name().to_owned());
+        }
+    }
 }
 
 /// All that a core thread is given.
@@ -233,11 +245,7 @@ impl CoreThread {
             report(&storage, &journal, begun.elapsed(), &self.settings.gateway.file);
             found.files.extend(storage.mapped());
             let waiting = journal.origins().filter(|found| found.2 > 0).map(|found| &found.1.who);
-            found.names.extend(waiting.flat_map(|who| {
-                // Whatever it is called now, records of an address go where its older ones are.
-                let unnamed = |peer| machine_name(&who.source, LaneKey::Address, &BTreeMap::new(), peer);
-                [Some(who.name.to_string()), who.peer.map(unnamed)].into_iter().flatten()
-            }));
+            waiting.for_each(|who| found.add_names(who));
             let is_foreign = |key: &FoundKey| key.hashes.owner(cores as u16).0 != self.core;
             found.keys.extend(journal.found_keys().filter(is_foreign));
             journals.push(Opened { storage, journal });
@@ -369,4 +377,28 @@ fn close(
         }
     }
     Ok(unwritten)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ground::decoding::Decoding;
+
+    #[test]
+    fn who_comes_back_is_found_by_name_and_connections_that_are_over_are_not_kept() {
+        let mut found = Found::default();
+        for port in 1..1_000 {
+            for address in ["10.0.0.1", "[::1]"] {
+                let peer = format!("{address}:{port}").parse().expect("an address");
+                let name = machine_name("hall", LaneKey::Connection, &BTreeMap::new(), peer);
+                found.add_names(&Identity::of("hall", &name, Some(peer), Decoding::default()));
+            }
+            let peer = format!("10.0.0.2:{port}").parse().expect("an address");
+            found.add_names(&Identity::of("hall", "press", Some(peer), Decoding::default()));
+        }
+        found.add_names(&Identity::new("scale", "scale"));
+        let mut names: Vec<&str> = found.names.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["hall@10.0.0.1", "hall@10.0.0.2", "hall@::1", "press", "scale"]);
+    }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Placement {
     cores: u16,
-    /// The core of each origin that has unsettled records from before the start.
+    /// The core of each who has unsettled records from before the start, by the names by which they come back.
     owners: Arc<HashMap<String, CoreId>>,
     /// Machines' keys that lie in other directories than those of their cores.
     keys: Arc<[FoundKey]>,
@@ -73,6 +73,7 @@ impl Placement {
 mod tests {
     use super::*;
     use crate::config;
+    use std::collections::HashSet;
 
     fn settings(names: [&str; 4]) -> Settings {
         let [a, b, c, d] = names;
@@ -121,8 +122,8 @@ mod tests {
     #[test]
     fn a_source_stays_with_the_core_that_holds_its_records() {
         let mut found = nothing(2);
-        found[0].names = vec!["c".to_owned()];
-        found[1].names = vec!["a".to_owned(), "b@127.0.0.1".to_owned()];
+        found[0].names = HashSet::from(["c".to_owned()]);
+        found[1].names = HashSet::from(["a".to_owned(), "b@127.0.0.1".to_owned()]);
         let assignments = Placement::new(found).assign(&settings(["a", "b", "c", "d"]));
         assert_eq!(sources(&assignments), [vec![1, 2, 3], vec![0, 1]]);
         assert_eq!(assignments[0].owners.get("b@127.0.0.1"), Some(&CoreId(1)));

@@ -32,7 +32,7 @@ impl OnUndecodable {
 }
 
 /// An encoding, and what is done with what is not of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Decoding {
     /// Of the Encoding Standard. A byte-order mark is text like any other.
     pub encoding: &'static Encoding,

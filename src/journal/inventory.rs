@@ -12,7 +12,7 @@
 //! ```
 
 use super::format::{Kind, OriginPayload, payload_fits, record_number_at, u32_at, u64_at};
-use super::ledger::{Identity, SourceNames};
+use super::ledger::{Identity, SenderKinds};
 use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
 
 const SEGMENT_BYTES: usize = 36;
@@ -93,7 +93,7 @@ impl Inventory {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (head, mut rest) = bytes.split_at_checked(8)?;
         let (segments, origins) = (u32_at(head, 0) as usize, u32_at(head, 4) as usize);
-        let (mut found, mut names) = (Self::default(), SourceNames::default());
+        let (mut found, mut kinds) = (Self::default(), SenderKinds::default());
         for _ in 0..segments {
             let (held, behind) = rest.split_at_checked(SEGMENT_BYTES)?;
             rest = behind;
@@ -113,7 +113,7 @@ impl Inventory {
             let payload = payload_fits(Kind::Origin, payload).then_some(payload)?;
             let payload = OriginPayload::decode(Kind::Origin, payload)?;
             let (id, lane) = (payload.origin, LaneNumber(u32_at(head, 0)));
-            found.origins.push(HeldOrigin { id, lane, who: names.identity(&payload) });
+            found.origins.push(HeldOrigin { id, lane, who: kinds.identity(&payload) });
         }
         let mut behind = 0;
         while !rest.is_empty() {
@@ -149,10 +149,12 @@ fn read_number(bytes: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ground::decoding::Decoding;
 
     #[test]
     fn what_is_written_down_is_read_again_and_a_piece_of_it_is_not_taken_for_more() {
-        let who = Identity { peer: Some("[::1]:70".parse().expect("an address")), ..Identity::new("line", "press") };
+        let peer = Some("[::1]:70".parse().expect("an address"));
+        let who = Identity::of("line", "press", peer, Decoding::default());
         let segment = |number| Held {
             number: SegmentNumber(number),
             nonce: u64::MAX - number,

@@ -2,10 +2,11 @@
 //! ids were given, and which marks are still to be written. It never knows where a record lies, on
 //! disk or in memory.
 
-mod names;
+mod identity;
 mod parked;
 
-pub(super) use names::SourceNames;
+pub use identity::Identity;
+pub(super) use identity::SenderKinds;
 pub use parked::{ANSWER_BYTES_MAX, Lies, Parked, Refused, Unparked};
 pub(super) use parked::{SaidIn, shown};
 
@@ -13,13 +14,10 @@ use super::format::{ORIGIN_PREFIX_BYTES, OriginPayload, Position, entry_bytes};
 use super::losses::Losses;
 use super::segments::Segments;
 use crate::config::Durability;
-use crate::ground::decoding::Decoding;
 use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Longest source or name of an origin.
 const ORIGIN_NAME_BYTES_MAX: usize = 256;
@@ -41,32 +39,6 @@ pub struct Leased {
 /// Names an origin of this journal while it is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OriginRef(pub u32);
-
-/// Who sends records, and how they are read: what placeholders show of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The configured source, which many have.
-    pub source: Arc<str>,
-    /// What `{{source}}` shows.
-    pub name: Box<str>,
-    /// The other end of a connection.
-    pub peer: Option<SocketAddr>,
-    /// How the records become text.
-    pub decoding: Decoding,
-}
-
-impl Identity {
-    /// Of no connection, and UTF-8.
-    pub fn new(source: &str, name: &str) -> Self {
-        Self { source: source.into(), name: name.into(), peer: None, decoding: Decoding::default() }
-    }
-
-    /// What is written down of it, as an origin of this number.
-    pub(super) fn payload(&self, origin: u32) -> OriginPayload<'_> {
-        let Self { source, name, peer, decoding } = self;
-        OriginPayload { origin, source, name, peer: *peer, decoding: *decoding }
-    }
-}
 
 /// Where an origin was written down: in two blocks of each segment, so that the loss of one does not
 /// take who sent the records of the others.
@@ -106,7 +78,7 @@ pub struct Origin {
 }
 
 // There is one for each connection whose records wait.
-const _: () = assert!(size_of::<Origin>() <= 120);
+const _: () = assert!(size_of::<Origin>() <= 88);
 
 impl Origin {
     /// What is written down of it.
@@ -139,7 +111,7 @@ pub(super) struct Ledger {
     next_origin: u32,
     next_lane: LaneNumber,
     origins: Slab<Origin>,
-    names: SourceNames,
+    kinds: SenderKinds,
     origin_ids: HashMap<u32, OriginRef>,
     /// Ids of earlier starts, and of records that were kept aside, by record.
     ids: HashMap<RecordNumber, Box<str>>,
@@ -158,7 +130,7 @@ impl Ledger {
             next_origin,
             next_lane,
             origins: Slab::new(),
-            names: SourceNames::default(),
+            kinds: SenderKinds::default(),
             origin_ids: HashMap::new(),
             ids: HashMap::new(),
             parked: BTreeMap::new(),
@@ -206,14 +178,14 @@ impl Ledger {
 
     /// A new origin in a lane.
     pub fn open_origin(&mut self, lane: LaneNumber, who: Identity) -> OriginRef {
-        assert!(who.source.len() <= ORIGIN_NAME_BYTES_MAX && who.name.len() <= ORIGIN_NAME_BYTES_MAX);
+        assert!(who.source().len() <= ORIGIN_NAME_BYTES_MAX && who.name().len() <= ORIGIN_NAME_BYTES_MAX);
         let id = self.next_origin;
         self.next_origin = id.wrapping_add(1);
         self.add_origin(id, lane, who, true)
     }
 
     fn add_origin(&mut self, id: u32, lane: LaneNumber, who: Identity, open: bool) -> OriginRef {
-        let who = Identity { source: self.names.share(&who.source), ..who };
+        let who = self.kinds.share(who);
         let origin = Origin { id, lane, who, defined: None, unsettled: 0, parked: 0, open };
         let reference = OriginRef(self.origins.insert(origin) as u32);
         self.origin_ids.insert(id, reference);

@@ -26,7 +26,7 @@ use super::epoch::Epoch;
 use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Position, SEGMENT_MAGIC, Seal};
 use super::inventory::Inventory;
 use super::keys::Keys;
-use super::ledger::{Identity, Ledger, SourceNames};
+use super::ledger::{Identity, Ledger, SenderKinds};
 use super::log::{Owners, ThisStart};
 use super::losses::Loss;
 use super::moving::Moving;
@@ -248,7 +248,7 @@ struct Recovery {
     keys: FoundKeys,
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin>,
-    names: SourceNames,
+    kinds: SenderKinds,
     ids: HashMap<RecordNumber, Box<str>>,
     /// Origins that are defined in an older segment than a record of theirs: a kill came between a move and their definition.
     defined_before: HashSet<u32>,

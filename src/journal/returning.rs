@@ -14,7 +14,7 @@ use super::format::{
     SEGMENT_HEADER_BYTES, SegmentHeader, record_number_at, round_up, u32_at, u64_at,
 };
 use super::inventory::{Held, HeldOrigin, Inventory};
-use super::ledger::SourceNames;
+use super::ledger::SenderKinds;
 use super::rewriting::DenseBlocks;
 use super::stamp::{self, STAMP_BYTES};
 use super::{BLOCK_BYTES, NO_LANE};
@@ -274,7 +274,7 @@ pub fn returned(kept: &[Vec<u8>], missing: &Numbers, core: CoreId, random: u128)
 fn held_origin(id: u32, whole: &Whole) -> Option<HeldOrigin> {
     let payload = OriginPayload::decode(whole.header.kind, &whole.payload)?;
     debug_assert_ne!(whole.header.lane, NO_LANE);
-    Some(HeldOrigin { id, lane: whole.header.lane, who: SourceNames::default().identity(&payload) })
+    Some(HeldOrigin { id, lane: whole.header.lane, who: SenderKinds::default().identity(&payload) })
 }
 
 #[cfg(test)]

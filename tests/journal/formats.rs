@@ -266,7 +266,7 @@ fn a_journal_of_the_format_before_goes_on_in_the_present_one() {
     let lane = world.journal().new_lane();
     let decoding = Decoding { encoding: Decoding::encoding_of("big5").expect("a label"), ..Decoding::default() };
     let peer = Some("10.0.4.21:4001".parse().expect("an address"));
-    let who = Identity { peer, decoding, ..Identity::new("press", "press@10.0.4.21") };
+    let who = Identity::of("press", "press@10.0.4.21", peer, decoding);
     let origin = world.journal().open_origin(lane, who.clone());
     world.append(origin, b"new", b"").expect("room");
     world.rest();
@@ -277,5 +277,5 @@ fn a_journal_of_the_format_before_goes_on_in_the_present_one() {
     assert_eq!(world.scan_all().len(), expected.len(), "all but the parked one, and the new one");
     let found: Vec<Identity> = world.journal().origins().map(|(_, origin, _)| origin.who.clone()).collect();
     assert!(found.contains(&who), "{found:?}");
-    assert!(found.iter().any(|found| found.decoding == Decoding::default() && found.peer.is_none()));
+    assert!(found.iter().any(|found| found.decoding() == Decoding::default() && found.peer().is_none()));
 }

@@ -547,7 +547,7 @@ impl Model {
         let found = self.world.scan_all();
         let aside: Vec<(RecordNumber, Option<String>, String)> = {
             let journal = self.world.journal();
-            let name = |origin| journal.origin(origin).who.name.to_string();
+            let name = |origin| journal.origin(origin).who.name().to_owned();
             let aside = journal.parked();
             aside
                 .map(|(number, parked)| (number, parked.id.as_deref().map(str::to_owned), name(parked.origin)))

@@ -394,8 +394,8 @@ impl World {
         Kept {
             number: record.number,
             lane: origin.lane,
-            source: origin.who.source.to_string(),
-            name: origin.who.name.to_string(),
+            source: origin.who.source().to_owned(),
+            name: origin.who.name().to_owned(),
             epoch_id: record.epoch_id,
             flags: record.flags,
             first_byte_wall_ns: record.payload.first_byte_wall_ns,

@@ -379,7 +379,7 @@ impl Recovery {
                     // Mostly the last run has told the same: two of all would leave holes in memory.
                     let told = self.stop.origins.remove(&origin.origin);
                     told.filter(|who| who.payload(origin.origin) == origin)
-                        .unwrap_or_else(|| self.names.identity(&origin))
+                        .unwrap_or_else(|| self.kinds.identity(&origin))
                 });
             }
             Kind::Record => {

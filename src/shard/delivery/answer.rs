@@ -385,7 +385,7 @@ impl Dispatcher {
         let place = lent.store.lane(lane);
         let (record, origin) = lent.store.record(place, 0);
         let has_it = matches!(status, 200..=299)
-            && confirm.shown_at.has(&said.body, &origin.who.name, record.payload.data, origin.who.decoding);
+            && confirm.shown_at.has(&said.body, origin.who.name(), record.payload.data, origin.who.decoding());
         let may_try = place.tries().refusals() < answers.attempts;
         match reaction(status, &[], &[]) {
             _ if has_it => {

@@ -12,7 +12,7 @@ use crate::config::BatchForm;
 use crate::delivery::Step;
 use crate::delivery::template::Fields;
 use crate::ground::{LaneId, RecordFlags};
-use crate::journal::{Identity, Origin, RecordView};
+use crate::journal::{Origin, RecordView};
 use crate::shard::store::{Batch, Lane, Member, State, Store};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -43,13 +43,13 @@ pub(super) fn fields_of<'a>(
     id: Option<&'a str>,
     key: &'a str,
 ) -> Fields<'a> {
-    let Identity { source, name, peer, decoding } = &origin.who;
+    let who = &origin.who;
     Fields {
         id,
-        source: name,
-        source_name: source,
-        peer: *peer,
-        decoding: *decoding,
+        source: who.name(),
+        source_name: who.source(),
+        peer: who.peer(),
+        decoding: who.decoding(),
         flags: RecordFlags(record.flags),
         data: record.payload.data,
         received_wall_ns: record.payload.first_byte_wall_ns,

@@ -74,8 +74,8 @@ impl Failing {
         Self {
             what: What {
                 record: RecordName { core: store.core_of(lane), number: record.number },
-                source: (*origin.who.source).into(),
-                name: origin.who.name.clone(),
+                source: origin.who.source().into(),
+                name: origin.who.name().into(),
             },
             since_ns: now_ns,
             last_ns: u64::MAX,

@@ -133,7 +133,7 @@ impl Parking {
             let chosen = |parked: &Parked| {
                 let origin = journal.origin(parked.origin);
                 of.status.is_none_or(|status| status == parked.status)
-                    && of.source.as_deref().is_none_or(|name| name == &*origin.who.source || name == &*origin.who.name)
+                    && of.source.as_deref().is_none_or(|name| name == origin.who.source() || name == origin.who.name())
             };
             let numbers: Vec<RecordNumber> = match named {
                 Some(numbers) => {
@@ -206,13 +206,13 @@ impl Parking {
             let journal = store.journal(id);
             for (number, parked) in journal.parked() {
                 let origin = journal.origin(parked.origin);
-                *groups.entry((&origin.who.source, parked.status)).or_default() += 1;
+                *groups.entry((origin.who.source(), parked.status)).or_default() += 1;
                 list.total += 1;
                 if list.first.len() < limit {
                     list.first.push(ParkedRecord {
                         record: RecordName { core: journal.core(), number }.to_string(),
-                        source: origin.who.source.to_string(),
-                        name: origin.who.name.to_string(),
+                        source: origin.who.source().to_owned(),
+                        name: origin.who.name().to_owned(),
                         id: parked.id.as_deref().map(str::to_owned),
                         status: parked.status,
                         attempts: parked.attempts,

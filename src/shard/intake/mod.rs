@@ -107,14 +107,14 @@ enum Place {
 
 /// Whose lane the records of a sender are in, where they go before new ones of a source.
 fn place_of(source: &config::Source, who: &Identity) -> Option<Place> {
-    if *who.source != *source.name {
+    if who.source() != source.name {
         return None;
     }
     match &source.kind {
-        SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => (*who.name == *source.name).then_some(Place::Line),
+        SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => (who.name() == source.name).then_some(Place::Line),
         SourceKind::TcpListen { lane: LaneKey::Address, names, .. } => {
-            let address = who.peer.map(|peer| peer.ip());
-            address.or_else(|| address_of(&source.name, names, &who.name)).map(Place::Address)
+            let address = who.peer().map(|peer| peer.ip());
+            address.or_else(|| address_of(&source.name, names, who.name())).map(Place::Address)
         }
         SourceKind::TcpListen { .. } | SourceKind::Http { .. } => None,
     }
@@ -638,7 +638,7 @@ impl Intake {
             found.sort_unstable_by_key(|(number, _, lane)| (!store.lane(*lane).is_under_way(), *number));
             found.dedup();
             for (_, who, lane) in found {
-                if seen.insert(who.name.clone()) || !store.lane(lane).is_under_way() {
+                if seen.insert(who.name().to_owned()) || !store.lane(lane).is_under_way() {
                     self.adopt_lane_for(turn, store, id, &who, lane);
                 }
             }

@@ -112,17 +112,13 @@ impl Sender {
         let configured = turn.source(self.source);
         let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
         let is_same = |origin: &OriginRef| {
-            let Identity { name, decoding, .. } = &store.own().origin(*origin).who;
-            **name == *source && *decoding == configured.decoding
+            let who = &store.own().origin(*origin).who;
+            who.name() == source && who.decoding() == configured.decoding
         };
         if let Some(same) = self.origin.filter(is_same) {
             return (lane, same);
         }
-        let who = Identity {
-            peer: Some(self.peer),
-            decoding: configured.decoding,
-            ..Identity::new(&configured.name, source)
-        };
+        let who = Identity::of(&configured.name, source, Some(self.peer), configured.decoding);
         let origin = store.open_origin(lane, who);
         if let Some(older) = self.origin.replace(origin) {
             // The connection goes on under another name, in the same lane.

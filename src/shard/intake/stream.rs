@@ -187,13 +187,11 @@ impl Sender {
     fn open_origin(&self, store: &mut Store, configured: &Source, lane: LaneId) -> OriginRef {
         let name = match (&configured.kind, self.peer) {
             (SourceKind::TcpListen { lane: key, names, .. }, Some(peer)) => {
-                machine_name(&configured.name, *key, names, peer).into()
+                Cow::Owned(machine_name(&configured.name, *key, names, peer))
             }
-            _ => configured.name.as_str().into(),
+            _ => Cow::Borrowed(configured.name.as_str()),
         };
-        let identity =
-            Identity { source: (*configured.name).into(), name, peer: self.peer, decoding: configured.decoding };
-        store.open_origin(lane, identity)
+        store.open_origin(lane, Identity::of(&configured.name, &name, self.peer, configured.decoding))
     }
 
     /// What an origin carries has changed: records from now on have another one, in the same lane.

@@ -97,7 +97,7 @@ impl Store {
     pub fn lanes_of(&mut self, id: JournalId, source: &str) -> Vec<(LaneNumber, Identity, LaneId)> {
         let kept = &self.journals[usize::from(id.0)];
         let origins =
-            kept.journal.origins().filter(|(_, origin, pending)| *pending > 0 && *origin.who.source == *source);
+            kept.journal.origins().filter(|(_, origin, pending)| *pending > 0 && origin.who.source() == source);
         let origins: Vec<_> = origins.map(|(_, origin, pending)| (origin.lane, origin.who.clone(), pending)).collect();
         let mut pending: BTreeMap<LaneNumber, u64> = BTreeMap::new();
         for (number, _, records) in &origins {

@@ -537,7 +537,7 @@ impl Store {
                 // Of one that a start found only the wall clock knows.
                 None => now.wall_ns.saturating_sub(self.record(lane, 0).0.payload.first_byte_wall_ns),
             };
-            let source = &self.journal(lane.journal()).origin(first.origin).who.source;
+            let source = self.journal(lane.journal()).origin(first.origin).who.source();
             let longest_ns = oldest.entry(source).or_default();
             *longest_ns = age_ns.max(*longest_ns);
         }
@@ -616,7 +616,7 @@ impl Store {
         let lane = &mut self.lanes[lane];
         let kept = &mut self.journals[usize::from(lane.journal().0)];
         let first = *lane.first();
-        let name = kept.journal.origin(first.origin).who.name.clone();
+        let name = kept.journal.origin(first.origin).who.name().into();
         kept.journal.park(turn.now, first.number, (first.origin, first.at), lane.ids().get(0), refused)?;
         kept.retried.remove(&first.number);
         lane.next_record();
