@@ -16,7 +16,7 @@ const ARRIVES_NS: u64 = 300 * MS;
 /// A lane is told once others have got through for longer than this, and ...
 const OTHERS_NS: u64 = 1_500 * MS;
 /// ... it was refused so often.
-const ATTEMPTS: u32 = 3;
+const ATTEMPTS: usize = 3;
 /// The first record of a service that is back is on its way within this.
 const BACK_NS: u64 = 2 * S;
 
@@ -24,7 +24,8 @@ const BACK_NS: u64 = 2 * S;
 #[derive(Debug)]
 struct Failing {
     first_ns: u64,
-    attempts: u32,
+    /// When it was answered, and on which connections.
+    attempts: Vec<(u64, ConnId)>,
     /// It must be told from then on, if the answer to another record has arrived by this connection.
     told: Option<(u64, ConnId)>,
     /// It was answered by a status of success that is not listed, while others arrive: when, and on which connections.
@@ -72,7 +73,7 @@ impl Heard {
             if status == 201 && whole && conn >= self.first_conn {
                 self.success = Some((now_ns, conn));
                 let others = self.failing.values_mut().filter(|failing| now_ns > failing.first_ns + OTHERS_NS);
-                for failing in others.filter(|failing| failing.attempts >= ATTEMPTS) {
+                for failing in others.filter(|failing| failing.attempts.len() >= ATTEMPTS) {
                     failing.told.get_or_insert((now_ns + ARRIVES_NS, conn));
                 }
             }
@@ -83,9 +84,9 @@ impl Heard {
         }
         let is_recent = |at_ns: u64| now_ns > at_ns + ARRIVES_NS && now_ns < at_ns + 50 * S;
         let proof = self.success.filter(|(at_ns, _)| status < 300 && is_recent(*at_ns));
-        let fresh = Failing { first_ns: now_ns, attempts: 0, told: None, unlisted: None };
+        let fresh = Failing { first_ns: now_ns, attempts: Vec::new(), told: None, unlisted: None };
         let failing = self.failing.entry(key.to_owned()).or_insert(fresh);
-        failing.attempts += 1;
+        failing.attempts.push((now_ns, conn));
         failing.unlisted = proof.map(|(_, proof)| (now_ns, [conn, proof]));
     }
 
@@ -188,8 +189,14 @@ impl World {
         if self.plan.contract.batch.is_some() {
             return Ok(()); // who fails is known when a batch was cut
         }
-        let due =
-            |failing: &Failing| failing.told.is_some_and(|(at_ns, conn)| now_ns > at_ns && !self.net.conns[conn].reset);
+        // A reset takes answers that are on their way.
+        let arrived = |conn: ConnId| !self.net.conns[conn].reset;
+        let due = |failing: &Failing| {
+            let mut attempts = failing.attempts.iter().filter(|(_, conn)| arrived(*conn));
+            let Some((first_ns, _)) = attempts.next() else { return false };
+            let is_known = |at_ns: u64| at_ns > first_ns + OTHERS_NS && attempts.count() + 1 >= ATTEMPTS;
+            failing.told.is_some_and(|(at_ns, conn)| now_ns > at_ns && arrived(conn) && is_known(at_ns))
+        };
         let mut told = None;
         for (key, failing) in self.receiver.heard.failing.iter().filter(|(_, failing)| due(failing)) {
             if self.parked.has(key) {
