@@ -186,9 +186,11 @@ impl Journal {
         self.window.set_reserve(is_kept);
     }
 
-    /// Whether more has come than the disk takes at this moment, so that a commit waits for others.
+    /// Whether more has come than the disk takes at this moment: whoever sends next would wait for a
+    /// commit of all that, or for room.
     pub fn is_disk_behind(&self) -> bool {
-        self.writer.acknowledges_commits() && self.writer.is_behind() && !self.troubles.stop_intake()
+        let is_behind = self.writer.is_behind() || self.segments.is_making_behind();
+        is_behind && self.on_disk() && !self.troubles.stop_intake()
     }
 
     /// Whether the disk refuses what records need.

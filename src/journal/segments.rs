@@ -363,6 +363,13 @@ impl Segments {
         self.ahead.min(allowed).max(1)
     }
 
+    /// Whether records come faster than segments are made. Then the second quarter of the last one is for
+    /// senders that send little; there is none for records in its second half.
+    pub fn is_making_behind(&self) -> bool {
+        let is_used = !self.is_current_open() || self.list.back().is_some_and(|last| last.end > self.segment_bytes / 4);
+        is_used && !self.making.is_next_ready() && self.take_records(Claim::Waits) != Err(Full::Lasting)
+    }
+
     /// Whether the segment behind the last one is ready.
     pub fn is_next_ready(&self) -> bool {
         self.making.is_next_ready()

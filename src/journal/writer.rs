@@ -58,8 +58,10 @@ impl Block {
     }
 }
 
-/// With more sealed blocks than these behind those in flight, the disk is behind.
+/// With more sealed blocks than these behind those in flight, the disk is behind: where a machine's answer
+/// waits for a commit, and elsewhere.
 const WAITING_BLOCKS_MAX: usize = 2;
+const UNWRITTEN_BLOCKS_MAX: usize = 16;
 
 #[derive(Debug)]
 struct InFlight {
@@ -139,7 +141,7 @@ impl Writer {
 
     /// Whether whole blocks wait for those in flight: more comes than the disk takes.
     pub fn is_behind(&self) -> bool {
-        self.sealed.len() > WAITING_BLOCKS_MAX
+        self.sealed.len() > if self.acknowledges_commits { WAITING_BLOCKS_MAX } else { UNWRITTEN_BLOCKS_MAX }
     }
 
     /// Whether it is a commit that brings an entry to the configured level, and no copy.

@@ -214,10 +214,9 @@ impl Shard {
         self.links.kind(link).is_some_and(|kind| self.intake.can_wait(&self.settings, link, kind))
     }
 
-    /// Whether machines may wait for a commit, and more comes than the disk takes: whoever sends
-    /// next would wait for all of it.
+    /// Whether more comes than the disk takes: whoever sends next would wait for all of it.
     pub fn is_disk_behind(&self) -> bool {
-        self.intake.may_await_durable() && self.store.own().is_disk_behind()
+        self.phase == Phase::Running && self.store.own().is_disk_behind()
     }
 
     /// For the driver's own counts.

@@ -6,7 +6,7 @@
 
 use clap::Parser;
 use ringest_bench::process::now_ns;
-use ringest_bench::record::{self, BYTES, END, Record};
+use ringest_bench::record::{BYTES, END, Series};
 use serde_json::json;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -45,9 +45,9 @@ struct Machine {
 impl Machine {
     /// The next records, in place of those that are sent.
     fn refill(&mut self) {
+        let series = Series::new(self.index as u32, now_ns());
         for line in self.bytes.chunks_exact_mut(BYTES + 1) {
-            let record = Record { machine: self.index as u32, sequence: self.sent, scheduled_ns: now_ns() };
-            record::write(line.first_chunk_mut().expect("a line is longer than a record"), record);
+            series.write(line.first_chunk_mut().expect("a line is longer than a record"), self.sent);
             line[BYTES] = END;
             self.sent += 1;
         }

@@ -128,7 +128,8 @@ impl<C: Core> Driver<C> {
         debug_assert!(link.is(id) && link.reading);
         link.reading = cqe.more();
         let may_wait = link.is_open() && (link.reads.waiting > 0 || self.core.can_wait(id));
-        if !may_wait || self.share.takes(id, &mut link.reads, cqe) {
+        let is_full = cqe.result >= self.ring.buffers.buffer_bytes() as i32;
+        if !may_wait || self.share.takes(id, &mut link.reads, cqe, is_full) {
             self.read(now, cqe, id);
         }
     }
@@ -160,6 +161,7 @@ impl<C: Core> Driver<C> {
             if !link.is(id) || !link.is_open() || link.reading || link.reads.waiting > 0 {
                 continue;
             }
+            self.share.ask_again(&mut link.reads);
             if std::mem::take(&mut link.pausing) {
                 self.hear(now, Completion::RecvEnded { link: id, end: RecvEnd::Paused });
             }

@@ -8,11 +8,12 @@
 //! time asked for, and none at all while reads that wait have most of the buffers ([`Share::spares`]): the
 //! others, and the API's answers, find one. It is asked again in the order in which it had to wait.
 //!
-//! Where machines may wait for a commit and more comes than the disk takes, a commit would wait for all of
-//! it. Then busy links are not read until the disk has caught up, or hangs.
+//! Where more comes than the disk takes, whoever sends next would wait for all of it: for a commit, or for
+//! room. Then busy links are not read until the disk has caught up, or hangs.
 //!
 //! Links that were quiet have a budget of their own, and go before those that are read without pause:
-//! a machine that sends a record now and then does not wait behind one that floods.
+//! a machine that sends a record now and then does not wait behind one that floods. A link whose reads fill
+//! their buffers floods, and is asked for one read at a time: many at once would take all buffers.
 
 use crate::engine::buffers::InUse;
 use crate::engine::ring::Cqe;
@@ -30,6 +31,8 @@ const BYTES_A_RECORD: usize = 256;
 const REQUESTS_MIN: usize = 8;
 /// The budget at most, however much is in flight: a quiet machine waits for a turn.
 const BUDGET_BYTES_MAX: usize = 128 << 10;
+/// Of busy links with nothing in flight: whether the disk is behind is asked once a turn.
+const BUSY_BYTES_MAX: usize = 1 << 20;
 /// A disk that ends no commit for so long hangs: busy links are read again, as far as there is room. A
 /// request that nobody reads would run into its deadline.
 const DISK_HANGS_NS: u64 = 1_000_000_000;
@@ -53,8 +56,10 @@ pub(super) struct Reads {
     pub waiting: u16,
     /// On which list these are, and how it was read last.
     pub pace: Pace,
-    /// The turn of its last read.
+    /// The turn of its last read, or in which it was asked for one after it had to wait.
     turn: u32,
+    /// Its last read filled the buffer: it has sent more than that.
+    is_full: bool,
 }
 
 /// Reads that wait for their turn, and what is left of this one.
@@ -100,7 +105,7 @@ impl Share {
             false => usize::MAX,
         };
         (self.quiet.left_bytes, self.asked) = (budget, 0);
-        self.busy.left_bytes = if holds_busy { 0 } else { budget };
+        self.busy.left_bytes = if holds_busy { 0 } else { budget.min(BUSY_BYTES_MAX) };
     }
 
     /// Whether busy links are not read, since the disk is behind. What they have sent already must not keep
@@ -139,10 +144,14 @@ impl Share {
         !self.quiet.waiting.is_empty() || busy && !holds_busy
     }
 
-    /// Whether a completion of a link is handled now; else it waits.
-    pub fn takes(&mut self, id: LinkId, reads: &mut Reads, cqe: Cqe) -> bool {
+    /// Whether a completion of a link is handled now; else it waits. `is_full`: it has filled its buffer.
+    pub fn takes(&mut self, id: LinkId, reads: &mut Reads, cqe: Cqe, is_full: bool) -> bool {
+        // One that found no buffer says nothing.
+        if cqe.result > 0 {
+            reads.is_full = is_full;
+        }
         if reads.waiting == 0 {
-            let is_quiet = self.turn.wrapping_sub(reads.turn) > QUIET_TURNS;
+            let is_quiet = !reads.is_full && self.turn.wrapping_sub(reads.turn) > QUIET_TURNS;
             reads.pace = if is_quiet { Pace::Quiet } else { Pace::Busy };
         }
         let list = self.list(reads.pace);
@@ -172,7 +181,7 @@ impl Share {
     /// Whether a link has to wait for its next read, so that others find a buffer; it is listed then.
     pub fn spares(&mut self, id: LinkId, reads: &Reads, buffers: InUse) -> bool {
         let free = free_for_busy(buffers, self.asked);
-        let is_busy = self.is_limited && reads.pace == Pace::Busy;
+        let is_busy = reads.pace == Pace::Busy && (self.is_limited || reads.is_full);
         let spares = is_busy && (self.holds_busy || free == 0 || !self.unread.is_empty());
         if spares {
             self.unread.push_back(id);
@@ -180,11 +189,17 @@ impl Share {
         spares
     }
 
-    /// Whether a link is asked for one read alone: it is busy, and many buffers are in use.
+    /// Whether a link is asked for one read alone: it floods, or it is busy and many buffers are in use.
     pub fn asks_once(&mut self, reads: &Reads, buffers: InUse) -> bool {
-        let once = self.is_limited && reads.pace == Pace::Busy && buffers.held > buffers.all / 8;
+        let has_few = self.is_limited && buffers.held > buffers.all / 8;
+        let once = reads.pace == Pace::Busy && (reads.is_full || has_few);
         self.asked += usize::from(once);
         once
+    }
+
+    /// A link that had to wait is asked for its next read: it is no quiet one for that.
+    pub fn ask_again(&self, reads: &mut Reads) {
+        reads.turn = self.turn;
     }
 
     /// The next link that can be read again.
@@ -218,10 +233,10 @@ mod tests {
     fn reads_beyond_the_budget_wait_in_their_order_until_it_is_lifted() {
         let (mut share, mut reads) = (Share::default(), Reads::default());
         share.begin_turn(1, 1, false);
-        let taken = (0..64).take_while(|_| share.takes(link(0), &mut reads, read(1_000))).count();
+        let taken = (0..64).take_while(|_| share.takes(link(0), &mut reads, read(1_000), false)).count();
         assert!((8..64).contains(&taken), "{taken} reads");
         // There is something left for a link that was quiet, and nothing for the one that waits.
-        assert!(!share.takes(link(0), &mut reads, read(1)));
+        assert!(!share.takes(link(0), &mut reads, read(1), false));
         assert!(share.has_waiting(false) && share.pop().is_none());
         share.lift();
         let sizes: Vec<i32> = std::iter::from_fn(|| share.pop()).map(|(_, cqe)| cqe.result).collect();
@@ -240,6 +255,21 @@ mod tests {
         share.begin_turn(0, 1, false);
         let asked: Vec<LinkId> = std::iter::from_fn(|| share.pop_unread(BUFFERS)).collect();
         assert_eq!(asked, [link(1), link(2)]);
+    }
+
+    #[test]
+    fn a_link_that_fills_its_buffers_floods_however_long_it_had_to_wait() {
+        let (mut share, mut reads) = (Share::default(), Reads::default());
+        let wait = |share: &mut Share| (0..2 * QUIET_TURNS).for_each(|_| share.begin_turn(0, 1, false));
+        wait(&mut share);
+        assert!(share.takes(link(0), &mut reads, read(100), false) && reads.pace == Pace::Quiet);
+        assert!(!share.asks_once(&reads, BUFFERS));
+        wait(&mut share);
+        assert!(share.takes(link(0), &mut reads, read(4_096), true) && reads.pace == Pace::Busy);
+        assert!(share.asks_once(&reads, BUFFERS));
+        wait(&mut share);
+        share.ask_again(&mut reads);
+        assert!(share.takes(link(0), &mut reads, read(100), false) && reads.pace == Pace::Busy, "it was not read");
     }
 
     #[test]

@@ -517,11 +517,6 @@ impl Intake {
         self.machines.await_durable() || self.guests.await_durable()
     }
 
-    /// Whether a machine may wait for a commit soon.
-    pub fn may_await_durable(&self) -> bool {
-        self.machines.len() > 0 || self.guests.await_durable()
-    }
-
     /// Whether no machine waits for an answer.
     pub fn machines_are_answered(&self, turn: &Turn<'_>) -> bool {
         self.machines.are_answered(turn) && self.guests.are_answered()
