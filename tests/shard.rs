@@ -3,7 +3,9 @@
 use ringest::config;
 use ringest::engine::FsStorage;
 use ringest::journal;
-use ringest::shard::{Completion, ConnectAttempt, ConnectError, CoreId, Fd, Now, Op, Setup, Shard, SourceId};
+use ringest::shard::{
+    Completion, ConnectAttempt, ConnectError, CoreId, Fd, LinkId, Now, Op, RecvEnd, Setup, Shard, SourceId,
+};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -137,6 +139,37 @@ fn start(shard: &mut Shard, now: Now) {
         }
     }
     shard.turn(now);
+}
+
+#[test]
+fn a_new_connection_of_an_address_follows_those_that_are_open_and_what_it_brings_may_wait_for_its_turn() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let now = Now { mono_ns: 1_000_000_000, wall_ns: 1_700_000_000_000_000_000 };
+    let mut shard = shard(directory.path(), now);
+    start(&mut shard, now);
+    ops(&mut shard);
+    let accept = |shard: &mut Shard, fd: u16, address: u8| -> (LinkId, Vec<LinkId>) {
+        let peer = std::net::SocketAddr::from(([10, 0, 0, address], fd));
+        shard.handle(now, Completion::Accepted { source: SourceId(0), fd: Fd(fd.into()), peer });
+        let read = ops(shard).into_iter().find_map(|op| match op {
+            Op::Recv { link, older, .. } => Some((link, older)),
+            _ => None,
+        });
+        read.expect("the connection is read")
+    };
+    let (first, older) = accept(&mut shard, 100, 1);
+    assert_eq!(older, []);
+    let (second, older) = accept(&mut shard, 101, 1);
+    assert_eq!(older, [first]);
+    assert!(shard.can_wait(second));
+    let (_, older) = accept(&mut shard, 102, 2);
+    assert_eq!(older, [], "of another address");
+    let (third, older) = accept(&mut shard, 103, 1);
+    assert_eq!(older, [first, second]);
+    shard.handle(now, Completion::RecvEnded { link: second, end: RecvEnd::Closed });
+    shard.turn(now);
+    let (_, older) = accept(&mut shard, 104, 1);
+    assert_eq!(older, [first, third]);
 }
 
 #[test]

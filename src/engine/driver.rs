@@ -8,6 +8,7 @@
 mod carry;
 mod complete;
 mod link;
+mod order;
 mod reload;
 mod share;
 
@@ -280,6 +281,10 @@ enum Event {
         result: Result<OwnedFd, ConnectError>,
     },
     Closed {
+        link: LinkId,
+    },
+    /// A link that waited for an older one was told to wait.
+    Paused {
         link: LinkId,
     },
     /// What another core could not be told.

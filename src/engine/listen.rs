@@ -170,7 +170,8 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets what every connection has: no delay of small sends, keepalive, and an end of waiting for a silent peer.
+/// Sets what every connection has: no delay of small sends, keepalive, an end of waiting for a silent peer. Urgent bytes are bytes of the
+/// stream (RFC 6093, section 6), and the kernel's count of what it has received is one of what can be read.
 ///
 /// # Errors
 /// Those of setsockopt(2).
@@ -178,6 +179,7 @@ pub(super) fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
     let probes = TcpKeepalive::new().with_time(PEER_GONE).with_interval(Duration::from_secs(10)).with_retries(3);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&probes)?;
+    socket.set_out_of_band_inline(true)?;
     socket.set_tcp_user_timeout(Some(PEER_GONE))
 }
 

@@ -71,6 +71,10 @@ pub enum Op {
         fd: Fd,
         /// Socket or tty.
         kind: Readable,
+        /// Older connections of the same machine, where it is a new one. It is not read before what
+        /// each of them has received by now; one that its peer has ended, to its end. One that is
+        /// closed, or whose read has ended, has nothing left.
+        older: Vec<LinkId>,
     },
     /// Stop reading. Bytes already read still arrive, then [`RecvEnd::Paused`].
     PauseRecv {

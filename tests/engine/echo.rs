@@ -64,7 +64,12 @@ impl Echo {
                 });
                 let generation = self.links[index].generation + 1;
                 self.links[index] = EchoLink { fd: fd.0, generation, ..EchoLink::default() };
-                world.push(Op::Recv { link: self.id(index as u32), fd: *fd, kind: Readable::Socket });
+                world.push(Op::Recv {
+                    link: self.id(index as u32),
+                    fd: *fd,
+                    kind: Readable::Socket,
+                    older: Vec::new(),
+                });
             }
             Completion::Received { link: id, bytes } => {
                 let pause_every = self.pause_every;
@@ -81,7 +86,7 @@ impl Echo {
                 let link = self.link(*id);
                 if *end == RecvEnd::Paused {
                     assert!(std::mem::take(&mut link.pausing), "a pause that nobody asked for");
-                    world.push(Op::Recv { link: *id, fd: Fd(link.fd), kind: Readable::Socket });
+                    world.push(Op::Recv { link: *id, fd: Fd(link.fd), kind: Readable::Socket, older: Vec::new() });
                     self.pauses += 1;
                 } else {
                     link.ended = true;

@@ -14,7 +14,7 @@ use std::time::Duration;
 fn a_close_ends_a_read_and_a_send_in_flight_and_is_the_last_that_is_heard() {
     let (settings, listeners, address) = listening();
     let (remote, mut client, fd) = Remote::accept(address, settings, listeners);
-    remote.ask(Op::Recv { link: LINK, fd, kind: Readable::Socket });
+    remote.ask(Op::Recv { link: LINK, fd, kind: Readable::Socket, older: Vec::new() });
     client.write_all(b"x").expect("written");
     assert_eq!(remote.next(), "received 3.7");
     // More than the socket buffers of both sides take, and nobody reads.
@@ -39,7 +39,7 @@ fn data_that_races_with_a_close_is_swallowed() {
         let mut client = TcpStream::connect(address).expect("connected");
         assert_eq!(remote.next(), "accepted");
         let (fd, link) = (remote.fd(), LinkId { index: 0, generation });
-        remote.ask(Op::Recv { link, fd, kind: Readable::Socket });
+        remote.ask(Op::Recv { link, fd, kind: Readable::Socket, older: Vec::new() });
         remote.ask(Op::Close { link, fd: Some(fd) });
         // The peer may be told of the close before it has written.
         let _ = client.write_all(b"late");
@@ -54,7 +54,7 @@ fn data_that_races_with_a_close_is_swallowed() {
 fn a_shutdown_waits_for_the_send_before_it() {
     let (settings, listeners, address) = listening();
     let (remote, mut client, fd) = Remote::accept(address, settings, listeners);
-    remote.ask(Op::Recv { link: LINK, fd, kind: Readable::Socket });
+    remote.ask(Op::Recv { link: LINK, fd, kind: Readable::Socket, older: Vec::new() });
     remote.ask(Op::Send { link: LINK, fd, bytes: pattern(2, 16 << 20) });
     remote.ask(Op::Shutdown { link: LINK, fd });
     std::thread::sleep(Duration::from_millis(20));
@@ -156,7 +156,7 @@ fn acks_stay_late_where_that_is_asked_for_also_after_the_kernel_has_gone_back_to
                 !connection.tcp_quickack().expect("TCP_QUICKACK")
             })
         };
-        remote.ask(Op::Recv { link: LINK, fd, kind });
+        remote.ask(Op::Recv { link: LINK, fd, kind, older: Vec::new() });
         let late_at_first = is_late_after(1);
         connection.set_tcp_quickack(true).expect("TCP_QUICKACK");
         let late_again = is_late_after(16);

@@ -6,4 +6,5 @@ mod files;
 mod gateway;
 mod harness;
 mod links;
+mod order;
 mod ports;

@@ -50,7 +50,7 @@ fn a_pty_is_read_to_its_hang_up_and_closed_by_multishot_and_by_single_reads() {
         remote.ask(open_port());
         assert_eq!(remote.next(), "opened 3.7");
         let fd = remote.fd();
-        remote.ask(Op::Recv { link: LINK, fd, kind: Readable::Tty });
+        remote.ask(Op::Recv { link: LINK, fd, kind: Readable::Tty, older: Vec::new() });
         // Without 0xff, which the line discipline doubles.
         let sent: Vec<u8> = pattern(5, 200_000).iter().map(|byte| byte & 0x7f).collect();
         pty.master.write_all(&sent).expect("written");
@@ -76,7 +76,7 @@ fn a_quiet_pty_is_closed_and_opened_again() {
         remote.ask(open_port());
         assert_eq!(remote.next(), "opened 3.7");
         let fd = remote.fd();
-        remote.ask(Op::Recv { link: LINK, fd, kind: Readable::Tty });
+        remote.ask(Op::Recv { link: LINK, fd, kind: Readable::Tty, older: Vec::new() });
         pty.master.write_all(b"one\r").expect("written");
         assert_eq!(remote.next(), "received 3.7");
         remote.ask(Op::Close { link: LINK, fd: Some(fd) });

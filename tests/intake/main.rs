@@ -1,5 +1,6 @@
 //! A shard without a kernel: idle gaps, their timers, and what is counted and kept of damaged input.
 
+mod order;
 mod room;
 
 use ringest::config::{self, Durability, Settings};

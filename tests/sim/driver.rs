@@ -101,7 +101,7 @@ impl World {
                 let listener = self.doors.listeners.get_mut(&source).ok_or("pause of a source that does not listen")?;
                 listener.armed = false;
             }
-            Op::Recv { link, fd, kind } => {
+            Op::Recv { link, fd, kind, older } => {
                 let conn = self.open_conn(link, fd)?;
                 say!(self.cx, "op recv on {}: conn {conn}", self.seen.name(link));
                 let state = &mut self.net.conns[conn];
@@ -109,6 +109,7 @@ impl World {
                     return Err(format!("recv ({kind:?}) on conn {conn}, whose read is {:?}", state.read));
                 }
                 state.read = Read::Armed;
+                self.order_behind(conn, &older);
                 self.net.wake_read(&mut self.cx, conn);
             }
             Op::PauseRecv { link } => self.pause_recv(link)?,
@@ -205,6 +206,15 @@ impl World {
             _ => return Err(format!("link {link:?} with fd {} is {known:?}", file.0)),
         }
         Ok(conn)
+    }
+
+    /// One that is closed has nothing left.
+    fn order_behind(&mut self, conn: ConnId, older: &[LinkId]) {
+        for other in older {
+            if let Some(Phase::Open(older)) = self.phase(self.life, *other) {
+                self.net.order_behind(conn, older);
+            }
+        }
     }
 
     fn claim(&mut self, link: LinkId, phase: Phase) -> Result<(), String> {

@@ -57,7 +57,7 @@ pub struct MachinePlan {
     pub is_joined: bool,
     /// Closes its connection when done.
     pub leaves: bool,
-    /// Connects again only when the gateway has read the last connection to its end: else there is no order to keep.
+    /// Connects again only when all that it sent on the last connection has arrived, read or not: else there is no order to keep.
     pub one_at_a_time: bool,
     /// HTTP: a record that is sent again goes to the SOURCE that it was first sent to, and is the same by its key.
     pub keyed: bool,
@@ -265,13 +265,16 @@ impl Machine {
             return;
         }
         let listener = doors.listeners.entry(self.plan.source).or_default();
-        let unread = self.plan.one_at_a_time && self.last_conn.is_some_and(|conn| !net.is_read_out(conn));
-        if !doors.up || listener.backlog.len() >= BACKLOG || unread {
+        let travels = self.plan.one_at_a_time && self.last_conn.is_some_and(|conn| !net.has_arrived(conn));
+        if !doors.up || listener.backlog.len() >= BACKLOG || travels {
             let delay = cx.rng.u64(MS..100 * MS);
             self.wake_in(cx, delay);
             return;
         }
         let conn = net.open(Peer::Machine(self.index), socket_of(self.plan.kind, self.plan.source));
+        if self.plan.one_at_a_time && self.last_conn.is_some_and(|conn| !net.is_read_out(conn)) {
+            cx.stats.count("machine back before its last connection was read");
+        }
         self.last_conn = Some(conn);
         self.connections += 1;
         let address = Ipv4Addr::new(10, 0, 0, self.index as u8 + 1);

@@ -83,6 +83,9 @@ pub struct Conn {
     pub peer_open: bool,
     /// Bytes handed to the shard so far.
     pub handed_bytes: u64,
+    /// Connections that it follows, each of which is handed so many bytes before; and those that follow it.
+    older: Vec<(ConnId, u64)>,
+    newer: Vec<ConnId>,
 }
 
 /// What the shard's read gives.
@@ -131,6 +134,8 @@ impl Net {
             shard_open: true,
             peer_open: true,
             handed_bytes: 0,
+            older: Vec::new(),
+            newer: Vec::new(),
         });
         self.conns.len() - 1
     }
@@ -138,6 +143,35 @@ impl Net {
     /// Whether the shard will hear no more bytes of a connection.
     pub fn is_read_out(&self, conn: ConnId) -> bool {
         !self.conns[conn].shard_open || self.conns[conn].read == Read::Ended
+    }
+
+    /// Whether all that the peer sent is at the shard's end, and its own end with it.
+    pub fn has_arrived(&self, conn: ConnId) -> bool {
+        let pipe = &self.conns[conn].to_shard;
+        self.is_read_out(conn) || self.conns[conn].reset || (pipe.travelling.is_empty() && pipe.fin_arrived)
+    }
+
+    /// A connection is not read before what an older one has received by now; one that its peer has ended, to its end.
+    pub fn order_behind(&mut self, conn: ConnId, older: ConnId) {
+        let state = &self.conns[older];
+        let is_over = state.reset || state.to_shard.fin_arrived;
+        let until = if is_over { u64::MAX } else { state.handed_bytes + state.to_shard.arrived.len() as u64 };
+        if !self.is_read_out(older) && state.handed_bytes < until {
+            self.conns[conn].older.push((older, until));
+            self.conns[older].newer.push(conn);
+        }
+    }
+
+    /// Whether a connection waits for an older one.
+    fn waits(&self, conn: ConnId) -> bool {
+        let is_due = |older: ConnId, until: u64| !self.is_read_out(older) && self.conns[older].handed_bytes < until;
+        self.conns[conn].older.iter().any(|(older, until)| is_due(*older, *until))
+    }
+
+    fn wake_newer(&mut self, cx: &mut Context, conn: ConnId) {
+        for newer in self.conns[conn].newer.clone() {
+            self.wake_read(cx, newer);
+        }
     }
 
     fn delay(&self, cx: &mut Context) -> u64 {
@@ -303,6 +337,9 @@ impl Net {
 
     /// Schedules what an armed read has to say.
     pub fn wake_read(&mut self, cx: &mut Context, conn: ConnId) {
+        if self.waits(conn) {
+            return;
+        }
         let state = &mut self.conns[conn];
         let something = !state.to_shard.arrived.is_empty() || state.to_shard.fin_arrived || state.reset;
         let reading = state.shard_open && matches!(state.read, Read::Armed | Read::Pausing);
@@ -330,6 +367,7 @@ impl Net {
                 _ => return None,
             };
             state.read = Read::Ended;
+            self.wake_newer(cx, conn);
             return Some(got);
         }
         let chunk = self.chunk(cx, most);
@@ -337,6 +375,7 @@ impl Net {
         let bytes: Vec<u8> = state.to_shard.arrived.drain(..chunk).collect();
         state.handed_bytes += bytes.len() as u64;
         self.wake_read(cx, conn);
+        self.wake_newer(cx, conn);
         if !self.conns[conn].to_shard.travelling.is_empty() {
             self.start_flow(cx, conn, End::Shard);
         }
@@ -429,6 +468,8 @@ impl Net {
         let unread = !state.to_shard.arrived.is_empty() || !state.to_shard.travelling.is_empty();
         state.to_shard.travelling.clear();
         state.to_shard.arrived.clear();
+        self.wake_newer(cx, conn);
+        let state = &mut self.conns[conn];
         if state.reset {
             return;
         }

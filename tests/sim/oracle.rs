@@ -77,6 +77,8 @@ pub struct Lane {
     cut: bool,
     /// Longer records are cut here, and their checksum is wrong then.
     bytes_max: usize,
+    /// The machine's number of the record that was handed over last.
+    sequence: u64,
 }
 
 enum Intake {
@@ -145,6 +147,8 @@ pub struct Oracle {
     pub handed: Handed,
     /// Some of the fresh records of streams were turned away.
     pub rejecting: bool,
+    /// A record was handed over behind one that its machine sent later.
+    pub disorder: Option<String>,
     /// Rows at the receiver.
     pub rows: u64,
 }
@@ -166,6 +170,7 @@ impl Oracle {
             strays: BTreeMap::new(),
             handed: Handed::default(),
             rejecting: false,
+            disorder: None,
             rows: 0,
         }
     }
@@ -187,6 +192,7 @@ impl Oracle {
             ended: false,
             cut: false,
             bytes_max,
+            sequence: 0,
         });
         self.names.insert(name.to_owned(), self.lanes.len() - 1);
         self.lanes.len() - 1
@@ -221,7 +227,7 @@ impl Oracle {
     pub fn hand(&mut self, now_ns: u64, conn: ConnId, bytes: &[u8], total: u64) -> (u64, u64) {
         let Some((lane, intake)) = self.intakes.get_mut(&conn) else { return (0, 0) };
         let mut whole = 0;
-        let Lane { name, expected, repeated: known, .. } = &mut self.lanes[*lane];
+        let Lane { name, expected, repeated: known, sequence, .. } = &mut self.lanes[*lane];
         let before = expected.len();
         match intake {
             Intake::Stream(framer, marks) => {
@@ -231,7 +237,12 @@ impl Oracle {
                     self.handed.stream_records += 1;
                     whole += 1;
                     match frame {
-                        Frame::Record(record) => expected.push(Expected::new(body, name, &record)),
+                        Frame::Record(record) => {
+                            if !follows(sequence, &record) {
+                                self.disorder = Some(format!("{name}: {} is read too late", shorten(&record)));
+                            }
+                            expected.push(Expected::new(body, name, &record));
+                        }
                         Frame::Rejected => self.handed.rejected += 1,
                     }
                 });
@@ -642,6 +653,11 @@ impl Lane {
             expected.as_deref().unwrap_or("nothing"),
         )
     }
+}
+
+/// Whether a record has a higher number than that of the `last` one, which is its own from then on. What has no number follows.
+fn follows(last: &mut u64, record: &[u8]) -> bool {
+    inspect(record).is_none_or(|(_, number, _)| std::mem::replace(last, number) < number)
 }
 
 /// The start of a record, for a message.

@@ -381,6 +381,9 @@ impl World {
 
     /// After every turn: the identity, and the counts that the oracle has.
     fn check(&mut self) -> Result<(), String> {
+        if let Some(disorder) = self.oracle.disorder.take() {
+            return Err(disorder);
+        }
         let Some(shard) = &mut self.shard else { return Ok(()) };
         let terms = shard.terms();
         let counters = shard.counters_mut();

@@ -59,7 +59,7 @@ impl<C: Core> Driver<C> {
             Op::Accept { source } => self.accept(source, false),
             Op::AcceptOne { source } => self.accept(source, true),
             Op::PauseAccept { source } => self.pause_accept(source),
-            Op::Recv { link, fd, kind } => self.recv(link, fd, kind),
+            Op::Recv { link, fd, kind, older } => self.recv(link, fd, kind, &older),
             Op::PauseRecv { link } => self.pause_recv(link),
             Op::Send { link, fd, bytes } => self.send(link, fd, bytes),
             Op::Shutdown { link, fd } => self.shutdown(link, fd),
@@ -223,11 +223,12 @@ impl<C: Core> Driver<C> {
         &mut self.links[index]
     }
 
-    fn recv(&mut self, id: LinkId, fd: Fd, kind: Readable) {
+    fn recv(&mut self, id: LinkId, fd: Fd, kind: Readable, older: &[LinkId]) {
         let link = self.open_link(id, fd, kind == Readable::Tty);
         link.read_wanted = true;
         link.late_acks = (kind == Readable::SocketLateAcks).then_some(0);
         link.put_acks_off();
+        self.order_behind(id, older);
         self.arm_recv(id);
     }
 
@@ -272,7 +273,9 @@ impl<C: Core> Driver<C> {
             return;
         }
         link.pausing = true;
-        if link.reading {
+        if link.order.waits() {
+            self.events.push(Event::Paused { link: id });
+        } else if link.reading {
             self.ring.cancel(user_data(Kind::Read, id.generation, id.index), user_data(Kind::Ignored, 0, 0));
         }
     }
@@ -339,6 +342,8 @@ impl<C: Core> Driver<C> {
                     link.check(fd);
                 }
                 link.phase = Phase::Closing;
+                self.read_newer(id);
+                let link = &self.links[id.index as usize];
                 let (reading, sending) = (link.reading, link.sending.is_some());
                 for (in_flight, kind) in [(reading, Kind::Read), (sending, Kind::Send)] {
                     if in_flight {

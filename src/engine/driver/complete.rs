@@ -92,6 +92,7 @@ impl<C: Core> Driver<C> {
         match event {
             Event::Connected { link, result } => self.connected(now, link, result),
             Event::Closed { link } => self.closed(now, link),
+            Event::Paused { link } => self.paused(now, link),
             Event::Parcel(parcel) => self.hear(now, Completion::Parcel { parcel }),
             Event::Journal { journal, completion } => self.hear(now, Completion::Journal { journal, completion }),
         }
@@ -177,11 +178,13 @@ impl<C: Core> Driver<C> {
         if let Some(buffer) = cqe.buffer() {
             if cqe.result > 0 && is_same && link.is_open() {
                 link.put_acks_off();
+                link.order.give(cqe.result as usize);
                 let bytes = self.ring.buffers.bytes_mut(buffer, cqe.result as usize);
                 self.core.handle(now, Completion::Received { link: id, bytes });
             }
             self.ring.buffers.give_back(buffer);
             self.carry();
+            self.read_newer(id);
         }
         if is_same && !cqe.more() {
             self.read_ended(now, cqe.result, id);
@@ -206,8 +209,18 @@ impl<C: Core> Driver<C> {
             _ => None,
         };
         if let Some(end) = end {
-            (link.read_wanted, link.pausing) = (false, false);
+            (link.read_wanted, link.pausing, link.order.has_ended) = (false, false, true);
             self.hear(now, Completion::RecvEnded { link: id, end });
+            self.read_newer(id);
+            return;
+        }
+        self.paused(now, id);
+    }
+
+    /// A pause is told where the core has asked for one; a read goes on where it is wanted.
+    fn paused(&mut self, now: Now, id: LinkId) {
+        let link = &mut self.links[id.index as usize];
+        if !link.is(id) || !link.is_open() {
             return;
         }
         if std::mem::take(&mut link.pausing) {

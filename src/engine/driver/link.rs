@@ -1,5 +1,6 @@
 //! What the driver knows of a link: its file, and what is in flight on it.
 
+use super::order::Order;
 use super::share::Reads;
 use crate::shard::{Fd, LinkId};
 use tokio::task::AbortHandle;
@@ -37,6 +38,8 @@ pub(super) struct Link {
     pub(super) reading: bool,
     /// What is known of its reads.
     pub(super) reads: Reads,
+    /// Its place among its machine's connections.
+    pub(super) order: Order,
     /// The core wants to read.
     pub(super) read_wanted: bool,
     /// The core asked for a pause and has not heard of its end.
@@ -60,13 +63,13 @@ impl Link {
 
     /// Whether a read is to be started.
     pub(super) fn wants_read(&self) -> bool {
-        self.is_open() && self.read_wanted && !self.reading && !self.pausing
+        self.is_open() && self.read_wanted && !self.reading && !self.pausing && !self.order.waits()
     }
 
     /// Begins a new use.
     pub(super) fn begin(&mut self, id: LinkId, phase: Phase, fd: i32, tty: bool) {
         assert!(matches!(self.phase, Phase::Free), "link {} is used again before it was closed", id.index);
-        assert!(!self.reading && self.sending.is_none());
+        assert!(!self.reading && self.sending.is_none() && !self.order.is_awaited());
         *self = Self { generation: id.generation, phase, fd, tty, ..Self::default() };
     }
 

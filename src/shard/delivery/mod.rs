@@ -259,7 +259,7 @@ impl Delivery {
         match result {
             Ok(fd) => {
                 turn.links.set_fd(link, fd);
-                turn.emit(Op::Recv { link, fd, kind: Readable::Socket });
+                turn.emit(Op::Recv { link, fd, kind: Readable::Socket, older: Vec::new() });
                 self.on(turn, store, link, |dispatcher, lent, conn| {
                     match dispatcher.outbox.api(conn.api).tls().is_some() {
                         true => dispatcher.begin_handshake(lent, link, conn),

@@ -151,7 +151,7 @@ impl Machine {
     /// The connection is over; its records stay.
     fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         turn.close(link);
-        sources.count_out(turn, self.sender.source, None);
+        sources.count_out(turn, self.sender.source, link, None);
         self.sender.leave(store);
         for core in std::mem::take(&mut self.passed_to) {
             turn.emit(Op::PassOn { core, parcel: Parcel::Left { core: self.here, link } });
@@ -402,7 +402,7 @@ impl Machines {
             machine.paused = false;
             if !machine.reading {
                 machine.reading = true;
-                turn.emit(Op::Recv { link, fd, kind: Readable::Socket });
+                turn.emit(Op::Recv { link, fd, kind: Readable::Socket, older: Vec::new() });
             }
         }
         machine.set_timer(turn, link);

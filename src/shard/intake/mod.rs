@@ -240,18 +240,20 @@ impl Intake {
         if !self.sources.has_room(turn.settings, id) {
             return Self::turn_away(turn, fd);
         }
-        self.sources.count_in(turn, id, peer);
+        let older = self.sources.older(turn, id, peer.ip());
         let link = if matches!(source.kind, SourceKind::Http { .. }) {
             self.machines.accept(turn, id, fd, peer)
         } else {
             let mut stream = Stream::new(id, Some(peer), None);
             stream.reading = true;
+            stream.older.clone_from(&older);
             let link = turn.links.open(Kind::Stream, Some(fd));
             stream.begin(turn, link, false);
             self.streams.table.insert(link, stream);
             link
         };
-        turn.emit(Op::Recv { link, fd, kind: source::readable(&source.kind) });
+        self.sources.count_in(turn, id, link, peer);
+        turn.emit(Op::Recv { link, fd, kind: source::readable(&source.kind), older });
     }
 
     /// A connection that came too late: it is closed.
@@ -498,16 +500,11 @@ impl Intake {
     }
 
     /// Whether what a link of this kind brings may wait outside for a later turn. Not where its time
-    /// means something, where a line must be told to wait, and where the next connection of the same
-    /// address would go before it.
+    /// means something, and where a line must be told to wait.
     pub fn can_wait(&self, settings: &Settings, link: LinkId, kind: Kind) -> bool {
         match kind {
             Kind::Http => true,
-            Kind::Stream => {
-                let stream = self.streams.table.get(link);
-                let kind = &settings.sources[usize::from(stream.sender.source.0)].kind;
-                stream.is_untimed(settings) && !matches!(kind, SourceKind::TcpListen { lane: LaneKey::Address, .. })
-            }
+            Kind::Stream => self.streams.table.get(link).is_untimed(settings),
             Kind::Api => false,
         }
     }

@@ -18,7 +18,7 @@ use crate::shard::op::{Destination, LISTEN_BACKLOG, Op, Readable};
 use crate::shard::timer::Timer;
 use crate::shard::turn::{Phase, Turn};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// So many connections in a row of which nothing came but a record without its beginning are a
 /// problem: their machine begins with a record.
@@ -456,7 +456,7 @@ impl Sources {
         }
         let lived_ns = source.attempts.opened(turn.now);
         turn.timers.set(lived_ns, Timer::Reopen(id));
-        turn.emit(Op::Recv { link, fd, kind: readable(&turn.source(id).kind) });
+        turn.emit(Op::Recv { link, fd, kind: readable(&turn.source(id).kind), older: Vec::new() });
     }
 
     /// A port or device server is not there, or no longer: it is tried again later.
@@ -533,9 +533,9 @@ impl Sources {
     // ---- accepting
 
     /// A connection of a listener begins.
-    pub fn count_in(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: SocketAddr) {
+    pub fn count_in(&mut self, turn: &mut Turn<'_>, id: SourceId, link: LinkId, peer: SocketAddr) {
         if let SourceKind::TcpListen { lane: LaneKey::Address, .. } = turn.source(id).kind
-            && self.addresses.enter(id, peer.ip())
+            && self.addresses.enter(id, peer.ip(), link)
         {
             tracing::warn!(
                 "source {}: {} has a second connection while its first is open; they are taken for one machine, with one name \
@@ -560,9 +560,9 @@ impl Sources {
     }
 
     /// A machine's connection is gone; `peer`: of a `tcp_listen` source.
-    pub fn count_out(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: Option<SocketAddr>) {
+    pub fn count_out(&mut self, turn: &mut Turn<'_>, id: SourceId, link: LinkId, peer: Option<SocketAddr>) {
         if let (SourceKind::TcpListen { lane: LaneKey::Address, .. }, Some(peer)) = (&turn.source(id).kind, peer) {
-            self.addresses.leave(id, peer.ip());
+            self.addresses.leave(id, peer.ip(), link);
         }
         let source = self.of(id);
         source.open -= 1;
@@ -575,6 +575,12 @@ impl Sources {
             false if !retired => self.fit(turn, id),
             false => {}
         }
+    }
+
+    /// What a new connection of an address follows, oldest first; also of retired sources of its name.
+    pub fn older(&self, turn: &Turn<'_>, id: SourceId, address: IpAddr) -> Vec<LinkId> {
+        let is_same = |other: &&Source| other.retired && turn.source(other.id).name == turn.source(id).name;
+        self.addresses.latest(self.list.iter().filter(is_same).map(|other| other.id).chain([id]), address)
     }
 
     pub fn accept_failed(&mut self, turn: &mut Turn<'_>, id: SourceId, errno: i32) {

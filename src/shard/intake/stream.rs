@@ -75,6 +75,8 @@ pub(super) struct Stream {
     pub(super) search: SearchBudget,
     /// A read is armed.
     pub reading: bool,
+    /// Connections of its machine that began before it, oldest first; some may be over.
+    pub older: Vec<LinkId>,
     /// The stream ended while something was held.
     pub ended: bool,
     /// The link's timer is set for an idle gap.
@@ -216,6 +218,7 @@ impl Stream {
             pressure: Pressure::new(flow),
             search: SearchBudget::default(),
             reading: false,
+            older: Vec::new(),
             ended: false,
             is_watched: false,
             leaving_ns: None,
@@ -464,7 +467,7 @@ impl Stream {
         turn.close(link);
         sources.end_stream(turn, id, self.sender.brought);
         if self.sender.peer.is_some() {
-            sources.count_out(turn, id, self.sender.peer);
+            sources.count_out(turn, id, link, self.sender.peer);
             if let Some((lane, origin)) = self.sender.lane.take() {
                 store.leave_lane(lane, origin);
             }
@@ -596,8 +599,23 @@ impl Streams {
         link: LinkId,
         bytes: &mut [u8],
     ) {
+        let is_behind = self.is_behind_search(turn.links, link);
         let (stream, mut lent) = self.lend(turn, store, sources, link);
+        if is_behind && !stream.search.waits {
+            let now_ns = lent.turn.now.mono_ns;
+            stream.wait_for_turn(&mut lent, link, now_ns, &[]);
+        }
         stream.received(&mut lent, link, bytes);
+    }
+
+    /// Whether an older connection of a stream's machine holds what it has not searched yet: that comes
+    /// before what the stream brings.
+    fn is_behind_search(&mut self, links: &Links, link: LinkId) -> bool {
+        let mut older = std::mem::take(&mut self.table.of(link).older);
+        older.retain(|other| links.is_open(*other, Kind::Stream));
+        let is_behind = older.iter().any(|other| self.table.get(*other).search.waits);
+        self.table.of(link).older = older;
+        is_behind
     }
 
     pub fn read_ended(
@@ -613,17 +631,27 @@ impl Streams {
     }
 
     pub fn handle_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
+        if self.table.get(link).search.waits && self.is_behind_search(turn.links, link) {
+            turn.timers.set(turn.now.mono_ns + 1, Timer::Link(link));
+            return;
+        }
         let (stream, mut lent) = self.lend(turn, store, sources, link);
         stream.handle_timer(&mut lent, link);
     }
 
-    /// Intake ends: what is held is framed, and the stream with it.
+    /// Intake ends: what is held is framed, and the stream with it, behind the older ones of its machine.
     pub fn stop(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
-        let (stream, mut lent) = self.lend(turn, store, sources, link);
-        // Nothing that was read is left out: no turn follows in which a search could go on.
-        stream.search.waits = false;
-        stream.frame_all_held(&mut lent, link);
-        stream.finish(&mut lent, link, "the gateway is stopping");
+        let older = std::mem::take(&mut self.table.of(link).older);
+        for link in older.into_iter().chain([link]) {
+            if !turn.links.is_open(link, Kind::Stream) {
+                continue;
+            }
+            let (stream, mut lent) = self.lend(turn, store, sources, link);
+            // Nothing that was read is left out: no turn follows in which a search could go on.
+            stream.search.waits = false;
+            stream.frame_all_held(&mut lent, link);
+            stream.finish(&mut lent, link, "the gateway is stopping");
+        }
     }
 
     /// The stream's source is retired.
@@ -638,8 +666,13 @@ impl Streams {
         if !turn.links.is_open(link, Kind::Stream) {
             return GoesOn::Done;
         }
+        let is_behind = self.is_behind_search(turn.links, link);
         let (stream, mut lent) = self.lend(turn, store, sources, link);
         let claim = stream.pressure.claim();
+        if is_behind {
+            lent.sources.queue.push_stream(link, claim);
+            return GoesOn::Waits;
+        }
         let bytes_max = lent.turn.source(stream.sender.source).framing.record_bytes_max();
         if let Err(full) = lent.store.room_or_full(lent.turn.now, claim, bytes_max) {
             lent.sources.queue.push_stream(link, claim);
@@ -688,7 +721,8 @@ impl Streams {
     /// Arms the read of a link whose file is open.
     pub fn arm(turn: &mut Turn<'_>, link: LinkId, source: SourceId) {
         if let Some(fd) = turn.links.fd(link) {
-            turn.emit(Op::Recv { link, fd, kind: readable(&turn.source(source).kind) });
+            let kind = readable(&turn.source(source).kind);
+            turn.emit(Op::Recv { link, fd, kind, older: Vec::new() });
         }
     }
 
