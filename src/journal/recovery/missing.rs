@@ -39,6 +39,11 @@ impl Stop {
         self.held.get(&number).copied().filter(|_| self.has_inventory)
     }
 
+    /// Whether a segment was free, though its file is left.
+    pub fn was_free(&self, number: SegmentNumber) -> bool {
+        self.has_inventory && !self.held.contains_key(&number) && self.held.range(number..).next().is_some()
+    }
+
     /// Whether it is known segment by segment.
     pub fn is_known(&self) -> bool {
         self.has_inventory

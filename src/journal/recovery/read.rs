@@ -154,6 +154,11 @@ impl Recovery {
             return Ok(true);
         }
         self.follows_file = true;
+        if self.stop.was_free(number) && self.segments.last().is_none_or(|segment| segment.unsettled == 0) {
+            // What waited is in segments that the stop has named.
+            self.segments.pop();
+            return Ok(false);
+        }
         let end = self.segments.last().expect("walked").end as usize;
         if end > file_bytes {
             // A file cut short: as far as there are blocks it is made whole, so that they can be read back.
