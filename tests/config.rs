@@ -169,6 +169,7 @@ cores = [1]
 state_dir = "/srv//ringest/"
 admin = "[::1]:9700"
 min_wait = "250us"
+core_dumps = true
 
 [journal]
 durability = "memory"
@@ -292,6 +293,7 @@ fn every_key_reaches_its_setting() {
             state_dir: "/srv/ringest".into(),
             admin: "[::1]:9700".parse().unwrap(),
             min_wait: Duration::from_micros(250),
+            core_dumps: true,
         }
     );
     assert_eq!(

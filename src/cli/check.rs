@@ -228,8 +228,10 @@ fn durability(level: Durability) -> (&'static str, &'static str) {
     }
 }
 
+/// Without its query, which may hold a secret.
 fn show_url(url: &Url) -> String {
-    format!("{}://{}{}", if url.secure { "https" } else { "http" }, url.host_header, url.target)
+    let (path, query) = url.target.split_once('?').map_or((url.target.as_str(), ""), |(path, _)| (path, "?…"));
+    format!("{}://{}{path}{query}", if url.secure { "https" } else { "http" }, url.host_header)
 }
 
 /// The kind's name and where the bytes come from.

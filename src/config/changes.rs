@@ -225,13 +225,14 @@ fn show_url(url: &Url) -> String {
 }
 
 fn gateway_changes(old: &Gateway, new: &Gateway, restart: &mut Vec<Change>) {
-    let Gateway { name, file: _, cores, state_dir, admin, min_wait } = old;
+    let Gateway { name, file: _, cores, state_dir, admin, min_wait, core_dumps } = old;
     let mut keys = Keys { section: "gateway", list: restart };
     keys.note("name", name, &new.name, |name| format!("{name:?}"));
     keys.note("cores", cores, &new.cores, |cores| format!("{cores:?}"));
     keys.note("state_dir", state_dir, &new.state_dir, |path| path.display().to_string());
     keys.note("admin", admin, &new.admin, ToString::to_string);
     keys.duration("min_wait", *min_wait, new.min_wait);
+    keys.note("core_dumps", core_dumps, &new.core_dumps, ToString::to_string);
 }
 
 fn journal_changes(old: &Journal, new: &Journal, restart: &mut Vec<Change>, live: &mut Vec<Change>) {

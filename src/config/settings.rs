@@ -45,6 +45,8 @@ pub struct Gateway {
     pub admin: SocketAddr,
     /// The least that a busy core waits for more to do. Zero: not at all.
     pub min_wait: Duration,
+    /// Whether the kernel may write the memory of the process to disk when it dies, with all secrets in it.
+    pub core_dumps: bool,
 }
 
 /// When a record counts as safe, and what that survives.

@@ -248,6 +248,7 @@ impl Plan {
             state_dir: "/nowhere".into(),
             admin: ([127, 0, 0, 1], 9600).into(),
             min_wait: Duration::ZERO,
+            core_dumps: false,
         };
         Self {
             seed,
