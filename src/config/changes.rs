@@ -63,7 +63,8 @@ impl SourceChange {
 /// Whether a key differs that an open port or connection was made with: its line or address, how the kernel reads it, what keeps
 /// its order, and how its bytes are cut. Every other key lives on; the compiler asks for those that are added.
 fn needs_reopen(old: &Source, new: &Source) -> bool {
-    let Source { name: _, kind, framing, decoding: _, data_is: _, silence_alarm: _, first: _, on_close: _ } = old;
+    let Source { name: _, kind, framing, decoding: _, data_is: _, silence_alarm: _, first: _, on_close: _, access: _ } =
+        old;
     let other_kind = match (kind, &new.kind) {
         (SourceKind::Serial(old), SourceKind::Serial(new)) => {
             let Serial { path, line, flow, on_missing: _, on_line_error: _ } = old;
@@ -116,7 +117,8 @@ impl Changes {
     /// What becomes of `old` where `new` takes its place.
     pub fn between(old: &Settings, new: &Settings) -> Self {
         let mut changes = Self::default();
-        let Settings { gateway, journal, sources, sequence, deliver, limits } = old;
+        // The names are those of the sources.
+        let Settings { gateway, journal, sources, sequence, deliver, limits, names: _ } = old;
         gateway_changes(gateway, &new.gateway, &mut changes.restart);
         journal_changes(journal, &new.journal, &mut changes.restart, &mut changes.keys);
         limits_changes(limits, &new.limits, &mut changes.restart, &mut changes.keys);
