@@ -5,10 +5,12 @@
 //! - [`engine`]: threads, data ring, files, the admin server: all that touches the kernel. It drives
 //! - [`shard`]: the sans-IO owner of all that one core does. It sees completions and `now`, and emits operations. Inside it:
 //! - [`source`], [`framing`], [`http`]: bytes in, records out; [`journal`]: records kept; [`delivery`], [`tls`]: records delivered.
+//! - [`access`]: who may send: networks, SOURCEs, tokens, origins.
 //! - [`ground`]: the moment, ids, numbers, text, counts: what all else stands on.
 //! - [`observe`]: snapshots, metrics, the histogram log; [`report`]: tables and plots of such logs. [`simulate`] and
 //!   [`receive`]: both ends of the line, for tests and for [`demo`].
 
+pub mod access;
 pub mod cli;
 pub mod config;
 pub mod delivery;

@@ -1,5 +1,6 @@
 //! The admin server with made-up snapshots, over the wire: metrics that parse, the accounting, health, who may ask.
 
+use ringest::access::DenialCounts;
 use ringest::config::Durability;
 use ringest::engine::admin::{self, CONNECTIONS_MAX, Gateway, HEADER_TIMEOUT, PARKED_TIMEOUT, Parked, Token, client};
 use ringest::ground::count::{LineCounts, Stage, Terms};
@@ -150,6 +151,7 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
         flagged: FlagCounts::default(),
         bytes: 20 * received,
         held_bytes: 0,
+        denied: DenialCounts::default(),
         garbage_bytes: 0,
         samples: vec![
             Sample {

@@ -1,6 +1,7 @@
 //! Broken configurations: each file in `tests/config` has beside it, as `NAME.txt`, the problems that it must report.
 //! With `RINGEST_BLESS=1` in the environment the expected texts are written anew, to be read before they are committed.
 
+use ringest::access::{Access, Networks, Pattern, Patterns};
 use ringest::config::{
     self, Answers, Authority, Batch, BatchForm, Confirm, Deliver, DeliverKey, Durability, First, Flow, Gateway,
     Journal, LaneKey, Limits, Line, MachineKeys, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source,
@@ -16,6 +17,7 @@ use ringest::http::server;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 /// The machine of all tests: messages name its CPUs.
 const CPUS: [usize; 2] = [0, 1];
@@ -169,6 +171,7 @@ cores = [1]
 state_dir = "/srv//ringest/"
 admin = "[::1]:9700"
 min_wait = "250us"
+core_dumps = true
 
 [journal]
 durability = "memory"
@@ -208,6 +211,8 @@ listen = "0.0.0.0:4001"
 lane = "address"
 quick_ack = false
 framing = "semi"
+allow = ["10.0.4.0/24", "fd00::/8"]
+deny = "10.0.4.66"
 [[source]]
 name = "out"
 kind = "tcp_connect"
@@ -216,7 +221,10 @@ connect = "[fd00::7]:4001"
 name = "http"
 kind = "http"
 listen = "10.0.0.1:8080"
-allow_remote = true
+allow_remote = "plain"
+sources = ["cam-*", "x"]
+origins = ["https://plant.example"]
+deny = ["10.0.0.66"]
 
 [sequence]
 url = "http://api.example/seq/?a=b"
@@ -282,7 +290,7 @@ connections = 7
 fn every_key_reaches_its_setting() {
     use std::time::Duration;
     let settings = config::parse_on(WHOLE, "whole", &CPUS).unwrap();
-    let Settings { gateway, journal, sources, sequence, deliver, limits } = settings;
+    let Settings { gateway, journal, sources, sequence, deliver, limits, names } = settings;
     assert_eq!(
         gateway,
         Gateway {
@@ -292,6 +300,7 @@ fn every_key_reaches_its_setting() {
             state_dir: "/srv/ringest".into(),
             admin: "[::1]:9700".parse().unwrap(),
             min_wait: Duration::from_micros(250),
+            core_dumps: true,
         }
     );
     assert_eq!(
@@ -341,13 +350,25 @@ fn every_key_reaches_its_setting() {
     let connect =
         SourceKind::TcpConnect { connect: Authority { host: "fd00::7".to_owned(), port: 4001 }, quick_ack: true };
     let http = SourceKind::Http { listen: "10.0.0.1:8080".parse().unwrap() };
+    let networks = |list: &[&str]| list.iter().map(|text| Networks::parse(text).unwrap()).collect();
+    let of_tcp = Access {
+        networks: Networks { allow: networks(&["10.0.4.0/24", "fd00::/8"]), deny: networks(&["10.0.4.66"]) },
+        ..Access::default()
+    };
+    let of_http = Access {
+        networks: Networks { allow: Vec::new(), deny: networks(&["10.0.0.66"]) },
+        sources: Patterns(["cam-*", "x"].map(|text| Pattern::parse(text).unwrap()).into()),
+        origins: vec![Arc::new("https://plant.example".to_owned())],
+        ..Access::default()
+    };
     let expected = [
         source("gauge", SourceKind::Serial(serial), stx, Some(Duration::from_secs(3600)), First::Discard),
-        source("tcp", listen, semi, None, First::Keep),
+        Source { access: of_tcp, ..source("tcp", listen, semi, None, First::Keep) },
         source("out", connect, Framing::default(), None, First::Discard),
-        source("http", http, Framing::default(), None, First::Keep),
+        Source { access: of_http, ..source("http", http, Framing::default(), None, First::Keep) },
     ];
     assert_eq!(sources, expected);
+    assert_eq!(*names, ["gauge", "http", "out", "tcp"].map(str::to_owned));
     let url = |host: &str, port, header: &str, target: &str| Url {
         secure: false,
         authority: Authority { host: host.to_owned(), port },
@@ -505,7 +526,7 @@ fn what_may_not_be_meant_is_noted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ringest.toml");
     let text = "[framing.unused]\nend = \"\\n\"\n\
-                [[source]]\nname = \"a\"\nkind = \"http\"\nlisten = \"0.0.0.0:8080\"\nallow_remote = true\n\
+                [[source]]\nname = \"a\"\nkind = \"http\"\nlisten = \"0.0.0.0:8080\"\nallow_remote = \"plain\"\n\
                 [sequence]\nurl = \"http://127.0.0.1/\"\n\
                 [deliver]\nurl = \"http://127.0.0.1/\"\nbody = '{{data|json}}'\n";
     std::fs::write(&path, text).unwrap();
@@ -514,7 +535,7 @@ fn what_may_not_be_meant_is_noted() {
         ("framing.unused", "no source uses this framing"),
         (
             "source \"a\".listen",
-            "anyone who reaches this address can write records: there is no TLS and no authentication",
+            "anyone who reaches this address can write records: there is no TLS, and nobody needs a token",
         ),
         ("deliver.body", "the ids of [sequence] are fetched but not sent"),
     ];
@@ -781,7 +802,7 @@ fn a_close_ends_a_record_only_where_nothing_else_says_that_it_is_whole() {
 #[test]
 fn a_listener_is_told_that_device_servers_may_connect_inside_of_a_record() {
     let listen = |more: &str| {
-        let keys = format!("kind = \"tcp_listen\"\nlisten = \"0.0.0.0:4001\"\n{more}");
+        let keys = format!("kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\n{more}");
         judged(&keys, &config::look_at_nothing).join("\n")
     };
     assert!(
@@ -797,7 +818,8 @@ fn a_listener_is_told_that_device_servers_may_connect_inside_of_a_record() {
 #[test]
 fn the_names_of_machines_are_good_names_of_one_machine_each() {
     let listen = |names: &str| {
-        let keys = format!("kind = \"tcp_listen\"\nlisten = \"0.0.0.0:4001\"\nfirst = \"keep\"\nnames = {{ {names} }}");
+        let keys =
+            format!("kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\nfirst = \"keep\"\nnames = {{ {names} }}");
         judged(&keys, &config::look_at_nothing).join("\n")
     };
     assert_eq!(listen("\"10.0.4.21\" = \"press-4\", \"fd00::7\" = \"press-5\""), "");
@@ -812,7 +834,7 @@ fn the_names_of_machines_are_good_names_of_one_machine_each() {
         assert!(listen(names).contains(words), "{names}: {}", listen(names));
     }
     // A source that comes later may not have the name of a machine either.
-    let later = "kind = \"tcp_listen\"\nlisten = \"0.0.0.0:4001\"\nnames = { \"10.0.4.21\" = \"b\" }\n\
+    let later = "kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\nnames = { \"10.0.4.21\" = \"b\" }\n\
                  [[source]]\nname = \"b\"\nkind = \"tcp_connect\"\nconnect = \"10.0.0.1:1\"";
     let said = judged(later, &config::look_at_nothing).join("\n");
     assert!(said.contains("source #2.name: source \"a\" has given this name to a machine already"), "{said}");

@@ -5,7 +5,7 @@ use super::http_reference::{Message, Side, message};
 use super::input::{Input, Seen, pieces};
 use ringest::http::client::{Event, ResponseReader};
 use ringest::http::date::HttpDate;
-use ringest::http::server::{Limits, Output, Request, ServerConnection, Verdict};
+use ringest::http::server::{Limits, Output, Request, Ruling, ServerConnection, Verdict};
 
 /// A waiting answer and a declined request need a little memory beside the limits.
 const HELD_BYTES_BESIDE: usize = 256;
@@ -79,7 +79,7 @@ fn read<'a>(owner: Owner<'_>, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Ou
     let (mut ends, mut before, mut numbers) = (Vec::new(), 0, 0);
     for piece in pieces {
         let mut input = piece;
-        while let Some(request) = connection.next_request(limits, 0, &mut input) {
+        while let Some(request) = connection.next_request(limits, 0, &mut input, &mut Ruling::everybody) {
             assert!(!request.body.is_empty() && request.body.len() <= limits.body_bytes);
             ends.push(before + piece.len() - input.len());
             outcome.taken.push(Taken::new(&request));

@@ -97,7 +97,7 @@ fn online_text(checks: Option<&[Check]>) -> String {
 }
 
 fn good_json(file: &Path, checked: &Checked, checks: Option<&[Check]>) -> serde_json::Value {
-    let Settings { gateway, journal, sources, sequence, deliver, limits: _ } = &checked.settings;
+    let Settings { gateway, journal, sources, sequence, deliver, limits: _, names: _ } = &checked.settings;
     let sources: Vec<_> = sources
         .iter()
         .map(|source| {
@@ -130,7 +130,7 @@ fn good_json(file: &Path, checked: &Checked, checks: Option<&[Check]>) -> serde_
 
 /// The settings as a short table, and the notes below it.
 fn good_text(file: &Path, checked: &Checked, is_terminal: bool) -> String {
-    let Settings { gateway, journal, sources, sequence, deliver, limits: _ } = &checked.settings;
+    let Settings { gateway, journal, sources, sequence, deliver, limits: _, names: _ } = &checked.settings;
     let cores: Vec<String> = gateway.cores.iter().map(usize::to_string).collect();
     let (level, survives) = durability(journal.durability);
     let when_full = match journal.when_full {
@@ -228,8 +228,10 @@ fn durability(level: Durability) -> (&'static str, &'static str) {
     }
 }
 
+/// Without its query, which may hold a secret.
 fn show_url(url: &Url) -> String {
-    format!("{}://{}{}", if url.secure { "https" } else { "http" }, url.host_header, url.target)
+    let (path, query) = url.target.split_once('?').map_or((url.target.as_str(), ""), |(path, _)| (path, "?…"));
+    format!("{}://{}{path}{query}", if url.secure { "https" } else { "http" }, url.host_header)
 }
 
 /// The kind's name and where the bytes come from.

@@ -22,6 +22,7 @@ pub mod run;
 mod send_test;
 pub mod simulate;
 pub mod status;
+mod token;
 mod tried;
 
 /// Exit codes of fatal problems, as `--help` documents them.
@@ -115,6 +116,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// List serial ports with their stable names, adapters and users, without opening them
     Ports(ports::Arguments),
+    /// Draw a token for machines that send by HTTP, and the line that lets them in
+    Token(token::Arguments),
     /// Print a complete, commented configuration
     Config(config::Arguments),
 }
@@ -134,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Report(arguments) => report::main(arguments),
         Command::Doctor(arguments) => doctor::main(arguments),
         Command::Ports(arguments) => ports::main(arguments),
+        Command::Token(arguments) => token::main(arguments),
         Command::Config(arguments) => config::main(arguments),
     };
     match result {

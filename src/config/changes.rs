@@ -63,7 +63,8 @@ impl SourceChange {
 /// Whether a key differs that an open port or connection was made with: its line or address, how the kernel reads it, what keeps
 /// its order, and how its bytes are cut. Every other key lives on; the compiler asks for those that are added.
 fn needs_reopen(old: &Source, new: &Source) -> bool {
-    let Source { name: _, kind, framing, decoding: _, data_is: _, silence_alarm: _, first: _, on_close: _ } = old;
+    let Source { name: _, kind, framing, decoding: _, data_is: _, silence_alarm: _, first: _, on_close: _, access: _ } =
+        old;
     let other_kind = match (kind, &new.kind) {
         (SourceKind::Serial(old), SourceKind::Serial(new)) => {
             let Serial { path, line, flow, on_missing: _, on_line_error: _ } = old;
@@ -116,7 +117,8 @@ impl Changes {
     /// What becomes of `old` where `new` takes its place.
     pub fn between(old: &Settings, new: &Settings) -> Self {
         let mut changes = Self::default();
-        let Settings { gateway, journal, sources, sequence, deliver, limits } = old;
+        // The names are those of the sources.
+        let Settings { gateway, journal, sources, sequence, deliver, limits, names: _ } = old;
         gateway_changes(gateway, &new.gateway, &mut changes.restart);
         journal_changes(journal, &new.journal, &mut changes.restart, &mut changes.keys);
         limits_changes(limits, &new.limits, &mut changes.restart, &mut changes.keys);
@@ -225,13 +227,14 @@ fn show_url(url: &Url) -> String {
 }
 
 fn gateway_changes(old: &Gateway, new: &Gateway, restart: &mut Vec<Change>) {
-    let Gateway { name, file: _, cores, state_dir, admin, min_wait } = old;
+    let Gateway { name, file: _, cores, state_dir, admin, min_wait, core_dumps } = old;
     let mut keys = Keys { section: "gateway", list: restart };
     keys.note("name", name, &new.name, |name| format!("{name:?}"));
     keys.note("cores", cores, &new.cores, |cores| format!("{cores:?}"));
     keys.note("state_dir", state_dir, &new.state_dir, |path| path.display().to_string());
     keys.note("admin", admin, &new.admin, ToString::to_string);
     keys.duration("min_wait", *min_wait, new.min_wait);
+    keys.note("core_dumps", core_dumps, &new.core_dumps, ToString::to_string);
 }
 
 fn journal_changes(old: &Journal, new: &Journal, restart: &mut Vec<Change>, live: &mut Vec<Change>) {

@@ -299,7 +299,7 @@ fn headers(section: Section<'_, '_>) -> (Named<String>, Named<PathBuf>) {
 ///
 /// # Errors
 /// In words, if one of the files cannot be read or holds no header value; none of it is shown.
-pub fn read_headers(deliver: &Deliver) -> Result<Option<Vec<(String, String)>>, String> {
+pub(super) fn read_headers(deliver: &Deliver) -> Result<Option<Vec<(String, String)>>, String> {
     let mut headers = deliver.headers.clone();
     for (name, path) in &deliver.header_files {
         let value = read_secret(path).map_err(|refusal| format!("{name}: {}", refusal.what))?;

@@ -19,6 +19,7 @@ mod tests {
             ("api-ca.pem", made.cert.pem()),
             ("client.pem", made.cert.pem()),
             ("client.key", made.signing_key.serialize_pem()),
+            ("tokens", String::new()),
         ] {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
@@ -32,7 +33,7 @@ mod tests {
             _ => line,
         });
         let text = lines.collect::<Vec<_>>().join("\n");
-        ["api-ca.pem", "client.pem", "client.key"].iter().fold(text, |text, name| {
+        ["api-ca.pem", "client.pem", "client.key", "tokens"].iter().fold(text, |text, name| {
             text.replace(&format!("/etc/ringest/{name}"), &files.join(name).display().to_string())
         })
     }
@@ -95,7 +96,7 @@ mod tests {
         let required = r#"
             source = [
                 { name = "gauge-1", kind = "serial", path = "/dev/serial/by-id/usb-FTDI_FT232R_A10K2-if00-port0" },
-                { name = "device-servers", kind = "tcp_listen", listen = "0.0.0.0:4001" },
+                { name = "device-servers", kind = "tcp_listen", listen = "0.0.0.0:4001", allow_remote = "plain" },
                 { name = "press-4", kind = "tcp_connect", connect = "10.0.4.20:4001" },
                 { name = "machines", kind = "http", listen = "127.0.0.1:8080" },
             ]
@@ -106,6 +107,10 @@ mod tests {
             parse_on(&without_id_of_answer(&with_optional_keys(tls_files().path())), "example", &[0, 1]).unwrap();
         for source in &mut all.sources {
             assert!(source.silence_alarm.take().is_some());
+            let access = std::mem::take(&mut source.access);
+            if matches!(source.kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. }) {
+                assert!(!access.networks.allow.is_empty() && !access.networks.deny.is_empty());
+            }
             if let SourceKind::TcpListen { names, .. } = &mut source.kind {
                 assert!(!std::mem::take(names).is_empty());
             }

@@ -71,6 +71,7 @@ pub(super) fn gateway(section: Section<'_, '_>, cpus: &[usize]) -> Gateway {
         Ok(address)
     });
     let min_wait = section.duration("min_wait", Duration::ZERO, Duration::ZERO..=Duration::from_millis(10));
+    let core_dumps = section.boolean("core_dumps", false);
     let cores = section.get("cores").and_then(|entry| cores(&entry, cpus)).unwrap_or_else(|| cpus.to_vec());
     section.finish();
     Gateway {
@@ -80,6 +81,7 @@ pub(super) fn gateway(section: Section<'_, '_>, cpus: &[usize]) -> Gateway {
         state_dir: state_dir.unwrap_or_else(|| STATE_DIR.into()),
         admin: admin.unwrap_or(ADMIN),
         min_wait,
+        core_dumps,
     }
 }
 

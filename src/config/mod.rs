@@ -4,6 +4,7 @@
 //! the nearest known word. What is not built yet is refused and never ignored. Nothing here opens a port or an address; the
 //! only files that are read are the configuration, those that it names for secrets and TLS, and this machine's CA certificates.
 
+mod access;
 mod answers;
 mod batch;
 mod changes;
@@ -22,10 +23,10 @@ mod units;
 mod url;
 mod walk;
 
+pub use access::{Reread, Secrets};
 pub use answers::{Answers, Confirm, Stuck};
 pub use batch::{Batch, BatchForm};
 pub use changes::{Change, Changes, SourceChange, needs_new_origin};
-pub use deliver::read_headers;
 pub use example::EXAMPLE;
 pub use framing::{PRESETS, preset, show_framing};
 pub use look::{Look, Seen, look_at_nothing};
@@ -179,7 +180,8 @@ fn walk_document<'d>(
     let id_url = sequence.as_ref().map(|sequence| &sequence.url);
     let deliver = deliver::deliver(root.section("deliver"), has_sequence, id_url, &sources);
     root.finish();
-    Some(Settings { gateway, journal, sources, sequence, deliver: deliver?, limits })
+    let names = sources::names_of(&sources);
+    Some(Settings { gateway, journal, sources, sequence, deliver: deliver?, limits, names })
 }
 
 /// The CPUs that this process may run on (sched_getaffinity(2)), ascending.

@@ -4,6 +4,7 @@
 
 use super::answers::Answers;
 use super::batch::Batch;
+use crate::access::Access;
 use crate::framing::Framing;
 use crate::ground::decoding::Decoding;
 use crate::http;
@@ -11,6 +12,7 @@ use crate::tls::Tls;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A whole configuration.
@@ -28,6 +30,8 @@ pub struct Settings {
     pub deliver: Deliver,
     /// Limits of the engine and of HTTP in; `[limits]`.
     pub limits: Limits,
+    /// What sources, and machines that have a name here, are called; sorted. Of the file, whatever else stands in `sources`.
+    pub names: Arc<[String]>,
 }
 
 /// `[gateway]`: the process.
@@ -45,6 +49,8 @@ pub struct Gateway {
     pub admin: SocketAddr,
     /// The least that a busy core waits for more to do. Zero: not at all.
     pub min_wait: Duration,
+    /// Whether the kernel may write the memory of the process to disk when it dies, with all secrets in it.
+    pub core_dumps: bool,
 }
 
 /// When a record counts as safe, and what that survives.
@@ -116,6 +122,8 @@ pub struct Source {
     pub first: First,
     /// What becomes of a record that its machine ends by closing the connection; of TCP.
     pub on_close: OnClose,
+    /// Who may send, of a listener.
+    pub access: Access,
 }
 
 /// What becomes of the bytes before the first end of a stream that may have been joined in the middle of a record.
@@ -152,6 +160,7 @@ impl Source {
             silence_alarm: None,
             first,
             on_close: OnClose::Discard,
+            access: Access::default(),
         }
     }
 }

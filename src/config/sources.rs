@@ -1,5 +1,6 @@
 //! `[[source]]`: where bytes come from.
 
+use super::access::{allow_remote, check_remote_http, check_remote_tcp, networks_only, of_http};
 use super::content::{check_encoding, content};
 use super::framing::{Framings, check_line, source_framing};
 use super::gateway::{check_name, parse_path};
@@ -12,10 +13,12 @@ use super::settings::{
 use super::units;
 use super::url::{overlap, parse_authority, parse_listen};
 use super::walk::{Reader, Section};
+use crate::access::Access;
 use crate::framing::{Framing, FramingKind};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A source's index is a `u16`.
@@ -37,7 +40,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 13] = [
+const KEYS_OF_KINDS: [(&str, &str); 19] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -50,7 +53,13 @@ const KEYS_OF_KINDS: [(&str, &str); 13] = [
     ("on_close", "tcp_listen and tcp_connect"),
     ("quick_ack", "tcp_listen and tcp_connect"),
     ("listen", "tcp_listen and http"),
-    ("allow_remote", "http"),
+    ("allow", "tcp_listen and http"),
+    ("deny", "tcp_listen and http"),
+    ("allow_remote", "tcp_listen and http"),
+    ("sources", "http"),
+    ("tokens_file", "http"),
+    ("basic", "http"),
+    ("origins", "http"),
 ];
 
 /// What a source may not share with another, and who has it.
@@ -151,20 +160,19 @@ fn source<'d>(
     } else {
         source_framing(&section, framings)
     };
+    let access = match kind {
+        Kind::Http => of_http(&section),
+        Kind::TcpListen => networks_only(&section),
+        Kind::Serial | Kind::TcpConnect => Access::default(),
+    };
     let source_kind = match kind {
         Kind::Serial => serial(&section, &path, framing.as_ref(), taken).map(SourceKind::Serial),
-        Kind::TcpListen => {
-            let lanes = [("address", LaneKey::Address), ("connection", LaneKey::Connection)];
-            let lane = section.choice("lane", &lanes, LaneKey::Address);
-            let quick_ack = section.boolean("quick_ack", true);
-            let names = names(&section, &path, taken);
-            listen(&section, &path, taken).map(|listen| SourceKind::TcpListen { listen, lane, quick_ack, names })
-        }
+        Kind::TcpListen => tcp_listen(&section, &path, &access, taken),
         Kind::TcpConnect => {
             let quick_ack = section.boolean("quick_ack", true);
             connect(&section).map(|connect| SourceKind::TcpConnect { connect, quick_ack })
         }
-        Kind::Http => http(&section, &path, taken),
+        Kind::Http => http(&section, &path, &access, taken),
     };
     let (decoding, data_is) = content(&section);
     if let Some(framing) = &mut framing {
@@ -186,7 +194,7 @@ fn source<'d>(
         Some(format!("a source of kind {kind_name:?} has no such key: it belongs to {owner}"))
     });
     let (name, kind, framing) = (name?.to_owned(), source_kind?, framing?);
-    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close })
+    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close, access })
 }
 
 /// Whether what precedes the first end is a record. A machine that connects to us begins with one, mostly; whoever we connect to
@@ -236,6 +244,17 @@ fn on_close(section: &Section<'_, '_>, kind: Kind, framing: Option<&Framing>) ->
         format!("the framing has {has}, which tells where a record ends: one that is cut off by a close is damaged");
     section.refuse("on_close", Refusal::new(what, REMEDY));
     chosen
+}
+
+/// What sources and machines are called, sorted.
+pub(super) fn names_of(sources: &[Source]) -> Arc<[String]> {
+    let machines = sources.iter().filter_map(|source| match &source.kind {
+        SourceKind::TcpListen { names, .. } => Some(names.values().cloned()),
+        _ => None,
+    });
+    let mut names: Vec<String> = sources.iter().map(|source| source.name.clone()).chain(machines.flatten()).collect();
+    names.sort_unstable();
+    names.into()
 }
 
 /// `names` of a listener: what the machines at some addresses are called.
@@ -375,6 +394,17 @@ fn listen(section: &Section<'_, '_>, owner: &str, taken: &mut Taken<'_>) -> Opti
     })
 }
 
+fn tcp_listen(section: &Section<'_, '_>, owner: &str, access: &Access, taken: &mut Taken<'_>) -> Option<SourceKind> {
+    let lanes = [("address", LaneKey::Address), ("connection", LaneKey::Connection)];
+    let lane = section.choice("lane", &lanes, LaneKey::Address);
+    let quick_ack = section.boolean("quick_ack", true);
+    let names = names(section, owner, taken);
+    let is_plain = allow_remote(section);
+    let listen = listen(section, owner, taken)?;
+    check_remote_tcp(section, listen, access, is_plain);
+    Some(SourceKind::TcpListen { listen, lane, quick_ack, names })
+}
+
 fn connect(section: &Section<'_, '_>) -> Option<Authority> {
     const REMEDY: &str = "a host and a port, such as \"10.0.4.20:4001\"";
     if section.get("connect").is_none() {
@@ -388,30 +418,11 @@ fn connect(section: &Section<'_, '_>) -> Option<Authority> {
     })
 }
 
-fn http(section: &Section<'_, '_>, owner: &str, taken: &mut Taken<'_>) -> Option<SourceKind> {
+fn http(section: &Section<'_, '_>, owner: &str, access: &Access, taken: &mut Taken<'_>) -> Option<SourceKind> {
     const PROXY: &str = "listen on 127.0.0.1 and run a proxy in front (nginx, HAProxy) that does it";
     section.unsupported("tls", PROXY);
-    section.unsupported("tokens_file", PROXY);
-    let allow_remote = section.boolean("allow_remote", false);
+    let is_plain = allow_remote(section);
     let listen = listen(section, owner, taken)?;
-    if !listen.ip().is_loopback() {
-        if allow_remote {
-            section.note(
-                "listen",
-                "anyone who reaches this address can write records: there is no TLS and no authentication",
-                "",
-            );
-        } else {
-            section.refuse(
-                "listen",
-                Refusal::new(
-                    "this address is reachable from other machines, and this version has neither TLS nor authentication: \
-                     anyone who reaches it could write records",
-                    "\"127.0.0.1:PORT\" behind a proxy that authenticates, or allow_remote = true in this source if all \
-                     who reach the address may write",
-                ),
-            );
-        }
-    }
+    check_remote_http(section, listen, access, is_plain);
     Some(SourceKind::Http { listen })
 }

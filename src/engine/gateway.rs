@@ -89,6 +89,9 @@ pub fn run(mut settings: Settings, options: Options) -> Result<Summary, EngineEr
     let started = Instant::now();
     super::memory::share_arenas(settings.gateway.cores.len());
     raise_open_files();
+    if !settings.gateway.core_dumps {
+        forbid_core_dumps();
+    }
     let file = settings.clone();
     leave_descriptors(&mut settings);
     let features = probe::io_uring()?;
@@ -187,6 +190,13 @@ fn raise_open_files() {
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
     if let Err(error) = raised {
         warn!("the limit of open files cannot be raised: {error}");
+    }
+}
+
+/// A core dump would hold records, keys and tokens.
+fn forbid_core_dumps() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        warn!("core dumps cannot be forbidden: {error}");
     }
 }
 

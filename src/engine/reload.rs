@@ -188,27 +188,22 @@ impl Reloader {
     /// Takes over what the files of secrets hold, if it is other than before: a service that has been given a new one answers 401 or 403
     /// until then. The configuration itself is not read, for nobody has said that it is whole.
     async fn look_at_secrets(&mut self) {
-        if self.start.file.deliver.header_files.is_empty() || self.is_stopping() {
+        let Some(secrets) = config::Secrets::of(&self.start.file).filter(|_| !self.is_stopping()) else { return };
+        let read = tokio::task::spawn_blocking(move || secrets.read()).await;
+        let reread = read.expect("reading does not panic");
+        let fault = (!reread.faults.is_empty()).then(|| reread.faults.join("; "));
+        if self.start.loaded.set_secret_fault(fault.clone()) {
+            let why = fault.unwrap_or_default();
+            warn!("a file of secrets cannot be used, the earlier secret stays in force: {why}");
+        }
+        if !reread.is_changed() {
             return;
         }
-        let deliver = self.start.file.deliver.clone();
-        let read = tokio::task::spawn_blocking(move || config::read_headers(&deliver)).await;
-        match read.expect("reading does not panic") {
-            Ok(None) => drop(self.start.loaded.set_secret_fault(None)),
-            Ok(Some(headers)) => {
-                self.start.loaded.set_secret_fault(None);
-                let mut file = self.start.file.clone();
-                file.deliver.headers = headers;
-                match self.take_over(file).await {
-                    Ok(done) => info!("a file of secrets has changed: {done}"),
-                    Err(why) => warn!("a file of secrets has changed, and is not taken over: {why}"),
-                }
-            }
-            Err(why) => {
-                if self.start.loaded.set_secret_fault(Some(why.to_string())) {
-                    warn!("a file of secrets cannot be used, the earlier secret stays in force: {why}");
-                }
-            }
+        let mut file = self.start.file.clone();
+        reread.put_into(&mut file);
+        match self.take_over(file).await {
+            Ok(done) => info!("a file of secrets has changed: {done}"),
+            Err(why) => warn!("a file of secrets has changed, and is not taken over: {why}"),
         }
     }
 

@@ -152,6 +152,14 @@ impl Page {
         let rows = self.report.sources.iter().map(|source| (label(source), oldest_s(&source.name)));
         let help = "Age of the oldest record in memory that waits to be delivered, of a source.";
         family(encoder, "source_oldest_pending_seconds", help, false, rows)?;
+        let denied = self.report.sources.iter().flat_map(|source| {
+            source.reasons_to_deny().iter().map(|denial| {
+                let labels = [("source", source.name.clone()), ("reason", denial.label().to_owned())];
+                (labels, source.denied.of(*denial) as f64)
+            })
+        });
+        let help = "Connections and requests that a listener turned away, for who sent them.";
+        family(encoder, "source_denied", help, true, denied)?;
         self.lines(encoder)
     }
 

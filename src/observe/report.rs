@@ -227,6 +227,7 @@ fn merge_sources(shards: &[Snapshot]) -> Vec<SourceSnapshot> {
         own.rejected += source.rejected;
         own.bytes += source.bytes;
         own.garbage_bytes += source.garbage_bytes;
+        own.denied.add(&source.denied);
         own.held_bytes += source.held_bytes;
         own.flagged.add(&source.flagged);
         own.samples.extend(source.samples.iter().cloned());

@@ -1,6 +1,7 @@
 //! What a shard shows of itself: taken between two turns of its loop, so that its numbers belong together.
 
 use super::losses::LossSnapshot;
+use crate::access::{Denial, DenialCounts};
 use crate::ground::count::{Counters, LineCounts, StageHistograms, Terms};
 use crate::ground::text::about_seconds;
 use crate::ground::{FlagCounts, RecordFlags};
@@ -213,6 +214,8 @@ pub struct SourceSnapshot {
     pub held_bytes: u64,
     /// The last of what did not become a record, oldest first; at most 8.
     pub samples: Vec<Sample>,
+    /// Who was turned away, of a listener: by reason.
+    pub denied: DenialCounts,
     /// Seconds since the last byte, if there was one.
     pub silent_s: Option<f64>,
     /// What is wrong with it now, in words for the operator: missing, busy, silent …
@@ -220,6 +223,17 @@ pub struct SourceSnapshot {
     /// Of a `serial` source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<LineSnapshot>,
+}
+
+impl SourceSnapshot {
+    /// For what somebody can be turned away by such a source.
+    pub fn reasons_to_deny(&self) -> &'static [Denial] {
+        match self.kind {
+            "http" => &Denial::ALL,
+            "tcp_listen" => &[Denial::Network],
+            _ => &[],
+        }
+    }
 }
 
 /// Delivery, as one shard sees it.

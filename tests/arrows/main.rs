@@ -29,6 +29,11 @@ const EXCEPTIONS: &[Exception] = &[
         why: "reads the configuration, and on which CPUs this process may run",
     },
     Exception {
+        file: "config/access.rs",
+        names: &["std::fs", "std::os::unix"],
+        why: "reads the files of tokens, and who else may",
+    },
+    Exception {
         file: "config/deliver.rs",
         names: &["std::env", "std::fs"],
         why: "reads the files that headers are taken from, and where systemd has put credentials",

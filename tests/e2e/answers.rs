@@ -33,7 +33,7 @@ fn assert_all(api: &Api) {
 fn an_api_that_refuses_everybody_is_asked_by_one_request_at_a_time_until_it_takes_one() {
     let site = Site::new();
     let api = Api::start(site.api, Behaviour::default());
-    for refusal in ["401 Unauthorized", "302 Found\r\nLocation: http://127.0.0.1:1/", "404 Not Found"] {
+    for refusal in ["401 Unauthorized", "302 Found\r\nLocation: http://127.0.0.1:1/?key=s3cr3t", "404 Not Found"] {
         api.refuse(Some(refusal));
         let (taken, asked) = (api.films().len(), api.steps().len());
         let (gateway, _machines) = start(&site);
@@ -47,11 +47,12 @@ fn an_api_that_refuses_everybody_is_asked_by_one_request_at_a_time_until_it_take
         assert!((4..=120).contains(&asked), "{asked} requests answered with {refusal}");
         let problem = gateway.status().0["routes"][0]["problem"].as_str().map(str::to_owned).expect("it is said");
         assert!(problem.contains(&refusal[..3]) && problem.contains(": "), "{problem}");
+        assert!(!problem.contains("s3cr3t"), "a query may hold a secret: {problem}");
         api.refuse(None);
         gateway.wait_delivered(2 * MACHINES as u64);
         assert_eq!(gateway.status().0["routes"][0]["problem"], serde_json::Value::Null);
         assert_eq!(api.films().len() - taken, 2 * MACHINES);
-        gateway.stop();
+        assert!(!gateway.stop().contains("s3cr3t"), "a query may hold a secret");
         if taken == 0 {
             assert_all(&api);
         }

@@ -1,6 +1,7 @@
 //! End to end, with the real binary: from a pty, a socket and an HTTP POST to rows of the film API, with whatever goes wrong in
 //! between. Every test has a fresh directory and ports of its own; nothing is waited for by time where it can be looked at.
 
+mod access;
 mod answers;
 mod api;
 mod backlog;

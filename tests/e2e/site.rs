@@ -194,7 +194,9 @@ impl Config {
 
     /// All machines of a test are on one address.
     pub fn tcp_listen(self, name: &str, address: SocketAddr) -> Self {
-        self.source(name, "tcp_listen", &format!("listen = \"{address}\"\nlane = \"connection\"\nfirst = \"keep\""))
+        let allow = if address.ip().is_loopback() { "" } else { "\nallow = \"127.0.0.0/8\"" };
+        let keys = format!("listen = \"{address}\"\nlane = \"connection\"\nfirst = \"keep\"{allow}");
+        self.source(name, "tcp_listen", &keys)
     }
 
     /// A device server that begins with a record.

@@ -1,7 +1,7 @@
 //! Row 60: what a request with the machine's own key is answered, and when. Which answer it is decides the owner; each test plays one.
 
 use super::{GOOD, Machine, SECOND_NS, post};
-use ringest::http::server::{Awaited, Limits, ServerConnection, Verdict};
+use ringest::http::server::{Awaited, Limits, Ruling, ServerConnection, Verdict};
 
 fn keyed(body: &str) -> String {
     post(&format!("Idempotency-Key: k\r\nContent-Length: {}\r\n", body.len()), body)
@@ -12,7 +12,9 @@ fn feed(machine: &mut Machine, bytes: &str, piece_bytes: usize, verdict: Verdict
     let mut taken = 0;
     for piece in bytes.as_bytes().chunks(piece_bytes) {
         let mut input = piece;
-        while let Some(request) = machine.connection.next_request(&machine.limits, 0, &mut input) {
+        while let Some(request) =
+            machine.connection.next_request(&machine.limits, 0, &mut input, &mut Ruling::everybody)
+        {
             assert_eq!(request.idempotency_key, Some(b"k".as_slice()));
             machine.connection.respond(verdict);
             taken += 1;

@@ -1,12 +1,14 @@
 //! What the ingest server makes of requests, right and wrong ones: each is sent whole, byte by byte, and pipelined after a
 //! good request, always with a good request behind it, which is answered only where the connection goes on.
 
+mod access;
 mod keys;
 mod random;
 mod rows;
 
+use ringest::access::{Access, Names};
 use ringest::http::date::HttpDate;
-use ringest::http::server::{Limits, Output, ServerConnection, Verdict};
+use ringest::http::server::{Caller, Limits, Output, Ruling, ServerConnection, Verdict};
 
 /// Start of a good request.
 const P: &str = "POST /v1/records/a HTTP/1.1\r\nHost: a\r\n";
@@ -96,6 +98,7 @@ impl Outcome {
 struct Machine {
     connection: ServerConnection,
     limits: Limits,
+    access: Access,
     outcome: Outcome,
     next_number: u64,
 }
@@ -106,13 +109,21 @@ impl Machine {
     }
 
     fn with_limits(limits: Limits) -> Self {
-        Self { connection: ServerConnection::new(0), limits, outcome: Outcome::default(), next_number: 0 }
+        let (connection, access) = (ServerConnection::new(0), Access::default());
+        Self { connection, limits, access, outcome: Outcome::default(), next_number: 0 }
     }
 
     /// Takes the requests of `bytes` without making anything durable.
     fn receive(&mut self, now_ns: u64, bytes: &[u8]) {
         let mut input = bytes;
-        while let Some(request) = self.connection.next_request(&self.limits, now_ns, &mut input) {
+        let mut judge = |caller: &Caller<'_>| {
+            let names = Names { own: "a", taken: &["a".to_owned(), "gauge".to_owned()] };
+            match self.access.judge(caller, names, 0) {
+                Ok(origin) => Ruling::Pass(origin),
+                Err(turned) => Ruling::Deny(Box::new(turned.answer)),
+            }
+        };
+        while let Some(request) = self.connection.next_request(&self.limits, now_ns, &mut input, &mut judge) {
             assert!(!request.body.is_empty() && request.body.len() <= self.limits.body_bytes);
             self.outcome.journaled.push(Taken {
                 source: request.source.to_owned(),
@@ -184,7 +195,7 @@ fn reading_pauses_while_64_answers_wait_and_what_was_read_is_still_taken() {
     machine.receive(0, GOOD.as_bytes());
     assert!(!machine.connection.wants_read());
     let mut input = GOOD.as_bytes();
-    while machine.connection.next_request(&machine.limits, 0, &mut input).is_some() {
+    while machine.connection.next_request(&machine.limits, 0, &mut input, &mut Ruling::everybody).is_some() {
         machine.connection.respond(Verdict::Unavailable { retry_after_s: 1 });
     }
     machine.connection.release(64);
@@ -201,7 +212,7 @@ fn a_flood_that_the_owner_does_not_pause_ends_in_503() {
     let mut taken = 0;
     for _ in 0..70_000 {
         let mut input = GOOD.as_bytes();
-        while connection.next_request(&limits, 0, &mut input).is_some() {
+        while connection.next_request(&limits, 0, &mut input, &mut Ruling::everybody).is_some() {
             taken += 1;
             connection.respond(Verdict::Accepted { last_number: taken, records: 1, keyed: false });
         }
@@ -214,7 +225,7 @@ fn a_flood_that_the_owner_does_not_pause_ends_in_503() {
 
 #[test]
 fn an_idle_connection_is_small_and_holds_no_buffer() {
-    assert!(size_of::<ServerConnection>() <= 160, "{} bytes", size_of::<ServerConnection>());
+    assert!(size_of::<ServerConnection>() <= 168, "{} bytes", size_of::<ServerConnection>());
     let mut machine = Machine::new();
     machine.feed(with_length("5").as_bytes());
     assert_eq!(machine.connection.held_bytes(), 0);
@@ -234,7 +245,7 @@ fn a_whole_request_is_lent_from_the_bytes_it_came_in() {
     let limits = Limits::default();
     let mut connection = ServerConnection::new(0);
     let mut input = request.as_bytes();
-    let taken = connection.next_request(&limits, 5, &mut input).expect("a request");
+    let taken = connection.next_request(&limits, 5, &mut input, &mut Ruling::everybody).expect("a request");
     assert!(inside(taken.source.as_bytes()) && inside(taken.body) && inside(taken.content_type.unwrap()));
     assert!(inside(taken.idempotency_key.unwrap()));
     assert_eq!(taken.first_byte_ns, 5);
@@ -242,10 +253,10 @@ fn a_whole_request_is_lent_from_the_bytes_it_came_in() {
     assert_eq!(connection.held_bytes(), 0);
     // A body that comes whole behind its head is lent too.
     let (head, body) = request.as_bytes().split_at(request.len() - 5);
-    assert!(connection.next_request(&limits, 6, &mut { head }).is_none());
+    assert!(connection.next_request(&limits, 6, &mut { head }, &mut Ruling::everybody).is_none());
     assert!(connection.held_bytes() < 64);
     let mut input = body;
-    let taken = connection.next_request(&limits, 9, &mut input).expect("a request");
+    let taken = connection.next_request(&limits, 9, &mut input, &mut Ruling::everybody).expect("a request");
     assert_eq!((taken.source, taken.body, taken.first_byte_ns), ("a", b"hello".as_slice(), 6));
     assert!(inside(taken.body));
 }
@@ -257,6 +268,6 @@ fn a_request_must_be_answered_before_the_next_one_is_taken() {
     let requests = GOOD.repeat(2);
     let mut input = requests.as_bytes();
     let limits = Limits::default();
-    assert!(connection.next_request(&limits, 0, &mut input).is_some());
-    connection.next_request(&limits, 0, &mut input);
+    assert!(connection.next_request(&limits, 0, &mut input, &mut Ruling::everybody).is_some());
+    connection.next_request(&limits, 0, &mut input, &mut Ruling::everybody);
 }

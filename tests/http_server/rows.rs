@@ -3,27 +3,27 @@
 use super::*;
 
 /// A request and what must come of it.
-struct Case {
-    row: &'static str,
-    bytes: Vec<u8>,
+pub(super) struct Case {
+    pub(super) row: &'static str,
+    pub(super) bytes: Vec<u8>,
     /// In turn, all without the good request's.
-    statuses: Vec<u16>,
-    bodies: Vec<Vec<u8>>,
-    closes: bool,
+    pub(super) statuses: Vec<u16>,
+    pub(super) bodies: Vec<Vec<u8>>,
+    pub(super) closes: bool,
 }
 
-fn taken(row: &'static str, bytes: impl AsRef<[u8]>, body: &str) -> Case {
+pub(super) fn taken(row: &'static str, bytes: impl AsRef<[u8]>, body: &str) -> Case {
     let bodies = vec![body.as_bytes().to_vec()];
     Case { row, bytes: bytes.as_ref().to_vec(), statuses: vec![201], bodies, closes: false }
 }
 
 /// Refused, and the connection goes on.
-fn refused(row: &'static str, bytes: impl AsRef<[u8]>, status: u16) -> Case {
+pub(super) fn refused(row: &'static str, bytes: impl AsRef<[u8]>, status: u16) -> Case {
     Case { row, bytes: bytes.as_ref().to_vec(), statuses: vec![status], bodies: Vec::new(), closes: false }
 }
 
 /// Refused, and nothing behind it is looked at.
-fn closed(row: &'static str, bytes: impl AsRef<[u8]>, status: u16) -> Case {
+pub(super) fn closed(row: &'static str, bytes: impl AsRef<[u8]>, status: u16) -> Case {
     Case { closes: true, ..refused(row, bytes, status) }
 }
 
@@ -50,17 +50,27 @@ fn check_outcome(case: &Case, way: &str, outcome: &Outcome, good_before: bool) {
 }
 
 fn check(cases: &[Case]) {
+    check_at(&Access::default(), GOOD, cases);
+}
+
+/// At a listener that lets such in; `good` is a request that it takes.
+pub(super) fn check_at(access: &Access, good: &str, cases: &[Case]) {
+    let run = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut machine = Machine { access: access.clone(), ..Machine::new() };
+        pieces.for_each(|piece| machine.feed(piece));
+        machine.outcome
+    };
     for case in cases {
-        let alone = [&case.bytes, GOOD.as_bytes()].concat();
-        check_outcome(case, "whole", &run([alone.as_slice()]), false);
-        check_outcome(case, "byte by byte", &run(alone.chunks(1)), false);
-        let behind = [GOOD.as_bytes(), &alone].concat();
-        check_outcome(case, "pipelined", &run([behind.as_slice()]), true);
-        check_outcome(case, "pipelined, byte by byte", &run(behind.chunks(1)), true);
+        let alone = [&case.bytes, good.as_bytes()].concat();
+        check_outcome(case, "whole", &run(&mut [alone.as_slice()].into_iter()), false);
+        check_outcome(case, "byte by byte", &run(&mut alone.chunks(1)), false);
+        let behind = [good.as_bytes(), &alone].concat();
+        check_outcome(case, "pipelined", &run(&mut [behind.as_slice()].into_iter()), true);
+        check_outcome(case, "pipelined, byte by byte", &run(&mut behind.chunks(1)), true);
         if alone.len() < 1000 {
             for split in 1..alone.len() {
                 let (first, second) = alone.split_at(split);
-                check_outcome(case, &format!("split at {split}"), &run([first, second]), false);
+                check_outcome(case, &format!("split at {split}"), &run(&mut [first, second].into_iter()), false);
             }
         }
     }
@@ -518,7 +528,7 @@ fn row_70_and_other_verdicts_are_answered_in_order() {
         Verdict::BadRequest("line 3 is empty"),
     ];
     for verdict in verdicts {
-        assert!(connection.next_request(&limits, 0, &mut input).is_some());
+        assert!(connection.next_request(&limits, 0, &mut input, &mut Ruling::everybody).is_some());
         connection.respond(verdict);
     }
     assert!(!connection.has_output(), "all stand behind a record that is not durable");

@@ -202,6 +202,19 @@ pub struct Plan {
 
 const HOST: &str = "api.example";
 
+/// The process, of which a world has none.
+fn gateway() -> Gateway {
+    Gateway {
+        file: "world".into(),
+        name: "sim".into(),
+        cores: vec![0],
+        state_dir: "/nowhere".into(),
+        admin: ([127, 0, 0, 1], 9600).into(),
+        min_wait: Duration::ZERO,
+        core_dumps: false,
+    }
+}
+
 impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed_b0a7);
@@ -241,18 +254,11 @@ impl Plan {
             ..Limits::default()
         };
         let deliver = Deliver { max_connection_age: connection_age(seed), ..deliver };
-        let gateway = Gateway {
-            file: "world".into(),
-            name: "sim".into(),
-            cores: vec![0],
-            state_dir: "/nowhere".into(),
-            admin: ([127, 0, 0, 1], 9600).into(),
-            min_wait: Duration::ZERO,
-        };
+        let gateway = gateway();
         Self {
             seed,
             level,
-            settings: Arc::new(Settings { gateway, journal, sources, sequence, deliver, limits }),
+            settings: Arc::new(Settings { gateway, journal, sources, sequence, deliver, limits, names: [].into() }),
             contract,
             body,
             machines: machines

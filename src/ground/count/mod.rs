@@ -125,6 +125,10 @@ counters! {
     pub lossy_records: u64,
     /// Connections accepted from machines.
     pub accepted_connections: u64,
+    /// Connections and requests of machines that were turned away, for who sent them.
+    pub denied: u64,
+    /// Requests without a good token whose answers were held back, since their address has failed often.
+    pub denied_late: u64,
     /// Times a serial port or an outgoing source was opened.
     pub opened_sources: u64,
     /// Times a serial port hung up or an outgoing source was lost.

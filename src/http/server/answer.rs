@@ -4,6 +4,8 @@ use crate::ground::text::write_decimal;
 use crate::http::chunked::ChunkFault;
 use crate::http::fields::FramingFault;
 
+use super::door::{Denied, PREFLIGHT, write_origin};
+
 /// A field that some refusals carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
@@ -70,7 +72,7 @@ impl From<ChunkFault> for Refusal {
 }
 
 /// An answer that waits for its turn.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Answer {
     /// `100 Continue`, before the final answer of the same request.
     Continue,
@@ -86,6 +88,8 @@ pub(super) enum Answer {
     Options,
     /// Anything else; without its body if it answers a HEAD.
     Refused { refusal: Refusal, head_only: bool },
+    /// To who is not let in; likewise.
+    Denied { denied: Box<Denied>, head_only: bool },
 }
 
 impl Answer {
@@ -94,6 +98,7 @@ impl Answer {
         match self {
             Self::Accepted { last_number, .. } => *last_number < durable_below,
             Self::Elsewhere { .. } => false,
+            Self::Denied { denied, .. } => denied.held_until_ns == 0,
             _ => true,
         }
     }
@@ -107,11 +112,12 @@ impl Answer {
             Self::Unavailable { .. } => 503,
             Self::Options => 204,
             Self::Refused { refusal, .. } => refusal.status,
+            Self::Denied { denied, .. } => denied.status,
         }
     }
 
-    /// Appends its bytes; `close` is whether the connection ends with it.
-    pub(super) fn write(&self, date: &[u8; 29], close: bool, out: &mut Vec<u8>) {
+    /// Appends its bytes; `close` is whether the connection ends with it, `origin` whose pages may read it.
+    pub(super) fn write(&self, date: &[u8; 29], close: bool, origin: Option<&str>, out: &mut Vec<u8>) {
         if let Self::Continue = self {
             out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             return;
@@ -123,6 +129,9 @@ impl Answer {
         if close {
             out.extend_from_slice(b"\r\nConnection: close");
         }
+        if let Some(origin) = origin {
+            write_origin(origin, out);
+        }
         match *self {
             Self::Continue | Self::Elsewhere { .. } => unreachable!("written above, or not answered yet"),
             Self::Accepted { records, .. } | Self::Taken { records } => write_accepted(records, out),
@@ -132,7 +141,14 @@ impl Answer {
                 write_text("no room for records now, try again later", false, out);
             }
             // A 204 has neither Content-Length nor body (RFC 9110 section 8.6).
-            Self::Options => out.extend_from_slice(b"\r\nAllow: POST, OPTIONS\r\n\r\n"),
+            Self::Options => {
+                out.extend_from_slice(b"\r\nAllow: POST, OPTIONS");
+                if origin.is_some() {
+                    out.extend_from_slice(PREFLIGHT);
+                }
+                out.extend_from_slice(b"\r\n\r\n");
+            }
+            Self::Denied { ref denied, head_only } => denied.write(head_only, out),
             Self::Refused { refusal, head_only } => {
                 out.extend_from_slice(match refusal.extra {
                     Extra::None => b"",
@@ -160,7 +176,14 @@ fn write_accepted(records: u32, out: &mut Vec<u8>) {
 }
 
 fn write_text(text: &str, head_only: bool, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ");
+    write_body("text/plain; charset=utf-8", text, head_only, out);
+}
+
+/// A body, with a line feed behind it, and what is said of it.
+pub(super) fn write_body(media_type: &str, text: &str, head_only: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\r\nContent-Type: ");
+    out.extend_from_slice(media_type.as_bytes());
+    out.extend_from_slice(b"\r\nContent-Length: ");
     write_decimal(text.len() as u64 + 1, out);
     out.extend_from_slice(b"\r\n\r\n");
     if !head_only {
@@ -174,6 +197,8 @@ fn status_line(status: u16) -> &'static [u8] {
         201 => b"HTTP/1.1 201 Created\r\n",
         204 => b"HTTP/1.1 204 No Content\r\n",
         400 => b"HTTP/1.1 400 Bad Request\r\n",
+        401 => b"HTTP/1.1 401 Unauthorized\r\n",
+        403 => b"HTTP/1.1 403 Forbidden\r\n",
         404 => b"HTTP/1.1 404 Not Found\r\n",
         405 => b"HTTP/1.1 405 Method Not Allowed\r\n",
         408 => b"HTTP/1.1 408 Request Timeout\r\n",

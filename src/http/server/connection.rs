@@ -2,9 +2,11 @@
 
 use super::limits::Limits;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Answer, Extra, Refusal};
+use super::door::{Caller, Ruling};
 use super::reading::Step;
 use crate::http::chunked::Decoder;
 use crate::http::fields::LineScan;
@@ -127,6 +129,13 @@ pub(super) struct Drain {
     pub(super) bytes: u64,
 }
 
+/// An answer, and the origin whose pages may read it.
+#[derive(Debug, Clone)]
+struct Pending {
+    answer: Answer,
+    origin: Option<Arc<String>>,
+}
+
 /// How much of an empty line came before a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlankLine {
@@ -143,8 +152,8 @@ pub(super) enum BlankLine {
 #[derive(Debug)]
 pub struct ServerConnection {
     pub(super) buffer: Vec<u8>,
-    first: Option<Answer>,
-    rest: VecDeque<Answer>,
+    first: Option<Pending>,
+    rest: VecDeque<Pending>,
     pub(super) phase: Phase,
     /// Set while the body of a refused request is dropped.
     pub(super) drain: Option<Box<Drain>>,
@@ -156,6 +165,8 @@ pub struct ServerConnection {
     pub(super) keep_alive: bool,
     pub(super) blank_line: BlankLine,
     pub(super) tls_hello: bool,
+    /// Whose pages may read the answer to the request under way.
+    pub(super) origin: Option<Arc<String>>,
 }
 
 impl ServerConnection {
@@ -174,11 +185,13 @@ impl ServerConnection {
             keep_alive: true,
             blank_line: BlankLine::None,
             tls_hello: false,
+            origin: None,
         }
     }
 
     /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is
-    /// needed. Bytes after a request that ends the connection are dropped unread.
+    /// needed. Bytes after a request that ends the connection are dropped unread. `judge` is asked once a request, when its head
+    /// is whole and nothing of its body is read.
     ///
     /// # Panics
     /// If the request before has not been answered by [`respond`](Self::respond).
@@ -187,6 +200,7 @@ impl ServerConnection {
         limits: &Limits,
         now_ns: u64,
         input: &mut &'i [u8],
+        judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
     ) -> Option<Request<'a>> {
         let body = loop {
             let step = match self.phase {
@@ -195,7 +209,7 @@ impl ServerConnection {
                     Step::More
                 }
                 Phase::Verdict => panic!("the request before has not been answered"),
-                Phase::Head(scan) => self.read_head(scan, limits, now_ns, input),
+                Phase::Head(scan) => self.read_head(scan, limits, now_ns, input, judge),
                 Phase::Length(remaining) => self.read_body(remaining, input),
                 Phase::Chunked(decoder) => self.read_chunks(decoder, limits, input),
             };
@@ -225,7 +239,7 @@ impl ServerConnection {
     /// What became of a request that somebody else has. Whether it was the first that waits; `None` where it waits no more.
     pub fn settle(&mut self, ticket: u64, verdict: Verdict) -> Option<bool> {
         let mut is_first = true;
-        for answer in self.first.iter_mut().chain(&mut self.rest) {
+        for Pending { answer, .. } in self.first.iter_mut().chain(&mut self.rest) {
             if matches!(answer, Answer::Elsewhere { ticket: other, .. } if *other == ticket) {
                 *answer = answer_of(verdict);
                 return Some(is_first);
@@ -238,14 +252,16 @@ impl ServerConnection {
     /// The first request that waits has waited for too long. Where it is known by its key it is answered 409, and the connection ends;
     /// `false` where nothing true can be said.
     pub fn give_up(&mut self) -> bool {
-        let is_waiting = self.first.is_some_and(|answer| !answer.may_go(self.durable_below));
-        let Some(Answer::Accepted { keyed: true, .. } | Answer::Elsewhere { keyed: true, .. }) =
-            self.first.filter(|_| is_waiting)
+        let first = self.first.as_mut().filter(|first| !first.answer.may_go(self.durable_below));
+        let Some(Pending {
+            answer: answer @ (Answer::Accepted { keyed: true, .. } | Answer::Elsewhere { keyed: true, .. }),
+            ..
+        }) = first
         else {
             return false;
         };
         let text = "a request with this Idempotency-Key is still on its way to the disk, try again later";
-        self.first = Some(refused(Refusal { extra: Extra::RetrySoon, ..Refusal::new(409, text) }, false));
+        *answer = refused(Refusal { extra: Extra::RetrySoon, ..Refusal::new(409, text) }, false);
         self.rest = VecDeque::new();
         self.stop_reading();
         true
@@ -258,7 +274,7 @@ impl ServerConnection {
 
     /// What the next of the answers waits for that may not go yet.
     pub fn awaits(&self) -> Option<Awaited> {
-        let mut answers = self.first.iter().chain(&self.rest);
+        let mut answers = self.first.iter().chain(&self.rest).map(|pending| &pending.answer);
         answers.find_map(|answer| match answer {
             Answer::Accepted { last_number, .. } if !answer.may_go(self.durable_below) => {
                 Some(Awaited::Durable(*last_number))
@@ -270,15 +286,16 @@ impl ServerConnection {
 
     /// Whether an answer may be sent now.
     pub fn has_output(&self) -> bool {
-        self.first.is_some_and(|answer| answer.may_go(self.durable_below))
+        self.first.as_ref().is_some_and(|first| first.answer.may_go(self.durable_below))
     }
 
     /// Appends all answers that may be sent now, in order. `date` is the value of the Date header.
     pub fn take_output(&mut self, now_ns: u64, date: &[u8; 29], out: &mut Vec<u8>) -> Output {
         let mut output = Output::default();
-        while let Some(answer) = self.first.filter(|answer| answer.may_go(self.durable_below)) {
+        while let Some(Pending { answer, origin }) = self.first.take_if(|first| first.answer.may_go(self.durable_below))
+        {
             self.first = self.rest.pop_front();
-            answer.write(date, self.is_finished(), out);
+            answer.write(date, self.is_finished(), origin.as_deref().map(String::as_str), out);
             match answer.status() {
                 100..=199 => {}
                 200..=299 => output.accepted += 1,
@@ -307,14 +324,16 @@ impl ServerConnection {
         self.stop_reading();
     }
 
-    /// When [`handle_deadline`](Self::handle_deadline) is due: a head or body that is not whole, or an idle connection.
+    /// When [`handle_deadline`](Self::handle_deadline) is due: a head or body that is not whole, an idle connection, a last answer
+    /// that is held back.
     /// `None` while answers wait and nothing is unfinished.
     pub fn deadline_ns(&self, limits: &Limits) -> Option<u64> {
         let after = |start_ns: u64, limit: Duration| {
             Some(start_ns.saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)))
         };
         match self.phase {
-            Phase::Closing | Phase::Verdict => None,
+            Phase::Closing => self.held_until_ns(),
+            Phase::Verdict => None,
             Phase::Length(_) | Phase::Chunked(_) => after(self.since_ns, limits.body_timeout),
             Phase::Head(_) if self.under_way() => after(self.first_byte_ns, limits.header_timeout),
             Phase::Head(_) if self.first.is_some() => None,
@@ -328,6 +347,7 @@ impl ServerConnection {
             return;
         }
         match self.phase {
+            Phase::Closing => self.end_holding(),
             Phase::Head(_) if !self.under_way() => self.stop_reading(),
             Phase::Head(_) => self.close_with(Refusal::new(408, "the header did not come in time"), false),
             _ => self.close_with(Refusal::new(408, "the body did not come in time"), self.drains_a_head()),
@@ -347,7 +367,7 @@ impl ServerConnection {
     /// Memory held beyond the connection's own size, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.buffer.capacity()
-            + self.rest.capacity() * size_of::<Answer>()
+            + self.rest.capacity() * size_of::<Pending>()
             + self.drain.as_ref().map_or(0, |_| size_of::<Drain>())
     }
 
@@ -386,9 +406,29 @@ impl ServerConnection {
     }
 
     pub(super) fn push(&mut self, answer: Answer) {
+        // What comes before the final answer says nothing of origins.
+        let origin = if matches!(answer, Answer::Continue) { None } else { self.origin.take() };
+        let pending = Pending { answer, origin };
         match self.first {
-            None => self.first = Some(answer),
-            Some(_) => self.rest.push_back(answer),
+            None => self.first = Some(pending),
+            Some(_) => self.rest.push_back(pending),
+        }
+    }
+
+    /// Until when the last answer is held back, where it is.
+    fn held_until_ns(&self) -> Option<u64> {
+        match &self.rest.back().or(self.first.as_ref())?.answer {
+            Answer::Denied { denied, .. } if denied.held_until_ns > 0 => Some(denied.held_until_ns),
+            _ => None,
+        }
+    }
+
+    /// The last answer may go.
+    fn end_holding(&mut self) {
+        if let Some(Pending { answer: Answer::Denied { denied, .. }, .. }) =
+            self.rest.back_mut().or(self.first.as_mut())
+        {
+            denied.held_until_ns = 0;
         }
     }
 

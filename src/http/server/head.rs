@@ -4,6 +4,7 @@ use super::limits::Limits;
 use httparse::{EMPTY_HEADER, Header, Status};
 
 use super::answer::{Extra, Refusal};
+use super::door::Caller;
 use crate::http::fields::{Framing, FramingFields, is_token, is_token_byte, list};
 
 /// Longest method that is looked at, in bytes.
@@ -24,6 +25,7 @@ pub(super) struct Head<'h> {
     /// A HEAD request, whose answer has no body.
     pub(super) head_only: bool,
     pub(super) route: Route<'h>,
+    pub(super) caller: Caller<'h>,
 }
 
 /// What a request is for.
@@ -148,12 +150,18 @@ fn interpret<'h>(line: RequestLine<'h>, parsed: httparse::Result<(usize, &[Heade
     let framing = seen.framing.resolve(line.http10)?;
     let path = path_of(&line)?;
     let expects = if line.http10 { Expect::Nothing } else { seen.expect };
+    let route = route(&line, path, &seen, expects);
+    seen.caller.is_options = line.method == b"OPTIONS";
+    if let Route::Ingest(ingest) = &route {
+        seen.caller.source = Some(ingest.source);
+    }
     Ok(Head {
         framing,
         keep_alive: !line.http10 && !seen.close,
         expects_continue: expects == Expect::Continue,
         head_only: line.method == b"HEAD",
-        route: route(&line, path, &seen, expects),
+        caller: seen.caller,
+        route,
     })
 }
 
@@ -177,6 +185,7 @@ struct Fields<'h> {
     foreign_encoding: bool,
     keys: u32,
     key: Option<&'h [u8]>,
+    caller: Caller<'h>,
 }
 
 impl<'h> Fields<'h> {
@@ -194,6 +203,7 @@ impl<'h> Fields<'h> {
                 let known = value.eq_ignore_ascii_case(b"100-continue") && self.expect != Expect::Unknown;
                 self.expect = if known { Expect::Continue } else { Expect::Unknown };
             }
+            6 if is("origin") => self.caller.origin.see(value),
             10 if is("connection") => {
                 self.close |= list(value).any(|option| option.eq_ignore_ascii_case(b"close"));
             }
@@ -201,7 +211,9 @@ impl<'h> Fields<'h> {
                 self.content_types += 1;
                 self.content_type = Some(value);
             }
+            13 if is("authorization") => self.caller.authorization.see(value),
             14 if is("content-length") => self.framing.content_length(value),
+            14 if is("sec-fetch-site") => self.caller.fetch_site.see(value),
             15 if is("idempotency-key") => {
                 self.keys += 1;
                 self.key = Some(value);

@@ -3,13 +3,15 @@
 //! It owns the bytes of a request that is not whole yet and the answers that wait for their turn; it never owns a record.
 //! What is wrong with a request is answered here, in order behind the answers before it, and its owner never sees it.
 //! A request that came whole is lent from the bytes it came in; only what is unfinished is copied, so an idle connection
-//! holds no buffer at all.
+//! holds no buffer at all. Who sends it is judged by its owner as soon as its head is whole ([`Ruling`]).
 
 mod answer;
 mod connection;
+mod door;
 mod head;
 mod limits;
 mod reading;
 
 pub use connection::{Awaited, Output, Request, ServerConnection, Verdict};
+pub use door::{Caller, Denied, Once, Ruling};
 pub use limits::Limits;

@@ -2,6 +2,7 @@
 
 use super::answer::{Answer, Extra, Refusal};
 use super::connection::{BlankLine, Drain, Kept, Phase, Request, ServerConnection, refused};
+use super::door::{Caller, Denied, Ruling};
 use super::head::{self, Head, Ingest, Route};
 use super::limits::Limits;
 use crate::http::chunked::{Chunk, Decoder};
@@ -38,6 +39,7 @@ impl ServerConnection {
         limits: &Limits,
         now_ns: u64,
         input: &mut &'a [u8],
+        judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
     ) -> Step<'a> {
         if self.buffer.is_empty() {
             if !self.begin(now_ns, input) {
@@ -58,7 +60,7 @@ impl ServerConnection {
                 HeadEnd::Whole { line_end, end } => {
                     let (bytes, rest) = input.split_at(end);
                     *input = rest;
-                    self.take_head(bytes, line_end, limits, now_ns, input, true)
+                    self.take_head((bytes, line_end), limits, now_ns, input, judge, true)
                 }
             };
         }
@@ -83,7 +85,7 @@ impl ServerConnection {
                 *input = &input[end - held..];
                 // The head dies with `bytes`: what must outlive it is copied, no request is lent, no input taken.
                 let mut rest = *input;
-                self.take_head(&bytes[..end], line_end, limits, now_ns, &mut rest, false);
+                self.take_head((&bytes[..end], line_end), limits, now_ns, &mut rest, judge, false);
                 Step::Again
             }
         }
@@ -123,11 +125,11 @@ impl ServerConnection {
     /// Decides what becomes of a whole head. `lend` is whether `bytes` live as long as the input does.
     fn take_head<'a>(
         &mut self,
-        bytes: &'a [u8],
-        line_end: usize,
+        (bytes, line_end): (&'a [u8], usize),
         limits: &Limits,
         now_ns: u64,
         input: &mut &'a [u8],
+        judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
         lend: bool,
     ) -> Step<'a> {
         let head = match head::parse(bytes, line_end, limits) {
@@ -141,6 +143,16 @@ impl ServerConnection {
         self.blank_line = BlankLine::None;
         self.keep_alive = head.keep_alive;
         self.since_ns = now_ns;
+        // What asks for a tunnel is refused whoever asks.
+        if !matches!(head.route, Route::Tunnel(_)) {
+            match judge(&head.caller) {
+                Ruling::Pass(origin) => self.origin = origin,
+                Ruling::Deny(denied) => {
+                    self.deny(&head, denied, input);
+                    return Step::Again;
+                }
+            }
+        }
         let ingest = match head.route {
             Route::Ingest(ingest) => ingest,
             Route::Tunnel(refusal) => {
@@ -197,6 +209,19 @@ impl ServerConnection {
         buffer.extend_from_slice(key);
         self.buffer = buffer;
         self.phase = phase;
+    }
+
+    /// Answers who is not let in. Of who has not said who they are nothing more is read.
+    fn deny(&mut self, head: &Head<'_>, mut denied: Box<Denied>, input: &[u8]) {
+        self.origin = denied.origin.take();
+        let is_unknown = denied.status == 401;
+        let answer = Answer::Denied { denied, head_only: head.head_only };
+        if is_unknown {
+            self.keep_alive = false;
+            self.finish(answer);
+        } else {
+            self.decline(head, answer, input);
+        }
     }
 
     /// Answers a request that is not for records once its body is dropped; at once where there is none, or where reading on
@@ -273,13 +298,10 @@ impl ServerConnection {
     fn take_data(&mut self, bytes: &[u8], limits: &Limits) -> bool {
         if let Some(drain) = &mut self.drain {
             drain.bytes += bytes.len() as u64;
-            if drain.bytes > DRAIN_BYTES_MAX {
-                let answer = drain.answer;
-                self.keep_alive = false;
-                self.finish(answer);
-                return false;
-            }
-            return true;
+            let Some(drain) = self.drain.take_if(|drain| drain.bytes > DRAIN_BYTES_MAX) else { return true };
+            self.keep_alive = false;
+            self.finish(drain.answer);
+            return false;
         }
         let bound = self.kept.bytes() + limits.body_bytes;
         if self.buffer.len() + bytes.len() > bound {
@@ -292,8 +314,8 @@ impl ServerConnection {
 
     /// Whether the body being dropped is a HEAD request's.
     pub(super) fn drains_a_head(&self) -> bool {
-        let answer = self.drain.as_ref().map(|drain| drain.answer);
-        matches!(answer, Some(Answer::Refused { head_only: true, .. }))
+        let answer = self.drain.as_ref().map(|drain| &drain.answer);
+        matches!(answer, Some(Answer::Refused { head_only: true, .. } | Answer::Denied { head_only: true, .. }))
     }
 
     /// The request whose parts `buffer` holds.

@@ -548,12 +548,16 @@ impl Dispatcher {
     }
 }
 
-/// Where a redirect leads is shown.
+/// Where a redirect leads is shown, without its query, which may hold a secret.
 fn keep_location(conn: &mut ApiLink, reader: &ResponseReader) {
     let is_redirect = conn.connection.in_flight.front().is_some_and(|request| (300..400).contains(&request.status));
     conn.connection.answer.location.clear();
     if is_redirect {
-        conn.connection.answer.location.extend_from_slice(reader.location());
+        let path = reader.location().split(|byte| *byte == b'?').next().unwrap_or_default();
+        conn.connection.answer.location.extend_from_slice(path);
+        if path.len() < reader.location().len() {
+            conn.connection.answer.location.extend_from_slice(b"?...");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! configured. What is decided by another core is passed on to it.
 
 use super::Placement;
+use super::access::Door;
 use super::guests::Sent;
 use super::hold::Hold;
 use super::queue::{Queued, RoomQueue};
@@ -9,7 +10,7 @@ use super::sender::{RETRY_AFTER_S, Sender};
 use super::source::Sources;
 use crate::ground::{CoreId, Fd, LinkId, Moment, RecordNumber, SourceId};
 use crate::http::date::HttpDate;
-use crate::http::server::{Awaited, Request, ServerConnection, Verdict};
+use crate::http::server::{Awaited, Caller, Request, ServerConnection, Verdict};
 use crate::shard::links::{Kind, Table};
 use crate::shard::op::{Op, Parcel, PassedOn, Readable, RecvEnd};
 use crate::shard::store::Store;
@@ -92,6 +93,7 @@ struct Taking<'a, 't> {
     sources: &'a mut Sources,
     placement: &'a Placement,
     sent: &'a mut Sent,
+    door: &'a mut Door,
 }
 
 impl Machine {
@@ -104,8 +106,11 @@ impl Machine {
         }
         let (limits, now_ns) = (&lent.turn.settings.limits.http, lent.turn.now.mono_ns);
         let mut input = bytes;
-        while let Some(request) = self.connection.next_request(limits, now_ns, &mut input) {
-            let Self { sender, passed_to, .. } = self;
+        let who = (self.sender.source, self.sender.peer());
+        loop {
+            let Self { sender, passed_to, connection, .. } = self;
+            let mut judge = |caller: &Caller<'_>| lent.door.judge(lent.turn, lent.sources, who, caller);
+            let Some(request) = connection.next_request(limits, now_ns, &mut input, &mut judge) else { break };
             let verdict = match lent.placement.owner_of_request(lent.store, &request, passed_to) {
                 Some(owner) => Some(Self::pass_on(sender, passed_to, lent, link, (owner, &request))),
                 None => sender.take(lent.turn, lent.store, lent.sources, &request),
@@ -268,13 +273,13 @@ impl Machines {
         turn: &mut Turn<'_>,
         store: &mut Store,
         sources: &mut Sources,
-        placement: &Placement,
+        (placement, door): (&Placement, &mut Door),
         (link, bytes): (LinkId, &mut [u8]),
     ) {
         let Self { table, sent, .. } = self;
         let machine = table.of(link);
         sources.count_bytes(turn, machine.sender.source, bytes.len());
-        machine.read(&mut Taking { turn, store, sources, placement, sent }, link, bytes);
+        machine.read(&mut Taking { turn, store, sources, placement, sent, door }, link, bytes);
         machine.mark_dirty(&mut self.dirty, link);
     }
 
@@ -285,7 +290,7 @@ impl Machines {
         turn: &mut Turn<'_>,
         store: &mut Store,
         sources: &mut Sources,
-        placement: &Placement,
+        (placement, door): (&Placement, &mut Door),
         link: LinkId,
     ) -> bool {
         if !turn.links.is_open(link, Kind::Http) {
@@ -301,7 +306,7 @@ impl Machines {
             return false;
         };
         sources.queue.set_asks_first(false);
-        machine.end_hold(&mut Taking { turn, store, sources, placement, sent }, link, *hold, verdict);
+        machine.end_hold(&mut Taking { turn, store, sources, placement, sent, door }, link, *hold, verdict);
         machine.mark_dirty(&mut self.dirty, link);
         true
     }
@@ -468,7 +473,7 @@ impl Machines {
         turn: &mut Turn<'_>,
         store: &mut Store,
         sources: &mut Sources,
-        placement: &Placement,
+        (placement, door): (&Placement, &mut Door),
         link: LinkId,
     ) {
         let now_ns = turn.now.mono_ns;
@@ -492,7 +497,7 @@ impl Machines {
             Closing::No => {
                 if let Some(hold) = machine.hold.take_if(|hold| now_ns >= hold.since_ns() + ROOM_WAIT_NS) {
                     let verdict = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
-                    let mut lent = Taking { turn: &mut *turn, store, sources, placement, sent };
+                    let mut lent = Taking { turn: &mut *turn, store, sources, placement, sent, door };
                     machine.end_hold(&mut lent, link, *hold, verdict);
                 }
                 machine.connection.handle_deadline(now_ns, &turn.settings.limits.http);
@@ -517,6 +522,11 @@ impl Machines {
     /// The connections of a source, by index.
     pub fn links_of(&self, turn: &Turn<'_>, id: SourceId) -> Vec<LinkId> {
         turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).sender.source == id).collect()
+    }
+
+    /// The other end of a connection.
+    pub fn peer_of(&self, link: LinkId) -> SocketAddr {
+        self.table.get(link).sender.peer()
     }
 
     /// A link is closed.

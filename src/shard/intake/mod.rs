@@ -8,10 +8,12 @@
 //!   no room.
 //! - `http`: HTTP machines; `sender`: who sends on one connection; `hold`: a request that waits for
 //!   room; `guests`: what crosses between cores.
+//! - `access`: who is turned away.
 //! - `queue`: who of all these waits for room, in their order.
 //!
 //! The intake gives each record to the store, and never sees an API.
 
+mod access;
 mod addresses;
 mod attempts;
 mod burst;
@@ -39,6 +41,7 @@ use crate::http::server::Request;
 use crate::journal::{Identity, owner_of};
 use crate::observe::snapshot::SourceSnapshot;
 use crate::source::serial::PortError;
+use access::Door;
 use attempts::Loss;
 use guests::Guests;
 use http::Machines;
@@ -143,6 +146,7 @@ pub(super) struct Intake {
     streams: Streams,
     machines: Machines,
     guests: Guests,
+    door: Door,
     /// Connections that were handed over while the journal was not ready, or of a source that this
     /// core has not heard of yet.
     early: Vec<(SourceId, Fd, SocketAddr)>,
@@ -160,6 +164,7 @@ impl Intake {
             streams,
             machines,
             guests: Guests::default(),
+            door: Door::default(),
             early: Vec::new(),
         }
     }
@@ -223,10 +228,17 @@ impl Intake {
             return;
         }
         let source = turn.source(id);
+        if !source.access.networks.admits(peer.ip()) {
+            self.door.deny_peer(turn, &mut self.sources, id, peer);
+            // One that accepts one at a time is told anew.
+            self.sources.fit(turn, id);
+            return Self::turn_away(turn, fd);
+        }
         if let SourceKind::TcpListen { lane: LaneKey::Address, names, .. } = &source.kind {
             let owner = self.placement.owner(&source.name, names, peer);
             if owner != self.placement.core {
                 turn.emit(Op::HandOver { source: id, fd, peer, core: owner });
+                self.sources.fit(turn, id);
                 return;
             }
         }
@@ -318,7 +330,10 @@ impl Intake {
         bytes: &mut [u8],
     ) {
         match kind {
-            Kind::Http => self.machines.received(turn, store, &mut self.sources, &self.placement, (link, bytes)),
+            Kind::Http => {
+                let owner = (&self.placement, &mut self.door);
+                self.machines.received(turn, store, &mut self.sources, owner, (link, bytes));
+            }
             Kind::Stream => self.streams.received(turn, store, &mut self.sources, link, bytes),
             Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
         }
@@ -351,7 +366,9 @@ impl Intake {
 
     pub fn handle_link_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId, kind: Kind) {
         match kind {
-            Kind::Http => self.machines.handle_timer(turn, store, &mut self.sources, &self.placement, link),
+            Kind::Http => {
+                self.machines.handle_timer(turn, store, &mut self.sources, (&self.placement, &mut self.door), link);
+            }
             Kind::Stream => self.streams.handle_timer(turn, store, &mut self.sources, link),
             Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
         }
@@ -457,7 +474,10 @@ impl Intake {
                     framed.extend((goes_on == GoesOn::Framed).then_some(link));
                     goes_on == GoesOn::Waits
                 }
-                Queued::Machine(link) => !self.machines.go_on(turn, store, &mut self.sources, &self.placement, link),
+                Queued::Machine(link) => {
+                    let owner = (&self.placement, &mut self.door);
+                    !self.machines.go_on(turn, store, &mut self.sources, owner, link)
+                }
                 Queued::Guest => !self.guests.go_on(turn, store, &mut self.sources),
             };
             if waits {
@@ -486,7 +506,7 @@ impl Intake {
         for request in self.sources.queue.take_requests() {
             match request {
                 Queued::Machine(link) => {
-                    self.machines.go_on(turn, store, &mut self.sources, &self.placement, link);
+                    self.machines.go_on(turn, store, &mut self.sources, (&self.placement, &mut self.door), link);
                 }
                 Queued::Guest => drop(self.guests.go_on(turn, store, &mut self.sources)),
                 Queued::Stream(_) => unreachable!("a stream is no request"),
@@ -570,8 +590,30 @@ impl Intake {
                 continue; // a port of another core
             }
             self.sources.adjust(turn, old, id);
+            if old.sources[usize::from(id.0)].access.networks != turn.source(id).access.networks {
+                self.end_denied(turn, store, id);
+            }
             if needs_new_origin(&old.sources[usize::from(id.0)], turn.source(id)) {
                 self.streams.renew_origins(turn, store, &mut self.sources, id);
+            }
+        }
+    }
+
+    /// Connections whose peers may no longer send end in order.
+    fn end_denied(&mut self, turn: &mut Turn<'_>, store: &mut Store, id: SourceId) {
+        let networks = &turn.source(id).access.networks;
+        for link in self.streams.links_of(turn, id) {
+            let peer = self.streams.table.get(link).sender.peer;
+            if let Some(peer) = peer.filter(|peer| !networks.admits(peer.ip())) {
+                self.door.deny_peer(turn, &mut self.sources, id, peer);
+                self.streams.retire(turn, store, &mut self.sources, link);
+            }
+        }
+        for link in self.machines.links_of(turn, id) {
+            let peer = self.machines.peer_of(link);
+            if !networks.admits(peer.ip()) {
+                self.door.deny_peer(turn, &mut self.sources, id, peer);
+                self.machines.stop(link);
             }
         }
     }

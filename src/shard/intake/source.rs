@@ -8,6 +8,7 @@ use super::content::Undecodable;
 use super::queue::RoomQueue;
 use super::samples::Samples;
 use super::stream::Stream;
+use crate::access::DenialCounts;
 use crate::config::{LaneKey, Settings, SourceKind};
 use crate::framing::{Hint, RejectReason};
 use crate::ground::{Fd, FlagCounts, LaneId, LinkId, Now, RecordFlags, SourceId};
@@ -46,6 +47,7 @@ pub(super) struct Tally {
     pub line_breaks: u64,
     pub line_errors: u64,
     pub samples: Samples,
+    pub denied: DenialCounts,
     /// Connections in a row of which nothing came but what was rejected as joined.
     joined_only: u32,
 }
@@ -188,6 +190,7 @@ impl Source {
             self.silence.any_byte = earlier.silence.any_byte;
             self.silence.last_byte_ns = earlier.silence.last_byte_ns.max(self.silence.last_byte_ns);
         }
+        self.tally.denied.add(&earlier.tally.denied);
         self.tally.samples.inherit(earlier.tally.samples);
     }
 
@@ -219,6 +222,7 @@ impl Source {
             garbage_bytes: self.tally.garbage_bytes,
             held_bytes,
             samples: self.tally.samples.list(),
+            denied: self.tally.denied,
             silent_s: self.silence.any_byte.then_some(since_s),
             problem: (!problems.is_empty()).then(|| problems.join("; ")),
             line: matches!(configured.kind, SourceKind::Serial(_)).then_some(LineSnapshot {
@@ -628,7 +632,7 @@ impl Sources {
     }
 
     /// Lets a listener accept as it has room, and pauses it where it has none.
-    fn fit(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+    pub fn fit(&mut self, turn: &mut Turn<'_>, id: SourceId) {
         let index = self.index[usize::from(id.0)].expect("a source that this core runs");
         let how = self.may_accept(turn.settings, &self.list[index]);
         let source = &mut self.list[index];

@@ -1,0 +1,73 @@
+//! What an Authorization field holds (RFC 6750 section 2.1, RFC 7617 section 2).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// Longest Authorization that is looked into, in bytes.
+const VALUE_BYTES_MAX: usize = 4_096;
+
+/// The secret of a request. `Debug` is left out, so that no log can show it.
+#[derive(PartialEq, Eq)]
+pub(super) enum Credentials<'h> {
+    /// A secret alone.
+    Bearer(&'h [u8]),
+    /// `USER:SECRET`, and where the colon is.
+    Basic(Vec<u8>, usize),
+}
+
+impl<'h> Credentials<'h> {
+    /// The credentials of a field's value; none of another scheme, nor malformed ones.
+    pub fn parse(value: &'h [u8]) -> Option<Self> {
+        let blank = value.iter().position(|byte| *byte == b' ').filter(|_| value.len() <= VALUE_BYTES_MAX)?;
+        let (scheme, rest) = value.split_at(blank);
+        let rest = rest.trim_ascii();
+        if rest.is_empty() || rest.contains(&b' ') {
+            return None;
+        }
+        if scheme.eq_ignore_ascii_case(b"bearer") {
+            return Some(Self::Bearer(rest));
+        }
+        if !scheme.eq_ignore_ascii_case(b"basic") {
+            return None;
+        }
+        let pair = STANDARD.decode(rest).ok()?;
+        let colon = pair.iter().position(|byte| *byte == b':')?;
+        Some(Self::Basic(pair, colon))
+    }
+
+    pub fn secret(&self) -> &[u8] {
+        match self {
+            Self::Bearer(secret) => secret,
+            Self::Basic(pair, colon) => &pair[colon + 1..],
+        }
+    }
+
+    /// Who says to have it, of Basic.
+    pub fn user(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bearer(_) => None,
+            Self::Basic(pair, colon) => Some(&pair[..*colon]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_schemes_give_a_secret_and_basic_its_user() {
+        let bearer = Credentials::parse(b"bEaReR  abc.def~+/=").expect("a bearer token");
+        assert_eq!((bearer.secret(), bearer.user()), (b"abc.def~+/=".as_slice(), None));
+        let basic = Credentials::parse(b"Basic Y2FtOnM6M2NyM3Q=").expect("basic");
+        assert_eq!((basic.secret(), basic.user()), (b"s:3cr3t".as_slice(), Some(b"cam".as_slice())));
+    }
+
+    #[test]
+    fn what_is_malformed_is_no_credential() {
+        for wrong in ["", "Bearer", "Bearer ", "Bearer a b", "Digest a=b", "Basic !!", "Basic YWJj", "BearerX abc"] {
+            assert!(Credentials::parse(wrong.as_bytes()).is_none(), "{wrong:?}");
+        }
+        assert!(Credentials::parse(&[b"Bearer ".as_slice(), &[b'x'; 4_096]].concat()).is_none());
+    }
+}

@@ -1,0 +1,92 @@
+//! Who may come in: what a head says of its sender, and what the owner says to that before a body is read.
+
+use super::answer::write_body;
+use std::sync::Arc;
+
+/// A field that counts only where it stands once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Once<'h> {
+    /// It is not there.
+    #[default]
+    Absent,
+    /// Its value.
+    Value(&'h [u8]),
+    /// It is there more than once.
+    Several,
+}
+
+impl<'h> Once<'h> {
+    /// It stands there.
+    pub(super) fn see(&mut self, value: &'h [u8]) {
+        *self = if *self == Self::Absent { Self::Value(value) } else { Self::Several };
+    }
+}
+
+/// What a whole head says of who sends it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Caller<'h> {
+    /// SOURCE, where it is a record that is sent.
+    pub source: Option<&'h str>,
+    /// An OPTIONS request, by which a browser asks beforehand.
+    pub is_options: bool,
+    /// Authorization (RFC 9110 section 11.6.2).
+    pub authorization: Once<'h>,
+    /// Origin (RFC 6454 section 7).
+    pub origin: Once<'h>,
+    /// Sec-Fetch-Site (W3C Fetch Metadata).
+    pub fetch_site: Once<'h>,
+}
+
+/// What the owner says to a caller.
+#[derive(Debug)]
+pub enum Ruling {
+    /// The request is read on. Its answer says that pages of this origin may read it, where there is one.
+    Pass(Option<Arc<String>>),
+    /// It is not.
+    Deny(Box<Denied>),
+}
+
+impl Ruling {
+    /// For an owner that lets everybody in.
+    pub fn everybody(_: &Caller<'_>) -> Self {
+        Self::Pass(None)
+    }
+}
+
+/// The answer to a request that is not let in. After a 401 the connection is closed, and the body is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    /// 401, 403 or 404.
+    pub status: u16,
+    /// The value of WWW-Authenticate.
+    pub authenticate: Option<&'static str>,
+    /// JSON, for the person who meets it.
+    pub body: String,
+    /// It is not sent before this moment; monotonic nanoseconds, 0: at once.
+    pub held_until_ns: u64,
+    /// The origin whose pages may read it, where there is one.
+    pub origin: Option<Arc<String>>,
+}
+
+impl Denied {
+    /// Appends the rest of the answer behind its first fields.
+    pub(super) fn write(&self, head_only: bool, out: &mut Vec<u8>) {
+        if let Some(schemes) = self.authenticate {
+            out.extend_from_slice(b"\r\nWWW-Authenticate: ");
+            out.extend_from_slice(schemes.as_bytes());
+        }
+        write_body("application/json", &self.body, head_only, out);
+    }
+}
+
+/// Appends the fields by which a browser lets a page of this origin read an answer (the Fetch standard, CORS).
+pub(super) fn write_origin(origin: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\r\nAccess-Control-Allow-Origin: ");
+    out.extend_from_slice(origin.as_bytes());
+    out.extend_from_slice(b"\r\nVary: Origin");
+}
+
+/// What a page may send, where its browser asks beforehand.
+pub(super) const PREFLIGHT: &[u8] = b"\r\nAccess-Control-Allow-Methods: POST, OPTIONS\
+    \r\nAccess-Control-Allow-Headers: Authorization, Content-Type, Idempotency-Key\
+    \r\nAccess-Control-Max-Age: 600";

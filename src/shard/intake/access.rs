@@ -1,0 +1,140 @@
+//! Who is turned away. What a listener allows stands in its settings; here it is asked, counted by
+//! reason, and told. An address that fails often waits for its answers.
+
+use super::source::Sources;
+use crate::access::{Denial, Names, Turned};
+use crate::ground::SourceId;
+use crate::http::server::{Caller, Ruling};
+use crate::shard::turn::Turn;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// That peers of a listener are turned away is logged at most once in this time.
+const SAY_NS: u64 = 60_000_000_000;
+/// From one address so many requests a minute may fail for their tokens, ...
+const FAILURES_MAX: u32 = 10;
+const FAILURES_NS: u64 = 60_000_000_000;
+/// ... and the answers to those beyond are held back for so long.
+const HOLD_NS: u64 = 2_000_000_000;
+/// Addresses that are remembered for it; while there are more, all that fail wait.
+const ADDRESSES_MAX: usize = 4_096;
+
+/// Turns away who may not send on the listeners of a core.
+#[derive(Debug, Default)]
+pub(super) struct Door {
+    failures: Failures,
+    /// When each listener may be logged again.
+    say_ns: HashMap<SourceId, u64>,
+}
+
+impl Door {
+    /// A peer whose address may not connect.
+    pub fn deny_peer(&mut self, turn: &mut Turn<'_>, sources: &mut Sources, id: SourceId, peer: SocketAddr) {
+        self.deny(turn, sources, (id, peer), Denial::Network);
+    }
+
+    /// What is said to a request of a peer, by its head.
+    pub fn judge(
+        &mut self,
+        turn: &mut Turn<'_>,
+        sources: &mut Sources,
+        (id, peer): (SourceId, SocketAddr),
+        caller: &Caller<'_>,
+    ) -> Ruling {
+        let source = turn.source(id);
+        let names = Names { own: &source.name, taken: &turn.settings.names };
+        match source.access.judge(caller, names, turn.now.wall_ns) {
+            Ok(origin) => Ruling::Pass(origin),
+            Err(Turned { denial, mut answer }) => {
+                if answer.status == 401 && self.failures.fail(turn.now.mono_ns, peer.ip()) {
+                    answer.held_until_ns = turn.now.mono_ns + HOLD_NS;
+                    turn.counters.denied_late += 1;
+                }
+                self.deny(turn, sources, (id, peer), denial);
+                Ruling::Deny(Box::new(answer))
+            }
+        }
+    }
+
+    fn deny(&mut self, turn: &mut Turn<'_>, sources: &mut Sources, (id, peer): (SourceId, SocketAddr), why: Denial) {
+        turn.counters.denied += 1;
+        sources.of(id).tally.denied.count(why);
+        let say_ns = self.say_ns.entry(id).or_default();
+        if turn.now.mono_ns >= *say_ns {
+            *say_ns = turn.now.mono_ns + SAY_NS;
+            let (name, peer, why) = (&turn.source(id).name, peer.ip(), why.words());
+            tracing::warn!("source {name}: {peer} is turned away: {why}; others within a minute are only counted");
+        }
+    }
+}
+
+/// Requests that failed for their tokens, by address.
+#[derive(Debug, Default)]
+struct Failures(HashMap<IpAddr, Window>);
+
+/// A minute of one address.
+#[derive(Debug)]
+struct Window {
+    since_ns: u64,
+    count: u32,
+}
+
+impl Failures {
+    /// One more; whether the address has had too many.
+    fn fail(&mut self, now_ns: u64, peer: IpAddr) -> bool {
+        let is_over = |window: &Window| now_ns >= window.since_ns + FAILURES_NS;
+        let address = subscriber(peer);
+        if self.0.len() >= ADDRESSES_MAX && !self.0.contains_key(&address) {
+            self.0.retain(|_, window| !is_over(window));
+            if self.0.len() >= ADDRESSES_MAX {
+                return true;
+            }
+        }
+        let window = self.0.entry(address).or_insert(Window { since_ns: now_ns, count: 0 });
+        if is_over(window) {
+            *window = Window { since_ns: now_ns, count: 0 };
+        }
+        window.count = window.count.saturating_add(1);
+        window.count > FAILURES_MAX
+    }
+}
+
+/// Whoever has one IPv6 address has all of its /64.
+fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_fail_ten_times_a_minute() {
+        let mut failures = Failures::default();
+        let (one, other) = (IpAddr::from([10, 0, 4, 1]), IpAddr::from([10, 0, 4, 2]));
+        let late = (0..12).map(|at| failures.fail(at, one)).filter(|late| *late).count();
+        assert_eq!(late, 2);
+        assert!(!failures.fail(12, other));
+        assert!(failures.fail(FAILURES_NS - 1, one));
+        assert!(!failures.fail(FAILURES_NS, one), "another minute");
+        let next = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+        let late = (0..12).map(|last| failures.fail(0, next(last))).filter(|late| *late).count();
+        assert_eq!(late, 2, "a /64 is one subscriber");
+    }
+
+    #[test]
+    fn what_is_remembered_of_addresses_has_a_bound() {
+        let mut failures = Failures::default();
+        let address = |index: u32| IpAddr::from(index.to_be_bytes());
+        for index in 0..ADDRESSES_MAX as u32 {
+            assert!(!failures.fail(0, address(index)));
+        }
+        assert!(failures.fail(1, address(u32::MAX)), "nothing is known of it, and nothing can be");
+        assert_eq!(failures.0.len(), ADDRESSES_MAX);
+        assert!(!failures.fail(FAILURES_NS, address(u32::MAX)));
+        assert_eq!(failures.0.len(), 1);
+    }
+}
