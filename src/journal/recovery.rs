@@ -41,6 +41,7 @@ use super::writer::Writer;
 use super::{BlockFile, Journal, LeftBlocks, Options, Storage};
 use crate::config::Durability;
 use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
+use foldhash::fast::FixedState;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
@@ -247,7 +248,7 @@ struct Recovery {
     aside: Aside,
     keys: FoundKeys,
     seen: SparseBits,
-    origins: HashMap<u32, FoundOrigin>,
+    origins: HashMap<u32, FoundOrigin, FixedState>,
     kinds: SenderKinds,
     ids: HashMap<RecordNumber, Box<str>>,
     /// Origins that are defined in an older segment than a record of theirs: a kill came between a move and their definition.

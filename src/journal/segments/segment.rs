@@ -4,6 +4,8 @@
 
 use crate::ground::{RecordNumber, SegmentNumber};
 use crate::journal::format::Position;
+use foldhash::fast::FixedState;
+use std::collections::HashMap;
 
 /// A segment of the log. Others read it; recovery builds it, and from then on
 /// [`Segments`](super::Segments) alone changes it. It has 16 fields: each is one fact about one
@@ -169,9 +171,10 @@ impl Bits {
 }
 
 /// A set of numbers spread over a wide range but dense where they are: settled records, while a
-/// journal is recovered.
+/// journal is recovered. Each record that is read asks for some of them, and their numbers are the
+/// journal's own: a fast hash serves.
 #[derive(Debug, Default)]
-pub(in crate::journal) struct SparseBits(std::collections::HashMap<u64, Box<[u64; 64]>>);
+pub(in crate::journal) struct SparseBits(HashMap<u64, Box<[u64; 64]>, FixedState>);
 
 impl SparseBits {
     /// Adds a number; `false` where it was in already.

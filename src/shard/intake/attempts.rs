@@ -9,6 +9,7 @@
 //! A device server that is taken accepts a connection and hangs up, some with a line of text. So it is the life of a
 //! connection that counts, and not what it brought.
 
+use crate::config::SourceKind;
 use crate::ground::Now;
 use crate::shard::turn::Turn;
 use std::time::Duration;
@@ -122,6 +123,14 @@ impl Attempts {
         *line = Some(now.mono_ns);
         self.told = Some(problem.to_owned());
         true
+    }
+}
+
+/// What to look for where each connection or open ends soon.
+pub(super) fn ends_soon(kind: &SourceKind) -> &'static str {
+    match kind {
+        SourceKind::Serial(_) => "look at the adapter and its cable",
+        _ => "most device servers take one connection and end others, so see who else is connected",
     }
 }
 

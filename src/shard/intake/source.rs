@@ -2,7 +2,7 @@
 //! it.
 
 use super::addresses::Addresses;
-use super::attempts::{Attempts, Loss};
+use super::attempts::{Attempts, Loss, ends_soon};
 use super::burst::Burst;
 use super::content::Undecodable;
 use super::queue::RoomQueue;
@@ -780,14 +780,6 @@ impl Sources {
         let open: u64 = self.list.iter().map(|source| source.open).sum();
         assert_eq!(open, self.connections as u64, "connections of all listeners");
         assert!(ports + self.connections <= entries, "every connection has its entry");
-    }
-}
-
-/// What to look for where each connection or open ends soon.
-fn ends_soon(kind: &SourceKind) -> &'static str {
-    match kind {
-        SourceKind::Serial(_) => "look at the adapter and its cable",
-        _ => "most device servers take one connection and end others, so see who else is connected",
     }
 }
 
