@@ -479,7 +479,7 @@ impl<C: Core> Driver<C> {
         if !self.core.is_disk_behind() {
             self.share.disk_moved(now);
         }
-        self.share.begin_turn(self.core.in_flight(), records, self.holds_busy(now));
+        self.share.begin_turn(self.core.in_flight(), records, self.holds_floods(now));
         self.read_waiting(now);
         let mut batch = std::mem::take(&mut self.batch);
         self.ring.take(&mut batch, TURN_COMPLETIONS);
@@ -509,12 +509,12 @@ impl<C: Core> Driver<C> {
 
     /// Whether reads wait that the next turn takes.
     fn has_reads_waiting(&self, now: Now) -> bool {
-        self.share.has_waiting(self.holds_busy(now))
+        self.share.has_waiting(self.holds_floods(now))
     }
 
-    /// Whether links that are read in each turn wait for the disk now.
-    fn holds_busy(&self, now: Now) -> bool {
-        self.share.holds_busy(now, self.core.is_disk_behind(), self.ring.buffers.in_use())
+    /// Whether links that flood wait for the disk now.
+    fn holds_floods(&self, now: Now) -> bool {
+        self.share.holds_floods(now, self.core.is_disk_behind(), self.ring.buffers.in_use())
     }
 
     /// How long to wait for more: not at all unless the core is busy, and not beyond what is due.

@@ -8,12 +8,12 @@
 //! time asked for, and none at all while reads that wait have most of the buffers ([`Share::spares`]): the
 //! others, and the API's answers, find one. It is asked again in the order in which it had to wait.
 //!
-//! Where more comes than the disk takes, whoever sends next would wait for all of it: for a commit, or for
-//! room. Then busy links are not read until the disk has caught up, or hangs.
+//! Links that were quiet have a budget of their own, and go before those that are read in each turn. These
+//! go before links that *flood*, whose reads fill their buffers. A flood is asked for one read at a time:
+//! many at once would take all buffers.
 //!
-//! Links that were quiet have a budget of their own, and go before those that are read without pause:
-//! a machine that sends a record now and then does not wait behind one that floods. A link whose reads fill
-//! their buffers floods, and is asked for one read at a time: many at once would take all buffers.
+//! Where more comes than the disk takes, whoever sends next would wait for all of it: for a commit, or for
+//! room. Then links that flood are not read until the disk has caught up, or hangs.
 
 use crate::engine::buffers::InUse;
 use crate::engine::ring::Cqe;
@@ -31,9 +31,9 @@ const BYTES_A_RECORD: usize = 256;
 const REQUESTS_MIN: usize = 8;
 /// The budget at most, however much is in flight: a quiet machine waits for a turn.
 const BUDGET_BYTES_MAX: usize = 128 << 10;
-/// Of busy links with nothing in flight: whether the disk is behind is asked once a turn.
-const BUSY_BYTES_MAX: usize = 1 << 20;
-/// A disk that ends no commit for so long hangs: busy links are read again, as far as there is room. A
+/// Of links that flood, with nothing in flight: whether the disk is behind is asked once a turn.
+const FLOOD_BYTES_MAX: usize = 1 << 20;
+/// A disk that ends no commit for so long hangs: links that flood are read again, as far as there is room. A
 /// request that nobody reads would run into its deadline.
 const DISK_HANGS_NS: u64 = 1_000_000_000;
 /// A link is quiet of which nothing was read in so many turns.
@@ -47,6 +47,8 @@ pub(super) enum Pace {
     Quiet,
     /// In each turn.
     Busy,
+    /// It has sent more than a read takes.
+    Flood,
 }
 
 /// What is known of a link's reads.
@@ -65,24 +67,24 @@ pub(super) struct Reads {
 /// Reads that wait for their turn, and what is left of this one.
 #[derive(Debug, Default)]
 pub(super) struct Share {
-    quiet: List,
-    busy: List,
-    /// Busy links that are to be read again once there are buffers.
-    unread: VecDeque<LinkId>,
+    /// By pace.
+    lists: [List; 3],
     /// Single reads that were asked for in this turn.
     asked: usize,
     turn: u32,
     is_limited: bool,
-    /// Busy links are not read in this turn.
-    holds_busy: bool,
+    /// Links that flood are not read in this turn.
+    holds_floods: bool,
     /// When the disk last ended a commit, or was not behind; in monotonic nanoseconds.
     disk_moved_ns: u64,
 }
 
-/// One list of reads that wait.
+/// What waits of the links of one pace.
 #[derive(Debug, Default)]
 struct List {
     waiting: VecDeque<(LinkId, Cqe)>,
+    /// Links that are to be read again once there are buffers.
+    unread: VecDeque<LinkId>,
     left_bytes: usize,
 }
 
@@ -94,23 +96,24 @@ impl List {
 
 impl Share {
     /// A turn begins, with so many requests in flight of so many records each at most.
-    /// `holds_busy`: see [`Share::holds_busy`].
-    pub fn begin_turn(&mut self, in_flight: usize, records: usize, holds_busy: bool) {
+    /// `holds_floods`: see [`Share::holds_floods`].
+    pub fn begin_turn(&mut self, in_flight: usize, records: usize, holds_floods: bool) {
         self.turn = self.turn.wrapping_add(1);
-        self.is_limited = in_flight > 0 || holds_busy;
-        self.holds_busy = holds_busy;
+        self.is_limited = in_flight > 0 || holds_floods;
+        self.holds_floods = holds_floods;
         let a_request = BYTES_A_REQUEST + BYTES_A_RECORD * (records - 1);
         let budget = match self.is_limited {
             true => (in_flight.max(REQUESTS_MIN) * a_request).min(BUDGET_BYTES_MAX),
             false => usize::MAX,
         };
-        (self.quiet.left_bytes, self.asked) = (budget, 0);
-        self.busy.left_bytes = if holds_busy { 0 } else { budget.min(BUSY_BYTES_MAX) };
+        self.asked = 0;
+        self.lists.iter_mut().for_each(|list| list.left_bytes = budget);
+        self.list(Pace::Flood).left_bytes = if holds_floods { 0 } else { budget.min(FLOOD_BYTES_MAX) };
     }
 
-    /// Whether busy links are not read, since the disk is behind. What they have sent already must not keep
-    /// the others' buffers meanwhile, so it is taken as far as it does.
-    pub fn holds_busy(&self, now: Now, is_disk_behind: bool, buffers: InUse) -> bool {
+    /// Whether links that flood are not read, since the disk is behind. What they have sent already must not
+    /// keep the others' buffers meanwhile, so it is taken as far as it does.
+    pub fn holds_floods(&self, now: Now, is_disk_behind: bool, buffers: InUse) -> bool {
         is_disk_behind && now.mono_ns < self.disk_hangs_ns() && free_for_busy(buffers, 0) > 0
     }
 
@@ -126,22 +129,19 @@ impl Share {
 
     /// For the rest of this turn there is no budget.
     pub fn lift(&mut self) {
-        (self.is_limited, self.holds_busy) = (false, false);
-        (self.quiet.left_bytes, self.busy.left_bytes) = (usize::MAX, usize::MAX);
+        (self.is_limited, self.holds_floods) = (false, false);
+        self.lists.iter_mut().for_each(|list| list.left_bytes = usize::MAX);
     }
 
     fn list(&mut self, pace: Pace) -> &mut List {
-        match pace {
-            Pace::Quiet => &mut self.quiet,
-            Pace::Busy => &mut self.busy,
-        }
+        &mut self.lists[pace as usize]
     }
 
     /// Whether something waits that the next turn goes on with, though nothing happens until then.
-    /// `holds_busy`: as it is now.
-    pub fn has_waiting(&self, holds_busy: bool) -> bool {
-        let busy = !self.busy.waiting.is_empty() || !self.unread.is_empty();
-        !self.quiet.waiting.is_empty() || busy && !holds_busy
+    /// `holds_floods`: as it is now.
+    pub fn has_waiting(&self, holds_floods: bool) -> bool {
+        let lists = if holds_floods { &self.lists[..Pace::Flood as usize] } else { &self.lists[..] };
+        lists.iter().any(|list| !list.waiting.is_empty() || !list.unread.is_empty())
     }
 
     /// Whether a completion of a link is handled now; else it waits. `is_full`: it has filled its buffer.
@@ -151,8 +151,11 @@ impl Share {
             reads.is_full = is_full;
         }
         if reads.waiting == 0 {
-            let is_quiet = !reads.is_full && self.turn.wrapping_sub(reads.turn) > QUIET_TURNS;
-            reads.pace = if is_quiet { Pace::Quiet } else { Pace::Busy };
+            reads.pace = match self.turn.wrapping_sub(reads.turn) > QUIET_TURNS {
+                _ if reads.is_full => Pace::Flood,
+                true => Pace::Quiet,
+                false => Pace::Busy,
+            };
         }
         let list = self.list(reads.pace);
         let takes = reads.waiting == 0 && list.waiting.is_empty() && list.has_budget();
@@ -167,8 +170,7 @@ impl Share {
 
     /// The next completion that has waited, as long as there is something left for its list.
     pub fn pop(&mut self) -> Option<(LinkId, Cqe)> {
-        let first = |list: &mut List| if list.has_budget() { list.waiting.pop_front() } else { None };
-        first(&mut self.quiet).or_else(|| first(&mut self.busy))
+        self.lists.iter_mut().find_map(|list| if list.has_budget() { list.waiting.pop_front() } else { None })
     }
 
     /// A completion of a link is handled in this turn.
@@ -180,19 +182,28 @@ impl Share {
 
     /// Whether a link has to wait for its next read, so that others find a buffer; it is listed then.
     pub fn spares(&mut self, id: LinkId, reads: &Reads, buffers: InUse) -> bool {
-        let free = free_for_busy(buffers, self.asked);
-        let is_busy = reads.pace == Pace::Busy && (self.is_limited || reads.is_full);
-        let spares = is_busy && (self.holds_busy || free == 0 || !self.unread.is_empty());
+        let has_none = free_for_busy(buffers, self.asked) == 0;
+        let holds = match reads.pace {
+            Pace::Quiet => return false,
+            Pace::Busy if !self.is_limited => return false,
+            Pace::Busy => false,
+            Pace::Flood => self.holds_floods,
+        };
+        let unread = &mut self.list(reads.pace).unread;
+        let spares = holds || has_none || !unread.is_empty();
         if spares {
-            self.unread.push_back(id);
+            unread.push_back(id);
         }
         spares
     }
 
     /// Whether a link is asked for one read alone: it floods, or it is busy and many buffers are in use.
     pub fn asks_once(&mut self, reads: &Reads, buffers: InUse) -> bool {
-        let has_few = self.is_limited && buffers.held > buffers.all / 8;
-        let once = reads.pace == Pace::Busy && (reads.is_full || has_few);
+        let once = match reads.pace {
+            Pace::Quiet => false,
+            Pace::Busy => self.is_limited && buffers.held > buffers.all / 8,
+            Pace::Flood => true,
+        };
         self.asked += usize::from(once);
         once
     }
@@ -204,13 +215,16 @@ impl Share {
 
     /// The next link that can be read again.
     pub fn pop_unread(&mut self, buffers: InUse) -> Option<LinkId> {
-        let can = !self.holds_busy && (!self.is_limited || free_for_busy(buffers, self.asked) > 0);
-        if can { self.unread.pop_front() } else { None }
+        if self.is_limited && free_for_busy(buffers, self.asked) == 0 {
+            return None;
+        }
+        let lists = if self.holds_floods { &mut self.lists[..Pace::Flood as usize] } else { &mut self.lists[..] };
+        lists.iter_mut().find_map(|list| list.unread.pop_front())
     }
 }
 
-/// How many buffers busy links may have: a quarter is for the others. `asked`: reads of this turn that
-/// may take one each.
+/// How many buffers links may have that are read in each turn: a quarter is for the others. `asked`: reads
+/// of this turn that may take one each.
 fn free_for_busy(buffers: InUse, asked: usize) -> usize {
     (buffers.all / 4 * 3).saturating_sub(buffers.held + asked)
 }
@@ -245,12 +259,13 @@ mod tests {
     }
 
     #[test]
-    fn busy_links_are_not_read_while_the_disk_is_behind_and_are_all_asked_again_once_that_is_over() {
+    fn links_that_flood_are_not_read_while_the_disk_is_behind_and_are_all_asked_again_once_that_is_over() {
         let mut share = Share::default();
-        let busy = Reads { pace: Pace::Busy, ..Reads::default() };
+        let [quiet, busy, floods] =
+            [Pace::Quiet, Pace::Busy, Pace::Flood].map(|pace| Reads { pace, ..Reads::default() });
         share.begin_turn(0, 1, true);
-        assert!(!share.spares(link(0), &Reads::default(), BUFFERS), "one that was quiet is read");
-        assert!(share.spares(link(1), &busy, BUFFERS) && share.spares(link(2), &busy, BUFFERS));
+        assert!(!share.spares(link(0), &quiet, BUFFERS) && !share.spares(link(0), &busy, BUFFERS));
+        assert!(share.spares(link(1), &floods, BUFFERS) && share.spares(link(2), &floods, BUFFERS));
         assert!(share.pop_unread(BUFFERS).is_none() && !share.has_waiting(true) && share.has_waiting(false));
         share.begin_turn(0, 1, false);
         let asked: Vec<LinkId> = std::iter::from_fn(|| share.pop_unread(BUFFERS)).collect();
@@ -265,7 +280,7 @@ mod tests {
         assert!(share.takes(link(0), &mut reads, read(100), false) && reads.pace == Pace::Quiet);
         assert!(!share.asks_once(&reads, BUFFERS));
         wait(&mut share);
-        assert!(share.takes(link(0), &mut reads, read(4_096), true) && reads.pace == Pace::Busy);
+        assert!(share.takes(link(0), &mut reads, read(4_096), true) && reads.pace == Pace::Flood);
         assert!(share.asks_once(&reads, BUFFERS));
         wait(&mut share);
         share.ask_again(&mut reads);
@@ -273,12 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn busy_links_are_read_again_once_a_disk_that_is_behind_hangs() {
+    fn links_that_flood_are_read_again_once_a_disk_that_is_behind_hangs() {
         let mut share = Share::default();
         let at = |mono_ns| Now { mono_ns, ..Now::default() };
         share.disk_moved(at(5));
-        assert!(share.holds_busy(at(5), true, BUFFERS) && !share.holds_busy(at(5), false, BUFFERS));
-        assert!(share.holds_busy(at(4 + DISK_HANGS_NS), true, BUFFERS));
-        assert!(!share.holds_busy(at(5 + DISK_HANGS_NS), true, BUFFERS));
+        assert!(share.holds_floods(at(5), true, BUFFERS) && !share.holds_floods(at(5), false, BUFFERS));
+        assert!(share.holds_floods(at(4 + DISK_HANGS_NS), true, BUFFERS));
+        assert!(!share.holds_floods(at(5 + DISK_HANGS_NS), true, BUFFERS));
     }
 }
