@@ -348,14 +348,15 @@ fn crowd(seed: u64, block_bytes: u32, journal: &mut Journal, machines: &mut [Mac
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x6372_6f77);
     journal.segment_bytes = u64::from(8 * block_bytes).next_multiple_of(4096);
     journal.max_bytes = journal.segment_bytes * rng.u64(5..=6);
-    // What is held of lines, a quarter of it, is less than they send while the journal is full.
+    // What is held of lines, a quarter of it, is less than they send while the journal is full. Ids and
+    // marks of deliveries take some of what is kept for them.
     journal.window_bytes = 8 * 8192;
     journal.when_full = WhenFull::Pause;
     let lines = machines.iter().filter(|machine| machine.kind == Kind::Serial).count() as u64;
     let others = machines.len() as u64 - lines;
     for machine in machines {
         let is_line = machine.kind == Kind::Serial;
-        (machine.quota, machine.bytes_max) = if is_line { (100 / lines, 800) } else { (600 / others, 3000) };
+        (machine.quota, machine.bytes_max) = if is_line { (80 / lines, 800) } else { (600 / others, 3000) };
         machine.gap_ns = if is_line { 60 * MS * lines } else { 3 * MS };
         // A line that is joined inside at each hang-up sends more than is counted here.
         machine.fickle = 0;
