@@ -7,10 +7,11 @@ use super::batch::Batch;
 use crate::framing::Framing;
 use crate::ground::decoding::Decoding;
 use crate::http;
-use crate::tls::Tls;
+use crate::tls::{ServerTls, Tls};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A whole configuration.
@@ -116,6 +117,24 @@ pub struct Source {
     pub first: First,
     /// What becomes of a record that its machine ends by closing the connection; of TCP.
     pub on_close: OnClose,
+    /// Its machines speak TLS; of `tcp_listen` and `http`.
+    pub tls: Option<ListenTls>,
+}
+
+/// TLS of a listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenTls {
+    /// What machines are shown, and which of them may come.
+    pub server: Arc<ServerTls>,
+    /// A machine is who its certificate says: `name_from = "certificate"`.
+    pub names_machines: bool,
+}
+
+impl ListenTls {
+    /// Whether machines must show a certificate.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.server.clients.is_some()
+    }
 }
 
 /// What becomes of the bytes before the first end of a stream that may have been joined in the middle of a record.
@@ -152,6 +171,7 @@ impl Source {
             silence_alarm: None,
             first,
             on_close: OnClose::Discard,
+            tls: None,
         }
     }
 }

@@ -3,11 +3,12 @@
 use super::content::{check_encoding, content};
 use super::framing::{Framings, check_line, source_framing};
 use super::gateway::{check_name, parse_path};
+use super::listen_tls::listen_tls;
 use super::look::{Look, Seen};
 use super::nearest::nearest;
 use super::problem::Refusal;
 use super::settings::{
-    Authority, First, Flow, LaneKey, OnClose, OnLineError, OnMissing, Parity, Serial, Source, SourceKind,
+    Authority, First, Flow, LaneKey, ListenTls, OnClose, OnLineError, OnMissing, Parity, Serial, Source, SourceKind,
 };
 use super::units;
 use super::url::{overlap, parse_authority, parse_listen};
@@ -37,7 +38,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 13] = [
+const KEYS_OF_KINDS: [(&str, &str); 15] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -50,6 +51,8 @@ const KEYS_OF_KINDS: [(&str, &str); 13] = [
     ("on_close", "tcp_listen and tcp_connect"),
     ("quick_ack", "tcp_listen and tcp_connect"),
     ("listen", "tcp_listen and http"),
+    ("tls", "tcp_listen and http"),
+    ("name_from", "tcp_listen and http"),
     ("allow_remote", "http"),
 ];
 
@@ -151,6 +154,11 @@ fn source<'d>(
     } else {
         source_framing(&section, framings)
     };
+    let tls = match kind {
+        Kind::TcpListen => listen_tls(&section, "address"),
+        Kind::Http => listen_tls(&section, "request"),
+        Kind::Serial | Kind::TcpConnect => None,
+    };
     let source_kind = match kind {
         Kind::Serial => serial(&section, &path, framing.as_ref(), taken).map(SourceKind::Serial),
         Kind::TcpListen => {
@@ -164,7 +172,7 @@ fn source<'d>(
             let quick_ack = section.boolean("quick_ack", true);
             connect(&section).map(|connect| SourceKind::TcpConnect { connect, quick_ack })
         }
-        Kind::Http => http(&section, &path, taken),
+        Kind::Http => http(&section, &path, taken, tls.as_ref()),
     };
     let (decoding, data_is) = content(&section);
     if let Some(framing) = &mut framing {
@@ -186,7 +194,7 @@ fn source<'d>(
         Some(format!("a source of kind {kind_name:?} has no such key: it belongs to {owner}"))
     });
     let (name, kind, framing) = (name?.to_owned(), source_kind?, framing?);
-    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close })
+    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close, tls })
 }
 
 /// Whether what precedes the first end is a record. A machine that connects to us begins with one, mostly; whoever we connect to
@@ -388,27 +396,30 @@ fn connect(section: &Section<'_, '_>) -> Option<Authority> {
     })
 }
 
-fn http(section: &Section<'_, '_>, owner: &str, taken: &mut Taken<'_>) -> Option<SourceKind> {
+fn http(section: &Section<'_, '_>, owner: &str, taken: &mut Taken<'_>, tls: Option<&ListenTls>) -> Option<SourceKind> {
     const PROXY: &str = "listen on 127.0.0.1 and run a proxy in front (nginx, HAProxy) that does it";
-    section.unsupported("tls", PROXY);
     section.unsupported("tokens_file", PROXY);
     let allow_remote = section.boolean("allow_remote", false);
     let listen = listen(section, owner, taken)?;
-    if !listen.ip().is_loopback() {
+    let is_guarded = tls.is_some_and(ListenTls::asks_for_certificates);
+    if !listen.ip().is_loopback() && !is_guarded {
         if allow_remote {
             section.note(
                 "listen",
-                "anyone who reaches this address can write records: there is no TLS and no authentication",
+                match tls {
+                    Some(_) => "anyone who reaches this address can write records: there is no authentication",
+                    None => "anyone who reaches this address can write records: there is no TLS and no authentication",
+                },
                 "",
             );
         } else {
             section.refuse(
                 "listen",
                 Refusal::new(
-                    "this address is reachable from other machines, and this version has neither TLS nor authentication: \
-                     anyone who reaches it could write records",
-                    "\"127.0.0.1:PORT\" behind a proxy that authenticates, or allow_remote = true in this source if all \
-                     who reach the address may write",
+                    "this address is reachable from other machines, and nothing says which of them may come: anyone who \
+                     reaches it could write records",
+                    "tls with a client_ca in this source, or \"127.0.0.1:PORT\" behind a proxy that authenticates, or \
+                     allow_remote = true if all who reach the address may write",
                 ),
             );
         }
