@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use std::io::Write as _;
 use std::process::ExitCode;
 
+pub mod cert;
 pub mod check;
 mod checks;
 pub mod config;
@@ -115,6 +116,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// List serial ports with their stable names, adapters and users, without opening them
     Ports(ports::Arguments),
+    /// Make a CA, certificates for the gateway and its machines, and lists of what was revoked
+    Cert(cert::Arguments),
     /// Print a complete, commented configuration
     Config(config::Arguments),
 }
@@ -134,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Report(arguments) => report::main(arguments),
         Command::Doctor(arguments) => doctor::main(arguments),
         Command::Ports(arguments) => ports::main(arguments),
+        Command::Cert(arguments) => cert::main(arguments),
         Command::Config(arguments) => config::main(arguments),
     };
     match result {
