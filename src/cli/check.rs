@@ -250,13 +250,17 @@ fn origin(source: &Source) -> (&'static str, String) {
                 LaneKey::Connection => "connection",
                 LaneKey::Address => "address",
             };
-            ("tcp_listen", format!("{listen} (order kept by {lane})"))
+            let tls = if source.tls.is_some() { "TLS, " } else { "" };
+            ("tcp_listen", format!("{listen} ({tls}order kept by {lane})"))
         }
         SourceKind::TcpConnect { connect, .. } if connect.host.contains(':') => {
             ("tcp_connect", format!("[{}]:{}", connect.host, connect.port))
         }
         SourceKind::TcpConnect { connect, .. } => ("tcp_connect", format!("{}:{}", connect.host, connect.port)),
-        SourceKind::Http { listen } => ("http", format!("http://{listen}/v1/records/SOURCE")),
+        SourceKind::Http { listen } => {
+            let scheme = if source.tls.is_some() { "https" } else { "http" };
+            ("http", format!("{scheme}://{listen}/v1/records/SOURCE"))
+        }
     }
 }
 

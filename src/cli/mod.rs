@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use std::io::Write as _;
 use std::process::ExitCode;
 
+pub mod cert;
 pub mod check;
 mod checks;
 pub mod config;
@@ -118,6 +119,8 @@ enum Command {
     Ports(ports::Arguments),
     /// Draw a token for machines that send by HTTP, and the line that lets them in
     Token(token::Arguments),
+    /// Make a CA, certificates for the gateway and its machines, and lists of what was revoked
+    Cert(cert::Arguments),
     /// Print a complete, commented configuration
     Config(config::Arguments),
 }
@@ -138,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::main(arguments),
         Command::Ports(arguments) => ports::main(arguments),
         Command::Token(arguments) => token::main(arguments),
+        Command::Cert(arguments) => cert::main(arguments),
         Command::Config(arguments) => config::main(arguments),
     };
     match result {

@@ -2,7 +2,7 @@
 
 use super::deliver::read_headers;
 use super::problem::Refusal;
-use super::settings::{Deliver, Settings, Source};
+use super::settings::{Deliver, ListenTls, Settings, Source};
 use super::walk::Section;
 use crate::access::{Access, Networks, Pattern, Patterns, Tokens, TokensFile};
 use ipnet::IpNet;
@@ -25,12 +25,15 @@ pub(super) fn networks_only(section: &Section<'_, '_>) -> Access {
     Access { networks, ..Access::default() }
 }
 
-/// The keys of an HTTP listener.
-pub(super) fn of_http(section: &Section<'_, '_>) -> Access {
+/// The keys of an HTTP listener, with TLS or without.
+pub(super) fn of_http(section: &Section<'_, '_>, has_tls: bool) -> Access {
     let basic = section.boolean("basic", false);
-    if basic {
+    if basic && !has_tls {
         let what = "Basic sends the same secret with each request, and this listener has no TLS that would hide it";
-        section.refuse("basic", Refusal::new(what, "leave it out: tokens are sent as Authorization: Bearer TOKEN"));
+        section.refuse(
+            "basic",
+            Refusal::new(what, "tls in this source; or leave it out: tokens are sent as Authorization: Bearer TOKEN"),
+        );
     }
     let (sources, tokens, origins) = (sources(section), tokens(section), origins(section));
     Access { sources, tokens, basic, origins, ..networks_only(section) }
@@ -185,28 +188,45 @@ pub(super) fn check_remote_tcp(section: &Section<'_, '_>, listen: SocketAddr, ac
 }
 
 /// Refuses an HTTP listener whose records and tokens others could read and write.
-pub(super) fn check_remote_http(section: &Section<'_, '_>, listen: SocketAddr, access: &Access, is_plain: bool) {
-    if listen.ip().is_loopback() {
-        return;
-    }
+pub(super) fn check_remote_http(
+    section: &Section<'_, '_>,
+    listen: SocketAddr,
+    (access, tls): (&Access, Option<&ListenTls>),
+    is_plain: bool,
+) {
     let has_tokens = access.tokens.is_some();
-    if is_plain {
-        let what = match has_tokens {
-            true => "there is no TLS: whoever reads the network on the way has the tokens of all who send here",
-            false => "anyone who reaches this address can write records: there is no TLS, and nobody needs a token",
-        };
-        section.note("listen", what, "\"127.0.0.1:PORT\" behind a proxy with TLS, and tokens_file");
+    let is_guarded = tls.is_some_and(|tls| has_tokens || tls.asks_for_certificates());
+    if listen.ip().is_loopback() || is_guarded {
         return;
     }
-    let what = match has_tokens {
-        true => "this address is reachable from other machines, and there is no TLS: tokens could be read on the way",
-        false => {
+    if is_plain {
+        let what = match (has_tokens, tls) {
+            (true, _) => "there is no TLS: whoever reads the network on the way has the tokens of all who send here",
+            (false, Some(_)) => {
+                "anyone who reaches this address can write records: nobody needs a token or a certificate"
+            }
+            (false, None) => {
+                "anyone who reaches this address can write records: there is no TLS, and nobody needs a token"
+            }
+        };
+        section.note("listen", what, "tls with tokens_file or client_ca in this source");
+        return;
+    }
+    let what = match (has_tokens, tls) {
+        (true, _) => {
+            "this address is reachable from other machines, and there is no TLS: tokens could be read on the way"
+        }
+        (false, Some(_)) => {
+            "this address is reachable from other machines, and nothing says which of them may come: anyone who reaches \
+             it could write records"
+        }
+        (false, None) => {
             "this address is reachable from other machines, and there is neither TLS nor a token: anyone who reaches it \
              could write records"
         }
     };
-    let remedy = "\"127.0.0.1:PORT\" behind a proxy with TLS, with tokens_file; or allow_remote = \"plain\" in this source \
-                  if all who reach the address may write, and be read on the way";
+    let remedy = "tls with tokens_file or client_ca in this source; or allow_remote = \"plain\" if all who reach the \
+                  address may write, and be read on the way";
     section.refuse("listen", Refusal::new(what, remedy));
 }
 

@@ -5,7 +5,7 @@
 use super::answers::Answers;
 use super::deliver::show_statuses;
 use super::settings::{
-    Deliver, Gateway, Journal, Limits, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
+    Deliver, Gateway, Journal, Limits, ListenTls, Sequence, Serial, Settings, Source, SourceKind, Url, WhenFull,
 };
 use super::units::{show_duration, show_size};
 use crate::delivery::route::Reaction;
@@ -63,8 +63,18 @@ impl SourceChange {
 /// Whether a key differs that an open port or connection was made with: its line or address, how the kernel reads it, what keeps
 /// its order, and how its bytes are cut. Every other key lives on; the compiler asks for those that are added.
 fn needs_reopen(old: &Source, new: &Source) -> bool {
-    let Source { name: _, kind, framing, decoding: _, data_is: _, silence_alarm: _, first: _, on_close: _, access: _ } =
-        old;
+    let Source {
+        name: _,
+        kind,
+        framing,
+        decoding: _,
+        data_is: _,
+        silence_alarm: _,
+        first: _,
+        on_close: _,
+        access: _,
+        tls,
+    } = old;
     let other_kind = match (kind, &new.kind) {
         (SourceKind::Serial(old), SourceKind::Serial(new)) => {
             let Serial { path, line, flow, on_missing: _, on_line_error: _ } = old;
@@ -81,7 +91,16 @@ fn needs_reopen(old: &Source, new: &Source) -> bool {
         (SourceKind::Http { listen }, SourceKind::Http { listen: new_listen }) => listen != new_listen,
         _ => true,
     };
-    other_kind || *framing != new.framing
+    other_kind || *framing != new.framing || lets_others_in(tls.as_ref(), new.tls.as_ref())
+}
+
+/// Whether what is open may be of machines that would not be let in any more, or under another name. Another certificate of our own is
+/// shown to those that come from now on.
+fn lets_others_in(old: Option<&ListenTls>, new: Option<&ListenTls>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => old.server.clients != new.server.clients || old.names_machines != new.names_machines,
+        (old, new) => old.is_some() != new.is_some(),
+    }
 }
 
 /// Whether records from now on need an origin of their own, since what one carries differs: how its machine is called, and how

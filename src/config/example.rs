@@ -20,10 +20,30 @@ mod tests {
             ("client.pem", made.cert.pem()),
             ("client.key", made.signing_key.serialize_pem()),
             ("tokens", String::new()),
+            ("server.pem", made.cert.pem()),
+            ("server.key", made.signing_key.serialize_pem()),
+            ("machines-ca.pem", made.cert.pem()),
+            ("machines.crl", revoked()),
         ] {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
         directory
+    }
+
+    /// A list of what a CA has revoked: nothing.
+    fn revoked() -> String {
+        let mut params = rcgen::CertificateParams::new(["machines.example".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let issuer = rcgen::Issuer::new(params, rcgen::KeyPair::generate().unwrap());
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2025, 1, 1),
+            next_update: rcgen::date_time_ymd(2090, 1, 1),
+            crl_number: rcgen::SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&issuer).unwrap().pem().unwrap()
     }
 
     /// The example with its optional keys made active: lines with `#` and no blank after it. `files`: where those of TLS are.
@@ -33,7 +53,17 @@ mod tests {
             _ => line,
         });
         let text = lines.collect::<Vec<_>>().join("\n");
-        ["api-ca.pem", "client.pem", "client.key", "tokens"].iter().fold(text, |text, name| {
+        const FILES: [&str; 8] = [
+            "api-ca.pem",
+            "client.pem",
+            "client.key",
+            "server.pem",
+            "server.key",
+            "machines-ca.pem",
+            "machines.crl",
+            "tokens",
+        ];
+        FILES.iter().fold(text, |text, name| {
             text.replace(&format!("/etc/ringest/{name}"), &files.join(name).display().to_string())
         })
     }
@@ -111,6 +141,8 @@ mod tests {
             if matches!(source.kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. }) {
                 assert!(!access.networks.allow.is_empty() && !access.networks.deny.is_empty());
             }
+            let listens = matches!(source.kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. });
+            assert_eq!(source.tls.take().is_some_and(|tls| tls.asks_for_certificates()), listens);
             if let SourceKind::TcpListen { names, .. } = &mut source.kind {
                 assert!(!std::mem::take(names).is_empty());
             }

@@ -13,6 +13,7 @@ mod deliver;
 mod example;
 mod framing;
 mod gateway;
+mod listen_tls;
 mod look;
 mod nearest;
 mod problem;

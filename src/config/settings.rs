@@ -8,7 +8,7 @@ use crate::access::Access;
 use crate::framing::Framing;
 use crate::ground::decoding::Decoding;
 use crate::http;
-use crate::tls::Tls;
+use crate::tls::{ServerTls, Tls};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -124,6 +124,24 @@ pub struct Source {
     pub on_close: OnClose,
     /// Who may send, of a listener.
     pub access: Access,
+    /// Its machines speak TLS; of `tcp_listen` and `http`.
+    pub tls: Option<ListenTls>,
+}
+
+/// TLS of a listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenTls {
+    /// What machines are shown, and which of them may come.
+    pub server: Arc<ServerTls>,
+    /// A machine is who its certificate says: `name_from = "certificate"`.
+    pub names_machines: bool,
+}
+
+impl ListenTls {
+    /// Whether machines must show a certificate.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.server.clients.is_some()
+    }
 }
 
 /// What becomes of the bytes before the first end of a stream that may have been joined in the middle of a record.
@@ -161,6 +179,7 @@ impl Source {
             first,
             on_close: OnClose::Discard,
             access: Access::default(),
+            tls: None,
         }
     }
 }

@@ -4,11 +4,12 @@ use super::access::{allow_remote, check_remote_http, check_remote_tcp, networks_
 use super::content::{check_encoding, content};
 use super::framing::{Framings, check_line, source_framing};
 use super::gateway::{check_name, parse_path};
+use super::listen_tls::listen_tls;
 use super::look::{Look, Seen};
 use super::nearest::nearest;
 use super::problem::Refusal;
 use super::settings::{
-    Authority, First, Flow, LaneKey, OnClose, OnLineError, OnMissing, Parity, Serial, Source, SourceKind,
+    Authority, First, Flow, LaneKey, ListenTls, OnClose, OnLineError, OnMissing, Parity, Serial, Source, SourceKind,
 };
 use super::units;
 use super::url::{overlap, parse_authority, parse_listen};
@@ -40,7 +41,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 19] = [
+const KEYS_OF_KINDS: [(&str, &str); 21] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -56,6 +57,8 @@ const KEYS_OF_KINDS: [(&str, &str); 19] = [
     ("allow", "tcp_listen and http"),
     ("deny", "tcp_listen and http"),
     ("allow_remote", "tcp_listen and http"),
+    ("tls", "tcp_listen and http"),
+    ("name_from", "tcp_listen and http"),
     ("sources", "http"),
     ("tokens_file", "http"),
     ("basic", "http"),
@@ -160,8 +163,13 @@ fn source<'d>(
     } else {
         source_framing(&section, framings)
     };
+    let tls = match kind {
+        Kind::TcpListen => listen_tls(&section, "address"),
+        Kind::Http => listen_tls(&section, "request"),
+        Kind::Serial | Kind::TcpConnect => None,
+    };
     let access = match kind {
-        Kind::Http => of_http(&section),
+        Kind::Http => of_http(&section, tls.is_some()),
         Kind::TcpListen => networks_only(&section),
         Kind::Serial | Kind::TcpConnect => Access::default(),
     };
@@ -172,7 +180,7 @@ fn source<'d>(
             let quick_ack = section.boolean("quick_ack", true);
             connect(&section).map(|connect| SourceKind::TcpConnect { connect, quick_ack })
         }
-        Kind::Http => http(&section, &path, &access, taken),
+        Kind::Http => http(&section, &path, taken, (&access, tls.as_ref())),
     };
     let (decoding, data_is) = content(&section);
     if let Some(framing) = &mut framing {
@@ -194,7 +202,7 @@ fn source<'d>(
         Some(format!("a source of kind {kind_name:?} has no such key: it belongs to {owner}"))
     });
     let (name, kind, framing) = (name?.to_owned(), source_kind?, framing?);
-    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close, access })
+    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close, access, tls })
 }
 
 /// Whether what precedes the first end is a record. A machine that connects to us begins with one, mostly; whoever we connect to
@@ -418,11 +426,14 @@ fn connect(section: &Section<'_, '_>) -> Option<Authority> {
     })
 }
 
-fn http(section: &Section<'_, '_>, owner: &str, access: &Access, taken: &mut Taken<'_>) -> Option<SourceKind> {
-    const PROXY: &str = "listen on 127.0.0.1 and run a proxy in front (nginx, HAProxy) that does it";
-    section.unsupported("tls", PROXY);
+fn http(
+    section: &Section<'_, '_>,
+    owner: &str,
+    taken: &mut Taken<'_>,
+    (access, tls): (&Access, Option<&ListenTls>),
+) -> Option<SourceKind> {
     let is_plain = allow_remote(section);
     let listen = listen(section, owner, taken)?;
-    check_remote_http(section, listen, access, is_plain);
+    check_remote_http(section, listen, (access, tls), is_plain);
     Some(SourceKind::Http { listen })
 }

@@ -52,7 +52,7 @@ pub(super) fn tls(section: Section<'_, '_>, secure: bool) -> Option<Tls> {
     let identity = chain.zip(key).map(|(chain, key)| Identity { chain, key: Arc::new(key) });
     let tls = authorities.filter(|_| complete).map(|authorities| Tls { authorities, is_named: wants_ca, identity });
     let tls = tls.filter(|tls| works(&section, tls));
-    let wall_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    let wall_ns = wall_ns();
     for expiry in tls.iter().flat_map(expiries) {
         if let Some(what) = expiry.warning(wall_ns) {
             section.note(expiry.of.key(), what, "its successor in this file, and then a reload (SIGHUP)");
@@ -62,8 +62,13 @@ pub(super) fn tls(section: Section<'_, '_>, secure: bool) -> Option<Tls> {
     tls.filter(|_| secure)
 }
 
+/// Nanoseconds since 1970, by which certificates are near their ends or not.
+pub(super) fn wall_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
 /// Reads a file, and makes something of it; a problem is noted.
-fn read<T>(
+pub(super) fn read<T>(
     section: &Section<'_, '_>,
     key: &'static str,
     remedy: &str,
@@ -81,7 +86,7 @@ fn read<T>(
     read().map_err(|what| section.refuse(key, Refusal::new(what, remedy))).ok()
 }
 
-fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
@@ -90,7 +95,7 @@ fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+pub(super) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     let encrypted = |text: &str| text.contains("ENCRYPTED");
     PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
         _ if encrypted(&String::from_utf8_lossy(text)) => {
@@ -102,7 +107,7 @@ fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
 }
 
 /// A key is a secret: whoever reads it can be this gateway.
-fn note_readable(section: &Section<'_, '_>, path: &Path) {
+pub(super) fn note_readable(section: &Section<'_, '_>, path: &Path) {
     let mode = fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
     if mode & 0o007 != 0 {
         let what = format!("everybody on this machine can read this private key (mode {:03o})", mode & 0o777);
@@ -132,6 +137,7 @@ fn works(section: &Section<'_, '_>, tls: &Tls) -> bool {
         SettingsError::Authority { .. } | SettingsError::NoAuthority => ("ca", CA),
         SettingsError::KeyMismatch => ("key", "the private key of the first certificate in cert"),
         SettingsError::Identity { .. } => ("cert", CERT),
+        SettingsError::Revoked { .. } => unreachable!("there is no list of revoked certificates here"),
     };
     section.refuse(key, Refusal::new(error.to_string(), remedy));
     false

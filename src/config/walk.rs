@@ -312,14 +312,6 @@ impl<'r, 'd> Section<'r, 'd> {
         self.reader.notes.borrow_mut().push(note);
     }
 
-    /// A key that is not built yet: never ignored, never suggested.
-    pub fn unsupported(&self, key: &'static str, instead: &str) {
-        self.refused.borrow_mut().push(key);
-        if let Some(item) = self.table.and_then(|table| table.get(key)) {
-            self.entry_of(key, item).refuse(Refusal::new("not supported by this version", instead));
-        }
-    }
-
     /// A key that is known elsewhere, with where.
     pub fn misplaced(&self, key: &'static str, what: &str, remedy: &str) {
         self.refused.borrow_mut().push(key);

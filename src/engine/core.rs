@@ -90,6 +90,9 @@ impl Core for Shard {
     fn wake(&mut self, now: Now) {
         Self::wake(self, now);
     }
+    fn set_ticket_keys(&mut self, keys: tls::TicketKeys) {
+        Self::set_ticket_keys(self, keys);
+    }
     fn acknowledge(&mut self, news: &LossNews) -> Acknowledged {
         Self::acknowledge(self, news)
     }

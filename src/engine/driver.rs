@@ -28,6 +28,7 @@ use crate::shard::{
     SourceId,
 };
 use crate::source::serial::{Opened, PortError};
+use crate::tls::TicketKeys;
 use link::Link;
 use share::Share;
 use slab::Slab;
@@ -116,6 +117,8 @@ pub trait Core {
     }
     /// An operator ends all waits for the API.
     fn wake(&mut self, _now: Now) {}
+    /// By what the tickets of machines are sealed from now on.
+    fn set_ticket_keys(&mut self, _keys: TicketKeys) {}
     /// An operator knows of losses.
     fn acknowledge(&mut self, _news: &LossNews) -> Acknowledged {
         Acknowledged::default()
@@ -179,6 +182,8 @@ pub enum Message {
     },
     /// All waits for the API are over.
     Wake,
+    /// By what the tickets of machines that speak TLS are sealed from now on.
+    TicketKeys(TicketKeys),
     /// Losses are known.
     Acknowledge {
         /// What is known of them.

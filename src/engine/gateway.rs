@@ -27,6 +27,7 @@ use crate::observe::process::ProcessUsage;
 use crate::observe::report::Report;
 use crate::shard::SourceId;
 use crate::source::serial::{self, Opened};
+use crate::tls::TicketKeys;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use std::collections::HashMap;
 use std::io::{self, Write as _};
@@ -423,6 +424,7 @@ impl Gateway {
             let left = tokio::spawn(parked.do_what_was_left(self.settings.gateway.state_dir.clone()));
             let reloader = tokio::spawn(reloader.run(wishes));
             let certificates = tokio::spawn(watch_certificates(self.loaded.clone()));
+            let tickets = tokio::spawn(rotate_ticket_keys(self.mailboxes.clone()));
             let blocks = self.blocks.clone().map(|blocks| tokio::spawn(blocks.run()));
             let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), stopping, current));
             let histograms = histograms.map(|(log, every)| Histograms::start(log, every, self.mailboxes.clone()));
@@ -433,6 +435,7 @@ impl Gateway {
             stop.abort();
             reloader.abort();
             certificates.abort();
+            tickets.abort();
             if let Some(blocks) = blocks {
                 blocks.abort();
             }
@@ -598,6 +601,23 @@ async fn watch_certificates(loaded: Loaded) {
         for warning in loaded.certificates().iter().filter_map(|end| end.warning(clock::now().wall_ns)) {
             warn!("{warning}: put its successor into the file, and reload (SIGHUP)");
         }
+    }
+}
+
+/// Gives all cores the same keys for the tickets of machines, and others every few hours. Those before are still read, so that a machine
+/// can resume its session for twice that time, and what was recorded of it can be read by nobody later.
+async fn rotate_ticket_keys(mailboxes: Vec<mpsc::UnboundedSender<Message>>) {
+    let mut drawn = TicketKeys::draw();
+    loop {
+        let keys = match drawn {
+            Ok(keys) => keys,
+            Err(error) => return warn!("machines cannot resume their TLS sessions from now on: {error}"),
+        };
+        for mailbox in &mailboxes {
+            let _ = mailbox.send(Message::TicketKeys(keys.clone())); // a core that has ended needs none
+        }
+        tokio::time::sleep(TicketKeys::ROTATION).await;
+        drawn = keys.rotated();
     }
 }
 

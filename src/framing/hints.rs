@@ -19,6 +19,8 @@ const PARITY_VALUES_MIN: u32 = 8;
 const PARITY_HIGH_MIN: u32 = 2;
 /// Telnet's "interpret as command" (RFC 854); WILL, WON'T, DO and DON'T follow it.
 const IAC: u8 = 0xFF;
+/// Bytes by which a ClientHello of TLS is known (RFC 8446 sections 5.1 and 4).
+const HELLO_BYTES: usize = 6;
 
 /// What a stream's first bytes say about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub enum Hint {
     },
     /// It begins with a negotiation of telnet.
     Telnet,
+    /// It begins with the ClientHello of TLS.
+    Tls,
     /// All bytes have the same parity, and bit 7 is in use: 7 data bits with a parity, read as 8 bits without one.
     Parity {
         /// Odd; else even.
@@ -58,6 +62,11 @@ impl Hint {
             Self::Telnet => "the other side speaks telnet (it began with IAC, 0xFF): its negotiation is no data; set \
                              the device server's port to raw TCP (\"raw\" in ser2net, often \"TCP server\")"
                 .to_owned(),
+            Self::Tls => {
+                "the machine begins TLS (a ClientHello), and this source has none: give the source its tls, or let the \
+                          machine connect without"
+                    .to_owned()
+            }
             Self::Parity { odd } => {
                 let (word, format) = if *odd { ("odd", "7O1") } else { ("even", "7E1") };
                 let mut text = format!(
@@ -92,6 +101,8 @@ pub struct Hints {
     first: u8,
     /// The second byte of those that telnet begins with was seen.
     telnet: bool,
+    /// One of the first bytes is none of a ClientHello.
+    no_hello: bool,
     line_feeds: u32,
     carriage_returns: u32,
     /// Which values came, by their lower 7 bits: with bit 7 clear, and with it set.
@@ -117,6 +128,9 @@ impl Hints {
         if connected && self.telnet {
             return Look::Hint(Hint::Telnet);
         }
+        if self.bytes >= HELLO_BYTES && !self.no_hello {
+            return Look::Hint(Hint::Tls);
+        }
         if self.bytes >= PARITY_BYTES_MIN
             && let Some(hint) = self.parity()
         {
@@ -126,8 +140,13 @@ impl Hints {
             return self.no_end(framing, LINE_ENDS_MIN).map_or(Look::Settled, Look::Hint);
         }
         let may_be_telnet = connected && self.bytes < 2;
+        let may_be_tls = !self.no_hello;
         let may_have_parity = !(self.any_even && self.any_odd);
-        if may_be_telnet || may_have_parity || !self.has_end(framing) { Look::More } else { Look::Settled }
+        if may_be_telnet || may_be_tls || may_have_parity || !self.has_end(framing) {
+            Look::More
+        } else {
+            Look::Settled
+        }
     }
 
     /// The stream is over, so that few bytes must do.
@@ -141,6 +160,14 @@ impl Hints {
             1 => self.telnet = self.first == IAC && matches!(byte, 0xFB..=0xFE),
             _ => {}
         }
+        // A record of a handshake, its version and length, and the message's type.
+        self.no_hello |= match self.bytes {
+            0 => byte != 0x16,
+            1 => byte != 3,
+            2 => byte > 4,
+            5 => byte != 1,
+            _ => false,
+        };
         self.bytes += 1;
         self.line_feeds += u32::from(byte == b'\n');
         self.carriage_returns += u32::from(byte == b'\r');
@@ -194,6 +221,19 @@ mod tests {
             }
         }
         (Look::More, taken)
+    }
+
+    #[test]
+    fn a_client_hello_is_known_by_its_first_bytes_however_they_come() {
+        let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3];
+        for framing in [ending(b"\r"), ending(b"\x03")] {
+            for piece in [1, 2, 5] {
+                assert_eq!(said(&framing, false, &hello, piece).0, Look::Hint(Hint::Tls), "pieces of {piece}");
+            }
+            let other = [0x16, 3, 1, 2, 0, 2, 13, 3];
+            assert_ne!(said(&framing, false, &other, 1).0, Look::Hint(Hint::Tls));
+        }
+        assert!(Hint::Tls.words(None).contains("its tls"));
     }
 
     fn with_parity(text: &[u8], odd: bool) -> Vec<u8> {

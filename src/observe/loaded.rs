@@ -3,7 +3,7 @@
 use super::report::{Area, Problem};
 use crate::config::Settings;
 use crate::ground::text::rfc3339;
-use crate::tls::{Expiry, expiries};
+use crate::tls::{Expiry, expiries, server_expiries};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -47,7 +47,13 @@ impl Loaded {
 
     /// Those of the configuration that is in force from now on.
     pub fn set_certificates(&self, settings: &Settings) {
-        self.attempts().certificates = settings.deliver.tls.as_ref().map(expiries).unwrap_or_default();
+        let of_sources = settings.sources.iter().filter_map(|source| source.tls.as_ref());
+        let of_sources = of_sources.flat_map(|tls| server_expiries(&tls.server));
+        let mut ends: Vec<Expiry> = settings.deliver.tls.iter().flat_map(expiries).chain(of_sources).collect();
+        // Sources may share their files, and a metric stands there once.
+        ends.sort_unstable();
+        ends.dedup_by(|later, first| later.of == first.of && later.subject == first.subject);
+        self.attempts().certificates = ends;
     }
 
     /// An attempt failed at `wall_ns` nanoseconds after 1970; the configuration is what it was.

@@ -253,7 +253,7 @@ impl Page {
             let labels = [("certificate", end.of.name().to_owned()), ("subject", end.subject)];
             (labels, end.not_after_s as f64)
         });
-        let help = "When a certificate of [deliver.tls] ends, in seconds since 1970.";
+        let help = "When a certificate ends that the configuration names, in seconds since 1970.";
         family(encoder, "tls_certificate_expiry_timestamp_seconds", help, false, ends)?;
         let labels = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -241,6 +241,11 @@ impl Shard {
         self.delivery.set_tls(client);
     }
 
+    /// By what the tickets of machines are sealed from now on. Until it is told, machines cannot resume their sessions.
+    pub fn set_ticket_keys(&mut self, keys: tls::TicketKeys) {
+        self.intake.set_ticket_keys(keys);
+    }
+
     /// What the open connections to the API and those to come are made by differs.
     pub fn needs_tls(&self, settings: &Settings) -> bool {
         self.delivery.needs_tls(settings)
@@ -284,8 +289,8 @@ impl Shard {
             },
             Completion::Sent { link, bytes, result } => match turn.links.kind(link) {
                 Some(Kind::Api) => return delivery.handle_sent(turn, store, link, (bytes, result)),
-                Some(Kind::Http) => intake.handle_sent(turn, store, link, (bytes, result)),
-                Some(Kind::Stream) | None => {}
+                Some(kind) => intake.handle_sent(turn, store, (link, kind), (bytes, result)),
+                None => {}
             },
             Completion::Connected { link, result } => match turn.links.kind(link) {
                 Some(Kind::Api) => delivery.handle_connected(turn, store, link, result),
@@ -328,6 +333,7 @@ impl Shard {
             },
             Timer::Reopen(source) => intake.reopen_due(turn, source),
             Timer::Tell => intake.tell(),
+            Timer::Tls => intake.tell_faults(turn),
             Timer::Silence(source) => intake.check_silence(turn, source),
             Timer::Accept(source) => intake.resume_accept(turn, source),
             Timer::Api(_) | Timer::ReadOn => {} // who goes on looks at the time itself
@@ -358,6 +364,8 @@ impl Shard {
         let (mut turn, mut owners) = self.lend(now);
         let turn = &mut turn;
         owners.intake.bury(turn, owners.store);
+        owners.intake.begin_handshakes(turn, owners.store);
+        owners.admit(turn);
         owners.intake.resume_paused(turn, owners.store);
         owners.admit(turn);
         owners.delivery.advance_disposals(turn, owners.store);

@@ -17,6 +17,8 @@ pub(super) enum Timer {
     Reopen(SourceId),
     /// What has befallen some sources is to be logged.
     Tell,
+    /// Handshakes wait for their turn, or faults of TLS to be logged.
+    Tls,
     /// A source may have been silent for too long.
     Silence(SourceId),
     /// Accepting goes on.

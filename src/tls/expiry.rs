@@ -1,6 +1,6 @@
 //! When our certificates end: said in time, since nothing is delivered afterwards.
 
-use super::settings::Tls;
+use super::settings::{ServerTls, Tls};
 use rustls::pki_types::CertificateDer;
 use std::time::Duration;
 
@@ -14,6 +14,10 @@ pub enum Use {
     Client,
     /// It signs the service's.
     Authority,
+    /// It shows machines who we are: the first one of `certificate`, or one that leads to its CA.
+    Server,
+    /// It signs the machines'.
+    ClientAuthority,
 }
 
 impl Use {
@@ -22,14 +26,18 @@ impl Use {
         match self {
             Self::Client => "client",
             Self::Authority => "ca",
+            Self::Server => "server",
+            Self::ClientAuthority => "client_ca",
         }
     }
 
-    /// The key of `[deliver.tls]` that names its file.
+    /// The key of `[deliver.tls]`, or of `tls` of a source, that names its file.
     pub fn key(self) -> &'static str {
         match self {
             Self::Client => "cert",
             Self::Authority => "ca",
+            Self::Server => "certificate",
+            Self::ClientAuthority => "client_ca",
         }
     }
 }
@@ -57,6 +65,8 @@ impl Expiry {
         let what = match of {
             Use::Client => "the client certificate",
             Use::Authority => "the CA certificate",
+            Use::Server => "the server certificate",
+            Use::ClientAuthority => "the CA certificate of machines",
         };
         let day = jiff::Timestamp::from_second(*not_after_s).map(|end| end.strftime("%Y-%m-%d").to_string());
         let day = day.unwrap_or_else(|_| "a day that no calendar has".to_owned());
@@ -71,7 +81,18 @@ impl Expiry {
 pub fn expiries(tls: &Tls) -> Vec<Expiry> {
     let chain = tls.identity.iter().flat_map(|identity| &identity.chain).map(|cert| (Use::Client, cert));
     let authorities = tls.authorities.iter().filter(|_| tls.is_named).map(|cert| (Use::Authority, cert));
-    let mut found: Vec<Expiry> = chain.chain(authorities).filter_map(|(of, cert)| expiry(of, cert)).collect();
+    earliest(chain.chain(authorities))
+}
+
+/// The same of a source.
+pub fn server_expiries(tls: &ServerTls) -> Vec<Expiry> {
+    let chain = tls.identity.chain.iter().map(|cert| (Use::Server, cert));
+    let authorities = tls.clients.iter().flat_map(|clients| &clients.authorities);
+    earliest(chain.chain(authorities.map(|cert| (Use::ClientAuthority, cert))))
+}
+
+fn earliest<'c>(certificates: impl Iterator<Item = (Use, &'c CertificateDer<'static>)>) -> Vec<Expiry> {
+    let mut found: Vec<Expiry> = certificates.filter_map(|(of, cert)| expiry(of, cert)).collect();
     found.sort_unstable();
     found.dedup_by(|later, first| later.of == first.of && later.subject == first.subject);
     found

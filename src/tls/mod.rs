@@ -1,22 +1,35 @@
-//! TLS towards the API, as a client: bytes in, plaintext and bytes out, by rustls' unbuffered connections.
+//! TLS towards the API, as a client, and towards machines, as a server: bytes in, plaintext and bytes out, by rustls' unbuffered
+//! connections.
 //!
 //! - `expiry`: when certificates end. `session`: one connection. `tickets`: what lets the next one do without a whole handshake.
 //!   `error`: what went wrong, in words, and what to do. `settings`: whom to trust and who we are, which the configuration reads.
+//! - `server`: one machine's connection. `hello`: what a machine has offered. `fault`: why its handshake came to nothing.
+//!   `ticket_keys`: by what the tickets are sealed that machines resume by. `certificate`: whose a machine's certificate is.
 //! - [`Client`] is what all sessions of a shard share. It is built outside of the shard, so that another one can take its place.
 //!
 //! Nothing here knows a descriptor or a runtime. The time, by which certificates and tickets are judged, is what the owner says
 //! ([`Client::set_time`]): a shard has one `now` a turn, and under a virtual clock certificates expire by that clock.
 
+mod certificate;
 mod error;
 mod expiry;
+mod fault;
+mod hello;
+mod server;
 mod session;
 mod settings;
+mod ticket_keys;
 mod tickets;
 
+pub use certificate::{MachineCertificate, machine_certificate};
 pub use error::TlsError;
-pub use expiry::{Expiry, SOON, Use, expiries};
+pub use expiry::{Expiry, SOON, Use, expiries, server_expiries};
+pub use fault::{Fault, Reason};
+pub use hello::Offer;
+pub use server::{Server, ServerSession};
 pub use session::{ClientSession, Progress};
-pub use settings::{Identity, Tls};
+pub use settings::{Clients, Identity, ServerTls, Tls};
+pub use ticket_keys::{NoRandomness, TicketKeys};
 
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::ring;
@@ -67,6 +80,12 @@ pub enum SettingsError {
         /// What the library says.
         reason: String,
     },
+    /// A list of revoked certificates is none.
+    #[error("a list of revoked certificates cannot be read: {reason}")]
+    Revoked {
+        /// What the library says.
+        reason: String,
+    },
 }
 
 /// What all sessions of a shard share: who is trusted, who we are, and tickets of earlier sessions.
@@ -95,10 +114,7 @@ impl Client {
         let mut config = match &settings.identity {
             None => builder.with_no_client_auth(),
             Some(Identity { chain, key }) => {
-                builder.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(|error| match error {
-                    Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => SettingsError::KeyMismatch,
-                    other => SettingsError::Identity { reason: other.to_string() },
-                })?
+                builder.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(of_identity)?
             }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -123,6 +139,14 @@ impl Client {
     /// more than one, or the server has shown that it resumes none.
     pub fn resumptions(&self, server: &ServerName<'static>) -> Option<usize> {
         self.tickets.left(server)
+    }
+}
+
+/// What is wrong with a certificate and its key.
+fn of_identity(error: Error) -> SettingsError {
+    match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => SettingsError::KeyMismatch,
+        other => SettingsError::Identity { reason: other.to_string() },
     }
 }
 

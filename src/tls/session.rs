@@ -15,17 +15,17 @@ const INCOMING_BYTES_MAX: usize = 256 * 1024;
 /// Most that one call answers to what was received: certificates of ours are the longest.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// What a TLS record adds to its plaintext, at most (RFC 5246 section 6.2.3), and the longest plaintext.
-const RECORD_OVERHEAD_BYTES: usize = 64;
-const RECORD_PLAIN_BYTES: usize = 16 * 1024;
+pub(super) const RECORD_OVERHEAD_BYTES: usize = 64;
+pub(super) const RECORD_PLAIN_BYTES: usize = 16 * 1024;
 
 /// Where a session is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// The server has not yet proved who it is; nothing of ours may be sent.
+    /// The other side has not yet proved who it is; nothing of ours may be sent.
     Handshaking,
     /// The handshake is complete and the certificate was found good.
     Open,
-    /// The server has ended its side by a close_notify; all that it sent has been received.
+    /// The other side has ended its half by a close_notify; all that it sent has been received.
     Closed,
 }
 
@@ -271,7 +271,7 @@ impl fmt::Debug for ClientSession {
 }
 
 /// Appends a message of the handshake, or an alert.
-fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, out: &mut Vec<u8>) {
+pub(super) fn encode<Side>(mut data: EncodeTlsData<'_, Side>, out: &mut Vec<u8>) {
     append(out, |buffer| {
         data.encode(buffer).map_err(|error| match error {
             EncodeError::InsufficientSize(size) => size.required_size,
@@ -281,7 +281,7 @@ fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, out: &mut Vec<u8>) 
 }
 
 /// Appends what `write` puts into the buffer that it is given; it may say that it needs a larger one, of so many bytes.
-fn append(out: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Result<usize, usize>) {
+pub(super) fn append(out: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Result<usize, usize>) {
     let begin = out.len();
     let mut room = out.capacity() - begin;
     loop {

@@ -1,6 +1,11 @@
-//! TLS towards the API without a kernel: sessions by themselves, and a shard whose API is a TLS server in memory.
+//! TLS without a kernel: sessions by themselves, a shard whose API is a TLS server in memory, and one whose machines are clients in memory.
 
+mod listen;
+mod machines;
+mod memory;
 mod pki;
+mod revoked;
+mod server;
 mod service;
 mod session;
 mod settings;

@@ -21,13 +21,19 @@ impl Authority {
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate"))
     }
 
     pub fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// For what else it signs.
+    #[allow(dead_code)] // of one of the programs that share this file
+    pub fn issuer(&self) -> &rcgen::Issuer<'static, KeyPair> {
+        &self.0
     }
 
     pub fn der(&self) -> CertificateDer<'static> {

@@ -148,3 +148,115 @@ fn a_certificate_that_ends_soon_or_is_over_is_worth_a_note() {
     assert_eq!(note.key, "deliver.tls.cert");
     assert!(note.what.starts_with("the client certificate ") && note.what.ends_with(" ended on 2020-01-01"), "{note}");
 }
+
+/// A source with `tls`, and what is wrong with it.
+fn check_source(directory: &Path, keys: &str) -> Result<Checked, String> {
+    let keys = keys.replace("DIR", &directory.display().to_string());
+    let text = format!(
+        "[[source]]\nname = \"cams\"\nkind = \"http\"\nlisten = \"127.0.0.1:8443\"\n{keys}\n[deliver]\n\
+         url = \"http://127.0.0.1:8000/films/\"\n"
+    );
+    let path = directory.join("ringest.toml");
+    fs::write(&path, text).expect("a file");
+    config::check(&path).map_err(|problems| problems.to_string())
+}
+
+/// A directory with good files of a source: `server.pem`, `server.key`, `machines.pem`, `machines.crl`.
+fn server_files() -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (plant, machines) = (Authority::new("Plant"), Authority::new("Machines"));
+    let ours = plant.issue(&["gateway.plant"]);
+    let list = machines.revoke(&[&machines.issue(&["cam-9"])]);
+    for (name, text) in [
+        ("server.pem", &ours.pem),
+        ("server.key", &ours.key_pem),
+        ("machines.pem", &machines.pem()),
+        ("machines.crl", &list),
+    ] {
+        let path = directory.path().join(name);
+        fs::write(&path, text).expect("a file");
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("a mode");
+    }
+    directory
+}
+
+const SERVER: &str = "tls = { certificate = \"DIR/server.pem\", key = \"DIR/server.key\", client_ca = \"DIR/machines.pem\", \
+    crl = \"DIR/machines.crl\" }";
+
+#[test]
+fn tls_of_a_source_is_read_and_may_listen_beyond_loopback_where_machines_show_certificates() {
+    let directory = server_files();
+    let checked = check_source(directory.path(), SERVER).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(checked.notes, []);
+    let tls = checked.settings.sources[0].tls.clone().expect("it has TLS");
+    assert!(tls.asks_for_certificates() && !tls.names_machines);
+    let clients = tls.server.clients.as_ref().expect("a client CA");
+    assert_eq!((tls.server.identity.chain.len(), clients.authorities.len(), clients.revoked.len()), (1, 1, 1));
+    let beyond = |keys: &str| {
+        let path = directory.path().join("ringest.toml");
+        check_source(directory.path(), keys).expect("good");
+        let text = fs::read_to_string(&path).expect("a file").replace("127.0.0.1:8443", "0.0.0.0:8443");
+        fs::write(&path, text).expect("a file");
+        config::check(&path).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(beyond(SERVER).expect("who may come is known").notes, []);
+    let without = SERVER.split(", client_ca").next().expect("a part").to_owned() + " }";
+    let problems = beyond(&without).expect_err("anybody may come");
+    assert!(problems.contains("client_ca") && problems.contains("allow_remote"), "{problems}");
+}
+
+#[test]
+fn each_fault_of_tls_of_a_source_is_named_with_its_line_and_the_remedy() {
+    let directory = server_files();
+    let other = Authority::new("Other").issue(&["other"]);
+    let whole = |from: &str, to: &str| SERVER.replace(from, to);
+    for (keys, key, what, remedy) in [
+        ("tls = {}".to_owned(), "tls.certificate", "this key is missing", "the server's certificate"),
+        ("tls = true".to_owned(), ".tls", "not a section", "tls = { certificate"),
+        (whole("crl =", "crls ="), "tls.crls", "not known here", "known here: certificate, key, client_ca, crl"),
+        (whole("server.pem", "missing.pem"), "tls.certificate", "the file cannot be read", "the server's certificate"),
+        (whole("server.key", "server.pem"), "tls.key", "there is no private key", "without a passphrase"),
+        (whole("machines.pem", "server.key"), "tls.client_ca", "there is no certificate", "has signed the machines'"),
+        (whole("machines.crl", "machines.pem"), "tls.crl", "no list of revoked", "X509 CRL"),
+        (whole("client_ca = \"DIR/machines.pem\", ", ""), "tls.crl", "nobody is asked", "client_ca as well"),
+        (
+            format!(
+                "{}\nname_from = \"certificate\"",
+                whole(", client_ca = \"DIR/machines.pem\", crl = \"DIR/machines.crl\"", "")
+            ),
+            "name_from",
+            "no machine is asked for a certificate",
+            "client_ca in tls",
+        ),
+        ("name_from = \"certificat\"".to_owned(), "name_from", "not known here", "\"certificate\""),
+    ] {
+        let problems = check_source(directory.path(), &keys).expect_err(what);
+        let first = problems.lines().next().expect("a line");
+        assert!(first.contains(key) && first.contains(what) && first.contains("ringest.toml:"), "{problems}");
+        assert!(problems.contains(remedy), "{problems}");
+    }
+    fs::write(directory.path().join("server.key"), &other.key_pem).expect("a file");
+    let problems = check_source(directory.path(), SERVER).expect_err("another key");
+    assert!(
+        problems.contains("tls.key") && problems.contains("the key does not belong to the certificate"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn what_ends_or_everybody_can_read_is_worth_a_note_at_a_source_too() {
+    let directory = server_files();
+    let plant = Authority::new("Plant");
+    let old = plant.issue_until(&["gateway.plant"], 2020);
+    fs::write(directory.path().join("server.pem"), &old.pem).expect("a file");
+    let key = directory.path().join("server.key");
+    fs::write(&key, &old.key_pem).expect("a file");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).expect("a mode");
+    let notes = check_source(directory.path(), SERVER).expect("good").notes;
+    let said: Vec<&str> = notes.iter().map(|note| note.what.as_str()).collect();
+    assert!(said.iter().any(|what| what.contains("everybody on this machine can read this private key")), "{said:?}");
+    assert!(
+        said.iter().any(|what| what.starts_with("the server certificate") && what.ends_with("ended on 2020-01-01")),
+        "{said:?}"
+    );
+}

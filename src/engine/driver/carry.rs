@@ -486,6 +486,7 @@ impl<C: Core> Driver<C> {
                 let _ = answer.send(self.core.dispose(disposal, &of));
             }
             Message::Wake => self.core.wake(now),
+            Message::TicketKeys(keys) => self.core.set_ticket_keys(keys),
             Message::Acknowledge { news, answer } => {
                 let _ = answer.send(self.core.acknowledge(&news));
             }

@@ -146,6 +146,28 @@ counters! {
     /// HTTP connections closed without an answer, since their records were not on disk after 30 s;
     /// they are delivered once they are.
     pub http_unanswered: u64,
+    /// TLS handshakes with machines that were completed.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier session, which costs little.
+    pub tls_resumed: u64,
+    /// TLS handshakes with machines that waited for a later turn, since too many begin at once.
+    pub tls_put_off: u64,
+    /// Connections of machines that spoke something else where TLS is spoken.
+    pub tls_failed_plain: u64,
+    /// TLS handshakes with machines that offer too old a version, or nothing that is taken.
+    pub tls_failed_offer: u64,
+    /// TLS handshakes with machines without a certificate that is accepted.
+    pub tls_failed_certificate: u64,
+    /// TLS handshakes with machines that do not accept the certificate of their source.
+    pub tls_failed_untrusted: u64,
+    /// TLS handshakes with machines that did not end in time.
+    pub tls_failed_late: u64,
+    /// TLS handshakes that machines left in their middle.
+    pub tls_failed_left: u64,
+    /// TLS sessions with machines that failed otherwise.
+    pub tls_failed_other: u64,
+    /// Connections of machines that began TLS where none is spoken.
+    pub tls_hellos_on_plain_ports: u64,
     /// Requests sent to the API.
     pub api_requests: u64,
     /// Requests to the API that were sent again on a new connection because a kept-alive one was

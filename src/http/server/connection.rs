@@ -57,6 +57,8 @@ pub enum Verdict {
     KeyReused,
     /// 404
     UnknownSource,
+    /// 403 with this sentence as its body.
+    Forbidden(&'static str),
     /// 503 with Retry-After.
     Unavailable {
         /// Seconds.
@@ -364,6 +366,11 @@ impl ServerConnection {
         self.tls_hello
     }
 
+    /// The same, told once.
+    pub fn take_tls_hello(&mut self) -> bool {
+        std::mem::take(&mut self.tls_hello)
+    }
+
     /// Memory held beyond the connection's own size, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.buffer.capacity()
@@ -447,6 +454,7 @@ fn answer_of(verdict: Verdict) -> Answer {
         Verdict::Elsewhere { ticket, keyed } => Answer::Elsewhere { ticket, keyed },
         Verdict::Unavailable { retry_after_s } => Answer::Unavailable { retry_after_s },
         Verdict::UnknownSource => refused(Refusal::new(404, "there is no such source"), false),
+        Verdict::Forbidden(text) => refused(Refusal::new(403, text), false),
         Verdict::BadRequest(text) => refused(Refusal::bad(text), false),
         Verdict::KeyReused => {
             let text = "this Idempotency-Key came with another body before: a new record needs a new key";

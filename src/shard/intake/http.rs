@@ -6,6 +6,7 @@ use super::access::Door;
 use super::guests::Sent;
 use super::hold::Hold;
 use super::queue::{Queued, RoomQueue};
+use super::secure::NoSession;
 use super::sender::{RETRY_AFTER_S, Sender};
 use super::source::Sources;
 use crate::ground::{CoreId, Fd, LinkId, Moment, RecordNumber, SourceId};
@@ -112,6 +113,9 @@ impl Machine {
             let mut judge = |caller: &Caller<'_>| lent.door.judge(lent.turn, lent.sources, who, caller);
             let Some(request) = connection.next_request(limits, now_ns, &mut input, &mut judge) else { break };
             let verdict = match lent.placement.owner_of_request(lent.store, &request, passed_to) {
+                _ if lent.sources.is_another_machine(lent.turn.settings, link, request.source) => {
+                    Some(Verdict::Forbidden("the certificate of this machine is for another SOURCE"))
+                }
                 Some(owner) => Some(Self::pass_on(sender, passed_to, lent, link, (owner, &request))),
                 None => sender.take(lent.turn, lent.store, lent.sources, &request),
             };
@@ -279,8 +283,12 @@ impl Machines {
         let Self { table, sent, .. } = self;
         let machine = table.of(link);
         sources.count_bytes(turn, machine.sender.source, bytes.len());
-        machine.read(&mut Taking { turn, store, sources, placement, sent, door }, link, bytes);
+        let mut lent = Taking { turn: &mut *turn, store, sources: &mut *sources, placement, sent, door };
+        machine.read(&mut lent, link, bytes);
         machine.mark_dirty(&mut self.dirty, link);
+        if machine.connection.take_tls_hello() {
+            sources.secures.faults.note_hello(turn, machine.sender.source, machine.sender.peer());
+        }
     }
 
     /// A request that was held back, and whose turn it is, is taken if there is room now; whether it
@@ -394,14 +402,15 @@ impl Machines {
         if output.close {
             machine.closing = Closing::AfterSend;
         }
-        if !out.is_empty() {
-            machine.sending = true;
-            turn.emit(Op::Send { link, fd, bytes: out });
-        } else {
-            self.send_buffers.push(out);
-            if output.close {
-                machine.linger(turn, store, sources, link, fd);
+        match sources.send(turn, (link, fd), out, output.close) {
+            Ok((is_sent, buffer)) => {
+                self.send_buffers.extend(buffer);
+                machine.sending = is_sent;
             }
+            Err(NoSession) => return machine.end(turn, store, sources, link),
+        }
+        if output.close && !machine.sending {
+            machine.linger(turn, store, sources, link, fd);
         }
         if machine.paused && machine.wants_read() {
             machine.paused = false;
@@ -436,6 +445,11 @@ impl Machines {
         } else {
             machine.mark_dirty(&mut self.dirty, link);
         }
+    }
+
+    /// The connection ends as it is; its records stay.
+    pub fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
+        self.table.of(link).end(turn, store, sources, link);
     }
 
     /// A read has ended.

@@ -10,6 +10,7 @@
 //!   room; `guests`: what crosses between cores.
 //! - `access`: who is turned away.
 //! - `queue`: who of all these waits for room, in their order.
+//! - `secure`: TLS, which becomes plaintext before the others see it; `faults`: what goes wrong with it.
 //!
 //! The intake gives each record to the store, and never sees an API.
 
@@ -18,6 +19,7 @@ mod addresses;
 mod attempts;
 mod burst;
 mod content;
+mod faults;
 mod guests;
 mod hold;
 mod http;
@@ -25,6 +27,7 @@ mod pressure;
 mod queue;
 mod samples;
 mod search;
+mod secure;
 mod sender;
 mod source;
 mod stream;
@@ -260,11 +263,14 @@ impl Intake {
             stream.reading = true;
             stream.older.clone_from(&older);
             let link = turn.links.open(Kind::Stream, Some(fd));
-            stream.begin(turn, link, false);
+            if source.tls.is_none() {
+                stream.begin(turn, link, false); // over TLS it begins behind the handshake
+            }
             self.streams.table.insert(link, stream);
             link
         };
         self.sources.count_in(turn, id, link, peer);
+        self.sources.secures.begin(turn, link, id, peer);
         turn.emit(Op::Recv { link, fd, kind: source::readable(&source.kind), older });
     }
 
@@ -329,6 +335,19 @@ impl Intake {
         (link, kind): (LinkId, Kind),
         bytes: &mut [u8],
     ) {
+        match self.sources.secures.has(link) {
+            true => self.secure_received(turn, store, (link, kind), bytes),
+            false => self.plain_received(turn, store, (link, kind), bytes),
+        }
+    }
+
+    fn plain_received(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        (link, kind): (LinkId, Kind),
+        bytes: &mut [u8],
+    ) {
         match kind {
             Kind::Http => {
                 let owner = (&self.placement, &mut self.door);
@@ -346,6 +365,13 @@ impl Intake {
         (link, kind): (LinkId, Kind),
         end: RecvEnd,
     ) {
+        match self.sources.secures.has(link) {
+            true => self.secure_ended(turn, store, (link, kind), end),
+            false => self.plain_ended(turn, store, (link, kind), end),
+        }
+    }
+
+    fn plain_ended(&mut self, turn: &mut Turn<'_>, store: &mut Store, (link, kind): (LinkId, Kind), end: RecvEnd) {
         match kind {
             Kind::Http => self.machines.read_ended(turn, store, &mut self.sources, link, end),
             Kind::Stream => self.streams.read_ended(turn, store, &mut self.sources, link, end),
@@ -358,13 +384,23 @@ impl Intake {
         &mut self,
         turn: &mut Turn<'_>,
         store: &mut Store,
-        link: LinkId,
+        (link, kind): (LinkId, Kind),
         sent: (Vec<u8>, Result<(), i32>),
     ) {
-        self.machines.sent(turn, store, &mut self.sources, link, sent);
+        match kind {
+            _ if self.sources.secures.has(link) => self.secure_sent(turn, store, (link, kind), sent),
+            Kind::Http => self.machines.sent(turn, store, &mut self.sources, link, sent),
+            Kind::Stream | Kind::Api => unreachable!("a stream is sent nothing, and the API is the delivery's"),
+        }
     }
 
     pub fn handle_link_timer(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId, kind: Kind) {
+        if self.sources.secures.has(link) {
+            self.secure_timer(turn, store, link, kind);
+            if !turn.links.is_open(link, kind) {
+                return;
+            }
+        }
         match kind {
             Kind::Http => {
                 self.machines.handle_timer(turn, store, &mut self.sources, (&self.placement, &mut self.door), link);
@@ -386,6 +422,11 @@ impl Intake {
         self.sources.tell();
     }
 
+    /// What has gone wrong with the TLS of machines is logged.
+    pub fn tell_faults(&mut self, turn: &mut Turn<'_>) {
+        self.sources.secures.faults.tell_rest(turn);
+    }
+
     /// A source may have been silent for too long.
     pub fn check_silence(&mut self, turn: &mut Turn<'_>, id: SourceId) {
         if self.sources.runs(id) {
@@ -404,6 +445,7 @@ impl Intake {
     pub fn forget_link(&mut self, link: LinkId) {
         self.streams.table.forget(link);
         self.machines.forget(link);
+        self.sources.secures.forget(link);
     }
 
     /// A link's file is closed: a source that waits for a port begins.
@@ -545,7 +587,10 @@ impl Intake {
         let links: Vec<LinkId> = turn.links.ids().collect();
         for link in links {
             match turn.links.kind(link) {
-                Some(Kind::Stream) => self.streams.stop(turn, store, &mut self.sources, link),
+                Some(Kind::Stream) => {
+                    self.sources.secures.farewell(turn, link);
+                    self.streams.stop(turn, store, &mut self.sources, link);
+                }
                 Some(Kind::Http) => self.machines.stop(link),
                 Some(Kind::Api) | None => {}
             }
@@ -590,8 +635,12 @@ impl Intake {
                 continue; // a port of another core
             }
             self.sources.adjust(turn, old, id);
-            if old.sources[usize::from(id.0)].access.networks != turn.source(id).access.networks {
+            let before = &old.sources[usize::from(id.0)];
+            if before.access.networks != turn.source(id).access.networks {
                 self.end_denied(turn, store, id);
+            }
+            if before.tls != turn.source(id).tls {
+                self.sources.secures.configure(id, turn.settings);
             }
             if needs_new_origin(&old.sources[usize::from(id.0)], turn.source(id)) {
                 self.streams.renew_origins(turn, store, &mut self.sources, id);
@@ -635,6 +684,7 @@ impl Intake {
             turn.emit(Op::PauseAccept { source: id });
         }
         for link in self.streams.links_of(turn, id) {
+            self.sources.secures.farewell(turn, link);
             self.streams.retire(turn, store, &mut self.sources, link);
         }
         for link in self.machines.links_of(turn, id) {
@@ -652,6 +702,8 @@ impl Intake {
         let same = |other: &&Source| other.retired && other.link.is_some() && turn.source(other.id).name == *name;
         source.waits_for = self.sources.iter().find(same).map(|other| other.id);
         self.sources.add(source);
+        self.sources.secures.faults.forget(id); // of an earlier one in its place
+        self.sources.secures.configure(id, turn.settings);
         self.find_lanes_of(turn, store, id);
         if turn.phase == Phase::Running {
             self.sources.start(turn, &mut self.streams.table, id);

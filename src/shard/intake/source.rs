@@ -7,6 +7,7 @@ use super::burst::Burst;
 use super::content::Undecodable;
 use super::queue::RoomQueue;
 use super::samples::Samples;
+use super::secure::Secures;
 use super::stream::Stream;
 use crate::access::DenialCounts;
 use crate::config::{LaneKey, Settings, SourceKind};
@@ -265,6 +266,8 @@ pub(super) struct Sources {
     back: Burst,
     /// Who of them waits for room. It stands here since all that sends is lent its sources.
     pub queue: RoomQueue,
+    /// TLS of their connections, for the same reason.
+    pub secures: Secures,
 }
 
 impl Sources {
@@ -279,6 +282,7 @@ impl Sources {
             lost: Burst::default(),
             back: Burst::default(),
             queue: RoomQueue::default(),
+            secures: Secures::new(ids, settings),
         };
         sources.make_index();
         sources
@@ -393,7 +397,8 @@ impl Sources {
     /// As they are now; `held_bytes`: bytes that wait to be framed.
     pub fn show(&self, now: Now, settings: &Settings, held_bytes: &HashMap<SourceId, u64>) -> Vec<SourceSnapshot> {
         let held_bytes = |source: &Source| held_bytes.get(&source.id).copied().unwrap_or(0);
-        self.list.iter().map(|source| source.show(now, settings, held_bytes(source))).collect()
+        let shown = self.list.iter().map(|source| (source.id, source.show(now, settings, held_bytes(source))));
+        shown.map(|(id, shown)| self.secures.faults.add_to(shown, now, id)).collect()
     }
 
     // ---- opening

@@ -8,7 +8,9 @@ use super::queue::RoomQueue;
 use super::search::SearchBudget;
 use super::source::{Brought, Sources, readable};
 use crate::config::{First, Flow, LaneKey, OnClose, Settings, Source, SourceKind, WhenFull, machine_name};
-use crate::framing::{FrameFlags, Framed, Framer, Framing, Hints, Idle, Look, OnIdle, RejectReason, search_bytes_max};
+use crate::framing::{
+    FrameFlags, Framed, Framer, Framing, Hint, Hints, Idle, Look, OnIdle, RejectReason, search_bytes_max,
+};
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, LinkId, RecordFlags, SourceId};
 use crate::journal::{Claim, Full, Identity, NewRecord, OriginRef, Room};
@@ -59,6 +61,8 @@ pub(super) struct Lent<'l, 't> {
 pub(super) struct Sender {
     pub source: SourceId,
     pub peer: Option<SocketAddr>,
+    /// By its certificate, where that says who it is.
+    pub name: Option<Box<str>>,
     lane: Option<(LaneId, OriginRef)>,
     brought: Brought,
 }
@@ -188,9 +192,11 @@ impl Sender {
     /// A new origin in a lane: what `configured` says of this sender.
     fn open_origin(&self, store: &mut Store, configured: &Source, lane: LaneId) -> OriginRef {
         let name = match (&configured.kind, self.peer) {
-            (SourceKind::TcpListen { lane: key, names, .. }, Some(peer)) => {
-                Cow::Owned(machine_name(&configured.name, *key, names, peer))
-            }
+            (SourceKind::TcpListen { lane: key, names, .. }, Some(peer)) => Cow::Owned(match &self.name {
+                Some(name) if *key == LaneKey::Connection => format!("{name}:{}", peer.port()),
+                Some(name) => name.to_string(),
+                None => machine_name(&configured.name, *key, names, peer),
+            }),
             _ => Cow::Borrowed(configured.name.as_str()),
         };
         store.open_origin(lane, Identity::of(&configured.name, &name, self.peer, configured.decoding))
@@ -212,7 +218,7 @@ impl Stream {
     /// `flow`: of a tty.
     pub fn new(source: SourceId, peer: Option<SocketAddr>, flow: Option<Flow>) -> Self {
         Self {
-            sender: Sender { source, peer, lane: None, brought: Brought::Nothing },
+            sender: Sender { source, peer, name: None, lane: None, brought: Brought::Nothing },
             framer: Framer::new(),
             parmrk: flow.map(|_| Parmrk::default()),
             pressure: Pressure::new(flow),
@@ -315,7 +321,10 @@ impl Stream {
         match self.hints.get_or_insert_default().look(&source.framing, connected, bytes) {
             Look::More => return,
             Look::Settled => {}
-            Look::Hint(hint) => sources.hint(turn, self.sender.source, hint),
+            Look::Hint(hint) => {
+                turn.counters.tls_hellos_on_plain_ports += u64::from(hint == Hint::Tls);
+                sources.hint(turn, self.sender.source, hint);
+            }
         }
         (self.hints, self.is_looked_at) = (None, true);
     }
