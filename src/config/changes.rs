@@ -63,7 +63,18 @@ impl SourceChange {
 /// Whether a key differs that an open port or connection was made with: its line or address, how the kernel reads it, what keeps
 /// its order, and how its bytes are cut. Every other key lives on; the compiler asks for those that are added.
 fn needs_reopen(old: &Source, new: &Source) -> bool {
-    let Source { name: _, kind, framing, decoding: _, data_is: _, silence_alarm: _, first: _, on_close: _, tls } = old;
+    let Source {
+        name: _,
+        kind,
+        framing,
+        decoding: _,
+        data_is: _,
+        silence_alarm: _,
+        first: _,
+        on_close: _,
+        tls,
+        connect_tls,
+    } = old;
     let other_kind = match (kind, &new.kind) {
         (SourceKind::Serial(old), SourceKind::Serial(new)) => {
             let Serial { path, line, flow, on_missing: _, on_line_error: _ } = old;
@@ -80,7 +91,8 @@ fn needs_reopen(old: &Source, new: &Source) -> bool {
         (SourceKind::Http { listen }, SourceKind::Http { listen: new_listen }) => listen != new_listen,
         _ => true,
     };
-    other_kind || *framing != new.framing || lets_others_in(tls.as_ref(), new.tls.as_ref())
+    let other_tls = *connect_tls != new.connect_tls || lets_others_in(tls.as_ref(), new.tls.as_ref());
+    other_kind || other_tls || *framing != new.framing
 }
 
 /// Whether what is open may be of machines that would not be let in any more, or under another name. Another certificate of our own is

@@ -128,6 +128,8 @@ mod tests {
             parse_on(&without_id_of_answer(&with_optional_keys(tls_files().path())), "example", &[0, 1]).unwrap();
         for source in &mut all.sources {
             assert!(source.silence_alarm.take().is_some());
+            let connects = matches!(source.kind, SourceKind::TcpConnect { .. });
+            assert_eq!(source.connect_tls.take().is_some(), connects);
             let listens = matches!(source.kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. });
             assert_eq!(source.tls.take().is_some_and(|tls| tls.asks_for_certificates()), listens);
             if let SourceKind::TcpListen { names, .. } = &mut source.kind {

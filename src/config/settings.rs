@@ -119,6 +119,8 @@ pub struct Source {
     pub on_close: OnClose,
     /// Its machines speak TLS; of `tcp_listen` and `http`.
     pub tls: Option<ListenTls>,
+    /// The device server that it connects to speaks TLS; of `tcp_connect`.
+    pub connect_tls: Option<Arc<Tls>>,
 }
 
 /// TLS of a listener.
@@ -172,6 +174,7 @@ impl Source {
             first,
             on_close: OnClose::Discard,
             tls: None,
+            connect_tls: None,
         }
     }
 }
