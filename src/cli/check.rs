@@ -253,10 +253,11 @@ fn origin(source: &Source) -> (&'static str, String) {
             let tls = if source.tls.is_some() { "TLS, " } else { "" };
             ("tcp_listen", format!("{listen} ({tls}order kept by {lane})"))
         }
-        SourceKind::TcpConnect { connect, .. } if connect.host.contains(':') => {
-            ("tcp_connect", format!("[{}]:{}", connect.host, connect.port))
+        SourceKind::TcpConnect { connect, .. } => {
+            let tls = if source.connect_tls.is_some() { " (TLS)" } else { "" };
+            let host = if connect.host.contains(':') { format!("[{}]", connect.host) } else { connect.host.clone() };
+            ("tcp_connect", format!("{host}:{}{tls}", connect.port))
         }
-        SourceKind::TcpConnect { connect, .. } => ("tcp_connect", format!("{}:{}", connect.host, connect.port)),
         SourceKind::Http { listen } => {
             let scheme = if source.tls.is_some() { "https" } else { "http" };
             ("http", format!("{scheme}://{listen}/v1/records/SOURCE"))

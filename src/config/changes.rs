@@ -74,6 +74,7 @@ fn needs_reopen(old: &Source, new: &Source) -> bool {
         on_close: _,
         access: _,
         tls,
+        connect_tls,
     } = old;
     let other_kind = match (kind, &new.kind) {
         (SourceKind::Serial(old), SourceKind::Serial(new)) => {
@@ -91,7 +92,8 @@ fn needs_reopen(old: &Source, new: &Source) -> bool {
         (SourceKind::Http { listen }, SourceKind::Http { listen: new_listen }) => listen != new_listen,
         _ => true,
     };
-    other_kind || *framing != new.framing || lets_others_in(tls.as_ref(), new.tls.as_ref())
+    let other_tls = *connect_tls != new.connect_tls || lets_others_in(tls.as_ref(), new.tls.as_ref());
+    other_kind || other_tls || *framing != new.framing
 }
 
 /// Whether what is open may be of machines that would not be let in any more, or under another name. Another certificate of our own is

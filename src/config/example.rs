@@ -141,6 +141,8 @@ mod tests {
             if matches!(source.kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. }) {
                 assert!(!access.networks.allow.is_empty() && !access.networks.deny.is_empty());
             }
+            let connects = matches!(source.kind, SourceKind::TcpConnect { .. });
+            assert_eq!(source.connect_tls.take().is_some(), connects);
             let listens = matches!(source.kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. });
             assert_eq!(source.tls.take().is_some_and(|tls| tls.asks_for_certificates()), listens);
             if let SourceKind::TcpListen { names, .. } = &mut source.kind {

@@ -1,10 +1,10 @@
 //! `tls` and `name_from` of a source: what its machines are shown, which of them may come, and who they are then.
 
 use super::problem::Refusal;
-use super::settings::ListenTls;
+use super::settings::{Authority, ListenTls};
 use super::tls::{certificates, note_readable, private_key, read, wall_ns};
 use super::walk::Section;
-use crate::tls::{Clients, Identity, Server, ServerTls, SettingsError, server_expiries};
+use crate::tls::{Clients, Identity, Server, ServerTls, SettingsError, Tls, server_expiries, server_name};
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
 use std::sync::Arc;
@@ -27,6 +27,19 @@ pub(super) fn listen_tls(section: &Section<'_, '_>, default: &'static str) -> Op
     }
     let tls = server_tls(tls?.section(TLS)?)?;
     Some(ListenTls { server: Arc::new(tls), names_machines })
+}
+
+/// `tls` of a source that connects: its keys are those of `[deliver.tls]`.
+pub(super) fn connect_tls(section: &Section<'_, '_>, connect: Option<&Authority>) -> Option<Arc<Tls>> {
+    let tls = super::tls::tls(section.get("tls")?.section("tls = { ca = \"/etc/ringest/devices-ca.pem\" }")?, true);
+    if let Some(host) = connect.map(|connect| &connect.host)
+        && server_name(host).is_none()
+    {
+        let what = format!("{host:?} is no name that a certificate can have");
+        section
+            .refuse("connect", Refusal::new(what, "a DNS name or an address that stands in the device's certificate"));
+    }
+    tls.map(Arc::new)
 }
 
 fn server_tls(section: Section<'_, '_>) -> Option<ServerTls> {

@@ -126,6 +126,8 @@ pub struct Source {
     pub access: Access,
     /// Its machines speak TLS; of `tcp_listen` and `http`.
     pub tls: Option<ListenTls>,
+    /// The device server that it connects to speaks TLS; of `tcp_connect`.
+    pub connect_tls: Option<Arc<Tls>>,
 }
 
 /// TLS of a listener.
@@ -180,6 +182,7 @@ impl Source {
             on_close: OnClose::Discard,
             access: Access::default(),
             tls: None,
+            connect_tls: None,
         }
     }
 }

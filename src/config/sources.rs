@@ -4,7 +4,7 @@ use super::access::{allow_remote, check_remote_http, check_remote_tcp, networks_
 use super::content::{check_encoding, content};
 use super::framing::{Framings, check_line, source_framing};
 use super::gateway::{check_name, parse_path};
-use super::listen_tls::listen_tls;
+use super::listen_tls::{connect_tls, listen_tls};
 use super::look::{Look, Seen};
 use super::nearest::nearest;
 use super::problem::Refusal;
@@ -16,6 +16,7 @@ use super::url::{overlap, parse_authority, parse_listen};
 use super::walk::{Reader, Section};
 use crate::access::Access;
 use crate::framing::{Framing, FramingKind};
+use crate::tls::Tls;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ const KEYS_OF_KINDS: [(&str, &str); 21] = [
     ("allow", "tcp_listen and http"),
     ("deny", "tcp_listen and http"),
     ("allow_remote", "tcp_listen and http"),
-    ("tls", "tcp_listen and http"),
+    ("tls", "tcp_listen, tcp_connect and http"),
     ("name_from", "tcp_listen and http"),
     ("sources", "http"),
     ("tokens_file", "http"),
@@ -163,16 +164,8 @@ fn source<'d>(
     } else {
         source_framing(&section, framings)
     };
-    let tls = match kind {
-        Kind::TcpListen => listen_tls(&section, "address"),
-        Kind::Http => listen_tls(&section, "request"),
-        Kind::Serial | Kind::TcpConnect => None,
-    };
-    let access = match kind {
-        Kind::Http => of_http(&section, tls.is_some()),
-        Kind::TcpListen => networks_only(&section),
-        Kind::Serial | Kind::TcpConnect => Access::default(),
-    };
+    let tls = tls_of_listener(&section, kind);
+    let access = access_of(&section, kind, tls.is_some());
     let source_kind = match kind {
         Kind::Serial => serial(&section, &path, framing.as_ref(), taken).map(SourceKind::Serial),
         Kind::TcpListen => tcp_listen(&section, &path, &access, taken),
@@ -182,6 +175,7 @@ fn source<'d>(
         }
         Kind::Http => http(&section, &path, taken, (&access, tls.as_ref())),
     };
+    let connect_tls = tls_of_caller(&section, kind, source_kind.as_ref());
     let (decoding, data_is) = content(&section);
     if let Some(framing) = &mut framing {
         framing.unit_bytes = decoding.unit_bytes();
@@ -202,7 +196,31 @@ fn source<'d>(
         Some(format!("a source of kind {kind_name:?} has no such key: it belongs to {owner}"))
     });
     let (name, kind, framing) = (name?.to_owned(), source_kind?, framing?);
-    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close, access, tls })
+    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close, access, tls, connect_tls })
+}
+
+fn access_of(section: &Section<'_, '_>, kind: Kind, has_tls: bool) -> Access {
+    match kind {
+        Kind::Http => of_http(section, has_tls),
+        Kind::TcpListen => networks_only(section),
+        Kind::Serial | Kind::TcpConnect => Access::default(),
+    }
+}
+
+fn tls_of_listener(section: &Section<'_, '_>, kind: Kind) -> Option<ListenTls> {
+    match kind {
+        Kind::TcpListen => listen_tls(section, "address"),
+        Kind::Http => listen_tls(section, "request"),
+        Kind::Serial | Kind::TcpConnect => None,
+    }
+}
+
+fn tls_of_caller(section: &Section<'_, '_>, kind: Kind, source: Option<&SourceKind>) -> Option<Arc<Tls>> {
+    match source {
+        Some(SourceKind::TcpConnect { connect, .. }) => connect_tls(section, Some(connect)),
+        None if kind == Kind::TcpConnect => connect_tls(section, None),
+        _ => None,
+    }
 }
 
 /// Whether what precedes the first end is a record. A machine that connects to us begins with one, mostly; whoever we connect to

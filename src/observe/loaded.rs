@@ -49,7 +49,9 @@ impl Loaded {
     pub fn set_certificates(&self, settings: &Settings) {
         let of_sources = settings.sources.iter().filter_map(|source| source.tls.as_ref());
         let of_sources = of_sources.flat_map(|tls| server_expiries(&tls.server));
-        let mut ends: Vec<Expiry> = settings.deliver.tls.iter().flat_map(expiries).chain(of_sources).collect();
+        let ours = settings.sources.iter().filter_map(|source| source.connect_tls.as_deref());
+        let ours = settings.deliver.tls.iter().chain(ours).flat_map(expiries);
+        let mut ends: Vec<Expiry> = ours.chain(of_sources).collect();
         // Sources may share their files, and a metric stands there once.
         ends.sort_unstable();
         ends.dedup_by(|later, first| later.of == first.of && later.subject == first.subject);

@@ -7,7 +7,7 @@ use ringest::config::{self, Durability, Settings};
 use ringest::engine::FsStorage;
 use ringest::journal;
 use ringest::observe::snapshot::{Snapshot, SourceSnapshot};
-use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, RecvEnd, Reload, Setup, Shard, SourceId};
+use ringest::shard::{Completion, CoreId, Destination, Fd, LinkId, Now, Op, RecvEnd, Reload, Setup, Shard, SourceId};
 use ringest::tls::TicketKeys;
 use rustls::client::Resumption;
 use rustls::crypto::ring;
@@ -47,6 +47,8 @@ pub struct World {
     pub answers: bool,
     /// Links of requests that it has not answered.
     unanswered: Vec<LinkId>,
+    /// Connections to device servers, in their order.
+    pub called: Vec<i32>,
     settings: Settings,
     directory: tempfile::TempDir,
 }
@@ -125,6 +127,7 @@ impl World {
             delivered: Vec::new(),
             answers: true,
             unanswered: Vec::new(),
+            called: Vec::new(),
             settings,
             directory,
         };
@@ -260,6 +263,11 @@ impl World {
                 self.lines.entry(fd).or_insert(new).reading = true;
             }
             Op::Recv { .. } => {}
+            Op::Connect { link, to: Destination::Source(_) } => {
+                self.next_fd += 1;
+                self.called.push(self.next_fd);
+                self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(self.next_fd)) });
+            }
             Op::Connect { link, .. } => self.shard.handle(now, Completion::Connected { link, result: Ok(Fd(10)) }),
             Op::Send { link, fd: Fd(100..), bytes } => {
                 let line = self.line(link);

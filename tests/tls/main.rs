@@ -1,5 +1,6 @@
 //! TLS without a kernel: sessions by themselves, a shard whose API is a TLS server in memory, and one whose machines are clients in memory.
 
+mod called;
 mod listen;
 mod machines;
 mod memory;

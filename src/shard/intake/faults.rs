@@ -35,7 +35,7 @@ pub(super) struct Faults {
 
 impl Faults {
     /// Counts a fault, and tells it unless one was told lately.
-    pub fn note(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: SocketAddr, fault: &Fault) {
+    pub fn note(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: Option<SocketAddr>, fault: &Fault) {
         let counters = &mut *turn.counters;
         *match fault.reason {
             Reason::Plain => &mut counters.tls_failed_plain,
@@ -46,6 +46,7 @@ impl Faults {
             Reason::Left => &mut counters.tls_failed_left,
             Reason::Other => &mut counters.tls_failed_other,
         } += 1;
+        let peer = peer.map_or("it".to_owned(), |peer| peer.to_string());
         self.tell(turn, id, format!("no TLS with {peer}: {fault}"));
     }
 

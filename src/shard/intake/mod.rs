@@ -294,9 +294,12 @@ impl Intake {
             Ok(OpenPort { fd, discarded }) => {
                 stream.reading = true;
                 // We ended the earlier one ourselves, so what is lost in between is ours, too.
-                let is_inside = std::mem::take(&mut self.sources.of(id).is_inside);
-                stream.begin(turn, link, discarded || is_inside);
+                let is_inside = discarded || std::mem::take(&mut self.sources.of(id).is_inside);
+                if is_inside || turn.source(id).connect_tls.is_none() {
+                    stream.begin(turn, link, is_inside); // over TLS it begins behind the handshake
+                }
                 self.sources.opened(turn, link, id, fd);
+                self.sources.secures.call(turn, link, id);
             }
             Err(problem) => {
                 self.sources.of(id).is_inside = false;

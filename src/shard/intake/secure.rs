@@ -19,7 +19,10 @@ use crate::shard::op::{Op, RecvEnd};
 use crate::shard::store::Store;
 use crate::shard::timer::Timer;
 use crate::shard::turn::Turn;
-use crate::tls::{Fault, MachineCertificate, Progress, Reason, Server, ServerSession, TicketKeys};
+use crate::tls::{
+    Client, ClientSession, Fault, MachineCertificate, Progress, Reason, Server, ServerSession, TicketKeys, TlsError,
+    server_name,
+};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
@@ -52,12 +55,75 @@ enum State {
     },
 }
 
+/// One end of TLS.
+#[derive(Debug)]
+enum Session {
+    /// Of a machine that has connected.
+    Taken(ServerSession),
+    /// With a device server that we have connected to.
+    Called(ClientSession),
+}
+
+impl Session {
+    fn receive(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, Fault> {
+        match self {
+            Self::Taken(session) => session.receive(bytes, plain, out),
+            Self::Called(session) => {
+                session.receive(bytes, plain, out).map_err(|error| Fault::new(Reason::Other, device(&error)))
+            }
+        }
+    }
+
+    fn send(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), NoSession> {
+        match self {
+            Self::Taken(session) => session.send(plain, out).map_err(|_| NoSession),
+            Self::Called(_) => Err(NoSession), // device servers are told nothing
+        }
+    }
+
+    fn close(&mut self, out: &mut Vec<u8>) {
+        match self {
+            Self::Taken(session) => session.close(out),
+            Self::Called(session) => session.close(out),
+        }
+    }
+
+    fn certificate(&self) -> Option<MachineCertificate> {
+        match self {
+            Self::Taken(session) => session.certificate(),
+            Self::Called(_) => None,
+        }
+    }
+
+    fn is_resumed(&self) -> bool {
+        match self {
+            Self::Taken(session) => session.is_resumed(),
+            Self::Called(session) => session.is_resumed(),
+        }
+    }
+
+    /// Whether what costs the most is still to be done, and whether it was.
+    fn is_hello_due(&self) -> bool {
+        matches!(self, Self::Taken(session) if session.is_hello_due())
+    }
+
+    fn is_whole(&self) -> bool {
+        matches!(self, Self::Taken(session) if session.is_whole())
+    }
+}
+
+/// What is wrong with a device server's TLS, and what to do about it.
+fn device(error: &TlsError) -> String {
+    error.advice().replace("[deliver.tls]", "in tls of this source:")
+}
+
 /// The TLS of one machine's connection.
 #[derive(Debug)]
 struct Secure {
-    session: ServerSession,
+    session: Session,
     source: SourceId,
-    peer: SocketAddr,
+    /// Of one that has connected.
+    peer: Option<SocketAddr>,
     state: State,
     /// Who the machine is, where it has shown a certificate.
     certificate: Option<Box<MachineCertificate>>,
@@ -105,6 +171,8 @@ enum Sent {
 #[derive(Debug, Default)]
 pub(super) struct Secures {
     servers: HashMap<SourceId, Server>,
+    /// Of sources that connect.
+    callers: HashMap<SourceId, Client>,
     keys: Option<TicketKeys>,
     sessions: Table<Secure>,
     /// Handshakes that may still begin in this turn.
@@ -179,6 +247,10 @@ impl Secures {
     /// Connections of a source that begin from now on are made by these settings.
     pub fn configure(&mut self, id: SourceId, settings: &Settings) {
         let source = &settings.sources[usize::from(id.0)];
+        self.callers.remove(&id);
+        if let Some(tls) = &source.connect_tls {
+            self.callers.insert(id, Client::new(tls).expect("settings are checked"));
+        }
         let Some(ListenTls { server, .. }) = &source.tls else {
             self.servers.remove(&id);
             return;
@@ -218,8 +290,35 @@ impl Secures {
             _ => HANDSHAKE_NS,
         };
         let until_ns = turn.now.mono_ns + deadline_ns;
+        let session = Session::Taken(server.session().expect("settings are checked"));
+        self.insert(turn, link, (source, Some(peer)), session, until_ns);
+    }
+
+    /// A device server was connected to: if its source has TLS, the handshake begins.
+    pub fn call(&mut self, turn: &mut Turn<'_>, link: LinkId, source: SourceId) {
+        let Some(client) = self.callers.get(&source) else { return };
+        let SourceKind::TcpConnect { connect, .. } = &turn.source(source).kind else { return };
+        client.set_time(turn.now.wall_ns);
+        let name = server_name(&connect.host).expect("settings are checked");
+        let mut session = client.session(name).expect("settings are checked");
+        let mut out = Vec::new();
+        session.start(&mut out).expect("nothing was received that could be wrong");
+        self.insert(turn, link, (source, None), Session::Called(session), turn.now.mono_ns + HANDSHAKE_NS);
+        let secure = self.sessions.of(link);
+        secure.out = out;
+        secure.flush(turn, link);
+    }
+
+    fn insert(
+        &mut self,
+        turn: &mut Turn<'_>,
+        link: LinkId,
+        (source, peer): (SourceId, Option<SocketAddr>),
+        session: Session,
+        until_ns: u64,
+    ) {
         let secure = Secure {
-            session: server.session().expect("settings are checked"),
+            session,
             source,
             peer,
             state: State::Handshaking { until_ns },
@@ -245,8 +344,11 @@ impl Secures {
         if is_due && (self.left == 0 || !secure.waiting.is_empty()) {
             return self.wait(turn, link, bytes);
         }
-        if let Some(server) = self.servers.get(&secure.source) {
-            server.set_time(turn.now.wall_ns);
+        match &secure.session {
+            Session::Taken(_) => {
+                self.servers.get(&secure.source).into_iter().for_each(|server| server.set_time(turn.now.wall_ns))
+            }
+            Session::Called(session) => session.set_time(turn.now.wall_ns),
         }
         let heard = secure.receive(turn, link, bytes, plain);
         if is_due && secure.session.is_whole() {
@@ -293,7 +395,7 @@ impl Secures {
             return Ok(false);
         }
         if !plain.is_empty() {
-            secure.session.send(plain, &mut secure.out).map_err(|_| NoSession)?;
+            secure.session.send(plain, &mut secure.out)?;
         }
         if close {
             secure.session.close(&mut secure.out);
@@ -439,6 +541,9 @@ impl Intake {
     }
 
     fn secure_failed(&mut self, turn: &mut Turn<'_>, store: &mut Store, (link, kind): (LinkId, Kind), fault: &Fault) {
+        if self.sources.secures.sessions.get(link).peer.is_none() {
+            return self.call_failed(turn, store, link, &fault.words);
+        }
         let secures = &mut self.sources.secures;
         let is_open = matches!(secures.sessions.get(link).state, State::Open);
         secures.refuse(turn, link, fault);
@@ -446,6 +551,13 @@ impl Intake {
             // What came is framed; the close was not the machine's.
             self.streams.read_ended(turn, store, &mut self.sources, link, RecvEnd::Error(CUT_SHORT));
         }
+    }
+
+    /// A device server's TLS came to nothing: it is lost, as one that hangs up, and called again.
+    fn call_failed(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId, why: &str) {
+        turn.counters.tls_failed_other += 1;
+        self.sources.secures.sessions.of(link).flush(turn, link); // the alert that tells it why
+        self.streams.end(turn, store, &mut self.sources, link, &format!("no TLS with it: {why}"));
     }
 
     /// A read of such a link has ended. Whether its owner is to hear of it, and how.
@@ -461,6 +573,9 @@ impl Intake {
         let end = match secure.state {
             State::Refused { .. } if end == RecvEnd::Paused => return,
             State::Refused { .. } => return self.end_refused(turn, store, link, kind),
+            State::Handshaking { .. } if end != RecvEnd::Paused && secure.peer.is_none() => {
+                return self.call_failed(turn, store, link, "it closed the connection in the middle of the handshake");
+            }
             State::Handshaking { .. } if end != RecvEnd::Paused => {
                 // Who connects and goes without a word looks whether the port is open.
                 if secure.any_byte {
@@ -501,6 +616,9 @@ impl Intake {
         match self.sources.secures.handle_timer(turn.now, link) {
             None => {}
             Some(Late::Linger) => self.end_refused(turn, store, link, kind),
+            Some(Late::Handshake) if self.sources.secures.sessions.get(link).peer.is_none() => {
+                self.call_failed(turn, store, link, "its handshake did not end in time");
+            }
             Some(Late::Handshake) => {
                 let fault = Fault::new(Reason::Late, "its handshake did not end in time");
                 self.sources.secures.refuse(turn, link, &fault);

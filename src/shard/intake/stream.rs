@@ -663,6 +663,16 @@ impl Streams {
         }
     }
 
+    /// The stream cannot go on; what it has brought is framed.
+    pub fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId, why: &str) {
+        let (stream, mut lent) = self.lend(turn, store, sources, link);
+        stream.reading = false;
+        match stream.must_wait(&mut lent, link) {
+            true => stream.ended = true,
+            false => stream.finish(&mut lent, link, why),
+        }
+    }
+
     /// The stream's source is retired.
     pub fn retire(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         let (stream, mut lent) = self.lend(turn, store, sources, link);
