@@ -63,7 +63,8 @@ impl SourceChange {
 /// Whether a key differs that an open port or connection was made with: its line or address, how the kernel reads it, what keeps
 /// its order, and how its bytes are cut. Every other key lives on; the compiler asks for those that are added.
 fn needs_reopen(old: &Source, new: &Source) -> bool {
-    let Source { name: _, kind, framing, decoding: _, data_is: _, silence_alarm: _, first: _, on_close: _ } = old;
+    let Source { name: _, kind, framing, decoding: _, data_is: _, silence_alarm: _, first: _, on_close: _, forms: _ } =
+        old;
     let other_kind = match (kind, &new.kind) {
         (SourceKind::Serial(old), SourceKind::Serial(new)) => {
             let Serial { path, line, flow, on_missing: _, on_line_error: _ } = old;
@@ -262,6 +263,8 @@ fn limits_changes(old: &Limits, new: &Limits, restart: &mut Vec<Change>, live: &
                 body_bytes,
                 header_timeout,
                 body_timeout,
+                body_rate_bytes,
+                batch_records,
                 idle_timeout,
             },
         connections,
@@ -277,6 +280,8 @@ fn limits_changes(old: &Limits, new: &Limits, restart: &mut Vec<Change>, live: &
     keys.size("body", *body_bytes as u64, new.http.body_bytes as u64);
     keys.duration("header_timeout", *header_timeout, new.http.header_timeout);
     keys.duration("body_timeout", *body_timeout, new.http.body_timeout);
+    keys.size("body_rate", *body_rate_bytes as u64, new.http.body_rate_bytes as u64);
+    keys.number("batch_records", *batch_records, new.http.batch_records);
     keys.duration("idle_timeout", *idle_timeout, new.http.idle_timeout);
     keys.number("connections", *connections, new.connections);
 }

@@ -10,6 +10,7 @@ mod changes;
 mod content;
 mod deliver;
 mod example;
+mod forms;
 mod framing;
 mod gateway;
 mod look;

@@ -116,6 +116,8 @@ pub struct Source {
     pub first: First,
     /// What becomes of a record that its machine ends by closing the connection; of TCP.
     pub on_close: OnClose,
+    /// The forms in which its machines may send; of HTTP.
+    pub forms: http::server::Forms,
 }
 
 /// What becomes of the bytes before the first end of a stream that may have been joined in the middle of a record.
@@ -152,6 +154,7 @@ impl Source {
             silence_alarm: None,
             first,
             on_close: OnClose::Discard,
+            forms: http::server::Forms::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `[[source]]`: where bytes come from.
 
 use super::content::{check_encoding, content};
+use super::forms::forms;
 use super::framing::{Framings, check_line, source_framing};
 use super::gateway::{check_name, parse_path};
 use super::look::{Look, Seen};
@@ -13,6 +14,7 @@ use super::units;
 use super::url::{overlap, parse_authority, parse_listen};
 use super::walk::{Reader, Section};
 use crate::framing::{Framing, FramingKind};
+use crate::http::server::Forms;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -37,7 +39,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 13] = [
+const KEYS_OF_KINDS: [(&str, &str); 16] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -51,6 +53,9 @@ const KEYS_OF_KINDS: [(&str, &str); 13] = [
     ("quick_ack", "tcp_listen and tcp_connect"),
     ("listen", "tcp_listen and http"),
     ("allow_remote", "http"),
+    ("query", "http"),
+    ("array", "http"),
+    ("lenient", "http"),
 ];
 
 /// What a source may not share with another, and who has it.
@@ -167,6 +172,7 @@ fn source<'d>(
         Kind::Http => http(&section, &path, taken),
     };
     let (decoding, data_is) = content(&section);
+    let forms = if kind == Kind::Http { forms(&section) } else { Forms::default() };
     if let Some(framing) = &mut framing {
         framing.unit_bytes = decoding.unit_bytes();
     }
@@ -186,7 +192,7 @@ fn source<'d>(
         Some(format!("a source of kind {kind_name:?} has no such key: it belongs to {owner}"))
     });
     let (name, kind, framing) = (name?.to_owned(), source_kind?, framing?);
-    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close })
+    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close, forms })
 }
 
 /// Whether what precedes the first end is a record. A machine that connects to us begins with one, mostly; whoever we connect to

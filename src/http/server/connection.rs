@@ -4,10 +4,12 @@ use super::limits::Limits;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::answer::{Answer, Extra, Refusal};
+use super::answer::{Answer, Extra, Part, Refusal};
+use super::forms::{Details, Forms};
 use super::reading::Step;
 use crate::http::chunked::Decoder;
 use crate::http::fields::LineScan;
+use crate::http::gzip::{UNPACKER_BYTES, Unpacker};
 
 /// Answers that may wait before [`ServerConnection::wants_read`] says no.
 const PENDING_MAX: usize = 64;
@@ -62,6 +64,17 @@ pub enum Verdict {
     },
     /// 400 with this sentence as its body.
     BadRequest(&'static str),
+    /// 400 or 413 with the rule, what came, what is allowed, and where, as JSON.
+    BadForm {
+        /// 400 or 413.
+        status: u16,
+        /// The rule that is broken.
+        rule: &'static str,
+        /// What came, and what is allowed.
+        details: &'static Details,
+        /// Where in the body.
+        part: Option<Part>,
+    },
 }
 
 /// What an answer waits for.
@@ -127,6 +140,21 @@ pub(super) struct Drain {
     pub(super) bytes: u64,
 }
 
+/// A packed body, being read.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) unpacker: Unpacker,
+    /// What came of it.
+    pub(super) bytes: u64,
+}
+
+/// An answer, and whether a peer of HTTP/1.0 must be told that the connection goes on.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    answer: Answer,
+    keep_alive: bool,
+}
+
 /// How much of an empty line came before a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlankLine {
@@ -143,19 +171,24 @@ pub(super) enum BlankLine {
 #[derive(Debug)]
 pub struct ServerConnection {
     pub(super) buffer: Vec<u8>,
-    first: Option<Answer>,
-    rest: VecDeque<Answer>,
+    first: Option<Pending>,
+    rest: VecDeque<Pending>,
     pub(super) phase: Phase,
     /// Set while the body of a refused request is dropped.
     pub(super) drain: Option<Box<Drain>>,
+    /// Set while a packed body is read; `buffer` then holds what was unpacked.
+    pub(super) packed: Option<Box<Packed>>,
     durable_below: u64,
     pub(super) first_byte_ns: u64,
-    /// Start of the body, or of being idle.
+    /// Start of being idle; of a body, the moment that it would have begun at, had it come at the least rate.
     pub(super) since_ns: u64,
     pub(super) kept: Kept,
     pub(super) keep_alive: bool,
+    /// The request is of HTTP/1.0 and asks to go on.
+    pub(super) says_keep_alive: bool,
     pub(super) blank_line: BlankLine,
     pub(super) tls_hello: bool,
+    pub(super) forms: Forms,
 }
 
 impl ServerConnection {
@@ -167,14 +200,22 @@ impl ServerConnection {
             rest: VecDeque::new(),
             phase: Phase::Head(LineScan::default()),
             drain: None,
+            packed: None,
             durable_below: 0,
             first_byte_ns: now_ns,
             since_ns: now_ns,
             kept: Kept::default(),
             keep_alive: true,
+            says_keep_alive: false,
             blank_line: BlankLine::None,
             tls_hello: false,
+            forms: Forms::default(),
         }
+    }
+
+    /// What its source takes from now on.
+    pub fn set_forms(&mut self, forms: Forms) {
+        self.forms = forms;
     }
 
     /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is
@@ -189,6 +230,9 @@ impl ServerConnection {
         input: &mut &'i [u8],
     ) -> Option<Request<'a>> {
         let body = loop {
+            if matches!(self.phase, Phase::Length(_) | Phase::Chunked(_)) {
+                self.count_progress(limits, now_ns, input.len());
+            }
             let step = match self.phase {
                 Phase::Closing => {
                     *input = &[];
@@ -196,7 +240,7 @@ impl ServerConnection {
                 }
                 Phase::Verdict => panic!("the request before has not been answered"),
                 Phase::Head(scan) => self.read_head(scan, limits, now_ns, input),
-                Phase::Length(remaining) => self.read_body(remaining, input),
+                Phase::Length(remaining) => self.read_body(remaining, limits, input),
                 Phase::Chunked(decoder) => self.read_chunks(decoder, limits, input),
             };
             match step {
@@ -225,7 +269,7 @@ impl ServerConnection {
     /// What became of a request that somebody else has. Whether it was the first that waits; `None` where it waits no more.
     pub fn settle(&mut self, ticket: u64, verdict: Verdict) -> Option<bool> {
         let mut is_first = true;
-        for answer in self.first.iter_mut().chain(&mut self.rest) {
+        for Pending { answer, .. } in self.first.iter_mut().chain(&mut self.rest) {
             if matches!(answer, Answer::Elsewhere { ticket: other, .. } if *other == ticket) {
                 *answer = answer_of(verdict);
                 return Some(is_first);
@@ -238,14 +282,16 @@ impl ServerConnection {
     /// The first request that waits has waited for too long. Where it is known by its key it is answered 409, and the connection ends;
     /// `false` where nothing true can be said.
     pub fn give_up(&mut self) -> bool {
-        let is_waiting = self.first.is_some_and(|answer| !answer.may_go(self.durable_below));
-        let Some(Answer::Accepted { keyed: true, .. } | Answer::Elsewhere { keyed: true, .. }) =
-            self.first.filter(|_| is_waiting)
+        let first = self.first.as_mut().filter(|first| !first.answer.may_go(self.durable_below));
+        let Some(Pending {
+            answer: answer @ (Answer::Accepted { keyed: true, .. } | Answer::Elsewhere { keyed: true, .. }),
+            ..
+        }) = first
         else {
             return false;
         };
         let text = "a request with this Idempotency-Key is still on its way to the disk, try again later";
-        self.first = Some(refused(Refusal { extra: Extra::RetrySoon, ..Refusal::new(409, text) }, false));
+        *answer = refused(Refusal { extra: Extra::RetrySoon, ..Refusal::new(409, text) }, false);
         self.rest = VecDeque::new();
         self.stop_reading();
         true
@@ -258,7 +304,7 @@ impl ServerConnection {
 
     /// What the next of the answers waits for that may not go yet.
     pub fn awaits(&self) -> Option<Awaited> {
-        let mut answers = self.first.iter().chain(&self.rest);
+        let mut answers = self.first.iter().chain(&self.rest).map(|pending| &pending.answer);
         answers.find_map(|answer| match answer {
             Answer::Accepted { last_number, .. } if !answer.may_go(self.durable_below) => {
                 Some(Awaited::Durable(*last_number))
@@ -270,15 +316,17 @@ impl ServerConnection {
 
     /// Whether an answer may be sent now.
     pub fn has_output(&self) -> bool {
-        self.first.is_some_and(|answer| answer.may_go(self.durable_below))
+        self.first.is_some_and(|first| first.answer.may_go(self.durable_below))
     }
 
     /// Appends all answers that may be sent now, in order. `date` is the value of the Date header.
     pub fn take_output(&mut self, now_ns: u64, date: &[u8; 29], out: &mut Vec<u8>) -> Output {
         let mut output = Output::default();
-        while let Some(answer) = self.first.filter(|answer| answer.may_go(self.durable_below)) {
+        while let Some(Pending { answer, keep_alive }) =
+            self.first.take_if(|first| first.answer.may_go(self.durable_below))
+        {
             self.first = self.rest.pop_front();
-            answer.write(date, self.is_finished(), out);
+            answer.write(date, self.is_finished(), keep_alive, out);
             match answer.status() {
                 100..=199 => {}
                 200..=299 => output.accepted += 1,
@@ -330,7 +378,7 @@ impl ServerConnection {
         match self.phase {
             Phase::Head(_) if !self.under_way() => self.stop_reading(),
             Phase::Head(_) => self.close_with(Refusal::new(408, "the header did not come in time"), false),
-            _ => self.close_with(Refusal::new(408, "the body did not come in time"), self.drains_a_head()),
+            _ => self.close_with(Refusal::new(408, "the body came too slowly"), self.drains_a_head()),
         }
     }
 
@@ -347,8 +395,9 @@ impl ServerConnection {
     /// Memory held beyond the connection's own size, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.buffer.capacity()
-            + self.rest.capacity() * size_of::<Answer>()
+            + self.rest.capacity() * size_of::<Pending>()
             + self.drain.as_ref().map_or(0, |_| size_of::<Drain>())
+            + self.packed.as_ref().map_or(0, |_| size_of::<Packed>() + UNPACKER_BYTES)
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -372,6 +421,7 @@ impl ServerConnection {
     /// Queues the last answer to a request, frees what was kept of it, and goes on to the next one or closes.
     pub(super) fn finish(&mut self, answer: Answer) {
         self.buffer = Vec::new();
+        self.packed = None;
         self.push(answer);
         self.phase = Phase::Head(LineScan::default());
         if !self.keep_alive {
@@ -386,16 +436,24 @@ impl ServerConnection {
     }
 
     pub(super) fn push(&mut self, answer: Answer) {
+        let pending = Pending { answer, keep_alive: self.says_keep_alive };
         match self.first {
-            None => self.first = Some(answer),
-            Some(_) => self.rest.push_back(answer),
+            None => self.first = Some(pending),
+            Some(_) => self.rest.push_back(pending),
         }
+    }
+
+    /// So many bytes of a body have come: each gives it the time that it has at the least rate, and none can be saved up.
+    fn count_progress(&mut self, limits: &Limits, now_ns: u64, bytes: usize) {
+        let earned_ns = (bytes as u64).saturating_mul(1_000_000_000) / limits.body_rate_bytes.max(1) as u64;
+        self.since_ns = self.since_ns.saturating_add(earned_ns).min(now_ns).max(self.since_ns);
     }
 
     pub(super) fn stop_reading(&mut self) {
         self.phase = Phase::Closing;
         self.buffer = Vec::new();
         self.drain = None;
+        self.packed = None;
     }
 }
 
@@ -408,6 +466,9 @@ fn answer_of(verdict: Verdict) -> Answer {
         Verdict::Unavailable { retry_after_s } => Answer::Unavailable { retry_after_s },
         Verdict::UnknownSource => refused(Refusal::new(404, "there is no such source"), false),
         Verdict::BadRequest(text) => refused(Refusal::bad(text), false),
+        Verdict::BadForm { status, rule, details, part } => {
+            refused(Refusal { part, ..Refusal::new(status, rule).with(details) }, false)
+        }
         Verdict::KeyReused => {
             let text = "this Idempotency-Key came with another body before: a new record needs a new key";
             refused(Refusal::new(422, text), false)

@@ -14,6 +14,7 @@
 
 mod addresses;
 mod attempts;
+mod batches;
 mod burst;
 mod content;
 mod guests;
