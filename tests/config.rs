@@ -282,6 +282,8 @@ target = "200B"
 body = "1KiB"
 header_timeout = "1s"
 body_timeout = "2s"
+body_rate = "50B"
+batch_records = 70
 idle_timeout = "3s"
 connections = 7
 "#;
@@ -437,6 +439,8 @@ fn every_key_reaches_its_setting() {
                 body_bytes: 1024,
                 header_timeout: Duration::from_secs(1),
                 body_timeout: Duration::from_secs(2),
+                body_rate_bytes: 50,
+                batch_records: 70,
                 idle_timeout: Duration::from_secs(3),
             },
             connections: 7,

@@ -122,6 +122,11 @@ fn the_corpus_of_framing_passes() {
 }
 
 #[test]
+fn the_corpus_of_gzip_passes() {
+    run("gzip", bodies::gzip::run, &["taken", "damaged", "too large"]);
+}
+
+#[test]
 fn the_corpus_of_the_http_server_passes() {
     let expected = [
         "taken", "refused", "closed", "tls", "chunked", "expects", "204", "400", "404", "405", "411", "413", "414",

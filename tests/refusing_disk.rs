@@ -751,6 +751,7 @@ fn passed_on(source: &str, ticket: u64, key: &str, body: &str) -> Parcel {
         source: HTTP,
         peer: "10.0.4.21:4001".parse().expect("an address"),
         name: source.into(),
+        content_type: None,
         key: Some(key.as_bytes().into()),
         body: body.as_bytes().into(),
         first_byte_ns: S,
@@ -829,6 +830,26 @@ fn what_other_cores_pass_on_is_a_record_once_and_is_answered_once_it_is_durable(
     world.settle();
     world.hear(passed_on(&own, 4, "b", "two"));
     assert_eq!(verdicts(&world)[3].1, Verdict::Unavailable { retry_after_s: 1 });
+}
+
+#[test]
+fn a_batch_that_another_core_passes_on_is_answered_with_its_count_once_it_is_durable() {
+    let mut world = World::one_of(2, "power", Disk::Works, "pause");
+    let (_, own) = sources_of_both();
+    world.commits = Disk::Hangs;
+    for (ticket, key, body) in [(1, "a", "one\ntwo\n"), (2, "a", "one\ntwo\n"), (3, "a", "one\n"), (4, "b", "\n\n")] {
+        let Parcel::Request(mut request) = passed_on(&own, ticket, key, body) else { unreachable!("it is a request") };
+        request.content_type = Some(b"application/x-ndjson".as_slice().into());
+        world.hear(Parcel::Request(request));
+    }
+    assert_eq!(verdicts(&world)[0], (3, Verdict::KeyReused));
+    let is_empty = |verdict| matches!(verdict, Verdict::BadForm { status: 400, part: None, .. });
+    assert!(verdicts(&world)[1].0 == 4 && is_empty(verdicts(&world)[1].1), "{:?}", verdicts(&world));
+    world.wake_disk();
+    world.pass(S);
+    let taken = Verdict::Taken { records: 2 };
+    assert_eq!(verdicts(&world)[2..], [(1, taken), (2, taken)]);
+    assert_eq!(world.delivered, ["<one>", "<two>"]);
 }
 
 fn refused() -> ConnectError {

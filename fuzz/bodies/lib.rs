@@ -2,6 +2,7 @@
 //! what it must do. `fuzz_targets` give them libFuzzer's inputs, `tests/fuzz_corpora.rs` those that are kept in `corpus`.
 
 pub mod framing;
+pub mod gzip;
 pub mod http_client;
 mod http_reference;
 pub mod http_server;

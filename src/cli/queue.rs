@@ -603,6 +603,7 @@ fn verified_json(view: &View) -> Value {
         unwritten_blocks: _, // of those
         damaged,
         torn,
+        torn_batches,
         loss: _, // told with those of earlier starts
         alarms,
     } = view.report();
@@ -617,6 +618,7 @@ fn verified_json(view: &View) -> Value {
         "unfinished_blocks": finished_blocks,
         "damaged": damaged,
         "torn": torn,
+        "torn_batches": torn_batches,
         "alarms": alarms,
     })
 }
@@ -637,6 +639,7 @@ fn verified_text(view: &View) -> String {
         (report.parked, "of them parked"),
         (report.finished_blocks, "blocks in the block file alone"),
         (report.torn, "places behind what was durable are not whole"),
+        (report.torn_batches, "batches of which a part is missing were never answered, and are dropped"),
         (report.damaged, "places are damaged"),
     ] {
         if count > 0 {

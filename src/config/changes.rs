@@ -75,6 +75,7 @@ fn needs_reopen(old: &Source, new: &Source) -> bool {
         access: _,
         tls,
         connect_tls,
+        forms: _,
     } = old;
     let other_kind = match (kind, &new.kind) {
         (SourceKind::Serial(old), SourceKind::Serial(new)) => {
@@ -286,6 +287,8 @@ fn limits_changes(old: &Limits, new: &Limits, restart: &mut Vec<Change>, live: &
                 body_bytes,
                 header_timeout,
                 body_timeout,
+                body_rate_bytes,
+                batch_records,
                 idle_timeout,
             },
         connections,
@@ -301,6 +304,8 @@ fn limits_changes(old: &Limits, new: &Limits, restart: &mut Vec<Change>, live: &
     keys.size("body", *body_bytes as u64, new.http.body_bytes as u64);
     keys.duration("header_timeout", *header_timeout, new.http.header_timeout);
     keys.duration("body_timeout", *body_timeout, new.http.body_timeout);
+    keys.size("body_rate", *body_rate_bytes as u64, new.http.body_rate_bytes as u64);
+    keys.number("batch_records", *batch_records, new.http.batch_records);
     keys.duration("idle_timeout", *idle_timeout, new.http.idle_timeout);
     keys.number("connections", *connections, new.connections);
 }

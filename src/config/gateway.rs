@@ -215,6 +215,8 @@ pub(super) fn limits(section: Section<'_, '_>) -> Limits {
             body_bytes: size("body", defaults.http.body_bytes, 1, RECORD_BYTES_MAX),
             header_timeout: section.duration("header_timeout", defaults.http.header_timeout, seconds(1, 600)),
             body_timeout: section.duration("body_timeout", defaults.http.body_timeout, seconds(1, 3_600)),
+            body_rate_bytes: size("body_rate", defaults.http.body_rate_bytes, 1, 1 << 20),
+            batch_records: section.integer("batch_records", defaults.http.batch_records, 1..=10_000),
             idle_timeout: section.duration("idle_timeout", defaults.http.idle_timeout, seconds(1, 86_400)),
         },
         connections,

@@ -11,6 +11,7 @@ mod changes;
 mod content;
 mod deliver;
 mod example;
+mod forms;
 mod framing;
 mod gateway;
 mod listen_tls;

@@ -128,6 +128,8 @@ pub struct Source {
     pub tls: Option<ListenTls>,
     /// The device server that it connects to speaks TLS; of `tcp_connect`.
     pub connect_tls: Option<Arc<Tls>>,
+    /// The forms in which its machines may send; of HTTP.
+    pub forms: http::server::Forms,
 }
 
 /// TLS of a listener.
@@ -183,6 +185,7 @@ impl Source {
             access: Access::default(),
             tls: None,
             connect_tls: None,
+            forms: http::server::Forms::default(),
         }
     }
 }

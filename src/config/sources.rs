@@ -2,6 +2,7 @@
 
 use super::access::{allow_remote, check_remote_http, check_remote_tcp, networks_only, of_http};
 use super::content::{check_encoding, content};
+use super::forms::forms;
 use super::framing::{Framings, check_line, source_framing};
 use super::gateway::{check_name, parse_path};
 use super::listen_tls::{connect_tls, listen_tls};
@@ -16,6 +17,7 @@ use super::url::{overlap, parse_authority, parse_listen};
 use super::walk::{Reader, Section};
 use crate::access::Access;
 use crate::framing::{Framing, FramingKind};
+use crate::http::server::Forms;
 use crate::tls::Tls;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -42,7 +44,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 21] = [
+const KEYS_OF_KINDS: [(&str, &str); 24] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -64,6 +66,9 @@ const KEYS_OF_KINDS: [(&str, &str); 21] = [
     ("tokens_file", "http"),
     ("basic", "http"),
     ("origins", "http"),
+    ("query", "http"),
+    ("array", "http"),
+    ("lenient", "http"),
 ];
 
 /// What a source may not share with another, and who has it.
@@ -177,6 +182,7 @@ fn source<'d>(
     };
     let connect_tls = tls_of_caller(&section, kind, source_kind.as_ref());
     let (decoding, data_is) = content(&section);
+    let forms = if kind == Kind::Http { forms(&section) } else { Forms::default() };
     if let Some(framing) = &mut framing {
         framing.unit_bytes = decoding.unit_bytes();
     }
@@ -196,7 +202,20 @@ fn source<'d>(
         Some(format!("a source of kind {kind_name:?} has no such key: it belongs to {owner}"))
     });
     let (name, kind, framing) = (name?.to_owned(), source_kind?, framing?);
-    Some(Source { name, kind, framing, decoding, data_is, silence_alarm, first, on_close, access, tls, connect_tls })
+    Some(Source {
+        name,
+        kind,
+        framing,
+        decoding,
+        data_is,
+        silence_alarm,
+        first,
+        on_close,
+        access,
+        tls,
+        connect_tls,
+        forms,
+    })
 }
 
 fn access_of(section: &Section<'_, '_>, kind: Kind, has_tls: bool) -> Access {

@@ -320,6 +320,7 @@ fn report(storage: &FsStorage, journal: &Journal, took: Duration, file: &Path) {
             parked = found.parked,
             finished_blocks = found.finished_blocks,
             torn = found.torn,
+            torn_batches = found.torn_batches,
             damaged = found.damaged,
             "{directory} was read: {} MiB in {} ms",
             found.bytes >> 20,

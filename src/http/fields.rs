@@ -60,12 +60,14 @@ pub(super) enum Line {
         /// Where it starts.
         start: usize,
     },
-    /// A line without its CRLF; the next one starts at `end + 2`. An empty one ends the head.
+    /// A line without its CRLF. An empty one ends the head.
     Whole {
         /// Where it starts.
         start: usize,
         /// Where its CRLF starts.
         end: usize,
+        /// Where the next one starts.
+        next: usize,
     },
     /// A CR or LF that is not part of a CRLF.
     Bare {
@@ -79,29 +81,27 @@ pub(super) enum Line {
 }
 
 impl LineScan {
-    /// The next line of `head`, which is the bytes of earlier calls and perhaps more.
-    pub(super) fn next(&mut self, head: &[u8]) -> Line {
+    /// The next line of `head`, which is the bytes of earlier calls and perhaps more. `bare_lf`: a line may end in LF alone.
+    pub(super) fn next(&mut self, head: &[u8], bare_lf: bool) -> Line {
         let (start, scanned) = (self.line_start as usize, self.scanned as usize);
         let Some(found) = memchr::memchr2(b'\r', b'\n', &head[scanned..]) else {
             self.scanned = head.len() as u32;
             return Line::More { start };
         };
         let at = scanned + found;
-        if head[at] == b'\n' {
-            return Line::Bare { start, at, byte: b'\n' };
-        }
-        match head.get(at + 1) {
-            None => {
+        let next = match (head[at], head.get(at + 1)) {
+            (b'\n', _) if bare_lf => at + 1,
+            (b'\n', _) => return Line::Bare { start, at, byte: b'\n' },
+            (_, Some(b'\n')) => at + 2,
+            (_, None) => {
                 self.scanned = at as u32;
-                Line::More { start }
+                return Line::More { start };
             }
-            Some(b'\n') => {
-                self.line_start = at as u32 + 2;
-                self.scanned = self.line_start;
-                Line::Whole { start, end: at }
-            }
-            Some(_) => Line::Bare { start, at, byte: b'\r' },
-        }
+            (_, Some(_)) => return Line::Bare { start, at, byte: b'\r' },
+        };
+        self.line_start = next as u32;
+        self.scanned = self.line_start;
+        Line::Whole { start, end: at, next }
     }
 }
 
@@ -274,7 +274,7 @@ mod tests {
         let mut scan = LineScan::default();
         let mut lines = Vec::new();
         for end in 0..=head.len() {
-            while let Line::Whole { start, end } = scan.next(&head[..end]) {
+            while let Line::Whole { start, end, .. } = scan.next(&head[..end], false) {
                 lines.push((start, end));
             }
         }
@@ -283,9 +283,22 @@ mod tests {
 
     #[test]
     fn a_bare_line_end_is_found_where_it_stands() {
-        assert_eq!(LineScan::default().next(b"ab\nc"), Line::Bare { start: 0, at: 2, byte: b'\n' });
-        assert_eq!(LineScan::default().next(b"ab\rc"), Line::Bare { start: 0, at: 2, byte: b'\r' });
-        assert_eq!(LineScan::default().next(b"ab\r"), Line::More { start: 0 });
+        assert_eq!(LineScan::default().next(b"ab\nc", false), Line::Bare { start: 0, at: 2, byte: b'\n' });
+        assert_eq!(LineScan::default().next(b"ab\rc", true), Line::Bare { start: 0, at: 2, byte: b'\r' });
+        assert_eq!(LineScan::default().next(b"ab\r", true), Line::More { start: 0 });
+    }
+
+    #[test]
+    fn a_line_may_end_in_lf_alone_where_that_is_allowed() {
+        let head = b"a\nbc\r\n\n";
+        let mut scan = LineScan::default();
+        let mut lines = Vec::new();
+        for end in 0..=head.len() {
+            while let Line::Whole { start, end, next } = scan.next(&head[..end], true) {
+                lines.push((start, end, next));
+            }
+        }
+        assert_eq!(lines, [(0, 1, 2), (2, 4, 6), (6, 6, 7)]);
     }
 
     #[test]

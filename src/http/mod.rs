@@ -13,4 +13,5 @@ mod chunked;
 pub mod client;
 pub mod date;
 mod fields;
+mod gzip;
 pub mod server;

@@ -19,6 +19,7 @@
 //! record payload   0 first byte at u64 (ns since 1970)       8 frame µs u32      12 origin u32
 //!                 16 key length u16     18 flags u16        20 body hash u32
 //!                 24 where flag 1 is set: hash of SOURCE and key u128, hash of the body u128, then key …, data …
+//!                 flag 2: the next entry is a record of the same batch; flag 4: the one before is (see `batch`)
 //! origin payload   0 origin u32          4 source length u16 6 name length u16   8 encoding length u8
 //!                  9 on undecodable u8  10 port u16         12 address [u8; 16] (IPv6; IPv4 mapped; zero: no peer)
 //!                 28 source …, name …, encoding …
@@ -42,8 +43,8 @@
 //!
 //! Format 1 differs in the segment header (magic, version u32 = 1, core u32, segment u64, nonce u64, bytes u64, physical u32, zero
 //! u32, epoch u64, epoch id u128, nonce u64 again, crc u32) and has origins of another kind (origin u32, source length u16, name
-//! length u16, source …, name …). Formats 1 and 2 have no keys, no losses, and no flags in a record. All are read; a start writes new
-//! segments in its own format.
+//! length u16, source …, name …). Formats 1 and 2 have no keys, no losses, and no flags in a record, format 3 has no batches. All are
+//! read; a start writes new segments in its own format.
 //!
 //! The nonce of a segment's life and the offset seed every CRC-32C, so that an entry of an earlier life, or a payload that
 //! looks like an entry, is never taken for real.
@@ -81,6 +82,10 @@ const SEGMENT_1_HEADER_BYTES: usize = 84;
 
 /// In the flags of a record's payload: hashes follow.
 const RECORD_FLAG_HASHES: u16 = 1;
+/// The next entry is of the same batch.
+pub(super) const RECORD_FLAG_MORE: u16 = 2;
+/// The entry before is of the same batch.
+pub(super) const RECORD_FLAG_BEHIND: u16 = 4;
 pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG1";
 const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"RBLK");
 
@@ -462,6 +467,12 @@ pub(super) fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
 /// Bytes of the hashes in a record's payload.
 fn hashes_bytes(payload: &[u8]) -> usize {
     if u16_at(payload, 18) & RECORD_FLAG_HASHES != 0 { KEY_HASHES_BYTES } else { 0 }
+}
+
+/// Whether a record says that the next entry is of its batch, and the one before.
+pub(super) fn batch_of(payload: &[u8]) -> (bool, bool) {
+    let flags = u16_at(payload, 18);
+    (flags & RECORD_FLAG_MORE != 0, flags & RECORD_FLAG_BEHIND != 0)
 }
 
 /// The entries of one block, in order, up to the first that is not whole.

@@ -62,6 +62,14 @@ impl KeyHashes {
         Self { key: u128_at(both.finish().as_ref(), 0) >> 16 | route, body: u128_at(data.finish().as_ref(), 0) }
     }
 
+    /// Of a request to SOURCE whose body is several records; `mark` is what tells it from the same bytes as one record.
+    pub fn of_marked(source: &str, key: &[u8], mark: &[u8], body: &[u8]) -> Self {
+        let mut data = Context::new(&SHA256);
+        data.update(mark);
+        data.update(body);
+        Self { body: u128_at(data.finish().as_ref(), 0), ..Self::of(source, key, &[]) }
+    }
+
     /// As it is written down.
     pub fn encode(self) -> [u8; KEY_HASHES_BYTES] {
         let mut out = [0; KEY_HASHES_BYTES];

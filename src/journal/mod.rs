@@ -22,6 +22,7 @@
 //! op storage    what is asked of a disk             format stamp epoch unfinished blocks   bytes
 //! ```
 
+mod batch;
 mod blocks;
 mod epoch;
 pub mod format;
@@ -46,6 +47,7 @@ mod unreadable;
 mod window;
 mod writer;
 
+pub use batch::BatchRoom;
 pub use blocks::BlockMemory;
 pub use epoch::needed_block_files;
 pub use format::Position;

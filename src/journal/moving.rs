@@ -21,7 +21,7 @@ use crate::ground::{Now, RecordNumber, SegmentNumber};
 use std::collections::HashSet;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// What a move leaves to be looked after.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 //! block file, and the running log writes them as it writes its own.
 
 mod aside;
+mod batches;
 mod durable;
 mod gone;
 mod keys;
@@ -16,6 +17,7 @@ mod unwritten;
 mod walk;
 
 use self::aside::Aside;
+use self::batches::Batches;
 use self::durable::{Durable, Neighbour};
 use self::keys::FoundKeys;
 use self::missing::{FoundLosses, Lost, Stop};
@@ -112,6 +114,8 @@ pub struct Report {
     pub damaged: u64,
     /// Blocks above the watermark that were not whole.
     pub torn: u64,
+    /// Batches that were dropped, since a part of them was not there: nobody was answered.
+    pub torn_batches: u64,
     /// Records that are missing.
     pub loss: Option<Loss>,
     /// What an operator must know, in words.
@@ -235,7 +239,7 @@ fn refuse_other_formats(storage: &mut impl Storage) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What a walk over the segments gathers: 33 fields, since a start is one walk that sees everything once, and each part of it (in a file
+/// What a walk over the segments gathers: 34 fields, since a start is one walk that sees everything once, and each part of it (in a file
 /// of its own) adds to what the next one needs. It lives for one call and hands each owner of the log its part.
 #[derive(Default)]
 struct Recovery {
@@ -247,6 +251,7 @@ struct Recovery {
     settled: SparseBits,
     aside: Aside,
     keys: FoundKeys,
+    batches: Batches,
     seen: SparseBits,
     origins: HashMap<u32, FoundOrigin, FixedState>,
     kinds: SenderKinds,

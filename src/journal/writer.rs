@@ -12,6 +12,7 @@ use crate::config::Durability;
 use crate::ground::count::Counters;
 use crate::ground::{LaneNumber, Now, RecordNumber};
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Blocks written at the same time.
 const COMMITS_MAX: usize = 4;
@@ -76,6 +77,21 @@ enum Write {
     Again,
     Done,
     Failed,
+}
+
+/// An entry of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unwritten<'a> {
+    pub flags: u8,
+    /// Of the payload.
+    pub parts: [&'a [u8]; 3],
+}
+
+impl Unwritten<'_> {
+    /// Of the payload.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
+    }
 }
 
 /// Commits that the kernel has not taken since the last one that it has.
@@ -244,6 +260,43 @@ impl Writer {
         open.entries += 1;
         self.next_number = number.next();
         (number, Location { extent, offset })
+    }
+
+    /// Appends records to the open block, which has room for them, so that a kill at any moment leaves all of them or none: the
+    /// first one is written last, and its header at the very end. A walk ends where an entry is not whole.
+    pub fn write_batch(
+        &mut self,
+        window: &Window,
+        lane: LaneNumber,
+        entries: &[Unwritten<'_>],
+    ) -> Vec<(RecordNumber, Location)> {
+        let extent = window.current().expect("room was made");
+        let open = self.open.as_mut().expect("room was made");
+        let first = self.next_number;
+        let mut written = Vec::with_capacity(entries.len());
+        for (entry, index) in entries.iter().zip(0..) {
+            let offset = open.place.start + open.place.used;
+            written.push((first.plus(index), Location { extent, offset }));
+            open.place.used += entry_bytes(entry.bytes()) as u32;
+        }
+        open.entries += entries.len() as u32;
+        self.next_number = first.plus(entries.len() as u64);
+        for (entry, (number, at)) in entries.iter().zip(&written).rev() {
+            let header = EntryHeader { kind: Kind::Record, flags: entry.flags, lane, number: *number };
+            let offset = open.header.at.offset + (at.offset - open.place.start);
+            let head = header.encode(open.header.nonce, offset, &entry.parts);
+            let start = window.memory_offset(*at);
+            let mut behind = start + head.len();
+            for part in entry.parts {
+                window.write(behind, part);
+                behind += part.len();
+            }
+            // The process can be killed between any two stores: the compiler must not put this one before those.
+            compiler_fence(Ordering::SeqCst);
+            window.write(start, &head);
+            compiler_fence(Ordering::SeqCst);
+        }
+        written
     }
 
     /// Ends the open block. It is written when its turn comes and never touched again.

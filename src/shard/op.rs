@@ -202,6 +202,8 @@ pub struct PassedOn {
     pub name: Box<str>,
     /// The machine's own Idempotency-Key.
     pub key: Option<Box<[u8]>>,
+    /// Content-Type.
+    pub content_type: Option<Box<[u8]>>,
     /// The body.
     pub body: Box<[u8]>,
     /// When its first byte came; monotonic nanoseconds, the same on all cores.

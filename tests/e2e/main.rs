@@ -12,6 +12,7 @@ mod cores;
 mod crashes;
 mod environment;
 mod forbid;
+mod forms;
 mod full;
 mod hints;
 mod histograms;

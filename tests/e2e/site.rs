@@ -208,6 +208,13 @@ impl Config {
         self.source(name, "http", &format!("listen = \"{address}\""))
     }
 
+    /// Another key of the last source, its value as in the file.
+    pub fn of_source(mut self, key: &str, value: &str) -> Self {
+        self.sources.truncate(self.sources.trim_end().len());
+        write!(self.sources, "\n{key} = {value}\n\n").expect("a String takes all");
+        self
+    }
+
     /// Writes the file.
     pub fn write(self, site: &Site) -> PathBuf {
         let mut text = format!("[gateway]\n{}cores = {}\n\n[journal]\n", self.gateway, self.cores);

@@ -268,10 +268,14 @@ fn rows_40_to_47_request_lines_and_hosts() {
         closed("42", hosts("Host: a b\r\n"), 400),
         taken("42", hosts("Host: [::1]:8443\r\n"), "hello"),
         Case { closes: true, ..taken("43", old, "hello") },
-        Case { closes: true, ..taken("43", old.replace("\r\n\r\n", "\r\nConnection: keep-alive\r\n\r\n"), "hello") },
+        taken("43", old.replace("\r\n\r\n", "\r\nConnection: Keep-Alive\r\n\r\n"), "hello"),
+        Case {
+            closes: true,
+            ..taken("43", old.replace("\r\n\r\n", "\r\nConnection: keep-alive, close\r\n\r\n"), "hello")
+        },
         closed("43", old.replace("\r\n\r\n", "\r\nHost: a\r\nHost: b\r\n\r\n"), 400),
         taken("44", line("POST http://a/v1/records/a HTTP/1.1"), "hello"),
-        taken("44", line("POST HTTP://[::1]:80/v1/records/a?x=1 HTTP/1.1"), "hello"),
+        taken("44", line("POST HTTP://[::1]:80/v1/records/a HTTP/1.1"), "hello"),
         closed("44", line("POST http://u@a/v1/records/a HTTP/1.1"), 400),
         closed("44", line("POST http:///v1/records/a HTTP/1.1"), 400),
         closed("44", line("POST v1/records/a HTTP/1.1"), 400),
@@ -302,7 +306,7 @@ fn row_48_a_tls_client_hello_is_closed_without_an_answer() {
 
 #[test]
 fn rows_49_to_51_targets_and_header_sizes() {
-    let target = |bytes: usize| format!("/v1/records/a?{}", "q".repeat(bytes - 14));
+    let target = |bytes: usize| format!("http://{}/v1/records/a", "h".repeat(bytes - 20));
     let line = |target: &str| format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
     let rest = "Content-Length: 5\r\n";
     let filler = |bytes: usize| format!("X: {}\r\n", "x".repeat(bytes - 5));
@@ -358,13 +362,16 @@ fn rows_52_to_56_other_methods_and_paths() {
         refused("56", smuggled, 405),
         closed("56", body("GET", "/x", 5).replace("HTTP/1.1", "HTTP/1.0"), 404),
     ];
-    for method in ["GET", "PUT", "DELETE", "PATCH"] {
+    for method in ["GET", "DELETE", "PATCH"] {
         cases.push(refused("52", line(method, "/v1/records/a"), 405));
     }
+    cases.push(taken("52", body("PUT", "/v1/records/a", 3), "bbb"));
+    cases.push(refused("52", line("PUT", "/v1/records/a"), 411));
+    cases.push(refused("55", body("PUT", "/v1/records", 3), 404));
     check(&cases);
     for request in [line("GET", "/v1/records/a"), line("TRACE", "/"), line("OPTIONS", "*")] {
         let outcome = run([request.as_bytes()]);
-        assert_eq!(outcome.answers(&[])[0].field("allow"), Some("POST, OPTIONS"), "{request}");
+        assert_eq!(outcome.answers(&[])[0].field("allow"), Some("POST, PUT, OPTIONS"), "{request}");
     }
     let heads = [line("HEAD", "/v1/records/a"), line("HEAD", "/x"), GOOD.to_owned()].concat();
     for pieces in [vec![heads.as_bytes()], heads.as_bytes().chunks(1).collect()] {
@@ -379,19 +386,35 @@ fn rows_52_to_56_other_methods_and_paths() {
 fn rows_57_to_59_what_a_record_may_be() {
     let with = |field: &str| post(&format!("{field}\r\nContent-Length: 5\r\n"), "hello");
     check(&[
-        refused("57", with("Content-Type: text"), 415),
-        refused("57", with("Content-Type: "), 415),
+        taken("57", with("Content-Type: text"), "hello"),
+        taken("57", with("Content-Type: "), "hello"),
         refused("57", with("Content-Type: a/b\r\nContent-Type: a/b"), 415),
+        refused("57", with("Content-Type: multipart/form-data; boundary=b"), 415),
+        refused("57", with("Content-Type: Multipart/Mixed"), 415),
+        refused("57", with("Content-Type: application/x-www-form-urlencoded"), 415),
+        refused("57", with("Content-Type: Application/X-WWW-Form-Urlencoded ; charset=utf-8"), 415),
+        taken("57", with("Content-Type: application/x-www-form-urlencoded, a"), "hello"),
         taken("57", with("Content-Type: a/b; c=d"), "hello"),
-        refused("58", with("Content-Encoding: gzip"), 415),
         taken("58", with("Content-Encoding: identity"), "hello"),
+        taken("58", with("Content-Encoding: "), "hello"),
+        taken("58", with("Content-Encoding: ,identity, ,"), "hello"),
+        refused("58", with("Content-Encoding: br"), 415),
+        refused("58", with("Content-Encoding: gzip, br"), 415),
+        refused("58", with("Content-Encoding: gzip\r\nContent-Encoding: x-gzip"), 415),
         taken("59", with("Upgrade: h2c\r\nConnection: Upgrade\r\nRange: bytes=0-1"), "hello"),
         refused("60", with("Idempotency-Key: a\r\nIdempotency-Key: a"), 400),
         refused("60", with("Idempotency-Key: "), 400),
         refused("60", with(&format!("Idempotency-Key: {}", "k".repeat(256))), 400),
     ]);
-    let answer = run([with("Content-Encoding: gzip").as_bytes()]).answers(&[]).remove(0);
-    assert_eq!(answer.field("accept-encoding"), Some("identity"));
+    let answer = run([with("Content-Encoding: deflate").as_bytes()]).answers(&[]).remove(0);
+    assert_eq!(answer.field("accept-encoding"), Some("gzip"));
+    let malformed = run([with("Content-Type: text").as_bytes()]);
+    assert_eq!(malformed.journaled[0].content_type, None, "taken as octet-stream");
+    let answer = run([with("Content-Type: multipart/form-data; boundary=b").as_bytes()]).answers(&[]).remove(0);
+    assert_eq!(answer.field("content-type"), Some("application/json"));
+    let start =
+        r#"{"rule":"a form with several parts is no record","came":"Content-Type multipart/…","allowed":"a body of"#;
+    assert!(answer.body.starts_with(start) && answer.body.ends_with("\"}\n"), "{}", answer.body);
     let request = with(&format!("Content-Type: application/x-ndjson\r\nidempotency-key: {}", "k".repeat(255)));
     for pieces in [vec![request.as_bytes()], request.as_bytes().chunks(1).collect()] {
         let outcome = run(pieces);
@@ -415,7 +438,7 @@ fn rows_61_to_64_expectations() {
         let bytewise = run(format!("{GOOD}{head}{body}").as_bytes().chunks(1));
         assert_eq!(bytewise.statuses(), [201, 100, 201], "row 61, byte by byte");
     }
-    for (field, status) in [("Content-Type: x\r\n", 415), ("Content-Length: 65537\r\n", 413)] {
+    for (field, status) in [("Content-Type: multipart/x\r\n", 415), ("Content-Length: 65537\r\n", 413)] {
         let length = if status == 413 { "" } else { "Content-Length: 5\r\n" };
         let head = post(&format!("Expect: 100-continue\r\n{field}{length}"), "");
         let mut machine = Machine::new();
@@ -468,12 +491,13 @@ fn row_67_a_request_that_drips_is_answered_408() {
     let limits = Limits::default();
     let header_ns = limits.header_timeout.as_nanos() as u64;
     let body_ns = limits.body_timeout.as_nanos() as u64;
+    let byte_ns = SECOND_NS / limits.body_rate_bytes as u64;
     for (bytes, late, deadline_ns) in [
         ("P", "OST /v1", SECOND_NS + header_ns),
         ("POST /v1/records/a HTTP/1.1\r\nHost", ": a\r\n", SECOND_NS + header_ns),
-        (&post("Content-Length: 5\r\n", "hel"), "l", SECOND_NS + body_ns),
-        (&chunked("5\r\n"), "hello", SECOND_NS + body_ns),
-        ("GET /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", "l", SECOND_NS + body_ns),
+        (&post("Content-Length: 5\r\n", "hel"), "l", SECOND_NS + body_ns + byte_ns),
+        (&chunked("5\r\n"), "hello", SECOND_NS + body_ns + 5 * byte_ns),
+        ("GET /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", "l", SECOND_NS + body_ns + byte_ns),
     ] {
         let mut machine = Machine::new();
         machine.receive(SECOND_NS, bytes.as_bytes());
@@ -484,6 +508,106 @@ fn row_67_a_request_that_drips_is_answered_408() {
         assert_eq!((machine.outcome.statuses(), machine.outcome.closed), (vec![408], true), "{bytes}");
         machine.receive(deadline_ns, GOOD.as_bytes());
         assert!(machine.outcome.journaled.is_empty() && machine.connection.held_bytes() == 0);
+    }
+}
+
+/// Sends a body in pieces, one each so many milliseconds, and looks at the deadline before each. The statuses, and when the last came.
+fn drip(request: &str, piece_bytes: usize, every_ms: u64) -> (Vec<u16>, u64) {
+    let mut machine = Machine::new();
+    let head = request.find("\r\n\r\n").expect("a head") + 4;
+    machine.receive(0, &request.as_bytes()[..head]);
+    let mut now_ns = 0;
+    for piece in request.as_bytes()[head..].chunks(piece_bytes) {
+        now_ns += every_ms * 1_000_000;
+        machine.connection.handle_deadline(now_ns, &machine.limits);
+        if machine.connection.has_output() {
+            break;
+        }
+        machine.receive(now_ns, piece);
+    }
+    machine.connection.release(u64::MAX);
+    machine.flush(now_ns);
+    (machine.outcome.statuses(), now_ns / SECOND_NS)
+}
+
+#[test]
+fn row_67_a_slow_but_steady_body_is_taken_and_one_under_the_least_rate_is_not() {
+    let body = "b".repeat(30_000);
+    let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    for request in [post("Content-Length: 30000\r\n", &body), chunked(&chunks)] {
+        // 120 bytes a second, also in pieces that are seconds apart.
+        assert_eq!(drip(&request, 12, 100), (vec![201], 250));
+        assert_eq!(drip(&request, 2_400, 20_000).0, [201]);
+        // Half the rate loses half a second of the 30 a second.
+        let (statuses, seconds) = drip(&request, 5, 100);
+        assert_eq!((statuses, seconds), (vec![408], 59));
+        assert_eq!(drip(&request, 1, 10_000).0, [408]);
+        // A quick beginning saves nothing up: silence is not longer than the timeout.
+        let mut machine = Machine::new();
+        machine.receive(SECOND_NS, &request.as_bytes()[..29_000]);
+        machine.receive(2 * SECOND_NS, &request.as_bytes()[29_000..29_900]);
+        let deadline_ns = 2 * SECOND_NS + machine.limits.body_timeout.as_nanos() as u64;
+        assert_eq!(machine.connection.deadline_ns(&machine.limits), Some(deadline_ns));
+    }
+}
+
+#[test]
+fn a_query_is_refused_unless_the_source_ignores_it() {
+    let request = with_length("5").replace("/v1/records/a ", "/v1/records/a?temperature=21.5 ");
+    check(&[
+        refused("query", &request, 400),
+        refused("query", request.replace('?', "?x=1&").replace("POST", "PUT"), 400),
+        refused("query", request.replace("temperature=21.5", ""), 400),
+        refused("query", request.replace("POST", "GET"), 405),
+    ]);
+    let answer = run([request.as_bytes()]).answers(&[]).remove(0);
+    assert!(answer.body.contains(r#""allowed":"no query, or query = \"ignore\" in the source""#), "{}", answer.body);
+    let forms = Forms { query: Query::Ignore, ..Forms::default() };
+    for way in [vec![request.as_bytes()], request.as_bytes().chunks(1).collect()] {
+        let outcome = run_as(forms, way);
+        assert_eq!((outcome.statuses(), outcome.bodies()), (vec![201], vec![b"hello".as_slice()]));
+    }
+}
+
+#[test]
+fn row_43_a_peer_of_http_1_0_is_told_that_its_connection_goes_on() {
+    let old = "POST /v1/records/a HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello";
+    let outcome = run([[old, GOOD, &old.replace("keep-alive", "x")].concat().as_bytes()]);
+    let told: Vec<_> = outcome.answers(&[]).iter().map(|a| a.field("connection").map(str::to_owned)).collect();
+    assert_eq!(told, [Some("keep-alive".to_owned()), None, Some("close".to_owned())]);
+    let refused = old.replace("/v1/records/a", "/x").replace("POST", "OPTIONS").replace("/x", "*");
+    let answer = run([refused.as_bytes()]).answers(&[]).remove(0);
+    assert_eq!((answer.status, answer.field("connection")), (204, Some("keep-alive")));
+}
+
+#[test]
+fn lines_of_a_head_may_end_in_lf_alone_where_the_source_allows_it() {
+    let forms = Forms { bare_lf: true, ..Forms::default() };
+    let bare = with_length("5").replace("\r\n", "\n");
+    let plc = "POST /v1/records/a HTTP/1.0\nContent-Length: 5\nConnection: keep-alive\n\nhello".to_owned();
+    let mixed = with_length("5").replacen("\r\n", "\n", 1);
+    for request in [bare.clone(), plc, mixed, format!("\n{bare}"), format!("\r\n{bare}"), with_length("5")] {
+        let both = [request.as_str(), GOOD].concat();
+        for way in [vec![both.as_bytes()], both.as_bytes().chunks(1).collect()] {
+            let outcome = run_as(forms, way);
+            assert_eq!(outcome.bodies(), [b"hello".as_slice(), b"good"], "{request:?}");
+        }
+        for split in 1..both.len() {
+            let (first, second) = both.as_bytes().split_at(split);
+            assert_eq!(run_as(forms, [first, second]).statuses(), [201, 201], "{request:?} at {split}");
+        }
+    }
+    for wrong in [
+        with_length("5").replace("\r\n", "\r"),
+        post("X: a\rb\nContent-Length: 5\r\n", "hello"),
+        post("X: a\n b\nContent-Length: 5\n", "hello"),
+        post("Transfer-Encoding: chunked\n", "5\nhello\r\n0\r\n\r\n"),
+        bare.replace("5", "05, 5"),
+    ] {
+        for way in [vec![wrong.as_bytes()], wrong.as_bytes().chunks(1).collect()] {
+            let outcome = run_as(forms, way);
+            assert_eq!((outcome.statuses(), outcome.closed), (vec![400], true), "{wrong:?}");
+        }
     }
 }
 

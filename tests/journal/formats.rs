@@ -140,6 +140,7 @@ fn story(durability: Durability) -> Story {
             story.world.complete(0, Ok(()));
         }
     }
+    story.append_batch(&[30, 1, 200]);
     let (number, (kept, origin, at)) = story.waiting.pop_first().expect("one waits");
     let now = story.world.now;
     let refused = Refused { status: 422, attempts: 3, answer: b"no such part" };

@@ -5,7 +5,7 @@ use super::world::{Kept, Pending, World, options};
 use ringest::config::Durability;
 use ringest::ground::RecordNumber;
 use ringest::journal::Op;
-use ringest::journal::{Identity, Location, OriginRef};
+use ringest::journal::{Appended, Claim, Identity, KeyHashes, Location, NewRecord, OriginRef};
 use std::collections::{BTreeMap, HashSet};
 
 /// A gateway with a few lanes at work; settled records leave `waiting`.
@@ -55,6 +55,23 @@ impl Story {
         self.world.journal().hold(at);
         self.waiting.insert(kept.number, (kept, origin, at));
         true
+    }
+
+    /// Records that are kept all or none.
+    pub fn append_batch(&mut self, sizes: &[usize]) {
+        let origin = self.origins[0];
+        let bodies: Vec<Vec<u8>> = sizes.iter().map(|bytes| vec![b'b'; *bytes]).collect();
+        let record =
+            |data| NewRecord { origin, flags: 0, first_byte_wall_ns: 5, frame_us: 6, key: b"", hashes: None, data };
+        let records: Vec<NewRecord<'_>> = bodies.iter().map(|body| record(body)).collect();
+        let now = self.world.now;
+        let room = self.world.journal().room_for_batch(now, Claim::Waits, sizes.iter().copied()).expect("room");
+        let hashes = KeyHashes::of_marked("name-0", b"a key of the whole", b"lines", b"the body");
+        for Appended { at, .. } in self.world.journal().append_batch(now, room, &records, Some(&hashes)) {
+            self.world.journal().hold(at);
+            let kept = self.world.view(origin, at);
+            self.waiting.insert(kept.number, (kept, origin, at));
+        }
     }
 
     pub fn settle(&mut self, number: RecordNumber) {

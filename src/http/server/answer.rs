@@ -5,14 +5,15 @@ use crate::http::chunked::ChunkFault;
 use crate::http::fields::FramingFault;
 
 use super::door::{Denied, PREFLIGHT, write_origin};
+use super::forms::Details;
 
 /// A field that some refusals carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
     None,
-    /// `Allow: POST, OPTIONS` (RFC 9110 section 10.2.1)
+    /// `Allow: POST, PUT, OPTIONS` (RFC 9110 section 10.2.1)
     Allow,
-    /// `Accept-Encoding: identity` (RFC 9110 section 15.5.16)
+    /// `Accept-Encoding: gzip` (RFC 9110 section 15.5.16)
     AcceptEncoding,
     /// `Retry-After: 1` (RFC 9110 section 10.2.3)
     RetrySoon,
@@ -23,13 +24,30 @@ pub(super) enum Extra {
 pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) extra: Extra,
-    /// A sentence for the person who meets it; the body.
+    /// A sentence for the person who meets it; the body, or the rule in it.
     pub(super) text: &'static str,
+    /// With these the body is JSON.
+    pub(super) details: Option<&'static Details>,
+    /// Which part of the body it is about.
+    pub(super) part: Option<Part>,
+}
+
+/// A part of a body with several records, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A line, empty ones counted.
+    Line(u32),
+    /// An element of an array.
+    Element(u32),
 }
 
 impl Refusal {
     pub(super) const fn new(status: u16, text: &'static str) -> Self {
-        Self { status, extra: Extra::None, text }
+        Self { status, extra: Extra::None, text, details: None, part: None }
+    }
+
+    pub(super) const fn with(self, details: &'static Details) -> Self {
+        Self { details: Some(details), ..self }
     }
 
     pub(super) const fn bad(text: &'static str) -> Self {
@@ -37,7 +55,7 @@ impl Refusal {
     }
 
     pub(super) const fn method(text: &'static str) -> Self {
-        Self { status: 405, extra: Extra::Allow, text }
+        Self { extra: Extra::Allow, ..Self::new(405, text) }
     }
 }
 
@@ -116,18 +134,27 @@ impl Answer {
         }
     }
 
-    /// Appends its bytes; `close` is whether the connection ends with it, `origin` whose pages may read it.
-    pub(super) fn write(&self, date: &[u8; 29], close: bool, origin: Option<&str>, out: &mut Vec<u8>) {
+    /// Appends its bytes; `close` is whether the connection ends with it, `keep_alive` whether a peer of HTTP/1.0 must be told that
+    /// it does not, `origin` whose pages may read it.
+    pub(super) fn write(
+        &self,
+        date: &[u8; 29],
+        (close, keep_alive): (bool, bool),
+        origin: Option<&str>,
+        out: &mut Vec<u8>,
+    ) {
         if let Self::Continue = self {
             out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             return;
         }
-        out.reserve(320); // more than any answer has
+        out.reserve(512); // more than nearly any answer has
         out.extend_from_slice(status_line(self.status()));
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(date);
         if close {
             out.extend_from_slice(b"\r\nConnection: close");
+        } else if keep_alive {
+            out.extend_from_slice(b"\r\nConnection: keep-alive");
         }
         if let Some(origin) = origin {
             write_origin(origin, out);
@@ -142,7 +169,7 @@ impl Answer {
             }
             // A 204 has neither Content-Length nor body (RFC 9110 section 8.6).
             Self::Options => {
-                out.extend_from_slice(b"\r\nAllow: POST, OPTIONS");
+                out.extend_from_slice(b"\r\nAllow: POST, PUT, OPTIONS");
                 if origin.is_some() {
                     out.extend_from_slice(PREFLIGHT);
                 }
@@ -152,11 +179,14 @@ impl Answer {
             Self::Refused { refusal, head_only } => {
                 out.extend_from_slice(match refusal.extra {
                     Extra::None => b"",
-                    Extra::Allow => b"\r\nAllow: POST, OPTIONS",
-                    Extra::AcceptEncoding => b"\r\nAccept-Encoding: identity",
+                    Extra::Allow => b"\r\nAllow: POST, PUT, OPTIONS",
+                    Extra::AcceptEncoding => b"\r\nAccept-Encoding: gzip",
                     Extra::RetrySoon => b"\r\nRetry-After: 1",
                 });
-                write_text(refusal.text, head_only, out);
+                match refusal.details {
+                    None => write_text(refusal.text, head_only, out),
+                    Some(details) => write_json(&refusal, details, head_only, out),
+                }
             }
         }
     }
@@ -188,6 +218,34 @@ pub(super) fn write_body(media_type: &str, text: &str, head_only: bool, out: &mu
     out.extend_from_slice(b"\r\n\r\n");
     if !head_only {
         out.extend_from_slice(text.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+/// The rule, what came, what is allowed. None of these has a character that JSON escapes but for a quotation mark.
+fn write_json(refusal: &Refusal, details: &Details, head_only: bool, out: &mut Vec<u8>) {
+    let mut body = String::with_capacity(256);
+    let mut push = |name: &str, text: &str| {
+        body.push_str(if body.is_empty() { "{\"" } else { ",\"" });
+        body.push_str(name);
+        body.push_str("\":\"");
+        body.push_str(&text.replace('"', "\\\""));
+        body.push('"');
+    };
+    push("rule", refusal.text);
+    push("came", details.came);
+    push("allowed", details.allowed);
+    match refusal.part {
+        None => {}
+        Some(Part::Line(number)) => body.push_str(&format!(",\"line\":{number}")),
+        Some(Part::Element(number)) => body.push_str(&format!(",\"element\":{number}")),
+    }
+    body.push('}');
+    out.extend_from_slice(b"\r\nContent-Type: application/json\r\nContent-Length: ");
+    write_decimal(body.len() as u64 + 1, out);
+    out.extend_from_slice(b"\r\n\r\n");
+    if !head_only {
+        out.extend_from_slice(body.as_bytes());
         out.push(b'\n');
     }
 }

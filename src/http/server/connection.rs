@@ -5,11 +5,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{Answer, Extra, Refusal};
+use super::answer::{Answer, Extra, Part, Refusal};
 use super::door::{Caller, Ruling};
+use super::forms::{Details, Forms};
 use super::reading::Step;
 use crate::http::chunked::Decoder;
 use crate::http::fields::LineScan;
+use crate::http::gzip::{UNPACKER_BYTES, Unpacker};
 
 /// Answers that may wait before [`ServerConnection::wants_read`] says no.
 const PENDING_MAX: usize = 64;
@@ -66,6 +68,17 @@ pub enum Verdict {
     },
     /// 400 with this sentence as its body.
     BadRequest(&'static str),
+    /// 400 or 413 with the rule, what came, what is allowed, and where, as JSON.
+    BadForm {
+        /// 400 or 413.
+        status: u16,
+        /// The rule that is broken.
+        rule: &'static str,
+        /// What came, and what is allowed.
+        details: &'static Details,
+        /// Where in the body.
+        part: Option<Part>,
+    },
 }
 
 /// What an answer waits for.
@@ -131,11 +144,20 @@ pub(super) struct Drain {
     pub(super) bytes: u64,
 }
 
-/// An answer, and the origin whose pages may read it.
+/// A packed body, being read.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) unpacker: Unpacker,
+    /// What came of it.
+    pub(super) bytes: u64,
+}
+
+/// An answer, the origin whose pages may read it, and whether a peer of HTTP/1.0 must be told that the connection goes on.
 #[derive(Debug, Clone)]
 struct Pending {
     answer: Answer,
     origin: Option<Arc<String>>,
+    keep_alive: bool,
 }
 
 /// How much of an empty line came before a request.
@@ -159,16 +181,21 @@ pub struct ServerConnection {
     pub(super) phase: Phase,
     /// Set while the body of a refused request is dropped.
     pub(super) drain: Option<Box<Drain>>,
+    /// Set while a packed body is read; `buffer` then holds what was unpacked.
+    pub(super) packed: Option<Box<Packed>>,
     durable_below: u64,
     pub(super) first_byte_ns: u64,
-    /// Start of the body, or of being idle.
+    /// Start of being idle; of a body, the moment that it would have begun at, had it come at the least rate.
     pub(super) since_ns: u64,
     pub(super) kept: Kept,
     pub(super) keep_alive: bool,
+    /// The request is of HTTP/1.0 and asks to go on.
+    pub(super) says_keep_alive: bool,
     pub(super) blank_line: BlankLine,
     pub(super) tls_hello: bool,
     /// Whose pages may read the answer to the request under way.
     pub(super) origin: Option<Arc<String>>,
+    pub(super) forms: Forms,
 }
 
 impl ServerConnection {
@@ -180,15 +207,23 @@ impl ServerConnection {
             rest: VecDeque::new(),
             phase: Phase::Head(LineScan::default()),
             drain: None,
+            packed: None,
             durable_below: 0,
             first_byte_ns: now_ns,
             since_ns: now_ns,
             kept: Kept::default(),
             keep_alive: true,
+            says_keep_alive: false,
             blank_line: BlankLine::None,
             tls_hello: false,
             origin: None,
+            forms: Forms::default(),
         }
+    }
+
+    /// What its source takes from now on.
+    pub fn set_forms(&mut self, forms: Forms) {
+        self.forms = forms;
     }
 
     /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is
@@ -205,6 +240,9 @@ impl ServerConnection {
         judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
     ) -> Option<Request<'a>> {
         let body = loop {
+            if matches!(self.phase, Phase::Length(_) | Phase::Chunked(_)) {
+                self.count_progress(limits, now_ns, input.len());
+            }
             let step = match self.phase {
                 Phase::Closing => {
                     *input = &[];
@@ -212,7 +250,7 @@ impl ServerConnection {
                 }
                 Phase::Verdict => panic!("the request before has not been answered"),
                 Phase::Head(scan) => self.read_head(scan, limits, now_ns, input, judge),
-                Phase::Length(remaining) => self.read_body(remaining, input),
+                Phase::Length(remaining) => self.read_body(remaining, limits, input),
                 Phase::Chunked(decoder) => self.read_chunks(decoder, limits, input),
             };
             match step {
@@ -294,10 +332,11 @@ impl ServerConnection {
     /// Appends all answers that may be sent now, in order. `date` is the value of the Date header.
     pub fn take_output(&mut self, now_ns: u64, date: &[u8; 29], out: &mut Vec<u8>) -> Output {
         let mut output = Output::default();
-        while let Some(Pending { answer, origin }) = self.first.take_if(|first| first.answer.may_go(self.durable_below))
+        while let Some(Pending { answer, origin, keep_alive }) =
+            self.first.take_if(|first| first.answer.may_go(self.durable_below))
         {
             self.first = self.rest.pop_front();
-            answer.write(date, self.is_finished(), origin.as_deref().map(String::as_str), out);
+            answer.write(date, (self.is_finished(), keep_alive), origin.as_deref().map(String::as_str), out);
             match answer.status() {
                 100..=199 => {}
                 200..=299 => output.accepted += 1,
@@ -352,7 +391,7 @@ impl ServerConnection {
             Phase::Closing => self.end_holding(),
             Phase::Head(_) if !self.under_way() => self.stop_reading(),
             Phase::Head(_) => self.close_with(Refusal::new(408, "the header did not come in time"), false),
-            _ => self.close_with(Refusal::new(408, "the body did not come in time"), self.drains_a_head()),
+            _ => self.close_with(Refusal::new(408, "the body came too slowly"), self.drains_a_head()),
         }
     }
 
@@ -376,6 +415,7 @@ impl ServerConnection {
         self.buffer.capacity()
             + self.rest.capacity() * size_of::<Pending>()
             + self.drain.as_ref().map_or(0, |_| size_of::<Drain>())
+            + self.packed.as_ref().map_or(0, |_| size_of::<Packed>() + UNPACKER_BYTES)
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -399,6 +439,7 @@ impl ServerConnection {
     /// Queues the last answer to a request, frees what was kept of it, and goes on to the next one or closes.
     pub(super) fn finish(&mut self, answer: Answer) {
         self.buffer = Vec::new();
+        self.packed = None;
         self.push(answer);
         self.phase = Phase::Head(LineScan::default());
         if !self.keep_alive {
@@ -415,7 +456,7 @@ impl ServerConnection {
     pub(super) fn push(&mut self, answer: Answer) {
         // What comes before the final answer says nothing of origins.
         let origin = if matches!(answer, Answer::Continue) { None } else { self.origin.take() };
-        let pending = Pending { answer, origin };
+        let pending = Pending { answer, origin, keep_alive: self.says_keep_alive };
         match self.first {
             None => self.first = Some(pending),
             Some(_) => self.rest.push_back(pending),
@@ -439,10 +480,17 @@ impl ServerConnection {
         }
     }
 
+    /// So many bytes of a body have come: each gives it the time that it has at the least rate, and none can be saved up.
+    fn count_progress(&mut self, limits: &Limits, now_ns: u64, bytes: usize) {
+        let earned_ns = (bytes as u64).saturating_mul(1_000_000_000) / limits.body_rate_bytes.max(1) as u64;
+        self.since_ns = self.since_ns.saturating_add(earned_ns).min(now_ns).max(self.since_ns);
+    }
+
     pub(super) fn stop_reading(&mut self) {
         self.phase = Phase::Closing;
         self.buffer = Vec::new();
         self.drain = None;
+        self.packed = None;
     }
 }
 
@@ -456,6 +504,9 @@ fn answer_of(verdict: Verdict) -> Answer {
         Verdict::UnknownSource => refused(Refusal::new(404, "there is no such source"), false),
         Verdict::Forbidden(text) => refused(Refusal::new(403, text), false),
         Verdict::BadRequest(text) => refused(Refusal::bad(text), false),
+        Verdict::BadForm { status, rule, details, part } => {
+            refused(Refusal { part, ..Refusal::new(status, rule).with(details) }, false)
+        }
         Verdict::KeyReused => {
             let text = "this Idempotency-Key came with another body before: a new record needs a new key";
             refused(Refusal::new(422, text), false)

@@ -3,8 +3,9 @@
 use super::limits::Limits;
 use httparse::{EMPTY_HEADER, Header, Status};
 
-use super::answer::{Extra, Refusal};
+use super::answer::Refusal;
 use super::door::Caller;
+use super::forms::{self, Forms, Query};
 use crate::http::fields::{Framing, FramingFields, is_token, is_token_byte, list};
 
 /// Longest method that is looked at, in bytes.
@@ -18,8 +19,10 @@ const FIELDS_COMMON: usize = 16;
 #[derive(Debug)]
 pub(super) struct Head<'h> {
     pub(super) framing: Framing,
-    /// Neither HTTP/1.0 nor `Connection: close`.
+    /// No `Connection: close`, and in HTTP/1.0 `Connection: keep-alive`.
     pub(super) keep_alive: bool,
+    /// HTTP/1.0, where a connection that goes on is said to (RFC 9112 section 9.3, RFC 2068 section 19.7.1).
+    pub(super) says_keep_alive: bool,
     /// The client holds the body back until it hears `100 Continue`.
     pub(super) expects_continue: bool,
     /// A HEAD request, whose answer has no body.
@@ -41,12 +44,14 @@ pub(super) enum Route<'h> {
     Tunnel(Refusal),
 }
 
-/// What a POST of records says of itself.
+/// What a POST or PUT of records says of itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ingest<'h> {
     pub(super) source: &'h str,
     pub(super) content_type: Option<&'h [u8]>,
     pub(super) idempotency_key: Option<&'h [u8]>,
+    /// The body is packed by gzip.
+    pub(super) is_packed: bool,
 }
 
 /// The three parts of a request line.
@@ -116,23 +121,33 @@ fn version_is_1_0(version: &[u8]) -> Result<bool, Refusal> {
 }
 
 /// Reads a whole head: its request line, its fields and the empty line after them, all ended by CRLF and free of bare CR and
-/// LF. An error is answered and ends the connection.
-pub(super) fn parse<'h>(head: &'h [u8], line_end: usize, limits: &Limits) -> Result<Head<'h>, Refusal> {
+/// LF; where the source allows it by LF, too, which `httparse` takes for a line's end. An error is answered and ends the connection.
+pub(super) fn parse<'h>(
+    head: &'h [u8],
+    line_end: usize,
+    limits: &Limits,
+    allowed_forms: Forms,
+) -> Result<Head<'h>, Refusal> {
     let line = RequestLine::parse(&head[..line_end])?;
-    let fields = &head[line_end + 2..];
+    let fields = head[line_end..].strip_prefix(b"\r").unwrap_or(&head[line_end..]);
+    let fields = fields.strip_prefix(b"\n").expect("a line ends here");
     let mut few = [EMPTY_HEADER; FIELDS_COMMON];
     let allowed = limits.header_fields;
     match httparse::parse_headers(fields, &mut few[..FIELDS_COMMON.min(allowed)]) {
         Err(httparse::Error::TooManyHeaders) if allowed > FIELDS_COMMON => {
             let mut many = vec![EMPTY_HEADER; allowed];
             let parsed = httparse::parse_headers(fields, &mut many);
-            interpret(line, parsed)
+            interpret(line, parsed, allowed_forms)
         }
-        parsed => interpret(line, parsed),
+        parsed => interpret(line, parsed, allowed_forms),
     }
 }
 
-fn interpret<'h>(line: RequestLine<'h>, parsed: httparse::Result<(usize, &[Header<'h>])>) -> Result<Head<'h>, Refusal> {
+fn interpret<'h>(
+    line: RequestLine<'h>,
+    parsed: httparse::Result<(usize, &[Header<'h>])>,
+    allowed_forms: Forms,
+) -> Result<Head<'h>, Refusal> {
     let fields = match parsed {
         Ok(Status::Complete((_, fields))) => fields,
         Ok(Status::Partial) => unreachable!("the head ends with an empty line"),
@@ -150,14 +165,16 @@ fn interpret<'h>(line: RequestLine<'h>, parsed: httparse::Result<(usize, &[Heade
     let framing = seen.framing.resolve(line.http10)?;
     let path = path_of(&line)?;
     let expects = if line.http10 { Expect::Nothing } else { seen.expect };
-    let route = route(&line, path, &seen, expects);
+    let route = route(&line, path, &seen, expects, allowed_forms);
     seen.caller.is_options = line.method == b"OPTIONS";
     if let Route::Ingest(ingest) = &route {
         seen.caller.source = Some(ingest.source);
     }
+    let keep_alive = !seen.close && (!line.http10 || seen.keep_alive);
     Ok(Head {
         framing,
-        keep_alive: !line.http10 && !seen.close,
+        keep_alive,
+        says_keep_alive: keep_alive && line.http10,
         expects_continue: expects == Expect::Continue,
         head_only: line.method == b"HEAD",
         caller: seen.caller,
@@ -179,9 +196,12 @@ struct Fields<'h> {
     hosts: u32,
     framing: FramingFields,
     close: bool,
+    keep_alive: bool,
     expect: Expect,
     content_types: u32,
     content_type: Option<&'h [u8]>,
+    /// Content codings: those that are gzip, and whether there is another one.
+    gzips: u32,
     foreign_encoding: bool,
     keys: u32,
     key: Option<&'h [u8]>,
@@ -206,6 +226,7 @@ impl<'h> Fields<'h> {
             6 if is("origin") => self.caller.origin.see(value),
             10 if is("connection") => {
                 self.close |= list(value).any(|option| option.eq_ignore_ascii_case(b"close"));
+                self.keep_alive |= list(value).any(|option| option.eq_ignore_ascii_case(b"keep-alive"));
             }
             12 if is("content-type") => {
                 self.content_types += 1;
@@ -219,7 +240,12 @@ impl<'h> Fields<'h> {
                 self.key = Some(value);
             }
             16 if is("content-encoding") => {
-                self.foreign_encoding |= !list(value).all(|coding| coding.eq_ignore_ascii_case(b"identity"));
+                // Empty elements of a list are ignored (RFC 9110 section 5.6.1.2).
+                for coding in list(value).filter(|coding| !coding.is_empty()) {
+                    let is = |name: &[u8]| coding.eq_ignore_ascii_case(name);
+                    self.gzips += u32::from(is(b"gzip") || is(b"x-gzip"));
+                    self.foreign_encoding |= !(is(b"gzip") || is(b"x-gzip") || is(b"identity"));
+                }
             }
             17 if is("transfer-encoding") => self.framing.transfer_encoding(value),
             _ => {}
@@ -237,17 +263,24 @@ impl<'h> Fields<'h> {
         }
     }
 
-    /// What the fields of a POST of records leave to complain about.
+    /// The media type of the body; a Content-Type that is none counts as none.
+    fn media_type(&self) -> Option<&'h [u8]> {
+        self.content_type.filter(|value| is_media_type(value))
+    }
+
+    /// What a request for records leaves to complain about.
     fn complaint(&self, expects: Expect) -> Option<Refusal> {
         if expects == Expect::Unknown {
             return Some(Refusal::new(417, "only the expectation 100-continue is known"));
         }
-        if self.foreign_encoding {
-            let text = "records must not be compressed: the content coding is not supported";
-            return Some(Refusal { status: 415, extra: Extra::AcceptEncoding, text });
+        if self.foreign_encoding || self.gzips > 1 {
+            return Some(forms::CODING);
         }
-        if self.content_types > 1 || self.content_type.is_some_and(|value| !is_media_type(value)) {
-            return Some(Refusal::new(415, "Content-Type is not a media type"));
+        if self.content_types > 1 {
+            return Some(Refusal::new(415, "more than one Content-Type"));
+        }
+        if let Some(refusal) = self.media_type().and_then(forms::refusal_of) {
+            return Some(refusal);
         }
         if self.keys > 1 || self.key.is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
             return Some(Refusal::bad("Idempotency-Key must stand there once, with 1 to 255 bytes"));
@@ -280,21 +313,36 @@ fn path_of<'h>(line: &RequestLine<'h>) -> Result<&'h [u8], Refusal> {
     Ok(path)
 }
 
-fn route<'h>(line: &RequestLine<'h>, path: &'h [u8], fields: &Fields<'h>, expects: Expect) -> Route<'h> {
-    let path = path.split(|byte| *byte == b'?').next().unwrap_or(path);
+fn route<'h>(
+    line: &RequestLine<'h>,
+    target: &'h [u8],
+    fields: &Fields<'h>,
+    expects: Expect,
+    allowed_forms: Forms,
+) -> Route<'h> {
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or(target);
+    let has_query = path.len() < target.len();
     let source = path.strip_prefix(b"/v1/records/").and_then(source_name);
     match (line.method, source) {
-        (b"POST", Some(source)) => match fields.complaint(expects) {
+        (b"POST" | b"PUT", Some(_)) if has_query && allowed_forms.query == Query::Refuse => {
+            Route::Refused(forms::QUERY)
+        }
+        (b"POST" | b"PUT", Some(source)) => match fields.complaint(expects) {
             Some(refusal) => Route::Refused(refusal),
-            None => Route::Ingest(Ingest { source, content_type: fields.content_type, idempotency_key: fields.key }),
+            None => Route::Ingest(Ingest {
+                source,
+                content_type: fields.media_type(),
+                idempotency_key: fields.key,
+                is_packed: fields.gzips > 0,
+            }),
         },
         (b"CONNECT", _) => Route::Tunnel(Refusal::method("this is no proxy")),
         (b"TRACE", _) => Route::Refused(Refusal::method("TRACE is not supported")),
         // An absolute-form target without a path asks of the server as a whole (RFC 9112 section 3.2.4).
         (b"OPTIONS", None) if path == b"*" || path.is_empty() => Route::Options,
         (b"OPTIONS", Some(_)) => Route::Options,
-        (b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"PATCH", Some(_)) => {
-            Route::Refused(Refusal::method("records are sent by POST"))
+        (b"GET" | b"HEAD" | b"DELETE" | b"PATCH", Some(_)) => {
+            Route::Refused(Refusal::method("records are sent by POST or PUT"))
         }
         (b"POST" | b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"PATCH" | b"OPTIONS", None) => Route::Refused(
             Refusal::new(404, "records go to /v1/records/SOURCE; SOURCE is 1 to 64 of A-Z a-z 0-9 . _ -"),

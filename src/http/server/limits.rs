@@ -15,8 +15,12 @@ pub struct Limits {
     pub body_bytes: usize,
     /// From a request's first byte to its last header byte.
     pub header_timeout: Duration,
-    /// From a request's last header byte to its last body byte.
+    /// How far a body may fall behind `body_rate_bytes`.
     pub body_timeout: Duration,
+    /// Bytes a second that a body must come at.
+    pub body_rate_bytes: usize,
+    /// Records that a body may have.
+    pub batch_records: usize,
     /// An idle connection is closed after this.
     pub idle_timeout: Duration,
 }
@@ -30,6 +34,8 @@ impl Default for Limits {
             body_bytes: 64 * 1024,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            body_rate_bytes: 100,
+            batch_records: 1_000,
             idle_timeout: Duration::from_secs(75),
         }
     }

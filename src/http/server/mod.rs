@@ -1,4 +1,4 @@
-//! The ingest side: `POST /v1/records/SOURCE`, one [`ServerConnection`] for each connection of a machine.
+//! The ingest side: `POST` or `PUT /v1/records/SOURCE`, one [`ServerConnection`] for each connection of a machine.
 //!
 //! It owns the bytes of a request that is not whole yet and the answers that wait for their turn; it never owns a record.
 //! What is wrong with a request is answered here, in order behind the answers before it, and its owner never sees it.
@@ -8,10 +8,15 @@
 mod answer;
 mod connection;
 mod door;
+mod forms;
 mod head;
 mod limits;
 mod reading;
+mod split;
 
+pub use answer::Part;
 pub use connection::{Awaited, Output, Request, ServerConnection, Verdict};
 pub use door::{Caller, Denied, Once, Ruling};
+pub use forms::{Array, Details, Forms, Query};
 pub use limits::Limits;
+pub use split::{Form, Piece};

@@ -1,12 +1,14 @@
 //! Reading: from bytes to whole requests, and the answers to those that are wrong.
 
 use super::answer::{Answer, Extra, Refusal};
-use super::connection::{BlankLine, Drain, Kept, Phase, Request, ServerConnection, refused};
+use super::connection::{BlankLine, Drain, Kept, Packed, Phase, Request, ServerConnection, refused};
 use super::door::{Caller, Denied, Ruling};
+use super::forms;
 use super::head::{self, Head, Ingest, Route};
 use super::limits::Limits;
 use crate::http::chunked::{Chunk, Decoder};
 use crate::http::fields::{Framing, Line, LineScan, append_bounded, is_token_byte};
+use crate::http::gzip::{GzipFault, Unpacker};
 
 /// Answers that may wait at all. What was read before the owner could pause is still taken, up to here.
 const PENDING_HARD_MAX: usize = 65_536;
@@ -46,7 +48,7 @@ impl ServerConnection {
                 return if self.is_closing() { Step::Again } else { Step::More };
             }
             let window = &input[..input.len().min(limits.header_bytes)];
-            return match find_end(scan, window, limits) {
+            return match find_end(scan, window, limits, self.forms.bare_lf) {
                 HeadEnd::Refused(refusal) => {
                     self.close_with(refusal, is_head_request(window));
                     Step::Again
@@ -70,7 +72,7 @@ impl ServerConnection {
         let held = self.buffer.len();
         let window = &input[..input.len().min(limits.header_bytes.saturating_sub(held))];
         append_bounded(&mut self.buffer, window, limits.header_bytes);
-        match find_end(scan, &self.buffer, limits) {
+        match find_end(scan, &self.buffer, limits, self.forms.bare_lf) {
             HeadEnd::Refused(refusal) => {
                 self.close_with(refusal, is_head_request(&self.buffer));
                 Step::Again
@@ -98,6 +100,7 @@ impl ServerConnection {
             self.blank_line = match (self.blank_line, byte) {
                 (BlankLine::None, b'\r') => BlankLine::Cr,
                 (BlankLine::Cr, b'\n') => BlankLine::Seen,
+                (BlankLine::None, b'\n') if self.forms.bare_lf => BlankLine::Seen,
                 (BlankLine::Cr, _) => {
                     self.close_with(Refusal::bad("a bare CR"), false);
                     return false;
@@ -132,7 +135,8 @@ impl ServerConnection {
         judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
         lend: bool,
     ) -> Step<'a> {
-        let head = match head::parse(bytes, line_end, limits) {
+        self.says_keep_alive = false;
+        let head = match head::parse(bytes, line_end, limits, self.forms) {
             Ok(head) => head,
             Err(refusal) => {
                 self.close_with(refusal, is_head_request(bytes));
@@ -141,7 +145,7 @@ impl ServerConnection {
         };
         self.phase = Phase::Head(LineScan::default());
         self.blank_line = BlankLine::None;
-        self.keep_alive = head.keep_alive;
+        (self.keep_alive, self.says_keep_alive) = (head.keep_alive, head.says_keep_alive);
         self.since_ns = now_ns;
         // What asks for a tunnel is refused whoever asks.
         if !matches!(head.route, Route::Tunnel(_)) {
@@ -174,7 +178,7 @@ impl ServerConnection {
             }
             Framing::Length(0) => self.finish(refused(EMPTY_RECORD, false)),
             Framing::Length(length) if length > limits.body_bytes as u64 => self.close_with(TOO_LARGE, false),
-            Framing::Length(length) if lend && length <= input.len() as u64 => {
+            Framing::Length(length) if lend && length <= input.len() as u64 && !ingest.is_packed => {
                 let (body, rest) = input.split_at(length as usize);
                 *input = rest;
                 return Step::Lent(Request {
@@ -208,6 +212,7 @@ impl ServerConnection {
         buffer.extend_from_slice(content_type);
         buffer.extend_from_slice(key);
         self.buffer = buffer;
+        self.packed = ingest.is_packed.then(|| Box::new(Packed { unpacker: Unpacker::new(), bytes: 0 }));
         self.phase = phase;
     }
 
@@ -243,10 +248,22 @@ impl ServerConnection {
     }
 
     /// Reads a body of known length.
-    pub(super) fn read_body<'a>(&mut self, remaining: u64, input: &mut &'a [u8]) -> Step<'a> {
+    pub(super) fn read_body<'a>(&mut self, remaining: u64, limits: &Limits, input: &mut &'a [u8]) -> Step<'a> {
         let whole = remaining <= input.len() as u64;
         let (bytes, rest) = input.split_at(if whole { remaining as usize } else { input.len() });
         *input = rest;
+        if self.packed.is_some() {
+            if !self.take_packed(bytes, limits) {
+                return Step::Again;
+            }
+            if self.packed.is_some() && whole {
+                return self.end_packed();
+            }
+            if self.packed.is_some() {
+                self.phase = Phase::Length(remaining - bytes.len() as u64);
+                return Step::More;
+            }
+        }
         if let Some(drain) = self.drain.take_if(|_| whole) {
             self.finish(drain.answer);
             return Step::Again;
@@ -266,6 +283,43 @@ impl ServerConnection {
         Step::More
     }
 
+    /// Unpacks bytes of a packed body; `false` if the request is answered. One that is damaged is answered once its rest is dropped.
+    fn take_packed(&mut self, bytes: &[u8], limits: &Limits) -> bool {
+        let Some(packed) = &mut self.packed else { return true };
+        let bound = self.kept.bytes() + limits.body_bytes;
+        let room = (limits.body_bytes as u64).saturating_sub(packed.bytes);
+        let taken = &bytes[..bytes.len().min(room as usize)];
+        packed.bytes += bytes.len() as u64;
+        let result = packed.unpacker.unpack(taken, &mut self.buffer, bound);
+        let fault = match result {
+            Ok(()) if taken.len() == bytes.len() => return true,
+            Ok(()) => GzipFault::TooLarge,
+            Err(fault) => fault,
+        };
+        let Some(refusal) = forms::refusal_of_packed(fault) else {
+            self.close_with(TOO_LARGE, false);
+            return false;
+        };
+        let drain = Drain { answer: refused(refusal, false), bytes: packed.bytes };
+        (self.packed, self.buffer) = (None, Vec::new());
+        self.kept = Kept::default();
+        self.drain = Some(Box::new(drain));
+        true
+    }
+
+    /// A packed body is over.
+    fn end_packed<'a>(&mut self) -> Step<'a> {
+        let end = self.packed.take().map_or(Ok(()), |packed| packed.unpacker.finish());
+        if let Some(refusal) = end.err().and_then(forms::refusal_of_packed) {
+            self.finish(refused(refusal, false));
+        } else if self.buffer.len() == self.kept.bytes() {
+            self.finish(refused(EMPTY_RECORD, false));
+        } else {
+            return Step::Buffered(None);
+        }
+        Step::Again
+    }
+
     /// Reads a chunked body, into `buffer` unless it is dropped.
     pub(super) fn read_chunks<'a>(&mut self, mut decoder: Decoder, limits: &Limits, input: &mut &'a [u8]) -> Step<'a> {
         loop {
@@ -283,6 +337,8 @@ impl ServerConnection {
                 Ok(Chunk::End) => {
                     if let Some(drain) = self.drain.take() {
                         self.finish(drain.answer);
+                    } else if self.packed.is_some() {
+                        return self.end_packed();
                     } else if self.buffer.len() == self.kept.bytes() {
                         self.finish(refused(EMPTY_RECORD, false));
                     } else {
@@ -296,8 +352,17 @@ impl ServerConnection {
 
     /// Keeps or drops decoded bytes; `false` if they passed the limit and the request is answered.
     fn take_data(&mut self, bytes: &[u8], limits: &Limits) -> bool {
+        let dropped = if self.packed.is_none() {
+            bytes.len() as u64
+        } else if !self.take_packed(bytes, limits) {
+            return false;
+        } else if self.packed.is_some() {
+            return true;
+        } else {
+            0 // it was damaged, and these bytes are counted
+        };
         if let Some(drain) = &mut self.drain {
-            drain.bytes += bytes.len() as u64;
+            drain.bytes += dropped;
             let Some(drain) = self.drain.take_if(|drain| drain.bytes > DRAIN_BYTES_MAX) else { return true };
             self.keep_alive = false;
             self.finish(drain.answer);
@@ -346,18 +411,18 @@ enum HeadEnd {
 
 /// Looks for a head's end in `window`, the first bytes of a request, at most `limits.header_bytes`. What is found wrong
 /// depends on the bytes alone, not on the pieces they came in.
-fn find_end(mut scan: LineScan, window: &[u8], limits: &Limits) -> HeadEnd {
+fn find_end(mut scan: LineScan, window: &[u8], limits: &Limits, bare_lf: bool) -> HeadEnd {
     let refuse = HeadEnd::Refused;
     loop {
-        match scan.next(window) {
-            Line::Whole { start: 0, end } => {
+        match scan.next(window, bare_lf) {
+            Line::Whole { start: 0, end, .. } => {
                 if let Err(refusal) = head::check_line(&window[..end], limits) {
                     return refuse(refusal);
                 }
             }
-            Line::Whole { start, end } if start == end => {
-                let line_end = memchr::memchr(b'\r', window).expect("a line ended before");
-                return HeadEnd::Whole { line_end, end: end + 2 };
+            Line::Whole { start, end, next } if start == end => {
+                let line_end = memchr::memchr2(b'\r', b'\n', window).expect("a line ended before");
+                return HeadEnd::Whole { line_end, end: next };
             }
             Line::Whole { .. } => {}
             Line::Bare { start, at, byte } => {

@@ -17,7 +17,7 @@ use std::ops::Range;
 pub(super) const NONE_LOST: Range<RecordNumber> = RecordNumber(0)..RecordNumber(0);
 
 pub(super) struct FoundRecord {
-    number: RecordNumber,
+    pub(super) number: RecordNumber,
     origin: u32,
     lane: LaneNumber,
     received_wall_ns: u64,
@@ -268,6 +268,7 @@ impl Recovery {
         let limit = seal.map_or(bytes.len(), |seal| (offset + seal.used as usize).min(bytes.len()));
         let mut entries = Entries::new(&bytes[offset..limit], life.nonce, here.offset);
         let (mut count, mut last) = (0, None);
+        self.begin_batches(header.dense.is_none() && !repairs.certain && !self.durable.has(here));
         loop {
             for entry in entries.by_ref() {
                 count += 1;
@@ -290,6 +291,8 @@ impl Recovery {
                 break;
             }
         }
+        self.drop_torn_batch(records);
+        self.begin_batches(false);
         let Seal { used, entries } = seal.unwrap_or(Seal { used: entries.offset() as u32, entries: count });
         Walked { used, entries, last }
     }
@@ -365,6 +368,7 @@ impl Recovery {
     pub(super) fn apply(&mut self, entry: &Entry<'_>, records: &mut Vec<FoundRecord>) {
         let (header, payload) = (entry.header, entry.payload);
         self.number_max = self.number_max.max(header.number);
+        let is_torn = self.meet_batch(entry, records);
         match header.kind {
             kind @ (Kind::Origin | Kind::Origin1) => {
                 let Some(origin) = OriginPayload::decode(kind, payload) else { return };
@@ -385,12 +389,15 @@ impl Recovery {
             Kind::Record => {
                 let RecordPayload { origin, first_byte_wall_ns: received_wall_ns, hashes, .. } =
                     RecordPayload::decode(payload);
-                if let Some(hashes) = hashes {
+                if let Some(hashes) = hashes.filter(|_| !is_torn) {
                     self.apply_record_key(header.number, received_wall_ns, hashes);
                 }
                 self.origin_max = self.origin_max.max(origin);
                 self.lane_max = self.lane_max.max(header.lane);
                 let (number, lane, bytes) = (header.number, header.lane, entry.bytes());
+                if is_torn {
+                    return;
+                }
                 records.push(FoundRecord { number, origin, lane, received_wall_ns, bytes });
             }
             Kind::Id => {

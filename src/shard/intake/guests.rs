@@ -59,16 +59,18 @@ struct Waiter {
     link: LinkId,
     ticket: u64,
     bytes: usize,
+    /// What the request came to.
+    records: u32,
 }
 
 impl Waiter {
     fn of(passed_on: &PassedOn) -> Self {
         let &PassedOn { core, link, ticket, .. } = passed_on;
-        Self { core, link, ticket, bytes: passed_on.body.len() }
+        Self { core, link, ticket, bytes: passed_on.body.len(), records: 1 }
     }
 
     fn tell(self, turn: &mut Turn<'_>, verdict: Verdict) {
-        let Self { core, link, ticket, bytes } = self;
+        let Self { core, link, ticket, bytes, records: _ } = self;
         turn.emit(Op::PassOn { core, parcel: Parcel::Answer { link, ticket, bytes, verdict } });
     }
 }
@@ -118,7 +120,7 @@ impl Guests {
         sources: &mut Sources,
         passed_on: &PassedOn,
     ) -> bool {
-        let PassedOn { core, link, source, peer, name, key, body, first_byte_ns, .. } = passed_on;
+        let PassedOn { core, link, source, peer, name, key, content_type, body, first_byte_ns, .. } = passed_on;
         let waiter = Waiter::of(passed_on);
         if !sources.runs(*source) {
             waiter.tell(turn, UNAVAILABLE);
@@ -127,15 +129,15 @@ impl Guests {
         let request = Request {
             source: name,
             body,
-            content_type: None,
+            content_type: content_type.as_deref(),
             idempotency_key: key.as_deref(),
             first_byte_ns: *first_byte_ns,
         };
         let sender = self.senders.entry((*core, *link)).or_insert_with(|| Sender::new(*source, *peer));
         match sender.take(turn, store, sources, &request) {
             None => return false,
-            Some(Verdict::Accepted { last_number, .. }) if last_number >= store.durable_below().0 => {
-                self.waiters.push(Reverse((RecordNumber(last_number), waiter)));
+            Some(Verdict::Accepted { last_number, records, .. }) if last_number >= store.durable_below().0 => {
+                self.waiters.push(Reverse((RecordNumber(last_number), Waiter { records, ..waiter })));
             }
             Some(Verdict::Accepted { records, .. }) => waiter.tell(turn, Verdict::Taken { records }),
             Some(verdict) => waiter.tell(turn, verdict),
@@ -162,7 +164,7 @@ impl Guests {
         let durable_below = store.durable_below();
         while let Some(first) = self.waiters.peek_mut().filter(|first| first.0.0 < durable_below) {
             let Reverse((_, waiter)) = PeekMut::pop(first);
-            waiter.tell(turn, Verdict::Taken { records: 1 });
+            waiter.tell(turn, Verdict::Taken { records: waiter.records });
         }
     }
 

@@ -17,6 +17,7 @@
 mod access;
 mod addresses;
 mod attempts;
+mod batches;
 mod burst;
 mod content;
 mod faults;

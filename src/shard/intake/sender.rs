@@ -1,11 +1,11 @@
-//! Who sends requests on one connection: each body becomes a record of the connection's lane, unless
-//! its key says that it is one already. The connection may be another core's.
+//! Who sends requests on one connection: each body becomes a record of the connection's lane, or
+//! several (`batches`), unless its key says that it is one already. The connection may be another core's.
 
 use super::content::judge;
 use super::source::Sources;
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, RecordFlags, SourceId};
-use crate::http::server::{Request, Verdict};
+use crate::http::server::{Form, Request, Verdict};
 use crate::journal::{Claim, Full, Identity, KEY_HASHES_BYTES, KeyHashes, Known, NewRecord, OriginRef};
 use crate::observe::snapshot::Refused;
 use crate::shard::store::Store;
@@ -52,6 +52,10 @@ impl Sender {
         sources: &mut Sources,
         request: &Request<'_>,
     ) -> Option<Verdict> {
+        let form = Form::of(request.content_type, request.body, turn.source(self.source).forms);
+        if form != Form::Record {
+            return self.take_batch(turn, store, sources, (form, request));
+        }
         let now = turn.now;
         let key = request.idempotency_key.unwrap_or_default();
         let hashes =
@@ -108,7 +112,7 @@ impl Sender {
     }
 
     /// The lane and the origin of a record under a name.
-    fn enter_lane(&mut self, turn: &Turn<'_>, store: &mut Store, source: &str) -> (LaneId, OriginRef) {
+    pub(super) fn enter_lane(&mut self, turn: &Turn<'_>, store: &mut Store, source: &str) -> (LaneId, OriginRef) {
         let configured = turn.source(self.source);
         let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
         let is_same = |origin: &OriginRef| {

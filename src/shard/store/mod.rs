@@ -34,8 +34,8 @@ use crate::delivery::Step;
 use crate::ground::count::Stage;
 use crate::ground::{CoreId, LaneNumber, Moment, RecordNumber};
 use crate::journal::{
-    self, Appended, BlockFile, Claim, Full, Identity, Journal, KeyHashes, Known, Leased, Lies, NewRecord, Origin,
-    OriginRef, RecordView, Refused, Room, Unparked,
+    self, Appended, BatchRoom, BlockFile, Claim, Full, Identity, Journal, KeyHashes, Known, Leased, Lies, NewRecord,
+    Origin, OriginRef, RecordView, Refused, Room, Unparked,
 };
 use crate::observe::losses::{Acknowledged, LossNews};
 use crate::observe::snapshot::JournalSnapshot;
@@ -315,11 +315,55 @@ impl Store {
         record: NewRecord<'_>,
         first_byte_ns: u64,
     ) -> RecordNumber {
-        let now = turn.now;
         let origin = record.origin;
+        let appended = self.journals[0].journal.append_in(turn.now, room, record);
+        self.take_in(turn, lane, (origin, appended), first_byte_ns)
+    }
+
+    /// As [`Store::keep`], of the records of a batch: all of them or none, whatever happens. The number of the last one.
+    pub fn keep_batch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        room: BatchRoom,
+        lane: LaneId,
+        (records, hashes): (&[NewRecord<'_>], Option<&KeyHashes>),
+        first_byte_ns: u64,
+    ) -> Option<RecordNumber> {
+        let appended = self.journals[0].journal.append_batch(turn.now, room, records, hashes);
+        let kept = records.iter().zip(appended);
+        kept.map(|(record, appended)| self.take_in(turn, lane, (record.origin, appended), first_byte_ns)).last()
+    }
+
+    /// Whether a batch of records with so many bytes each can be kept at all.
+    pub fn holds_batch(&self, records: impl Iterator<Item = usize>) -> bool {
+        self.own().holds_batch(records)
+    }
+
+    /// Room for such a batch; its records are then to be kept at once.
+    ///
+    /// # Errors
+    /// [`Full`], which says whether that passes.
+    pub fn room_for_batch(
+        &mut self,
+        now: Now,
+        claim: Claim,
+        records: impl Iterator<Item = usize>,
+    ) -> Result<BatchRoom, Full> {
+        self.journal_mut(JournalId::OWN).room_for_batch(now, claim, records)
+    }
+
+    /// A record that was just journaled gets its place in its lane.
+    fn take_in(
+        &mut self,
+        turn: &mut Turn<'_>,
+        lane: LaneId,
+        (origin, appended): (OriginRef, Appended),
+        first_byte_ns: u64,
+    ) -> RecordNumber {
+        let now = turn.now;
         let may_rouse = self.may_rouse();
         let journal = &mut self.journals[0].journal;
-        let Appended { number, at } = journal.append_in(now, room, record);
+        let Appended { number, at } = appended;
         turn.terms.received += 1;
         turn.terms.pending += 1;
         self.undurable.push(number, now.mono_ns);

@@ -1,0 +1,27 @@
+//! The keys of an HTTP source about the forms in which machines send.
+
+use super::nearest::nearest;
+use super::problem::Refusal;
+use super::walk::Section;
+use crate::http::server::{Array, Forms, Query};
+
+/// What `lenient` may name.
+const LENIENT: [&str; 1] = ["bare-lf"];
+const LENIENT_REMEDY: &str = "a list of words, such as lenient = [\"bare-lf\"]";
+
+/// What the source takes; to be asked of HTTP sources only.
+pub(super) fn forms(section: &Section<'_, '_>) -> Forms {
+    let query = section.choice("query", &[("refuse", Query::Refuse), ("ignore", Query::Ignore)], Query::Refuse);
+    let array = section.choice("array", &[("record", Array::Record), ("split", Array::Split)], Array::Record);
+    let mut forms = Forms { query, array, bare_lf: false };
+    let Some(entry) = section.get("lenient") else { return forms };
+    for (word, span) in entry.strings(LENIENT_REMEDY) {
+        if word == "bare-lf" {
+            forms.bare_lf = true;
+            continue;
+        }
+        let refusal = Refusal::new("nothing is called so that can be read leniently", LENIENT_REMEDY);
+        entry.refuse_element(&span, refusal.with_nearest(nearest(word, LENIENT)));
+    }
+    forms
+}
