@@ -12,8 +12,8 @@ pub(super) struct Batches {
     is_doubtful: bool,
     /// Where the first record of one stands whose last one is still to come, and the number of the next.
     open: Option<(usize, RecordNumber)>,
-    /// The front of one is missing.
-    is_dropping: bool,
+    /// What is dropped of it is counted.
+    is_counted: bool,
 }
 
 impl Recovery {
@@ -34,13 +34,10 @@ impl Recovery {
             self.drop_torn_batch(records);
         }
         if behind && !follows {
-            if !std::mem::replace(&mut self.batches.is_dropping, true) {
-                self.report.torn_batches += 1;
-            }
             self.drop_record(number);
             return true;
         }
-        self.batches.is_dropping = false;
+        self.batches.is_counted &= behind;
         let first = self.batches.open.map_or(records.len(), |(first, _)| first);
         self.batches.open = more.then(|| (first, number.next()));
         false
@@ -49,18 +46,20 @@ impl Recovery {
     /// Drops what was met of a batch whose next record is not there.
     pub(super) fn drop_torn_batch(&mut self, records: &mut Vec<FoundRecord>) {
         let Some((first, _)) = self.batches.open.take() else { return };
-        self.report.torn_batches += 1;
-        self.batches.is_dropping = true;
         for record in records.drain(first..) {
             self.drop_record(record.number);
         }
     }
 
-    /// It is settled by a mark, so that no later start takes it for a record; unless a newer segment has all of it.
+    /// It is settled by a mark, so that no later start takes it for a record, nor counts it; unless a newer segment has all of it.
     fn drop_record(&mut self, number: RecordNumber) {
-        if !self.seen.contains(number) && !self.settled.contains(number) {
-            self.settled.insert(number);
-            self.marks_lost.push(number);
+        if self.seen.contains(number) || self.settled.contains(number) {
+            return;
+        }
+        self.settled.insert(number);
+        self.marks_lost.push(number);
+        if !std::mem::replace(&mut self.batches.is_counted, true) {
+            self.report.torn_batches += 1;
         }
     }
 }
