@@ -92,16 +92,16 @@ impl<'h> RequestLine<'h> {
     /// Exactly one SP between the parts (RFC 9112 section 3).
     fn parse(line: &'h [u8]) -> Result<Self, Refusal> {
         let malformed = Refusal::bad(MALFORMED_LINE);
-        let mut parts = line.splitn(3, |byte| *byte == b' ');
-        let (method, target, version) = match (parts.next(), parts.next(), parts.next()) {
-            (Some(method), Some(target), Some(version)) => (method, target, version),
-            _ => return Err(malformed),
-        };
+        let split = |bytes: &'h [u8]| memchr::memchr(b' ', bytes).map(|at| (&bytes[..at], &bytes[at + 1..]));
+        let Some((method, rest)) = split(line) else { return Err(malformed) };
+        let Some((target, version)) = split(rest) else { return Err(malformed) };
         if !is_token(method) || target.is_empty() {
             return Err(malformed);
         }
         let http10 = version_is_1_0(version)?;
-        if !target.iter().all(|byte| (0x21..=0x7e).contains(byte) && *byte != b'#') {
+        // All of them, since a loop without an early end looks at many at once.
+        let is_uri = |so_far: bool, byte: &u8| so_far & (0x21..=0x7e).contains(byte) & (*byte != b'#');
+        if !target.iter().fold(true, is_uri) {
             return Err(Refusal::bad("the target holds a fragment or a byte that no URI has"));
         }
         Ok(Self { method, target, http10 })
@@ -320,7 +320,7 @@ fn route<'h>(
     expects: Expect,
     allowed_forms: Forms,
 ) -> Route<'h> {
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or(target);
+    let path = memchr::memchr(b'?', target).map_or(target, |at| &target[..at]);
     let has_query = path.len() < target.len();
     let source = path.strip_prefix(b"/v1/records/").and_then(source_name);
     match (line.method, source) {
