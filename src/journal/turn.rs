@@ -111,18 +111,18 @@ impl Journal {
     // ---- parts of a turn
 
     fn write_marks(&mut self, now: Now) {
-        let mut written = 0;
+        let (mut written, mut payload) = (0, Vec::new());
         while written < self.ledger.marks().len() {
             let count = (self.ledger.marks().len() - written).min(MARKS_PER_ENTRY);
             if self.make_room(now, entry_bytes(count * 8), Purpose::Progress).is_err() {
                 break; // they stay in memory until there is room: a kill before that means duplicates, not loss
             }
-            let mut payload = [0; MARKS_PER_ENTRY * 8];
-            let chunk = &self.ledger.marks()[written..written + count];
-            for (place, number) in payload.chunks_exact_mut(8).zip(chunk) {
-                place.copy_from_slice(&number.0.to_le_bytes());
+            payload.clear();
+            payload.reserve_exact(count * 8);
+            for number in &self.ledger.marks()[written..written + count] {
+                payload.extend_from_slice(&number.0.to_le_bytes());
             }
-            self.writer.write_entry(&self.window, Kind::Delivered, 0, NO_LANE, &[&payload[..count * 8]]);
+            self.writer.write_entry(&self.window, Kind::Delivered, 0, NO_LANE, &[&payload]);
             written += count;
         }
         self.ledger.marks_written(written);

@@ -15,6 +15,7 @@ use super::format::{
 use super::segments::Segments;
 use super::unfinished::BLOCK_FILE_HEADER_BYTES;
 use super::writer::OpenPlace;
+use crate::ground::text::HEX;
 use crate::ground::{CoreId, RecordNumber, SegmentNumber};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -44,9 +45,8 @@ pub struct RecordView<'a> {
 impl RecordView<'_> {
     /// Appends its key: the epoch's random id, the core, its number. No other record ever has it.
     pub fn write_key(&self, core: CoreId, key: &mut String) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let epoch: [u8; 32] = std::array::from_fn(|nth| DIGITS[(self.epoch_id >> (124 - 4 * nth)) as usize & 15]);
-        key.push_str(str::from_utf8(&epoch).expect("digits"));
+        let epoch = self.epoch_id.to_be_bytes().map(|byte| HEX[usize::from(byte)]);
+        key.push_str(str::from_utf8(epoch.as_flattened()).expect("digits"));
         key.push('-');
         key.push_str(itoa::Buffer::new().format(core.0));
         key.push('-');
