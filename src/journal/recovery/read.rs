@@ -35,7 +35,10 @@ impl Recovery {
         let headers = overlay.values().flatten().map(|left| left.header);
         self.oldest_segment = headers.map(|header| header.oldest_segment).max().unwrap_or_default();
         let mut numbers: Vec<SegmentNumber> = files.union(&overlay.keys().copied().collect()).copied().collect();
-        let gone: Vec<SegmentNumber> = self.stop.segments().filter(|number| !files.contains(number)).collect();
+        // One without a block may have been freed by a start that was killed before it wrote down what it found.
+        let has_blocks = |number: &SegmentNumber| self.stop.held(*number).is_some_and(|held| held.end > held.start);
+        let is_gone = |number: &SegmentNumber| !files.contains(number) && has_blocks(number);
+        let gone: Vec<SegmentNumber> = self.stop.segments().filter(is_gone).collect();
         for gone in gone {
             self.lost.extend(self.stop.numbers_of(gone).map(|numbers| Lost { numbers, bytes: None }));
             self.report.damaged += 1;
