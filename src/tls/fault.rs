@@ -99,7 +99,7 @@ fn of_certificate(fault: &CertificateError) -> String {
 }
 
 /// What such a machine needs.
-const OLD: &str = "put haproxy with the PROXY protocol in front of it (README, \"Old devices\")";
+const OLD: &str = "put haproxy in front of it (README, \"Old devices\")";
 
 fn of_offer(fault: &PeerIncompatible, offer: Option<Offer>) -> String {
     match offer {
