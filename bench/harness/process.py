@@ -79,6 +79,13 @@ class Process:
             )
         self.pid = self._child.pid
 
+    def go_before_all(self) -> None:
+        """Whenever it has something to do it has the CPU at once (sched(7), SCHED_FIFO)."""
+        try:
+            os.sched_setscheduler(self.pid, os.SCHED_FIFO, os.sched_param(1))
+        except PermissionError as error:
+            raise Failure(f"{self.name}: only root, or who has CAP_SYS_NICE, can give it the CPU at once") from error
+
     def check(self) -> None:
         """Raises if it has ended."""
         if self._child.poll() is not None:

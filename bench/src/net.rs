@@ -9,12 +9,20 @@ use std::time::{Duration, Instant};
 
 const BACKLOG: i32 = 16_384;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
+const LISTEN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Listens; the descriptor stays open until the process ends.
+/// Listens; the descriptor stays open until the process ends. It waits for one that has just ended: a
+/// ring gives its sockets back some time later.
 pub fn listen(address: SocketAddr) -> io::Result<RawFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.bind(&SockAddr::from(address))?;
+    let deadline = Instant::now() + LISTEN_PATIENCE;
+    while let Err(error) = socket.bind(&SockAddr::from(address)) {
+        if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= deadline {
+            return Err(error);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into_raw_fd())
 }
