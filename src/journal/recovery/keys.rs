@@ -12,6 +12,9 @@ use std::ops::Range;
 pub(super) struct FoundKeys {
     list: Vec<FoundKey>,
     count_max: usize,
+    /// The oldest key of those that were kept last: so many are newer that an older one need not be
+    /// kept. Most segments are met newest first, so that most keys are older.
+    floor: Option<RecordNumber>,
 }
 
 impl FoundKeys {
@@ -22,24 +25,30 @@ impl FoundKeys {
 
     /// Whether the newest entry that says any of them is among these.
     pub fn are_said_in(&mut self, entries: &Range<RecordNumber>) -> bool {
-        keep_newest(&mut self.list, self.count_max);
+        self.keep_newest();
         self.list.iter().any(|found| entries.contains(&found.said_in))
     }
 
     /// All of them.
     pub fn take(&mut self) -> Vec<FoundKey> {
-        keep_newest(&mut self.list, self.count_max);
+        self.keep_newest();
+        self.floor = None;
         std::mem::take(&mut self.list)
     }
 
     fn push(&mut self, found: FoundKey) {
-        if self.count_max == 0 {
+        if self.count_max == 0 || self.floor.is_some_and(|floor| found.order < floor) {
             return;
         }
         self.list.push(found);
         if self.list.len() > 2 * self.count_max + 1_024 {
-            keep_newest(&mut self.list, self.count_max);
+            self.keep_newest();
         }
+    }
+
+    fn keep_newest(&mut self) {
+        keep_newest(&mut self.list, self.count_max);
+        self.floor = self.list.last().filter(|_| self.list.len() == self.count_max).map(|oldest| oldest.order);
     }
 }
 
