@@ -69,6 +69,7 @@ impl World {
                 disk.fuse = Some(self.cx.rng.u32(1..20));
             }
             let burning = disk.fuse.is_some();
+            let is_there = self.tampered.told_in.iter().any(|segment| disk.segments.contains_key(segment));
             if !burning && self.cx.chance(5) {
                 refuses_a_newer_format(disk, &options)?;
                 self.cx.stats.count("newer format refused");
@@ -83,7 +84,7 @@ impl World {
                         return Err(format!("{} block files after a start", disk.block_files()));
                     }
                     let told = journal.report().damaged > 0 || journal.report().finished_blocks > 0;
-                    if self.tampered.told && self.tampered.directory == Some(directory) && !told {
+                    if self.tampered.told && is_there && self.tampered.directory == Some(directory) && !told {
                         return Err(format!("damage below what was durable is not told: {:?}", journal.report()));
                     }
                     let report = journal.report().clone();
@@ -134,7 +135,8 @@ impl World {
         if self.plan.has_disk() && unwritten == 0 && !self.disks.iter().any(Disk::has_doomed) {
             (self.safe_ns, self.marked_safe) = (self.cx.now_ns, self.marked_before);
         }
-        self.tampered = Tampered { told: false, perhaps: false, directory: None, ..std::mem::take(&mut self.tampered) };
+        let tampered = std::mem::take(&mut self.tampered);
+        self.tampered = Tampered { told: false, perhaps: false, directory: None, told_in: Vec::new(), ..tampered };
         self.directories = directories;
         let setup = Setup {
             settings: Arc::clone(&self.plan.settings),
@@ -291,6 +293,7 @@ impl World {
                     let fresh = self.tampered.flipped.insert((directory, cost.segment.0));
                     self.tampered.told = fresh && (self.tampered.told || cost.told);
                     self.tampered.directory = Some(directory);
+                    self.tampered.told_in.extend(cost.told.then_some(cost.segment));
                     cost.records.iter().for_each(|(name, record)| self.oracle.damaged(name, record));
                     self.receiver.excuse(self.cx.now_ns, &cost.keys);
                     self.marked_before = self.marked_before.saturating_sub(cost.marks);

@@ -13,6 +13,7 @@ use super::plan::{CrashPoint, Level, Plan, Tampering};
 use super::receiver::Receiver;
 use crate::say;
 use ringest::config::SourceKind;
+use ringest::ground::SegmentNumber;
 use ringest::ground::count::Terms;
 use ringest::journal;
 use ringest::observe::snapshot::{JournalSnapshot, RouteSnapshot};
@@ -33,6 +34,8 @@ pub struct Tampered {
     /// Something in this directory that the next start must tell.
     pub told: bool,
     pub directory: Option<usize>,
+    /// The segments that it is in. A file that was being freed may be gone before the next start, and its damage with it.
+    pub told_in: Vec<SegmentNumber>,
     /// Segments with a flipped bit.
     pub flipped: BTreeSet<(usize, u64)>,
     /// Something that it may tell.
