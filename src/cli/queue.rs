@@ -635,15 +635,19 @@ fn verified_text(view: &View) -> String {
         counted(report.recovered, "record"),
         if report.recovered == 1 { "s" } else { "" },
     );
-    for (count, what) in [
-        (report.parked, "of them parked"),
-        (report.finished_blocks, "blocks in the block file alone"),
-        (report.torn, "places behind what was durable are not whole"),
-        (report.torn_batches, "batches of which a part is missing were never answered, and are dropped"),
-        (report.damaged, "places are damaged"),
+    for (count, one, more) in [
+        (report.parked, "of them parked", "of them parked"),
+        (report.finished_blocks, "block in the block file alone", "blocks in the block file alone"),
+        (report.torn, "place behind what was durable is not whole", "places behind what was durable are not whole"),
+        (
+            report.torn_batches,
+            "batch of which a part is missing was never answered, and is dropped",
+            "batches of which a part is missing were never answered, and are dropped",
+        ),
+        (report.damaged, "place is damaged", "places are damaged"),
     ] {
         if count > 0 {
-            let _ = write!(out, "; {count} {what}");
+            let _ = write!(out, "; {count} {}", if count == 1 { one } else { more });
         }
     }
     out.push('\n');

@@ -1,6 +1,7 @@
 //! `ringest simulate`.
 
 use super::{Failure, duration};
+use crate::ground::text::counted;
 use crate::simulate::{Faults, Options, Progress, Simulation, Summary};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -235,15 +236,20 @@ impl Reporter {
 fn print_summary(summary: &Summary, json: bool) {
     let Summary { machines, sent, acknowledged, garbage, damaged, refused, unanswered, unsent, .. } = summary;
     eprintln!(
-        "{machines} machines sent {sent} records ({acknowledged} acknowledged) in {:.1} s, at most {:.1} ms late; {damaged} damaged, \
-         {garbage} frames of garbage, {refused} refused, {unanswered} unanswered, {unsent} unsent, {} hang-ups, {} lost connections",
+        "{} sent {} ({acknowledged} acknowledged) in {:.1} s, at most {:.1} ms late; {damaged} damaged, {} of garbage, {refused} refused, \
+         {unanswered} unanswered, {unsent} unsent, {}, {}",
+        counted(*machines, "machine"),
+        counted(*sent, "record"),
         summary.elapsed_ms as f64 / 1e3,
         summary.late_max_us as f64 / 1e3,
-        summary.hang_ups,
-        summary.lost_connections,
+        counted(*garbage, "frame"),
+        counted(summary.hang_ups, "hang-up"),
+        counted(summary.lost_connections, "lost connection"),
     );
     if summary.unread_ports > 0 {
-        eprintln!("warning: {} ports were closed before it was known that all had been read", summary.unread_ports);
+        let were = if summary.unread_ports == 1 { "was" } else { "were" };
+        let ports = counted(summary.unread_ports, "port");
+        eprintln!("warning: {ports} {were} closed before it was known that all had been read");
     }
     if json {
         println!("{}", serde_json::to_string(summary).expect("numbers only"));

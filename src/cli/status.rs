@@ -2,8 +2,9 @@
 
 use super::{Failure, exit};
 use crate::engine::admin::client;
-use crate::ground::text::{fold, fold_sum};
+use crate::ground::text::{COLUMNS, counted, fold, fold_sum};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
@@ -11,6 +12,10 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Sources that are shown with a problem, and without one.
 const SOURCES_MAX: usize = 20;
+/// Blanks between two columns of a table.
+const GAP: usize = 2;
+/// So many columns a name has at least.
+const NAME_COLUMNS_MIN: usize = 12;
 
 /// Arguments of `ringest status`.
 #[derive(Debug, clap::Args)]
@@ -100,8 +105,8 @@ fn screen(status: &Value) -> String {
             fold(&mut out, ("  ", 2), 4, &problem_line(problem));
         }
         if of_sources.len() > SOURCES_MAX {
-            let more = of_sources.len() - SOURCES_MAX;
-            let _ = writeln!(out, "  … and {more} more sources with a problem, which --json shows");
+            let more = counted((of_sources.len() - SOURCES_MAX) as u64, "more source");
+            let _ = writeln!(out, "  … and {more} with a problem, which --json shows");
         }
     }
     out
@@ -154,10 +159,12 @@ fn sources(out: &mut String, status: &Value) {
     }
     table.print(out);
     if wrong.len() > SOURCES_MAX {
-        let _ = writeln!(out, "… and {} more sources with a problem\n", wrong.len() - SOURCES_MAX);
+        let more = counted((wrong.len() - SOURCES_MAX) as u64, "more source");
+        let _ = writeln!(out, "… and {more} with a problem\n");
     }
     if fine.len() > SOURCES_MAX {
-        let _ = writeln!(out, "… and {} more sources without a problem\n", fine.len() - SOURCES_MAX);
+        let more = counted((fine.len() - SOURCES_MAX) as u64, "more source");
+        let _ = writeln!(out, "… and {more} without a problem\n");
     }
 }
 
@@ -171,16 +178,8 @@ fn lines(out: &mut String, status: &Value) {
     };
     let sources = list(status, "sources").iter().filter(|source| source["line"].is_object());
     let (noisy, quiet): (Vec<&Value>, Vec<&Value>) = sources.partition(|source| noisy(&source["line"]));
-    let mut table = Table::new(&[
-        "line",
-        ">breaks",
-        ">marked errors",
-        ">driver: breaks",
-        ">framing",
-        ">parity",
-        ">overrun",
-        ">buffer overrun",
-    ]);
+    let heads = ["line", ">breaks", ">errors", ">driver: breaks", ">framing", ">parity", ">overrun", ">buffer"];
+    let mut table = Table::new(&heads);
     for source in noisy.iter().take(SOURCES_MAX) {
         let line = &source["line"];
         let driver = &line["driver"];
@@ -190,18 +189,13 @@ fn lines(out: &mut String, status: &Value) {
         table.row(row);
     }
     table.print(out);
-    let plural = |count: usize| if count == 1 { "" } else { "s" };
-    match (noisy.len(), quiet.len()) {
-        (_, 0) => {}
-        (0, quiet) => {
-            let _ = writeln!(out, "no break and no error on {quiet} serial line{}\n", plural(quiet));
-        }
-        (_, quiet) => {
-            let _ = writeln!(out, "no break and no error on {quiet} other serial line{}\n", plural(quiet));
-        }
+    if !quiet.is_empty() {
+        let lines = if noisy.is_empty() { "serial line" } else { "other serial line" };
+        let _ = writeln!(out, "no break and no error on {}\n", counted(quiet.len() as u64, lines));
     }
     if noisy.len() > SOURCES_MAX {
-        let _ = writeln!(out, "… and {} more lines with breaks or errors\n", noisy.len() - SOURCES_MAX);
+        let more = counted((noisy.len() - SOURCES_MAX) as u64, "more line");
+        let _ = writeln!(out, "… and {more} with breaks or errors\n");
     }
 }
 
@@ -256,7 +250,8 @@ fn process(out: &mut String, status: &Value) {
     );
 }
 
-/// Rows under a heading, each column as wide as its widest cell; a heading that starts with `>` is set right.
+/// Rows under a heading, each column as wide as its widest cell; a heading that starts with `>` is set right. Where rows would be
+/// too long for a terminal the names in the first column are cut, never a number.
 struct Table {
     rows: Vec<Vec<String>>,
     right: Vec<bool>,
@@ -279,11 +274,14 @@ impl Table {
         }
         let columns = self.right.len();
         let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut widths: Vec<usize> = (0..columns).map(width).collect();
+        let excess = (widths.iter().sum::<usize>() + GAP * (columns - 1)).saturating_sub(COLUMNS);
+        widths[0] = widths[0].min(NAME_COLUMNS_MIN).max(widths[0].saturating_sub(excess));
         for row in &self.rows {
             let mut line = String::new();
             for (column, cell) in row.iter().enumerate() {
                 let width = widths[column];
+                let cell = &*within(cell, width);
                 let gap = if column == 0 { "" } else { "  " };
                 let _ = match self.right[column] {
                     true => write!(line, "{gap}{cell:>width$}"),
@@ -295,6 +293,16 @@ impl Table {
         }
         out.push('\n');
     }
+}
+
+/// A name in so many columns: of a longer one the middle is left out.
+fn within(name: &str, columns: usize) -> Cow<'_, str> {
+    let length = name.chars().count();
+    if length <= columns {
+        return Cow::Borrowed(name);
+    }
+    let (head, tail) = (columns / 2, columns - columns / 2 - 1);
+    name.chars().take(head).chain(['…']).chain(name.chars().skip(length - tail)).collect()
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -318,8 +326,9 @@ fn number(value: &Value, key: &str) -> String {
     grouped
 }
 
+/// What is wrong is long, and stands below.
 fn state(value: &Value) -> String {
-    value["problem"].as_str().unwrap_or("ok").to_owned()
+    if value["problem"].is_string() { "fails" } else { "ok" }.to_owned()
 }
 
 fn micros(us: Option<f64>) -> String {
@@ -343,8 +352,15 @@ fn seconds(seconds: Option<f64>) -> String {
     }
 }
 
+/// In its largest unit: a column has no room for more.
 fn ago(age_s: Option<f64>) -> String {
-    age_s.map_or("never".to_owned(), |age_s| format!("{} ago", seconds(Some(age_s))))
+    let Some(age_s) = age_s.map(|age_s| age_s as u64) else { return "never".to_owned() };
+    match age_s {
+        0..60 => format!("{age_s} s ago"),
+        60..3_600 => format!("{} min ago", age_s / 60),
+        3_600..172_800 => format!("{} h ago", age_s / 3_600),
+        _ => format!("{} days ago", age_s / 86_400),
+    }
 }
 
 fn bytes(bytes: Option<u64>) -> String {
@@ -430,6 +446,33 @@ mod tests {
         out.clear();
         lines(&mut out, &json!({ "sources": [quiet] }));
         assert_eq!(out, "no break and no error on 1 serial line\n\n");
+    }
+
+    #[test]
+    fn no_line_is_longer_than_a_terminal_is_wide() {
+        let problem = "no such port: /dev/serial/by-id/usb-FTDI_FT232R_USB_UART_A50285BI-if00-port0 is not there; it is tried again";
+        let name = |number: u32| format!("inspection-machine-of-hall-{number}-at-the-far-end");
+        let line = json!({ "breaks": 12, "errors": 34_567, "driver": { "breaks": 12, "framing_errors": 123_456, "parity_errors": 7,
+            "overruns": 1_234_567, "buffer_overruns": 4 } });
+        let source = |number| {
+            json!({ "name": name(number), "kind": "tcp_connect", "open": 1, "received": 1_234_567_u64, "rejected": 12_345,
+                "bytes": 123_456_789_u64, "silent_s": 3_599.0, "problem": problem, "line": line })
+        };
+        let sources: Vec<Value> = (0..25).map(source).collect();
+        let problems: Vec<Value> =
+            (0..25).map(|n| json!({ "area": "source", "name": name(n), "text": problem })).collect();
+        let journal = json!({ "segments": 123, "bytes": 1_u64 << 33, "window_bytes": 1 << 25, "behind": 1_234_567, "problem": problem });
+        let status = json!({ "balanced": true, "sources": sources, "problems": problems,
+            "shards": [{ "core": 0, "lanes": 10_000, "journal": journal }],
+            "routes": [{ "authority": "films.example.com:8080", "connections": 64, "in_flight": 64, "last_success_s": 3_599.0,
+                "waits_s": 247.0, "problem": problem }] });
+        let shown = screen(&status);
+        let longest = shown.lines().max_by_key(|line| line.chars().count()).expect("lines");
+        assert!(longest.chars().count() <= 80, "{longest}\n{shown}");
+        assert!(
+            shown.contains("-at-the-far-end") && shown.contains("1,234,567") && shown.contains("5 more sources"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::driver::Message;
 use crate::ground::RecordName;
+use crate::ground::text::counted;
 use crate::observe::losses::{Acknowledged, LossNews, LossSnapshot};
 use crate::observe::snapshot::ParkedList;
 use crate::shard::{Disposal, Selection};
@@ -168,7 +169,7 @@ impl AskedCores {
                     let records: Vec<RecordName> = records.iter().filter_map(|name| RecordName::parse(name)).collect();
                     let chosen = Selection { records: Some(records), ..Selection::default() };
                     let count = self.dispose(decision, chosen).await;
-                    info!("{count} parked records: {}", decision.words());
+                    info!("{}: {}", counted(count, "parked record"), decision.words());
                 }
                 Decision::Missing { acknowledge } => {
                     self.tell(LossNews::Seen(acknowledge), "ringest queue acknowledge, before this start").await;

@@ -59,7 +59,7 @@ pub fn counted(number: u64, one: &str) -> String {
 }
 
 /// Columns of a terminal that everybody has.
-const COLUMNS: usize = 80;
+pub const COLUMNS: usize = 80;
 
 /// Appends text in lines of at most 80 columns: behind `head`, which has so many columns, and then
 /// behind so many blanks. A longer word, a number and its unit, and the command that helps stay

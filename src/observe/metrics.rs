@@ -108,7 +108,7 @@ impl Page {
         let help =
             "Records that are missing from the journals (at most, after a kill), until an operator acknowledges it.";
         gauge(encoder, "missing_records", help, self.report.missing().records as f64)?;
-        let help = "Age of the oldest record that waits to be delivered.";
+        let help = "Age of the oldest record in memory that waits to be delivered.";
         gauge(encoder, "oldest_pending_seconds", help, self.report.oldest_pending_s())?;
         let help = "Lanes whose first record is not taken, though those of other lanes are.";
         gauge(encoder, "lanes_stuck", help, self.report.lanes_stuck as f64)?;

@@ -4,7 +4,7 @@ use super::losses::{self, Acknowledged, LossSnapshot};
 use super::process::ProcessUsage;
 use super::snapshot::{FailingRecord, RouteSnapshot, Snapshot, SourceSnapshot};
 use crate::ground::count::{Counters, Stage, StageHistograms, Terms};
-use crate::ground::text::{about_seconds, typed};
+use crate::ground::text::{about_seconds, counted, typed};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -253,7 +253,13 @@ fn merge_routes(shards: &[Snapshot]) -> Vec<RouteSnapshot> {
         own.connections += route.connections;
         own.in_flight += route.in_flight;
         own.last_success_s = shorter(own.last_success_s, route.last_success_s);
-        own.waits_s = shorter(own.waits_s, route.waits_s);
+        // What the service told is for all cores, whether or not they know it already.
+        own.waits_s = match (own.waits_as_told, route.waits_as_told) {
+            (false, true) => route.waits_s,
+            (true, false) => own.waits_s,
+            (true, true) => own.waits_s.into_iter().chain(route.waits_s).reduce(f64::max),
+            (false, false) => shorter(own.waits_s, route.waits_s),
+        };
         own.waits_as_told |= route.waits_as_told;
         join_words(&mut own.problem, route.problem.as_deref());
     }
@@ -336,7 +342,9 @@ fn stuck(report: &Report) -> impl Iterator<Item = Problem> {
     });
     let more = report.lanes_stuck.saturating_sub(named.clone().count() as u64);
     let others = (more > 0).then(|| {
-        let text = format!("{more} other lanes stand still while others get through: ringest queue list {CONFIG}");
+        let stand = if more == 1 { "stands" } else { "stand" };
+        let lanes = counted(more, "other lane");
+        let text = format!("{lanes} {stand} still while others get through: ringest queue list {CONFIG}");
         Problem { area: Area::Lane, name: "others".to_owned(), text }
     });
     named.chain(others)

@@ -123,7 +123,7 @@ fn a_flipped_byte_below_what_was_durable_is_found_told_and_left_alone() {
     std::fs::write(&path, &segment).expect("written");
     let (code, text) = queue(&["verify", place], &site);
     assert_eq!(code, 10, "{text}");
-    assert!(text.contains("1 places are damaged") && text.contains("20 records wait"), "{text}");
+    assert!(text.contains("1 place is damaged") && text.contains("20 records wait"), "{text}");
     assert_eq!(std::fs::read(&path).expect("read"), segment, "nothing is repaired");
     assert!(!site.path("state").join("core-0/quarantine").exists());
 }

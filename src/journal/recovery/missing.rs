@@ -255,8 +255,10 @@ impl Recovery {
         let walked = Walked { used: used as u32, entries, last: Some(last) };
         self.report.damaged += 1;
         self.report.alarms.push(format!(
-            "the header of the block at {} of segment {} is damaged: {count} entries were found by their own checksums",
-            at.offset, at.segment
+            "the header of the block at {} of segment {} is damaged: {} found by their own checksums",
+            at.offset,
+            at.segment,
+            if count == 1 { "1 entry was".to_owned() } else { format!("{count} entries were") }
         ));
         self.lost.extend(lost.into_iter().map(|numbers| Lost { numbers, bytes: None }));
         repairs.damage.push(range);

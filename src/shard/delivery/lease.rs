@@ -9,6 +9,7 @@
 use super::problem::LeaseFault;
 use super::rules::Rules;
 use crate::delivery::{Step, why_no_token};
+use crate::ground::text::counted;
 use crate::ground::{LaneId, Now};
 use crate::journal::Leased;
 use crate::shard::store::{State, Store};
@@ -56,9 +57,8 @@ impl Leases {
                 leases.ids.extend(ids);
             } else if !ids.is_empty() {
                 let count: u64 = ids.iter().map(|ids| ids.end - ids.start).sum();
-                tracing::warn!(
-                    "{count} leased ids that the last run left are not used: another service gives them now"
-                );
+                let (ids, are) = (counted(count, "leased id"), if count == 1 { "is" } else { "are" });
+                tracing::warn!("{ids} that the last run left {are} not used: another service gives them now");
             }
         }
         leases

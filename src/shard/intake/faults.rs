@@ -1,6 +1,7 @@
 //! What goes wrong with the TLS of machines: each fault is counted, told once a minute at most for each source, and certificates that
 //! end soon are problems of their source.
 
+use crate::ground::text::counted;
 use crate::ground::{Now, SourceId};
 use crate::observe::snapshot::SourceSnapshot;
 use crate::shard::timer::Timer;
@@ -124,7 +125,7 @@ impl Faults {
         match (words.is_empty(), more) {
             (true, _) => None,
             (false, 0) => Some(words),
-            (false, more) => Some(format!("{words}, and those of {more} other machines soon")),
+            (false, more) => Some(format!("{words}, and those of {} soon", counted(more as u64, "other machine"))),
         }
     }
 
