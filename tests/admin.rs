@@ -551,6 +551,8 @@ fn whoever_changes_something_must_show_the_token() {
         assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("{\"records\":3}"), "{answer}");
     }
     assert!(post("/api/acknowledge", "", "{}").starts_with("HTTP/1.0 401 "));
+    assert!(post("/api/retry", "", "{}").starts_with("HTTP/1.0 401 "));
+    assert!(post("/api/retry", &good, "{}").starts_with("HTTP/1.0 503 "), "no core is there");
     assert!(post("/api/reload", "", "{}").starts_with("HTTP/1.0 401 "));
     assert!(post("/api/reload", &good, "{}").starts_with("HTTP/1.0 503 "), "nobody can read it again");
     // Who looks needs none.
@@ -633,7 +635,7 @@ fn a_core_that_hangs_is_told_within_a_bounded_time_to_who_asks_for_parked_record
 // ---- connections
 
 /// Half of a request, as in the case a01.
-const HALF: &[u8] = b"GET /api/status HTTP/1.1\r\nHost: 127.0.0.1\r\n";
+const HALF: &[u8] = include_bytes!("cases/http/a01-admin-half-request.raw");
 
 fn half(server: &Server, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(server.address).expect("it listens");

@@ -115,6 +115,17 @@ fn error_of(bytes: impl AsRef<[u8]>) -> ResponseError {
 }
 
 #[test]
+fn answers_that_came_out_wrong_once_are_read_and_the_connection_goes_on() {
+    for bytes in
+        [&include_bytes!("cases/http/r01-obs-fold.raw")[..], include_bytes!("cases/http/r05-space-before-colon.raw")]
+    {
+        let outcome = read_all_ways(bytes, false);
+        assert_eq!((outcome.statuses(), outcome.error, outcome.left, outcome.idle), (vec![201], None, 0, true));
+        assert_eq!((&outcome.answers[0].body[..], outcome.answers[0].reusable), (&b"ok"[..], Some(true)));
+    }
+}
+
+#[test]
 fn c1_interim_answers_are_skipped_up_to_sixteen() {
     let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
     for count in [0, 1, 8] {

@@ -9,6 +9,7 @@ mod journal {
     mod damage;
     mod disk;
     mod formats;
+    mod full;
     mod keys;
     mod model;
     mod recovery;

@@ -265,6 +265,11 @@ impl FsStorage {
     /// Those of the file system.
     pub fn open_with_blocks_in(directory: &Path, blocks: &Path) -> io::Result<Self> {
         create_private_directory(directory)?;
+        // Ahead: on a full disk a damaged file gets a second name there, for which a directory that is there has room.
+        match create_private_directory(&directory.join(QUARANTINE)) {
+            Err(error) if is_full(&error) => {}
+            made => made?,
+        }
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "new") {
@@ -583,8 +588,11 @@ impl Storage for FsStorage {
                 }
                 file => {
                     let mut file = file?;
-                    file.write_all(bytes)?;
-                    file.sync_all()?;
+                    if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+                        // A part of it would pass for all of it.
+                        let _ = fs::remove_file(&path);
+                        return Err(error);
+                    }
                     return sync_directory(&directory);
                 }
             }
@@ -800,6 +808,19 @@ mod tests {
         let mut next = FsStorage::open(&at).expect("open");
         next.free_segment(SegmentNumber(3)).expect("put aside");
         assert_eq!(spares(&at).expect("listed"), [SegmentNumber(3)]);
+    }
+
+    #[test]
+    fn a_second_name_for_a_damaged_segment_needs_no_directory_to_be_made() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut storage = storage(&directory);
+        let quarantine = storage.directory().join(QUARANTINE);
+        assert!(quarantine.is_dir(), "made with the journal");
+        fs::write(segment_path(storage.directory(), SegmentNumber(1)), b"damaged").expect("written");
+        storage.keep_segment(SegmentNumber(1)).expect("kept");
+        assert_eq!(fs::read(quarantine.join("segment-0000000000000001")).expect("kept"), b"damaged");
+        storage.remove().expect("nothing fails");
+        assert!(quarantine.exists(), "what is kept keeps its directory");
     }
 
     #[test]

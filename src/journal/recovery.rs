@@ -358,6 +358,24 @@ impl Recovery {
         }
     }
 
+    /// Keeps a file that cannot be used. Where there is no room for that, the start goes on without it: what waits to be delivered
+    /// is worth more.
+    fn set_file_aside(
+        &mut self,
+        storage: &mut impl Storage,
+        what: &str,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(), OpenError> {
+        match storage.quarantine(name, bytes) {
+            Err(error) if is_full(&error) => {
+                self.report.alarms.push(format!("no room in quarantine for {what}: its bytes are not kept"));
+                Ok(())
+            }
+            kept => doing(format!("quarantine {what}"), kept),
+        }
+    }
+
     /// All epochs, oldest first, and the numbers of their files.
     fn read_epochs(&mut self, storage: &mut impl Storage) -> Result<(Vec<Epoch>, Vec<u64>), OpenError> {
         let mut epochs: Vec<Epoch> = Vec::new();
@@ -379,7 +397,7 @@ impl Recovery {
                 None => readable = false,
             }
             self.report.alarms.push(format!("epoch file {number} is damaged"));
-            doing("quarantine an epoch file", storage.quarantine(&format!("epoch-{number:08x}"), &bytes))?;
+            self.set_file_aside(storage, &format!("epoch file {number}"), &format!("epoch-{number:08x}"), &bytes)?;
         }
         self.has_epochs = !files.is_empty();
         epochs.sort_by_key(|epoch| epoch.number);
@@ -423,7 +441,7 @@ impl Recovery {
             return Ok(Some(memory));
         }
         self.report.alarms.push(format!("the block file {name} is not of this journal: set aside"));
-        doing("quarantine the block file", storage.quarantine(&name, memory.bytes(0..memory.len())))?;
+        self.set_file_aside(storage, &format!("the block file {name}"), &name, memory.bytes(0..memory.len()))?;
         Ok(None)
     }
 

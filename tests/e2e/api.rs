@@ -30,7 +30,8 @@ pub struct Behaviour {
     pub refuse_every: usize,
     /// A record step whose data has this in it is answered 422 and forgotten, until [`Api::relent`].
     pub refuse_data: Option<&'static str>,
-    /// A record step whose data has this in it is remembered by nobody: answered with this status, or 0 for a reset.
+    /// A record step whose data has this in it is remembered by nobody: answered with this status (200, 404, else 500), or 0
+    /// for a reset.
     pub fail_data: Option<(&'static str, u16)>,
     /// A record step whose data has this in it is answered with so many bytes more.
     pub long: Option<(&'static str, usize)>,
@@ -70,6 +71,10 @@ struct Memory {
     /// Status and header fields with which every record step is refused.
     refusal: Option<&'static str>,
     relented: bool,
+    /// The body with which every id step is answered.
+    odd_id: Option<&'static str>,
+    /// Id steps that came.
+    ids_asked: usize,
 }
 
 /// Serves until the test ends, one thread a connection.
@@ -105,6 +110,16 @@ impl Api {
     /// From now on every record step is answered with this status line and header fields (`401 Unauthorized`), or taken.
     pub fn refuse(&self, refusal: Option<&'static str>) {
         self.memory.lock().expect("no thread panics with it").refusal = refusal;
+    }
+
+    /// From now on every id step is answered 201 with this body, which has no id of this API, or given an id.
+    pub fn answer_ids(&self, body: Option<&'static str>) {
+        self.memory.lock().expect("no thread panics with it").odd_id = body;
+    }
+
+    /// How often an id was asked for, ever.
+    pub fn ids_asked(&self) -> usize {
+        self.memory.lock().expect("no thread panics with it").ids_asked
     }
 
     /// From now on no data is refused for what it is.
@@ -168,7 +183,11 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                     status = "500 Internal Server Error";
                 } else if let Some((_, failure)) = behaviour.fail_data.filter(|(part, _)| data.contains(part)) {
                     fails = failure == 0;
-                    status = if failure == 404 { "404 Not Found" } else { "500 Internal Server Error" };
+                    status = match failure {
+                        200 => "200 OK\r\nContent-Type: application/json",
+                        404 => "404 Not Found",
+                        _ => "500 Internal Server Error",
+                    };
                 } else if behaviour.refuse_data.is_some_and(|part| !memory.relented && data.contains(part)) {
                     status = "422 Unprocessable Content";
                 } else if let Some(refusal) = memory.refusal {
@@ -206,6 +225,7 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                 id
             } else {
                 assert_eq!(path, "/seq/");
+                memory.ids_asked += 1;
                 let asked: serde_json::Value = serde_json::from_str(&body).expect("JSON");
                 let count = asked["count"].as_u64();
                 let next = memory.next_id + 1;
@@ -214,6 +234,7 @@ fn serve(stream: TcpStream, memory: &Mutex<Memory>, behaviour: Behaviour) {
                     memory.next_id += count.unwrap_or(1) as usize;
                 }
                 shown = count.map(|count| serde_json::json!({ "id": id, "count": count }).to_string());
+                shown = memory.odd_id.map(str::to_owned).or(shown);
                 id
             }
         };

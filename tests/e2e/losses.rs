@@ -1,10 +1,11 @@
 //! Records that damage has taken: told with their number wherever an operator looks, until one acknowledges that.
 
 use crate::machines::TcpMachine;
-use crate::process::{Gateway, PATIENCE, Receiver, eventually};
-use crate::queue::{json, queue};
+use crate::process::{Gateway, PATIENCE, Receiver, eventually, refused};
+use crate::queue::{files, json, queue};
 use crate::site::{Site, assert_rows, free_address, record};
 use ringest::engine::admin::client;
+use ringest::journal::format::VERSION;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -182,6 +183,34 @@ fn status(site: &Site) -> (i32, String) {
     let output =
         crate::process::ringest().args(["status", "--admin", &site.admin.to_string()]).output().expect("it runs");
     (output.status.code().expect("it ends by itself"), String::from_utf8(output.stdout).expect("text"))
+}
+
+#[test]
+fn a_journal_of_a_newer_version_is_refused_by_every_command_and_not_changed() {
+    let stopped = Stopped::new();
+    let (site, place) = (&stopped.site, stopped.place());
+    let directory = site.path("state/core-0");
+    let is_epoch = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("epoch-"));
+    let (path, mut epoch) = files(&directory).into_iter().find(|(path, _)| is_epoch(path)).expect("an epoch file");
+    // The stamp: magic, format, program, and a CRC over them.
+    let newer = VERSION + 1;
+    epoch[8..12].copy_from_slice(&newer.to_le_bytes());
+    let crc = crc32c::crc32c(&epoch[..28]);
+    epoch[28..32].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, &epoch).expect("written");
+    let before = files(&directory);
+    let said = |code: Option<i32>, text: &str, command: &str| {
+        assert_eq!(code, Some(9), "{command}: {text}");
+        assert!(text.contains(&format!("is in format {newer}, written by ringest ")), "{command}: {text}");
+        assert!(files(&directory) == before, "{command} has changed a file");
+    };
+    let (code, text) = refused(site, &stopped.config);
+    said(code, &text, "run");
+    for arguments in [["verify", place], ["list", place], ["export", place], ["acknowledge", place]] {
+        let (code, text) = queue(&arguments, site);
+        said(Some(code), &text, arguments[0]);
+    }
+    assert!(!site.path("state/decisions").exists());
 }
 
 #[test]

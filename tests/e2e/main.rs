@@ -7,6 +7,7 @@ mod api;
 mod backlog;
 mod batches;
 mod burst;
+mod cases;
 mod certs;
 mod cores;
 mod crashes;

@@ -2,12 +2,16 @@
 
 use crate::api::{Api, Behaviour, Conflict};
 use crate::machines::TcpMachine;
-use crate::process::{Gateway, Terms};
+use crate::process::{Gateway, Terms, ringest};
 use crate::queue::{json, queue};
 use crate::site::{Site, assert_whole, free_address, numbers, record};
+use nix::pty::openpty;
 use serde_json::Value;
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 const COUNT: usize = 20;
 const POISON: Behaviour = Behaviour {
@@ -161,6 +165,46 @@ fn with_as_many_parked_as_may_be_deliveries_wait_and_say_so() {
     gateway.wait_terms("the next to be parked", |terms| terms.parked == 1 && terms.discarded == 1);
     api.relent();
     gateway.wait_terms("the rest", |terms| terms.pending == 0);
+    gateway.stop();
+}
+
+/// As `queue` of a person who types this at a terminal.
+fn at_a_terminal(arguments: &[&str], typed: &str) -> (Option<i32>, String) {
+    let terminal = openpty(None, None).expect("a pty");
+    let mut command = ringest();
+    command.arg("queue").args(arguments).stdin(terminal.slave).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("it runs");
+    let mut keyboard = File::from(terminal.master);
+    keyboard.write_all(format!("{typed}\n").as_bytes()).expect("typed");
+    let output = child.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).expect("text"))
+}
+
+#[test]
+fn before_all_parked_records_are_deleted_whoever_sits_at_the_terminal_is_asked() {
+    let site = Site::new();
+    let api = Api::start(site.api, POISON);
+    let tcp = free_address();
+    let config = config(&site, tcp);
+    let all = ["discard", config.to_str().expect("a path"), "--all"];
+    let gateway = Gateway::start(&site, &config);
+    let mut machine = TcpMachine::connect(tcp);
+    machine.send((0..COUNT).map(|number| record("press", number))).expect("sent");
+    wait_parked(&gateway, 2);
+    for refusal in ["no", "", "yes, but not now"] {
+        let (code, said) = at_a_terminal(&all, refusal);
+        assert_eq!(code, Some(2), "{refusal:?}: {said}");
+        assert!(said.contains("2 parked records of ") && said.contains("Type yes to go on"), "{said}");
+        assert!(said.contains("nothing was deleted"), "{said}");
+        let terms = gateway.terms();
+        assert_eq!((terms.parked, terms.discarded), (2, 0), "{refusal:?}");
+    }
+    let (code, said) = at_a_terminal(&all, "yes");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("Type yes to go on"), "{said}");
+    gateway.wait_terms("both to be gone", |terms| (terms.parked, terms.discarded) == (0, 2));
+    assert_eq!(api.films().len(), COUNT - 2);
     gateway.stop();
 }
 

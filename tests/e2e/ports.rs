@@ -4,6 +4,7 @@ use crate::machines::{Pty, TcpMachine};
 use crate::process::{Gateway, Receiver, eventually, refused};
 use crate::site::{Site, assert_rows, free_address, numbers, record};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
 use std::fs::File;
 
 /// What is wrong with the source now.
@@ -128,6 +129,32 @@ fn one_broken_port_does_not_disturb_the_others() {
     let log = eventually("it to be logged", || Some(gateway.process.log()).filter(|log| log.contains("not a tty")));
     assert_eq!(log.lines().filter(|line| line.contains("not a tty")).count(), 1, "{log}");
     assert_rows(&site.rows(), &[("m", 20)]);
+}
+
+#[test]
+fn ports_that_hang_up_at_the_same_moment_are_one_line_of_the_log_with_their_number() {
+    const PORTS: usize = 20;
+    let site = Site::new();
+    let name = |index: usize| format!("p{index:02}");
+    let config = (0..PORTS).fold(site.config(), |config, index| config.serial(&name(index), &site.path(&name(index))));
+    let ptys: Vec<Pty> = (0..PORTS).map(|index| Pty::create(&site.path(&name(index)))).collect();
+    let gateway = Gateway::start(&site, &config.write(&site));
+    eventually("the ports to be opened", || {
+        let status = gateway.status();
+        (0..PORTS).all(|index| status.open(&name(index)) == 1).then_some(())
+    });
+    // However slowly they go, the gateway sees that in one moment.
+    gateway.process.signal(Signal::SIGSTOP);
+    drop(ptys);
+    gateway.process.signal(Signal::SIGCONT);
+    eventually("all to be lost", || (gateway.status().counter("lost_sources") == PORTS as u64).then_some(()));
+    let words = format!("{PORTS} sources (p");
+    eventually("it to be logged", || gateway.process.log().contains(&words).then_some(()));
+    let log = gateway.stop();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("trying again")).collect();
+    // The hang-up, and then that they are missing.
+    assert!(lines.len() <= 4, "{} lines: {lines:#?}", lines.len());
+    assert!(lines[0].contains(&words) && lines[0].contains(&format!("and {} more)", PORTS - 5)), "{lines:#?}");
 }
 
 /// A gateway with one port and a journal that other machines have filled, since nobody takes the records. The port, and how many

@@ -202,7 +202,9 @@ fn await_close(mut stream: &TcpStream, shared: &Shared, number: usize, ms: u64) 
 
 /// The configuration of a row.
 pub fn config(site: &Site, row: &Row, tcp: SocketAddr) -> Config {
-    let keys = format!("listen = \"{tcp}\"\nframing = \"row\"\n\n[framing.row]\nend = \"\\r\"\nmax = \"64KiB\"");
+    let keys = format!(
+        "listen = \"{tcp}\"\nlane = \"connection\"\nframing = \"row\"\n\n[framing.row]\nend = \"\\r\"\nmax = \"64KiB\""
+    );
     let config = site.config().one_step().source("servers", "tcp_listen", &keys);
     row.deliver.iter().fold(config, |config, (key, value)| config.deliver(key, value))
 }
@@ -272,6 +274,67 @@ fn c04_an_answer_whose_end_cannot_be_told_is_thrown_away() {
 #[test]
 fn c04_what_stays_unreadable_is_asked_for_at_long_intervals() {
     play(cases::c04_again());
+}
+
+/// The keys of so many requests, in their order.
+fn keys_of(mut stream: &TcpStream, count: usize) -> Vec<String> {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let (mut input, mut keys) = (Vec::new(), Vec::new());
+    while keys.len() < count {
+        let Some(length) = script::request(&input, false).expect("a request") else {
+            let mut buffer = [0; 4096];
+            let read = stream.read(&mut buffer).expect("more of it");
+            assert!(read > 0, "closed after {} of {count} requests", keys.len());
+            input.extend(&buffer[..read]);
+            continue;
+        };
+        let request = String::from_utf8(input.drain(..length).collect()).expect("text");
+        let mut fields = request.lines().filter_map(|line| line.split_once(": "));
+        let key = fields.find(|(name, _)| name.eq_ignore_ascii_case("idempotency-key")).expect("a key");
+        keys.push(key.1.to_owned());
+    }
+    assert!(input.is_empty(), "more than {count} requests");
+    keys
+}
+
+#[test]
+fn c04_what_is_in_flight_behind_an_answer_that_ends_its_connection_goes_again() {
+    const IN_FLIGHT: usize = 4;
+    for answer in [
+        "HTTP/1.0 201 Created\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "HTTP/1.1 201 Created\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok",
+    ] {
+        let (site, tcp) = (Site::new(), free_address());
+        let row = Row::new(Vec::new()).key("pipeline", "4").key("retry", "{ first = \"60s\", max = \"60s\" }");
+        let config = config(&site, &row, tcp);
+        let listener = TcpListener::bind(site.api).expect("a free address");
+        listener.set_nonblocking(true).expect("a socket");
+        let accept = || {
+            let (stream, _) = eventually("a connection", || listener.accept().ok());
+            stream.set_nonblocking(false).expect("a socket");
+            stream
+        };
+        let gateway = Gateway::start(&site, &config.write(&site));
+        let mut machines: Vec<TcpMachine> = (0..IN_FLIGHT).map(|_| TcpMachine::connect(tcp)).collect();
+        for (number, machine) in machines.iter_mut().enumerate() {
+            machine.send([row.record(number)]).expect("sent");
+        }
+        let stream = accept();
+        let asked = keys_of(&stream, IN_FLIGHT);
+        (&stream).write_all(answer.as_bytes()).expect("sent");
+        // The first one counts, the connection is closed, and nothing more is sent on it.
+        let mut rest = Vec::new();
+        let end = (&stream).read_to_end(&mut rest);
+        assert!(end.is_ok() && rest.is_empty(), "{answer:?}: {end:?}, {} bytes came", rest.len());
+        let stream = accept();
+        assert_eq!(keys_of(&stream, IN_FLIGHT - 1), asked[1..], "{answer:?}: those behind it, in their order");
+        assert_eq!(gateway.terms().delivered, 1, "{answer:?}");
+        (&stream).write_all(&cases::created().repeat(IN_FLIGHT - 1)).expect("sent");
+        gateway.wait_delivered(IN_FLIGHT as u64);
+        let status = gateway.status();
+        assert_eq!((status.counter("api_resent"), status.counter("api_failures")), (IN_FLIGHT as u64 - 1, 0));
+        gateway.stop();
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn list(config: &Path) -> String {
     said(&["queue", "list", config.to_str().expect("text")])
 }
 
-fn retry_now(config: &Path) -> String {
+pub fn retry_now(config: &Path) -> String {
     said(&["queue", "retry", config.to_str().expect("text"), "--now"])
 }
 
@@ -207,6 +207,32 @@ fn an_operator_ends_the_wait_that_a_service_has_told() {
         gateway.wait_delivered(number as u64 + 1);
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
+    gateway.stop();
+}
+
+#[test]
+fn an_operator_ends_the_wait_of_a_lane_that_waits_by_itself() {
+    let site = Site::new();
+    let api = Api::start(site.api, Behaviour { fail_data: Some(("m0 000000", 200)), ..Behaviour::default() });
+    let tcp = free_address();
+    let config = site.config().one_step().tcp_listen("servers", tcp);
+    let config = config.deliver("retry", "{ first = \"60s\", max = \"60s\" }").write(&site);
+    let gateway = Gateway::start(&site, &config);
+    let mut other = TcpMachine::connect(tcp);
+    other.send([record("m1", 0)]).expect("sent");
+    gateway.wait_delivered(1);
+    let mut stuck = TcpMachine::connect(tcp);
+    stuck.send([record("m0", 0)]).expect("sent");
+    let attempts = || api.steps().len() - api.films().len();
+    // The step is not held back: its lane alone waits, for half a minute at least.
+    eventually("its answer", || (gateway.status().counter("api_failures") == 1).then_some(()));
+    other.send([record("m1", 1)]).expect("sent");
+    gateway.wait_terms("the other machine's", |terms| terms.delivered == 2);
+    let listed = list(&config);
+    assert!(listed.contains("next try in"), "{listed}");
+    assert_eq!(attempts(), 1);
+    retry_now(&config);
+    within(Duration::from_secs(15), "another attempt", || (attempts() == 2).then_some(()));
     gateway.stop();
 }
 

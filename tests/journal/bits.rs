@@ -141,11 +141,8 @@ fn try_all_bytes(left: &Left) {
         places.extend(bytes.map(|at| (*segment, at, Some(block))));
     }
     let mut costs = 0;
-    for (index, (segment, at, block)) in places.into_iter().enumerate() {
-        let byte = left.disk.segments[&segment].data[at];
-        // After a kill and a loss of power a part of the values, each in its turn: they are many.
-        let part = if left.end == End::Stop { 1 } else { 4 };
-        for (_, value) in values(byte).enumerate().filter(|(turn, _)| (turn + index).is_multiple_of(part)) {
+    for (segment, at, block) in places {
+        for value in values(left.disk.segments[&segment].data[at]) {
             let what = format!("{:?}: byte {at} of segment {segment} becomes {value:#x}", left.end);
             let (_, missing, loss) = left.open(left.damaged(segment, |data| data[at] = value), &what);
             costs += missing.len();
@@ -226,12 +223,13 @@ fn after_a_clean_stop_a_lost_block_is_told_with_its_number_until_that_is_acknowl
         assert_eq!(missing.is_empty(), loss.is_none(), "{what}");
         assert!(world.journal().report().damaged > 0, "{what}");
         assert!(!world.disk.quarantined.is_empty(), "{what}");
-        let spares = world.disk.spares.len();
+        // What lies in a spare is written over.
+        let mut lives = world.disk.spares.iter().filter_map(|spare| SegmentHeader::decode(spare));
+        assert!(lives.all(|life| life.segment != *segment), "{what}: the file is a spare");
         told += usize::from(loss.is_some());
         if loss.is_some() {
             assert_told_until_acknowledged(world, missing.len() as u64);
         }
-        assert!(spares <= left.disk.spares.len() + left.disk.segments.len());
     }
     assert!(told > 4, "{told}");
 }

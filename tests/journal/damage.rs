@@ -42,14 +42,14 @@ pub fn story(durability: Durability, seed: u64) -> Story {
 }
 
 /// Where a record's bytes are: its segment, block and entry.
-struct Place {
-    segment: SegmentNumber,
-    block: Range<usize>,
-    entry: Range<usize>,
+pub struct Place {
+    pub segment: SegmentNumber,
+    pub block: Range<usize>,
+    pub entry: Range<usize>,
 }
 
 /// All records that a disk holds, settled ones included.
-fn layout(disk: &Disk) -> BTreeMap<RecordNumber, Place> {
+pub fn layout(disk: &Disk) -> BTreeMap<RecordNumber, Place> {
     let mut places = BTreeMap::new();
     for (&segment, file) in &disk.segments {
         let header = SegmentHeader::decode(&file.data).expect("a header");

@@ -50,6 +50,8 @@ pub struct Disk {
     pub unreadable_blocks: Vec<Range<usize>>,
     /// Blocks are in memory of the process.
     pub keeps_no_blocks: bool,
+    /// No file can be made or grow, but for an epoch's, for which there is a reserve. Second names need no room.
+    pub is_full: bool,
 }
 
 const EIO: i32 = 5;
@@ -86,6 +88,7 @@ impl Disk {
             refuses_writes: false,
             unreadable_blocks: Vec::new(),
             keeps_no_blocks: false,
+            is_full: false,
         }
     }
 
@@ -113,6 +116,7 @@ impl Disk {
             refuses_writes: self.refuses_writes,
             unreadable_blocks: self.unreadable_blocks.clone(),
             keeps_no_blocks: self.keeps_no_blocks,
+            is_full: self.is_full,
         }
     }
 
@@ -217,6 +221,10 @@ impl Disk {
         }
     }
 
+    fn needs_room(&self) -> io::Result<()> {
+        if self.is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
     fn whole_call(&mut self) -> io::Result<()> {
         if self.call()? { Ok(()) } else { Err(io::Error::other("the fuse blows")) }
     }
@@ -284,6 +292,7 @@ impl Storage for Disk {
 
     fn replace_segment(&mut self, segment: SegmentNumber, bytes: &[u8]) -> io::Result<()> {
         self.whole_call()?;
+        self.needs_room()?;
         let old = self.segments.insert(segment, File::of(bytes.to_vec())).expect("a file that is there");
         self.quarantined.push((format!("segment-{segment:016x}"), old.data));
         Ok(())
@@ -356,6 +365,7 @@ impl Storage for Disk {
 
     fn quarantine(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.whole_call()?;
+        self.needs_room()?;
         self.quarantined.push((name.to_owned(), bytes.to_vec()));
         Ok(())
     }

@@ -155,7 +155,7 @@ fn present_version() -> u32 {
 }
 
 #[test]
-fn fixtures_of_the_present_version_are_written_when_they_are_asked_for() {
+fn fixtures_of_the_present_version_are_what_it_writes() {
     for (state, durability) in [("killed", Durability::Process), ("clean", Durability::Power)] {
         let mut story = story(durability);
         let records = story.expected();
@@ -165,10 +165,18 @@ fn fixtures_of_the_present_version_are_written_when_they_are_asked_for() {
         }
         let mut text = write_disk(&story.world.disk.image());
         records.iter().for_each(|kept| write_record(&mut text, kept));
+        let path = directory().join(format!("{}-{state}.txt", present_version()));
         if std::env::var_os("RINGEST_WRITE_FIXTURES").is_some() {
-            let path = directory().join(format!("{}-{state}.txt", present_version()));
-            std::fs::write(path, &text).expect("written");
+            std::fs::write(&path, &text).expect("written");
         }
+        let kept = std::fs::read_to_string(&path).expect("a fixture");
+        let differs = text.lines().zip(kept.lines()).position(|(line, kept)| line != kept);
+        assert!(
+            text == kept,
+            "{}: this program writes another text from line {:?} on; a change of the format needs a number of its own",
+            path.display(),
+            differs.map(|index| index + 1)
+        );
     }
 }
 

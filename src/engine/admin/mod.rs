@@ -389,7 +389,6 @@ async fn metrics_text(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Re
     }
 }
 
-/// Refuses requests without the token, on routes that change something.
 /// Takes the whole body, which has a deadline.
 async fn take_body(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
@@ -401,6 +400,7 @@ async fn take_body(request: Request, next: Next) -> Response {
     }
 }
 
+/// Refuses requests without the token, on routes that change something.
 async fn check_token(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let refused = |words: &str| (StatusCode::UNAUTHORIZED, Json(json!({ "error": words }))).into_response();
     let Some(token) = &admin.gateway.token else {
