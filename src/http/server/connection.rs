@@ -1,6 +1,7 @@
 //! One machine's connection: bytes in, requests out; verdicts in, answers out.
 
 use super::limits::Limits;
+use crate::ground::KeptHeaders;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Request<'a> {
     pub content_type: Option<&'a [u8]>,
     /// Idempotency-Key, 1 to 255 bytes as they came.
     pub idempotency_key: Option<&'a [u8]>,
+    /// Headers that its source keeps.
+    pub headers: KeptHeaders<'a>,
     /// When its first byte came; monotonic nanoseconds.
     pub first_byte_ns: u64,
 }
@@ -118,12 +121,13 @@ pub(super) enum Phase {
     Closing,
 }
 
-/// Lengths of the parts of a head that `buffer` starts with while a body is read: source, Content-Type, Idempotency-Key.
-/// The last two count from 1, with 0 for none.
+/// Lengths of the parts of a head that `buffer` starts with while a body is read: source, Content-Type, Idempotency-Key,
+/// headers that are kept. The two in the middle count from 1, with 0 for none.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Kept {
     pub(super) source: u8,
     pub(super) idempotency_key: u16,
+    pub(super) headers: u16,
     pub(super) content_type: u32,
 }
 
@@ -132,6 +136,7 @@ impl Kept {
         self.source as usize
             + (self.content_type as usize).saturating_sub(1)
             + (self.idempotency_key as usize).saturating_sub(1)
+            + self.headers as usize
     }
 }
 
@@ -222,8 +227,8 @@ impl ServerConnection {
     }
 
     /// What its source takes from now on.
-    pub fn set_forms(&mut self, forms: Forms) {
-        self.forms = forms;
+    pub fn set_forms(&mut self, forms: &Forms) {
+        self.forms.clone_from(forms);
     }
 
     /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is

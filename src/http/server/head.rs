@@ -28,6 +28,8 @@ pub(super) struct Head<'h> {
     /// A HEAD request, whose answer has no body.
     pub(super) head_only: bool,
     pub(super) route: Route<'h>,
+    /// Those that are kept with each record of the request, encoded.
+    pub(super) headers: Vec<u8>,
     pub(super) caller: Caller<'h>,
 }
 
@@ -126,7 +128,7 @@ pub(super) fn parse<'h>(
     head: &'h [u8],
     line_end: usize,
     limits: &Limits,
-    allowed_forms: Forms,
+    allowed_forms: &Forms,
 ) -> Result<Head<'h>, Refusal> {
     let line = RequestLine::parse(&head[..line_end])?;
     let fields = head[line_end..].strip_prefix(b"\r").unwrap_or(&head[line_end..]);
@@ -146,7 +148,7 @@ pub(super) fn parse<'h>(
 fn interpret<'h>(
     line: RequestLine<'h>,
     parsed: httparse::Result<(usize, &[Header<'h>])>,
-    allowed_forms: Forms,
+    allowed_forms: &Forms,
 ) -> Result<Head<'h>, Refusal> {
     let fields = match parsed {
         Ok(Status::Complete((_, fields))) => fields,
@@ -165,10 +167,17 @@ fn interpret<'h>(
     let framing = seen.framing.resolve(line.http10)?;
     let path = path_of(&line)?;
     let expects = if line.http10 { Expect::Nothing } else { seen.expect };
-    let route = route(&line, path, &seen, expects, allowed_forms);
+    let mut route = route(&line, path, &seen, expects, allowed_forms);
     seen.caller.is_options = line.method == b"OPTIONS";
     if let Route::Ingest(ingest) = &route {
         seen.caller.source = Some(ingest.source);
+    }
+    let mut headers = Vec::new();
+    if let (Route::Ingest(_), Some(keeps)) = (&route, &allowed_forms.keeps) {
+        match keeps.gather(fields) {
+            Ok(kept) => headers = kept,
+            Err(refusal) => route = Route::Refused(refusal),
+        }
     }
     let keep_alive = !seen.close && (!line.http10 || seen.keep_alive);
     Ok(Head {
@@ -178,6 +187,7 @@ fn interpret<'h>(
         expects_continue: expects == Expect::Continue,
         head_only: line.method == b"HEAD",
         caller: seen.caller,
+        headers,
         route,
     })
 }
@@ -318,7 +328,7 @@ fn route<'h>(
     target: &'h [u8],
     fields: &Fields<'h>,
     expects: Expect,
-    allowed_forms: Forms,
+    allowed_forms: &Forms,
 ) -> Route<'h> {
     let path = memchr::memchr(b'?', target).map_or(target, |at| &target[..at]);
     let has_query = path.len() < target.len();
