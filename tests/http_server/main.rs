@@ -249,7 +249,7 @@ fn a_flood_that_the_owner_does_not_pause_ends_in_503() {
 
 #[test]
 fn an_idle_connection_is_small_and_holds_no_buffer() {
-    assert!(size_of::<ServerConnection>() <= 216, "{} bytes", size_of::<ServerConnection>());
+    assert!(size_of::<ServerConnection>() <= 208, "{} bytes", size_of::<ServerConnection>());
     let mut machine = Machine::new();
     machine.feed(with_length("5").as_bytes());
     assert_eq!(machine.connection.held_bytes(), 0);

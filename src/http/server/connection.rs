@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::answer::{Answer, Extra, Part, Refusal};
 use super::door::{Caller, Ruling};
-use super::forms::{Details, Forms};
+use super::forms::{Details, Forms, Query};
+use super::keeps::Keeps;
 use super::reading::Step;
 use crate::http::chunked::Decoder;
 use crate::http::fields::LineScan;
@@ -128,7 +129,8 @@ pub(super) struct Kept {
     pub(super) source: u8,
     pub(super) idempotency_key: u16,
     pub(super) headers: u16,
-    pub(super) content_type: u32,
+    /// A head has 64 KiB at most.
+    pub(super) content_type: u16,
 }
 
 impl Kept {
@@ -200,7 +202,9 @@ pub struct ServerConnection {
     pub(super) tls_hello: bool,
     /// Whose pages may read the answer to the request under way.
     pub(super) origin: Option<Arc<String>>,
-    pub(super) forms: Forms,
+    pub(super) query: Query,
+    pub(super) bare_lf: bool,
+    pub(super) keeps: Option<Arc<Keeps>>,
 }
 
 impl ServerConnection {
@@ -222,13 +226,16 @@ impl ServerConnection {
             blank_line: BlankLine::None,
             tls_hello: false,
             origin: None,
-            forms: Forms::default(),
+            query: Query::default(),
+            bare_lf: false,
+            keeps: None,
         }
     }
 
     /// What its source takes from now on.
     pub fn set_forms(&mut self, forms: &Forms) {
-        self.forms.clone_from(forms);
+        (self.query, self.bare_lf) = (forms.query, forms.bare_lf);
+        self.keeps.clone_from(&forms.keeps);
     }
 
     /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is

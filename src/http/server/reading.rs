@@ -49,7 +49,7 @@ impl ServerConnection {
                 return if self.is_closing() { Step::Again } else { Step::More };
             }
             let window = &input[..input.len().min(limits.header_bytes)];
-            return match find_end(scan, window, limits, self.forms.bare_lf) {
+            return match find_end(scan, window, limits, self.bare_lf) {
                 HeadEnd::Refused(refusal) => {
                     self.close_with(refusal, is_head_request(window));
                     Step::Again
@@ -73,7 +73,7 @@ impl ServerConnection {
         let held = self.buffer.len();
         let window = &input[..input.len().min(limits.header_bytes.saturating_sub(held))];
         append_bounded(&mut self.buffer, window, limits.header_bytes);
-        match find_end(scan, &self.buffer, limits, self.forms.bare_lf) {
+        match find_end(scan, &self.buffer, limits, self.bare_lf) {
             HeadEnd::Refused(refusal) => {
                 self.close_with(refusal, is_head_request(&self.buffer));
                 Step::Again
@@ -101,7 +101,7 @@ impl ServerConnection {
             self.blank_line = match (self.blank_line, byte) {
                 (BlankLine::None, b'\r') => BlankLine::Cr,
                 (BlankLine::Cr, b'\n') => BlankLine::Seen,
-                (BlankLine::None, b'\n') if self.forms.bare_lf => BlankLine::Seen,
+                (BlankLine::None, b'\n') if self.bare_lf => BlankLine::Seen,
                 (BlankLine::Cr, _) => {
                     self.close_with(Refusal::bad("a bare CR"), false);
                     return false;
@@ -137,7 +137,7 @@ impl ServerConnection {
         lend: bool,
     ) -> Step<'a> {
         self.says_keep_alive = false;
-        let head = match head::parse(bytes, line_end, limits, &self.forms) {
+        let head = match head::parse(bytes, line_end, limits, (self.query, self.keeps.as_deref())) {
             Ok(head) => head,
             Err(refusal) => {
                 self.close_with(refusal, is_head_request(bytes));
@@ -169,7 +169,7 @@ impl ServerConnection {
                 return Step::Again;
             }
             Route::Options => {
-                let keeps = self.forms.keeps.clone();
+                let keeps = self.keeps.clone();
                 self.decline(&head, Answer::Options { keeps }, input);
                 return Step::Again;
             }
@@ -209,7 +209,7 @@ impl ServerConnection {
         let key = ingest.idempotency_key.unwrap_or_default();
         self.kept = Kept {
             source: ingest.source.len() as u8,
-            content_type: ingest.content_type.map_or(0, |value| value.len() as u32 + 1),
+            content_type: ingest.content_type.map_or(0, |value| value.len() as u16 + 1),
             idempotency_key: ingest.idempotency_key.map_or(0, |value| value.len() as u16 + 1),
             headers: head.headers.len() as u16,
         };
