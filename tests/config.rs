@@ -904,3 +904,30 @@ fn check_looks_at_the_paths_of_this_machine() {
         assert!(said.contains(words) && said.contains("ringest.toml:"), "{said}");
     }
 }
+
+#[test]
+fn headers_that_are_kept_reach_their_source_and_the_body_may_show_them() {
+    let text = |keep: &str, body: &str| {
+        format!(
+            "source = [{{ name = \"a\", kind = \"http\", listen = \"127.0.0.1:8080\", {keep} }}]\n\
+             [deliver]\nurl = \"http://127.0.0.1/\"\nbody = '{body}'\n"
+        )
+    };
+    let body = r#"{"lot": "{{header.x-lot}}", "shift": {{header.X-SHIFT|json}}, "data": {{data|json}}}"#;
+    let settings = config::parse(&text("keep_headers = [\"X-Lot\", \"X-Shift\"]", body), "test").unwrap();
+    let keeps = settings.sources[0].forms.keeps.as_ref().expect("some");
+    assert_eq!(keeps.names().collect::<Vec<_>>(), ["X-Lot", "X-Shift"]);
+    let none = config::parse(&text("keep_headers = []", r#"{"data": {{data|json}}}"#), "test").unwrap();
+    assert!(none.sources[0].forms.keeps.is_none());
+    let message = config::parse(&text("keep_headers = \"X-Lot\"", body), "test").unwrap_err().to_string();
+    assert!(message.contains("no source keeps the header X-SHIFT"), "{message}");
+    assert!(message.contains("keep_headers = [\"X-SHIFT\"] in the [[source]]"), "{message}");
+
+    // The example that check prints shows where they stand.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ringest.toml");
+    std::fs::write(&path, text("keep_headers = [\"X-Lot\", \"X-Shift\"]", body)).unwrap();
+    let output = ringest(&["check", path.to_str().unwrap()]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains(r#"{"lot": "EXAMPLE", "shift": "EXAMPLE", "data": "12.345 mm"}"#), "{shown}");
+}

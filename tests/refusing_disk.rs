@@ -753,6 +753,7 @@ fn passed_on(source: &str, ticket: u64, key: &str, body: &str) -> Parcel {
         name: source.into(),
         content_type: None,
         key: Some(key.as_bytes().into()),
+        headers: Box::default(),
         body: body.as_bytes().into(),
         first_byte_ns: S,
     }))

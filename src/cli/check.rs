@@ -7,8 +7,8 @@ use crate::config::{
     show_framing, show_line, show_size,
 };
 use crate::delivery::template::{Fields, Template};
-use crate::ground::RecordFlags;
 use crate::ground::decoding::Decoding;
+use crate::ground::{KeptHeaders, RecordFlags};
 use crate::source::serial;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -288,6 +288,7 @@ fn example_body(settings: &Settings) -> String {
         SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => first.name.clone(),
     };
     let template = Template::parse(&settings.deliver.body, settings.sequence.is_some()).expect("checked settings");
+    let headers = KeptHeaders::encode(template.headers().map(|name| (name, &b"EXAMPLE"[..])));
     let fields = Fields {
         id: settings.sequence.is_some().then_some("1"),
         source: &source,
@@ -299,6 +300,7 @@ fn example_body(settings: &Settings) -> String {
         received_wall_ns: 1_767_323_045_123_456_000,
         key: "EXAMPLE-KEY",
         machine_key: b"EXAMPLE-MACHINE-KEY",
+        headers: KeptHeaders::of(&headers),
     };
     let mut body = Vec::new();
     template.render(&fields, &mut body);

@@ -240,6 +240,13 @@ fn text_of(record: &Pending<'_>) -> Option<String> {
     (!has_errors).then(|| text.into_owned())
 }
 
+/// The headers that were kept with it, by their names.
+fn headers_of(record: &Pending<'_>) -> BTreeMap<String, String> {
+    let decoding = record.decoding.of_headers();
+    let text = |value| decoding.decode(value).0.into_owned();
+    record.headers.iter().map(|(name, value)| (name.to_owned(), text(value))).collect()
+}
+
 /// A record as JSON shows it; text only where all of it is text in its encoding, so that nothing is told that was not sent.
 fn json_of(record: &Pending<'_>) -> Value {
     json!({
@@ -259,6 +266,7 @@ fn json_of(record: &Pending<'_>) -> Value {
             "at": rfc3339(parked.parked_wall_ns),
             "answer": String::from_utf8_lossy(&parked.answer),
         })),
+        "headers": headers_of(record),
         "machine_key": (!record.machine_key.is_empty()).then(|| String::from_utf8_lossy(record.machine_key)),
         "bytes": record.data.len(),
         "encoding": record.decoding.encoding.name(),
@@ -427,6 +435,9 @@ fn whole(record: &Pending<'_>) -> String {
     line("received", &rfc3339(record.received_wall_ns));
     if !record.machine_key.is_empty() {
         line("machine key", &record.machine_key.escape_ascii().to_string());
+    }
+    for (name, value) in record.headers.iter() {
+        line("header", &format!("{name}: {}", value.escape_ascii()));
     }
     let flags = flags(record);
     if !flags.is_empty() {

@@ -8,9 +8,9 @@ use crate::config::{Authority, BatchForm, Deliver, Settings, Url};
 use crate::delivery::route::{Reaction, reaction};
 use crate::delivery::template::{Fields, Template};
 use crate::delivery::{Answer, Said, token_at, why_no_token};
-use crate::ground::RecordFlags;
 use crate::ground::decoding::Decoding;
 use crate::ground::text::rfc3339;
+use crate::ground::{KeptHeaders, RecordFlags};
 use crate::http::client::{Event, MediaType, RequestHead, ResponseError, ResponseReader};
 use crate::tls::TlsError;
 use std::io::{self, Read as _, Write as _};
@@ -60,6 +60,7 @@ pub(super) fn send_test(settings: &Settings) -> Check {
         received_wall_ns: wall_ns,
         key: &key,
         machine_key: b"",
+        headers: KeptHeaders::default(),
     };
     let template = Template::parse(&deliver.body, settings.sequence.is_some()).expect("settings are checked");
     let mut body = Vec::new();

@@ -182,7 +182,8 @@ pub(super) fn deliver(
 fn body(section: &Section<'_, '_>, content_type: &str, has_sequence: bool, sources: &[Source]) -> String {
     let given = section.parsed("body", "a template in quotes", |text| {
         let template = Template::parse(text, has_sequence).map_err(|error| {
-            let known: Vec<String> = Template::placeholders().map(|name| format!("{{{{{name}}}}}")).collect();
+            let names = Template::placeholders().chain(["header.NAME|json", "header.NAME"]);
+            let known: Vec<String> = names.map(|name| format!("{{{{{name}}}}}")).collect();
             let near = error.nearest().map(|name| format!("{{{{{name}}}}}"));
             Refusal { nearest: near, ..Refusal::new(error.to_string(), format!("known: {}", known.join(" "))) }
         })?;
@@ -211,12 +212,26 @@ fn body(section: &Section<'_, '_>, content_type: &str, has_sequence: bool, sourc
                 "{{data|json}} in the body; or data_is = \"json\" in each [[source]] whose machines send JSON",
             ));
         }
+        check_headers(&template, sources)?;
         if has_sequence && !template.uses_id() {
             section.note("body", "the ids of [sequence] are fetched but not sent", "{{id}} in the body, or no [sequence]");
         }
         Ok(text.to_owned())
     });
     given.unwrap_or_else(|| if has_sequence { BODY_WITH_ID } else { BODY }.to_owned())
+}
+
+/// A header that no source keeps would be empty for all records.
+fn check_headers(template: &Template, sources: &[Source]) -> Result<(), Refusal> {
+    let is_kept =
+        |name: &str| sources.iter().filter_map(|source| source.forms.keeps.as_ref()).any(|keeps| keeps.has(name));
+    match template.headers().find(|name| !is_kept(name)) {
+        None => Ok(()),
+        Some(name) => Err(Refusal::new(
+            format!("no source keeps the header {name}, so that {{{{header.{name}}}}} would always be empty"),
+            format!("keep_headers = [{name:?}] in the [[source]] of kind \"http\" whose machines send it"),
+        )),
+    }
 }
 
 fn success(section: &Section<'_, '_>) -> Vec<u16> {

@@ -3,7 +3,9 @@
 use super::nearest::nearest;
 use super::problem::Refusal;
 use super::walk::Section;
-use crate::http::server::{Array, Forms, Query};
+use crate::ground::KEPT_NAMES_MAX;
+use crate::http::server::{Array, Forms, Keeps, NotKept, Query};
+use std::sync::Arc;
 
 /// What `lenient` may name.
 const LENIENT: [&str; 1] = ["bare-lf"];
@@ -13,7 +15,8 @@ const LENIENT_REMEDY: &str = "a list of words, such as lenient = [\"bare-lf\"]";
 pub(super) fn forms(section: &Section<'_, '_>) -> Forms {
     let query = section.choice("query", &[("refuse", Query::Refuse), ("ignore", Query::Ignore)], Query::Refuse);
     let array = section.choice("array", &[("record", Array::Record), ("split", Array::Split)], Array::Record);
-    let mut forms = Forms { query, array, bare_lf: false };
+    let keeps = keeps(section);
+    let mut forms = Forms { query, array, bare_lf: false, keeps };
     let Some(entry) = section.get("lenient") else { return forms };
     for (word, span) in entry.strings(LENIENT_REMEDY) {
         if word == "bare-lf" {
@@ -24,4 +27,32 @@ pub(super) fn forms(section: &Section<'_, '_>) -> Forms {
         entry.refuse_element(&span, refusal.with_nearest(nearest(word, LENIENT)));
     }
     forms
+}
+
+/// The headers that are kept with each record.
+fn keeps(section: &Section<'_, '_>) -> Option<Arc<Keeps>> {
+    const REMEDY: &str = "a list of header names, such as keep_headers = [\"X-Lot\"]";
+    let entry = section.get("keep_headers")?;
+    let mut keeps = Keeps::default();
+    for (name, span) in entry.strings(REMEDY) {
+        let refusal = match Keeps::check(name) {
+            Err(fault @ NotKept::Key) => {
+                Refusal::new(fault.to_string(), "leave it out; {{machine_key|json}} in the body shows it")
+            }
+            Err(fault @ NotKept::Name) => Refusal::new(fault.to_string(), REMEDY),
+            Err(fault) => Refusal::new(fault.to_string(), "leave it out"),
+            Ok(()) if keeps.has(name) => {
+                Refusal::new("this header stands here twice; case does not count", "each header once")
+            }
+            Ok(()) if keeps.names().count() == KEPT_NAMES_MAX => {
+                Refusal::new("with this one they are too many", format!("at most {KEPT_NAMES_MAX} headers"))
+            }
+            Ok(()) => {
+                keeps.add(name);
+                continue;
+            }
+        };
+        entry.refuse_element(&span, refusal);
+    }
+    (keeps != Keeps::default()).then(|| Arc::new(keeps))
 }

@@ -44,7 +44,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 24] = [
+const KEYS_OF_KINDS: [(&str, &str); 25] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -69,6 +69,7 @@ const KEYS_OF_KINDS: [(&str, &str); 24] = [
     ("query", "http"),
     ("array", "http"),
     ("lenient", "http"),
+    ("keep_headers", "http"),
 ];
 
 /// What a source may not share with another, and who has it.

@@ -156,7 +156,7 @@ fn is_data(shown: &Value, data: &[u8], decoding: Decoding) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ground::RecordFlags;
+    use crate::ground::{KeptHeaders, RecordFlags};
 
     fn rendered(path: &str, id: &str) -> String {
         let fields = Fields {
@@ -170,6 +170,7 @@ mod tests {
             received_wall_ns: 0,
             key: "ab-0-5",
             machine_key: b"",
+            headers: KeptHeaders::default(),
         };
         let mut out = Vec::new();
         ConfirmPath::parse(path, true).expect("a good path").render(&fields, &mut out);

@@ -3,9 +3,9 @@
 //! Rendering appends to a buffer of the caller; only text of another encoding than UTF-8 allocates more. It asks no clock and cannot
 //! fail.
 
-use crate::ground::RecordFlags;
 use crate::ground::decoding::{Decoding, OnUndecodable};
 use crate::ground::text::{nearest, rfc3339_micros, write_base64, write_decimal, write_hex};
+use crate::ground::{KeptHeaders, RecordFlags};
 use encoding_rs::UTF_8;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -20,7 +20,26 @@ pub struct Template {
 enum Part {
     Text(Box<[u8]>),
     Field(Field),
+    /// A header that was kept with the record.
+    Header {
+        name: Box<str>,
+        form: HeaderForm,
+    },
 }
+
+/// How a header is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeaderForm {
+    /// As a JSON string with its quotes.
+    Quoted,
+    /// Inside of a JSON string, whose quotes are the template's.
+    Inside,
+    /// As it is.
+    Raw,
+}
+
+/// What a placeholder of a header begins with; the header's name follows.
+const HEADER: &str = "header.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
@@ -88,6 +107,8 @@ pub struct Fields<'a> {
     pub key: &'a str,
     /// The machine's own Idempotency-Key, or nothing.
     pub machine_key: &'a [u8],
+    /// Headers of the request that brought it.
+    pub headers: KeptHeaders<'a>,
 }
 
 /// What became of a record while it was rendered.
@@ -158,23 +179,44 @@ impl Template {
             let offset = text.len() - rest.len() + start;
             let inside = &rest[start + 2..];
             let end = inside.find("}}").ok_or(TemplateError::Unclosed { offset })?;
-            let field = parse_placeholder(&inside[..end], offset)?;
-            if field == Field::Id && !has_id {
+            let part = parse_placeholder(&inside[..end], offset)?;
+            if part == Part::Field(Field::Id) && !has_id {
                 return Err(TemplateError::NoSequence { offset });
             }
             if start > 0 {
                 parts.push(Part::Text(rest.as_bytes()[..start].into()));
             }
-            parts.push(Part::Field(field));
+            parts.push(part);
             rest = &inside[end + 2..];
         }
         if !rest.is_empty() {
             parts.push(Part::Text(rest.as_bytes().into()));
         }
-        Ok(Self { parts })
+        let mut template = Self { parts };
+        if template.headers().next().is_some() && template.is_json() {
+            template.quote_headers();
+        }
+        Ok(template)
     }
 
-    /// Every placeholder without its braces.
+    /// What a machine sends cannot end a string of a body that is JSON.
+    fn quote_headers(&mut self) {
+        for part in &mut self.parts {
+            if let Part::Header { form: form @ HeaderForm::Raw, .. } = part {
+                *form = HeaderForm::Inside;
+            }
+        }
+    }
+
+    /// The headers that it shows.
+    pub fn headers(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Header { name, .. } => Some(&**name),
+            _ => None,
+        })
+    }
+
+    /// Every placeholder without its braces, but for those of headers, whose names are the user's.
     pub fn placeholders() -> impl Iterator<Item = &'static str> {
         PLACEHOLDERS.iter().map(|(name, _)| *name)
     }
@@ -218,6 +260,8 @@ impl Template {
         for part in &self.parts {
             body.extend_from_slice(match part {
                 Part::Text(text) => text,
+                Part::Header { form: HeaderForm::Quoted, .. } => b"\"a\"",
+                Part::Header { .. } => b"ab",
                 Part::Field(Field::Id | Field::Port) => b"1",
                 Part::Field(Field::Data) => b"{\"a\":1}",
                 Part::Field(Field::FlagsJson) => b"[]",
@@ -267,6 +311,7 @@ impl Template {
                 Part::Field(Field::ReceivedAt) => out.extend_from_slice(&rfc3339_micros(fields.received_wall_ns)),
                 Part::Field(Field::Key) => out.extend_from_slice(fields.key.as_bytes()),
                 Part::Field(other) => render_origin(*other, fields, out),
+                Part::Header { name, form } => render_header(name, *form, fields, out),
             }
         }
         Rendered { lossy }
@@ -301,6 +346,21 @@ fn render_origin(field: Field, fields: &Fields<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// A header as it was kept with the record; nothing, where it was not.
+fn render_header(name: &str, form: HeaderForm, fields: &Fields<'_>, out: &mut Vec<u8>) {
+    let value = fields.headers.value(name);
+    if form == HeaderForm::Raw {
+        out.extend_from_slice(value);
+        return;
+    }
+    let start = out.len();
+    write_text(value, fields.decoding.of_headers(), out);
+    if form == HeaderForm::Inside {
+        out.pop();
+        out.remove(start); // what moves is short
+    }
+}
+
 /// Writes a record's text as a JSON string. Returns whether it was not all text.
 pub fn write_text(bytes: &[u8], decoding: Decoding, out: &mut Vec<u8>) -> bool {
     let is_hex = decoding.on_undecodable == OnUndecodable::Hex;
@@ -320,14 +380,25 @@ pub fn write_text(bytes: &[u8], decoding: Decoding, out: &mut Vec<u8>) -> bool {
 }
 
 /// What stands between `{{` and `}}`, which begins at `offset`.
-fn parse_placeholder(inside: &str, offset: usize) -> Result<Field, TemplateError> {
+fn parse_placeholder(inside: &str, offset: usize) -> Result<Part, TemplateError> {
     let (name, filter) = match inside.split_once('|') {
         Some((name, filter)) => (name.trim(), Some(filter.trim())),
         None => (inside.trim(), None),
     };
     let given = filter.map_or_else(|| name.to_owned(), |filter| format!("{name}|{filter}"));
     if let Some((_, field)) = PLACEHOLDERS.iter().find(|(known, _)| *known == given) {
-        return Ok(*field);
+        return Ok(Part::Field(*field));
+    }
+    if let Some(header) = name.strip_prefix(HEADER).filter(|header| !header.is_empty()) {
+        let form = match filter {
+            None => HeaderForm::Raw,
+            Some("json") => HeaderForm::Quoted,
+            Some(other) => {
+                let (placeholder, given) = (name.to_owned(), other.to_owned());
+                return Err(TemplateError::UnknownFilter { offset, placeholder, given, nearest: None });
+            }
+        };
+        return Ok(Part::Header { name: header.into(), form });
     }
     match filter {
         Some(filter) if PLACEHOLDERS.iter().any(|(known, _)| *known == name) => {

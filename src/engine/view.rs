@@ -3,7 +3,7 @@
 
 use super::files::{FsStorage, core_directories};
 use crate::ground::decoding::Decoding;
-use crate::ground::{CoreId, Now, RecordFlags, SegmentNumber};
+use crate::ground::{CoreId, KeptHeaders, Now, RecordFlags, SegmentNumber};
 use crate::journal::format::SEGMENT_HEADER_BYTES;
 use crate::journal::{
     self, BlockFile, BlockMemory, Completion, Journal, LeftBlocks, Op, OpenError, Options, Parked, Scan, Step, Storage,
@@ -46,6 +46,8 @@ pub struct Pending<'a> {
     pub received_wall_ns: u64,
     /// The machine's own Idempotency-Key, or nothing.
     pub machine_key: &'a [u8],
+    /// Headers of the request that brought it.
+    pub headers: KeptHeaders<'a>,
     /// The record.
     pub data: &'a [u8],
 }
@@ -137,6 +139,7 @@ impl View {
                     flags: RecordFlags(view.flags),
                     received_wall_ns: view.payload.first_byte_wall_ns,
                     machine_key: view.payload.key,
+                    headers: view.payload.headers,
                     data: view.payload.data,
                 });
                 self.journal.release(record.at);

@@ -47,6 +47,11 @@ impl Default for Decoding {
 }
 
 impl Decoding {
+    /// How the fields of a request's head become text: they are in the encoding of its records, unless that has no ASCII.
+    pub fn of_headers(self) -> Self {
+        if self.encoding.is_ascii_compatible() { self } else { Self { encoding: UTF_8, ..self } }
+    }
+
     /// The encoding of a label (Encoding Standard, section 4.2), in any case, with blanks around.
     /// `None` where there is no such label, or where it stands for the replacement encoding, which
     /// decodes nothing.

@@ -23,7 +23,7 @@ pub struct BatchRoom {
     bytes: usize,
 }
 
-/// Bytes of the entries of a batch, of records with so many bytes each.
+/// Bytes of the entries of a batch, of records with so many bytes each, headers included.
 fn bytes_of(records: impl Iterator<Item = usize>) -> usize {
     let entries: usize = records.map(|bytes| entry_bytes(RECORD_PREFIX_BYTES + bytes)).sum();
     entries + KEY_HASHES_BYTES + ORIGIN_ENTRY_BYTES_MAX
@@ -60,7 +60,8 @@ impl Journal {
         hashes: Option<&KeyHashes>,
     ) -> Vec<Appended> {
         let Some(first) = records.first() else { return Vec::new() };
-        assert!(bytes_of(records.iter().map(|record| record.data.len())) <= room.bytes, "a batch in room of its own");
+        let sizes = records.iter().map(|record| record.headers.as_bytes().len() + record.data.len());
+        assert!(bytes_of(sizes) <= room.bytes, "a batch in room of its own");
         let mut is_new = false;
         for record in records {
             assert!(record.key.is_empty() && record.hashes.is_none() && record.origin == first.origin);
@@ -85,6 +86,7 @@ impl Journal {
                     key: &[],
                     body_hash: 0,
                     hashes: encoded.as_ref().filter(|_| is_last),
+                    headers: record.headers,
                     data: record.data,
                 };
                 let mut prefix = payload.encode_prefix();
@@ -102,7 +104,7 @@ impl Journal {
             .map(|(index, (record, prefix))| {
                 let is_last = index + 1 == records.len();
                 let hashes = encoded.as_ref().filter(|_| is_last).map_or(&[][..], |hashes| &hashes[..]);
-                Unwritten { flags: record.flags, parts: [&prefix[..], hashes, record.data] }
+                Unwritten { flags: record.flags, parts: [&prefix[..], hashes, record.headers.as_bytes(), record.data] }
             })
             .collect();
         let written = self.writer.write_batch(&self.window, lane, &entries);

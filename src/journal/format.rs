@@ -18,8 +18,9 @@
 //!
 //! record payload   0 first byte at u64 (ns since 1970)       8 frame µs u32      12 origin u32
 //!                 16 key length u16     18 flags u16        20 body hash u32
-//!                 24 where flag 1 is set: hash of SOURCE and key u128, hash of the body u128, then key …, data …
+//!                 24 where flag 1 is set: hash of SOURCE and key u128, hash of the body u128; then key …, data …
 //!                 flag 2: the next entry is a record of the same batch; flag 4: the one before is (see `batch`)
+//!                 flag 8: kept headers stand before the key (see `ground::KeptHeaders`)
 //! origin payload   0 origin u32          4 source length u16 6 name length u16   8 encoding length u8
 //!                  9 on undecodable u8  10 port u16         12 address [u8; 16] (IPv6; IPv4 mapped; zero: no peer)
 //!                 28 source …, name …, encoding …
@@ -43,8 +44,8 @@
 //!
 //! Format 1 differs in the segment header (magic, version u32 = 1, core u32, segment u64, nonce u64, bytes u64, physical u32, zero
 //! u32, epoch u64, epoch id u128, nonce u64 again, crc u32) and has origins of another kind (origin u32, source length u16, name
-//! length u16, source …, name …). Formats 1 and 2 have no keys, no losses, and no flags in a record, format 3 has no batches. All are
-//! read; a start writes new segments in its own format.
+//! length u16, source …, name …). Formats 1 and 2 have no keys, no losses, and no flags in a record, format 3 has no batches, format 4
+//! no kept headers. All are read; a start writes new segments in its own format.
 //!
 //! The nonce of a segment's life and the offset seed every CRC-32C, so that an entry of an earlier life, or a payload that
 //! looks like an entry, is never taken for real.
@@ -53,7 +54,7 @@ use super::keys::KEY_HASHES_BYTES;
 use super::stamp;
 pub use super::stamp::VERSION;
 use crate::ground::decoding::{Decoding, OnUndecodable};
-use crate::ground::{LaneNumber, RecordNumber, SegmentNumber};
+use crate::ground::{KeptHeaders, LaneNumber, RecordNumber, SegmentNumber};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
@@ -86,6 +87,8 @@ const RECORD_FLAG_HASHES: u16 = 1;
 pub(super) const RECORD_FLAG_MORE: u16 = 2;
 /// The entry before is of the same batch.
 pub(super) const RECORD_FLAG_BEHIND: u16 = 4;
+/// Headers of the request follow, behind the hashes.
+const RECORD_FLAG_HEADERS: u16 = 8;
 pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"RINGSEG1";
 const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"RBLK");
 
@@ -453,7 +456,10 @@ pub(super) fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
         }
         Kind::Record => {
             payload.len() >= RECORD_PREFIX_BYTES
-                && payload.len() >= RECORD_PREFIX_BYTES + hashes_bytes(payload) + u16_at(payload, 16) as usize
+                && headers_bytes(payload).is_some_and(|headers| {
+                    let behind = hashes_bytes(payload) + headers + u16_at(payload, 16) as usize;
+                    payload.len() >= RECORD_PREFIX_BYTES + behind
+                })
         }
         Kind::Id | Kind::Discarded | Kind::Retried => payload.len() >= 8,
         Kind::Delivered => payload.len().is_multiple_of(8),
@@ -467,6 +473,14 @@ pub(super) fn payload_fits(kind: Kind, payload: &[u8]) -> bool {
 /// Bytes of the hashes in a record's payload.
 fn hashes_bytes(payload: &[u8]) -> usize {
     if u16_at(payload, 18) & RECORD_FLAG_HASHES != 0 { KEY_HASHES_BYTES } else { 0 }
+}
+
+/// Bytes of the kept headers in a record's payload; `None` where they are not whole.
+fn headers_bytes(payload: &[u8]) -> Option<usize> {
+    if u16_at(payload, 18) & RECORD_FLAG_HEADERS == 0 {
+        return Some(0);
+    }
+    KeptHeaders::bytes_at(payload.get(RECORD_PREFIX_BYTES + hashes_bytes(payload)..)?)
 }
 
 /// Whether a record says that the next entry is of its batch, and the one before.
@@ -531,12 +545,14 @@ pub struct RecordPayload<'a> {
     pub body_hash: u32,
     /// Where keys are remembered: what this one is known by, encoded. Few who look at a record ask for it.
     pub hashes: Option<&'a [u8; KEY_HASHES_BYTES]>,
+    /// Headers of its request.
+    pub headers: KeptHeaders<'a>,
     /// The record.
     pub data: &'a [u8],
 }
 
 impl<'a> RecordPayload<'a> {
-    /// What stands before hashes, key and data.
+    /// What stands before hashes, headers, key and data.
     pub fn encode_prefix(&self) -> [u8; RECORD_PREFIX_BYTES] {
         let mut out = [0; RECORD_PREFIX_BYTES];
         out[0..8].copy_from_slice(&self.first_byte_wall_ns.to_le_bytes());
@@ -544,6 +560,7 @@ impl<'a> RecordPayload<'a> {
         out[12..16].copy_from_slice(&self.origin.to_le_bytes());
         out[16..18].copy_from_slice(&(self.key.len() as u16).to_le_bytes());
         out[18] = if self.hashes.is_some() { RECORD_FLAG_HASHES as u8 } else { 0 };
+        out[18] |= if self.headers.is_empty() { 0 } else { RECORD_FLAG_HEADERS as u8 };
         out[20..24].copy_from_slice(&self.body_hash.to_le_bytes());
         out
     }
@@ -555,6 +572,7 @@ impl<'a> RecordPayload<'a> {
             0 => (None, behind),
             _ => behind.split_first_chunk().map(|(hashes, rest)| (Some(hashes), rest)).expect("a payload that fits"),
         };
+        let (headers, rest) = rest.split_at(headers_bytes(payload).expect("a payload that fits"));
         let (key, data) = rest.split_at(u16_at(payload, 16) as usize);
         Self {
             first_byte_wall_ns: u64_at(payload, 0),
@@ -563,6 +581,7 @@ impl<'a> RecordPayload<'a> {
             key,
             body_hash: u32_at(payload, 20),
             hashes,
+            headers: KeptHeaders::of(headers),
             data,
         }
     }

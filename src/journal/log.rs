@@ -30,7 +30,7 @@ use super::writer::Writer;
 use super::{BlockFile, Claim, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, Storage};
 use crate::config::Durability;
 use crate::ground::count::Counters;
-use crate::ground::{CoreId, LaneNumber, Now, RecordNumber};
+use crate::ground::{CoreId, KeptHeaders, LaneNumber, Now, RecordNumber};
 use crate::observe::losses::{Acknowledged, LossNews, LossSnapshot};
 use crate::observe::snapshot::JournalSnapshot;
 use std::io;
@@ -54,6 +54,8 @@ pub struct NewRecord<'a> {
     pub key: &'a [u8],
     /// What that is known by from now on, if it is remembered.
     pub hashes: Option<&'a KeyHashes>,
+    /// Headers of its request.
+    pub headers: KeptHeaders<'a>,
     /// The record.
     pub data: &'a [u8],
 }
@@ -71,7 +73,7 @@ pub struct Appended {
 #[derive(Debug)]
 #[must_use = "room is given to the next record"]
 pub struct Room {
-    /// Of hashes, key and data.
+    /// Of hashes, headers, key and data.
     bytes: usize,
 }
 
@@ -116,9 +118,10 @@ pub struct Journal {
     pub(super) turns: u32,
 }
 
-/// Bytes of a record's hashes, key and data.
+/// Bytes of a record's hashes, headers, key and data.
 fn bytes_of(record: &NewRecord<'_>) -> usize {
-    record.key.len() + record.data.len() + record.hashes.map_or(0, |_| KEY_HASHES_BYTES)
+    let hashes_bytes = record.hashes.map_or(0, |_| KEY_HASHES_BYTES);
+    hashes_bytes + record.headers.as_bytes().len() + record.key.len() + record.data.len()
 }
 
 impl Journal {
@@ -307,8 +310,8 @@ impl Journal {
 
     // ---- entries
 
-    /// Room for a record whose key and data, with the hashes of a key that is remembered, come to `bytes` at most. Asked once a record:
-    /// [`Journal::append_in`] takes it.
+    /// Room for a record whose headers, key and data, with the hashes of a key that is remembered, come to `bytes` at
+    /// most. Asked once a record: [`Journal::append_in`] takes it.
     ///
     /// # Errors
     /// [`Full`]: no record of such a sender is taken now.
@@ -366,10 +369,16 @@ impl Journal {
             key: record.key,
             body_hash,
             hashes: hashes.as_ref(),
+            headers: record.headers,
             data: record.data,
         }
         .encode_prefix();
         let (number, at) = match &hashes {
+            hashes if !record.headers.is_empty() => {
+                let hashes = hashes.as_ref().map_or(&[][..], |hashes| &hashes[..]);
+                let parts = [&prefix[..], hashes, record.headers.as_bytes(), record.key, record.data];
+                self.writer.write_entry(&self.window, Kind::Record, record.flags, lane, &parts)
+            }
             None => {
                 let parts = [&prefix[..], record.key, record.data];
                 self.writer.write_entry(&self.window, Kind::Record, record.flags, lane, &parts)

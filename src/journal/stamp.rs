@@ -12,14 +12,15 @@
 //!
 //! Format 2 brought the stamps, and origins with peer and encoding. Format 3 brought the end mark and
 //! the inventory of a clean stop, second copies of an epoch in a block of their own, losses, and the
-//! keys of machines. Format 4 brought batches.
+//! keys of machines. Format 4 brought batches, format 5 the kept headers of
+//! requests.
 
 use super::format::u32_at;
 
 /// Bytes of a stamp.
 pub const STAMP_BYTES: usize = 32;
 /// The format that this program writes.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The oldest one that it reads.
 pub const OLDEST_VERSION: u32 = 1;
 /// The first one whose files have a stamp.
@@ -93,7 +94,7 @@ mod tests {
     #[test]
     fn another_format_under_a_right_crc_is_told_apart() {
         for (version, readable) in
-            [(0, false), (1, true), (2, true), (3, true), (4, true), (5, false), (u32::MAX, false)]
+            [(0, false), (1, true), (2, true), (3, true), (4, true), (5, true), (6, false), (u32::MAX, false)]
         {
             let mut bytes = vec![0; STAMP_BYTES];
             write(MAGIC, &mut bytes);

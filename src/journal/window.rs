@@ -603,6 +603,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ground::KeptHeaders;
     use crate::journal::BlockMemory;
 
     #[test]
@@ -615,6 +616,7 @@ mod tests {
                 key: b"",
                 body_hash: 0,
                 hashes: None,
+                headers: KeptHeaders::default(),
                 data: b"",
             };
             let mut key = String::new();

@@ -84,7 +84,7 @@ enum Write {
 pub(super) struct Unwritten<'a> {
     pub flags: u8,
     /// Of the payload.
-    pub parts: [&'a [u8]; 3],
+    pub parts: [&'a [u8]; 4],
 }
 
 impl Unwritten<'_> {

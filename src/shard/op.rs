@@ -204,6 +204,8 @@ pub struct PassedOn {
     pub key: Option<Box<[u8]>>,
     /// Content-Type.
     pub content_type: Option<Box<[u8]>>,
+    /// Headers that its source keeps, encoded.
+    pub headers: Box<[u8]>,
     /// The body.
     pub body: Box<[u8]>,
     /// When its first byte came; monotonic nanoseconds, the same on all cores.

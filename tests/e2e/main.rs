@@ -15,6 +15,7 @@ mod environment;
 mod forbid;
 mod forms;
 mod full;
+mod headers;
 mod hints;
 mod histograms;
 mod http;

@@ -564,7 +564,7 @@ fn a_query_is_refused_unless_the_source_ignores_it() {
     assert!(answer.body.contains(r#""allowed":"no query, or query = \"ignore\" in the source""#), "{}", answer.body);
     let forms = Forms { query: Query::Ignore, ..Forms::default() };
     for way in [vec![request.as_bytes()], request.as_bytes().chunks(1).collect()] {
-        let outcome = run_as(forms, way);
+        let outcome = run_as(&forms, way);
         assert_eq!((outcome.statuses(), outcome.bodies()), (vec![201], vec![b"hello".as_slice()]));
     }
 }
@@ -589,12 +589,12 @@ fn lines_of_a_head_may_end_in_lf_alone_where_the_source_allows_it() {
     for request in [bare.clone(), plc, mixed, format!("\n{bare}"), format!("\r\n{bare}"), with_length("5")] {
         let both = [request.as_str(), GOOD].concat();
         for way in [vec![both.as_bytes()], both.as_bytes().chunks(1).collect()] {
-            let outcome = run_as(forms, way);
+            let outcome = run_as(&forms, way);
             assert_eq!(outcome.bodies(), [b"hello".as_slice(), b"good"], "{request:?}");
         }
         for split in 1..both.len() {
             let (first, second) = both.as_bytes().split_at(split);
-            assert_eq!(run_as(forms, [first, second]).statuses(), [201, 201], "{request:?} at {split}");
+            assert_eq!(run_as(&forms, [first, second]).statuses(), [201, 201], "{request:?} at {split}");
         }
     }
     for wrong in [
@@ -605,7 +605,7 @@ fn lines_of_a_head_may_end_in_lf_alone_where_the_source_allows_it() {
         bare.replace("5", "05, 5"),
     ] {
         for way in [vec![wrong.as_bytes()], wrong.as_bytes().chunks(1).collect()] {
-            let outcome = run_as(forms, way);
+            let outcome = run_as(&forms, way);
             assert_eq!((outcome.statuses(), outcome.closed), (vec![400], true), "{wrong:?}");
         }
     }

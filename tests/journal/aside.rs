@@ -2,7 +2,7 @@
 
 use super::world::{BLOCK_BYTES, World, options};
 use ringest::config::Durability;
-use ringest::ground::RecordNumber;
+use ringest::ground::{KeptHeaders, RecordNumber};
 use ringest::journal::{Identity, Lies, Location, NewRecord, OriginRef, Refused};
 
 const REFUSED: Refused<'static> = Refused { status: 422, attempts: 3, answer: b"no" };
@@ -23,7 +23,16 @@ fn data(number: u64) -> Vec<u8> {
 /// Appends a record and holds it, if there is room.
 fn append(world: &mut World, origin: OriginRef, data: &[u8]) -> Option<(RecordNumber, Location)> {
     let now = world.now;
-    let record = NewRecord { origin, flags: 1, first_byte_wall_ns: 7, frame_us: 2, key: b"k", hashes: None, data };
+    let record = NewRecord {
+        origin,
+        flags: 1,
+        first_byte_wall_ns: 7,
+        frame_us: 2,
+        key: b"k",
+        hashes: None,
+        headers: KeptHeaders::default(),
+        data,
+    };
     let appended = world.journal().append_record(now, record).ok()?;
     world.journal().hold(appended.at);
     Some((appended.number, appended.at))

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use ringest::ground::decoding::{Decoding, OnUndecodable};
-use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
+use ringest::ground::{KeptHeaders, LaneNumber, RecordNumber, SegmentNumber};
 use ringest::journal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Dense, ENTRY_HEADER_BYTES, Entries, Entry, EntryHeader, Kind, OriginPayload,
     RecordPayload, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entry_bytes, round_up,
@@ -78,6 +78,8 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
         Kind::Record => {
             let (key, data) = bytes.split_at(split);
             let hashes = split.is_multiple_of(2).then(|| KeyHashes::of("press-4", key, data));
+            let fields = [("X-Lot", data), ("X-Shift", key)];
+            let headers = KeptHeaders::encode(fields.into_iter().filter(|_| split.is_multiple_of(3)));
             let written = hashes.map(KeyHashes::encode);
             let hashed = written.as_ref().map_or(&[][..], |written| &written[..]);
             let record = RecordPayload {
@@ -87,9 +89,12 @@ fn payload(kind: Kind, bytes: &[u8], split: usize) -> Vec<u8> {
                 key,
                 body_hash: 4,
                 hashes: written.as_ref(),
+                headers: KeptHeaders::of(&headers),
                 data,
             };
-            [&record.encode_prefix()[..], hashed, key, data].concat()
+            let payload = [&record.encode_prefix()[..], hashed, &headers, key, data].concat();
+            assert_eq!(RecordPayload::decode(&payload), record);
+            payload
         }
         Kind::Leased => [&[1; 16], &bytes[..bytes.len() / 16 * 16]].concat(),
         Kind::Key => [&[1; 16], &bytes[..bytes.len() / 32 * 32]].concat(),
@@ -147,7 +152,9 @@ fn view(entry: &Entry<'_>) {
         Kind::Record => {
             let record = RecordPayload::decode(entry.payload);
             let hashes = record.hashes.map_or(0, |hashes| hashes.len());
-            assert_eq!(24 + hashes + record.key.len() + record.data.len(), entry.payload.len());
+            let headers = record.headers.as_bytes().len();
+            assert!(record.headers.iter().count() <= 255);
+            assert_eq!(24 + hashes + headers + record.key.len() + record.data.len(), entry.payload.len());
         }
         kind @ (Kind::Origin | Kind::Origin1) => {
             let _ = OriginPayload::decode(kind, entry.payload);

@@ -53,19 +53,21 @@ fn write_disk(disk: &Disk) -> String {
 }
 
 fn write_record(out: &mut String, kept: &Kept) {
-    let Kept { number, lane, source, name, epoch_id, flags, first_byte_wall_ns, frame_us, key, data, id } = kept;
+    let Kept { number, lane, source, name, epoch_id, flags, first_byte_wall_ns, frame_us, key, headers, data, id } =
+        kept;
     let id = id.as_deref().unwrap_or("-");
-    let (key, data) = (hex(key), hex(data));
-    writeln!(
+    let (key, data, headers) = (hex(key), hex(data), hex(headers));
+    write!(
         out,
         "record {number} {lane} {source} {name} {epoch_id:x} {flags} {first_byte_wall_ns} {frame_us} {id} {key}; {data};"
     )
     .expect("a string takes all");
+    writeln!(out, " {headers};").expect("a string takes all");
 }
 
 fn read_record(text: &str) -> Kept {
     let mut words = text.split(' ');
-    let mut word = || words.next().expect("a word");
+    let mut word = || words.next().unwrap_or_default();
     Kept {
         number: RecordNumber(word().parse().expect("a number")),
         lane: LaneNumber(word().parse().expect("a number")),
@@ -78,6 +80,8 @@ fn read_record(text: &str) -> Kept {
         id: Some(word()).filter(|id| *id != "-").map(str::to_owned),
         key: unhex(word().trim_end_matches(';')),
         data: unhex(word().trim_end_matches(';')),
+        // Formats before the fifth have none.
+        headers: unhex(word().trim_end_matches(';')),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::world::{BLOCK_BYTES, SEGMENT_BYTES, World, options};
 use ringest::config::Durability;
-use ringest::ground::{Now, RecordNumber};
+use ringest::ground::{KeptHeaders, Now, RecordNumber};
 use ringest::journal::{Identity, KeyHashes, KeyLimits, Known, Location, NewRecord, Options, OriginRef};
 use std::collections::VecDeque;
 
@@ -50,6 +50,7 @@ impl Story {
             frame_us: 0,
             key: &self.taken.to_le_bytes(),
             hashes: Some(&key(self.taken)),
+            headers: KeptHeaders::default(),
             data: &data,
         };
         if let Ok(appended) = self.world.journal().append_record(now, record) {

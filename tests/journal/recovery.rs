@@ -1,9 +1,9 @@
 //! Recovery: whatever the moment of the kill, the unsettled records come back, and only they.
 
 use super::disk::Disk;
-use super::world::{Kept, Pending, World, options};
+use super::world::{Kept, Pending, World, headers_of, options};
 use ringest::config::Durability;
-use ringest::ground::RecordNumber;
+use ringest::ground::{KeptHeaders, RecordNumber};
 use ringest::journal::Op;
 use ringest::journal::{Appended, Claim, Identity, KeyHashes, Location, NewRecord, OriginRef};
 use std::collections::{BTreeMap, HashSet};
@@ -61,15 +61,26 @@ impl Story {
     pub fn append_batch(&mut self, sizes: &[usize]) {
         let origin = self.origins[0];
         let bodies: Vec<Vec<u8>> = sizes.iter().map(|bytes| vec![b'b'; *bytes]).collect();
-        let record =
-            |data| NewRecord { origin, flags: 0, first_byte_wall_ns: 5, frame_us: 6, key: b"", hashes: None, data };
-        let records: Vec<NewRecord<'_>> = bodies.iter().map(|body| record(body)).collect();
+        let encoded = headers_of(b"lot");
+        let records = bodies.iter().map(|data| NewRecord {
+            origin,
+            flags: 0,
+            first_byte_wall_ns: 5,
+            frame_us: 6,
+            key: b"",
+            hashes: None,
+            headers: KeptHeaders::of(&encoded),
+            data,
+        });
+        let records: Vec<NewRecord<'_>> = records.collect();
         let now = self.world.now;
-        let room = self.world.journal().room_for_batch(now, Claim::Waits, sizes.iter().copied()).expect("room");
+        let sizes = sizes.iter().map(|bytes| encoded.len() + bytes);
+        let room = self.world.journal().room_for_batch(now, Claim::Waits, sizes).expect("room");
         let hashes = KeyHashes::of_marked("name-0", b"a key of the whole", b"lines", b"the body");
         for Appended { at, .. } in self.world.journal().append_batch(now, room, &records, Some(&hashes)) {
             self.world.journal().hold(at);
             let kept = self.world.view(origin, at);
+            assert_eq!(kept.headers, encoded);
             self.waiting.insert(kept.number, (kept, origin, at));
         }
     }

@@ -3,7 +3,7 @@
 
 use super::world::World;
 use ringest::config::{self, Durability};
-use ringest::ground::RecordNumber;
+use ringest::ground::{KeptHeaders, RecordNumber};
 use ringest::journal::{Appended, Identity, Location, NewRecord, Options};
 use std::time::Instant;
 
@@ -27,8 +27,16 @@ fn a_record_costs_little_from_append_to_settled() {
     let mut turns_ns = 0;
     for turn in 0..RECORDS / PER_TURN {
         let now = world.now;
-        let record =
-            NewRecord { origin, flags: 0, first_byte_wall_ns: turn, frame_us: 3, key: b"", hashes: None, data: &data };
+        let record = NewRecord {
+            origin,
+            flags: 0,
+            first_byte_wall_ns: turn,
+            frame_us: 3,
+            key: b"",
+            hashes: None,
+            headers: KeptHeaders::default(),
+            data: &data,
+        };
         let journal = world.journal();
         let start = Instant::now();
         let nowhere = Location { extent: 0, offset: 0 };
@@ -71,8 +79,16 @@ fn recovery_reads_hundreds_of_megabytes_a_second() {
     let mut records: u64 = 0;
     while world.segments() <= 16 {
         let now = world.now;
-        let record =
-            NewRecord { origin, flags: 0, first_byte_wall_ns: 1, frame_us: 3, key: b"", hashes: None, data: &data };
+        let record = NewRecord {
+            origin,
+            flags: 0,
+            first_byte_wall_ns: 1,
+            frame_us: 3,
+            key: b"",
+            hashes: None,
+            headers: KeptHeaders::default(),
+            data: &data,
+        };
         while world.journal().append_record(now, record).is_ok() {
             records += 1;
         }

@@ -2,7 +2,7 @@
 
 use super::disk::Disk;
 use ringest::config::Durability;
-use ringest::ground::{LaneNumber, RecordNumber, SegmentNumber};
+use ringest::ground::{KeptHeaders, LaneNumber, RecordNumber, SegmentNumber};
 use ringest::journal::{
     self, Appended, Found, Journal, Location, Moved, NewRecord, Options, OriginRef, Position, Scan, Step,
 };
@@ -28,6 +28,12 @@ pub fn options(durability: Durability, segments: u64, slots: usize) -> Options {
     }
 }
 
+/// What a record of this data is appended with: one in four has headers, with bytes of it.
+pub fn headers_of(data: &[u8]) -> Vec<u8> {
+    let fields = [("X-Lot", &data[..data.len().min(9)]), ("X-Empty", &b""[..])];
+    KeptHeaders::encode(fields.into_iter().filter(|_| data.len() % 4 == 3))
+}
+
 /// All that a record says.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Kept {
@@ -40,6 +46,7 @@ pub struct Kept {
     pub first_byte_wall_ns: u64,
     pub frame_us: u32,
     pub key: Vec<u8>,
+    pub headers: Vec<u8>,
     pub data: Vec<u8>,
     pub id: Option<String>,
 }
@@ -401,6 +408,7 @@ impl World {
             first_byte_wall_ns: record.payload.first_byte_wall_ns,
             frame_us: record.payload.frame_us,
             key: record.payload.key.to_vec(),
+            headers: record.payload.headers.as_bytes().to_vec(),
             data: record.payload.data.to_vec(),
             id: journal.recovered_id(record.number).map(str::to_owned),
         }
@@ -476,8 +484,10 @@ impl World {
         let now = self.now;
         let (flags, first_byte_wall_ns, frame_us) =
             (data.len() as u8, now.mono_ns ^ data.len() as u64, data.len() as u32);
-        let record = NewRecord { origin, flags, first_byte_wall_ns, frame_us, key, hashes: None, data };
-        let room = self.journal().can_append(now, key.len() + data.len());
+        let encoded = headers_of(data);
+        let headers = KeptHeaders::of(&encoded);
+        let record = NewRecord { origin, flags, first_byte_wall_ns, frame_us, key, hashes: None, headers, data };
+        let room = self.journal().can_append(now, encoded.len() + key.len() + data.len());
         let appended = self.journal().append_record(now, record);
         assert_eq!(appended.is_ok(), room, "can_append tells the truth");
         let Appended { number, at } = appended.ok()?;
@@ -486,7 +496,7 @@ impl World {
         self.journal().release(at);
         let expected = (number, flags, first_byte_wall_ns, frame_us, key, data);
         let got = (kept.number, kept.flags, kept.first_byte_wall_ns, kept.frame_us, &kept.key[..], &kept.data[..]);
-        assert_eq!(got, expected);
+        assert_eq!((got, &kept.headers), (expected, &encoded));
         Some((kept, at))
     }
 }

@@ -61,6 +61,8 @@ pub struct MachinePlan {
     pub one_at_a_time: bool,
     /// HTTP: a record that is sent again goes to the SOURCE that it was first sent to, and is the same by its key.
     pub keyed: bool,
+    /// HTTP: it gives a lot with its records, in a header.
+    pub has_lots: bool,
 }
 
 /// A record of an HTTP machine.
@@ -493,6 +495,9 @@ impl Machine {
     fn request(&self, cx: &mut Context, Post { number, record, lane, .. }: &Post) -> Vec<u8> {
         let mut head = format!("POST /v1/records/{lane} HTTP/1.1\r\nHost: gateway:8443\r\n");
         head += &format!("Idempotency-Key: m{}-{number}\r\n", self.index);
+        for lot in payload::lots(record).iter().filter(|_| self.plan.has_lots) {
+            head += &format!("x-LOT: {lot}\r\n");
+        }
         if cx.rng.bool() {
             head += "Content-Type: application/octet-stream\r\nUser-Agent: gauge/2.1 (\u{b5}m)\r\n";
         }

@@ -273,6 +273,31 @@ pub struct Film {
     pub id: Option<String>,
     pub source: String,
     pub data: Vec<u8>,
+    /// What came with it in a header; absent where the template does not show it.
+    pub lot: Option<String>,
+}
+
+impl Film {
+    /// Whether it shows the lot that its machine gave: those of HTTP give one with most records. A record whose origin was
+    /// damaged may be of any machine.
+    pub fn has_its_lot(&self) -> bool {
+        let lot = lots(&self.data).join(", ");
+        match (self.lot.as_deref(), self.source.as_str()) {
+            (Some(told), source) if source.starts_with("h-") => told == lot,
+            (Some(told), "unknown") => told.is_empty() || told == lot,
+            (told, _) => told == Some(""),
+        }
+    }
+}
+
+/// What HTTP machines say of a record in fields of a header. The beginning of a record tells it, which every body shows as it is.
+pub fn lots(record: &[u8]) -> Vec<String> {
+    let sum = crc32c::crc32c(&record[..record.len().min(HEAD_BYTES)]);
+    match sum % 4 {
+        0 => Vec::new(),
+        1 => vec![format!("{:04x}", sum >> 16), format!("L\"{:04x}\"", sum & 0xFFFF)],
+        _ => vec![format!("{sum:08x}")],
+    }
 }
 
 impl Body {
@@ -289,6 +314,14 @@ impl Body {
     /// The template of one record of a batch, which is known by the key in it.
     pub fn template_with_key(self, with_id: bool) -> String {
         self.template(with_id).replacen('{', r#"{"key": "{{key}}", "#, 1)
+    }
+
+    /// The same with the lot of each record.
+    pub fn with_lot(self, template: &str) -> String {
+        match self {
+            Self::Raw => template.replacen("{{received_at}}", "{{received_at}} {{header.X-Lot}}", 1),
+            _ => template.replacen('{', r#"{"lot": "{{header.x-lot}}", "#, 1),
+        }
     }
 
     fn data(self) -> &'static str {
@@ -316,10 +349,11 @@ impl Body {
         if self == Self::Raw {
             let mut parts = body.splitn(4, |&byte| byte == b'\n');
             let mut line = || parts.next().ok_or_else(|| "too few lines".to_owned());
-            let (id, source, _key, data) = (line()?, line()?, line()?, line()?);
+            let (id, source, key, data) = (line()?, line()?, line()?, line()?);
+            let lot = key.splitn(3, |&byte| byte == b' ').nth(2).map(|lot| String::from_utf8_lossy(lot).into_owned());
             let id = String::from_utf8(id.to_vec()).map_err(|error| error.to_string())?;
             let source = serde_json::from_slice(source).map_err(|error| error.to_string())?;
-            return Ok(Film { id: (!id.is_empty()).then_some(id), source, data: data.to_vec() });
+            return Ok(Film { id: (!id.is_empty()).then_some(id), source, data: data.to_vec(), lot });
         }
         let value: serde_json::Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         let text = |name: &str| value[name].as_str().map(str::to_owned).ok_or_else(|| format!("no text at {name}"));
@@ -329,7 +363,8 @@ impl Body {
             Self::Base64 => from_base64(&data).ok_or("bad base64")?,
             _ => data.into_bytes(),
         };
-        Ok(Film { id: value.get("id").map(ToString::to_string), source: text("machine")?, data })
+        let lot = value["lot"].as_str().map(str::to_owned);
+        Ok(Film { id: value.get("id").map(ToString::to_string), source: text("machine")?, data, lot })
     }
 }
 

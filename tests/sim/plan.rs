@@ -225,12 +225,16 @@ impl Plan {
             _ => Level::Memory,
         };
         let body = *rng.choice(&[Body::Json, Body::Hex, Body::Base64, Body::Raw]).expect("some");
-        let (sources, mut machines) = machines(rng, body, level);
-        let (mut deliver, sequence, contract) = delivery(rng, body);
+        let (mut sources, mut machines) = machines(rng, body, level);
+        let (mut deliver, sequence, mut contract) = delivery(rng, body);
         let mut block_bytes = *rng.choice(&[8192, 16_384]).expect("some");
         let mut physical = *rng.choice(&[512, 4096]).expect("some");
         let mut journal = journal(rng, level, block_bytes, physical);
         let keyed = is_keyed(seed);
+        let has_lots = has_lots(seed);
+        if has_lots {
+            keep_lots(&mut sources, &mut deliver, &mut contract);
+        }
         journal.machine_keys.count = if keyed { 1_000 } else { 0 };
         let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
         let mut faults = faults(rng, level, matches!(seed % 8, 1 | 3 | 5), &machines);
@@ -263,7 +267,7 @@ impl Plan {
             body,
             machines: machines
                 .into_iter()
-                .map(|machine| MachinePlan { keyed, fickle: fickle(seed, &machine), ..machine })
+                .map(|machine| MachinePlan { keyed, has_lots, fickle: fickle(seed, &machine), ..machine })
                 .collect(),
             faults,
             weather: weather(rng),
@@ -297,6 +301,21 @@ impl Plan {
 /// Whether machines' keys are remembered, and machines repeat under them; drawn apart, so that the other worlds are what they were.
 fn is_keyed(seed: u64) -> bool {
     fastrand::Rng::with_seed(seed ^ 0x6b65_7973).u8(..3) > 0
+}
+
+/// Whether machines give a lot with their records, in a header that is kept; drawn apart, so that the other worlds are what they were.
+fn has_lots(seed: u64) -> bool {
+    fastrand::Rng::with_seed(seed ^ 0x6c6f_7473).u8(..4) == 0
+}
+
+fn keep_lots(sources: &mut [Source], deliver: &mut Deliver, contract: &mut Contract) {
+    for source in sources.iter_mut().filter(|source| matches!(source.kind, SourceKind::Http { .. })) {
+        let mut keeps = server::Keeps::default();
+        keeps.add("X-Lot");
+        source.forms.keeps = Some(Arc::new(keeps));
+    }
+    deliver.body = contract.body.with_lot(&deliver.body);
+    contract.has_lots = true;
 }
 
 /// How often, in a thousand, a machine leaves. In every third world those that connect stay for a few records each, so that there are
@@ -423,6 +442,7 @@ fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, 
             one_at_a_time: false,
             is_joined: false,
             keyed: false,
+            has_lots: false,
         });
         sources.push(source_of(rng, kind, source, framing));
         // Drawn aside, so that the rest of a world is the same with and without.
@@ -626,6 +646,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
             honours_keys: rng.bool(),
         }),
         content_type: deliver.content_type.clone(),
+        has_lots: false,
         body,
         pipeline: deliver.pipeline,
         timeout_ns: deliver.timeout.as_nanos() as u64,

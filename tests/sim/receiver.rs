@@ -25,6 +25,8 @@ pub struct Contract {
     /// `None`: one step.
     pub sequence: Option<SequenceContract>,
     pub content_type: String,
+    /// Machines give a lot with their records, and bodies show it.
+    pub has_lots: bool,
     pub body: Body,
     pub pipeline: usize,
     /// How long the client waits for a whole answer.
@@ -511,7 +513,13 @@ impl Receiver {
 /// The records of a request, each with its key.
 pub fn films(contract: &Contract, request: &Request) -> Result<Vec<(String, Film)>, String> {
     let key = request.header("idempotency-key")?;
-    let read = |bytes: &[u8]| contract.body.read(bytes).map_err(|error| format!("{key}: body: {error}"));
+    let read = |bytes: &[u8]| match contract.body.read(bytes) {
+        Err(error) => Err(format!("{key}: body: {error}")),
+        Ok(film) if contract.has_lots && !film.has_its_lot() => {
+            Err(format!("{key}: a record of {} with the lot {:?}", film.source, film.lot))
+        }
+        Ok(film) => Ok(film),
+    };
     let Some(batch) = &contract.batch else { return Ok(vec![(key.to_owned(), read(&request.body)?)]) };
     let text = std::str::from_utf8(&request.body).map_err(|error| format!("{key}: body: {error}"))?;
     let array = match &batch.form {

@@ -15,6 +15,7 @@ fn fields(data: &[u8]) -> Fields<'_> {
         received_wall_ns: 1_767_323_045_123_456_789,
         key: "0123-4",
         machine_key: b"lot-\"7\"",
+        headers: KeptHeaders::default(),
     }
 }
 
@@ -208,4 +209,73 @@ fn text_is_read_in_its_encoding_and_what_is_none_is_told_by_policy() {
         assert_eq!(render(label, OnUndecodable::Hex, b"a\xff"), (r#""61ff""#.to_owned(), true));
         assert_eq!(render(label, OnUndecodable::Hex, b"a"), (r#""a""#.to_owned(), false));
     }
+}
+
+/// Renders with kept headers.
+fn with_headers(text: &str, decoding: Decoding, headers: &[(&str, &[u8])]) -> Vec<u8> {
+    let encoded = KeptHeaders::encode(headers.iter().copied());
+    let fields = Fields { headers: KeptHeaders::of(&encoded), decoding, ..fields(b"x") };
+    let mut out = b"before ".to_vec();
+    assert!(!Template::parse(text, true).unwrap().render(&fields, &mut out).lossy, "that is said of the record's data");
+    out.split_off(7)
+}
+
+#[test]
+fn a_header_that_was_kept_is_filled_in_and_an_absent_one_is_an_empty_string() {
+    let headers: [(&str, &[u8]); 2] = [("X-Lot", b"L-7"), ("X-Shift", b"2")];
+    let render = |text| String::from_utf8(with_headers(text, Decoding::default(), &headers)).unwrap();
+    assert_eq!(render("{{header.X-Lot}}/{{ header.x-shift }}/{{header.X-Other}}/"), "L-7/2//");
+    assert_eq!(render("{{header.x-LOT|json}} {{ header.X-Other | json }}"), r#""L-7" """#);
+    assert_eq!(render(r#"{"a":"{{header.X-Lot}}-{{header.X-Other}}"}"#), r#"{"a":"L-7-"}"#);
+}
+
+#[test]
+fn no_header_ends_a_string_of_a_body_that_is_json() {
+    let nasty: [(&str, &[u8]); 1] = [("X-Lot", b"a\",\"id\":\"1\\\t\xe9")];
+    let render = |text| String::from_utf8(with_headers(text, Decoding::default(), &nasty)).unwrap();
+    for text in [r#"{"lot":"{{header.X-Lot}}"}"#, r#"{"lot":{{header.X-Lot|json}}}"#] {
+        let body: serde_json::Value = serde_json::from_str(&render(text)).unwrap();
+        assert_eq!(body, serde_json::json!({ "lot": "a\",\"id\":\"1\\\t\u{fffd}" }), "{text}");
+    }
+    // Elsewhere it is what came.
+    assert_eq!(with_headers("<{{header.X-Lot}}>", Decoding::default(), &nasty), b"<a\",\"id\":\"1\\\t\xe9>");
+}
+
+#[test]
+fn a_header_is_text_in_the_encoding_of_its_source_as_far_as_that_has_ascii() {
+    let render = |label, on_undecodable, value: &[u8]| {
+        let decoding = Decoding { encoding: Decoding::encoding_of(label).unwrap(), on_undecodable };
+        String::from_utf8(with_headers("{{header.X-Lot|json}}", decoding, &[("X-Lot", value)])).unwrap()
+    };
+    let replace = OnUndecodable::Replace;
+    assert_eq!(render("big5", replace, b"\xb3\x5c,7"), r#""許,7""#);
+    assert_eq!(render("windows-1252", replace, b"caf\xe9"), r#""café""#);
+    assert_eq!(render("utf-16le", replace, b"L-7"), r#""L-7""#);
+    assert_eq!(render("utf-8", OnUndecodable::Hex, b"a\xff"), r#""61ff""#);
+    assert_eq!(render("utf-8", OnUndecodable::Reject, b"a\xff"), "\"a\u{fffd}\"");
+}
+
+#[test]
+fn a_template_tells_its_headers_and_what_is_none_is_an_error() {
+    let template = Template::parse("{{header.X-Lot}}{{data}}{{header.x-shift|json}}", false).unwrap();
+    assert_eq!(template.headers().collect::<Vec<_>>(), ["X-Lot", "x-shift"]);
+    let error = |text| Template::parse(text, false).unwrap_err().to_string();
+    assert_eq!(error("{{header.X-Lot|hex}}"), "{{header.X-Lot}} has no filter \"hex\" (byte 0)");
+    assert_eq!(error("a{{header.}}"), "there is no placeholder {{header.}} (byte 1)");
+    assert_eq!(error("{{header}}"), "there is no placeholder {{header}} (byte 0)");
+    assert!(Template::parse(r#"{"lot":{{header.X-Lot|json}}}"#, false).unwrap().is_json());
+    assert!(!Template::parse(r#"{"lot":{{header.X-Lot}}}"#, false).unwrap().is_json(), "it needs quotes");
+}
+
+#[test]
+fn the_key_of_a_machine_and_its_address_are_filled_in_or_empty() {
+    let template = Template::parse("{{machine_key}} {{machine_key|json}} {{address}}|{{address|json}}", false).unwrap();
+    let rendered = |fields: &Fields<'_>| {
+        let mut out = Vec::new();
+        template.render(fields, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    let peer = Some("10.0.4.21:4001".parse().unwrap());
+    assert_eq!(rendered(&Fields { peer, ..fields(b"x") }), r#"lot-"7" "lot-\"7\"" 10.0.4.21|"10.0.4.21""#);
+    assert_eq!(rendered(&Fields { machine_key: b"", ..fields(b"x") }), r#" "" |null"#);
 }

@@ -4,8 +4,10 @@ use crate::ground::text::write_decimal;
 use crate::http::chunked::ChunkFault;
 use crate::http::fields::FramingFault;
 
-use super::door::{Denied, PREFLIGHT, write_origin};
+use super::door::{Denied, write_origin, write_preflight};
 use super::forms::Details;
+use super::keeps::Keeps;
+use std::sync::Arc;
 
 /// A field that some refusals carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +104,8 @@ pub(super) enum Answer {
     Elsewhere { ticket: u64, keyed: bool },
     /// 503
     Unavailable { retry_after_s: u32 },
-    /// 204 to OPTIONS.
-    Options,
+    /// 204 to OPTIONS, with what a page may send besides.
+    Options { keeps: Option<Arc<Keeps>> },
     /// Anything else; without its body if it answers a HEAD.
     Refused { refusal: Refusal, head_only: bool },
     /// To who is not let in; likewise.
@@ -128,7 +130,7 @@ impl Answer {
             Self::Accepted { .. } | Self::Taken { .. } => 201,
             Self::Elsewhere { .. } => unreachable!("it is not answered yet"),
             Self::Unavailable { .. } => 503,
-            Self::Options => 204,
+            Self::Options { .. } => 204,
             Self::Refused { refusal, .. } => refusal.status,
             Self::Denied { denied, .. } => denied.status,
         }
@@ -168,10 +170,10 @@ impl Answer {
                 write_text("no room for records now, try again later", false, out);
             }
             // A 204 has neither Content-Length nor body (RFC 9110 section 8.6).
-            Self::Options => {
+            Self::Options { ref keeps } => {
                 out.extend_from_slice(b"\r\nAllow: POST, PUT, OPTIONS");
                 if origin.is_some() {
-                    out.extend_from_slice(PREFLIGHT);
+                    write_preflight(keeps.as_deref(), out);
                 }
                 out.extend_from_slice(b"\r\n\r\n");
             }

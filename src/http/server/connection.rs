@@ -1,13 +1,15 @@
 //! One machine's connection: bytes in, requests out; verdicts in, answers out.
 
 use super::limits::Limits;
+use crate::ground::KeptHeaders;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Answer, Extra, Part, Refusal};
 use super::door::{Caller, Ruling};
-use super::forms::{Details, Forms};
+use super::forms::{Details, Forms, Query};
+use super::keeps::Keeps;
 use super::reading::Step;
 use crate::http::chunked::Decoder;
 use crate::http::fields::LineScan;
@@ -27,6 +29,8 @@ pub struct Request<'a> {
     pub content_type: Option<&'a [u8]>,
     /// Idempotency-Key, 1 to 255 bytes as they came.
     pub idempotency_key: Option<&'a [u8]>,
+    /// Headers that its source keeps.
+    pub headers: KeptHeaders<'a>,
     /// When its first byte came; monotonic nanoseconds.
     pub first_byte_ns: u64,
 }
@@ -118,13 +122,15 @@ pub(super) enum Phase {
     Closing,
 }
 
-/// Lengths of the parts of a head that `buffer` starts with while a body is read: source, Content-Type, Idempotency-Key.
-/// The last two count from 1, with 0 for none.
+/// Lengths of the parts of a head that `buffer` starts with while a body is read: source, Content-Type, Idempotency-Key,
+/// headers that are kept. The two in the middle count from 1, with 0 for none.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Kept {
     pub(super) source: u8,
     pub(super) idempotency_key: u16,
-    pub(super) content_type: u32,
+    pub(super) headers: u16,
+    /// A head has 64 KiB at most.
+    pub(super) content_type: u16,
 }
 
 impl Kept {
@@ -132,6 +138,7 @@ impl Kept {
         self.source as usize
             + (self.content_type as usize).saturating_sub(1)
             + (self.idempotency_key as usize).saturating_sub(1)
+            + self.headers as usize
     }
 }
 
@@ -195,7 +202,9 @@ pub struct ServerConnection {
     pub(super) tls_hello: bool,
     /// Whose pages may read the answer to the request under way.
     pub(super) origin: Option<Arc<String>>,
-    pub(super) forms: Forms,
+    pub(super) query: Query,
+    pub(super) bare_lf: bool,
+    pub(super) keeps: Option<Arc<Keeps>>,
 }
 
 impl ServerConnection {
@@ -217,13 +226,16 @@ impl ServerConnection {
             blank_line: BlankLine::None,
             tls_hello: false,
             origin: None,
-            forms: Forms::default(),
+            query: Query::default(),
+            bare_lf: false,
+            keeps: None,
         }
     }
 
     /// What its source takes from now on.
-    pub fn set_forms(&mut self, forms: Forms) {
-        self.forms = forms;
+    pub fn set_forms(&mut self, forms: &Forms) {
+        (self.query, self.bare_lf) = (forms.query, forms.bare_lf);
+        self.keeps.clone_from(&forms.keeps);
     }
 
     /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is

@@ -1,6 +1,7 @@
 //! Who may come in: what a head says of its sender, and what the owner says to that before a body is read.
 
 use super::answer::write_body;
+use super::keeps::Keeps;
 use std::sync::Arc;
 
 /// A field that counts only where it stands once.
@@ -86,7 +87,13 @@ pub(super) fn write_origin(origin: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\nVary: Origin");
 }
 
-/// What a page may send, where its browser asks beforehand.
-pub(super) const PREFLIGHT: &[u8] = b"\r\nAccess-Control-Allow-Methods: POST, OPTIONS\
-    \r\nAccess-Control-Allow-Headers: Authorization, Content-Type, Idempotency-Key\
-    \r\nAccess-Control-Max-Age: 600";
+/// Appends what a page may send, where its browser asks beforehand.
+pub(super) fn write_preflight(keeps: Option<&Keeps>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\r\nAccess-Control-Allow-Methods: POST, OPTIONS");
+    out.extend_from_slice(b"\r\nAccess-Control-Allow-Headers: Authorization, Content-Type, Idempotency-Key");
+    for name in keeps.into_iter().flat_map(Keeps::names) {
+        out.extend_from_slice(b", ");
+        out.extend_from_slice(name.as_bytes());
+    }
+    out.extend_from_slice(b"\r\nAccess-Control-Max-Age: 600");
+}

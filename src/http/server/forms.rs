@@ -1,11 +1,13 @@
 //! The forms in which machines send: what a source takes, and what is said of a form that it does not.
 
 use super::answer::{Extra, Refusal};
+use super::keeps::Keeps;
 use crate::http::fields::trim;
 use crate::http::gzip::GzipFault;
+use std::sync::Arc;
 
 /// What a source takes beside one record in a body.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forms {
     /// What becomes of a request whose target has a query.
     pub query: Query,
@@ -13,6 +15,8 @@ pub struct Forms {
     pub array: Array,
     /// Lines of a head may end in LF alone.
     pub bare_lf: bool,
+    /// Headers that are kept with each record.
+    pub keeps: Option<Arc<Keeps>>,
 }
 
 /// What becomes of a request for records whose target has a query.

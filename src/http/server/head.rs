@@ -5,7 +5,8 @@ use httparse::{EMPTY_HEADER, Header, Status};
 
 use super::answer::Refusal;
 use super::door::Caller;
-use super::forms::{self, Forms, Query};
+use super::forms::{self, Query};
+use super::keeps::Keeps;
 use crate::http::fields::{Framing, FramingFields, is_token, is_token_byte, list};
 
 /// Longest method that is looked at, in bytes.
@@ -28,6 +29,8 @@ pub(super) struct Head<'h> {
     /// A HEAD request, whose answer has no body.
     pub(super) head_only: bool,
     pub(super) route: Route<'h>,
+    /// Those that are kept with each record of the request, encoded.
+    pub(super) headers: Vec<u8>,
     pub(super) caller: Caller<'h>,
 }
 
@@ -126,7 +129,7 @@ pub(super) fn parse<'h>(
     head: &'h [u8],
     line_end: usize,
     limits: &Limits,
-    allowed_forms: Forms,
+    (query, keeps): (Query, Option<&Keeps>),
 ) -> Result<Head<'h>, Refusal> {
     let line = RequestLine::parse(&head[..line_end])?;
     let fields = head[line_end..].strip_prefix(b"\r").unwrap_or(&head[line_end..]);
@@ -137,16 +140,16 @@ pub(super) fn parse<'h>(
         Err(httparse::Error::TooManyHeaders) if allowed > FIELDS_COMMON => {
             let mut many = vec![EMPTY_HEADER; allowed];
             let parsed = httparse::parse_headers(fields, &mut many);
-            interpret(line, parsed, allowed_forms)
+            interpret(line, parsed, (query, keeps))
         }
-        parsed => interpret(line, parsed, allowed_forms),
+        parsed => interpret(line, parsed, (query, keeps)),
     }
 }
 
 fn interpret<'h>(
     line: RequestLine<'h>,
     parsed: httparse::Result<(usize, &[Header<'h>])>,
-    allowed_forms: Forms,
+    (query, keeps): (Query, Option<&Keeps>),
 ) -> Result<Head<'h>, Refusal> {
     let fields = match parsed {
         Ok(Status::Complete((_, fields))) => fields,
@@ -165,10 +168,17 @@ fn interpret<'h>(
     let framing = seen.framing.resolve(line.http10)?;
     let path = path_of(&line)?;
     let expects = if line.http10 { Expect::Nothing } else { seen.expect };
-    let route = route(&line, path, &seen, expects, allowed_forms);
+    let mut route = route(&line, path, &seen, expects, query);
     seen.caller.is_options = line.method == b"OPTIONS";
     if let Route::Ingest(ingest) = &route {
         seen.caller.source = Some(ingest.source);
+    }
+    let mut headers = Vec::new();
+    if let (Route::Ingest(_), Some(keeps)) = (&route, keeps) {
+        match keeps.gather(fields) {
+            Ok(kept) => headers = kept,
+            Err(refusal) => route = Route::Refused(refusal),
+        }
     }
     let keep_alive = !seen.close && (!line.http10 || seen.keep_alive);
     Ok(Head {
@@ -178,6 +188,7 @@ fn interpret<'h>(
         expects_continue: expects == Expect::Continue,
         head_only: line.method == b"HEAD",
         caller: seen.caller,
+        headers,
         route,
     })
 }
@@ -318,15 +329,13 @@ fn route<'h>(
     target: &'h [u8],
     fields: &Fields<'h>,
     expects: Expect,
-    allowed_forms: Forms,
+    allowed_query: Query,
 ) -> Route<'h> {
     let path = memchr::memchr(b'?', target).map_or(target, |at| &target[..at]);
     let has_query = path.len() < target.len();
     let source = path.strip_prefix(b"/v1/records/").and_then(source_name);
     match (line.method, source) {
-        (b"POST" | b"PUT", Some(_)) if has_query && allowed_forms.query == Query::Refuse => {
-            Route::Refused(forms::QUERY)
-        }
+        (b"POST" | b"PUT", Some(_)) if has_query && allowed_query == Query::Refuse => Route::Refused(forms::QUERY),
         (b"POST" | b"PUT", Some(source)) => match fields.complaint(expects) {
             Some(refusal) => Route::Refused(refusal),
             None => Route::Ingest(Ingest {

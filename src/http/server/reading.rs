@@ -6,6 +6,7 @@ use super::door::{Caller, Denied, Ruling};
 use super::forms;
 use super::head::{self, Head, Ingest, Route};
 use super::limits::Limits;
+use crate::ground::KeptHeaders;
 use crate::http::chunked::{Chunk, Decoder};
 use crate::http::fields::{Framing, Line, LineScan, append_bounded, is_token_byte};
 use crate::http::gzip::{GzipFault, Unpacker};
@@ -48,7 +49,7 @@ impl ServerConnection {
                 return if self.is_closing() { Step::Again } else { Step::More };
             }
             let window = &input[..input.len().min(limits.header_bytes)];
-            return match find_end(scan, window, limits, self.forms.bare_lf) {
+            return match find_end(scan, window, limits, self.bare_lf) {
                 HeadEnd::Refused(refusal) => {
                     self.close_with(refusal, is_head_request(window));
                     Step::Again
@@ -72,7 +73,7 @@ impl ServerConnection {
         let held = self.buffer.len();
         let window = &input[..input.len().min(limits.header_bytes.saturating_sub(held))];
         append_bounded(&mut self.buffer, window, limits.header_bytes);
-        match find_end(scan, &self.buffer, limits, self.forms.bare_lf) {
+        match find_end(scan, &self.buffer, limits, self.bare_lf) {
             HeadEnd::Refused(refusal) => {
                 self.close_with(refusal, is_head_request(&self.buffer));
                 Step::Again
@@ -100,7 +101,7 @@ impl ServerConnection {
             self.blank_line = match (self.blank_line, byte) {
                 (BlankLine::None, b'\r') => BlankLine::Cr,
                 (BlankLine::Cr, b'\n') => BlankLine::Seen,
-                (BlankLine::None, b'\n') if self.forms.bare_lf => BlankLine::Seen,
+                (BlankLine::None, b'\n') if self.bare_lf => BlankLine::Seen,
                 (BlankLine::Cr, _) => {
                     self.close_with(Refusal::bad("a bare CR"), false);
                     return false;
@@ -136,7 +137,7 @@ impl ServerConnection {
         lend: bool,
     ) -> Step<'a> {
         self.says_keep_alive = false;
-        let head = match head::parse(bytes, line_end, limits, self.forms) {
+        let head = match head::parse(bytes, line_end, limits, (self.query, self.keeps.as_deref())) {
             Ok(head) => head,
             Err(refusal) => {
                 self.close_with(refusal, is_head_request(bytes));
@@ -168,7 +169,8 @@ impl ServerConnection {
                 return Step::Again;
             }
             Route::Options => {
-                self.decline(&head, Answer::Options, input);
+                let keeps = self.keeps.clone();
+                self.decline(&head, Answer::Options { keeps }, input);
                 return Step::Again;
             }
         };
@@ -178,7 +180,9 @@ impl ServerConnection {
             }
             Framing::Length(0) => self.finish(refused(EMPTY_RECORD, false)),
             Framing::Length(length) if length > limits.body_bytes as u64 => self.close_with(TOO_LARGE, false),
-            Framing::Length(length) if lend && length <= input.len() as u64 && !ingest.is_packed => {
+            Framing::Length(length)
+                if lend && length <= input.len() as u64 && !ingest.is_packed && head.headers.is_empty() =>
+            {
                 let (body, rest) = input.split_at(length as usize);
                 *input = rest;
                 return Step::Lent(Request {
@@ -186,6 +190,7 @@ impl ServerConnection {
                     body,
                     content_type: ingest.content_type,
                     idempotency_key: ingest.idempotency_key,
+                    headers: KeptHeaders::default(),
                     first_byte_ns: self.first_byte_ns,
                 });
             }
@@ -204,13 +209,15 @@ impl ServerConnection {
         let key = ingest.idempotency_key.unwrap_or_default();
         self.kept = Kept {
             source: ingest.source.len() as u8,
-            content_type: ingest.content_type.map_or(0, |value| value.len() as u32 + 1),
+            content_type: ingest.content_type.map_or(0, |value| value.len() as u16 + 1),
             idempotency_key: ingest.idempotency_key.map_or(0, |value| value.len() as u16 + 1),
+            headers: head.headers.len() as u16,
         };
         let mut buffer = Vec::with_capacity(self.kept.bytes());
         buffer.extend_from_slice(ingest.source.as_bytes());
         buffer.extend_from_slice(content_type);
         buffer.extend_from_slice(key);
+        buffer.extend_from_slice(&head.headers);
         self.buffer = buffer;
         self.packed = ingest.is_packed.then(|| Box::new(Packed { unpacker: Unpacker::new(), bytes: 0 }));
         self.phase = phase;
@@ -388,11 +395,13 @@ impl ServerConnection {
         let (source, rest) = self.buffer.split_at(self.kept.source as usize);
         let (content_type, rest) = rest.split_at((self.kept.content_type as usize).saturating_sub(1));
         let (key, rest) = rest.split_at((self.kept.idempotency_key as usize).saturating_sub(1));
+        let (headers, rest) = rest.split_at(self.kept.headers as usize);
         Request {
             source: std::str::from_utf8(source).expect("a SOURCE is ASCII"),
             body: body.unwrap_or(rest),
             content_type: (self.kept.content_type > 0).then_some(content_type),
             idempotency_key: (self.kept.idempotency_key > 0).then_some(key),
+            headers: KeptHeaders::of(headers),
             first_byte_ns: self.first_byte_ns,
         }
     }

@@ -37,7 +37,7 @@ pub struct Piece<'b> {
 
 impl Form {
     /// What a body is to a source that takes `forms`.
-    pub fn of(content_type: Option<&[u8]>, body: &[u8], forms: Forms) -> Self {
+    pub fn of(content_type: Option<&[u8]>, body: &[u8], forms: &Forms) -> Self {
         let Some(media_type) = content_type.map(essence) else { return Self::Record };
         if LINES.iter().any(|known| media_type.eq_ignore_ascii_case(known.as_bytes())) {
             return Self::Lines;
@@ -185,15 +185,15 @@ mod tests {
             ("application/x-ndjson", "{}", Forms::default(), Form::Lines),
             ("Application/JSONL; charset=utf-8", "{}", Forms::default(), Form::Lines),
             ("application/json", "[1]", Forms::default(), Form::Record),
-            ("application/json", " \r\n[1]", split, Form::Array),
-            ("application/json; charset=utf-8", "[1]", split, Form::Array),
-            ("application/json", "{\"a\":[1]}", split, Form::Record),
-            ("text/plain", "[1]", split, Form::Record),
-            ("application/json-seq", "[1]", split, Form::Record),
+            ("application/json", " \r\n[1]", split.clone(), Form::Array),
+            ("application/json; charset=utf-8", "[1]", split.clone(), Form::Array),
+            ("application/json", "{\"a\":[1]}", split.clone(), Form::Record),
+            ("text/plain", "[1]", split.clone(), Form::Record),
+            ("application/json-seq", "[1]", split.clone(), Form::Record),
         ] {
-            assert_eq!(Form::of(Some(content_type.as_bytes()), body.as_bytes(), forms), form, "{content_type} {body}");
+            assert_eq!(Form::of(Some(content_type.as_bytes()), body.as_bytes(), &forms), form, "{content_type} {body}");
         }
-        assert_eq!(Form::of(None, b"[1]", split), Form::Record);
+        assert_eq!(Form::of(None, b"[1]", &split), Form::Record);
     }
 
     #[test]

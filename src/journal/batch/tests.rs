@@ -1,6 +1,7 @@
 //! A kill at any write of a batch, and a loss of power at any sector of its block: all of it is found, or nothing.
 
 use crate::config::Durability;
+use crate::ground::KeptHeaders;
 use crate::journal::moving::tests::{Disk, NOW, PHYSICAL, carry_out, found, options};
 use crate::journal::{self, Claim, Identity, Journal, NewRecord, OriginRef, Position};
 use std::collections::VecDeque;
@@ -17,7 +18,16 @@ fn begun(disk: &mut Disk, durability: Durability) -> (Journal, OriginRef) {
 }
 
 fn record(origin: OriginRef, data: &[u8]) -> NewRecord<'_> {
-    NewRecord { origin, flags: 0, first_byte_wall_ns: 1, frame_us: 2, key: b"", hashes: None, data }
+    NewRecord {
+        origin,
+        flags: 0,
+        first_byte_wall_ns: 1,
+        frame_us: 2,
+        key: b"",
+        hashes: None,
+        headers: KeptHeaders::default(),
+        data,
+    }
 }
 
 /// Ends what the journal has to do, its commits included.
@@ -39,8 +49,10 @@ fn bodies(count: u8) -> Vec<Vec<u8>> {
 }
 
 fn append(journal: &mut Journal, origin: OriginRef, bodies: &[Vec<u8>]) {
-    let records: Vec<NewRecord<'_>> = bodies.iter().map(|body| record(origin, body)).collect();
-    let sizes = || bodies.iter().map(Vec::len);
+    let headers = KeptHeaders::encode([("X-Lot", &b"L7"[..])].into_iter());
+    let of_body = |body| NewRecord { headers: KeptHeaders::of(&headers), ..record(origin, body) };
+    let records: Vec<NewRecord<'_>> = bodies.iter().map(|body| of_body(body)).collect();
+    let sizes = || bodies.iter().map(|body| headers.len() + body.len());
     assert!(journal.holds_batch(sizes()));
     let room = journal.room_for_batch(NOW, Claim::Waits, sizes()).expect("room");
     let appended = journal.append_batch(NOW, room, &records, None);

@@ -2,7 +2,7 @@
 //! everything is found, once and in order.
 
 use crate::config::Durability;
-use crate::ground::{Now, RecordNumber, SegmentNumber};
+use crate::ground::{KeptHeaders, Now, RecordNumber, SegmentNumber};
 use crate::journal::{
     self, Appended, BlockFile, BlockMemory, Completion, Journal, LeftBlocks, NewRecord, Op, Options, Position, Scan,
     Step, Storage,
@@ -208,8 +208,16 @@ fn failed(durability: Durability) -> (Disk, Journal, Vec<(RecordNumber, Vec<u8>)
     let mut waiting = Vec::new();
     for index in 0..=u8::MAX {
         let data = vec![index; if index < 20 { 100 } else { 300 + usize::from(index) * 3 }];
-        let record =
-            NewRecord { origin, flags: 0, first_byte_wall_ns: 1, frame_us: 2, key: b"", hashes: None, data: &data };
+        let record = NewRecord {
+            origin,
+            flags: 0,
+            first_byte_wall_ns: 1,
+            frame_us: 2,
+            key: b"",
+            hashes: None,
+            headers: KeptHeaders::default(),
+            data: &data,
+        };
         let Ok(Appended { number, at }) = journal.append_record(NOW, record) else { break };
         journal.hold(at); // so that every slot stays in use
         waiting.push((number, data));

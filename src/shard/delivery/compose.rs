@@ -55,6 +55,7 @@ pub(super) fn fields_of<'a>(
         received_wall_ns: record.payload.first_byte_wall_ns,
         key,
         machine_key: record.payload.key,
+        headers: record.payload.headers,
     }
 }
 

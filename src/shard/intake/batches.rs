@@ -47,7 +47,7 @@ impl Sender {
             Ok(flags) => flags,
             Err(verdict) => return Some(verdict),
         };
-        let sizes = || pieces.iter().map(|piece| piece.bytes.len());
+        let sizes = || pieces.iter().map(|piece| request.headers.as_bytes().len() + piece.bytes.len());
         if !store.holds_batch(sizes()) {
             let rule = "the records of a body fit into one block of the journal";
             return Some(Verdict::BadForm { status: 413, rule, details: &TOO_LARGE, part: None });
@@ -77,6 +77,7 @@ impl Sender {
                 // The machine's key names all of them together, so it is no record's own.
                 key: &[],
                 hashes: None,
+                headers: request.headers,
                 data: piece.bytes,
             });
         }

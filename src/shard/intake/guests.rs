@@ -9,7 +9,7 @@
 use super::queue::Queued;
 use super::sender::{RETRY_AFTER_S, Sender};
 use super::source::Sources;
-use crate::ground::{CoreId, LinkId, RecordNumber};
+use crate::ground::{CoreId, KeptHeaders, LinkId, RecordNumber};
 use crate::http::server::{Request, Verdict};
 use crate::shard::op::{Op, Parcel, PassedOn};
 use crate::shard::store::Store;
@@ -120,7 +120,8 @@ impl Guests {
         sources: &mut Sources,
         passed_on: &PassedOn,
     ) -> bool {
-        let PassedOn { core, link, source, peer, name, key, content_type, body, first_byte_ns, .. } = passed_on;
+        let PassedOn { core, link, source, peer, name, key, headers, content_type, body, first_byte_ns, .. } =
+            passed_on;
         let waiter = Waiter::of(passed_on);
         if !sources.runs(*source) {
             waiter.tell(turn, UNAVAILABLE);
@@ -131,6 +132,7 @@ impl Guests {
             body,
             content_type: content_type.as_deref(),
             idempotency_key: key.as_deref(),
+            headers: KeptHeaders::of(headers),
             first_byte_ns: *first_byte_ns,
         };
         let sender = self.senders.entry((*core, *link)).or_insert_with(|| Sender::new(*source, *peer));

@@ -1,7 +1,7 @@
 //! A request that is held back: the journal has no room for it at this moment, and room is being
 //! made. The machine waits for its answer a little longer, and nothing more is read of it.
 
-use crate::ground::Moment;
+use crate::ground::{KeptHeaders, Moment};
 use crate::http::server::Request;
 
 /// A whole request, and what came behind it.
@@ -12,6 +12,7 @@ pub(super) struct Hold {
     body: Box<[u8]>,
     content_type: Option<Box<[u8]>>,
     idempotency_key: Option<Box<[u8]>>,
+    headers: Box<[u8]>,
     first_byte_ns: u64,
     /// Bytes behind it: what was read before reading stopped.
     rest: Vec<u8>,
@@ -28,6 +29,7 @@ impl Hold {
             body: request.body.into(),
             content_type: request.content_type.map(Into::into),
             idempotency_key: request.idempotency_key.map(Into::into),
+            headers: request.headers.as_bytes().into(),
             first_byte_ns: request.first_byte_ns,
             rest: rest.to_vec(),
             is_last: false,
@@ -40,6 +42,7 @@ impl Hold {
             body: &self.body,
             content_type: self.content_type.as_deref(),
             idempotency_key: self.idempotency_key.as_deref(),
+            headers: KeptHeaders::of(&self.headers),
             first_byte_ns: self.first_byte_ns,
         }
     }

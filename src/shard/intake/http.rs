@@ -106,7 +106,7 @@ impl Machine {
             return;
         }
         let (limits, now_ns) = (&lent.turn.settings.limits.http, lent.turn.now.mono_ns);
-        self.connection.set_forms(lent.turn.source(self.sender.source).forms);
+        self.connection.set_forms(&lent.turn.source(self.sender.source).forms);
         let mut input = bytes;
         let who = (self.sender.source, self.sender.peer());
         loop {
@@ -190,6 +190,7 @@ impl Machine {
             peer: sender.peer(),
             name: request.source.into(),
             key: request.idempotency_key.map(Into::into),
+            headers: request.headers.as_bytes().into(),
             content_type: request.content_type.map(Into::into),
             body: request.body.into(),
             first_byte_ns: request.first_byte_ns,

@@ -52,7 +52,7 @@ impl Sender {
         sources: &mut Sources,
         request: &Request<'_>,
     ) -> Option<Verdict> {
-        let form = Form::of(request.content_type, request.body, turn.source(self.source).forms);
+        let form = Form::of(request.content_type, request.body, &turn.source(self.source).forms);
         if form != Form::Record {
             return self.take_batch(turn, store, sources, (form, request));
         }
@@ -83,7 +83,8 @@ impl Sender {
         if turn.phase != Phase::Running {
             return Some(unavailable);
         }
-        let bytes = hashes.map_or(0, |_| KEY_HASHES_BYTES) + key.len() + request.body.len();
+        let headers = request.headers;
+        let bytes = hashes.map_or(0, |_| KEY_HASHES_BYTES) + headers.as_bytes().len() + key.len() + request.body.len();
         let room = match store.room_or_full(now, Claim::Waits, bytes) {
             Err(Full::Lasting) => {
                 sources.queue.refuse(now.mono_ns);
@@ -102,6 +103,7 @@ impl Sender {
             frame_us: (frame_ns / 1000) as u32,
             key,
             hashes: hashes.as_ref(),
+            headers,
             data: request.body,
         };
         let number = store.keep(turn, room, lane, record, first_byte_ns.min(now.mono_ns));

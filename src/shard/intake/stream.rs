@@ -12,7 +12,7 @@ use crate::framing::{
     FrameFlags, Framed, Framer, Framing, Hint, Hints, Idle, Look, OnIdle, RejectReason, search_bytes_max,
 };
 use crate::ground::count::Stage;
-use crate::ground::{LaneId, LinkId, RecordFlags, SourceId};
+use crate::ground::{KeptHeaders, LaneId, LinkId, RecordFlags, SourceId};
 use crate::journal::{Claim, Full, Identity, NewRecord, OriginRef, Room};
 use crate::shard::links::{Kind, Links, Table};
 use crate::shard::op::{Op, RecvEnd};
@@ -152,6 +152,7 @@ impl Sender {
             frame_us: (frame_ns / 1000) as u32,
             key: &[],
             hashes: None,
+            headers: KeptHeaders::default(),
             data: bytes,
         };
         lent.store.keep(lent.turn, room, lane, record, first_byte_ns);
