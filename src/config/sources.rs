@@ -44,7 +44,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 24] = [
+const KEYS_OF_KINDS: [(&str, &str); 25] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -60,6 +60,7 @@ const KEYS_OF_KINDS: [(&str, &str); 24] = [
     ("allow", "tcp_listen and http"),
     ("deny", "tcp_listen and http"),
     ("allow_remote", "tcp_listen and http"),
+    ("proxies", "tcp_listen and http"),
     ("tls", "tcp_listen, tcp_connect and http"),
     ("name_from", "tcp_listen and http"),
     ("sources", "http"),
@@ -182,7 +183,7 @@ fn source<'d>(
     };
     let connect_tls = tls_of_caller(&section, kind, source_kind.as_ref());
     let (decoding, data_is) = content(&section);
-    let forms = if kind == Kind::Http { forms(&section) } else { Forms::default() };
+    let forms = if kind == Kind::Http { forms(&section, &access.proxies) } else { Forms::default() };
     if let Some(framing) = &mut framing {
         framing.unit_bytes = decoding.unit_bytes();
     }

@@ -30,6 +30,7 @@ mod parked;
 mod paths;
 mod ports;
 mod process;
+mod proxies;
 mod queue;
 mod refusals;
 mod reload;
