@@ -1,5 +1,6 @@
-//! Any bytes at the beginning of a connection: what is said of them does not depend on how they come, and is what a second reader of the
-//! PROXY protocol says of the whole. As X-Forwarded-For they never name an address that stands in front of one that is no proxy.
+//! Any bytes at the beginning of a connection: what is said of them does not depend on how they
+//! come, and is what a second reader of the PROXY protocol says of the whole. As X-Forwarded-For
+//! they never name an address that stands in front of one that is no proxy.
 
 use super::input::Seen;
 use ringest::access::{Networks, Proxies};
@@ -10,8 +11,8 @@ const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// More than the longest header.
 const BYTES_MAX: usize = 600;
 
-/// What a second reader says: a whole header with whom it names and its length, `Some(None)` for what is none, `None` for what
-/// is not whole.
+/// What a second reader says: a whole header with whom it names and its length, `Some(None)` for
+/// what is none, `None` for what is not whole.
 type Said = Option<Option<(Told, usize)>>;
 
 fn reference(bytes: &[u8]) -> Said {

@@ -1,8 +1,9 @@
-//! The proxies of a listener: who may tell which machine is behind it, by a PROXY header (`ground::proxy`) or by
-//! X-Forwarded-For. Of anybody else neither counts.
+//! The proxies of a listener: who may tell which machine is behind it, by a PROXY header
+//! (`ground::proxy`) or by X-Forwarded-For. Of anybody else neither counts.
 //!
-//! X-Forwarded-For is a list of addresses, to which each proxy adds the one that has connected to it. Only what a proxy of the
-//! list has added can be believed, so it is read from its end, and no further than the first address that is no proxy.
+//! X-Forwarded-For is a list of addresses, to which each proxy adds the one that has connected to
+//! it. Only what a proxy of the list has added can be believed, so it is read from its end, and no
+//! further than the first address that is no proxy.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
@@ -17,17 +18,19 @@ impl Proxies {
         self.0.is_empty()
     }
 
-    /// Whether what this address tells counts. An IPv4 address is one, also where it comes as an IPv6 address.
+    /// Whether what this address tells counts. An IPv4 address is one, also where it comes as an
+    /// IPv6 address.
     pub fn have(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Who sends a request that came from `from`; `fields` are the values of X-Forwarded-For, in their order. The port is 0 where
-    /// none is told.
+    /// Who sends a request that came from `from`; `fields` are the values of X-Forwarded-For, in
+    /// their order. The port is 0 where none is told.
     ///
     /// # Errors
-    /// [`ForwardedFault`]: a proxy has told something that is no address. Nobody can say then whose request it is.
+    /// [`ForwardedFault`]: a proxy has told something that is no address. Nobody can say then whose
+    /// request it is.
     pub fn client<'h>(
         &self,
         from: SocketAddr,

@@ -1,4 +1,5 @@
-//! The header of the PROXY protocol, versions 1 and 2 (proxy-protocol.txt of haproxy, sections 2.1 and 2.2).
+//! The header of the PROXY protocol, versions 1 and 2 (proxy-protocol.txt of haproxy, sections 2.1
+//! and 2.2).
 //!
 //! ```text
 //! v1   PROXY SP ( TCP4 | TCP6 ) SP source SP destination SP source port SP destination port CR LF
@@ -8,7 +9,8 @@
 //!      source | destination | source port 2 | destination port 2 | fields that are passed over
 //! ```
 //!
-//! It holds no bytes and no connection, and does not know whose word counts. What is said of some bytes depends on them alone, and not on the pieces in which they came.
+//! It holds no bytes and no connection, and does not know whose word counts. What is said of some
+//! bytes depends on them alone, and not on the pieces in which they came.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -96,7 +98,8 @@ pub fn look(bytes: &[u8]) -> Result<Look, HeaderFault> {
 /// So many first bytes tell whether a stream begins with a header.
 pub const RECOGNIZED_BYTES: usize = 13;
 
-/// Whether bytes begin with enough of a header to be called one, wherever they came; `None` while it takes more of them.
+/// Whether bytes begin with enough of a header to be called one, wherever they came; `None` while
+/// it takes more of them.
 pub fn recognize(bytes: &[u8]) -> Option<bool> {
     const STARTS: [&[u8]; 4] = [SIGNATURE_2, b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN"];
     if STARTS.iter().any(|start| bytes.starts_with(start)) {
@@ -154,7 +157,8 @@ fn look_at_binary(bytes: &[u8]) -> Result<Look, HeaderFault> {
         other => return Err(HeaderFault::Command(other)),
     };
     let Some(family) = at(13) else { return Ok(Look::More) };
-    // Nobody is told: no address (0x00), or a socket of the proxy's own machine (0x31). What LOCAL says here is passed over.
+    // Nobody is told: no address (0x00), or a socket of the proxy's own machine (0x31). What LOCAL
+    // says here is passed over.
     let needed = match family {
         _ if is_local => 0,
         0x00 | 0x31 => 0,
@@ -330,7 +334,8 @@ mod tests {
     }
 
     proptest! {
-        /// More bytes never change what was said of fewer, and a header is never longer than the bounds.
+        /// More bytes never change what was said of fewer, and a header is never longer than the
+        /// bounds.
         #[test]
         fn more_bytes_take_nothing_back(
             start in prop_oneof![Just(SIGNATURE_1.to_vec()), Just(SIGNATURE_2.to_vec()), Just(b"PROXY TCP4 ".to_vec()), Just(vec![])],

@@ -1,5 +1,5 @@
-//! Machines behind proxies, against the real gateway: whom a PROXY header and X-Forwarded-For tell of, whose word counts, and what is
-//! said to the others.
+//! Machines behind proxies, against the real gateway: whom a PROXY header and X-Forwarded-For tell
+//! of, whose word counts, and what is said to the others.
 
 use crate::cores::cpus;
 use crate::machines::{Answer, HttpMachine, TcpMachine};
@@ -287,7 +287,8 @@ fn on_several_cores_an_address_keeps_its_order_across_the_connections_of_a_proxy
                 let text = record(&format!("m{machine}"), connection * EACH + number);
                 bytes.extend_from_slice(format!("{text}\r").as_bytes());
             }
-            // Closed at once, so that the next one comes while this one may be on its way to another core.
+            // Closed at once, so that the next one comes while this one may be on its way to
+            // another core.
             send(&mut stream, &bytes);
         }
     }

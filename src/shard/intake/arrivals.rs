@@ -1,5 +1,5 @@
-//! Connections come in: who may, which core has them, and what they are to it. One of a proxy first waits in `proxied` for its
-//! header.
+//! Connections come in: who may, which core has them, and what they are to it. One of a proxy first
+//! waits in `proxied` for its header.
 
 use super::proxied::Proxied;
 use super::source::readable;
@@ -18,7 +18,8 @@ use std::net::SocketAddr;
 pub(super) struct Whence {
     /// The other end.
     pub peer: SocketAddr,
-    /// The machine that its PROXY header has told of; the other end itself, where it has told of nobody. `None` without a header.
+    /// The machine that its PROXY header has told of; the other end itself, where it has told of
+    /// nobody. `None` without a header.
     pub told: Option<SocketAddr>,
 }
 
@@ -33,8 +34,8 @@ impl Whence {
         self.told.unwrap_or(self.peer)
     }
 
-    /// Whether its requests may tell by X-Forwarded-For who sends them. Behind a header that tells of nobody that would be the
-    /// word of anybody.
+    /// Whether its requests may tell by X-Forwarded-For who sends them. Behind a header that tells
+    /// of nobody that would be the word of anybody.
     pub fn may_forward(self) -> bool {
         self.told != Some(self.peer)
     }

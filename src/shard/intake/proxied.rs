@@ -1,5 +1,5 @@
-//! Connections of proxies, until it is known which machine is behind each: from its PROXY header, or over HTTP from the first
-//! bytes that begin none.
+//! Connections of proxies, until it is known which machine is behind each: from its PROXY header,
+//! or over HTTP from the first bytes that begin none.
 //!
 //! ```text
 //!            http without a header
@@ -12,7 +12,8 @@
 //!   └─ no header, a broken one, the deadline ─► closed, counted, told; closed before a byte: nothing
 //! ```
 //!
-//! A read in flight gives what it likes. So where bytes behind the header must wait, or go elsewhere, the read is ended first.
+//! A read in flight gives what it likes. So where bytes behind the header must wait, or go
+//! elsewhere, the read is ended first.
 
 use super::arrivals::Whence;
 use super::{Intake, LaneKey};
@@ -35,7 +36,8 @@ enum State {
     Header { until_ns: u64 },
     /// Bytes behind a header that has told of nobody.
     Nobody,
-    /// The end of its read: where it comes from is known, and the older connections of that machine.
+    /// The end of its read: where it comes from is known, and the older connections of that
+    /// machine.
     Ending(Whence, Vec<LinkId>),
     /// What these have received comes before what is held.
     Behind(Whence, Vec<LinkId>),
@@ -235,7 +237,8 @@ impl Intake {
         turn.emit(Op::AwaitOlder { link, fd, older });
     }
 
-    /// What its older ones had received is read, or nothing of it has come: it becomes its machine's, and is read.
+    /// What its older ones had received is read, or nothing of it has come: it becomes its
+    /// machine's, and is read.
     fn read_on(
         &mut self,
         turn: &mut Turn<'_>,
@@ -284,7 +287,8 @@ impl Intake {
         self.end_proxied(turn, link);
     }
 
-    /// Who may send has changed: those that may not end here, and those whose headers would be of nobody's word.
+    /// Who may send has changed: those that may not end here, and those whose headers would be of
+    /// nobody's word.
     pub(super) fn end_denied_proxied(&mut self, turn: &mut Turn<'_>, id: SourceId) {
         let access = &turn.source(id).access;
         let is_denied = |link: &LinkId| {
@@ -300,8 +304,8 @@ impl Intake {
         denied.into_iter().for_each(|link| self.end_proxied(turn, link));
     }
 
-    /// Intake of these connections ends. What machines have sent behind their headers is framed by their streams, which end next;
-    /// the others end here.
+    /// Intake of these connections ends. What machines have sent behind their headers is framed by
+    /// their streams, which end next; the others end here.
     pub(super) fn end_proxied_of(&mut self, turn: &mut Turn<'_>, store: &mut Store, id: SourceId) {
         let is_of_source = |link: &LinkId| self.proxied.get(*link).source == id;
         let mut links: Vec<LinkId> = turn.links.of_kind(Kind::Proxied).filter(is_of_source).collect();
