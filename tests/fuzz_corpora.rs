@@ -127,6 +127,11 @@ fn the_corpus_of_gzip_passes() {
 }
 
 #[test]
+fn the_corpus_of_proxy_headers_passes() {
+    run("proxy", bodies::proxy::run, &["a machine", "nobody", "no header", "forwarded", "no address"]);
+}
+
+#[test]
 fn the_corpus_of_the_http_server_passes() {
     let expected = [
         "taken", "refused", "closed", "tls", "chunked", "expects", "204", "400", "404", "405", "411", "413", "414",

@@ -9,3 +9,4 @@ pub mod http_server;
 pub mod input;
 pub mod journal;
 pub mod parmrk;
+pub mod proxy;

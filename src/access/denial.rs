@@ -35,6 +35,12 @@ macro_rules! denials {
 denials! {
     /// The peer's address is not one of those that may connect.
     Network = "network" "its address may not connect (allow, deny)",
+    /// A PROXY header came from a peer that is not in `proxies`.
+    ProxyHeader = "proxy_header" "it began with a PROXY header, and is not one of proxies",
+    /// A connection of a proxy did not begin with a whole PROXY header.
+    NoProxyHeader = "no_proxy_header" "it is one of proxies, and its connection did not begin with a PROXY header",
+    /// A proxy told something in X-Forwarded-For that is no address.
+    Forwarded = "forwarded" "it is one of proxies, and its X-Forwarded-For does not end in an address",
     /// The request is of a web page whose origin is not one of those that may send.
     Origin = "origin" "it sends for a web page whose origin is not allowed (origins)",
     /// There is no token where one is needed.

@@ -7,6 +7,7 @@ use super::denial::Denial;
 use super::tokens::{SECRET_BYTES_MIN, Token, digest_of};
 use crate::http::server::{Caller, Denied, Once};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Longest piece of a request that is said back.
@@ -53,6 +54,36 @@ impl Access {
             Ok(()) => Ok(origin),
             Err(broken) => Err(self.turned(broken, origin)),
         }
+    }
+
+    /// Who sends a request that came from `from`: as its proxies tell, where it came from one.
+    ///
+    /// # Errors
+    /// [`Turned`]: they tell something that is no address, or one that may not send.
+    pub fn client(&self, from: SocketAddr, caller: &Caller<'_>) -> Result<SocketAddr, Turned> {
+        if self.proxies.is_empty() {
+            return Ok(from);
+        }
+        let fields = caller.forwarded_for.values();
+        let last = || fields.clone().next_back().map(shown).unwrap_or_default();
+        let client = self.proxies.client(from, fields.clone()).map_err(|_| Broken {
+            denial: Denial::Forwarded,
+            status: 400,
+            rule: "X-Forwarded-For of a proxy ends in the address of a machine",
+            came: json!(last()),
+            allowed: json!("the address that has connected to the proxy, alone or behind others and a comma"),
+        });
+        let admitted = client.and_then(|client| match client == from || self.networks.admits(client.ip()) {
+            true => Ok(client),
+            false => Err(Broken {
+                denial: Denial::Network,
+                status: 403,
+                rule: "allow and deny",
+                came: json!(client.ip()),
+                allowed: json!("an address that may send; of a proxy, and of the machine behind it"),
+            }),
+        });
+        admitted.map_err(|broken| self.turned(broken, None))
     }
 
     fn turned(&self, broken: Broken, origin: Option<Arc<String>>) -> Turned {

@@ -1,7 +1,7 @@
 //! Who may send: what a listener asks of a peer before anything of it is read, and of a request once
 //! its head is whole.
 //!
-//! It owns the rules as they are configured: networks, patterns of SOURCEs, tokens, origins. It never
+//! It owns the rules as they are configured: networks, proxies, patterns of SOURCEs, tokens, origins. It never
 //! reads a file, sees no clock, and counts nothing: it is given bytes and the moment, and says yes or
 //! why not.
 
@@ -10,12 +10,14 @@ mod denial;
 mod judge;
 mod networks;
 mod patterns;
+mod proxies;
 pub mod tokens;
 
 pub use denial::{Denial, DenialCounts};
 pub use judge::{Names, Turned};
 pub use networks::{NetworkFault, Networks};
 pub use patterns::{Pattern, PatternFault, Patterns};
+pub use proxies::{ForwardedFault, Proxies};
 pub use tokens::Tokens;
 
 use std::path::PathBuf;
@@ -24,8 +26,10 @@ use std::sync::Arc;
 /// Who may send to one listener. The default lets everybody in, but for web pages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Which peers may connect.
+    /// Which peers may connect, and which machines that a proxy tells of.
     pub networks: Networks,
+    /// Which of them tell the machine behind them.
+    pub proxies: Proxies,
     /// Which SOURCEs there are; empty: all that no other source is called.
     pub sources: Patterns,
     /// Who must say who they are; `None`: nobody.

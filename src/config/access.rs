@@ -4,7 +4,7 @@ use super::deliver::read_headers;
 use super::problem::Refusal;
 use super::settings::{Deliver, ListenTls, Settings, Source};
 use super::walk::Section;
-use crate::access::{Access, Networks, Pattern, Patterns, Tokens, TokensFile};
+use crate::access::{Access, Networks, Pattern, Patterns, Proxies, Tokens, TokensFile};
 use ipnet::IpNet;
 use std::fs;
 use std::net::SocketAddr;
@@ -22,7 +22,8 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// The keys that every listener has.
 pub(super) fn networks_only(section: &Section<'_, '_>) -> Access {
     let networks = Networks { allow: networks(section, "allow"), deny: networks(section, "deny") };
-    Access { networks, ..Access::default() }
+    let proxies = proxies(section, &networks.allow);
+    Access { networks, proxies, ..Access::default() }
 }
 
 /// The keys of an HTTP listener, with TLS or without.
@@ -66,6 +67,18 @@ fn listed<T: PartialEq>(
 
 fn networks(section: &Section<'_, '_>, key: &'static str) -> Vec<IpNet> {
     listed(section, key, NETWORKS, |text| Networks::parse(text).map_err(|fault| fault.to_string()))
+}
+
+/// The proxies of a listener. `allow` judges each of them before it is heard.
+fn proxies(section: &Section<'_, '_>, allow: &[IpNet]) -> Proxies {
+    let proxies = networks(section, "proxies");
+    let may_come = |proxy: &IpNet| allow.iter().any(|network| network.contains(proxy) || proxy.contains(network));
+    if let Some(proxy) = proxies.iter().find(|proxy| !allow.is_empty() && !may_come(proxy)) {
+        let what = format!("{proxy} may not connect: allow of this source does not have it");
+        let remedy = "allow with the addresses of the proxies, and of the machines behind them";
+        section.refuse("proxies", Refusal::new(what, remedy));
+    }
+    Proxies(proxies)
 }
 
 fn sources(section: &Section<'_, '_>) -> Patterns {

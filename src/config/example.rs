@@ -142,6 +142,7 @@ mod tests {
             let access = std::mem::take(&mut source.access);
             if matches!(source.kind, SourceKind::TcpListen { .. } | SourceKind::Http { .. }) {
                 assert!(!access.networks.allow.is_empty() && !access.networks.deny.is_empty());
+                assert!(!access.proxies.is_empty());
             }
             let connects = matches!(source.kind, SourceKind::TcpConnect { .. });
             assert_eq!(source.connect_tls.take().is_some(), connects);

@@ -3,6 +3,7 @@
 use super::nearest::nearest;
 use super::problem::Refusal;
 use super::walk::Section;
+use crate::access::Proxies;
 use crate::ground::KEPT_NAMES_MAX;
 use crate::http::server::{Array, Forms, Keeps, NotKept, Query};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ const LENIENT: [&str; 1] = ["bare-lf"];
 const LENIENT_REMEDY: &str = "a list of words, such as lenient = [\"bare-lf\"]";
 
 /// What the source takes; to be asked of HTTP sources only.
-pub(super) fn forms(section: &Section<'_, '_>) -> Forms {
+pub(super) fn forms(section: &Section<'_, '_>, proxies: &Proxies) -> Forms {
     let query = section.choice("query", &[("refuse", Query::Refuse), ("ignore", Query::Ignore)], Query::Refuse);
     let array = section.choice("array", &[("record", Array::Record), ("split", Array::Split)], Array::Record);
     let keeps = keeps(section);
@@ -25,6 +26,11 @@ pub(super) fn forms(section: &Section<'_, '_>) -> Forms {
         }
         let refusal = Refusal::new("nothing is called so that can be read leniently", LENIENT_REMEDY);
         entry.refuse_element(&span, refusal.with_nearest(nearest(word, LENIENT)));
+    }
+    if forms.bare_lf && !proxies.is_empty() {
+        let what =
+            "a proxy and this source would see other ends of one request, and a machine could hide a second one in it";
+        entry.refuse(Refusal::new(what, "either lenient or proxies in a source"));
     }
     forms
 }

@@ -44,14 +44,14 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 25] = [
+const KEYS_OF_KINDS: [(&str, &str); 26] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
     ("on_missing", "serial"),
     ("on_line_error", "serial"),
     ("connect", "tcp_connect"),
-    ("lane", "tcp_listen"),
+    ("lane", "tcp_listen and http"),
     ("names", "tcp_listen"),
     ("first", "serial, tcp_listen and tcp_connect"),
     ("on_close", "tcp_listen and tcp_connect"),
@@ -60,6 +60,7 @@ const KEYS_OF_KINDS: [(&str, &str); 25] = [
     ("allow", "tcp_listen and http"),
     ("deny", "tcp_listen and http"),
     ("allow_remote", "tcp_listen and http"),
+    ("proxies", "tcp_listen and http"),
     ("tls", "tcp_listen, tcp_connect and http"),
     ("name_from", "tcp_listen and http"),
     ("sources", "http"),
@@ -183,7 +184,7 @@ fn source<'d>(
     };
     let connect_tls = tls_of_caller(&section, kind, source_kind.as_ref());
     let (decoding, data_is) = content(&section);
-    let forms = if kind == Kind::Http { forms(&section) } else { Forms::default() };
+    let forms = if kind == Kind::Http { forms(&section, &access.proxies) } else { Forms::default() };
     if let Some(framing) = &mut framing {
         framing.unit_bytes = decoding.unit_bytes();
     }
@@ -470,8 +471,10 @@ fn http(
     taken: &mut Taken<'_>,
     (access, tls): (&Access, Option<&ListenTls>),
 ) -> Option<SourceKind> {
+    let lanes = [("source", LaneKey::Source), ("connection", LaneKey::Connection), ("address", LaneKey::Address)];
+    let lane = section.choice("lane", &lanes, LaneKey::Source);
     let is_plain = allow_remote(section);
     let listen = listen(section, owner, taken)?;
     check_remote_http(section, listen, (access, tls), is_plain);
-    Some(SourceKind::Http { listen })
+    Some(SourceKind::Http { listen, lane })
 }

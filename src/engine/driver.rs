@@ -25,7 +25,7 @@ use crate::observe::losses::{Acknowledged, LossNews};
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
     ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, Parcel, Reload, Reloaded, Selection,
-    SourceId,
+    SourceId, Told,
 };
 use crate::source::serial::{Opened, PortError};
 use crate::tls::TicketKeys;
@@ -150,6 +150,8 @@ pub enum Message {
         fd: Fd,
         /// Its peer.
         peer: SocketAddr,
+        /// What a proxy has told of it.
+        told: Option<Told>,
     },
     /// Another core tells something about a request of an HTTP machine.
     Parcel(Parcel),

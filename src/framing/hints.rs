@@ -1,9 +1,10 @@
 //! What the first bytes of a stream say about a framing that does not fit it.
 //!
 //! It looks at the first [`LOOK_BYTES`] of a stream, or as many as a record may have, and mostly at one record: as soon as nothing can
-//! be said any more, it is settled. It holds no bytes.
+//! be said any more, it is settled. It holds no bytes but the first few.
 
 use super::settings::{Framing, FramingKind};
+use crate::ground::proxy::{RECOGNIZED_BYTES, recognize};
 use std::fmt::Write as _;
 
 /// So many bytes without an end are told, unless a record may be longer. Looking ends there, too.
@@ -40,6 +41,8 @@ pub enum Hint {
     Telnet,
     /// It begins with the ClientHello of TLS.
     Tls,
+    /// It begins with a PROXY header.
+    Proxy,
     /// All bytes have the same parity, and bit 7 is in use: 7 data bits with a parity, read as 8 bits without one.
     Parity {
         /// Odd; else even.
@@ -65,6 +68,11 @@ impl Hint {
             Self::Tls => {
                 "the machine begins TLS (a ClientHello), and this source has none: give the source its tls, or let the \
                           machine connect without"
+                    .to_owned()
+            }
+            Self::Proxy => {
+                "a connection began with a PROXY header, and its peer is not in proxies: it was closed. Give this source \
+                 proxies = [\"…\"] with the proxy's address, or let the proxy send no header"
                     .to_owned()
             }
             Self::Parity { odd } => {
@@ -103,6 +111,7 @@ pub struct Hints {
     telnet: bool,
     /// One of the first bytes is none of a ClientHello.
     no_hello: bool,
+    start: [u8; RECOGNIZED_BYTES],
     line_feeds: u32,
     carriage_returns: u32,
     /// Which values came, by their lower 7 bits: with bit 7 clear, and with it set.
@@ -131,6 +140,10 @@ impl Hints {
         if self.bytes >= HELLO_BYTES && !self.no_hello {
             return Look::Hint(Hint::Tls);
         }
+        let proxy = recognize(&self.start[..self.bytes.min(RECOGNIZED_BYTES)]);
+        if !connected && proxy == Some(true) {
+            return Look::Hint(Hint::Proxy);
+        }
         if self.bytes >= PARITY_BYTES_MIN
             && let Some(hint) = self.parity()
         {
@@ -140,9 +153,9 @@ impl Hints {
             return self.no_end(framing, LINE_ENDS_MIN).map_or(Look::Settled, Look::Hint);
         }
         let may_be_telnet = connected && self.bytes < 2;
-        let may_be_tls = !self.no_hello;
+        let may_be_stranger = !self.no_hello || (!connected && proxy.is_none());
         let may_have_parity = !(self.any_even && self.any_odd);
-        if may_be_telnet || may_be_tls || may_have_parity || !self.has_end(framing) {
+        if may_be_telnet || may_be_stranger || may_have_parity || !self.has_end(framing) {
             Look::More
         } else {
             Look::Settled
@@ -159,6 +172,9 @@ impl Hints {
             0 => self.first = byte,
             1 => self.telnet = self.first == IAC && matches!(byte, 0xFB..=0xFE),
             _ => {}
+        }
+        if let Some(place) = self.start.get_mut(self.bytes) {
+            *place = byte;
         }
         // A record of a handshake, its version and length, and the message's type.
         self.no_hello |= match self.bytes {
@@ -234,6 +250,21 @@ mod tests {
             assert_ne!(said(&framing, false, &other, 1).0, Look::Hint(Hint::Tls));
         }
         assert!(Hint::Tls.words(None).contains("its tls"));
+    }
+
+    #[test]
+    fn a_proxy_header_is_known_by_its_first_bytes_however_they_come() {
+        let binary = [crate::ground::proxy::SIGNATURE_2, &[0x21, 0x11, 0, 12]].concat();
+        for header in [&b"PROXY TCP4 10.0.4.21 10.0.0.5 1 2\r\n"[..], b"PROXY UNKNOWN\r\n", &binary] {
+            for framing in [ending(b"\n"), ending(b"\x03")] {
+                for piece in [1, 5, 100] {
+                    assert_eq!(said(&framing, false, header, piece).0, Look::Hint(Hint::Proxy), "pieces of {piece}");
+                    assert_ne!(said(&framing, true, header, piece).0, Look::Hint(Hint::Proxy), "this side connected");
+                }
+            }
+        }
+        assert_eq!(said(&ending(b"\n"), false, b"PROXY 12.5 mm\n", 1).0, Look::Settled);
+        assert!(Hint::Proxy.words(None).contains("proxies = "));
     }
 
     fn with_parity(text: &[u8], odd: bool) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! What all else stands on: moments, ids and numbers, text, counts. It knows nothing of the modules
-//! above it.
+//! What all else stands on: moments, ids and numbers, text, counts, the PROXY header. It knows nothing of
+//! the modules above it.
 
 pub mod calendar;
 pub mod count;
@@ -9,6 +9,7 @@ mod id;
 mod kept_headers;
 mod moment;
 mod now;
+pub mod proxy;
 pub mod text;
 
 pub use flags::{FlagCounts, RecordFlags};

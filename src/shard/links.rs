@@ -10,6 +10,8 @@ pub(super) enum Kind {
     Stream,
     /// An HTTP machine.
     Http,
+    /// A connection of a proxy: which of both it is, and whose, its first bytes tell.
+    Proxied,
     /// A connection to the API.
     Api,
 }
@@ -88,6 +90,12 @@ impl Links {
     /// Its file has come.
     pub fn set_fd(&mut self, id: LinkId, fd: Fd) {
         self.find_mut(id).expect("a link that is being opened").fd = Some(fd);
+    }
+
+    /// It is known whose an accepted connection is.
+    pub fn turn_into(&mut self, id: LinkId, kind: Kind) {
+        let link = self.find_mut(id).filter(|link| link.state == State::Open(Kind::Proxied));
+        link.expect("a link that is open and of a proxy").state = State::Open(kind);
     }
 
     /// It is to be closed: its file, if that is open. `None` where it is closed already, or being
@@ -181,6 +189,12 @@ impl<T> Table<T> {
     /// As [`Table::get`], unless the link is being closed.
     pub fn find(&self, id: LinkId) -> Option<&T> {
         self.entries.get(id.index as usize)?.as_deref()
+    }
+
+    /// Of a link that becomes another owner's.
+    pub fn take(&mut self, id: LinkId) -> T {
+        self.count -= 1;
+        *self.entries[id.index as usize].take().expect("the link is of this table's kind")
     }
 
     /// The link is being closed, or is: whatever it was, nothing is known of it any more.

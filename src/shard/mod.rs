@@ -275,7 +275,10 @@ impl Shard {
         let Owners { intake, store, delivery } = &mut owners;
         let turn = &mut turn;
         match completion {
-            Completion::Accepted { source, fd, peer } => intake.handle_accepted(turn, source, fd, peer),
+            Completion::Accepted { source, fd, peer } => intake.handle_accepted(turn, store, source, (fd, peer)),
+            Completion::HandedOver { source, fd, peer, told } => {
+                intake.handle_handed_over(turn, store, source, (fd, peer, told));
+            }
             Completion::AcceptFailed { source, errno } => intake.handle_accept_failed(turn, source, errno),
             Completion::Received { link, bytes } => match turn.links.kind(link) {
                 Some(Kind::Api) => return delivery.handle_received(turn, store, link, bytes),
@@ -298,7 +301,7 @@ impl Shard {
                     intake.handle_opened(turn, link, result.map(OpenPort::from).map_err(OpenFailure::from));
                 }
                 // The driver closes what comes after a close was asked for.
-                Some(Kind::Http) | None => {}
+                Some(Kind::Http | Kind::Proxied) | None => {}
             },
             Completion::PortOpened { link, result } => {
                 if turn.links.is_open(link, Kind::Stream) {
@@ -428,7 +431,7 @@ impl Shard {
             Phase::Starting if self.store.is_ready() => {
                 self.phase = Phase::Running;
                 let (mut turn, mut owners) = self.lend(now);
-                owners.intake.start(&mut turn);
+                owners.intake.start(&mut turn, owners.store);
                 owners.admit(&mut turn);
             }
             Phase::Draining if self.terms.pending == self.store.unread() => {
@@ -449,7 +452,7 @@ impl Shard {
         self.phase = Phase::Draining;
         let drain_ns = self.settings.deliver.drain.as_nanos() as u64;
         let (mut turn, mut owners) = self.lend(now);
-        owners.intake.accept_early(&mut turn); // closes them
+        owners.intake.accept_early(&mut turn, owners.store); // closes them
         turn.timers.set(now.mono_ns + drain_ns, Timer::Drain);
         owners.intake.stop(&mut turn, owners.store);
         owners.admit(&mut turn);

@@ -76,6 +76,16 @@ pub enum Op {
         /// closed, or whose read has ended, has nothing left.
         older: Vec<LinkId>,
     },
+    /// Wait, without reading, for what older connections of the same machine have received by now, as before a read behind
+    /// them ([`Op::Recv`]); then [`RecvEnd::Paused`] comes. No read of the link is in flight.
+    AwaitOlder {
+        /// The link.
+        link: LinkId,
+        /// Its file.
+        fd: Fd,
+        /// The older ones.
+        older: Vec<LinkId>,
+    },
     /// Stop reading. Bytes already read still arrive, then [`RecvEnd::Paused`].
     PauseRecv {
         /// The link.
@@ -114,7 +124,8 @@ pub enum Op {
         to: Destination,
     },
     /// Hand an accepted connection over to the core that owns its address; it arrives there as
-    /// [`Completion::Accepted`].
+    /// [`Completion::Accepted`], or as [`Completion::HandedOver`] where a proxy has told of it. That one
+    /// is a link here, and closed behind this: the other core has a duplicate of its file.
     HandOver {
         /// The listener's source.
         source: SourceId,
@@ -124,6 +135,8 @@ pub enum Op {
         peer: SocketAddr,
         /// The owning core thread.
         core: CoreId,
+        /// What a proxy has told.
+        told: Option<Told>,
     },
     /// Tell another core; it hears [`Completion::Parcel`]. What one core tells another arrives in its
     /// order. Where that core has ended, a request comes back as an answer: 503.
@@ -158,6 +171,15 @@ pub enum Op {
         /// The operation, on its directory and its block memory.
         op: journal::Op,
     },
+}
+
+/// A connection of a proxy that has told which machine is behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The machine's address, or the proxy's own.
+    pub address: SocketAddr,
+    /// What was read behind the header.
+    pub bytes: Vec<u8>,
 }
 
 /// What cores tell each other of the requests of HTTP machines.
@@ -302,6 +324,17 @@ pub enum Completion<'a> {
         fd: Fd,
         /// Its peer.
         peer: SocketAddr,
+    },
+    /// Another core has accepted a connection of a proxy, and read of which machine it is.
+    HandedOver {
+        /// The listener's source.
+        source: SourceId,
+        /// The connection.
+        fd: Fd,
+        /// Its peer.
+        peer: SocketAddr,
+        /// What the proxy has told.
+        told: Told,
     },
     /// Accepting ended with an errno (EMFILE, ENFILE, ENOMEM …); the shard decides when to try
     /// again.

@@ -8,6 +8,8 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 pub enum Reason {
     /// Its first bytes are no TLS.
     Plain,
+    /// They are a PROXY header, from a peer that is not in `proxies`.
+    Proxy,
     /// What it offers is too old, or has nothing in common with what is taken.
     Offer,
     /// Its certificate is missing, or not good.
@@ -40,6 +42,10 @@ impl Fault {
 
     /// Bytes of the first read that are no TLS record.
     pub(super) fn plain(bytes: &[u8]) -> Self {
+        if bytes.starts_with(b"PROXY ") || bytes.starts_with(b"\r\n\r\n\0\r\nQUIT\n") {
+            let words = "it began with a PROXY header, and is not in proxies of this source: add its address, or let it send none";
+            return Self::new(Reason::Proxy, words);
+        }
         let words = match bytes.first() {
             Some(b'A'..=b'Z') => "it spoke HTTP or text without TLS on a TLS port: its URL must begin with https://",
             _ => "it did not speak TLS on a TLS port: see to its settings",
@@ -99,7 +105,7 @@ fn of_certificate(fault: &CertificateError) -> String {
 }
 
 /// What such a machine needs.
-const OLD: &str = "put haproxy in front of it (README, \"Old devices\")";
+const OLD: &str = "put haproxy with the PROXY protocol in front of it (README, \"Old devices\")";
 
 fn of_offer(fault: &PeerIncompatible, offer: Option<Offer>) -> String {
     match offer {

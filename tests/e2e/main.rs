@@ -32,6 +32,7 @@ mod parked;
 mod paths;
 mod ports;
 mod process;
+mod proxies;
 mod queue;
 mod refusals;
 mod reload;

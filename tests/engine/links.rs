@@ -3,7 +3,7 @@
 use crate::harness::{CLOSED, LINK, Remote, listening, pattern, settings, setup};
 use ringest::config::{Authority, Settings};
 use ringest::engine::Listeners;
-use ringest::shard::{ApiId, CoreId, Destination, LinkId, Op, Readable, SourceId};
+use ringest::shard::{ApiId, CoreId, Destination, LinkId, Op, Readable, SourceId, Told};
 use socket2::SockRef;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -170,9 +170,30 @@ fn a_connection_handed_over_arrives_as_an_accepted_one() {
     let (settings, listeners, address) = listening();
     let (remote, client, fd) = Remote::accept(address, settings, listeners);
     let peer = client.local_addr().expect("connected");
-    remote.ask(Op::HandOver { source: SourceId(0), fd, peer, core: CoreId(0) });
+    remote.ask(Op::HandOver { source: SourceId(0), fd, peer, core: CoreId(0), told: None });
     assert_eq!(remote.next(), "accepted");
     assert_eq!(remote.fd(), fd);
+    remote.running.stop();
+}
+
+#[test]
+fn a_connection_of_which_a_proxy_has_told_arrives_with_what_was_read_of_it_and_outlives_its_link() {
+    let (settings, listeners, address) = listening();
+    let (remote, mut client, fd) = Remote::accept(address, settings, listeners);
+    let peer = client.local_addr().expect("connected");
+    remote.ask(Op::Recv { link: LINK, fd, kind: Readable::Socket, older: Vec::new() });
+    client.write_all(b"x").expect("written");
+    assert_eq!(remote.next(), "received 3.7");
+    remote.ask(Op::PauseRecv { link: LINK });
+    assert_eq!(remote.next(), format!("RecvEnded {{ link: {LINK:?}, end: Paused }}"));
+    let told = Told { address: "10.0.4.21:9".parse().expect("an address"), bytes: b"behind".to_vec() };
+    remote.ask(Op::HandOver { source: SourceId(0), fd, peer, core: CoreId(0), told: Some(told.clone()) });
+    remote.ask(Op::Close { link: LINK, fd: Some(fd) });
+    let mut heard = [remote.next(), remote.next()];
+    heard.sort();
+    assert_eq!(heard[0], format!("Closed {{ link: {LINK:?} }}"));
+    assert!(heard[1].starts_with("HandedOver") && heard[1].contains(&format!("{told:?}")), "{heard:?}");
+    client.write_all(b"it is open").expect("written");
     remote.running.stop();
 }
 

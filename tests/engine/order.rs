@@ -158,6 +158,31 @@ fn a_connection_that_waits_for_an_older_one_can_be_paused_and_closed() {
 }
 
 #[test]
+fn a_connection_that_is_not_read_hears_when_what_its_older_one_had_received_is_read() {
+    let (settings, listeners, address) = listening();
+    let (remote, mut client, fd) = Remote::accept(address, settings, listeners);
+    remote.ask(read(OLDER, fd, &[]));
+    client.write_all(b"read").expect("written");
+    assert_eq!(remote.next(), "received 0.1");
+    remote.ask(Op::PauseRecv { link: OLDER });
+    assert_eq!(remote.next(), paused(OLDER));
+    client.write_all(b"unread").expect("written");
+    let (mut newer, newer_fd) = connect(&remote, address);
+    remote.ask(Op::AwaitOlder { link: NEWER, fd: newer_fd, older: vec![OLDER] });
+    newer.write_all(b"newer").expect("written");
+    remote.silence();
+    remote.ask(read(OLDER, fd, &[]));
+    assert_eq!(remote.next(), "received 0.1");
+    assert_eq!(remote.next(), paused(NEWER));
+    // There is nothing to wait for.
+    remote.ask(Op::AwaitOlder { link: NEWER, fd: newer_fd, older: vec![OLDER] });
+    assert_eq!(remote.next(), paused(NEWER));
+    remote.ask(read(NEWER, newer_fd, &[]));
+    assert_eq!(remote.next(), "received 1.1");
+    remote.running.stop();
+}
+
+#[test]
 fn a_stop_does_not_wait_for_a_connection_that_waits() {
     let Machine { remote, .. } = Machine::new();
     remote.silence();

@@ -32,11 +32,13 @@ kind = "tcp_listen"
 listen = "127.0.0.1:{tcp}"
 lane = "connection"
 first = "keep"
+{listener}
 
 [[source]]
 name = "http"
 kind = "http"
 listen = "127.0.0.1:{http}"
+{listener}
 
 {sequence}[deliver]
 url = "http://127.0.0.1:{api}/films/"
@@ -72,6 +74,8 @@ class Gateway:
         self.cores, self.sequence = "[0]", False
         # More keys of [deliver], as in the file.
         self.deliver = {}
+        # More keys of both sources, as in the file.
+        self.listener = ""
         self.child, self.starts, self.log, self.said = None, 0, self.directory / "ringest.log", 0
         self.ready = None
 
@@ -81,6 +85,7 @@ class Gateway:
         fields = '"id": {{id}}, ' if self.sequence else ""
         path.write_text(CONFIGURATION.format(
             cores=self.cores, state=json.dumps(str(self.state)), admin=self.admin, tcp=self.tcp, http=self.http, api=self.api,
+            listener=self.listener,
             journal="\n".join(f'{key} = "{value}"' for key, value in self.journal.items()), sequence=sequence,
             deliver="\n".join(f"{key} = {value}" for key, value in self.deliver.items()),
             body="{" + fields + '"machine": {{source|json}}, "data": {{data|json}}}',

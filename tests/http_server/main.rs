@@ -10,7 +10,7 @@ mod rows;
 
 use ringest::access::{Access, Names};
 use ringest::http::date::HttpDate;
-use ringest::http::server::{Caller, Forms, Limits, Output, Query, Ruling, ServerConnection, Verdict};
+use ringest::http::server::{Caller, Forms, Limits, Output, Query, Ruling, ServerConnection, Stranger, Verdict};
 
 /// Start of a good request.
 const P: &str = "POST /v1/records/a HTTP/1.1\r\nHost: a\r\n";

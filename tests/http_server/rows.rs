@@ -667,3 +667,23 @@ fn row_70_and_other_verdicts_are_answered_in_order() {
     assert_eq!(answers[1].field("retry-after"), Some("30"));
     assert_eq!(answers[3].body, "line 3 is empty\n");
 }
+
+#[test]
+fn a_proxy_header_that_does_not_count_is_named_and_nothing_behind_it_is_looked_at() {
+    let binary = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[10; 12]].concat();
+    let headers =
+        [&b"PROXY TCP4 10.0.4.21 10.0.0.5 1 2\r\n"[..], b"PROXY TCP6 ::1 ::1 1 2\r\n", b"PROXY UNKNOWN\r\n", &binary];
+    let mut cases: Vec<Case> = headers.iter().map(|header| closed("43", header, 400)).collect();
+    cases.push(closed("43", "\r\n\r\n\0\r\nQUIX", 400));
+    cases.push(closed("43", "\r\n\r\nPOST", 400));
+    cases.push(closed("43", "PROXY TCP4 \r\n", 400));
+    cases.push(refused("43", "PROXY /v1/records/a HTTP/1.1\r\nHost: a\r\n\r\n", 501));
+    check(&cases);
+    for header in headers {
+        let mut machine = Machine::new();
+        machine.feed(header);
+        let said = String::from_utf8(machine.outcome.sent.clone()).expect("text");
+        assert!(said.contains("{\"rule\":\"a PROXY header ") && said.contains("not in proxies"), "{said}");
+        assert_eq!(machine.connection.take_stranger(), Some(Stranger::ProxyHeader));
+    }
+}

@@ -92,6 +92,8 @@ struct World {
     others: BTreeMap<i32, (LinkId, bool)>,
     /// What they were sent, in order.
     told: Vec<String>,
+    /// Links that wait for older ones.
+    awaiting: Vec<LinkId>,
 }
 
 impl World {
@@ -152,6 +154,7 @@ impl World {
             holds: Vec::new(),
             others: BTreeMap::new(),
             told: Vec::new(),
+            awaiting: Vec::new(),
         };
         world.shard.start(world.now());
         world.settle();
@@ -219,6 +222,7 @@ impl World {
                 }
                 self.shard.handle(now, Completion::RecvEnded { link, end: RecvEnd::Paused });
             }
+            Op::AwaitOlder { link, .. } => self.awaiting.push(link),
             Op::Close { link, .. } => self.shard.handle(now, Completion::Closed { link }),
             op => panic!("{op:?} without a disk and a port"),
         }

@@ -52,3 +52,38 @@ fn what_an_older_connection_is_searched_for_comes_before_what_a_newer_one_brings
         assert!(stops || world.others[&22].1, "it is read on");
     }
 }
+
+#[test]
+fn what_came_behind_a_proxy_header_waits_for_the_older_connections_of_its_machine() {
+    let source = "kind = \"tcp_listen\"\nlisten = \"127.0.0.1:4001\"\nproxies = [\"10.0.0.5\"]";
+    let from = |machine: &str, text: &str| format!("PROXY TCP4 {machine} 10.0.0.5 9 4001\r\n{text}").into_bytes();
+    for stops in [false, true] {
+        let mut world = World::with(source, "end = \"\\r\"", 64 << 20);
+        world.accept(20, "10.0.0.5:40000");
+        world.bring(20, &from("10.0.4.21", "one\r"));
+        // The same machine comes again, twice, and another one.
+        for (fd, machine, text) in
+            [(21, "10.0.4.21", "three\r"), (22, "10.0.4.21", "four\r"), (23, "10.0.4.22", "other\r")]
+        {
+            world.accept(fd, &format!("10.0.0.5:4000{fd}"));
+            world.bring(fd, &from(machine, text));
+        }
+        assert_eq!(world.delivered, ["one", "other"]);
+        world.bring(20, b"two\r");
+        let waiting = std::mem::take(&mut world.awaiting);
+        assert_eq!(waiting, [world.others[&21].0, world.others[&22].0]);
+        if stops {
+            world.shard.stop(world.now());
+        } else {
+            // The driver tells them in another order.
+            for link in waiting.into_iter().rev() {
+                world.shard.handle(world.now(), Completion::RecvEnded { link, end: RecvEnd::Paused });
+                world.settle();
+            }
+            world.pass(MS);
+            assert!(world.others[&21].1 && world.others[&22].1, "they are read on");
+        }
+        world.settle();
+        assert_eq!(world.delivered, ["one", "other", "two", "three", "four"]);
+    }
+}

@@ -143,6 +143,7 @@ impl World {
                 self.cx.after(delay, Event::OpenPort { life: self.life, link, source });
             }
             Op::HoldLine { .. } => return Err("a line is held that has no XON and XOFF".into()),
+            Op::AwaitOlder { .. } => return Err("a connection waits for older ones, but there is no proxy".into()),
             Op::HandOver { .. } => return Err("a connection is handed over, but there is one core".into()),
             Op::PassOn { .. } => return Err("something is passed on, but there is one core".into()),
             Op::Journal { journal, op } => {

@@ -502,3 +502,34 @@ fn a_full_journal_answers_503_over_tls_and_takes_records_when_there_is_room() {
     assert_eq!(world.delivered.last().map(String::as_str), Some("cam-1 after"));
     assert_eq!(world.snapshot().terms.pending, 0);
 }
+
+#[test]
+fn a_proxy_header_comes_in_front_of_the_handshake() {
+    let (authority, ours) = plant();
+    const HEADER: &[u8] = b"PROXY TCP4 10.0.4.21 10.0.0.5 56324 4001\r\n";
+    for piece in [1, 1_000] {
+        let proxied = |source: &str| format!("{source}\nproxies = [\"10.0.0.7\"]");
+        let mut world = World::new(&proxied(TCP), &open_to_all(&ours));
+        let mut machine = Maker::new(&authority, None, BOTH).machine(&mut world, 0);
+        machine.piece = piece;
+        HEADER.chunks(piece).for_each(|bytes| world.give(machine.fd, bytes));
+        machine.say(b"record\r\n").exchange(&mut world);
+        assert_eq!(world.delivered, ["plc@10.0.4.21 record"]);
+
+        let mut world = World::new(&proxied(HTTP), &open_to_all(&ours));
+        let mut machine = Maker::new(&authority, None, BOTH).machine(&mut world, 0);
+        HEADER.chunks(piece).for_each(|bytes| world.give(machine.fd, bytes));
+        machine.say(post("cam-1", "record").as_bytes()).exchange(&mut world);
+        assert_eq!(machine.statuses(), [201]);
+    }
+    // Of a peer that is no proxy.
+    let mut world = World::new(HTTP, &open_to_all(&ours));
+    let fd = world.accept(0);
+    world.give(fd, HEADER);
+    let answer = String::from_utf8(world.take(fd)).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+    assert!(head.starts_with("HTTP/1.1 400 ") && body.contains("not in proxies"), "{answer}");
+    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{answer}");
+    assert!(world.has_ended(fd));
+    assert_eq!((world.count("tls_failed_plain"), world.delivered.len()), (1, 0));
+}

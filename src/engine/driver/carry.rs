@@ -11,12 +11,13 @@ use crate::engine::names::NameOf;
 use crate::engine::segments::{SegmentFiles, descriptor};
 use crate::ground::SegmentNumber;
 use crate::journal;
-use crate::shard::{Completion, CoreId, Destination, Fd, JournalId, LinkId, Op, Parcel, Readable, SourceId};
+use crate::shard::{Completion, CoreId, Destination, Fd, JournalId, LinkId, Op, Parcel, Readable, SourceId, Told};
 use io_uring::{opcode, squeue, types};
 use nix::sys::socket::{Shutdown, shutdown};
 use socket2::SockRef;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::rc::Rc;
 use tracing::warn;
 
@@ -65,17 +66,43 @@ impl<C: Core> Driver<C> {
             Op::Shutdown { link, fd } => self.shutdown(link, fd),
             Op::Close { link, fd } => self.close(link, fd),
             Op::Connect { link, to } => self.connect(link, to),
-            Op::HandOver { source, fd, peer, core } => {
-                let owner = &self.peers[usize::from(core.0)];
-                if owner.send(Message::Accepted { source, fd, peer }).is_err() {
-                    // It has stopped, and so does this core.
-                    let _ = nix::unistd::close(fd.0);
-                }
-            }
+            Op::AwaitOlder { link, fd, older } => self.await_older(link, fd, &older),
+            Op::HandOver { source, fd, peer, core, told } => self.hand_over(core, source, (fd, peer), told),
             Op::PassOn { core, parcel } => self.pass_on(core, parcel),
             Op::OpenPort { link, source } => self.open_port(link, source),
             Op::HoldLine { link, fd, hold } => self.hold_line(link, fd, hold),
             Op::Journal { journal, op } => self.carry_journal(journal, op),
+        }
+    }
+
+    /// Gives a connection to another core. One that is a link here is closed as such, so that the other core gets a duplicate.
+    fn hand_over(&self, core: CoreId, source: SourceId, (fd, peer): (Fd, SocketAddr), told: Option<Told>) {
+        let fd = match told {
+            None => fd,
+            Some(_) => {
+                // SAFETY: the link's file is open: its close comes behind this.
+                let connection = unsafe { BorrowedFd::borrow_raw(fd.0) };
+                match connection.try_clone_to_owned() {
+                    Ok(connection) => Fd(connection.into_raw_fd()),
+                    Err(error) => return warn!("a connection of {peer} ends, since it cannot be handed over: {error}"),
+                }
+            }
+        };
+        let owner = &self.peers[usize::from(core.0)];
+        if owner.send(Message::Accepted { source, fd, peer, told }).is_err() {
+            // It has stopped, and so does this core.
+            let _ = nix::unistd::close(fd.0);
+        }
+    }
+
+    /// A link waits for what older ones have received by now.
+    fn await_older(&mut self, id: LinkId, fd: Fd, older: &[LinkId]) {
+        let link = self.open_link(id, fd, false);
+        assert!(!link.reading && !link.read_wanted, "a link that is read waits by its read: {id:?}");
+        link.pausing = true;
+        self.order_behind(id, older);
+        if !self.links[id.index as usize].order.waits() {
+            self.events.push(Event::Paused { link: id });
         }
     }
 
@@ -464,7 +491,12 @@ impl<C: Core> Driver<C> {
         match message {
             Message::PortOpened { link, result } => self.port_opened(now, link, result),
             Message::PortClosed { link } => self.closed(now, link),
-            Message::Accepted { source, fd, peer } => self.hear(now, Completion::Accepted { source, fd, peer }),
+            Message::Accepted { source, fd, peer, told: None } => {
+                self.hear(now, Completion::Accepted { source, fd, peer });
+            }
+            Message::Accepted { source, fd, peer, told: Some(told) } => {
+                self.hear(now, Completion::HandedOver { source, fd, peer, told });
+            }
             Message::PortAppeared { source } => self.hear(now, Completion::PortAppeared { source }),
             Message::Parcel(parcel) => self.hear(now, Completion::Parcel { parcel }),
             Message::Reload(new) => {

@@ -7,7 +7,7 @@
 //! the core was given.
 #![allow(unsafe_code)] // libc has no safe call for TCP_INFO
 
-use super::{Core, Driver};
+use super::{Core, Driver, Event};
 use crate::shard::LinkId;
 use std::mem::offset_of;
 
@@ -99,6 +99,9 @@ impl<C: Core> Driver<C> {
             // It may be closed, and its place another link's.
             if link.is(newer) {
                 link.order.older -= 1;
+                if link.pausing && !link.reading && !link.order.waits() {
+                    self.events.push(Event::Paused { link: newer }); // it was told to wait, or has nothing else to wait for
+                }
                 self.arm_recv(newer);
             }
         }

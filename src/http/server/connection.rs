@@ -173,6 +173,17 @@ pub(super) enum BlankLine {
     None,
     Cr,
     Seen,
+    /// What follows it may go on as a PROXY header of version 2, whose first four bytes are two empty lines: so many have come.
+    ProxyHeader(u8),
+}
+
+/// What a peer has begun that is no HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stranger {
+    /// TLS: the connection is closed without an answer.
+    TlsHello,
+    /// The PROXY protocol, where it does not count.
+    ProxyHeader,
 }
 
 /// The state of one connection. It holds memory beyond its own size only while a request is unfinished or more than one
@@ -199,7 +210,7 @@ pub struct ServerConnection {
     /// The request is of HTTP/1.0 and asks to go on.
     pub(super) says_keep_alive: bool,
     pub(super) blank_line: BlankLine,
-    pub(super) tls_hello: bool,
+    pub(super) stranger: Option<Stranger>,
     /// Whose pages may read the answer to the request under way.
     pub(super) origin: Option<Arc<String>>,
     pub(super) query: Query,
@@ -224,7 +235,7 @@ impl ServerConnection {
             keep_alive: true,
             says_keep_alive: false,
             blank_line: BlankLine::None,
-            tls_hello: false,
+            stranger: None,
             origin: None,
             query: Query::default(),
             bare_lf: false,
@@ -414,12 +425,12 @@ impl ServerConnection {
 
     /// Whether the peer tried to speak TLS; the connection is then closed without an answer.
     pub fn saw_tls_hello(&self) -> bool {
-        self.tls_hello
+        self.stranger == Some(Stranger::TlsHello)
     }
 
-    /// The same, told once.
-    pub fn take_tls_hello(&mut self) -> bool {
-        std::mem::take(&mut self.tls_hello)
+    /// What the peer has begun instead of a request, told once.
+    pub fn take_stranger(&mut self) -> Option<Stranger> {
+        self.stranger.take()
     }
 
     /// Memory held beyond the connection's own size, in bytes.

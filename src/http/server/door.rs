@@ -23,6 +23,30 @@ impl<'h> Once<'h> {
     }
 }
 
+/// Fields of one name that are kept.
+const FIELDS_MAX: usize = 4;
+
+/// Values of a field that may stand there more than once: the last of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Last<'h> {
+    values: [&'h [u8]; FIELDS_MAX],
+    count: usize,
+}
+
+impl<'h> Last<'h> {
+    /// It stands there, behind the others.
+    pub(super) fn see(&mut self, value: &'h [u8]) {
+        self.values.rotate_left(1);
+        self.values[FIELDS_MAX - 1] = value;
+        self.count = (self.count + 1).min(FIELDS_MAX);
+    }
+
+    /// The last four at most, in their order.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &'h [u8]> + Clone + use<'h> {
+        self.values.into_iter().skip(FIELDS_MAX - self.count)
+    }
+}
+
 /// What a whole head says of who sends it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Caller<'h> {
@@ -36,6 +60,8 @@ pub struct Caller<'h> {
     pub origin: Once<'h>,
     /// Sec-Fetch-Site (W3C Fetch Metadata).
     pub fetch_site: Once<'h>,
+    /// X-Forwarded-For, which proxies write.
+    pub forwarded_for: Last<'h>,
 }
 
 /// What the owner says to a caller.
@@ -57,7 +83,7 @@ impl Ruling {
 /// The answer to a request that is not let in. After a 401 the connection is closed, and the body is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
-    /// 401, 403 or 404.
+    /// 400, 401, 403 or 404.
     pub status: u16,
     /// The value of WWW-Authenticate.
     pub authenticate: Option<&'static str>,

@@ -5,8 +5,9 @@ use httparse::{EMPTY_HEADER, Header, Status};
 
 use super::answer::Refusal;
 use super::door::Caller;
-use super::forms::{self, Query};
+use super::forms::{self, Details, Query};
 use super::keeps::Keeps;
+use crate::ground::proxy;
 use crate::http::fields::{Framing, FramingFields, is_token, is_token_byte, list};
 
 /// Longest method that is looked at, in bytes.
@@ -83,10 +84,20 @@ pub(super) fn check_line_so_far(line: &[u8], limits: &Limits) -> Result<(), Refu
     Ok(())
 }
 
+/// A PROXY header where none counts.
+pub(super) const PROXY_HEADER: Refusal = Refusal::bad("a PROXY header comes first, once, and from a peer in proxies")
+    .with(&Details {
+        came: "a PROXY header; this peer is not in proxies, or its header has come before",
+        allowed: "HTTP; or the address of this proxy in proxies of the source",
+    });
+
 const MALFORMED_LINE: &str = "the request line is not METHOD SP TARGET SP VERSION";
 
 /// Checks a whole request line, without its CRLF.
 pub(super) fn check_line(line: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    if proxy::recognize(line) == Some(true) {
+        return Err(PROXY_HEADER);
+    }
     check_line_so_far(line, limits)?;
     RequestLine::parse(line).map(|_| ())
 }
@@ -246,6 +257,7 @@ impl<'h> Fields<'h> {
             13 if is("authorization") => self.caller.authorization.see(value),
             14 if is("content-length") => self.framing.content_length(value),
             14 if is("sec-fetch-site") => self.caller.fetch_site.see(value),
+            15 if is("x-forwarded-for") => self.caller.forwarded_for.see(value),
             15 if is("idempotency-key") => {
                 self.keys += 1;
                 self.key = Some(value);

@@ -16,8 +16,8 @@ mod reading;
 mod split;
 
 pub use answer::Part;
-pub use connection::{Awaited, Output, Request, ServerConnection, Verdict};
-pub use door::{Caller, Denied, Once, Ruling};
+pub use connection::{Awaited, Output, Request, ServerConnection, Stranger, Verdict};
+pub use door::{Caller, Denied, Last, Once, Ruling};
 pub use forms::{Array, Details, Forms, Query};
 pub use keeps::{Keeps, NotKept};
 pub use limits::Limits;

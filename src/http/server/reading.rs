@@ -1,12 +1,13 @@
 //! Reading: from bytes to whole requests, and the answers to those that are wrong.
 
 use super::answer::{Answer, Extra, Refusal};
-use super::connection::{BlankLine, Drain, Kept, Packed, Phase, Request, ServerConnection, refused};
+use super::connection::{BlankLine, Drain, Kept, Packed, Phase, Request, ServerConnection, Stranger, refused};
 use super::door::{Caller, Denied, Ruling};
 use super::forms;
 use super::head::{self, Head, Ingest, Route};
 use super::limits::Limits;
 use crate::ground::KeptHeaders;
+use crate::ground::proxy::SIGNATURE_2;
 use crate::http::chunked::{Chunk, Decoder};
 use crate::http::fields::{Framing, Line, LineScan, append_bounded, is_token_byte};
 use crate::http::gzip::{GzipFault, Unpacker};
@@ -51,7 +52,7 @@ impl ServerConnection {
             let window = &input[..input.len().min(limits.header_bytes)];
             return match find_end(scan, window, limits, self.bare_lf) {
                 HeadEnd::Refused(refusal) => {
-                    self.close_with(refusal, is_head_request(window));
+                    self.refuse_head(refusal, is_head_request(window));
                     Step::Again
                 }
                 HeadEnd::More(scan) => {
@@ -75,7 +76,7 @@ impl ServerConnection {
         append_bounded(&mut self.buffer, window, limits.header_bytes);
         match find_end(scan, &self.buffer, limits, self.bare_lf) {
             HeadEnd::Refused(refusal) => {
-                self.close_with(refusal, is_head_request(&self.buffer));
+                self.refuse_head(refusal, is_head_request(&self.buffer));
                 Step::Again
             }
             HeadEnd::More(scan) => {
@@ -97,7 +98,7 @@ impl ServerConnection {
     /// Looks at the first bytes of a request; whether a head may start in `input`, which then has at least a byte.
     fn begin(&mut self, now_ns: u64, input: &mut &[u8]) -> bool {
         // One empty line before a request is ignored (RFC 9112 section 2.2).
-        while let (Some((byte, rest)), false) = (input.split_first(), self.blank_line == BlankLine::Seen) {
+        while let (Some((byte, rest)), BlankLine::None | BlankLine::Cr) = (input.split_first(), self.blank_line) {
             self.blank_line = match (self.blank_line, byte) {
                 (BlankLine::None, b'\r') => BlankLine::Cr,
                 (BlankLine::Cr, b'\n') => BlankLine::Seen,
@@ -111,9 +112,12 @@ impl ServerConnection {
             *input = rest;
         }
         let Some(&byte) = input.first() else { return false };
+        if let (BlankLine::Seen, b'\r') | (BlankLine::ProxyHeader(_), _) = (self.blank_line, byte) {
+            return self.begin_proxy_header(input);
+        }
         self.first_byte_ns = now_ns;
         if byte == TLS_HANDSHAKE {
-            self.tls_hello = true;
+            self.stranger = Some(Stranger::TlsHello);
             self.stop_reading();
         } else if !is_token_byte(byte) {
             self.close_with(Refusal::bad("this is no HTTP request"), false);
@@ -124,6 +128,34 @@ impl ServerConnection {
             return true;
         }
         false
+    }
+
+    /// Behind one empty line there is no other one, unless both begin a PROXY header. Where that is whole, or is none, it is
+    /// refused; no head begins here in any case.
+    fn begin_proxy_header(&mut self, input: &mut &[u8]) -> bool {
+        let mut matched = match self.blank_line {
+            BlankLine::ProxyHeader(matched) => usize::from(matched),
+            _ => 2,
+        };
+        let taken = input.iter().zip(&SIGNATURE_2[matched..]).take_while(|(came, wanted)| came == wanted).count();
+        matched += taken;
+        *input = &input[taken..];
+        if matched == SIGNATURE_2.len() {
+            self.refuse_head(head::PROXY_HEADER, false);
+        } else if !input.is_empty() {
+            self.close_with(Refusal::bad("this is no HTTP request"), false);
+        } else {
+            self.blank_line = BlankLine::ProxyHeader(matched as u8);
+        }
+        false
+    }
+
+    /// Answers a head that cannot be read; nothing behind it can.
+    fn refuse_head(&mut self, refusal: Refusal, head_only: bool) {
+        if refusal == head::PROXY_HEADER {
+            self.stranger = Some(Stranger::ProxyHeader);
+        }
+        self.close_with(refusal, head_only);
     }
 
     /// Decides what becomes of a whole head. `lend` is whether `bytes` live as long as the input does.

@@ -1,6 +1,7 @@
 //! Who is turned away. What a listener allows stands in its settings; here it is asked, counted by
 //! reason, and told. An address that fails often waits for its answers.
 
+use super::arrivals::Whence;
 use super::source::Sources;
 use crate::access::{Denial, Names, Turned};
 use crate::ground::SourceId;
@@ -30,40 +31,56 @@ pub(super) struct Door {
 impl Door {
     /// A peer whose address may not connect.
     pub fn deny_peer(&mut self, turn: &mut Turn<'_>, sources: &mut Sources, id: SourceId, peer: SocketAddr) {
-        self.deny(turn, sources, (id, peer), Denial::Network);
+        self.deny(turn, sources, (id, peer), Denial::Network, "");
     }
 
-    /// What is said to a request of a peer, by its head.
+    /// What is said to a request of a connection, by its head; `peer` becomes the address that the request is of.
     pub fn judge(
         &mut self,
         turn: &mut Turn<'_>,
         sources: &mut Sources,
-        (id, peer): (SourceId, SocketAddr),
+        (id, whence, peer): (SourceId, Whence, &mut SocketAddr),
         caller: &Caller<'_>,
     ) -> Ruling {
         let source = turn.source(id);
         let names = Names { own: &source.name, taken: &turn.settings.names };
-        match source.access.judge(caller, names, turn.now.wall_ns) {
+        *peer = whence.address();
+        let told = match whence.may_forward() {
+            true => source.access.client(*peer, caller).map(|client| *peer = client),
+            false => Ok(()),
+        };
+        match told.and_then(|()| source.access.judge(caller, names, turn.now.wall_ns)) {
             Ok(origin) => Ruling::Pass(origin),
             Err(Turned { denial, mut answer }) => {
                 if answer.status == 401 && self.failures.fail(turn.now.mono_ns, peer.ip()) {
                     answer.held_until_ns = turn.now.mono_ns + HOLD_NS;
                     turn.counters.denied_late += 1;
                 }
-                self.deny(turn, sources, (id, peer), denial);
+                self.deny(turn, sources, (id, *peer), denial, "");
                 Ruling::Deny(Box::new(answer))
             }
         }
     }
 
-    fn deny(&mut self, turn: &mut Turn<'_>, sources: &mut Sources, (id, peer): (SourceId, SocketAddr), why: Denial) {
+    /// A peer is turned away; `what`: more of why, in words.
+    pub fn deny(
+        &mut self,
+        turn: &mut Turn<'_>,
+        sources: &mut Sources,
+        (id, peer): (SourceId, SocketAddr),
+        why: Denial,
+        what: &str,
+    ) {
         turn.counters.denied += 1;
         sources.of(id).tally.denied.count(why);
         let say_ns = self.say_ns.entry(id).or_default();
         if turn.now.mono_ns >= *say_ns {
             *say_ns = turn.now.mono_ns + SAY_NS;
             let (name, peer, why) = (&turn.source(id).name, peer.ip(), why.words());
-            tracing::warn!("source {name}: {peer} is turned away: {why}; others within a minute are only counted");
+            let what = if what.is_empty() { String::new() } else { format!(" ({what})") };
+            tracing::warn!(
+                "source {name}: {peer} is turned away: {why}{what}; others within a minute are only counted"
+            );
         }
     }
 }

@@ -39,7 +39,7 @@ impl Faults {
     pub fn note(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: Option<SocketAddr>, fault: &Fault) {
         let counters = &mut *turn.counters;
         *match fault.reason {
-            Reason::Plain => &mut counters.tls_failed_plain,
+            Reason::Plain | Reason::Proxy => &mut counters.tls_failed_plain,
             Reason::Offer => &mut counters.tls_failed_offer,
             Reason::Certificate => &mut counters.tls_failed_certificate,
             Reason::Untrusted => &mut counters.tls_failed_untrusted,

@@ -136,6 +136,7 @@ impl Guests {
             first_byte_ns: *first_byte_ns,
         };
         let sender = self.senders.entry((*core, *link)).or_insert_with(|| Sender::new(*source, *peer));
+        sender.peer = *peer; // a proxy's connection has requests of many
         match sender.take(turn, store, sources, &request) {
             None => return false,
             Some(Verdict::Accepted { last_number, records, .. }) if last_number >= store.durable_below().0 => {

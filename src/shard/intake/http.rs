@@ -3,15 +3,17 @@
 
 use super::Placement;
 use super::access::Door;
+use super::arrivals::Whence;
 use super::guests::Sent;
 use super::hold::Hold;
 use super::queue::{Queued, RoomQueue};
 use super::secure::NoSession;
 use super::sender::{RETRY_AFTER_S, Sender};
 use super::source::Sources;
+use crate::access::Denial;
 use crate::ground::{CoreId, Fd, LinkId, Moment, RecordNumber, SourceId};
 use crate::http::date::HttpDate;
-use crate::http::server::{Awaited, Caller, Request, ServerConnection, Verdict};
+use crate::http::server::{Awaited, Caller, Request, ServerConnection, Stranger, Verdict};
 use crate::shard::links::{Kind, Table};
 use crate::shard::op::{Op, Parcel, PassedOn, Readable, RecvEnd};
 use crate::shard::store::Store;
@@ -20,7 +22,6 @@ use crate::shard::turn::Turn;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
-use std::net::SocketAddr;
 
 /// How long a closed connection is drained before it is given up (RFC 9112 section 9.6).
 const LINGER_NS: u64 = 2_000_000_000;
@@ -49,6 +50,7 @@ enum Closing {
 pub(super) struct Machine {
     /// The core that it is on.
     here: CoreId,
+    whence: Whence,
     sender: Sender,
     connection: ServerConnection,
     sending: bool,
@@ -108,10 +110,11 @@ impl Machine {
         let (limits, now_ns) = (&lent.turn.settings.limits.http, lent.turn.now.mono_ns);
         self.connection.set_forms(&lent.turn.source(self.sender.source).forms);
         let mut input = bytes;
-        let who = (self.sender.source, self.sender.peer());
         loop {
-            let Self { sender, passed_to, connection, .. } = self;
-            let mut judge = |caller: &Caller<'_>| lent.door.judge(lent.turn, lent.sources, who, caller);
+            let Self { whence, sender, passed_to, connection, .. } = self;
+            let id = sender.source;
+            let mut judge =
+                |caller: &Caller<'_>| lent.door.judge(lent.turn, lent.sources, (id, *whence, &mut sender.peer), caller);
             let Some(request) = connection.next_request(limits, now_ns, &mut input, &mut judge) else { break };
             let verdict = match lent.placement.owner_of_request(lent.store, &request, passed_to) {
                 _ if lent.sources.is_another_machine(lent.turn.settings, link, request.source) => {
@@ -187,7 +190,7 @@ impl Machine {
             link,
             ticket,
             source: sender.source,
-            peer: sender.peer(),
+            peer: sender.peer,
             name: request.source.into(),
             key: request.idempotency_key.map(Into::into),
             headers: request.headers.as_bytes().into(),
@@ -253,10 +256,11 @@ impl Machines {
     }
 
     /// A connection was accepted.
-    pub fn accept(&mut self, turn: &mut Turn<'_>, source: SourceId, fd: Fd, peer: SocketAddr) -> LinkId {
+    pub fn accept(&mut self, turn: &mut Turn<'_>, link: LinkId, source: SourceId, whence: Whence) {
         let mut machine = Machine {
             here: self.here,
-            sender: Sender::new(source, peer),
+            whence,
+            sender: Sender::new(source, whence.address()),
             connection: ServerConnection::new(turn.now.mono_ns),
             sending: false,
             dirty: false,
@@ -268,10 +272,8 @@ impl Machines {
             timer: None,
             passed_to: Vec::new(),
         };
-        let link = turn.links.open(Kind::Http, Some(fd));
         machine.set_timer(turn, link);
         self.table.insert(link, machine);
-        link
     }
 
     /// Bytes were read.
@@ -286,11 +288,18 @@ impl Machines {
         let Self { table, sent, .. } = self;
         let machine = table.of(link);
         sources.count_bytes(turn, machine.sender.source, bytes.len());
-        let mut lent = Taking { turn: &mut *turn, store, sources: &mut *sources, placement, sent, door };
+        let mut lent = Taking { turn: &mut *turn, store, sources: &mut *sources, placement, sent, door: &mut *door };
         machine.read(&mut lent, link, bytes);
         machine.mark_dirty(&mut self.dirty, link);
-        if machine.connection.take_tls_hello() {
-            sources.secures.faults.note_hello(turn, machine.sender.source, machine.sender.peer());
+        match machine.connection.take_stranger() {
+            None => {}
+            Some(Stranger::TlsHello) => {
+                sources.secures.faults.note_hello(turn, machine.sender.source, machine.whence.address());
+            }
+            Some(Stranger::ProxyHeader) => {
+                let who = (machine.sender.source, machine.whence.peer);
+                door.deny(turn, sources, who, Denial::ProxyHeader, "");
+            }
         }
     }
 
@@ -541,9 +550,9 @@ impl Machines {
         turn.links.of_kind(Kind::Http).filter(|link| self.table.get(*link).sender.source == id).collect()
     }
 
-    /// The other end of a connection.
-    pub fn peer_of(&self, link: LinkId) -> SocketAddr {
-        self.table.get(link).sender.peer()
+    /// Where a connection comes from.
+    pub fn whence_of(&self, link: LinkId) -> Whence {
+        self.table.get(link).whence
     }
 
     /// A link is closed.

@@ -4,6 +4,8 @@
 //! - `source`: the configured sources of this core, what is open of each and what it has sent;
 //!   `samples` of what was refused; `attempts` to open a port or device server; `addresses` that
 //!   are connected.
+//! - `arrivals`: connections come in; `proxied`: those of proxies, until it is known which machine is
+//!   behind each.
 //! - `stream`: bytes of ports and TCP connections; `pressure`: what they do while the journal has
 //!   no room.
 //! - `http`: HTTP machines; `sender`: who sends on one connection; `hold`: a request that waits for
@@ -16,6 +18,7 @@
 
 mod access;
 mod addresses;
+mod arrivals;
 mod attempts;
 mod batches;
 mod burst;
@@ -25,6 +28,7 @@ mod guests;
 mod hold;
 mod http;
 mod pressure;
+mod proxied;
 mod queue;
 mod samples;
 mod search;
@@ -33,12 +37,12 @@ mod sender;
 mod source;
 mod stream;
 
-use super::links::{Kind, Links};
+use super::links::{Kind, Links, Table};
 use super::op::{Op, OpenPort, Parcel, RecvEnd};
 use super::store::Store;
 use super::timer::Timer;
 use super::turn::{Phase, Turn};
-use super::{Fd, LaneId, LinkId, Now, SourceId};
+use super::{LaneId, LinkId, Now, SourceId};
 use crate::config::{self, LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
 use crate::ground::CoreId;
 use crate::http::server::Request;
@@ -46,17 +50,19 @@ use crate::journal::{Identity, owner_of};
 use crate::observe::snapshot::SourceSnapshot;
 use crate::source::serial::PortError;
 use access::Door;
+use arrivals::Arrival;
 use attempts::Loss;
 use guests::Guests;
 use http::Machines;
 pub(super) use pressure::needs_reserve;
+use proxied::Proxied;
 use queue::Queued;
 use source::{Accepting, Source, Sources};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use stream::{GoesOn, Stream, Streams, leave_source_lane};
+use stream::{GoesOn, Streams, leave_source_lane};
 
 /// Which core an address belongs to.
 #[derive(Debug)]
@@ -153,7 +159,9 @@ pub(super) struct Intake {
     door: Door,
     /// Connections that were handed over while the journal was not ready, or of a source that this
     /// core has not heard of yet.
-    early: Vec<(SourceId, Fd, SocketAddr)>,
+    early: Vec<(SourceId, Arrival)>,
+    /// Connections whose machines are not known yet.
+    proxied: Table<Proxied>,
 }
 
 impl Intake {
@@ -170,6 +178,7 @@ impl Intake {
             guests: Guests::default(),
             door: Door::default(),
             early: Vec::new(),
+            proxied: Table::default(),
         }
     }
 
@@ -203,83 +212,14 @@ impl Intake {
     }
 
     /// Intake begins.
-    pub fn start(&mut self, turn: &mut Turn<'_>) {
+    pub fn start(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         for id in self.sources.ids() {
             self.sources.start(turn, &mut self.streams.table, id);
         }
-        self.accept_early(turn);
-    }
-
-    /// Connections that other cores handed over before this one took records; at the end they are
-    /// closed.
-    pub fn accept_early(&mut self, turn: &mut Turn<'_>) {
-        for (source, fd, peer) in std::mem::take(&mut self.early) {
-            self.handle_accepted(turn, source, fd, peer);
-        }
+        self.accept_early(turn, store);
     }
 
     // ---- completions
-
-    /// A connection on a listener, or one that another core has handed over.
-    pub fn handle_accepted(&mut self, turn: &mut Turn<'_>, id: SourceId, fd: Fd, peer: SocketAddr) {
-        if !self.sources.runs(id) {
-            // Retired, or it will hear of it in a moment.
-            if self.sources.knows(id) || turn.phase.is_ending() {
-                Self::turn_away(turn, fd);
-            } else {
-                self.early.push((id, fd, peer));
-            }
-            return;
-        }
-        let source = turn.source(id);
-        if !source.access.networks.admits(peer.ip()) {
-            self.door.deny_peer(turn, &mut self.sources, id, peer);
-            // One that accepts one at a time is told anew.
-            self.sources.fit(turn, id);
-            return Self::turn_away(turn, fd);
-        }
-        if let SourceKind::TcpListen { lane: LaneKey::Address, names, .. } = &source.kind {
-            let owner = self.placement.owner(&source.name, names, peer);
-            if owner != self.placement.core {
-                turn.emit(Op::HandOver { source: id, fd, peer, core: owner });
-                self.sources.fit(turn, id);
-                return;
-            }
-        }
-        match turn.phase {
-            Phase::Running => {}
-            // Handed over by a core that takes records already.
-            Phase::Starting => return self.early.push((id, fd, peer)),
-            Phase::Draining | Phase::Stopping => return Self::turn_away(turn, fd),
-        }
-        // The core that has accepted it does not know how many this one has.
-        if !self.sources.has_room(turn.settings, id) {
-            return Self::turn_away(turn, fd);
-        }
-        let older = self.sources.older(turn, id, peer.ip());
-        let link = if matches!(source.kind, SourceKind::Http { .. }) {
-            self.machines.accept(turn, id, fd, peer)
-        } else {
-            let mut stream = Stream::new(id, Some(peer), None);
-            stream.reading = true;
-            stream.older.clone_from(&older);
-            let link = turn.links.open(Kind::Stream, Some(fd));
-            if source.tls.is_none() {
-                stream.begin(turn, link, false); // over TLS it begins behind the handshake
-            }
-            self.streams.table.insert(link, stream);
-            link
-        };
-        self.sources.count_in(turn, id, link, peer);
-        self.sources.secures.begin(turn, link, id, peer);
-        turn.emit(Op::Recv { link, fd, kind: source::readable(&source.kind), older });
-    }
-
-    /// A connection that came too late: it is closed.
-    fn turn_away(turn: &mut Turn<'_>, fd: Fd) {
-        let link = turn.links.open(Kind::Stream, Some(fd));
-        turn.close(link);
-    }
 
     pub fn handle_accept_failed(&mut self, turn: &mut Turn<'_>, id: SourceId, errno: i32) {
         if self.sources.runs(id) {
@@ -340,6 +280,7 @@ impl Intake {
         bytes: &mut [u8],
     ) {
         match self.sources.secures.has(link) {
+            _ if kind == Kind::Proxied => self.proxied_received(turn, store, link, bytes),
             true => self.secure_received(turn, store, (link, kind), bytes),
             false => self.plain_received(turn, store, (link, kind), bytes),
         }
@@ -358,7 +299,7 @@ impl Intake {
                 self.machines.received(turn, store, &mut self.sources, owner, (link, bytes));
             }
             Kind::Stream => self.streams.received(turn, store, &mut self.sources, link, bytes),
-            Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
+            Kind::Proxied | Kind::Api => unreachable!("its bytes are none of a machine"),
         }
     }
 
@@ -370,6 +311,7 @@ impl Intake {
         end: RecvEnd,
     ) {
         match self.sources.secures.has(link) {
+            _ if kind == Kind::Proxied => self.proxied_ended(turn, store, link, end),
             true => self.secure_ended(turn, store, (link, kind), end),
             false => self.plain_ended(turn, store, (link, kind), end),
         }
@@ -379,7 +321,7 @@ impl Intake {
         match kind {
             Kind::Http => self.machines.read_ended(turn, store, &mut self.sources, link, end),
             Kind::Stream => self.streams.read_ended(turn, store, &mut self.sources, link, end),
-            Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
+            Kind::Proxied | Kind::Api => unreachable!("its bytes are none of a machine"),
         }
     }
 
@@ -394,7 +336,9 @@ impl Intake {
         match kind {
             _ if self.sources.secures.has(link) => self.secure_sent(turn, store, (link, kind), sent),
             Kind::Http => self.machines.sent(turn, store, &mut self.sources, link, sent),
-            Kind::Stream | Kind::Api => unreachable!("a stream is sent nothing, and the API is the delivery's"),
+            Kind::Stream | Kind::Proxied | Kind::Api => {
+                unreachable!("a machine that is no HTTP machine is sent nothing")
+            }
         }
     }
 
@@ -410,6 +354,7 @@ impl Intake {
                 self.machines.handle_timer(turn, store, &mut self.sources, (&self.placement, &mut self.door), link);
             }
             Kind::Stream => self.streams.handle_timer(turn, store, &mut self.sources, link),
+            Kind::Proxied => self.proxied_timer(turn, store, link),
             Kind::Api => unreachable!("a connection to the API is the delivery\'s"),
         }
     }
@@ -449,6 +394,7 @@ impl Intake {
     pub fn forget_link(&mut self, link: LinkId) {
         self.streams.table.forget(link);
         self.machines.forget(link);
+        self.proxied.forget(link);
         self.sources.secures.forget(link);
     }
 
@@ -571,7 +517,8 @@ impl Intake {
         match kind {
             Kind::Http => true,
             Kind::Stream => self.streams.table.get(link).is_untimed(settings),
-            Kind::Api => false,
+            // Headers count in the order in which they came.
+            Kind::Proxied | Kind::Api => false,
         }
     }
 
@@ -588,6 +535,9 @@ impl Intake {
     /// Intake ends: nothing more is accepted or read.
     pub fn stop(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
         self.sources.pause_accept(turn, "the gateway is stopping");
+        for id in self.sources.ids() {
+            self.end_proxied_of(turn, store, id);
+        }
         let links: Vec<LinkId> = turn.links.ids().collect();
         for link in links {
             match turn.links.kind(link) {
@@ -596,7 +546,7 @@ impl Intake {
                     self.streams.stop(turn, store, &mut self.sources, link);
                 }
                 Some(Kind::Http) => self.machines.stop(link),
-                Some(Kind::Api) | None => {}
+                Some(Kind::Proxied | Kind::Api) | None => {}
             }
         }
         self.sources.queue.forget_streams();
@@ -619,7 +569,7 @@ impl Intake {
             self.add_source(turn, store, id);
         }
         if turn.phase == Phase::Running {
-            self.accept_early(turn);
+            self.accept_early(turn, store);
         }
         self.bury(turn, store);
         let live: Vec<SourceId> =
@@ -640,7 +590,8 @@ impl Intake {
             }
             self.sources.adjust(turn, old, id);
             let before = &old.sources[usize::from(id.0)];
-            if before.access.networks != turn.source(id).access.networks {
+            let who = |source: &config::Source| (source.access.networks.clone(), source.access.proxies.clone());
+            if who(before) != who(turn.source(id)) {
                 self.end_denied(turn, store, id);
             }
             if before.tls != turn.source(id).tls {
@@ -652,20 +603,21 @@ impl Intake {
         }
     }
 
-    /// Connections whose peers may no longer send end in order.
+    /// Connections whose peers may no longer send, or no longer tell who does, end in order.
     fn end_denied(&mut self, turn: &mut Turn<'_>, store: &mut Store, id: SourceId) {
-        let networks = &turn.source(id).access.networks;
+        let access = &turn.source(id).access;
+        self.end_denied_proxied(turn, id);
         for link in self.streams.links_of(turn, id) {
-            let peer = self.streams.table.get(link).sender.peer;
-            if let Some(peer) = peer.filter(|peer| !networks.admits(peer.ip())) {
-                self.door.deny_peer(turn, &mut self.sources, id, peer);
+            let whence = self.streams.table.get(link).sender.whence();
+            if let Some(whence) = whence.filter(|whence| !whence.is_let_in(access)) {
+                self.door.deny_peer(turn, &mut self.sources, id, whence.address());
                 self.streams.retire(turn, store, &mut self.sources, link);
             }
         }
         for link in self.machines.links_of(turn, id) {
-            let peer = self.machines.peer_of(link);
-            if !networks.admits(peer.ip()) {
-                self.door.deny_peer(turn, &mut self.sources, id, peer);
+            let whence = self.machines.whence_of(link);
+            if !whence.is_let_in(access) {
+                self.door.deny_peer(turn, &mut self.sources, id, whence.address());
                 self.machines.stop(link);
             }
         }
@@ -687,6 +639,7 @@ impl Intake {
         if std::mem::replace(&mut source.accepting, Accepting::No) != Accepting::No {
             turn.emit(Op::PauseAccept { source: id });
         }
+        self.end_proxied_of(turn, store, id);
         for link in self.streams.links_of(turn, id) {
             self.sources.secures.farewell(turn, link);
             self.streams.retire(turn, store, &mut self.sources, link);
@@ -766,7 +719,7 @@ impl Intake {
         }
         // When all is over, links are closed as they are.
         if turn.phase != Phase::Stopping {
-            self.sources.check(self.streams.table.len() + self.machines.len());
+            self.sources.check(self.streams.table.len() + self.machines.len() + self.proxied.len());
         }
     }
 }

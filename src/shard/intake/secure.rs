@@ -434,8 +434,10 @@ impl Secures {
         let secure = self.sessions.of(link);
         let (id, peer) = (secure.source, secure.peer);
         let is_http = matches!(turn.source(id).kind, SourceKind::Http { .. });
-        if fault.reason == Reason::Plain && is_http {
-            secure.out = PLAIN_ANSWER.to_vec();
+        match fault.reason {
+            Reason::Plain if is_http => secure.out = PLAIN_ANSWER.to_vec(),
+            Reason::Proxy if is_http => secure.out = PROXY_ANSWER.to_vec(),
+            _ => {}
         }
         let until_ns = turn.now.mono_ns + LINGER_NS;
         secure.state = State::Refused { until_ns };
@@ -472,6 +474,12 @@ impl Secures {
 const PLAIN_ANSWER: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 45\r\n\r\nthis port speaks TLS: use https:// in the URL";
+
+/// What a proxy is told whose header does not count where TLS is spoken.
+const PROXY_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/json\r\n\
+    Content-Length: 170\r\n\r\n{\"rule\":\"a PROXY header counts only from a peer in proxies\",\
+    \"came\":\"a PROXY header; this peer is not in proxies\",\
+    \"allowed\":\"TLS; or its address in proxies of the source\"}";
 
 /// What is late.
 enum Late {

@@ -19,7 +19,8 @@ pub(super) const RETRY_AFTER_S: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Sender {
     pub source: SourceId,
-    peer: SocketAddr,
+    /// The machine of the request that is read: the other end of the connection, or whom a proxy there tells of.
+    pub peer: SocketAddr,
     lane: Option<LaneId>,
     /// Of the name under which the last request came.
     origin: Option<OriginRef>,
@@ -28,11 +29,6 @@ pub(super) struct Sender {
 impl Sender {
     pub fn new(source: SourceId, peer: SocketAddr) -> Self {
         Self { source, peer, lane: None, origin: None }
-    }
-
-    /// The other end of the connection.
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
     }
 
     /// It sends no more; its records stay.
@@ -119,7 +115,7 @@ impl Sender {
         let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
         let is_same = |origin: &OriginRef| {
             let who = &store.own().origin(*origin).who;
-            who.name() == source && who.decoding() == configured.decoding
+            who.name() == source && who.peer() == Some(self.peer) && who.decoding() == configured.decoding
         };
         if let Some(same) = self.origin.filter(is_same) {
             return (lane, same);

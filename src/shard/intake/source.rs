@@ -541,8 +541,8 @@ impl Sources {
 
     // ---- accepting
 
-    /// A connection of a listener begins.
-    pub fn count_in(&mut self, turn: &mut Turn<'_>, id: SourceId, link: LinkId, peer: SocketAddr) {
+    /// It is known which machine a connection is of.
+    pub fn enter_address(&mut self, turn: &Turn<'_>, id: SourceId, link: LinkId, peer: SocketAddr) {
         if let SourceKind::TcpListen { lane: LaneKey::Address, .. } = turn.source(id).kind
             && self.addresses.enter(id, peer.ip(), link)
         {
@@ -553,6 +553,10 @@ impl Sources {
                 peer.ip()
             );
         }
+    }
+
+    /// A connection of a listener begins.
+    pub fn count_in(&mut self, turn: &mut Turn<'_>, id: SourceId) {
         turn.counters.accepted_connections += 1;
         self.connections += 1;
         let source = self.of(id);

@@ -1,12 +1,14 @@
 //! Streams of bytes, from ports and TCP connections: cut into records, which go into the store at
 //! once.
 
+use super::arrivals::Whence;
 use super::attempts::Loss;
 use super::content::judge;
 use super::pressure::Pressure;
 use super::queue::RoomQueue;
 use super::search::SearchBudget;
 use super::source::{Brought, Sources, readable};
+use crate::access::Denial;
 use crate::config::{First, Flow, LaneKey, OnClose, Settings, Source, SourceKind, WhenFull, machine_name};
 use crate::framing::{
     FrameFlags, Framed, Framer, Framing, Hint, Hints, Idle, Look, OnIdle, RejectReason, search_bytes_max,
@@ -61,6 +63,8 @@ pub(super) struct Lent<'l, 't> {
 pub(super) struct Sender {
     pub source: SourceId,
     pub peer: Option<SocketAddr>,
+    /// The other end, where that is a proxy which has told of the peer.
+    pub proxy: Option<SocketAddr>,
     /// By its certificate, where that says who it is.
     pub name: Option<Box<str>>,
     lane: Option<(LaneId, OriginRef)>,
@@ -107,6 +111,12 @@ fn joined_ns(source: &Source) -> u64 {
 }
 
 impl Sender {
+    /// Where its connection comes from, if it was accepted.
+    pub fn whence(&self) -> Option<Whence> {
+        let address = self.peer?;
+        Some(Whence { peer: self.proxy.unwrap_or(address), told: self.proxy.map(|_| address) })
+    }
+
     /// One frame of the stream, whose end came at `at_ns`. Without `room` the journal has none for
     /// a record.
     fn take(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, at_ns: u64, framed: Framed<'_>, room: Option<Room>) {
@@ -219,7 +229,7 @@ impl Stream {
     /// `flow`: of a tty.
     pub fn new(source: SourceId, peer: Option<SocketAddr>, flow: Option<Flow>) -> Self {
         Self {
-            sender: Sender { source, peer, name: None, lane: None, brought: Brought::Nothing },
+            sender: Sender { source, peer, proxy: None, name: None, lane: None, brought: Brought::Nothing },
             framer: Framer::new(),
             parmrk: flow.map(|_| Parmrk::default()),
             pressure: Pressure::new(flow),
@@ -307,27 +317,36 @@ impl Stream {
 
     /// Cuts bytes into records. What the journal has no room for is held, and reading stops.
     fn frame(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, bytes: &[u8]) {
-        if !self.is_looked_at {
-            self.look(lent, bytes);
+        if !self.is_looked_at && self.look(lent, bytes) == Some(Hint::Proxy) && self.sender.peer.is_some() {
+            return self.refuse_header(lent, link);
         }
         self.frame_held(lent, link, lent.turn.now.mono_ns, bytes);
         self.watch_silence(lent.turn, link);
     }
 
+    /// A PROXY header of somebody whose word does not count: none of it becomes a record.
+    fn refuse_header(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
+        lent.turn.counters.denied += 1;
+        lent.sources.of(self.sender.source).tally.denied.count(Denial::ProxyHeader);
+        self.framer = Framer::new();
+        self.finish(lent, link, "it began with a PROXY header");
+    }
+
     /// Looks at the first bytes for what does not fit the framing.
-    fn look(&mut self, lent: &mut Lent<'_, '_>, bytes: &[u8]) {
+    fn look(&mut self, lent: &mut Lent<'_, '_>, bytes: &[u8]) -> Option<Hint> {
         let Lent { turn, sources, .. } = lent;
         let source = turn.source(self.sender.source);
         let connected = matches!(source.kind, SourceKind::TcpConnect { .. });
         match self.hints.get_or_insert_default().look(&source.framing, connected, bytes) {
-            Look::More => return,
-            Look::Settled => {}
-            Look::Hint(hint) => {
+            Look::More => return None,
+            look => {
+                (self.hints, self.is_looked_at) = (None, true);
+                let Look::Hint(hint) = look else { return None };
                 turn.counters.tls_hellos_on_plain_ports += u64::from(hint == Hint::Tls);
                 sources.hint(turn, self.sender.source, hint);
+                Some(hint)
             }
         }
-        (self.hints, self.is_looked_at) = (None, true);
     }
 
     /// As [`Stream::frame`], for bytes that came at `at_ns`.
