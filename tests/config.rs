@@ -351,7 +351,7 @@ fn every_key_reaches_its_setting() {
     };
     let connect =
         SourceKind::TcpConnect { connect: Authority { host: "fd00::7".to_owned(), port: 4001 }, quick_ack: true };
-    let http = SourceKind::Http { listen: "10.0.0.1:8080".parse().unwrap() };
+    let http = SourceKind::Http { listen: "10.0.0.1:8080".parse().unwrap(), lane: LaneKey::Source };
     let networks = |list: &[&str]| list.iter().map(|text| Networks::parse(text).unwrap()).collect();
     let of_tcp = Access {
         networks: Networks { allow: networks(&["10.0.4.0/24", "fd00::/8"]), deny: networks(&["10.0.4.66"]) },

@@ -3,7 +3,7 @@
 use super::checks::{Check, render, verdict};
 use super::{Failure, exit, online, send_test};
 use crate::config::{
-    self, Checked, Durability, Flow, LaneKey, Problems, Settings, Source, SourceKind, Url, WhenFull, show_duration,
+    self, Checked, Durability, Flow, Problems, Settings, Source, SourceKind, Url, WhenFull, show_duration,
     show_framing, show_line, show_size,
 };
 use crate::delivery::template::{Fields, Template};
@@ -246,21 +246,17 @@ fn origin(source: &Source) -> (&'static str, String) {
             ("serial", format!("{} {}{flow}", serial.path.display(), show_line(serial.line)))
         }
         SourceKind::TcpListen { listen, lane, .. } => {
-            let lane = match lane {
-                LaneKey::Connection => "connection",
-                LaneKey::Address => "address",
-            };
             let tls = if source.tls.is_some() { "TLS, " } else { "" };
-            ("tcp_listen", format!("{listen} ({tls}order kept by {lane})"))
+            ("tcp_listen", format!("{listen} ({tls}order kept by {})", lane.word()))
         }
         SourceKind::TcpConnect { connect, .. } => {
             let tls = if source.connect_tls.is_some() { " (TLS)" } else { "" };
             let host = if connect.host.contains(':') { format!("[{}]", connect.host) } else { connect.host.clone() };
             ("tcp_connect", format!("{host}:{}{tls}", connect.port))
         }
-        SourceKind::Http { listen } => {
+        SourceKind::Http { listen, lane } => {
             let scheme = if source.tls.is_some() { "https" } else { "http" };
-            ("http", format!("{scheme}://{listen}/v1/records/SOURCE"))
+            ("http", format!("{scheme}://{listen}/v1/records/SOURCE (order kept by {})", lane.word()))
         }
     }
 }

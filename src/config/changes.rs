@@ -90,7 +90,9 @@ fn needs_reopen(old: &Source, new: &Source) -> bool {
             SourceKind::TcpConnect { connect, quick_ack },
             SourceKind::TcpConnect { connect: new_connect, quick_ack: new_quick_ack },
         ) => (connect, quick_ack) != (new_connect, new_quick_ack),
-        (SourceKind::Http { listen }, SourceKind::Http { listen: new_listen }) => listen != new_listen,
+        (SourceKind::Http { listen, lane }, SourceKind::Http { listen: new_listen, lane: new_lane }) => {
+            listen != new_listen || lane != new_lane
+        }
         _ => true,
     };
     let other_tls = *connect_tls != new.connect_tls || lets_others_in(tls.as_ref(), new.tls.as_ref());

@@ -227,16 +227,28 @@ pub enum SourceKind {
     Http {
         /// Bound once per core by SO_REUSEPORT.
         listen: SocketAddr,
+        /// What keeps its order.
+        lane: LaneKey,
     },
+}
+
+impl SourceKind {
+    /// What keeps its order; of a line all of it does.
+    pub fn lane(&self) -> LaneKey {
+        match self {
+            Self::TcpListen { lane, .. } | Self::Http { lane, .. } => *lane,
+            Self::Serial(_) | Self::TcpConnect { .. } => LaneKey::Source,
+        }
+    }
 }
 
 /// What `{{source}}` shows of a machine that has connected to a listener.
 pub fn machine_name(source: &str, lane: LaneKey, names: &BTreeMap<IpAddr, String>, peer: SocketAddr) -> String {
     match (names.get(&peer.ip().to_canonical()), lane) {
-        (Some(name), LaneKey::Address) => name.clone(),
         (Some(name), LaneKey::Connection) => format!("{name}:{}", peer.port()),
-        (None, LaneKey::Address) => format!("{source}@{}", peer.ip()),
+        (Some(name), LaneKey::Address | LaneKey::Source) => name.clone(),
         (None, LaneKey::Connection) => format!("{source}@{peer}"),
+        (None, LaneKey::Address | LaneKey::Source) => format!("{source}@{}", peer.ip()),
     }
 }
 
@@ -252,6 +264,19 @@ pub enum LaneKey {
     Connection,
     /// All that comes from one IP address, also across reconnects.
     Address,
+    /// All that comes under one SOURCE of an HTTP listener, by whichever connection.
+    Source,
+}
+
+impl LaneKey {
+    /// As it stands in a configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Address => "address",
+            Self::Source => "source",
+        }
+    }
 }
 
 /// A serial port's settings.

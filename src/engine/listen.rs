@@ -88,7 +88,7 @@ pub fn bind_all(settings: &Settings, cores: usize) -> Result<Vec<Listeners>, Lis
 pub(super) fn listens(source: &Source, cores: usize) -> Option<(SocketAddr, usize)> {
     match source.kind {
         SourceKind::TcpListen { listen, lane: LaneKey::Address, .. } => Some((listen, 1)),
-        SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen } => Some((listen, cores)),
+        SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen, .. } => Some((listen, cores)),
         SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => None,
     }
 }

@@ -30,7 +30,7 @@ impl Shard {
             terms: self.terms,
             counters: self.counters,
             stages: self.stages.clone(),
-            sources: self.intake.snapshot(now, &self.settings, &self.links),
+            sources: self.intake.snapshot(now, &self.settings, &self.links, &self.store),
             routes: self.delivery.snapshot(now),
             journal,
             lanes: self.store.lane_count() as u64,

@@ -21,6 +21,7 @@ mod histograms;
 mod http;
 mod joined;
 mod keys;
+mod lanes;
 mod leases;
 mod losses;
 mod machines;

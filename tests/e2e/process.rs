@@ -217,6 +217,7 @@ pub fn refused_by(site: &Site, config: &Path, mut command: Command) -> (Option<i
 }
 
 /// The document of `/api/status`.
+#[derive(Debug)]
 pub struct Status(pub Value);
 
 impl Status {

@@ -235,6 +235,9 @@ impl Plan {
         if has_lots {
             keep_lots(&mut sources, &mut deliver, &mut contract);
         }
+        if is_by_source(seed) {
+            order_by_source(&mut sources);
+        }
         journal.machine_keys.count = if keyed { 1_000 } else { 0 };
         let missing_at_start = machines.iter().map(|m| m.kind == Kind::Serial && rng.u8(..10) == 0).collect();
         let mut faults = faults(rng, level, matches!(seed % 8, 1 | 3 | 5), &machines);
@@ -306,6 +309,19 @@ fn is_keyed(seed: u64) -> bool {
 /// Whether machines give a lot with their records, in a header that is kept; drawn apart, so that the other worlds are what they were.
 fn has_lots(seed: u64) -> bool {
     fastrand::Rng::with_seed(seed ^ 0x6c6f_7473).u8(..4) == 0
+}
+
+/// Whether lanes of HTTP machines are those of their SOURCEs; drawn apart, so that the other worlds are what they were.
+fn is_by_source(seed: u64) -> bool {
+    fastrand::Rng::with_seed(seed ^ 0x6c61_6e65).bool()
+}
+
+fn order_by_source(sources: &mut [Source]) {
+    for source in sources {
+        if let SourceKind::Http { lane, .. } = &mut source.kind {
+            *lane = LaneKey::Source;
+        }
+    }
 }
 
 fn keep_lots(sources: &mut [Source], deliver: &mut Deliver, contract: &mut Contract) {
@@ -505,7 +521,7 @@ fn source_of(rng: &mut fastrand::Rng, kind: Kind, id: SourceId, framing: Framing
             let connect = Authority { host: "10.9.0.1".into(), port: 4001 + id.0 };
             (format!("c-{}", id.0), SourceKind::TcpConnect { connect, quick_ack: is_quick(id) })
         }
-        Kind::Http => (format!("w-{}", id.0), SourceKind::Http { listen }),
+        Kind::Http => (format!("w-{}", id.0), SourceKind::Http { listen, lane: LaneKey::Connection }),
     };
     let silence_alarm = rng.bool().then_some(Duration::from_millis(700));
     Source { silence_alarm, decoding: decoding_of(&name), first: First::Keep, ..Source::new(&name, kind, framing) }

@@ -64,7 +64,7 @@ impl Sender {
             Ok(room) if !sources.queue.is_before(Claim::Waits) => room,
             Ok(_) | Err(Full::Passing) => return sources.queue.lasts().then_some(unavailable),
         };
-        let (lane, origin) = self.enter_lane(turn, store, request.source);
+        let (lane, origin) = self.enter_lane(turn, store, sources, request.source);
         let (now, first_byte_ns) = (turn.now, request.first_byte_ns);
         let frame_ns = now.mono_ns.saturating_sub(first_byte_ns);
         let mut records = Vec::with_capacity(pieces.len());

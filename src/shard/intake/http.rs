@@ -116,7 +116,8 @@ impl Machine {
             let mut judge =
                 |caller: &Caller<'_>| lent.door.judge(lent.turn, lent.sources, (id, *whence, &mut sender.peer), caller);
             let Some(request) = connection.next_request(limits, now_ns, &mut input, &mut judge) else { break };
-            let verdict = match lent.placement.owner_of_request(lent.store, &request, passed_to) {
+            let lane = (lent.turn.source(id).kind.lane(), sender.peer);
+            let verdict = match lent.placement.owner_of_request(lent.store, lane, &request, passed_to) {
                 _ if lent.sources.is_another_machine(lent.turn.settings, link, request.source) => {
                     Some(Verdict::Forbidden("the certificate of this machine is for another SOURCE"))
                 }

@@ -27,6 +27,7 @@ mod faults;
 mod guests;
 mod hold;
 mod http;
+mod places;
 mod pressure;
 mod proxied;
 mod queue;
@@ -54,6 +55,7 @@ use arrivals::Arrival;
 use attempts::Loss;
 use guests::Guests;
 use http::Machines;
+use places::Place;
 pub(super) use pressure::needs_reserve;
 use proxied::Proxied;
 use queue::Queued;
@@ -76,15 +78,40 @@ pub(super) struct Placement {
 }
 
 impl Placement {
-    /// The other core that decides about a request: its SOURCE's, if the request has a key, or one
-    /// before it on its connection was passed on to that core.
+    /// The other core that decides about a request: the one that its lane is on. Where each connection
+    /// has its own lane that is its SOURCE's, if the request has a key, or one before it on its
+    /// connection was passed on to that core.
     #[inline]
-    fn owner_of_request(&self, store: &Store, request: &Request<'_>, passed_to: &[CoreId]) -> Option<CoreId> {
-        if self.cores == 1 || !store.own().remembers_keys() {
+    fn owner_of_request(
+        &self,
+        store: &Store,
+        (lane, peer): (LaneKey, SocketAddr),
+        request: &Request<'_>,
+        passed_to: &[CoreId],
+    ) -> Option<CoreId> {
+        if self.cores == 1 {
             return None;
         }
-        let owner = owner_of(request.source, self.cores);
-        (owner != self.core && (request.idempotency_key.is_some() || passed_to.contains(&owner))).then_some(owner)
+        let of_source = || owner_of(request.source, self.cores);
+        let owner = match lane {
+            LaneKey::Source => of_source(),
+            LaneKey::Address => self.owner_by_hash(peer.ip()),
+            LaneKey::Connection if !store.own().remembers_keys() => return None,
+            LaneKey::Connection => {
+                let owner = of_source();
+                if request.idempotency_key.is_none() && !passed_to.contains(&owner) {
+                    return None;
+                }
+                owner
+            }
+        };
+        (owner != self.core).then_some(owner)
+    }
+
+    fn owner_by_hash(&self, address: IpAddr) -> CoreId {
+        let mut hasher = DefaultHasher::new();
+        address.hash(&mut hasher);
+        CoreId((hasher.finish() % u64::from(self.cores)) as u16)
     }
 
     /// The core that owns an address of a source.
@@ -95,11 +122,11 @@ impl Placement {
         // Records from before the address had this name, too.
         let name = machine_name(source, LaneKey::Address, names, peer);
         let unnamed = || machine_name(source, LaneKey::Address, &BTreeMap::new(), peer);
-        self.owners.get(&name).or_else(|| self.owners.get(&unnamed())).copied().unwrap_or_else(|| {
-            let mut hasher = DefaultHasher::new();
-            peer.ip().hash(&mut hasher);
-            CoreId((hasher.finish() % u64::from(self.cores)) as u16)
-        })
+        self.owners
+            .get(&name)
+            .or_else(|| self.owners.get(&unnamed()))
+            .copied()
+            .unwrap_or_else(|| self.owner_by_hash(peer.ip()))
     }
 }
 
@@ -112,14 +139,8 @@ fn is_same_end(one: &SourceKind, other: &SourceKind) -> bool {
     }
 }
 
-/// What a lane belongs to that a source goes on with.
-enum Place {
-    Line,
-    Address(IpAddr),
-}
-
 /// Whose lane the records of a sender are in, where they go before new ones of a source.
-fn place_of(source: &config::Source, who: &Identity) -> Option<Place> {
+fn place_of<'n>(source: &config::Source, who: &'n Identity) -> Option<Place<'n>> {
     if who.source() != source.name {
         return None;
     }
@@ -129,17 +150,15 @@ fn place_of(source: &config::Source, who: &Identity) -> Option<Place> {
             let address = who.peer().map(|peer| peer.ip());
             address.or_else(|| address_of(&source.name, names, who.name())).map(Place::Address)
         }
-        SourceKind::TcpListen { .. } | SourceKind::Http { .. } => None,
+        SourceKind::Http { lane: LaneKey::Source, .. } => Some(Place::Name(who.name())),
+        SourceKind::Http { lane: LaneKey::Address, .. } => who.peer().map(|peer| Place::Address(peer.ip())),
+        SourceKind::TcpListen { .. } | SourceKind::Http { lane: LaneKey::Connection, .. } => None,
     }
 }
 
 /// Whether a source goes on with lanes that it finds.
 fn has_lasting_lanes(kind: &SourceKind) -> bool {
-    match kind {
-        SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => true,
-        SourceKind::TcpListen { lane, .. } => *lane == LaneKey::Address,
-        SourceKind::Http { .. } => false,
-    }
+    kind.lane() != LaneKey::Connection
 }
 
 /// The address that a machine of a listener is called by, where the journal does not know it.
@@ -206,7 +225,7 @@ impl Intake {
         let older = match place_of(turn.source(id), who) {
             None => return,
             Some(Place::Line) => self.sources.of(id).lane.replace(lane),
-            Some(Place::Address(address)) => self.streams.shared.address_lanes.insert((id, address), lane),
+            Some(place) => self.sources.places.set(id, place, lane),
         };
         store.chain(older, lane);
     }
@@ -431,10 +450,9 @@ impl Intake {
     /// Places of sources and lanes that are of no more use are free.
     pub fn bury(&mut self, turn: &Turn<'_>, store: &mut Store) {
         if store.has_ended() {
-            self.streams.forget_lanes(store.drain_ended(), &mut self.sources);
+            self.sources.forget_lanes(store.drain_ended());
         }
-        let addresses = &self.streams.shared.address_lanes;
-        self.sources.bury(turn.settings, |id| addresses.keys().any(|(other, _)| *other == id));
+        self.sources.bury(turn.settings);
     }
 
     /// Links that wait for room in the journal go on.
@@ -686,16 +704,8 @@ impl Intake {
                 }
             }
         }
-        // Connections of addresses that have sent nothing lately share their lanes, too.
-        if matches!(turn.source(id).kind, SourceKind::TcpListen { lane: LaneKey::Address, .. }) {
-            let is_earlier = |other: SourceId| other != id && turn.source(other).name == *name;
-            let lanes = &mut self.streams.shared.address_lanes;
-            let earlier = lanes.iter().filter(|((other, _), _)| is_earlier(*other));
-            let found: Vec<(IpAddr, LaneId)> = earlier.map(|((_, address), lane)| (*address, *lane)).collect();
-            for (address, lane) in found {
-                lanes.entry((id, address)).or_insert(lane);
-            }
-        }
+        // Places of which nothing waits at this moment have their lanes, too.
+        self.sources.places.inherit(id, |other| other != id && turn.source(other).name == *name);
     }
 
     // ---- looking at it as a whole
@@ -706,8 +716,15 @@ impl Intake {
     }
 
     /// Its sources at this moment.
-    pub fn snapshot(&self, now: Now, settings: &Settings, links: &Links) -> Vec<SourceSnapshot> {
-        self.sources.show(now, settings, &self.streams.held_bytes(links))
+    pub fn snapshot(&self, now: Now, settings: &Settings, links: &Links, store: &Store) -> Vec<SourceSnapshot> {
+        let mut shown = self.sources.show(now, settings, &self.streams.held_bytes(links));
+        for (id, problem) in self.sources.places.crowded(store) {
+            let name = &settings.sources[usize::from(id.0)].name;
+            if let Some(source) = shown.iter_mut().find(|source| source.name == *name) {
+                source.problem = Some(source.problem.take().map_or(problem.clone(), |own| format!("{own}; {problem}")));
+            }
+        }
+        shown
     }
 
     /// What must be true at the end of a turn.

@@ -1,8 +1,10 @@
-//! Who sends requests on one connection: each body becomes a record of the connection's lane, or
+//! Who sends requests on one connection: each body becomes a record of its SOURCE's lane, or
 //! several (`batches`), unless its key says that it is one already. The connection may be another core's.
 
 use super::content::judge;
+use super::places::Place;
 use super::source::Sources;
+use crate::config::LaneKey;
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, RecordFlags, SourceId};
 use crate::http::server::{Form, Request, Verdict};
@@ -21,19 +23,22 @@ pub(super) struct Sender {
     pub source: SourceId,
     /// The machine of the request that is read: the other end of the connection, or whom a proxy there tells of.
     pub peer: SocketAddr,
-    lane: Option<LaneId>,
-    /// Of the name under which the last request came.
-    origin: Option<OriginRef>,
+    /// The lanes and names under which requests came lately, the last one first. With a lane of the
+    /// connection's own it is one.
+    entered: Vec<(LaneId, OriginRef)>,
 }
+
+/// So many lanes a connection keeps: behind a proxy it may carry the requests of many machines.
+const ENTERED_MAX: usize = 8;
 
 impl Sender {
     pub fn new(source: SourceId, peer: SocketAddr) -> Self {
-        Self { source, peer, lane: None, origin: None }
+        Self { source, peer, entered: Vec::new() }
     }
 
     /// It sends no more; its records stay.
     pub fn leave(&mut self, store: &mut Store) {
-        if let (Some(lane), Some(origin)) = (self.lane.take(), self.origin.take()) {
+        for (lane, origin) in std::mem::take(&mut self.entered) {
             store.leave_lane(lane, origin);
         }
     }
@@ -89,7 +94,7 @@ impl Sender {
             Ok(room) if !sources.queue.is_before(Claim::Waits) => room,
             Ok(_) | Err(Full::Passing) => return sources.queue.lasts().then_some(unavailable),
         };
-        let (lane, origin) = self.enter_lane(turn, store, request.source);
+        let (lane, origin) = self.enter_lane(turn, store, sources, request.source);
         let first_byte_ns = request.first_byte_ns;
         let frame_ns = now.mono_ns.saturating_sub(first_byte_ns);
         let record = NewRecord {
@@ -110,22 +115,39 @@ impl Sender {
     }
 
     /// The lane and the origin of a record under a name.
-    pub(super) fn enter_lane(&mut self, turn: &Turn<'_>, store: &mut Store, source: &str) -> (LaneId, OriginRef) {
+    pub(super) fn enter_lane(
+        &mut self,
+        turn: &Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        name: &str,
+    ) -> (LaneId, OriginRef) {
         let configured = turn.source(self.source);
-        let lane = *self.lane.get_or_insert_with(|| store.new_lane(true));
-        let is_same = |origin: &OriginRef| {
+        let is_same = |(_, origin): &(LaneId, OriginRef)| {
             let who = &store.own().origin(*origin).who;
-            who.name() == source && who.peer() == Some(self.peer) && who.decoding() == configured.decoding
+            who.name() == name && who.peer() == Some(self.peer) && who.decoding() == configured.decoding
         };
-        if let Some(same) = self.origin.filter(is_same) {
-            return (lane, same);
+        if let Some(at) = self.entered.iter().position(is_same) {
+            self.entered[..=at].rotate_right(1);
+            return self.entered[0];
         }
-        let who = Identity::of(&configured.name, source, Some(self.peer), configured.decoding);
+        let place = match configured.kind.lane() {
+            LaneKey::Source => Some(Place::Name(name)),
+            LaneKey::Address => Some(Place::Address(self.peer.ip())),
+            LaneKey::Connection => None,
+        };
+        let lane = match (place, self.entered.first()) {
+            (Some(place), _) => sources.enter_place(store, self.source, place, true),
+            (None, Some((lane, _))) => *lane,
+            (None, None) => store.new_lane(true),
+        };
+        let who = Identity::of(&configured.name, name, Some(self.peer), configured.decoding);
         let origin = store.open_origin(lane, who);
-        if let Some(older) = self.origin.replace(origin) {
-            // The connection goes on under another name, in the same lane.
-            store.leave_lane(lane, older);
+        let kept = if place.is_some() { ENTERED_MAX - 1 } else { 0 };
+        for (lane, origin) in self.entered.drain(kept.min(self.entered.len())..) {
+            store.leave_lane(lane, origin);
         }
+        self.entered.insert(0, (lane, origin));
         (lane, origin)
     }
 }

@@ -5,6 +5,7 @@ use super::addresses::Addresses;
 use super::attempts::{Attempts, Loss, ends_soon};
 use super::burst::Burst;
 use super::content::Undecodable;
+use super::places::Places;
 use super::queue::RoomQueue;
 use super::samples::Samples;
 use super::secure::Secures;
@@ -268,6 +269,8 @@ pub(super) struct Sources {
     pub queue: RoomQueue,
     /// TLS of their connections, for the same reason.
     pub secures: Secures,
+    /// The lanes that they go on with.
+    pub places: Places,
 }
 
 impl Sources {
@@ -283,6 +286,7 @@ impl Sources {
             back: Burst::default(),
             queue: RoomQueue::default(),
             secures: Secures::new(ids, settings),
+            places: Places::default(),
         };
         sources.make_index();
         sources
@@ -375,12 +379,13 @@ impl Sources {
 
     /// Frees the places of retired sources that nothing belongs to any more. Their counts go on in
     /// the source that has their name.
-    pub fn bury(&mut self, settings: &Settings, is_needed: impl Fn(SourceId) -> bool) {
+    pub fn bury(&mut self, settings: &Settings) {
         if !std::mem::take(&mut self.bury_due) {
             return;
         }
+        let places = &self.places;
         let needed =
-            |source: &Source| !source.retired || source.link.is_some() || source.open > 0 || is_needed(source.id);
+            |source: &Source| !source.retired || source.link.is_some() || source.open > 0 || places.has(source.id);
         let (kept, done): (Vec<_>, Vec<_>) = std::mem::take(&mut self.list).into_iter().partition(needed);
         self.list = kept;
         self.make_index();

@@ -4,6 +4,7 @@
 use super::arrivals::Whence;
 use super::attempts::Loss;
 use super::content::judge;
+use super::places::Place;
 use super::pressure::Pressure;
 use super::queue::RoomQueue;
 use super::search::SearchBudget;
@@ -24,7 +25,7 @@ use crate::shard::turn::{Phase, Turn};
 use crate::source::serial::{Mark, Parmrk};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long what a machine has sent already may still come after it was told that its connection
@@ -46,8 +47,6 @@ pub(super) struct Shared {
     pub held_bytes_max: usize,
     /// The turn in which a stream has gone on with a search.
     pub searched_ns: u64,
-    /// Lanes of addresses, with `lane = "address"`.
-    pub address_lanes: HashMap<(SourceId, IpAddr), LaneId>,
 }
 
 /// What a stream is lent for one call.
@@ -171,14 +170,12 @@ impl Sender {
 
     /// Its lane, and a new origin in it.
     fn find_lane(&self, lent: &mut Lent<'_, '_>) -> (LaneId, OriginRef) {
-        let Lent { turn, store, sources, shared } = lent;
+        let Lent { turn, store, sources, .. } = lent;
         let id = self.source;
         let configured = turn.source(id);
         match (&configured.kind, self.peer) {
             (SourceKind::TcpListen { lane: LaneKey::Address, .. }, Some(peer)) => {
-                let older = shared.address_lanes.get(&(id, peer.ip())).copied();
-                let lane = store.continue_lane(older);
-                shared.address_lanes.insert((id, peer.ip()), lane);
+                let lane = sources.enter_place(store, id, Place::Address(peer.ip()), false);
                 (lane, self.open_origin(store, configured, lane))
             }
             (_, Some(_)) => {
@@ -190,7 +187,7 @@ impl Sender {
                 match (source.lane, source.origin) {
                     (Some(lane), Some(origin)) => (lane, origin),
                     (older, _) => {
-                        let lane = store.continue_lane(older);
+                        let lane = store.continue_lane(older, false);
                         let origin = self.open_origin(store, configured, lane);
                         (source.lane, source.origin) = (Some(lane), Some(origin));
                         (lane, origin)
@@ -799,18 +796,6 @@ impl Streams {
             }
         }
         held
-    }
-
-    /// Lanes that are gone are no address's.
-    pub fn forget_lanes(&mut self, ended: impl Iterator<Item = LaneId>, sources: &mut Sources) {
-        if self.shared.address_lanes.is_empty() {
-            return;
-        }
-        let ended: std::collections::HashSet<LaneId> = ended.collect();
-        self.shared.address_lanes.retain(|_, lane| !ended.contains(lane));
-        if sources.iter().any(|source| source.retired) {
-            sources.bury_soon();
-        }
     }
 
     /// Most that is held of a line, by other settings.

@@ -414,6 +414,11 @@ impl Lane {
         self.appenders -= 1;
     }
 
+    /// Senders that append to it: connections, mostly.
+    pub fn appenders(&self) -> u32 {
+        self.appenders
+    }
+
     pub(super) fn set_needs_durable(&mut self) {
         self.needs_durable = true;
     }

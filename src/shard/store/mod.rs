@@ -257,14 +257,20 @@ impl Store {
     }
 
     /// The lane that follows an older one of the same source, in this core's own journal.
-    pub fn continue_lane(&mut self, older: Option<LaneId>) -> LaneId {
+    /// `needs_durable`: as for [`Store::new_lane`].
+    pub fn continue_lane(&mut self, older: Option<LaneId>, needs_durable: bool) -> LaneId {
         let older = older.filter(|older| self.lanes.get(*older).is_some());
         match older {
             // A lane that an adopted journal holds cannot take new records: they go to this core's
             // own.
-            Some(lane) if self.lanes[lane].journal() == JournalId::OWN => lane,
+            Some(lane) if self.lanes[lane].journal() == JournalId::OWN => {
+                if needs_durable && self.own().acknowledges_commits() {
+                    self.lanes[lane].set_needs_durable();
+                }
+                lane
+            }
             older => {
-                let lane = self.new_lane(false);
+                let lane = self.new_lane(needs_durable);
                 self.lanes.change_appenders(lane, Lane::set_lasting);
                 self.chain(older, lane);
                 lane
