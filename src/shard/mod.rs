@@ -39,6 +39,7 @@ use crate::tls;
 use delivery::Delivery;
 use intake::{Intake, Placement, needs_reserve};
 use links::{Kind, Links};
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use store::{BLOCKS_PER_TURN, Store};
@@ -163,10 +164,9 @@ impl Shard {
         };
         let (mut turn, Owners { intake, store, .. }) = shard.lend(now);
         for id in store.oldest_first() {
-            let settings = turn.settings;
-            for (who, lane) in store.adopt(&mut turn, id, |who| intake.goes_on_with(settings, who)) {
-                intake.adopt_lane(&turn, store, &who, lane);
-            }
+            let (settings, names) = (turn.settings, Cell::new(0));
+            let found = store.adopt(&mut turn, id, |who| intake.goes_on_with(settings, who, &names));
+            intake.adopt_lanes(&turn, store, found);
         }
         shard
     }

@@ -25,13 +25,15 @@ impl Shard {
         if journal.problem.is_none() && waits {
             journal.problem = self.store.own().why_paused(now);
         }
+        let routes = self.delivery.snapshot(now);
+        let is_served = routes.iter().all(|route| route.problem.is_none());
         let mut snapshot = Snapshot {
             core: self.intake.core().0,
             terms: self.terms,
             counters: self.counters,
             stages: self.stages.clone(),
-            sources: self.intake.snapshot(now, &self.settings, &self.links, &self.store),
-            routes: self.delivery.snapshot(now),
+            sources: self.intake.snapshot(now, (&self.settings, &self.links, &self.store), is_served),
+            routes,
             journal,
             lanes: self.store.lane_count() as u64,
             unused_ids: self.delivery.unused_ids(),

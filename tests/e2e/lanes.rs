@@ -4,8 +4,9 @@
 use crate::api::{Api, Behaviour};
 use crate::cores::cpus;
 use crate::machines::HttpMachine;
-use crate::process::{Gateway, Receiver};
+use crate::process::{Gateway, Receiver, eventually};
 use crate::site::{Site, assert_rows, free_address, record};
+use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -76,6 +77,63 @@ fn a_source_whose_records_fail_stops_no_other_on_its_connection() {
     assert!(!found.contains_key("bad") && found.len() == 9, "{found:?}");
     gateway.wait_terms("those of the one that fails to wait", |terms| terms.pending == 30);
     api.relent();
+}
+
+#[test]
+fn a_change_to_lanes_of_sources_keeps_nobody_waiting() {
+    for reloads in [false, true] {
+        let site = Site::new();
+        let http = free_address();
+        let write = |lane: &str| {
+            let config = site.config().one_step().http("cameras", http).of_source("lane", &format!("\"{lane}\""));
+            config.write(&site)
+        };
+        let mut gateway = Gateway::start(&site, &write("connection"));
+        // The service is away. One connection has records of two SOURCEs, the other of one of them.
+        let (mut both, mut one) = (HttpMachine::connect(http), HttpMachine::connect(http));
+        for number in 0..5 {
+            assert_eq!(both.post("cam-1", &record("cam-1", number)).expect("an answer").status, 201);
+            assert_eq!(both.post("cam-2", &record("cam-2", number)).expect("an answer").status, 201);
+            assert_eq!(one.post("cam-1", &record("cam-1-too", number)).expect("an answer").status, 201);
+        }
+        let config = write("source");
+        if reloads {
+            let loaded_at = || gateway.status().0["config"]["loaded_at"].clone();
+            let before = loaded_at();
+            gateway.process.signal(Signal::SIGHUP);
+            eventually("the reload", || (loaded_at() != before).then_some(()));
+        } else {
+            gateway.stop();
+            gateway = Gateway::start(&site, &config);
+        }
+        // These stay open: nobody waits for their end.
+        let mut stays = HttpMachine::connect(http);
+        for source in ["cam-2", "cam-1"] {
+            assert_eq!(stays.post(source, &record(source, 5)).expect("an answer").status, 201);
+        }
+        let _api = Api::start(site.api, Behaviour::default());
+        gateway.wait_terms("all to be delivered", |terms| terms.delivered == 17);
+        assert_eq!(stays.post("cam-2", &record("cam-2", 6)).expect("an answer").status, 201);
+        gateway.wait_terms("the next one", |terms| terms.delivered == 18);
+    }
+}
+
+#[test]
+fn connections_that_share_a_source_are_told_once_its_lane_grows() {
+    let site = Site::new();
+    let http = free_address();
+    let behaviour = Behaviour { fail_data: Some(("shared 000000", 500)), ..Behaviour::default() };
+    let _api = Api::start(site.api, behaviour);
+    let gateway = Gateway::start(&site, &site.config().one_step().http("cameras", http).write(&site));
+    let (mut one, mut other) = (HttpMachine::connect(http), HttpMachine::connect(http));
+    for number in 0..505 {
+        assert_eq!(one.post("shared", &record("shared", number)).expect("an answer").status, 201);
+        assert_eq!(other.post("shared", &record("other", number)).expect("an answer").status, 201);
+        assert_eq!(one.post("alone", &record("alone", number)).expect("an answer").status, 201);
+    }
+    let problem = || gateway.status().source("cameras")["problem"].as_str().map(str::to_owned);
+    let told = eventually("the problem", || problem().filter(|told| told.contains("records wait in their one order")));
+    assert!(told.contains("2 connections send as SOURCE shared") && told.contains("lane = \"connection\""), "{told}");
 }
 
 #[test]

@@ -48,6 +48,15 @@ impl Whence {
     }
 }
 
+/// Whether a proxied connection is read when it becomes its machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Its first read is under way, or has ended for good.
+    IsUnderWay,
+    /// It is read from then on.
+    Begins,
+}
+
 /// A connection that comes in.
 #[derive(Debug)]
 pub(super) struct Arrival {
@@ -202,15 +211,20 @@ impl Intake {
         turn: &mut Turn<'_>,
         store: &mut Store,
         (link, id, whence): (LinkId, SourceId, Whence),
-        older: Vec<LinkId>,
+        (older, reading): (Vec<LinkId>, Reading),
     ) {
-        let kind = Self::kind_of(&turn.source(id).kind);
+        let source = turn.source(id);
+        let kind = Self::kind_of(&source.kind);
         let Proxied { mut held, has_entered, .. } = self.proxied.take(link);
         turn.links.turn_into(link, kind);
         if !has_entered {
             self.sources.enter_address(turn, id, link, whence.address());
         }
-        self.enter(turn, link, id, (whence, older));
+        self.enter(turn, link, id, (whence, older.clone()));
+        if reading == Reading::Begins {
+            let fd = turn.links.fd(link).expect("an accepted connection has a file");
+            turn.emit(Op::Recv { link, fd, kind: readable(&source.kind), older });
+        }
         if !held.is_empty() {
             self.handle_received(turn, store, (link, kind), &mut held);
         }

@@ -1,5 +1,5 @@
-//! Requests that cross between cores. A machine's key is decided by one core, the one that SOURCE
-//! belongs to, whichever core its connection is on: that core journals the record, and tells the
+//! Requests that cross between cores. A lane and the keys in it belong to one core, the one of its SOURCE
+//! or address, whichever core the connection is on: that core journals the record, and tells the
 //! connection's core what became of it once it is as durable as configured.
 //!
 //! `Sent` is the side of the connection: how much is on its way. `Guests` is the side of the owner:
@@ -21,9 +21,9 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 /// What is answered while there is no room.
 const UNAVAILABLE: Verdict = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
 /// Requests of one core that others have at the same time, ...
-const REQUESTS_MAX: usize = 4_096;
+const REQUESTS_MAX: usize = 16_384;
 /// ... and the bytes of their bodies.
-const BYTES_MAX: usize = 16 << 20;
+const BYTES_MAX: usize = 64 << 20;
 
 /// What a core has passed on and was not answered yet.
 #[derive(Debug, Default)]

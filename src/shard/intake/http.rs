@@ -66,7 +66,7 @@ pub(super) struct Machine {
     reading: bool,
     /// When the link's timer is set for.
     timer: Option<Moment>,
-    /// Cores that requests with a key were passed on to. What follows them to the same SOURCE is, too, with
+    /// Cores that requests were passed on to. With lanes of connections, what follows them to the same SOURCE is, too, with
     /// a key or without, so that its order is kept.
     passed_to: Vec<CoreId>,
 }

@@ -60,6 +60,7 @@ pub(super) use pressure::needs_reserve;
 use proxied::Proxied;
 use queue::Queued;
 use source::{Accepting, Source, Sources};
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -156,6 +157,13 @@ fn place_of<'n>(source: &config::Source, who: &'n Identity) -> Option<Place<'n>>
     }
 }
 
+/// Lanes with records of several places, from before each place had its own. Nobody goes on with them:
+/// who came back to one place would keep the others waiting.
+fn mixed<'n>(found: impl Iterator<Item = (Place<'n>, LaneId)>) -> HashSet<LaneId> {
+    let mut places = HashMap::new();
+    found.filter(|(place, lane)| *places.entry(*lane).or_insert(*place) != *place).map(|(_, lane)| lane).collect()
+}
+
 /// Whether a source goes on with lanes that it finds.
 fn has_lasting_lanes(kind: &SourceKind) -> bool {
     kind.lane() != LaneKey::Connection
@@ -207,16 +215,28 @@ impl Intake {
     }
 
     /// Records that were found at a start go before the new ones of their source.
-    pub fn adopt_lane(&mut self, turn: &Turn<'_>, store: &mut Store, who: &Identity, lane: LaneId) {
-        for id in self.sources.ids() {
-            self.adopt_lane_for(turn, store, id, who, lane);
+    pub fn adopt_lanes(&mut self, turn: &Turn<'_>, store: &mut Store, mut found: Vec<(Identity, LaneId)>) {
+        let mixed = mixed(found.iter().filter_map(|(who, lane)| Some((self.place(turn.settings, who)?, *lane))));
+        found.retain(|(_, lane)| !mixed.contains(lane));
+        for (who, lane) in found {
+            for id in self.sources.ids() {
+                self.adopt_lane_for(turn, store, id, &who, lane);
+            }
         }
     }
 
-    /// Whether a source has a lane in which what this one sent goes before its new records.
-    pub fn goes_on_with(&self, settings: &Settings, who: &Identity) -> bool {
-        let configured = self.sources.iter().map(|source| &settings.sources[usize::from(source.id.0)]);
-        configured.into_iter().any(|source| place_of(source, who).is_some())
+    /// Whether a source has a lane in which what this one sent goes before its new records. `names`: how
+    /// many SOURCEs were asked for; those beyond a bound sleep, and have no order to keep.
+    pub fn goes_on_with(&self, settings: &Settings, who: &Identity, names: &Cell<usize>) -> bool {
+        match self.place(settings, who) {
+            Some(Place::Name(_)) => names.replace(names.get() + 1) < places::NAMES_MAX,
+            place => place.is_some(),
+        }
+    }
+
+    /// Where a source goes on with what this one sent.
+    fn place<'n>(&self, settings: &Settings, who: &'n Identity) -> Option<Place<'n>> {
+        self.sources.iter().find_map(|source| place_of(&settings.sources[usize::from(source.id.0)], who))
     }
 
     /// A lane holds records that go before the new ones of a source, if that source sent them. What
@@ -698,6 +718,9 @@ impl Intake {
             // be told to wait.
             found.sort_unstable_by_key(|(number, _, lane)| (!store.lane(*lane).is_under_way(), *number));
             found.dedup();
+            let places = found.iter().filter_map(|(_, who, lane)| Some((place_of(turn.source(id), who)?, *lane)));
+            let mixed = mixed(places);
+            found.retain(|(.., lane)| !mixed.contains(lane));
             for (_, who, lane) in found {
                 if seen.insert(who.name().to_owned()) || !store.lane(lane).is_under_way() {
                     self.adopt_lane_for(turn, store, id, &who, lane);
@@ -716,9 +739,16 @@ impl Intake {
     }
 
     /// Its sources at this moment.
-    pub fn snapshot(&self, now: Now, settings: &Settings, links: &Links, store: &Store) -> Vec<SourceSnapshot> {
+    pub fn snapshot(
+        &self,
+        now: Now,
+        (settings, links, store): (&Settings, &Links, &Store),
+        is_served: bool,
+    ) -> Vec<SourceSnapshot> {
         let mut shown = self.sources.show(now, settings, &self.streams.held_bytes(links));
-        for (id, problem) in self.sources.places.crowded(store) {
+        // While the service fails all lanes grow.
+        let crowded = if is_served { self.sources.places.crowded(store) } else { Vec::new() };
+        for (id, problem) in crowded {
             let name = &settings.sources[usize::from(id.0)].name;
             if let Some(source) = shown.iter_mut().find(|source| source.name == *name) {
                 source.problem = Some(source.problem.take().map_or(problem.clone(), |own| format!("{own}; {problem}")));

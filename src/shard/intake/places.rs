@@ -7,6 +7,9 @@ use crate::shard::store::Store;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+/// SOURCEs of a core that have a lane at the same time. Who may choose the name of each record must not
+/// fill the memory with lanes: those of connections can sleep.
+pub(super) const NAMES_MAX: usize = 100_000;
 /// With so many records waiting in the lane of a SOURCE it is told that several connections share it.
 const CROWDED_RECORDS: u64 = 1_000;
 
@@ -77,39 +80,39 @@ impl Places {
     pub fn forget(&mut self, ended: impl Iterator<Item = LaneId>) {
         let mut of_addresses = std::collections::HashSet::new();
         for lane in ended {
-            let Some(names) = self.names.remove(&lane) else {
-                of_addresses.insert(lane);
-                continue;
-            };
-            for lanes in self.of_names.values_mut() {
-                for name in &names {
-                    if lanes.get(name) == Some(&lane) {
-                        lanes.remove(name);
+            of_addresses.insert(lane);
+            for name in self.names.remove(&lane).into_iter().flatten() {
+                for lanes in self.of_names.values_mut() {
+                    if lanes.get(&name) == Some(&lane) {
+                        lanes.remove(&name);
                     }
                 }
             }
         }
         self.of_names.retain(|_, lanes| !lanes.is_empty());
-        if !of_addresses.is_empty() {
+        if !self.of_addresses.is_empty() {
             self.of_addresses.retain(|_, lane| !of_addresses.contains(lane));
         }
+    }
+
+    /// Whether there is room for the lane of one more SOURCE. Beyond it each connection has its own.
+    fn has_room(&self) -> bool {
+        self.names.len() < NAMES_MAX
     }
 
     /// Of each source with one, the SOURCE in whose lane most waits though several connections send under
     /// it, in words.
     pub fn crowded(&self, store: &Store) -> Vec<(SourceId, String)> {
-        let worst = |lanes: &HashMap<Box<str>, LaneId>| {
-            let found = lanes.iter().filter_map(|(name, lane)| Some((name.clone(), store.find(*lane)?)));
-            let crowded = found.map(|(name, lane)| (lane.records().pending(), lane.appenders(), name));
-            crowded.filter(|(pending, senders, _)| *pending >= CROWDED_RECORDS && *senders > 1).max()
-        };
-        let of_sources = self.of_names.iter().filter_map(|(id, lanes)| Some((*id, worst(lanes)?)));
-        let told = of_sources.map(|(id, (pending, senders, name))| {
+        let told = self.of_names.iter().filter_map(|(id, lanes)| {
+            let found = lanes.iter().filter_map(|(name, lane)| Some((name, store.find(*lane)?)));
+            let all = found.map(|(name, lane)| (lane.records().pending(), lane.appenders(), name));
+            let crowded = all.filter(|(pending, senders, _)| *pending >= CROWDED_RECORDS && *senders > 1);
+            let (pending, senders, name) = crowded.max()?;
             let words = format!(
                 "{senders} connections send as SOURCE {name}, and {pending} records wait in their one order: give each machine a \
                  SOURCE of its own, or set lane = \"connection\""
             );
-            (id, words)
+            Some((*id, words))
         });
         told.collect()
     }
@@ -125,10 +128,13 @@ impl Places {
 }
 
 impl Sources {
-    /// The lane in which the records of a place of a source go on. `needs_durable`: as for
-    /// [`Store::new_lane`].
+    /// The lane in which the records of a place of a source go on; one of its own where there are too
+    /// many places. `needs_durable`: as for [`Store::new_lane`].
     pub fn enter_place(&mut self, store: &mut Store, id: SourceId, place: Place<'_>, needs_durable: bool) -> LaneId {
         let older = self.places.find(id, place);
+        if older.is_none() && matches!(place, Place::Name(_)) && !self.places.has_room() {
+            return store.new_lane(needs_durable);
+        }
         let lane = store.continue_lane(older, needs_durable);
         if older != Some(lane) {
             self.places.set(id, place, lane);

@@ -15,7 +15,7 @@
 //! A read in flight gives what it likes. So where bytes behind the header must wait, or go
 //! elsewhere, the read is ended first.
 
-use super::arrivals::Whence;
+use super::arrivals::{Reading, Whence};
 use super::{Intake, LaneKey};
 use crate::access::Denial;
 use crate::config::SourceKind;
@@ -160,7 +160,7 @@ impl Intake {
         let is_elsewhere = self.owner_of(turn, id, address) != self.placement.core;
         let older = if is_elsewhere { Vec::new() } else { self.sources.older(turn, id, address.ip()) };
         if !is_elsewhere && older.is_empty() {
-            return self.admit_proxied(turn, store, (link, id, whence), Vec::new());
+            return self.admit_proxied(turn, store, (link, id, whence), (Vec::new(), Reading::IsUnderWay));
         }
         self.proxied.of(link).state = State::Ending(whence, older);
         if !is_elsewhere {
@@ -249,17 +249,13 @@ impl Intake {
         let proxied = self.proxied.get(link);
         let (id, end) = (proxied.source, proxied.end);
         let kind = Self::kind_of(&turn.source(id).kind);
-        self.admit_proxied(turn, store, (link, id, whence), older.clone());
-        if !turn.links.is_open(link, kind) {
-            return;
-        }
-        match (end, turn.links.fd(link)) {
-            (Some(end), _) => self.handle_recv_ended(turn, store, (link, kind), end),
-            (None, Some(fd)) => {
-                let kind = super::source::readable(&turn.source(id).kind);
-                turn.emit(Op::Recv { link, fd, kind, older });
-            }
-            (None, None) => unreachable!("an accepted connection has a file"),
+        // The read begins before what was held is given: that may pause it.
+        let begins = if end.is_none() { Reading::Begins } else { Reading::IsUnderWay };
+        self.admit_proxied(turn, store, (link, id, whence), (older, begins));
+        if let Some(end) = end
+            && turn.links.is_open(link, kind)
+        {
+            self.handle_recv_ended(turn, store, (link, kind), end);
         }
     }
 
@@ -319,7 +315,7 @@ impl Intake {
             };
             match placed {
                 Some((whence, older)) if self.owner_of(turn, id, whence.address()) == self.placement.core => {
-                    self.admit_proxied(turn, store, (link, id, whence), older);
+                    self.admit_proxied(turn, store, (link, id, whence), (older, Reading::IsUnderWay));
                 }
                 _ => self.end_proxied(turn, link),
             }

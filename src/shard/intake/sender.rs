@@ -29,7 +29,7 @@ pub(super) struct Sender {
 }
 
 /// So many lanes a connection keeps: behind a proxy it may carry the requests of many machines.
-const ENTERED_MAX: usize = 8;
+const ENTERED_MAX: usize = 64;
 
 impl Sender {
     pub fn new(source: SourceId, peer: SocketAddr) -> Self {
