@@ -133,7 +133,9 @@ fn a_removed_source_is_ended_in_order_and_its_records_still_go_out() {
     let (tcp, http, stays) = (free_address(), free_address(), free_address());
     let mut pty = Pty::create(&site.path("press"));
     let base = || site.config().tcp_listen("stays", stays);
-    let all = base().serial("press", &site.path("press")).tcp_listen("servers", tcp).http("cameras", http);
+    let all = base().serial("press", &site.path("press")).tcp_listen("servers", tcp);
+    // Lanes of SOURCEs keep a source until they are empty.
+    let all = all.http("cameras", http).of_source("lane", "\"connection\"");
     let gateway = Gateway::start(&site, &all.write(&site));
     gateway.wait_open("press");
     let (mut server, mut camera) = (TcpMachine::connect(tcp), HttpMachine::connect(http));

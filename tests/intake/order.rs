@@ -65,7 +65,7 @@ fn what_came_behind_a_proxy_header_waits_for_the_older_connections_of_its_machin
         for (fd, machine, text) in
             [(21, "10.0.4.21", "three\r"), (22, "10.0.4.21", "four\r"), (23, "10.0.4.22", "other\r")]
         {
-            world.accept(fd, &format!("10.0.0.5:4000{fd}"));
+            world.accept(fd, &format!("10.0.0.5:400{fd}"));
             world.bring(fd, &from(machine, text));
         }
         assert_eq!(world.delivered, ["one", "other"]);
