@@ -335,7 +335,7 @@ impl Stream {
         let source = turn.source(self.sender.source);
         let connected = matches!(source.kind, SourceKind::TcpConnect { .. });
         match self.hints.get_or_insert_default().look(&source.framing, connected, bytes) {
-            Look::More => return None,
+            Look::More => None,
             look => {
                 (self.hints, self.is_looked_at) = (None, true);
                 let Look::Hint(hint) = look else { return None };
