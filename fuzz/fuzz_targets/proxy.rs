@@ -1,6 +1,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringest_fuzz::{proxy, input::Seen};
+use ringest_fuzz::{input::Seen, proxy};
 
 fuzz_target!(|data: &[u8]| proxy::run(data, &mut Seen::default()));
