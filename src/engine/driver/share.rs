@@ -31,6 +31,8 @@ const BYTES_A_RECORD: usize = 256;
 const REQUESTS_MIN: usize = 8;
 /// The budget at most, however much is in flight: a quiet machine waits for a turn.
 const BUDGET_BYTES_MAX: usize = 128 << 10;
+/// Links that flood have this part of the budget: all others wait for as long as a turn takes.
+const FLOOD_SHARE: usize = 2;
 /// Of links that flood, with nothing in flight: whether the disk is behind is asked once a turn.
 const FLOOD_BYTES_MAX: usize = 1 << 20;
 /// A disk that ends no commit for so long hangs: links that flood are read again, as far as there is room. A
@@ -108,7 +110,8 @@ impl Share {
         };
         self.asked = 0;
         self.lists.iter_mut().for_each(|list| list.left_bytes = budget);
-        self.list(Pace::Flood).left_bytes = if holds_floods { 0 } else { budget.min(FLOOD_BYTES_MAX) };
+        let of_floods = if self.is_limited { budget / FLOOD_SHARE } else { FLOOD_BYTES_MAX };
+        self.list(Pace::Flood).left_bytes = if holds_floods { 0 } else { of_floods };
     }
 
     /// Whether links that flood are not read, since the disk is behind. What they have sent already must not
