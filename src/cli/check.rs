@@ -3,7 +3,7 @@
 use super::checks::{Check, render, verdict};
 use super::{Failure, exit, online, send_test};
 use crate::config::{
-    self, Checked, Durability, Flow, Problems, Settings, Source, SourceKind, Url, WhenFull, show_duration,
+    self, Checked, Durability, Flow, LaneKey, Problems, Settings, Source, SourceKind, Url, WhenFull, show_duration,
     show_framing, show_line, show_size,
 };
 use crate::delivery::template::{Fields, Template};
@@ -256,7 +256,11 @@ fn origin(source: &Source) -> (&'static str, String) {
         }
         SourceKind::Http { listen, lane } => {
             let scheme = if source.tls.is_some() { "https" } else { "http" };
-            ("http", format!("{scheme}://{listen}/v1/records/SOURCE (order kept by {})", lane.word()))
+            let order = match lane {
+                LaneKey::Source => String::new(),
+                LaneKey::Connection | LaneKey::Address => format!(" (order kept by {})", lane.word()),
+            };
+            ("http", format!("{scheme}://{listen}/v1/records/SOURCE{order}"))
         }
     }
 }

@@ -195,7 +195,7 @@ impl Intake {
             self.machines.accept(turn, link, id, whence);
         } else {
             let mut stream = Stream::new(id, Some(address), None);
-            stream.sender.proxy = whence.told.map(|_| whence.peer);
+            stream.sender.proxy = whence.told.map(|_| Box::new(whence.peer));
             (stream.reading, stream.older) = (true, older);
             if source.tls.is_none() {
                 stream.begin(turn, link, false); // over TLS it begins behind the handshake

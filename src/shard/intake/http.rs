@@ -50,7 +50,9 @@ enum Closing {
 pub(super) struct Machine {
     /// The core that it is on.
     here: CoreId,
-    whence: Whence,
+    /// Where it comes from, if `sender.peer` is not the other end, or may come to be another: a proxy may
+    /// tell. Of most connections there is nothing to keep.
+    whence: Option<Box<Whence>>,
     sender: Sender,
     connection: ServerConnection,
     sending: bool,
@@ -113,9 +115,14 @@ impl Machine {
         loop {
             let Self { whence, sender, passed_to, connection, .. } = self;
             let id = sender.source;
+            let from = whence.as_deref().copied().unwrap_or(Whence::peer(sender.peer));
             let mut judge =
-                |caller: &Caller<'_>| lent.door.judge(lent.turn, lent.sources, (id, *whence, &mut sender.peer), caller);
-            let Some(request) = connection.next_request(limits, now_ns, &mut input, &mut judge) else { break };
+                |caller: &Caller<'_>| lent.door.judge(lent.turn, lent.sources, (id, from, &mut sender.peer), caller);
+            let request = connection.next_request(limits, now_ns, &mut input, &mut judge);
+            if sender.peer != from.address() {
+                whence.get_or_insert_with(|| Box::new(from));
+            }
+            let Some(request) = request else { break };
             let lane = (lent.turn.source(id).kind.lane(), sender.peer);
             let verdict = match lent.placement.owner_of_request(lent.store, lane, &request, passed_to) {
                 _ if lent.sources.is_another_machine(lent.turn.settings, link, request.source) => {
@@ -156,6 +163,10 @@ impl Machine {
             Some(hold) => hold.end(),
             None => self.connection.handle_eof(),
         }
+    }
+
+    fn whence(&self) -> Whence {
+        self.whence.as_deref().copied().unwrap_or(Whence::peer(self.sender.peer))
     }
 
     fn wants_read(&self) -> bool {
@@ -260,7 +271,7 @@ impl Machines {
     pub fn accept(&mut self, turn: &mut Turn<'_>, link: LinkId, source: SourceId, whence: Whence) {
         let mut machine = Machine {
             here: self.here,
-            whence,
+            whence: whence.told.map(|_| Box::new(whence)),
             sender: Sender::new(source, whence.address()),
             connection: ServerConnection::new(turn.now.mono_ns),
             sending: false,
@@ -295,10 +306,10 @@ impl Machines {
         match machine.connection.take_stranger() {
             None => {}
             Some(Stranger::TlsHello) => {
-                sources.secures.faults.note_hello(turn, machine.sender.source, machine.whence.address());
+                sources.secures.faults.note_hello(turn, machine.sender.source, machine.whence().address());
             }
             Some(Stranger::ProxyHeader) => {
-                let who = (machine.sender.source, machine.whence.peer);
+                let who = (machine.sender.source, machine.whence().peer);
                 door.deny(turn, sources, who, Denial::ProxyHeader, "");
             }
         }
@@ -553,7 +564,7 @@ impl Machines {
 
     /// Where a connection comes from.
     pub fn whence_of(&self, link: LinkId) -> Whence {
-        self.table.get(link).whence
+        self.table.get(link).whence()
     }
 
     /// A link is closed.

@@ -63,7 +63,7 @@ pub(super) struct Sender {
     pub source: SourceId,
     pub peer: Option<SocketAddr>,
     /// The other end, where that is a proxy which has told of the peer.
-    pub proxy: Option<SocketAddr>,
+    pub proxy: Option<Box<SocketAddr>>,
     /// By its certificate, where that says who it is.
     pub name: Option<Box<str>>,
     lane: Option<(LaneId, OriginRef)>,
@@ -113,7 +113,8 @@ impl Sender {
     /// Where its connection comes from, if it was accepted.
     pub fn whence(&self) -> Option<Whence> {
         let address = self.peer?;
-        Some(Whence { peer: self.proxy.unwrap_or(address), told: self.proxy.map(|_| address) })
+        let proxy = self.proxy.as_deref().copied();
+        Some(Whence { peer: proxy.unwrap_or(address), told: proxy.map(|_| address) })
     }
 
     /// One frame of the stream, whose end came at `at_ns`. Without `room` the journal has none for
