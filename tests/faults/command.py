@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PACKAGES = {
     "mkfs.ext4": "e2fsprogs", "mkfs.btrfs": "btrfs-progs", "losetup": "mount", "mount": "mount", "umount": "mount", "unshare": "util-linux",
     "nbdkit": "nbdkit", "nbdfuse": "libnbd-bin", "qemu-storage-daemon": "qemu-system-common", "strace": "strace",
-    "faketime": "faketime", "haproxy": "haproxy", "ser2net": "ser2net", "e2fsck": "e2fsprogs", "setpriv": "util-linux",
+    "faketime": "faketime", "haproxy": "haproxy", "nginx": "nginx", "ser2net": "ser2net", "e2fsck": "e2fsprogs", "setpriv": "util-linux",
 }
 ALWAYS = ("mount", "umount")
 

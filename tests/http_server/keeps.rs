@@ -126,6 +126,7 @@ fn secrets_and_fields_about_the_message_are_no_headers_to_keep() {
         ("proxy-authorization", NotKept::Secret),
         ("COOKIE", NotKept::Secret),
         ("X-Api-Key", NotKept::Secret),
+        ("X-Auth-Token", NotKept::Secret),
         ("Idempotency-Key", NotKept::Key),
         ("Transfer-Encoding", NotKept::Framing),
         ("content-length", NotKept::Framing),

@@ -7,7 +7,17 @@ use crate::http::fields::{is_token, trim};
 use httparse::Header;
 
 /// Fields that carry secrets: they would stand in the journal, and wherever a record is shown.
-const SECRETS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"];
+const SECRETS: [&str; 9] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+    "api-key",
+    "x-auth-token",
+    "x-access-token",
+    "x-csrf-token",
+    "x-amz-security-token",
+];
 /// Fields about the message and its connection (RFC 9110 sections 7.6.1, 8.4, 8.6 and 10.1, RFC 9112 section 6).
 const FRAMING: [&str; 10] = [
     "connection",
