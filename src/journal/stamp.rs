@@ -12,8 +12,7 @@
 //!
 //! Format 2 brought the stamps, and origins with peer and encoding. Format 3 brought the end mark and
 //! the inventory of a clean stop, second copies of an epoch in a block of their own, losses, and the
-//! keys of machines. Format 4 brought batches, format 5 the kept headers of
-//! requests.
+//! keys of machines. Format 4 brought batches, format 5 the kept headers of requests.
 
 use super::format::u32_at;
 

@@ -163,8 +163,8 @@ impl Shard {
             stages: StageHistograms::new(),
         };
         let (mut turn, Owners { intake, store, .. }) = shard.lend(now);
+        let (settings, names) = (turn.settings, Cell::new(0));
         for id in store.oldest_first() {
-            let (settings, names) = (turn.settings, Cell::new(0));
             let found = store.adopt(&mut turn, id, |who| intake.goes_on_with(settings, who, &names));
             intake.adopt_lanes(&turn, store, found);
         }

@@ -6,6 +6,7 @@
 //!   are connected.
 //! - `arrivals`: connections come in; `proxied`: those of proxies, until it is known which machine is
 //!   behind each.
+//! - `places`: lanes that go on across connections, of addresses and SOURCEs.
 //! - `stream`: bytes of ports and TCP connections; `pressure`: what they do while the journal has
 //!   no room.
 //! - `http`: HTTP machines; `sender`: who sends on one connection; `hold`: a request that waits for

@@ -31,6 +31,8 @@ pub(super) struct Places {
     /// The names of each lane that has some, mostly one: thousands of others must not be looked at when
     /// it ends. Of connections with lanes of their own there can be several.
     names: HashMap<LaneId, Vec<Box<str>>>,
+    /// It was told that there are too many.
+    is_told: bool,
 }
 
 impl Places {
@@ -133,6 +135,11 @@ impl Sources {
     pub fn enter_place(&mut self, store: &mut Store, id: SourceId, place: Place<'_>, needs_durable: bool) -> LaneId {
         let older = self.places.find(id, place);
         if older.is_none() && matches!(place, Place::Name(_)) && !self.places.has_room() {
+            if !std::mem::replace(&mut self.places.is_told, true) {
+                tracing::warn!(
+                    "records of more than {NAMES_MAX} SOURCEs wait on this core: further connections keep their own order alone"
+                );
+            }
             return store.new_lane(needs_durable);
         }
         let lane = store.continue_lane(older, needs_durable);
@@ -157,6 +164,19 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_room_for_so_many_names_and_for_one_more_when_one_is_done() {
+        let lane = |index| LaneId { index, generation: 1 };
+        let mut places = Places::default();
+        for index in 0..NAMES_MAX as u32 {
+            assert!(places.has_room());
+            places.set(SourceId(0), Place::Name(&index.to_string()), lane(index));
+        }
+        assert!(!places.has_room());
+        places.forget([lane(7)].into_iter());
+        assert!(places.has_room());
+    }
 
     #[test]
     fn a_place_has_its_lane_until_that_ends_and_a_source_of_the_same_name_goes_on_with_it() {

@@ -5,7 +5,7 @@
 //! record makes it anew, as long as there are not too many: it is *roused*. Such a lane does not know
 //! what lies behind it, and is gone with its last record in memory: if there are more, it sleeps.
 //!
-//! A lane that a source or an address goes on with never sleeps: it is *lasting*.
+//! A lane that a source, an address or a SOURCE goes on with never sleeps: it is *lasting*.
 
 use super::lane::{Lane, State};
 use super::lanes::Lanes;

@@ -192,6 +192,11 @@ impl Lane {
         self.needs_durable
     }
 
+    /// Senders that append to it: connections, mostly.
+    pub fn appenders(&self) -> u32 {
+        self.appenders
+    }
+
     pub(super) fn successor(&self) -> Option<LaneId> {
         self.successor
     }
@@ -412,11 +417,6 @@ impl Lane {
 
     pub(super) fn leave_appender(&mut self) {
         self.appenders -= 1;
-    }
-
-    /// Senders that append to it: connections, mostly.
-    pub fn appenders(&self) -> u32 {
-        self.appenders
     }
 
     pub(super) fn set_needs_durable(&mut self) {
