@@ -6,7 +6,9 @@ use ringest::engine::admin::{self, CONNECTIONS_MAX, Gateway, HEADER_TIMEOUT, PAR
 use ringest::ground::count::{LineCounts, Stage, Terms};
 use ringest::ground::{FlagCounts, RecordFlags};
 use ringest::observe::losses::{Acknowledged, LossSnapshot};
-use ringest::observe::snapshot::{LineSnapshot, ParkedList, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot};
+use ringest::observe::snapshot::{
+    LineSnapshot, ParkedList, RefusalSample, RefusalSnapshot, Refused, RouteSnapshot, Sample, Snapshot, SourceSnapshot,
+};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Write};
@@ -152,6 +154,7 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
         bytes: 20 * received,
         held_bytes: 0,
         denied: DenialCounts::default(),
+        refused: vec![refused(received)],
         garbage_bytes: 0,
         samples: vec![
             Sample {
@@ -170,6 +173,46 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
             driver: Some(LineCounts { breaks: 4, parity_errors: 5, received_bytes: 6, ..LineCounts::default() }),
         }),
     }
+}
+
+/// What a listener refused five times, the last one so late.
+fn refused(at_wall_ns: u64) -> RefusalSnapshot {
+    let sample = |line: &str, at_wall_ns| RefusalSample {
+        at_wall_ns,
+        times: 1,
+        peer: "10.0.4.7".parse().ok(),
+        machine: None,
+        line: line.to_owned(),
+        rule: "no Host".to_owned(),
+    };
+    RefusalSnapshot {
+        reason: "bad_request".to_owned(),
+        count: 5,
+        machines: [("cam-1".to_owned(), 2), ("cam-2".to_owned(), 1)].into(),
+        last: vec![sample("GET / HTTP/1.1", 0), sample("GET /x?\u{2026}", 1), sample("\\xff", at_wall_ns)],
+    }
+}
+
+#[test]
+fn what_was_refused_is_shown_by_source_and_reason_with_the_last_four_of_all_cores() {
+    let server = two_cores();
+    let (status, document) = server.json("/api/refused");
+    assert_eq!(status, 200);
+    let kinds = document["refused"].as_array().expect("a list");
+    let shared = kinds.iter().find(|kind| kind["source"] == "shared").expect("a listener of both cores");
+    assert_eq!((&shared["reason"], &shared["count"]), (&json!("bad_request"), &json!(10)));
+    assert_eq!(shared["machines"], json!({ "cam-1": 4, "cam-2": 2 }));
+    let last = shared["last"].as_array().expect("a list");
+    assert_eq!(last.len(), 4);
+    assert_eq!(last[3]["line"], "\\xff");
+    assert_eq!(last[3]["peer"], "10.0.4.7");
+    assert_eq!(server.json("/api/status").1["sources"][0]["refused"], json!({ "bad_request": 10 }));
+    let families = parse_metrics(&server.get("/metrics").1);
+    let counts = ["cam-1", "cam-2", ""].map(|machine| {
+        let labels = [("source", "shared"), ("reason", "bad_request"), ("machine", machine)];
+        families["ringest_source_refused_total"].value(&labels)
+    });
+    assert_eq!(counts, [4.0, 2.0, 4.0]);
 }
 
 fn snapshot(core: u16) -> Snapshot {

@@ -844,7 +844,7 @@ fn a_batch_that_another_core_passes_on_is_answered_with_its_count_once_it_is_dur
         world.hear(Parcel::Request(request));
     }
     assert_eq!(verdicts(&world)[0], (3, Verdict::KeyReused));
-    let is_empty = |verdict| matches!(verdict, Verdict::BadForm { status: 400, part: None, .. });
+    let is_empty = |verdict| matches!(verdict, Verdict::Refused { status: 400, part: None, .. });
     assert!(verdicts(&world)[1].0 == 4 && is_empty(verdicts(&world)[1].1), "{:?}", verdicts(&world));
     world.wake_disk();
     world.pass(S);

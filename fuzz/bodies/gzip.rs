@@ -35,14 +35,14 @@ fn read<'a>(limits: &Limits, head: &'a str, pieces: impl IntoIterator<Item = &'a
     let mut connection = ServerConnection::new(0);
     let mut taken = None;
     for mut piece in std::iter::once(head.as_bytes()).chain(pieces) {
-        while let Some(request) = connection.next_request(limits, 0, &mut piece, &mut Ruling::everybody) {
+        while let Some(request) = connection.next_request(limits.into(), 0, &mut piece, &mut Ruling::everybody) {
             assert!(taken.is_none() && request.body.len() <= limits.body_bytes);
             taken = Some(request.body.to_vec());
             connection.respond(Verdict::Taken { records: 1 });
         }
     }
     let mut sent = Vec::new();
-    connection.take_output(0, HttpDate::new().at(0), &mut sent);
+    connection.take_output(0, HttpDate::new().at(0), &mut sent, &mut |_| ());
     assert_eq!(connection.held_bytes(), 0, "nothing stays behind the end");
     let status = std::str::from_utf8(&sent[9..12]).expect("a status line").parse().expect("a status");
     (status, taken)

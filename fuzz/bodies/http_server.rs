@@ -84,13 +84,13 @@ fn read<'a>(owner: Owner<'_>, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Ou
     let (mut ends, mut before, mut numbers) = (Vec::new(), 0, 0);
     for piece in pieces {
         let mut input = piece;
-        while let Some(request) = connection.next_request(limits, 0, &mut input, &mut Ruling::everybody) {
+        while let Some(request) = connection.next_request(limits.into(), 0, &mut input, &mut Ruling::everybody) {
             assert!(!request.body.is_empty() && request.body.len() <= limits.body_bytes);
             ends.push(before + piece.len() - input.len());
             outcome.taken.push(Taken::new(&request));
             connection.respond(match owner.verdicts >> (outcome.taken.len() % 4 * 2) & 3 {
                 0 | 1 => Verdict::Accepted { last_number: numbers, records: 1, keyed: numbers.is_multiple_of(2) },
-                2 => Verdict::UnknownSource,
+                2 => Verdict::KeyReused,
                 _ => Verdict::Unavailable { retry_after_s: 7 },
             });
             numbers += 1;
@@ -114,7 +114,7 @@ fn read<'a>(owner: Owner<'_>, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Ou
 
 fn flush(connection: &mut ServerConnection, durable_below: u64, outcome: &mut Outcome) -> Output {
     connection.release(durable_below);
-    let output = connection.take_output(0, HttpDate::new().at(0), &mut outcome.sent);
+    let output = connection.take_output(0, HttpDate::new().at(0), &mut outcome.sent, &mut |_| ());
     assert!(!connection.has_output());
     outcome.accepted += output.accepted;
     outcome.refused += output.refused;

@@ -53,6 +53,10 @@ denials! {
     TokenSource = "token_source" "its token is not for the SOURCE that it names (tokens_file)",
     /// The listener has no such SOURCE.
     Source = "source" "the SOURCE that it names is none of this listener (sources)",
+    /// The address has as many connections as it may have.
+    AddressConnections = "address_connections" "it has as many connections as one address may have (connections_per_address)",
+    /// As many connections show the token as may.
+    TokenConnections = "token_connections" "as many connections as may show its token already (connections_per_token)",
     /// The SOURCE is the name of another source of the configuration.
     OtherSource = "other_source" "the SOURCE that it names is another source of the configuration",
 }

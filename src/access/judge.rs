@@ -25,6 +25,15 @@ pub struct Names<'n> {
     pub taken: &'n [String],
 }
 
+/// A request that is let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted<'t> {
+    /// The origin whose pages may read the answer, where it has one.
+    pub origin: Option<Arc<String>>,
+    /// The token that it shows, where one is needed.
+    pub token: Option<&'t Token>,
+}
+
 /// Why a request is not let in, and what it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turned {
@@ -43,15 +52,26 @@ struct Broken {
     allowed: Value,
 }
 
+impl Turned {
+    /// As many connections show a token as may.
+    pub fn crowded(most: u32) -> Self {
+        let denial = Denial::TokenConnections;
+        let body =
+            json!({ "rule": "connections_per_token", "came": "one more connection with this token", "allowed": most });
+        let answer = Denied { status: 429, authenticate: None, body: body.to_string(), origin: None, held_until_ns: 0 };
+        Self { denial, answer }
+    }
+}
+
 impl Access {
-    /// Whether a request is let in; then the origin whose pages may read the answer, where it has one.
+    /// Whether a request is let in.
     ///
     /// # Errors
     /// [`Turned`], by the first rule that is broken.
-    pub fn judge(&self, caller: &Caller<'_>, names: Names<'_>, wall_ns: u64) -> Result<Option<Arc<String>>, Turned> {
+    pub fn judge(&self, caller: &Caller<'_>, names: Names<'_>, wall_ns: u64) -> Result<Admitted<'_>, Turned> {
         let origin = self.check_origin(caller).map_err(|broken| self.turned(broken, None))?;
         match self.check_sender(caller, names, wall_ns) {
-            Ok(()) => Ok(origin),
+            Ok(token) => Ok(Admitted { origin, token }),
             Err(broken) => Err(self.turned(broken, origin)),
         }
     }
@@ -117,16 +137,16 @@ impl Access {
         Err(Broken { denial: Denial::Origin, status: 403, rule: "origins", came: json!(came), allowed })
     }
 
-    fn check_sender(&self, caller: &Caller<'_>, names: Names<'_>, wall_ns: u64) -> Result<(), Broken> {
+    fn check_sender(&self, caller: &Caller<'_>, names: Names<'_>, wall_ns: u64) -> Result<Option<&Token>, Broken> {
         // A browser asks beforehand without a token, and learns nothing.
         if caller.is_options {
-            return Ok(());
+            return Ok(None);
         }
         let token = match &self.tokens {
             Some(_) => Some(self.check_token(caller, wall_ns)?),
             None => None,
         };
-        let Some(source) = caller.source else { return Ok(()) };
+        let Some(source) = caller.source else { return Ok(token) };
         self.check_source(source, names)?;
         match token {
             Some(token) if !token.sources.have(source) => Err(Broken {
@@ -136,7 +156,7 @@ impl Access {
                 came: json!(source),
                 allowed: json!(token.sources.texts()),
             }),
-            _ => Ok(()),
+            _ => Ok(token),
         }
     }
 

@@ -11,13 +11,15 @@ mod judge;
 mod networks;
 mod patterns;
 mod proxies;
+mod quotas;
 pub mod tokens;
 
 pub use denial::{Denial, DenialCounts};
-pub use judge::{Names, Turned};
+pub use judge::{Admitted, Names, Turned};
 pub use networks::{NetworkFault, Networks};
 pub use patterns::{Pattern, PatternFault, Patterns};
 pub use proxies::{ForwardedFault, Proxies};
+pub use quotas::Quotas;
 pub use tokens::Tokens;
 
 use std::path::PathBuf;
@@ -38,6 +40,8 @@ pub struct Access {
     pub basic: bool,
     /// The origins whose pages may send.
     pub origins: Vec<Arc<String>>,
+    /// How much each of them may.
+    pub quotas: Quotas,
 }
 
 /// Tokens, and the file that they were read from.

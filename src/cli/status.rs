@@ -12,6 +12,8 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Sources that are shown with a problem, and without one.
 const SOURCES_MAX: usize = 20;
+/// SOURCEs that are named of one reason.
+const MACHINES_MAX: usize = 8;
 /// Blanks between two columns of a table.
 const GAP: usize = 2;
 /// So many columns a name has at least.
@@ -26,6 +28,9 @@ pub struct Arguments {
     /// Print the document of /api/status as it is
     #[arg(long)]
     json: bool,
+    /// Show what listeners refused, by source and reason, with the last of each
+    #[arg(long)]
+    refused: bool,
 }
 
 /// Runs the command.
@@ -33,15 +38,58 @@ pub struct Arguments {
 /// # Errors
 /// [`exit::NOT_OK`] when no gateway answers, the accounting does not balance, a core is silent or a journal has a problem.
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
+    if arguments.refused {
+        return show_refused(&arguments);
+    }
     let status = fetch(&arguments.admin)?;
     let shown = if arguments.json { format!("{status}\n") } else { screen(&status) };
-    // A reader that went away (`| head`) is no failure of this command.
-    match std::io::stdout().write_all(shown.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    print(&shown)?;
     let failing = failing(&status);
     if failing.is_empty() { Ok(()) } else { Err(Failure::new(exit::NOT_OK, failing.join("\nringest: "))) }
+}
+
+/// A reader that went away (`| head`) is no failure of this command.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn show_refused(arguments: &Arguments) -> Result<(), Failure> {
+    let document = get(&arguments.admin, "/api/refused", |document| document["refused"].is_array())?;
+    if arguments.json { print(&format!("{document}\n")) } else { print(&refused_screen(&document)) }
+}
+
+/// What was refused: a line a source and reason, and below it the last of them.
+fn refused_screen(document: &Value) -> String {
+    let mut out = String::new();
+    for kind in list(document, "refused") {
+        let times = counted(kind["count"].as_u64().unwrap_or(0), "time");
+        let head = format!("{}: {}, {times}", text(kind, "source"), text(kind, "reason"));
+        fold(&mut out, ("", 0), 4, &head);
+        let machines = kind["machines"].as_object().into_iter().flatten();
+        let mut machines: Vec<(&str, u64)> =
+            machines.map(|(name, count)| (name.as_str(), count.as_u64().unwrap_or(0))).collect();
+        machines.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), name.to_owned()));
+        if !machines.is_empty() {
+            let shown = machines.iter().take(MACHINES_MAX).map(|(name, count)| format!("{name} {count}"));
+            let more = machines.len().saturating_sub(MACHINES_MAX);
+            let more = if more > 0 { format!(", and {}", counted(more as u64, "more machine")) } else { String::new() };
+            fold(&mut out, ("  ", 2), 4, &format!("by SOURCE: {}{more}", shown.collect::<Vec<_>>().join(", ")));
+        }
+        for last in list(kind, "last").iter().rev() {
+            let times = last["times"].as_u64().unwrap_or(1);
+            let times = if times > 1 { format!(" ({times} times in a row)") } else { String::new() };
+            let (peer, line) = (last["peer"].as_str().unwrap_or("-"), text(last, "line"));
+            let line = if line.is_empty() { String::new() } else { format!(" {line}:") };
+            fold(&mut out, ("  ", 2), 4, &format!("{} {peer}{line} {}{times}", text(last, "at"), text(last, "rule")));
+        }
+    }
+    if out.is_empty() {
+        out.push_str("nothing was refused since the gateway started\n");
+    }
+    out
 }
 
 /// Gets the document of `/api/status`.
@@ -49,13 +97,17 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
 /// # Errors
 /// [`exit::NOT_OK`] with what to look at when nobody answers, or something that is no gateway.
 pub fn fetch(admin: &str) -> Result<Value, Failure> {
+    get(admin, "/api/status", |document| document["terms"].is_object())
+}
+
+fn get(admin: &str, path: &str, is_ours: impl Fn(&Value) -> bool) -> Result<Value, Failure> {
     let not_ok = |message: String| Failure::new(exit::NOT_OK, message);
-    let answer = client::get(admin, "/api/status", TIMEOUT).map_err(|error| {
+    let answer = client::get(admin, path, TIMEOUT).map_err(|error| {
         not_ok(format!("{error}: is the gateway running, and is {admin} its [gateway] admin address (see --admin)?"))
     })?;
     let document: Option<Value> = serde_json::from_slice(&answer.body).ok().filter(Value::is_object);
     match document {
-        Some(document) if answer.status == 200 && document["terms"].is_object() => Ok(document),
+        Some(document) if answer.status == 200 && is_ours(&document) => Ok(document),
         _ => Err(not_ok(format!(
             "{admin} answers with status {} and no gateway's document: is it the admin address of a gateway?",
             answer.status

@@ -4,7 +4,7 @@ use super::deliver::read_headers;
 use super::problem::Refusal;
 use super::settings::{Deliver, ListenTls, Settings, Source};
 use super::walk::Section;
-use crate::access::{Access, Networks, Pattern, Patterns, Proxies, Tokens, TokensFile};
+use crate::access::{Access, Networks, Pattern, Patterns, Proxies, Quotas, Tokens, TokensFile};
 use ipnet::IpNet;
 use std::fs;
 use std::net::SocketAddr;
@@ -23,7 +23,18 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 pub(super) fn networks_only(section: &Section<'_, '_>) -> Access {
     let networks = Networks { allow: networks(section, "allow"), deny: networks(section, "deny") };
     let proxies = proxies(section, &networks.allow);
-    Access { networks, proxies, ..Access::default() }
+    let quotas = Quotas {
+        connections: whole(section, "connections", 1_000_000).map(|most| most as usize),
+        connections_per_address: whole(section, "connections_per_address", 1_000_000),
+        ..Quotas::default()
+    };
+    Access { networks, proxies, quotas, ..Access::default() }
+}
+
+/// A whole number of 1 or more, where it is given.
+fn whole(section: &Section<'_, '_>, key: &'static str, most: i64) -> Option<u32> {
+    let remedy = format!("a whole number, 1 to {most}; without this key there is no such limit");
+    section.get(key)?.integer(1..=most, &remedy).map(|value| value as u32)
 }
 
 /// The keys of an HTTP listener, with TLS or without.
@@ -37,7 +48,19 @@ pub(super) fn of_http(section: &Section<'_, '_>, has_tls: bool) -> Access {
         );
     }
     let (sources, tokens, origins) = (sources(section), tokens(section), origins(section));
-    Access { sources, tokens, basic, origins, ..networks_only(section) }
+    let access = networks_only(section);
+    let connections_per_token = whole(section, "connections_per_token", 1_000_000);
+    if connections_per_token.is_some() && tokens.is_none() {
+        let what = "nobody shows a token to this source";
+        section.refuse("connections_per_token", Refusal::new(what, "tokens_file in this source, or no such limit"));
+    }
+    let quotas = Quotas {
+        connections_per_token,
+        requests_per_second: whole(section, "requests_per_second", 1_000_000),
+        bytes_per_second: section.size_if_given("bytes_per_second", 1..=1 << 30),
+        ..access.quotas
+    };
+    Access { sources, tokens, basic, origins, quotas, ..access }
 }
 
 /// A list that is not empty, if it is there: each of its texts, as `parse` has it, once.

@@ -6,6 +6,7 @@ use super::answers::Answers;
 use super::batch::Batch;
 use crate::access::Access;
 use crate::framing::Framing;
+use crate::ground::SourceId;
 use crate::ground::decoding::Decoding;
 use crate::http;
 use crate::tls::{ServerTls, Tls};
@@ -32,6 +33,14 @@ pub struct Settings {
     pub limits: Limits,
     /// What sources, and machines that have a name here, are called; sorted. Of the file, whatever else stands in `sources`.
     pub names: Arc<[String]>,
+}
+
+impl Settings {
+    /// How many connections a listener may have on a core.
+    pub fn connections_of(&self, id: SourceId) -> usize {
+        let own = self.sources[usize::from(id.0)].access.quotas.connections;
+        own.map_or(self.limits.connections, |own| own.min(self.limits.connections))
+    }
 }
 
 /// `[gateway]`: the process.

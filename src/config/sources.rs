@@ -44,7 +44,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 26] = [
+const KEYS_OF_KINDS: [(&str, &str); 31] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -71,6 +71,11 @@ const KEYS_OF_KINDS: [(&str, &str); 26] = [
     ("array", "http"),
     ("lenient", "http"),
     ("keep_headers", "http"),
+    ("connections", "tcp_listen and http"),
+    ("connections_per_address", "tcp_listen and http"),
+    ("connections_per_token", "http"),
+    ("requests_per_second", "http"),
+    ("bytes_per_second", "http"),
 ];
 
 /// What a source may not share with another, and who has it.

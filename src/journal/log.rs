@@ -27,7 +27,7 @@ use super::segments::{Segment, Segments};
 use super::trouble::Troubles;
 use super::window::{Location, RecordView, Window};
 use super::writer::Writer;
-use super::{BlockFile, Claim, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, Storage};
+use super::{BlockFile, Claim, Full, IN_MEMORY, NO_LANE, Ops, Options, Purpose, Report, Scarce, Storage};
 use crate::config::Durability;
 use crate::ground::count::Counters;
 use crate::ground::{CoreId, KeptHeaders, LaneNumber, Now, RecordNumber};
@@ -214,6 +214,11 @@ impl Journal {
     /// Entries below this number have reached the configured level.
     pub fn durable_below(&self) -> RecordNumber {
         self.writer.durable_below()
+    }
+
+    /// What is left of it, where more than three quarters are taken; `None` at level `memory`.
+    pub fn scarcity(&self) -> Option<Scarce> {
+        if self.on_disk() { self.segments.scarcity() } else { None }
     }
 
     /// Whether an entry reaches the configured level by a commit, and not by its copy into block

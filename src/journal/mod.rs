@@ -97,6 +97,17 @@ pub enum Claim {
     CannotWait,
 }
 
+/// What is left of a journal of which little is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scarce {
+    /// Its oldest segment. It moves on as segments become free.
+    pub oldest: SegmentNumber,
+    /// Segments in use.
+    pub segments: u64,
+    /// Bytes that senders may still take that can be held back.
+    pub free_bytes: u64,
+}
+
 /// What room is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {

@@ -12,7 +12,7 @@ pub(super) use segment::{Segment, SparseBits};
 
 use super::format::{Position, SegmentHeader, round_up};
 use super::op::{Op, Ops};
-use super::{Claim, Full, IN_MEMORY, Options, Purpose, RETRY_AFTER_NS};
+use super::{Claim, Full, IN_MEMORY, Options, Purpose, RETRY_AFTER_NS, Scarce};
 use crate::config::Durability;
 use crate::ground::{CoreId, Now, RecordNumber, SegmentNumber};
 use std::collections::VecDeque;
@@ -177,6 +177,15 @@ impl Segments {
         4 * (self.list.len() + 1) > 3 * (self.max - reserve)
     }
 
+    /// What is left for senders that can wait, where the segments are tight.
+    pub fn scarcity(&self) -> Option<Scarce> {
+        self.is_tight().then(|| Scarce {
+            oldest: self.list.front().map_or(IN_MEMORY, |segment| segment.number),
+            segments: self.list.len() as u64,
+            free_bytes: self.records_bytes_max().saturating_sub(self.taken_bytes() + self.reserve_bytes),
+        })
+    }
+
     /// Whether a part of the segments is kept for senders that cannot wait: an eighth, and one segment
     /// at least, since every start begins a new one. Two and a half stay for the others in any case:
     /// with fewer, one record that stays would stop them.
@@ -197,10 +206,13 @@ impl Segments {
         if self.reserve_bytes == 0 {
             return false;
         }
+        self.taken_bytes() + self.reserve_bytes >= self.records_bytes_max()
+    }
+
+    fn taken_bytes(&self) -> u64 {
         let whole = self.list.len() - usize::from(self.is_current_open());
         let filled = self.list.back().filter(|_| self.is_current_open()).map_or(0, |segment| segment.end);
-        let taken = whole as u64 * u64::from(self.segment_bytes) + u64::from(filled);
-        taken + self.reserve_bytes >= self.records_bytes_max()
+        whole as u64 * u64::from(self.segment_bytes) + u64::from(filled)
     }
 
     /// Whether commits may go to a segment.

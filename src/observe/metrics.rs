@@ -160,7 +160,24 @@ impl Page {
         });
         let help = "Connections and requests that a listener turned away, for who sent them.";
         family(encoder, "source_denied", help, true, denied)?;
+        self.refused(encoder)?;
         self.lines(encoder)
+    }
+
+    /// What listeners refused for any reason. `machine` is the SOURCE of the request, and empty where it named none.
+    fn refused(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let kinds = self.report.sources.iter().flat_map(|source| source.refused.iter().map(move |kind| (source, kind)));
+        let rows = kinds.flat_map(|(source, kind)| {
+            let nameless = kind.count - kind.machines.values().sum::<u64>();
+            let machines = kind.machines.iter().map(|(machine, count)| (machine.as_str(), *count));
+            let rest = (nameless > 0).then_some(("", nameless));
+            machines.chain(rest).map(move |(machine, count)| {
+                let labels = [("source", source.name.as_str()), ("reason", kind.reason.as_str()), ("machine", machine)];
+                (labels.map(|(label, value)| (label, value.to_owned())), count as f64)
+            })
+        });
+        let help = "Connections and requests that a listener refused, by reason and SOURCE.";
+        family(encoder, "source_refused", help, true, rows)
     }
 
     /// What happened on serial lines: what the ttys marked, and what their drivers counted where they do.

@@ -228,6 +228,12 @@ fn merge_sources(shards: &[Snapshot]) -> Vec<SourceSnapshot> {
         own.bytes += source.bytes;
         own.garbage_bytes += source.garbage_bytes;
         own.denied.add(&source.denied);
+        for refused in &source.refused {
+            match own.refused.iter_mut().find(|other| other.reason == refused.reason) {
+                Some(other) => other.add(refused),
+                None => own.refused.push(refused.clone()),
+            }
+        }
         own.held_bytes += source.held_bytes;
         own.flagged.add(&source.flagged);
         own.samples.extend(source.samples.iter().cloned());

@@ -7,6 +7,7 @@ use crate::ground::text::about_seconds;
 use crate::ground::{FlagCounts, RecordFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Records that a shard keeps aside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -180,6 +181,68 @@ impl Serialize for Sample {
     }
 }
 
+/// Connections and requests of one listener that were refused for one reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RefusalSnapshot {
+    /// The label.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+    /// How many of them, by the SOURCE that the request named; of those that named none nothing is here.
+    pub machines: BTreeMap<String, u64>,
+    /// The last of them, oldest first; at most 4.
+    pub last: Vec<RefusalSample>,
+}
+
+impl RefusalSnapshot {
+    /// Adds what another core refused.
+    pub fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        for (machine, count) in &other.machines {
+            *self.machines.entry(machine.clone()).or_default() += count;
+        }
+        self.last.extend(other.last.iter().cloned());
+        self.last.sort_by_key(|sample| sample.at_wall_ns);
+        self.last.drain(..self.last.len().saturating_sub(4));
+    }
+}
+
+fn counts<S: serde::Serializer>(refused: &[RefusalSnapshot], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(refused.iter().map(|refused| (&refused.reason, refused.count)))
+}
+
+/// What was seen of a connection or a request that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalSample {
+    /// When it was last refused, in nanoseconds of the Unix epoch.
+    pub at_wall_ns: u64,
+    /// How often in a row.
+    pub times: u64,
+    /// The address that it came from.
+    pub peer: Option<IpAddr>,
+    /// The SOURCE that it named.
+    pub machine: Option<String>,
+    /// Its first line without a query, or what came instead of one.
+    pub line: String,
+    /// The rule that it broke, in words.
+    pub rule: String,
+}
+
+impl Serialize for RefusalSample {
+    /// As an object, with `at` as RFC 3339.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut sample = serializer.serialize_struct("RefusalSample", 6)?;
+        sample.serialize_field("at", &crate::ground::text::rfc3339(self.at_wall_ns))?;
+        sample.serialize_field("times", &self.times)?;
+        sample.serialize_field("peer", &self.peer)?;
+        sample.serialize_field("machine", &self.machine)?;
+        sample.serialize_field("line", &self.line)?;
+        sample.serialize_field("rule", &self.rule)?;
+        sample.end()
+    }
+}
+
 /// What happened on a serial line while its port was open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct LineSnapshot {
@@ -216,6 +279,9 @@ pub struct SourceSnapshot {
     pub samples: Vec<Sample>,
     /// Who was turned away, of a listener: by reason.
     pub denied: DenialCounts,
+    /// What was refused, of a listener: by reason, for who sent it or for what it was. Shown here are the counts.
+    #[serde(serialize_with = "counts")]
+    pub refused: Vec<RefusalSnapshot>,
     /// Seconds since the last byte, if there was one.
     pub silent_s: Option<f64>,
     /// What is wrong with it now, in words for the operator: missing, busy, silent …

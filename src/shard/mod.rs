@@ -20,6 +20,7 @@ mod delivery;
 mod intake;
 mod links;
 mod op;
+mod refusals;
 mod show;
 mod store;
 mod timer;
@@ -39,6 +40,7 @@ use crate::tls;
 use delivery::Delivery;
 use intake::{Intake, Placement, needs_reserve};
 use links::{Kind, Links};
+use refusals::Refusals;
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -124,6 +126,7 @@ pub struct Shard {
     rng: fastrand::Rng,
     terms: Terms,
     counters: Counters,
+    refusals: Refusals,
     stages: StageHistograms,
 }
 
@@ -160,6 +163,7 @@ impl Shard {
             rng: fastrand::Rng::with_seed(seed),
             terms: Terms::default(),
             counters: Counters::default(),
+            refusals: Refusals::default(),
             stages: StageHistograms::new(),
         };
         let (mut turn, Owners { intake, store, .. }) = shard.lend(now);
@@ -183,6 +187,7 @@ impl Shard {
             rng: &mut self.rng,
             terms: &mut self.terms,
             counters: &mut self.counters,
+            refusals: &mut self.refusals,
             stages: &mut self.stages,
         };
         (turn, Owners { intake: &mut self.intake, store: &mut self.store, delivery: &mut self.delivery })

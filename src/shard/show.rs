@@ -40,6 +40,7 @@ impl Shard {
             oldest_pending_s: self.store.oldest_pending_s(now),
             ..Snapshot::default()
         };
+        self.refusals.add_to(&mut snapshot.sources, &self.settings);
         self.delivery.show_failing(now, &self.store, &mut snapshot);
         snapshot
     }

@@ -1,6 +1,7 @@
 //! What the owners of a shard have in common, lent to one of them for one call.
 
 use super::links::Links;
+use super::refusals::{Refusal, Refusals};
 use super::timer::Timers;
 use super::{LinkId, Now, Op, SourceId};
 use crate::config::{Settings, Source};
@@ -40,6 +41,7 @@ pub(super) struct Turn<'a> {
     pub rng: &'a mut fastrand::Rng,
     pub terms: &'a mut Terms,
     pub counters: &'a mut Counters,
+    pub refusals: &'a mut Refusals,
     pub stages: &'a mut StageHistograms,
 }
 
@@ -55,6 +57,11 @@ impl<'a> Turn<'a> {
         if let Some(fd) = self.links.begin_close(link) {
             self.ops.push_back(Op::Close { link, fd });
         }
+    }
+
+    /// A connection or a request is refused.
+    pub fn refuse(&mut self, refusal: &Refusal<'_>) {
+        self.refusals.note(self.now, refusal);
     }
 
     /// A configured source.

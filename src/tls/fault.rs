@@ -24,6 +24,22 @@ pub enum Reason {
     Other,
 }
 
+impl Reason {
+    /// The label in metrics and snapshots.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Plain => "tls_plain",
+            Self::Proxy => "proxy_header",
+            Self::Offer => "tls_offer",
+            Self::Certificate => "tls_certificate",
+            Self::Untrusted => "tls_untrusted",
+            Self::Late => "tls_late",
+            Self::Left => "tls_left",
+            Self::Other => "tls_other",
+        }
+    }
+}
+
 /// Why a session with a machine came to an end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{words}")]

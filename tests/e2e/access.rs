@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const SHORT: &str = "correct-horse";
 const UNKNOWN: &str = "a-token-that-nobody-has-drawn-at-all-0123456789";
 const OVER: &str = "a-token-of-which-the-time-is-over-0123456789abc";
+const QUERY: &str = "a-secret-that-somebody-puts-into-a-query-1234567";
+const END: &str = "HTTP/1.1\r\nHost: g\r\n\r\n";
 const PAGE: &str = "https://plant.example";
 /// `cams:correct-horse-battery-staple-and-some-more`
 const BASIC: &str = "Y2Ftczpjb3JyZWN0LWhvcnNlLWJhdHRlcnktc3RhcGxlLWFuZC1zb21lLW1vcmU=";
@@ -109,6 +111,14 @@ fn cases(token: &str) -> Vec<Case> {
         case("a SOURCE of the listener", "open", to("cam-7", ""), 201, ""),
         case("another SOURCE", "open", to("press", ""), 404, "source"),
         case("another SOURCE, chunked", "open", chunked(""), 404, "source"),
+        case(
+            "a secret in a query",
+            "open",
+            to("cam-7", "").replacen("cam-7", &format!("cam-7?token={QUERY}"), 1),
+            400,
+            "",
+        ),
+        case("a GET with a secret in its query", "open", format!("GET /v1/records/cam-7?{QUERY} {END}"), 405, ""),
         case("the name of a TCP source", "open", to("gauge", ""), 404, "other_source"),
         case("the listener's own name, which is not in sources", "open", to("open", ""), 404, "source"),
         case("the page of another origin", "open", to("cam-1", "Origin: https://evil.example\r\n"), 403, "origin"),
@@ -197,6 +207,8 @@ impl Seen {
         assert_eq!(answer.status, case.status, "{context}: {answer:?}");
         if !case.denial.is_empty() {
             *self.denials.entry((case.listener, case.denial)).or_default() += 1;
+        }
+        if case.status >= 400 {
             let body: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
             for key in ["rule", "came", "allowed"] {
                 assert!(!body[key].is_null(), "{context}: {body}");
@@ -266,6 +278,7 @@ fn who_may_and_who_may_not() {
     let count = seen.denials[&("closed", "no_token")];
     let row = format!("ringest_source_denied_total{{source=\"closed\",reason=\"no_token\"}} {count}");
     assert!(metrics.contains(&row), "{row} is not in\n{metrics}");
+    assert_refusals_are_shown(&line, &metrics);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", line.gateway.process.pid())).expect("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
     assert_eq!(core.split_ascii_whitespace().nth(4), Some("0"), "{core}");
@@ -274,11 +287,28 @@ fn who_may_and_who_may_not() {
     assert!(line.gateway.stop().contains("is turned away"), "the log tells of it");
 }
 
+/// What was refused for what it is has its count by SOURCE, and its first line.
+fn assert_refusals_are_shown(line: &Line, metrics: &str) {
+    let row = "ringest_source_refused_total{source=\"open\",reason=\"bad_request\",machine=\"\"} 3";
+    assert!(metrics.contains(row), "{row} is not in\n{metrics}");
+    let row = "ringest_source_refused_total{source=\"closed\",reason=\"token_source\",machine=\"press\"} 6";
+    assert!(metrics.contains(row), "{row} is not in\n{metrics}");
+    let admin = line.site.admin.to_string();
+    let output = ringest().args(["status", "--refused", "--admin", &admin]).output().expect("it runs");
+    let shown = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success() && shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    let flat = shown.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("open: bad_request, 3 times"), "{shown}");
+    assert!(flat.contains("POST /v1/records/cam-7?\u{2026} HTTP/1.1: a record is sent in the body"), "{shown}");
+    assert!(flat.contains("closed: token_source, 6 times by SOURCE: press 6"), "{shown}");
+    assert!(flat.contains("gauge: network, 1 time"), "{shown}");
+}
+
 /// In answers, metrics, log, page, documents and commands.
 fn assert_no_secret_is_said(line: &Line, answers: String) {
     let log = line.gateway.process.log();
     let mut outputs = vec![("answers", answers), ("metrics", text(line, "/metrics")), ("log", log)];
-    for path in ["/", "/api/status", "/api/sources"] {
+    for path in ["/", "/api/status", "/api/sources", "/api/refused"] {
         outputs.push((path, text(line, path)));
     }
     let (config, admin) = (line.config.display().to_string(), line.site.admin.to_string());
@@ -287,6 +317,8 @@ fn assert_no_secret_is_said(line: &Line, answers: String) {
         &["check", "--json", &config],
         &["status", "--admin", &admin],
         &["status", "--json", "--admin", &admin],
+        &["status", "--refused", "--admin", &admin],
+        &["status", "--refused", "--json", "--admin", &admin],
     ];
     for arguments in commands {
         let output = ringest().args(arguments).output().expect("it runs");
@@ -294,7 +326,7 @@ fn assert_no_secret_is_said(line: &Line, answers: String) {
         assert!(said.contains("closed"), "{arguments:?}: {said}");
         outputs.push((arguments[0], said));
     }
-    for secret in [line.token.as_str(), OVER, UNKNOWN, SHORT, BASIC, "correct-horse-battery"] {
+    for secret in [line.token.as_str(), OVER, UNKNOWN, SHORT, BASIC, QUERY, "correct-horse-battery"] {
         for (what, said) in &outputs {
             assert!(!said.contains(secret), "{what} shows {secret}:\n{said}");
         }

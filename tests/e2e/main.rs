@@ -35,6 +35,7 @@ mod ports;
 mod process;
 mod proxies;
 mod queue;
+mod quotas;
 mod refusals;
 mod reload;
 mod rows;

@@ -189,14 +189,14 @@ fn an_answer_that_is_held_back_goes_when_its_time_has_come() {
     };
     let request = to("a", "");
     let mut input = request.as_bytes();
-    assert!(connection.next_request(&limits, 5, &mut input, &mut judge).is_none());
+    assert!(connection.next_request((&limits).into(), 5, &mut input, &mut judge).is_none());
     assert!(input.is_empty() && !connection.has_output() && !connection.wants_read());
     assert_eq!(connection.deadline_ns(&limits), Some(2 * SECOND_NS));
     connection.handle_deadline(SECOND_NS, &limits);
     assert!(!connection.has_output());
     connection.handle_deadline(2 * SECOND_NS, &limits);
     let mut sent = Vec::new();
-    let output = connection.take_output(0, &[b' '; 29], &mut sent);
+    let output = connection.take_output(0, &[b' '; 29], &mut sent, &mut |_| ());
     assert!(output.close && output.refused == 1 && sent.starts_with(b"HTTP/1.1 401 "));
     assert_eq!(connection.deadline_ns(&limits), None);
 }

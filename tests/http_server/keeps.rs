@@ -148,7 +148,7 @@ fn secrets_and_fields_about_the_message_are_no_headers_to_keep() {
 fn a_listed_page_is_told_that_it_may_send_what_is_kept() {
     let origins = vec![Arc::new("https://plant.example".to_owned())];
     let mut machine = Machine { access: Access { origins, ..Access::default() }, ..Machine::new() };
-    machine.connection.set_forms(&keeping(&["X-Lot", "X-Shift"]));
+    machine.forms = keeping(&["X-Lot", "X-Shift"]);
     machine.feed(b"OPTIONS /v1/records/a HTTP/1.1\r\nHost: a\r\nOrigin: https://plant.example\r\n\r\n");
     let answer = machine.outcome.answers(&[]).remove(0);
     let expected = "Authorization, Content-Type, Idempotency-Key, X-Lot, X-Shift";

@@ -13,7 +13,7 @@ fn feed(machine: &mut Machine, bytes: &str, piece_bytes: usize, verdict: Verdict
     for piece in bytes.as_bytes().chunks(piece_bytes) {
         let mut input = piece;
         while let Some(request) =
-            machine.connection.next_request(&machine.limits, 0, &mut input, &mut Ruling::everybody)
+            machine.connection.next_request((&machine.limits).into(), 0, &mut input, &mut Ruling::everybody)
         {
             assert_eq!(request.idempotency_key, Some(b"k".as_slice()));
             machine.connection.respond(verdict);

@@ -10,7 +10,9 @@ mod rows;
 
 use ringest::access::{Access, Names};
 use ringest::http::date::HttpDate;
-use ringest::http::server::{Caller, Forms, Limits, Output, Query, Ruling, ServerConnection, Stranger, Verdict};
+use ringest::http::server::{
+    Caller, Details, Forms, Limits, Output, Part, Query, Rules, Ruling, ServerConnection, Stranger, Turned, Verdict,
+};
 
 /// Start of a good request.
 const P: &str = "POST /v1/records/a HTTP/1.1\r\nHost: a\r\n";
@@ -29,6 +31,21 @@ struct Answer {
 impl Answer {
     fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Answer {
+    /// Whoever is refused is told the rule, what came and what is allowed, as JSON.
+    fn check_refusal(&self) {
+        if self.status < 400 || self.status == 503 {
+            return;
+        }
+        assert_eq!(self.field("content-type"), Some("application/json"), "{self:?}");
+        let said: serde_json::Value = serde_json::from_str(&self.body).expect("JSON");
+        for key in ["rule", "came", "allowed"] {
+            let told = &said[key];
+            assert!(told.is_array() || told.as_str().is_some_and(|words| !words.is_empty()), "{key}: {self:?}");
+        }
     }
 }
 
@@ -52,6 +69,8 @@ struct Outcome {
     accepted: u32,
     refused: u32,
     unavailable: u32,
+    /// Refusals that the owner hears of, for it did not say them: the status, and what is shown.
+    heard: Vec<(u16, String)>,
 }
 
 impl Outcome {
@@ -86,6 +105,7 @@ impl Outcome {
                 if !heads.contains(&answers.len()) {
                     answer.body = String::from_utf8(rest[..length].to_vec()).expect("UTF-8");
                     rest = &rest[length..];
+                    answer.check_refusal();
                 }
             }
             answers.push(answer);
@@ -102,6 +122,7 @@ impl Outcome {
 struct Machine {
     connection: ServerConnection,
     limits: Limits,
+    forms: Forms,
     access: Access,
     outcome: Outcome,
     next_number: u64,
@@ -118,6 +139,7 @@ impl Machine {
         Self {
             connection: ServerConnection::new(0),
             limits,
+            forms: Forms::default(),
             access: Access::default(),
             outcome: Outcome::default(),
             next_number: 0,
@@ -131,11 +153,16 @@ impl Machine {
         let mut judge = |caller: &Caller<'_>| {
             let names = Names { own: "a", taken: &["a".to_owned(), "gauge".to_owned()] };
             match self.access.judge(caller, names, 0) {
-                Ok(origin) => Ruling::Pass(origin),
+                Ok(admitted) => Ruling::Pass(admitted.origin),
                 Err(turned) => Ruling::Deny(Box::new(turned.answer)),
             }
         };
-        while let Some(request) = self.connection.next_request(&self.limits, now_ns, &mut input, &mut judge) {
+        while let Some(request) = self.connection.next_request(
+            Rules { limits: &self.limits, forms: &self.forms },
+            now_ns,
+            &mut input,
+            &mut judge,
+        ) {
             assert!(!request.body.is_empty() && request.body.len() <= self.limits.body_bytes);
             self.outcome.journaled.push(Taken {
                 source: request.source.to_owned(),
@@ -157,7 +184,10 @@ impl Machine {
         let mut date = HttpDate::new();
         let had_output = self.connection.has_output();
         let before = self.outcome.sent.len();
-        let output = self.connection.take_output(now_ns, date.at(784_111_777 * SECOND_NS), &mut self.outcome.sent);
+        let heard = &mut self.outcome.heard;
+        let mut hear = |turned: Turned<'_>| heard.push((turned.status, turned.line.to_owned()));
+        let output =
+            self.connection.take_output(now_ns, date.at(784_111_777 * SECOND_NS), &mut self.outcome.sent, &mut hear);
         assert_eq!(had_output, self.outcome.sent.len() > before);
         assert!(!self.connection.has_output());
         assert_eq!(output.close, self.connection.is_finished());
@@ -190,7 +220,7 @@ fn run_with<'a>(limits: Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> O
 /// As a source that takes these forms.
 fn run_as<'a>(forms: &Forms, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let mut machine = Machine::new();
-    machine.connection.set_forms(forms);
+    machine.forms = forms.clone();
     for piece in pieces {
         machine.feed(piece);
     }
@@ -219,7 +249,7 @@ fn reading_pauses_while_64_answers_wait_and_what_was_read_is_still_taken() {
     machine.receive(0, GOOD.as_bytes());
     assert!(!machine.connection.wants_read());
     let mut input = GOOD.as_bytes();
-    while machine.connection.next_request(&machine.limits, 0, &mut input, &mut Ruling::everybody).is_some() {
+    while machine.connection.next_request((&machine.limits).into(), 0, &mut input, &mut Ruling::everybody).is_some() {
         machine.connection.respond(Verdict::Unavailable { retry_after_s: 1 });
     }
     machine.connection.release(64);
@@ -236,14 +266,14 @@ fn a_flood_that_the_owner_does_not_pause_ends_in_503() {
     let mut taken = 0;
     for _ in 0..70_000 {
         let mut input = GOOD.as_bytes();
-        while connection.next_request(&limits, 0, &mut input, &mut Ruling::everybody).is_some() {
+        while connection.next_request((&limits).into(), 0, &mut input, &mut Ruling::everybody).is_some() {
             taken += 1;
             connection.respond(Verdict::Accepted { last_number: taken, records: 1, keyed: false });
         }
     }
     assert_eq!(taken, 65_536);
     connection.release(u64::MAX);
-    let output = connection.take_output(0, &[b' '; 29], &mut Vec::new());
+    let output = connection.take_output(0, &[b' '; 29], &mut Vec::new(), &mut |_| ());
     assert_eq!(output, Output { close: true, accepted: 65_536, refused: 0, unavailable: 1 });
 }
 
@@ -269,18 +299,18 @@ fn a_whole_request_is_lent_from_the_bytes_it_came_in() {
     let limits = Limits::default();
     let mut connection = ServerConnection::new(0);
     let mut input = request.as_bytes();
-    let taken = connection.next_request(&limits, 5, &mut input, &mut Ruling::everybody).expect("a request");
+    let taken = connection.next_request((&limits).into(), 5, &mut input, &mut Ruling::everybody).expect("a request");
     assert!(inside(taken.source.as_bytes()) && inside(taken.body) && inside(taken.content_type.unwrap()));
     assert!(inside(taken.idempotency_key.unwrap()));
     assert_eq!(taken.first_byte_ns, 5);
-    connection.respond(Verdict::UnknownSource);
+    connection.respond(Verdict::KeyReused);
     assert_eq!(connection.held_bytes(), 0);
     // A body that comes whole behind its head is lent too.
     let (head, body) = request.as_bytes().split_at(request.len() - 5);
-    assert!(connection.next_request(&limits, 6, &mut { head }, &mut Ruling::everybody).is_none());
+    assert!(connection.next_request((&limits).into(), 6, &mut { head }, &mut Ruling::everybody).is_none());
     assert!(connection.held_bytes() < 64);
     let mut input = body;
-    let taken = connection.next_request(&limits, 9, &mut input, &mut Ruling::everybody).expect("a request");
+    let taken = connection.next_request((&limits).into(), 9, &mut input, &mut Ruling::everybody).expect("a request");
     assert_eq!((taken.source, taken.body, taken.first_byte_ns), ("a", b"hello".as_slice(), 6));
     assert!(inside(taken.body));
 }
@@ -292,6 +322,6 @@ fn a_request_must_be_answered_before_the_next_one_is_taken() {
     let requests = GOOD.repeat(2);
     let mut input = requests.as_bytes();
     let limits = Limits::default();
-    assert!(connection.next_request(&limits, 0, &mut input, &mut Ruling::everybody).is_some());
-    connection.next_request(&limits, 0, &mut input, &mut Ruling::everybody);
+    assert!(connection.next_request((&limits).into(), 0, &mut input, &mut Ruling::everybody).is_some());
+    connection.next_request((&limits).into(), 0, &mut input, &mut Ruling::everybody);
 }

@@ -645,27 +645,29 @@ fn row_70_and_other_verdicts_are_answered_in_order() {
     let limits = Limits::default();
     let requests = GOOD.repeat(4);
     let mut input = requests.as_bytes();
+    const NO_JSON: Details = Details { came: "an empty line", allowed: "JSON" };
     let verdicts = [
         Verdict::Accepted { last_number: 7, records: 120, keyed: false },
         Verdict::Unavailable { retry_after_s: 30 },
-        Verdict::UnknownSource,
-        Verdict::BadRequest("line 3 is empty"),
+        Verdict::KeyReused,
+        Verdict::Refused { status: 400, rule: "a record is JSON", details: &NO_JSON, part: Some(Part::Line(3)) },
     ];
     for verdict in verdicts {
-        assert!(connection.next_request(&limits, 0, &mut input, &mut Ruling::everybody).is_some());
+        assert!(connection.next_request((&limits).into(), 0, &mut input, &mut Ruling::everybody).is_some());
         connection.respond(verdict);
     }
     assert!(!connection.has_output(), "all stand behind a record that is not durable");
     connection.release(8);
     let mut outcome = Outcome::default();
     let mut date = HttpDate::new();
-    let output = connection.take_output(0, date.at(784_111_777 * SECOND_NS), &mut outcome.sent);
+    let output = connection.take_output(0, date.at(784_111_777 * SECOND_NS), &mut outcome.sent, &mut |_| ());
     assert_eq!(output, Output { close: false, accepted: 1, refused: 2, unavailable: 1 });
     let answers = outcome.answers(&[]);
-    assert_eq!(outcome.statuses(), [201, 503, 404, 400]);
+    assert_eq!(outcome.statuses(), [201, 503, 422, 400]);
     assert_eq!(answers[0].body, r#"{"accepted":120}"#);
     assert_eq!(answers[1].field("retry-after"), Some("30"));
-    assert_eq!(answers[3].body, "line 3 is empty\n");
+    let said = r#"{"rule":"a record is JSON","came":"an empty line","allowed":"JSON","line":3}"#;
+    assert_eq!(answers[3].body.trim_end(), said);
 }
 
 #[test]
@@ -685,5 +687,33 @@ fn a_proxy_header_that_does_not_count_is_named_and_nothing_behind_it_is_looked_a
         let said = String::from_utf8(machine.outcome.sent.clone()).expect("text");
         assert!(said.contains("{\"rule\":\"a PROXY header ") && said.contains("not in proxies"), "{said}");
         assert_eq!(machine.connection.take_stranger(), Some(Stranger::ProxyHeader));
+    }
+}
+
+#[test]
+fn the_owner_hears_of_each_refusal_with_the_first_line_and_without_its_query() {
+    let long = format!("PO{} /v1/records/a HTTP/1.1\r\n", "S".repeat(200));
+    let cases: [(&[u8], u16, &str); 9] = [
+        (b"GET /v1/records/a?secret=1 HTTP/1.1\r\nHost: a\r\n\r\n", 405, "GET /v1/records/a?\u{2026} HTTP/1.1"),
+        (b"POST /x?secret HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", 404, "POST /x?\u{2026} HTTP/1.1"),
+        (b"POST /v1/records/a HTTP/1.1\r\n\r\n", 400, "POST /v1/records/a HTTP/1.1"),
+        (b"POST /?secret", 400, "POST /?\u{2026}"),
+        (b"POST /v1/records/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx", 400, "/v1/records/a"),
+        (b"\xff\x01?secret", 400, "\\xff\\x01?\u{2026}"),
+        (long.as_bytes(), 400, &long[..100]),
+        (
+            b"POST /v1/records/a HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n",
+            413,
+            "POST /v1/records/a HTTP/1.1",
+        ),
+        (b"PROXY TCP4 10.0.4.21 10.0.0.5 1 2\r\n", 400, "PROXY TCP4 10.0.4.21 10.0.0.5 1 2"),
+    ];
+    for (bytes, status, line) in cases {
+        let mut machine = Machine::new();
+        machine.feed(bytes);
+        machine.connection.handle_deadline(u64::MAX, &Limits::default());
+        machine.flush(0);
+        let status = if bytes == b"POST /?secret" { 408 } else { status };
+        assert_eq!(machine.outcome.heard, [(status, line.to_owned())]);
     }
 }

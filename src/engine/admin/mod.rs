@@ -174,6 +174,7 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/api/status", get(status))
         .route("/api/sources", get(sources))
+        .route("/api/refused", get(refused))
         .route("/api/parked", get(parked))
         .merge(changing)
         .with_state(admin)
@@ -239,6 +240,22 @@ async fn status(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn sources(State(admin): State<Arc<Admin>>) -> Response {
     Json(json!({ "sources": admin.report().await.sources })).into_response()
+}
+
+/// What listeners have refused, by source and reason, with the last of each.
+async fn refused(State(admin): State<Arc<Admin>>) -> Response {
+    let sources = admin.report().await.sources;
+    let refused: Vec<_> = sources
+        .iter()
+        .flat_map(|source| {
+            source.refused.iter().map(move |kind| {
+                let mut kind = json!(kind);
+                kind["source"] = json!(source.name);
+                kind
+            })
+        })
+        .collect();
+    Json(json!({ "refused": refused })).into_response()
 }
 
 /// Parked records shown at a time: the list is made by the cores.

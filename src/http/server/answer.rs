@@ -7,7 +7,14 @@ use crate::http::fields::FramingFault;
 use super::door::{Denied, write_origin, write_preflight};
 use super::forms::Details;
 use super::keeps::Keeps;
+use serde_json::json;
 use std::sync::Arc;
+
+/// Of a 503.
+pub(super) const NO_ROOM: &str = "no room for records now, try again later";
+
+/// So much of a line is shown.
+const SHOWN_BYTES_MAX: usize = 100;
 
 /// A field that some refusals carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +33,23 @@ pub(super) enum Extra {
 pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) extra: Extra,
-    /// A sentence for the person who meets it; the body, or the rule in it.
-    pub(super) text: &'static str,
-    /// With these the body is JSON.
-    pub(super) details: Option<&'static Details>,
+    /// The rule that is broken, in words.
+    pub(super) rule: &'static str,
+    /// What came; `None`: what the request's first line shows.
+    pub(super) came: Option<&'static str>,
+    pub(super) allowed: &'static str,
     /// Which part of the body it is about.
     pub(super) part: Option<Part>,
+}
+
+/// A refusal of one request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    /// The answer has no body, since it is to a HEAD.
+    pub(super) head_only: bool,
+    /// The beginning of the request as it is shown ([`shown`]); `None` where the owner has it.
+    pub(super) line: Option<Box<str>>,
 }
 
 /// A part of a body with several records, counted from 1.
@@ -44,34 +62,59 @@ pub enum Part {
 }
 
 impl Refusal {
-    pub(super) const fn new(status: u16, text: &'static str) -> Self {
-        Self { status, extra: Extra::None, text, details: None, part: None }
+    pub(super) const fn new(status: u16, rule: &'static str, allowed: &'static str) -> Self {
+        Self { status, extra: Extra::None, rule, came: None, allowed, part: None }
     }
 
-    pub(super) const fn with(self, details: &'static Details) -> Self {
-        Self { details: Some(details), ..self }
+    /// One of which it is known what came.
+    pub(super) const fn of(status: u16, rule: &'static str, details: &'static Details) -> Self {
+        Self { came: Some(details.came), ..Self::new(status, rule, details.allowed) }
     }
 
-    pub(super) const fn bad(text: &'static str) -> Self {
-        Self::new(400, text)
+    pub(super) const fn bad(rule: &'static str, allowed: &'static str) -> Self {
+        Self::new(400, rule, allowed)
     }
 
-    pub(super) const fn method(text: &'static str) -> Self {
-        Self { extra: Extra::Allow, ..Self::new(405, text) }
+    pub(super) const fn method(rule: &'static str, allowed: &'static str) -> Self {
+        Self { extra: Extra::Allow, ..Self::new(405, rule, allowed) }
     }
+}
+
+/// The first line of what came, as text without its query, in which a secret may stand; of a line that
+/// is long, or that has other bytes than ASCII, what shows what it is.
+pub fn shown(came: &[u8]) -> Box<str> {
+    let line = came.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let mut shown = String::new();
+    let mut rest = line;
+    if let Some(at) = memchr::memchr(b'?', line) {
+        shown.push_str(&line[..at.min(SHOWN_BYTES_MAX)].escape_ascii().to_string());
+        shown.push_str("?…");
+        rest = memchr::memchr(b' ', &line[at..]).map_or(&[], |end| &line[at + end..]);
+    }
+    shown.push_str(&rest[..rest.len().min(SHOWN_BYTES_MAX)].escape_ascii().to_string());
+    shown.into()
 }
 
 /// What cannot be framed for certain is 400, a coding that is not implemented 501 (RFC 9112 section 6.1).
 impl From<FramingFault> for Refusal {
     fn from(fault: FramingFault) -> Self {
         match fault {
-            FramingFault::ContentLength => Self::bad("Content-Length is not a decimal number below 2^64"),
-            FramingFault::ContentLengths => Self::bad("more than one Content-Length"),
-            FramingFault::Both => Self::bad("both Content-Length and Transfer-Encoding"),
-            FramingFault::EmptyCoding => Self::bad("Transfer-Encoding is empty or has an empty element"),
-            FramingFault::ChunkedNotLast => Self::bad("chunked must be the last transfer coding, and stand there once"),
-            FramingFault::UnknownCoding => Self::new(501, "only the transfer coding chunked is supported"),
-            FramingFault::Http10 => Self::bad("Transfer-Encoding in HTTP/1.0"),
+            FramingFault::ContentLength => {
+                Self::bad("Content-Length is not a decimal number below 2^64", "decimal digits alone")
+            }
+            FramingFault::ContentLengths => Self::bad("more than one Content-Length", "one Content-Length"),
+            FramingFault::Both => Self::bad("both Content-Length and Transfer-Encoding", "one of the two"),
+            FramingFault::EmptyCoding => {
+                Self::bad("Transfer-Encoding is empty or has an empty element", "Transfer-Encoding: chunked")
+            }
+            FramingFault::ChunkedNotLast => Self::bad(
+                "chunked must be the last transfer coding, and stand there once",
+                "Transfer-Encoding: chunked",
+            ),
+            FramingFault::UnknownCoding => {
+                Self::new(501, "only the transfer coding chunked is supported", "Transfer-Encoding: chunked")
+            }
+            FramingFault::Http10 => Self::bad("Transfer-Encoding in HTTP/1.0", "Content-Length, or HTTP/1.1"),
         }
     }
 }
@@ -79,20 +122,33 @@ impl From<FramingFault> for Refusal {
 impl From<ChunkFault> for Refusal {
     fn from(fault: ChunkFault) -> Self {
         match fault {
-            ChunkFault::Size => Self::bad("the chunk size is not a hexadecimal number"),
-            ChunkFault::SizeDigits => Self::bad("the chunk size has more than 16 digits"),
-            ChunkFault::SizeLineEnd => Self::bad("the chunk-size line does not end in CRLF"),
-            ChunkFault::Extension => Self::bad("a chunk extension holds a control character"),
-            ChunkFault::ExtensionBytes => Self::bad("the chunk extensions are over 4 KiB"),
-            ChunkFault::DataEnd => Self::bad("the chunk data is not followed by CRLF"),
-            ChunkFault::Trailer => Self::bad("a trailer field is malformed"),
-            ChunkFault::TrailerBytes => Self::new(431, "the trailers are over 8 KiB"),
+            ChunkFault::Size => Self::bad("the chunk size is not a hexadecimal number", "1 to 16 hexadecimal digits"),
+            ChunkFault::SizeDigits => Self::bad("the chunk size has more than 16 digits", "1 to 16 hexadecimal digits"),
+            ChunkFault::SizeLineEnd => Self::bad("the chunk-size line does not end in CRLF", "CRLF"),
+            ChunkFault::Extension => {
+                Self::bad("a chunk extension holds a control character", "visible characters, or no extension")
+            }
+            ChunkFault::ExtensionBytes => Self::bad("the chunk extensions are over 4 KiB", "4 KiB in all"),
+            ChunkFault::DataEnd => {
+                Self::bad("the chunk data is not followed by CRLF", "as many bytes as the chunk size says, then CRLF")
+            }
+            ChunkFault::Trailer => Self::bad("a trailer field is malformed", "NAME: VALUE, or no trailer"),
+            ChunkFault::TrailerBytes => Self::new(431, "the trailers are over 8 KiB", "8 KiB in all"),
         }
     }
 }
 
+/// What a SOURCE has sent too much of.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooMany {
+    /// The rule.
+    pub rule: &'static str,
+    /// What came, and what is allowed.
+    pub details: Details,
+}
+
 /// An answer that waits for its turn.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) enum Answer {
     /// `100 Continue`, before the final answer of the same request.
     Continue,
@@ -104,11 +160,13 @@ pub(super) enum Answer {
     Elsewhere { ticket: u64, keyed: bool },
     /// 503
     Unavailable { retry_after_s: u32 },
+    /// 429: what there is too much of, and when to try again.
+    TooMany { what: &'static TooMany, retry_after_s: u32 },
     /// 204 to OPTIONS, with what a page may send besides.
     Options { keeps: Option<Arc<Keeps>> },
-    /// Anything else; without its body if it answers a HEAD.
-    Refused { refusal: Refusal, head_only: bool },
-    /// To who is not let in; likewise.
+    /// Anything else.
+    Refused(Box<Refused>),
+    /// To who is not let in; without its body if it answers a HEAD.
     Denied { denied: Box<Denied>, head_only: bool },
 }
 
@@ -130,8 +188,9 @@ impl Answer {
             Self::Accepted { .. } | Self::Taken { .. } => 201,
             Self::Elsewhere { .. } => unreachable!("it is not answered yet"),
             Self::Unavailable { .. } => 503,
+            Self::TooMany { .. } => 429,
             Self::Options { .. } => 204,
-            Self::Refused { refusal, .. } => refusal.status,
+            Self::Refused(refused) => refused.refusal.status,
             Self::Denied { denied, .. } => denied.status,
         }
     }
@@ -167,7 +226,14 @@ impl Answer {
             Self::Unavailable { retry_after_s } => {
                 out.extend_from_slice(b"\r\nRetry-After: ");
                 write_decimal(u64::from(retry_after_s), out);
-                write_text("no room for records now, try again later", false, out);
+                write_text(NO_ROOM, false, out);
+            }
+            Self::TooMany { what, retry_after_s } => {
+                out.extend_from_slice(b"\r\nRetry-After: ");
+                write_decimal(u64::from(retry_after_s), out);
+                let TooMany { rule, details } = what;
+                let refusal = Refusal::of(429, rule, details);
+                write_json(&Refused { refusal, head_only: false, line: None }, out);
             }
             // A 204 has neither Content-Length nor body (RFC 9110 section 8.6).
             Self::Options { ref keeps } => {
@@ -178,17 +244,14 @@ impl Answer {
                 out.extend_from_slice(b"\r\n\r\n");
             }
             Self::Denied { ref denied, head_only } => denied.write(head_only, out),
-            Self::Refused { refusal, head_only } => {
-                out.extend_from_slice(match refusal.extra {
+            Self::Refused(ref refused) => {
+                out.extend_from_slice(match refused.refusal.extra {
                     Extra::None => b"",
                     Extra::Allow => b"\r\nAllow: POST, PUT, OPTIONS",
                     Extra::AcceptEncoding => b"\r\nAccept-Encoding: gzip",
                     Extra::RetrySoon => b"\r\nRetry-After: 1",
                 });
-                match refusal.details {
-                    None => write_text(refusal.text, head_only, out),
-                    Some(details) => write_json(&refusal, details, head_only, out),
-                }
+                write_json(refused, out);
             }
         }
     }
@@ -224,32 +287,18 @@ pub(super) fn write_body(media_type: &str, text: &str, head_only: bool, out: &mu
     }
 }
 
-/// The rule, what came, what is allowed. None of these has a character that JSON escapes but for a quotation mark.
-fn write_json(refusal: &Refusal, details: &Details, head_only: bool, out: &mut Vec<u8>) {
-    let mut body = String::with_capacity(256);
-    let mut push = |name: &str, text: &str| {
-        body.push_str(if body.is_empty() { "{\"" } else { ",\"" });
-        body.push_str(name);
-        body.push_str("\":\"");
-        body.push_str(&text.replace('"', "\\\""));
-        body.push('"');
-    };
-    push("rule", refusal.text);
-    push("came", details.came);
-    push("allowed", details.allowed);
-    match refusal.part {
+/// The rule, what came, what is allowed.
+fn write_json(refused: &Refused, out: &mut Vec<u8>) {
+    let Refusal { rule, came, allowed, part, .. } = refused.refusal;
+    let came = came.or(refused.line.as_deref()).unwrap_or_default();
+    let mut body = format!("{{\"rule\":{},\"came\":{},\"allowed\":{}", json!(rule), json!(came), json!(allowed));
+    match part {
         None => {}
         Some(Part::Line(number)) => body.push_str(&format!(",\"line\":{number}")),
         Some(Part::Element(number)) => body.push_str(&format!(",\"element\":{number}")),
     }
     body.push('}');
-    out.extend_from_slice(b"\r\nContent-Type: application/json\r\nContent-Length: ");
-    write_decimal(body.len() as u64 + 1, out);
-    out.extend_from_slice(b"\r\n\r\n");
-    if !head_only {
-        out.extend_from_slice(body.as_bytes());
-        out.push(b'\n');
-    }
+    write_body("application/json", &body, refused.head_only, out);
 }
 
 fn status_line(status: u16) -> &'static [u8] {
@@ -269,6 +318,7 @@ fn status_line(status: u16) -> &'static [u8] {
         415 => b"HTTP/1.1 415 Unsupported Media Type\r\n",
         417 => b"HTTP/1.1 417 Expectation Failed\r\n",
         422 => b"HTTP/1.1 422 Unprocessable Content\r\n",
+        429 => b"HTTP/1.1 429 Too Many Requests\r\n",
         431 => b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
         501 => b"HTTP/1.1 501 Not Implemented\r\n",
         503 => b"HTTP/1.1 503 Service Unavailable\r\n",

@@ -6,10 +6,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{Answer, Extra, Part, Refusal};
+use super::answer::{Answer, Extra, NO_ROOM, Part, Refusal, Refused, TooMany, shown};
 use super::door::{Caller, Ruling};
-use super::forms::{Details, Forms, Query};
-use super::keeps::Keeps;
+use super::forms::{Details, Rules};
 use super::reading::Step;
 use crate::http::chunked::Decoder;
 use crate::http::fields::LineScan;
@@ -61,20 +60,21 @@ pub enum Verdict {
     },
     /// 422: its key came with another body before.
     KeyReused,
-    /// 404
-    UnknownSource,
-    /// 403 with this sentence as its body.
-    Forbidden(&'static str),
     /// 503 with Retry-After.
     Unavailable {
         /// Seconds.
         retry_after_s: u32,
     },
-    /// 400 with this sentence as its body.
-    BadRequest(&'static str),
-    /// 400 or 413 with the rule, what came, what is allowed, and where, as JSON.
-    BadForm {
-        /// 400 or 413.
+    /// 429 with Retry-After.
+    TooMany {
+        /// What there is too much of.
+        what: &'static TooMany,
+        /// Seconds.
+        retry_after_s: u32,
+    },
+    /// 4xx with the rule, what came, what is allowed, and where, as JSON.
+    Refused {
+        /// The status.
         status: u16,
         /// The rule that is broken.
         rule: &'static str,
@@ -83,6 +83,17 @@ pub enum Verdict {
         /// Where in the body.
         part: Option<Part>,
     },
+}
+
+/// A request that was refused for what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turned<'a> {
+    /// The status of the answer.
+    pub status: u16,
+    /// The rule that it breaks, in words.
+    pub rule: &'static str,
+    /// The beginning of the request, as it is shown.
+    pub line: &'a str,
 }
 
 /// What an answer waits for.
@@ -160,7 +171,7 @@ pub(super) struct Packed {
 }
 
 /// An answer, the origin whose pages may read it, and whether a peer of HTTP/1.0 must be told that the connection goes on.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Pending {
     answer: Answer,
     origin: Option<Arc<String>>,
@@ -195,7 +206,8 @@ pub enum Stranger {
 pub struct ServerConnection {
     pub(super) buffer: Vec<u8>,
     first: Option<Pending>,
-    rest: VecDeque<Pending>,
+    /// Those behind it; of most connections there are none.
+    rest: Option<Box<VecDeque<Pending>>>,
     pub(super) phase: Phase,
     /// Set while the body of a refused request is dropped.
     pub(super) drain: Option<Box<Drain>>,
@@ -213,10 +225,10 @@ pub struct ServerConnection {
     pub(super) stranger: Option<Stranger>,
     /// Whose pages may read the answer to the request under way.
     pub(super) origin: Option<Arc<String>>,
-    pub(super) query: Query,
-    pub(super) bare_lf: bool,
-    pub(super) keeps: Option<Arc<Keeps>>,
 }
+
+// Ten thousand of them are idle on a core.
+const _: () = assert!(size_of::<ServerConnection>() <= 160);
 
 impl ServerConnection {
     /// A connection accepted at `now_ns`.
@@ -224,7 +236,7 @@ impl ServerConnection {
         Self {
             buffer: Vec::new(),
             first: None,
-            rest: VecDeque::new(),
+            rest: None,
             phase: Phase::Head(LineScan::default()),
             drain: None,
             packed: None,
@@ -237,16 +249,7 @@ impl ServerConnection {
             blank_line: BlankLine::None,
             stranger: None,
             origin: None,
-            query: Query::default(),
-            bare_lf: false,
-            keeps: None,
         }
-    }
-
-    /// What its source takes from now on.
-    pub fn set_forms(&mut self, forms: &Forms) {
-        (self.query, self.bare_lf) = (forms.query, forms.bare_lf);
-        self.keeps.clone_from(&forms.keeps);
     }
 
     /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is
@@ -257,11 +260,12 @@ impl ServerConnection {
     /// If the request before has not been answered by [`respond`](Self::respond).
     pub fn next_request<'a, 'i: 'a>(
         &'a mut self,
-        limits: &Limits,
+        rules: Rules<'_>,
         now_ns: u64,
         input: &mut &'i [u8],
         judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
     ) -> Option<Request<'a>> {
+        let limits = rules.limits;
         let body = loop {
             if matches!(self.phase, Phase::Length(_) | Phase::Chunked(_)) {
                 self.count_progress(limits, now_ns, input.len());
@@ -272,7 +276,7 @@ impl ServerConnection {
                     Step::More
                 }
                 Phase::Verdict => panic!("the request before has not been answered"),
-                Phase::Head(scan) => self.read_head(scan, limits, now_ns, input, judge),
+                Phase::Head(scan) => self.read_head(scan, rules, now_ns, input, judge),
                 Phase::Length(remaining) => self.read_body(remaining, limits, input),
                 Phase::Chunked(decoder) => self.read_chunks(decoder, limits, input),
             };
@@ -302,7 +306,8 @@ impl ServerConnection {
     /// What became of a request that somebody else has. Whether it was the first that waits; `None` where it waits no more.
     pub fn settle(&mut self, ticket: u64, verdict: Verdict) -> Option<bool> {
         let mut is_first = true;
-        for Pending { answer, .. } in self.first.iter_mut().chain(&mut self.rest) {
+        for Pending { answer, .. } in self.first.iter_mut().chain(self.rest.iter_mut().flat_map(|rest| rest.iter_mut()))
+        {
             if matches!(answer, Answer::Elsewhere { ticket: other, .. } if *other == ticket) {
                 *answer = answer_of(verdict);
                 return Some(is_first);
@@ -323,9 +328,8 @@ impl ServerConnection {
         else {
             return false;
         };
-        let text = "a request with this Idempotency-Key is still on its way to the disk, try again later";
-        *answer = refused(Refusal { extra: Extra::RetrySoon, ..Refusal::new(409, text) }, false);
-        self.rest = VecDeque::new();
+        *answer = refused(STILL_WRITTEN, false, None);
+        self.rest = None;
         self.stop_reading();
         true
     }
@@ -337,7 +341,8 @@ impl ServerConnection {
 
     /// What the next of the answers waits for that may not go yet.
     pub fn awaits(&self) -> Option<Awaited> {
-        let mut answers = self.first.iter().chain(&self.rest).map(|pending| &pending.answer);
+        let mut answers =
+            self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter())).map(|pending| &pending.answer);
         answers.find_map(|answer| match answer {
             Answer::Accepted { last_number, .. } if !answer.may_go(self.durable_below) => {
                 Some(Awaited::Durable(*last_number))
@@ -352,14 +357,26 @@ impl ServerConnection {
         self.first.as_ref().is_some_and(|first| first.answer.may_go(self.durable_below))
     }
 
-    /// Appends all answers that may be sent now, in order. `date` is the value of the Date header.
-    pub fn take_output(&mut self, now_ns: u64, date: &[u8; 29], out: &mut Vec<u8>) -> Output {
+    /// Appends all answers that may be sent now, in order. `date` is the value of the Date header. `hear` hears of refusals that
+    /// are none of the owner's.
+    pub fn take_output(
+        &mut self,
+        now_ns: u64,
+        date: &[u8; 29],
+        out: &mut Vec<u8>,
+        hear: &mut dyn FnMut(Turned<'_>),
+    ) -> Output {
         let mut output = Output::default();
         while let Some(Pending { answer, origin, keep_alive }) =
             self.first.take_if(|first| first.answer.may_go(self.durable_below))
         {
-            self.first = self.rest.pop_front();
+            self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
             answer.write(date, (self.is_finished(), keep_alive), origin.as_deref().map(String::as_str), out);
+            if let Answer::Refused(refused) = &answer
+                && let Some(line) = &refused.line
+            {
+                hear(Turned { status: refused.refusal.status, rule: refused.refusal.rule, line });
+            }
             match answer.status() {
                 100..=199 => {}
                 200..=299 => output.accepted += 1,
@@ -367,7 +384,7 @@ impl ServerConnection {
                 _ => output.refused += 1,
             }
             if self.first.is_none() {
-                self.rest = VecDeque::new();
+                self.rest = None;
                 if !self.under_way() {
                     self.since_ns = now_ns;
                 }
@@ -413,8 +430,11 @@ impl ServerConnection {
         match self.phase {
             Phase::Closing => self.end_holding(),
             Phase::Head(_) if !self.under_way() => self.stop_reading(),
-            Phase::Head(_) => self.close_with(Refusal::new(408, "the header did not come in time"), false),
-            _ => self.close_with(Refusal::new(408, "the body came too slowly"), self.drains_a_head()),
+            Phase::Head(_) => {
+                let line = shown(&self.buffer);
+                self.close_with(LATE_HEADER, false, line);
+            }
+            _ => self.close_body(LATE_BODY),
         }
     }
 
@@ -436,7 +456,7 @@ impl ServerConnection {
     /// Memory held beyond the connection's own size, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.buffer.capacity()
-            + self.rest.capacity() * size_of::<Pending>()
+            + self.rest.as_ref().map_or(0, |rest| rest.capacity() * size_of::<Pending>())
             + self.drain.as_ref().map_or(0, |_| size_of::<Drain>())
             + self.packed.as_ref().map_or(0, |_| size_of::<Packed>() + UNPACKER_BYTES)
     }
@@ -447,7 +467,7 @@ impl ServerConnection {
 
     /// Answers that wait.
     pub(super) fn pending(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     /// Whether a part of a request is there.
@@ -471,9 +491,15 @@ impl ServerConnection {
     }
 
     /// Queues an answer after which nothing is read.
-    pub(super) fn close_with(&mut self, refusal: Refusal, head_only: bool) {
-        self.push(refused(refusal, head_only));
+    pub(super) fn close_with(&mut self, refusal: Refusal, head_only: bool, line: Box<str>) {
+        self.push(refused(refusal, head_only, Some(line)));
         self.stop_reading();
+    }
+
+    /// The same within a body.
+    pub(super) fn close_body(&mut self, refusal: Refusal) {
+        let (head_only, line) = (self.drains_a_head(), self.line_of_body());
+        self.close_with(refusal, head_only, line);
     }
 
     pub(super) fn push(&mut self, answer: Answer) {
@@ -482,13 +508,13 @@ impl ServerConnection {
         let pending = Pending { answer, origin, keep_alive: self.says_keep_alive };
         match self.first {
             None => self.first = Some(pending),
-            Some(_) => self.rest.push_back(pending),
+            Some(_) => self.rest.get_or_insert_default().push_back(pending),
         }
     }
 
     /// Until when the last answer is held back, where it is.
     fn held_until_ns(&self) -> Option<u64> {
-        match &self.rest.back().or(self.first.as_ref())?.answer {
+        match &self.rest.as_ref().and_then(|rest| rest.back()).or(self.first.as_ref())?.answer {
             Answer::Denied { denied, .. } if denied.held_until_ns > 0 => Some(denied.held_until_ns),
             _ => None,
         }
@@ -497,7 +523,7 @@ impl ServerConnection {
     /// The last answer may go.
     fn end_holding(&mut self) {
         if let Some(Pending { answer: Answer::Denied { denied, .. }, .. }) =
-            self.rest.back_mut().or(self.first.as_mut())
+            self.rest.as_mut().and_then(|rest| rest.back_mut()).or(self.first.as_mut())
         {
             denied.held_until_ns = 0;
         }
@@ -524,19 +550,45 @@ fn answer_of(verdict: Verdict) -> Answer {
         Verdict::Taken { records } => Answer::Taken { records },
         Verdict::Elsewhere { ticket, keyed } => Answer::Elsewhere { ticket, keyed },
         Verdict::Unavailable { retry_after_s } => Answer::Unavailable { retry_after_s },
-        Verdict::UnknownSource => refused(Refusal::new(404, "there is no such source"), false),
-        Verdict::Forbidden(text) => refused(Refusal::new(403, text), false),
-        Verdict::BadRequest(text) => refused(Refusal::bad(text), false),
-        Verdict::BadForm { status, rule, details, part } => {
-            refused(Refusal { part, ..Refusal::new(status, rule).with(details) }, false)
+        Verdict::TooMany { what, retry_after_s } => Answer::TooMany { what, retry_after_s },
+        Verdict::Refused { status, rule, details, part } => {
+            refused(Refusal { part, ..Refusal::of(status, rule, details) }, false, None)
         }
-        Verdict::KeyReused => {
-            let text = "this Idempotency-Key came with another body before: a new record needs a new key";
-            refused(Refusal::new(422, text), false)
-        }
+        Verdict::KeyReused => refused(KEY_REUSED, false, None),
     }
 }
 
-pub(super) fn refused(refusal: Refusal, head_only: bool) -> Answer {
-    Answer::Refused { refusal, head_only }
+const KEY_REUSED: Refusal = Refusal::of(
+    422,
+    "an Idempotency-Key comes with one body",
+    &Details { came: "a key that came with another body before", allowed: "the same body, or a new key" },
+);
+const STILL_WRITTEN: Refusal = Refusal {
+    extra: Extra::RetrySoon,
+    ..Refusal::of(
+        409,
+        "a request with this Idempotency-Key is still on its way to the disk",
+        &Details { came: "the same key again, or an answer that takes too long", allowed: "the same request, later" },
+    )
+};
+const LATE_HEADER: Refusal =
+    Refusal::new(408, "the header did not come in time", "a whole header within header_timeout");
+const LATE_BODY: Refusal =
+    Refusal::new(408, "the body came too slowly", "body_rate bytes a second, body_timeout behind at most");
+
+pub(super) fn refused(refusal: Refusal, head_only: bool, line: Option<Box<str>>) -> Answer {
+    Answer::Refused(Box::new(Refused { refusal, head_only, line }))
+}
+
+impl Verdict {
+    /// The status and the rule of a refusal.
+    pub fn refusal(&self) -> Option<(u16, &'static str)> {
+        match *self {
+            Self::Refused { status, rule, .. } => Some((status, rule)),
+            Self::KeyReused => Some((KEY_REUSED.status, KEY_REUSED.rule)),
+            Self::Unavailable { .. } => Some((503, NO_ROOM)),
+            Self::TooMany { what, .. } => Some((429, what.rule)),
+            Self::Accepted { .. } | Self::Taken { .. } | Self::Elsewhere { .. } => None,
+        }
+    }
 }

@@ -52,6 +52,8 @@ impl<'h> Last<'h> {
 pub struct Caller<'h> {
     /// SOURCE, where it is a record that is sent.
     pub source: Option<&'h str>,
+    /// The request line, with its query: [`shown`](super::shown) makes of it what may be told.
+    pub line: &'h [u8],
     /// An OPTIONS request, by which a browser asks beforehand.
     pub is_options: bool,
     /// Authorization (RFC 9110 section 11.6.2).
@@ -80,10 +82,10 @@ impl Ruling {
     }
 }
 
-/// The answer to a request that is not let in. After a 401 the connection is closed, and the body is not read.
+/// The answer to a request that is not let in. After a 401 or a 429 the connection is closed, and the body is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
-    /// 400, 401, 403 or 404.
+    /// 400, 401, 403, 404 or 429.
     pub status: u16,
     /// The value of WWW-Authenticate.
     pub authenticate: Option<&'static str>,

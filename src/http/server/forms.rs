@@ -2,6 +2,7 @@
 
 use super::answer::{Extra, Refusal};
 use super::keeps::Keeps;
+use super::limits::Limits;
 use crate::http::fields::trim;
 use crate::http::gzip::GzipFault;
 use std::sync::Arc;
@@ -17,6 +18,24 @@ pub struct Forms {
     pub bare_lf: bool,
     /// Headers that are kept with each record.
     pub keeps: Option<Arc<Keeps>>,
+}
+
+static PLAIN: Forms = Forms { query: Query::Refuse, array: Array::Record, bare_lf: false, keeps: None };
+
+/// What a request is held to: what it may take, and the forms of its source.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'r> {
+    /// What it may take.
+    pub limits: &'r Limits,
+    /// In which forms it may come.
+    pub forms: &'r Forms,
+}
+
+impl<'r> From<&'r Limits> for Rules<'r> {
+    /// Of a source with the default forms.
+    fn from(limits: &'r Limits) -> Self {
+        Self { limits, forms: &PLAIN }
+    }
 }
 
 /// What becomes of a request for records whose target has a query.
@@ -52,19 +71,31 @@ pub struct Details {
 pub(super) const FORMS: &str = "a body of any other type is one record; application/x-ndjson has one a line";
 
 /// A query on a request for records.
-pub(super) const QUERY: Refusal = Refusal::new(400, "a record is sent in the body, not in the query of the target")
-    .with(&Details { came: "a target with a query", allowed: "no query, or query = \"ignore\" in the source" });
+pub(super) const QUERY: Refusal = Refusal::of(
+    400,
+    "a record is sent in the body, not in the query of the target",
+    &Details { came: "a target with a query", allowed: "no query, or query = \"ignore\" in the source" },
+);
 
-const MULTIPART: Refusal = Refusal::new(415, "a form with several parts is no record")
-    .with(&Details { came: "Content-Type multipart/…", allowed: FORMS });
-const URLENCODED: Refusal = Refusal::new(415, "the fields of a web form are no record")
-    .with(&Details { came: "Content-Type application/x-www-form-urlencoded", allowed: FORMS });
+const MULTIPART: Refusal = Refusal::of(
+    415,
+    "a form with several parts is no record",
+    &Details { came: "Content-Type multipart/…", allowed: FORMS },
+);
+const URLENCODED: Refusal = Refusal::of(
+    415,
+    "the fields of a web form are no record",
+    &Details { came: "Content-Type application/x-www-form-urlencoded", allowed: FORMS },
+);
 
 /// A Content-Encoding that is not unpacked.
 pub(super) const CODING: Refusal = Refusal {
     extra: Extra::AcceptEncoding,
-    ..Refusal::new(415, "a body may be packed by gzip, once, and by nothing else")
-        .with(&Details { came: "another Content-Encoding", allowed: "Content-Encoding gzip, or none" })
+    ..Refusal::of(
+        415,
+        "a body may be packed by gzip, once, and by nothing else",
+        &Details { came: "another Content-Encoding", allowed: "Content-Encoding gzip, or none" },
+    )
 };
 
 const PACKED: &str = "one gzip stream that is whole, or a body without Content-Encoding";
@@ -79,7 +110,7 @@ pub(super) fn refusal_of_packed(fault: GzipFault) -> Option<Refusal> {
         GzipFault::Trailing => &Details { came: "bytes behind the end of the gzip stream", allowed: PACKED },
         GzipFault::Cut => &Details { came: "a gzip stream that is cut short", allowed: PACKED },
     };
-    Some(Refusal::bad("the body is not what Content-Encoding says").with(details))
+    Some(Refusal::of(400, "the body is not what Content-Encoding says", details))
 }
 
 /// A media type without its parameters.

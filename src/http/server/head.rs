@@ -5,8 +5,7 @@ use httparse::{EMPTY_HEADER, Header, Status};
 
 use super::answer::Refusal;
 use super::door::Caller;
-use super::forms::{self, Details, Query};
-use super::keeps::Keeps;
+use super::forms::{self, Details, Forms, Query, Rules};
 use crate::ground::proxy;
 use crate::http::fields::{Framing, FramingFields, is_token, is_token_byte, list};
 
@@ -74,22 +73,25 @@ pub(super) fn check_line_so_far(line: &[u8], limits: &Limits) -> Result<(), Refu
         return Ok(());
     }
     let Some(method_end) = memchr::memchr(b' ', &line[..METHOD_BYTES_MAX + 1]) else {
-        return Err(Refusal::bad("the method is over 32 bytes"));
+        return Err(Refusal::bad("the method is over 32 bytes", "POST or PUT"));
     };
     let target = &line[method_end + 1..];
     if target.len() > limits.target_bytes && memchr::memchr(b' ', target).unwrap_or(target.len()) > limits.target_bytes
     {
-        return Err(Refusal::new(414, "the target is too long"));
+        return Err(Refusal::new(414, "the target is too long", "8,000 bytes"));
     }
     Ok(())
 }
 
 /// A PROXY header where none counts.
-pub(super) const PROXY_HEADER: Refusal = Refusal::bad("a PROXY header comes first, once, and from a peer in proxies")
-    .with(&Details {
+pub(super) const PROXY_HEADER: Refusal = Refusal::of(
+    400,
+    "a PROXY header comes first, once, and from a peer in proxies",
+    &Details {
         came: "a PROXY header; this peer is not in proxies, or its header has come before",
         allowed: "HTTP; or the address of this proxy in proxies of the source",
-    });
+    },
+);
 
 const MALFORMED_LINE: &str = "the request line is not METHOD SP TARGET SP VERSION";
 
@@ -105,7 +107,7 @@ pub(super) fn check_line(line: &[u8], limits: &Limits) -> Result<(), Refusal> {
 impl<'h> RequestLine<'h> {
     /// Exactly one SP between the parts (RFC 9112 section 3).
     fn parse(line: &'h [u8]) -> Result<Self, Refusal> {
-        let malformed = Refusal::bad(MALFORMED_LINE);
+        let malformed = Refusal::bad(MALFORMED_LINE, "POST /v1/records/SOURCE HTTP/1.1");
         let split = |bytes: &'h [u8]| memchr::memchr(b' ', bytes).map(|at| (&bytes[..at], &bytes[at + 1..]));
         let Some((method, rest)) = split(line) else { return Err(malformed) };
         let Some((target, version)) = split(rest) else { return Err(malformed) };
@@ -116,7 +118,10 @@ impl<'h> RequestLine<'h> {
         // All of them, since a loop without an early end looks at many at once.
         let is_uri = |so_far: bool, byte: &u8| so_far & (0x21..=0x7e).contains(byte) & (*byte != b'#');
         if !target.iter().fold(true, is_uri) {
-            return Err(Refusal::bad("the target holds a fragment or a byte that no URI has"));
+            return Err(Refusal::bad(
+                "the target holds a fragment or a byte that no URI has",
+                "visible ASCII without #",
+            ));
         }
         Ok(Self { method, target, http10 })
     }
@@ -127,49 +132,52 @@ fn version_is_1_0(version: &[u8]) -> Result<bool, Refusal> {
     match version {
         [b'H', b'T', b'T', b'P', b'/', major @ b'0'..=b'9', b'.', minor @ b'0'..=b'9'] => match major {
             b'1' => Ok(*minor == b'0'),
-            b'0' => Err(Refusal::bad("HTTP/0 is not spoken here")),
-            _ => Err(Refusal::new(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")),
+            b'0' => Err(Refusal::bad("HTTP/0 is not spoken here", "HTTP/1.1 or HTTP/1.0")),
+            _ => Err(Refusal::new(505, "only HTTP/1.1 and HTTP/1.0 are spoken here", "HTTP/1.1 or HTTP/1.0")),
         },
-        _ => Err(Refusal::bad("the version is not HTTP/1.1")),
+        _ => Err(Refusal::bad("the version is not HTTP/1.1", "HTTP/1.1 or HTTP/1.0")),
     }
 }
 
 /// Reads a whole head: its request line, its fields and the empty line after them, all ended by CRLF and free of bare CR and
 /// LF; where the source allows it by LF, too, which `httparse` takes for a line's end. An error is answered and ends the connection.
-pub(super) fn parse<'h>(
-    head: &'h [u8],
-    line_end: usize,
-    limits: &Limits,
-    (query, keeps): (Query, Option<&Keeps>),
-) -> Result<Head<'h>, Refusal> {
+pub(super) fn parse<'h>(head: &'h [u8], line_end: usize, rules: Rules<'_>) -> Result<Head<'h>, Refusal> {
     let line = RequestLine::parse(&head[..line_end])?;
     let fields = head[line_end..].strip_prefix(b"\r").unwrap_or(&head[line_end..]);
     let fields = fields.strip_prefix(b"\n").expect("a line ends here");
     let mut few = [EMPTY_HEADER; FIELDS_COMMON];
-    let allowed = limits.header_fields;
+    let allowed = rules.limits.header_fields;
     match httparse::parse_headers(fields, &mut few[..FIELDS_COMMON.min(allowed)]) {
         Err(httparse::Error::TooManyHeaders) if allowed > FIELDS_COMMON => {
             let mut many = vec![EMPTY_HEADER; allowed];
             let parsed = httparse::parse_headers(fields, &mut many);
-            interpret(line, parsed, (query, keeps))
+            interpret(line, parsed, rules.forms)
         }
-        parsed => interpret(line, parsed, (query, keeps)),
+        parsed => interpret(line, parsed, rules.forms),
     }
 }
 
 fn interpret<'h>(
     line: RequestLine<'h>,
     parsed: httparse::Result<(usize, &[Header<'h>])>,
-    (query, keeps): (Query, Option<&Keeps>),
+    forms: &Forms,
 ) -> Result<Head<'h>, Refusal> {
     let fields = match parsed {
         Ok(Status::Complete((_, fields))) => fields,
         Ok(Status::Partial) => unreachable!("the head ends with an empty line"),
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::new(431, "too many header fields")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::new(431, "too many header fields", "100 fields")),
         Err(httparse::Error::HeaderName) => {
-            return Err(Refusal::bad("a header field's name is malformed, or the field is folded"));
+            return Err(Refusal::bad(
+                "a header field's name is malformed, or the field is folded",
+                "NAME: VALUE on one line",
+            ));
         }
-        Err(_) => return Err(Refusal::bad("a header field's value holds a control character")),
+        Err(_) => {
+            return Err(Refusal::bad(
+                "a header field's value holds a control character",
+                "visible characters, spaces and tabs",
+            ));
+        }
     };
     let mut seen = Fields::default();
     for field in fields {
@@ -179,13 +187,13 @@ fn interpret<'h>(
     let framing = seen.framing.resolve(line.http10)?;
     let path = path_of(&line)?;
     let expects = if line.http10 { Expect::Nothing } else { seen.expect };
-    let mut route = route(&line, path, &seen, expects, query);
+    let mut route = route(&line, path, &seen, expects, forms.query);
     seen.caller.is_options = line.method == b"OPTIONS";
     if let Route::Ingest(ingest) = &route {
         seen.caller.source = Some(ingest.source);
     }
     let mut headers = Vec::new();
-    if let (Route::Ingest(_), Some(keeps)) = (&route, keeps) {
+    if let (Route::Ingest(_), Some(keeps)) = (&route, &forms.keeps) {
         match keeps.gather(fields) {
             Ok(kept) => headers = kept,
             Err(refusal) => route = Route::Refused(refusal),
@@ -238,7 +246,7 @@ impl<'h> Fields<'h> {
             4 if is("host") => {
                 self.hosts += 1;
                 if !value.is_empty() && !is_authority(value) {
-                    return Err(Refusal::bad("Host is not a host and a port"));
+                    return Err(Refusal::bad("Host is not a host and a port", "HOST or HOST:PORT"));
                 }
             }
             6 if is("expect") => {
@@ -281,8 +289,8 @@ impl<'h> Fields<'h> {
         match self.hosts {
             1 => Ok(()),
             0 if http10 => Ok(()),
-            0 => Err(Refusal::bad("no Host")),
-            _ => Err(Refusal::bad("more than one Host")),
+            0 => Err(Refusal::bad("no Host", "one Host")),
+            _ => Err(Refusal::bad("more than one Host", "one Host")),
         }
     }
 
@@ -294,19 +302,26 @@ impl<'h> Fields<'h> {
     /// What a request for records leaves to complain about.
     fn complaint(&self, expects: Expect) -> Option<Refusal> {
         if expects == Expect::Unknown {
-            return Some(Refusal::new(417, "only the expectation 100-continue is known"));
+            return Some(Refusal::new(
+                417,
+                "only the expectation 100-continue is known",
+                "Expect: 100-continue, or none",
+            ));
         }
         if self.foreign_encoding || self.gzips > 1 {
             return Some(forms::CODING);
         }
         if self.content_types > 1 {
-            return Some(Refusal::new(415, "more than one Content-Type"));
+            return Some(Refusal::new(415, "more than one Content-Type", "one Content-Type"));
         }
         if let Some(refusal) = self.media_type().and_then(forms::refusal_of) {
             return Some(refusal);
         }
         if self.keys > 1 || self.key.is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
-            return Some(Refusal::bad("Idempotency-Key must stand there once, with 1 to 255 bytes"));
+            return Some(Refusal::bad(
+                "Idempotency-Key must stand there once, with 1 to 255 bytes",
+                "one Idempotency-Key of 1 to 255 bytes, or none",
+            ));
         }
         None
     }
@@ -325,13 +340,16 @@ fn path_of<'h>(line: &RequestLine<'h>) -> Result<&'h [u8], Refusal> {
         .into_iter()
         .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
     let Some(scheme) = scheme else {
-        return Err(Refusal::bad("the target is neither a path nor an http URL"));
+        return Err(Refusal::bad("the target is neither a path nor an http URL", "/v1/records/SOURCE"));
     };
     let rest = &target[scheme.len()..];
     let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     if authority.is_empty() || !is_authority(authority) {
-        return Err(Refusal::bad("the target's authority is not a host and a port"));
+        return Err(Refusal::bad(
+            "the target's authority is not a host and a port",
+            "http://HOST:PORT/v1/records/SOURCE",
+        ));
     }
     Ok(path)
 }
@@ -357,18 +375,18 @@ fn route<'h>(
                 is_packed: fields.gzips > 0,
             }),
         },
-        (b"CONNECT", _) => Route::Tunnel(Refusal::method("this is no proxy")),
-        (b"TRACE", _) => Route::Refused(Refusal::method("TRACE is not supported")),
+        (b"CONNECT", _) => Route::Tunnel(Refusal::method("this is no proxy", "POST or PUT")),
+        (b"TRACE", _) => Route::Refused(Refusal::method("TRACE is not supported", "POST or PUT")),
         // An absolute-form target without a path asks of the server as a whole (RFC 9112 section 3.2.4).
         (b"OPTIONS", None) if path == b"*" || path.is_empty() => Route::Options,
         (b"OPTIONS", Some(_)) => Route::Options,
         (b"GET" | b"HEAD" | b"DELETE" | b"PATCH", Some(_)) => {
-            Route::Refused(Refusal::method("records are sent by POST or PUT"))
+            Route::Refused(Refusal::method("records are sent by POST or PUT", "POST or PUT"))
         }
         (b"POST" | b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"PATCH" | b"OPTIONS", None) => Route::Refused(
-            Refusal::new(404, "records go to /v1/records/SOURCE; SOURCE is 1 to 64 of A-Z a-z 0-9 . _ -"),
+            Refusal::new(404, "records go to /v1/records/SOURCE", "a SOURCE of 1 to 64 of A-Z a-z 0-9 . _ -"),
         ),
-        _ => Route::Refused(Refusal::new(501, "the method is not known")),
+        _ => Route::Refused(Refusal::new(501, "the method is not known", "POST or PUT")),
     }
 }
 

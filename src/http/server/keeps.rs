@@ -116,8 +116,8 @@ impl Keeps {
     }
 }
 
-const TOO_LONG: Refusal =
-    Refusal::new(431, "the headers that are kept with a record have 256 bytes at most, all together").with(&Details {
-        came: "more bytes in them",
-        allowed: "256 bytes in the values of keep_headers of the source",
-    });
+const TOO_LONG: Refusal = Refusal::of(
+    431,
+    "the headers that are kept with a record have 256 bytes at most, all together",
+    &Details { came: "more bytes in them", allowed: "256 bytes in the values of keep_headers of the source" },
+);

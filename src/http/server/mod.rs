@@ -15,10 +15,10 @@ mod limits;
 mod reading;
 mod split;
 
-pub use answer::Part;
-pub use connection::{Awaited, Output, Request, ServerConnection, Stranger, Verdict};
+pub use answer::{Part, TooMany, shown};
+pub use connection::{Awaited, Output, Request, ServerConnection, Stranger, Turned, Verdict};
 pub use door::{Caller, Denied, Last, Once, Ruling};
-pub use forms::{Array, Details, Forms, Query};
+pub use forms::{Array, Details, Forms, Query, Rules};
 pub use keeps::{Keeps, NotKept};
 pub use limits::Limits;
 pub use split::{Form, Piece};

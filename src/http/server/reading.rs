@@ -1,9 +1,9 @@
 //! Reading: from bytes to whole requests, and the answers to those that are wrong.
 
-use super::answer::{Answer, Extra, Refusal};
+use super::answer::{Answer, Extra, Refusal, shown};
 use super::connection::{BlankLine, Drain, Kept, Packed, Phase, Request, ServerConnection, Stranger, refused};
 use super::door::{Caller, Denied, Ruling};
-use super::forms;
+use super::forms::{self, Rules};
 use super::head::{self, Head, Ingest, Route};
 use super::limits::Limits;
 use crate::ground::KeptHeaders;
@@ -19,9 +19,17 @@ const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// First byte of a TLS handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 /// A chunked or empty body without a byte of data.
-const EMPTY_RECORD: Refusal = Refusal::bad("an empty body is no record");
+const EMPTY_RECORD: Refusal = Refusal::bad("an empty body is no record", "1 byte or more");
+const NO_LENGTH: Refusal =
+    Refusal::new(411, "a record needs Content-Length or chunked", "Content-Length, or Transfer-Encoding: chunked");
+const BARE_CR: Refusal = Refusal::bad("a bare CR", "CRLF at the end of each line");
+const NO_HTTP: Refusal = Refusal::bad("this is no HTTP request", "POST /v1/records/SOURCE HTTP/1.1");
+const TOO_MANY: Refusal = Refusal {
+    extra: Extra::RetrySoon,
+    ..Refusal::new(503, "too many requests wait for their answers", "fewer requests that wait")
+};
 /// A body over `limits.body_bytes`.
-const TOO_LARGE: Refusal = Refusal::new(413, "the body is too large");
+const TOO_LARGE: Refusal = Refusal::new(413, "the body is too large", "max_body bytes");
 
 /// What one step of reading came to.
 pub(super) enum Step<'a> {
@@ -40,19 +48,20 @@ impl ServerConnection {
     pub(super) fn read_head<'a>(
         &mut self,
         scan: LineScan,
-        limits: &Limits,
+        rules: Rules<'_>,
         now_ns: u64,
         input: &mut &'a [u8],
         judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
     ) -> Step<'a> {
+        let (limits, bare_lf) = (rules.limits, rules.forms.bare_lf);
         if self.buffer.is_empty() {
-            if !self.begin(now_ns, input) {
+            if !self.begin(now_ns, input, bare_lf) {
                 return if self.is_closing() { Step::Again } else { Step::More };
             }
             let window = &input[..input.len().min(limits.header_bytes)];
-            return match find_end(scan, window, limits, self.bare_lf) {
+            return match find_end(scan, window, limits, bare_lf) {
                 HeadEnd::Refused(refusal) => {
-                    self.refuse_head(refusal, is_head_request(window));
+                    self.refuse_head(refusal, window);
                     Step::Again
                 }
                 HeadEnd::More(scan) => {
@@ -64,7 +73,7 @@ impl ServerConnection {
                 HeadEnd::Whole { line_end, end } => {
                     let (bytes, rest) = input.split_at(end);
                     *input = rest;
-                    self.take_head((bytes, line_end), limits, now_ns, input, judge, true)
+                    self.take_head((bytes, line_end), rules, now_ns, input, judge, true)
                 }
             };
         }
@@ -74,9 +83,10 @@ impl ServerConnection {
         let held = self.buffer.len();
         let window = &input[..input.len().min(limits.header_bytes.saturating_sub(held))];
         append_bounded(&mut self.buffer, window, limits.header_bytes);
-        match find_end(scan, &self.buffer, limits, self.bare_lf) {
+        match find_end(scan, &self.buffer, limits, bare_lf) {
             HeadEnd::Refused(refusal) => {
-                self.refuse_head(refusal, is_head_request(&self.buffer));
+                let came = std::mem::take(&mut self.buffer);
+                self.refuse_head(refusal, &came);
                 Step::Again
             }
             HeadEnd::More(scan) => {
@@ -89,22 +99,22 @@ impl ServerConnection {
                 *input = &input[end - held..];
                 // The head dies with `bytes`: what must outlive it is copied, no request is lent, no input taken.
                 let mut rest = *input;
-                self.take_head((&bytes[..end], line_end), limits, now_ns, &mut rest, judge, false);
+                self.take_head((&bytes[..end], line_end), rules, now_ns, &mut rest, judge, false);
                 Step::Again
             }
         }
     }
 
     /// Looks at the first bytes of a request; whether a head may start in `input`, which then has at least a byte.
-    fn begin(&mut self, now_ns: u64, input: &mut &[u8]) -> bool {
+    fn begin(&mut self, now_ns: u64, input: &mut &[u8], bare_lf: bool) -> bool {
         // One empty line before a request is ignored (RFC 9112 section 2.2).
         while let (Some((byte, rest)), BlankLine::None | BlankLine::Cr) = (input.split_first(), self.blank_line) {
             self.blank_line = match (self.blank_line, byte) {
                 (BlankLine::None, b'\r') => BlankLine::Cr,
                 (BlankLine::Cr, b'\n') => BlankLine::Seen,
-                (BlankLine::None, b'\n') if self.bare_lf => BlankLine::Seen,
+                (BlankLine::None, b'\n') if bare_lf => BlankLine::Seen,
                 (BlankLine::Cr, _) => {
-                    self.close_with(Refusal::bad("a bare CR"), false);
+                    self.refuse_start(BARE_CR, false, input);
                     return false;
                 }
                 _ => break,
@@ -120,10 +130,9 @@ impl ServerConnection {
             self.stranger = Some(Stranger::TlsHello);
             self.stop_reading();
         } else if !is_token_byte(byte) {
-            self.close_with(Refusal::bad("this is no HTTP request"), false);
+            self.refuse_start(NO_HTTP, false, input);
         } else if self.pending() >= PENDING_HARD_MAX {
-            let refusal = Refusal::new(503, "too many requests wait for their answers");
-            self.close_with(Refusal { extra: Extra::RetrySoon, ..refusal }, false);
+            self.refuse_start(TOO_MANY, false, input);
         } else {
             return true;
         }
@@ -141,9 +150,9 @@ impl ServerConnection {
         matched += taken;
         *input = &input[taken..];
         if matched == SIGNATURE_2.len() {
-            self.refuse_head(head::PROXY_HEADER, false);
+            self.refuse_head(head::PROXY_HEADER, b"PROXY (version 2)");
         } else if !input.is_empty() {
-            self.close_with(Refusal::bad("this is no HTTP request"), false);
+            self.refuse_start(NO_HTTP, false, input);
         } else {
             self.blank_line = BlankLine::ProxyHeader(matched as u8);
         }
@@ -151,28 +160,36 @@ impl ServerConnection {
     }
 
     /// Answers a head that cannot be read; nothing behind it can.
-    fn refuse_head(&mut self, refusal: Refusal, head_only: bool) {
+    fn refuse_head(&mut self, refusal: Refusal, came: &[u8]) {
         if refusal == head::PROXY_HEADER {
             self.stranger = Some(Stranger::ProxyHeader);
         }
-        self.close_with(refusal, head_only);
+        self.refuse_start(refusal, is_head_request(came), came);
+    }
+
+    /// Answers what is wrong before a head is whole. How much of it has come depends on the pieces that it came in, and the
+    /// answer must not.
+    fn refuse_start(&mut self, refusal: Refusal, head_only: bool, came: &[u8]) {
+        let refusal = Refusal { came: refusal.came.or(Some("what this request begins with")), ..refusal };
+        self.close_with(refusal, head_only, shown(came));
     }
 
     /// Decides what becomes of a whole head. `lend` is whether `bytes` live as long as the input does.
     fn take_head<'a>(
         &mut self,
         (bytes, line_end): (&'a [u8], usize),
-        limits: &Limits,
+        rules: Rules<'_>,
         now_ns: u64,
         input: &mut &'a [u8],
         judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
         lend: bool,
     ) -> Step<'a> {
         self.says_keep_alive = false;
-        let head = match head::parse(bytes, line_end, limits, (self.query, self.keeps.as_deref())) {
+        let limits = rules.limits;
+        let head = match head::parse(bytes, line_end, rules) {
             Ok(head) => head,
             Err(refusal) => {
-                self.close_with(refusal, is_head_request(bytes));
+                self.close_with(refusal, is_head_request(bytes), shown(bytes));
                 return Step::Again;
             }
         };
@@ -182,7 +199,7 @@ impl ServerConnection {
         self.since_ns = now_ns;
         // What asks for a tunnel is refused whoever asks.
         if !matches!(head.route, Route::Tunnel(_)) {
-            match judge(&head.caller) {
+            match judge(&Caller { line: &bytes[..line_end], ..head.caller }) {
                 Ruling::Pass(origin) => self.origin = origin,
                 Ruling::Deny(denied) => {
                     self.deny(&head, denied, input);
@@ -193,25 +210,25 @@ impl ServerConnection {
         let ingest = match head.route {
             Route::Ingest(ingest) => ingest,
             Route::Tunnel(refusal) => {
-                self.close_with(refusal, false);
+                self.close_with(refusal, false, shown(bytes));
                 return Step::Again;
             }
             Route::Refused(refusal) => {
-                self.decline(&head, refused(refusal, head.head_only), input);
+                self.decline(&head, refused(refusal, head.head_only, Some(shown(bytes))), input);
                 return Step::Again;
             }
             Route::Options => {
-                let keeps = self.keeps.clone();
+                let keeps = rules.forms.keeps.clone();
                 self.decline(&head, Answer::Options { keeps }, input);
                 return Step::Again;
             }
         };
         match head.framing {
-            Framing::Absent => {
-                self.finish(refused(Refusal::new(411, "a record needs Content-Length or chunked"), false))
+            Framing::Absent => self.finish(refused(NO_LENGTH, false, Some(shown(bytes)))),
+            Framing::Length(0) => self.finish(refused(EMPTY_RECORD, false, Some(shown(bytes)))),
+            Framing::Length(length) if length > limits.body_bytes as u64 => {
+                self.close_with(TOO_LARGE, false, shown(bytes))
             }
-            Framing::Length(0) => self.finish(refused(EMPTY_RECORD, false)),
-            Framing::Length(length) if length > limits.body_bytes as u64 => self.close_with(TOO_LARGE, false),
             Framing::Length(length)
                 if lend && length <= input.len() as u64 && !ingest.is_packed && head.headers.is_empty() =>
             {
@@ -258,7 +275,7 @@ impl ServerConnection {
     /// Answers who is not let in. Of who has not said who they are nothing more is read.
     fn deny(&mut self, head: &Head<'_>, mut denied: Box<Denied>, input: &[u8]) {
         self.origin = denied.origin.take();
-        let is_unknown = denied.status == 401;
+        let is_unknown = matches!(denied.status, 401 | 429);
         let answer = Answer::Denied { denied, head_only: head.head_only };
         if is_unknown {
             self.keep_alive = false;
@@ -336,10 +353,11 @@ impl ServerConnection {
             Err(fault) => fault,
         };
         let Some(refusal) = forms::refusal_of_packed(fault) else {
-            self.close_with(TOO_LARGE, false);
+            self.close_body(TOO_LARGE);
             return false;
         };
-        let drain = Drain { answer: refused(refusal, false), bytes: packed.bytes };
+        let bytes = packed.bytes;
+        let drain = Drain { answer: refused(refusal, false, Some(self.line_of_body())), bytes };
         (self.packed, self.buffer) = (None, Vec::new());
         self.kept = Kept::default();
         self.drain = Some(Box::new(drain));
@@ -350,9 +368,11 @@ impl ServerConnection {
     fn end_packed<'a>(&mut self) -> Step<'a> {
         let end = self.packed.take().map_or(Ok(()), |packed| packed.unpacker.finish());
         if let Some(refusal) = end.err().and_then(forms::refusal_of_packed) {
-            self.finish(refused(refusal, false));
+            let line = self.line_of_body();
+            self.finish(refused(refusal, false, Some(line)));
         } else if self.buffer.len() == self.kept.bytes() {
-            self.finish(refused(EMPTY_RECORD, false));
+            let line = self.line_of_body();
+            self.finish(refused(EMPTY_RECORD, false, Some(line)));
         } else {
             return Step::Buffered(None);
         }
@@ -363,7 +383,7 @@ impl ServerConnection {
     pub(super) fn read_chunks<'a>(&mut self, mut decoder: Decoder, limits: &Limits, input: &mut &'a [u8]) -> Step<'a> {
         loop {
             match decoder.next(input) {
-                Err(fault) => self.close_with(fault.into(), self.drains_a_head()),
+                Err(fault) => self.close_body(fault.into()),
                 Ok(Chunk::More) => {
                     self.phase = Phase::Chunked(decoder);
                     return Step::More;
@@ -379,7 +399,8 @@ impl ServerConnection {
                     } else if self.packed.is_some() {
                         return self.end_packed();
                     } else if self.buffer.len() == self.kept.bytes() {
-                        self.finish(refused(EMPTY_RECORD, false));
+                        let line = self.line_of_body();
+                        self.finish(refused(EMPTY_RECORD, false, Some(line)));
                     } else {
                         return Step::Buffered(None);
                     }
@@ -409,7 +430,7 @@ impl ServerConnection {
         }
         let bound = self.kept.bytes() + limits.body_bytes;
         if self.buffer.len() + bytes.len() > bound {
-            self.close_with(TOO_LARGE, false);
+            self.close_body(TOO_LARGE);
             return false;
         }
         append_bounded(&mut self.buffer, bytes, bound);
@@ -418,8 +439,23 @@ impl ServerConnection {
 
     /// Whether the body being dropped is a HEAD request's.
     pub(super) fn drains_a_head(&self) -> bool {
-        let answer = self.drain.as_ref().map(|drain| &drain.answer);
-        matches!(answer, Some(Answer::Refused { head_only: true, .. } | Answer::Denied { head_only: true, .. }))
+        match self.drain.as_ref().map(|drain| &drain.answer) {
+            Some(Answer::Refused(refused)) => refused.head_only,
+            Some(Answer::Denied { head_only, .. }) => *head_only,
+            _ => false,
+        }
+    }
+
+    /// What is shown of a request whose body is read.
+    pub(super) fn line_of_body(&self) -> Box<str> {
+        match self.drain.as_ref().map(|drain| &drain.answer) {
+            Some(Answer::Refused(refused)) => refused.line.clone().unwrap_or_default(),
+            Some(_) => "a request that was refused".into(),
+            None => {
+                let source = self.buffer.get(..usize::from(self.kept.source)).unwrap_or_default();
+                format!("/v1/records/{}", source.escape_ascii()).into()
+            }
+        }
     }
 
     /// The request whose parts `buffer` holds.
@@ -469,14 +505,14 @@ fn find_end(mut scan: LineScan, window: &[u8], limits: &Limits, bare_lf: bool) -
             Line::Bare { start, at, byte } => {
                 let so_far = if start == 0 { head::check_line_so_far(&window[..at], limits) } else { Ok(()) };
                 let text = if byte == b'\n' { "a line ends in a bare LF" } else { "a bare CR" };
-                return refuse(so_far.err().unwrap_or(Refusal::bad(text)));
+                return refuse(so_far.err().unwrap_or(Refusal::bad(text, "CRLF at the end of each line")));
             }
             Line::More { start } => {
                 let so_far = if start == 0 { head::check_line_so_far(window, limits) } else { Ok(()) };
                 return match so_far {
                     Err(refusal) => refuse(refusal),
                     Ok(()) if window.len() >= limits.header_bytes => {
-                        refuse(Refusal::new(431, "the header is too large"))
+                        refuse(Refusal::new(431, "the header is too large", "16 KiB"))
                     }
                     Ok(()) => HeadEnd::More(scan),
                 };

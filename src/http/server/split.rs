@@ -67,7 +67,7 @@ impl Form {
             Self::Array => elements(body, records_max)?,
         };
         if pieces.is_empty() {
-            return Err(Verdict::BadForm { status: 400, rule: NO_RECORD, details: &EMPTY, part: None });
+            return Err(Verdict::Refused { status: 400, rule: NO_RECORD, details: &EMPTY, part: None });
         }
         Ok(pieces)
     }
@@ -83,7 +83,7 @@ fn is_blank(byte: &u8) -> bool {
 }
 
 fn too_many(part: Part) -> Verdict {
-    Verdict::BadForm {
+    Verdict::Refused {
         status: 413,
         rule: "a body has no more records than the limit",
         details: &TOO_MANY,
@@ -110,7 +110,7 @@ fn lines(body: &[u8], records_max: usize) -> Result<Vec<Piece<'_>>, Verdict> {
 /// The elements of an array, each without the white space around it.
 fn elements(body: &[u8], records_max: usize) -> Result<Vec<Piece<'_>>, Verdict> {
     const BROKEN: Details = Details { came: "a damaged array", allowed: "one JSON array in UTF-8 (RFC 8259)" };
-    let broken = |at: usize| Verdict::BadForm {
+    let broken = |at: usize| Verdict::Refused {
         status: 400,
         rule: "a body that begins with [ is a JSON array",
         details: &BROKEN,
@@ -118,7 +118,7 @@ fn elements(body: &[u8], records_max: usize) -> Result<Vec<Piece<'_>>, Verdict> 
     };
     let mut found = Elements { list: Vec::new(), records_max };
     // What ignores a value does not look for UTF-8 in its strings.
-    let text = std::str::from_utf8(body).map_err(|_| Verdict::BadForm {
+    let text = std::str::from_utf8(body).map_err(|_| Verdict::Refused {
         status: 400,
         rule: "JSON is UTF-8",
         details: &BROKEN,
@@ -173,7 +173,7 @@ mod tests {
 
     fn refused(form: Form, body: &[u8]) -> (u16, Option<Part>) {
         match form.split(body, 3) {
-            Err(Verdict::BadForm { status, part, .. }) => (status, part),
+            Err(Verdict::Refused { status, part, .. }) => (status, part),
             other => panic!("{body:?}: {other:?}"),
         }
     }

@@ -4,8 +4,9 @@
 use super::arrivals::Whence;
 use super::source::Sources;
 use crate::access::{Denial, Names, Turned};
-use crate::ground::SourceId;
-use crate::http::server::{Caller, Ruling};
+use crate::ground::{LinkId, SourceId};
+use crate::http::server::{Caller, Ruling, shown};
+use crate::shard::refusals::Refusal;
 use crate::shard::turn::Turn;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -20,6 +21,25 @@ const HOLD_NS: u64 = 2_000_000_000;
 /// Addresses that are remembered for it; while there are more, all that fail wait.
 const ADDRESSES_MAX: usize = 4_096;
 
+/// Who is turned away.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Who<'w> {
+    /// The listener.
+    pub source: SourceId,
+    pub peer: SocketAddr,
+    /// The SOURCE that it names.
+    pub machine: Option<&'w str>,
+    /// The first line of its request.
+    pub line: &'w str,
+}
+
+impl Who<'_> {
+    /// A peer that has not said anything yet.
+    pub fn peer(source: SourceId, peer: SocketAddr) -> Self {
+        Self { source, peer, machine: None, line: "" }
+    }
+}
+
 /// Turns away who may not send on the listeners of a core.
 #[derive(Debug, Default)]
 pub(super) struct Door {
@@ -31,7 +51,12 @@ pub(super) struct Door {
 impl Door {
     /// A peer whose address may not connect.
     pub fn deny_peer(&mut self, turn: &mut Turn<'_>, sources: &mut Sources, id: SourceId, peer: SocketAddr) {
-        self.deny(turn, sources, (id, peer), Denial::Network, "");
+        self.deny(turn, sources, Who::peer(id, peer), Denial::Network, "");
+    }
+
+    /// A peer that has as many connections as one address may have.
+    pub fn deny_crowd(&mut self, turn: &mut Turn<'_>, sources: &mut Sources, id: SourceId, peer: SocketAddr) {
+        self.deny(turn, sources, Who::peer(id, peer), Denial::AddressConnections, "");
     }
 
     /// What is said to a request of a connection, by its head; `peer` becomes the address that the request is of.
@@ -39,7 +64,8 @@ impl Door {
         &mut self,
         turn: &mut Turn<'_>,
         sources: &mut Sources,
-        (id, whence, peer): (SourceId, Whence, &mut SocketAddr),
+        (id, link, whence): (SourceId, LinkId, Whence),
+        peer: &mut SocketAddr,
         caller: &Caller<'_>,
     ) -> Ruling {
         let source = turn.source(id);
@@ -49,30 +75,35 @@ impl Door {
             true => source.access.client(*peer, caller).map(|client| *peer = client),
             false => Ok(()),
         };
-        match told.and_then(|()| source.access.judge(caller, names, turn.now.wall_ns)) {
+        let judged = told.and_then(|()| source.access.judge(caller, names, turn.now.wall_ns));
+        let admitted = judged.and_then(|admitted| match (source.access.quotas.connections_per_token, admitted.token) {
+            (Some(most), Some(token)) if !sources.quotas.show(most, id, link, &token.name) => {
+                Err(Turned::crowded(most))
+            }
+            _ => Ok(admitted.origin),
+        });
+        match admitted {
             Ok(origin) => Ruling::Pass(origin),
             Err(Turned { denial, mut answer }) => {
                 if answer.status == 401 && self.failures.fail(turn.now.mono_ns, peer.ip()) {
                     answer.held_until_ns = turn.now.mono_ns + HOLD_NS;
                     turn.counters.denied_late += 1;
                 }
-                self.deny(turn, sources, (id, *peer), denial, "");
+                let line = shown(caller.line);
+                let who = Who { source: id, peer: *peer, machine: caller.source, line: &line };
+                self.deny(turn, sources, who, denial, "");
                 Ruling::Deny(Box::new(answer))
             }
         }
     }
 
     /// A peer is turned away; `what`: more of why, in words.
-    pub fn deny(
-        &mut self,
-        turn: &mut Turn<'_>,
-        sources: &mut Sources,
-        (id, peer): (SourceId, SocketAddr),
-        why: Denial,
-        what: &str,
-    ) {
+    pub fn deny(&mut self, turn: &mut Turn<'_>, sources: &mut Sources, who: Who<'_>, why: Denial, what: &str) {
+        let Who { source: id, peer, machine, line } = who;
         turn.counters.denied += 1;
         sources.of(id).tally.denied.count(why);
+        let words = if what.is_empty() { why.words() } else { what };
+        turn.refuse(&Refusal { source: id, reason: why.label(), words, peer: Some(peer), machine, line });
         let say_ns = self.say_ns.entry(id).or_default();
         if turn.now.mono_ns >= *say_ns {
             *say_ns = turn.now.mono_ns + SAY_NS;

@@ -124,6 +124,12 @@ impl Intake {
             return Self::turn_away(turn, fd);
         }
         let awaits_header = whence.told.is_none() && source.access.proxies.have(whence.peer.ip());
+        // A proxy has the connections of many.
+        if !awaits_header && !self.sources.quotas.admits(&source.access.quotas, id, whence.address().ip()) {
+            self.door.deny_crowd(turn, &mut self.sources, id, whence.address());
+            self.sources.fit(turn, id);
+            return Self::turn_away(turn, fd);
+        }
         if !awaits_header {
             let owner = self.owner_of(turn, id, whence.address());
             if owner != self.placement.core {

@@ -11,8 +11,9 @@ use crate::observe::snapshot::Refused;
 use crate::shard::store::Store;
 use crate::shard::turn::{Phase, Turn};
 
-const NOT_JSON: Details = Details { came: "a record that is not JSON", allowed: "JSON (RFC 8259): data_is = \"json\"" };
-const UNDECODABLE: Details =
+pub(super) const NOT_JSON: Details =
+    Details { came: "a record that is not JSON", allowed: "JSON (RFC 8259): data_is = \"json\"" };
+pub(super) const UNDECODABLE: Details =
     Details { came: "a record that is no text in it", allowed: "text in the encoding of the source" };
 const TOO_LARGE: Details =
     Details { came: "more than a block of the journal holds", allowed: "fewer records in a body" };
@@ -50,10 +51,13 @@ impl Sender {
         let sizes = || pieces.iter().map(|piece| request.headers.as_bytes().len() + piece.bytes.len());
         if !store.holds_batch(sizes()) {
             let rule = "the records of a body fit into one block of the journal";
-            return Some(Verdict::BadForm { status: 413, rule, details: &TOO_LARGE, part: None });
+            return Some(Verdict::Refused { status: 413, rule, details: &TOO_LARGE, part: None });
         }
         let unavailable = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
         if turn.phase != Phase::Running {
+            return Some(unavailable);
+        }
+        if !sources.quotas.takes(store.scarcity(), self.peer.ip(), sizes().sum()) {
             return Some(unavailable);
         }
         let room = match store.room_for_batch(turn.now, Claim::Waits, sizes()) {
@@ -110,7 +114,7 @@ impl Sender {
                         Refused::NotJson => ("each record of the body is JSON", &NOT_JSON),
                         _ => ("each record of the body is text in the encoding of its source", &UNDECODABLE),
                     };
-                    return Err(Verdict::BadForm { status: 400, rule, details, part: Some(piece.part) });
+                    return Err(Verdict::Refused { status: 400, rule, details, part: Some(piece.part) });
                 }
             }
         }

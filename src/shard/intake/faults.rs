@@ -4,6 +4,7 @@
 use crate::ground::text::counted;
 use crate::ground::{Now, SourceId};
 use crate::observe::snapshot::SourceSnapshot;
+use crate::shard::refusals::Refusal;
 use crate::shard::timer::Timer;
 use crate::shard::turn::Turn;
 use crate::tls::{Fault, MachineCertificate, Reason, SOON};
@@ -47,6 +48,14 @@ impl Faults {
             Reason::Left => &mut counters.tls_failed_left,
             Reason::Other => &mut counters.tls_failed_other,
         } += 1;
+        turn.refuse(&Refusal {
+            source: id,
+            reason: fault.reason.label(),
+            words: &fault.words,
+            peer,
+            machine: None,
+            line: "",
+        });
         let peer = peer.map_or("it".to_owned(), |peer| peer.to_string());
         self.tell(turn, id, format!("no TLS with {peer}: {fault}"));
     }
@@ -55,6 +64,8 @@ impl Faults {
     pub fn note_hello(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: SocketAddr) {
         turn.counters.tls_hellos_on_plain_ports += 1;
         let words = "it began TLS, and this source has none: give the source its tls, or the machine an http:// URL";
+        let (reason, line) = ("tls_hello", "a TLS ClientHello");
+        turn.refuse(&Refusal { source: id, reason, words, peer: Some(peer), machine: None, line });
         self.tell(turn, id, format!("a connection of {peer} was closed: {words}"));
     }
 

@@ -2,7 +2,7 @@
 //! configured. What is decided by another core is passed on to it.
 
 use super::Placement;
-use super::access::Door;
+use super::access::{Door, Who};
 use super::arrivals::Whence;
 use super::guests::Sent;
 use super::hold::Hold;
@@ -13,9 +13,10 @@ use super::source::Sources;
 use crate::access::Denial;
 use crate::ground::{CoreId, Fd, LinkId, Moment, RecordNumber, SourceId};
 use crate::http::date::HttpDate;
-use crate::http::server::{Awaited, Caller, Request, ServerConnection, Stranger, Verdict};
+use crate::http::server::{Awaited, Caller, Details, Request, Rules, ServerConnection, Stranger, Turned, Verdict};
 use crate::shard::links::{Kind, Table};
 use crate::shard::op::{Op, Parcel, PassedOn, Readable, RecvEnd};
+use crate::shard::refusals::{Refusal, reason_of};
 use crate::shard::store::Store;
 use crate::shard::timer::Timer;
 use crate::shard::turn::Turn;
@@ -33,6 +34,14 @@ const SEND_BUFFERS_MAX: usize = 256;
 const COMMIT_WAIT_NS: u64 = 30_000_000_000;
 /// How long a request is held back at most while room for it is being made.
 const ROOM_WAIT_NS: u64 = COMMIT_WAIT_NS;
+
+/// A machine's certificate has another name than its request.
+const OTHER_MACHINE: Verdict = Verdict::Refused {
+    status: 403,
+    rule: "the certificate of a machine is for its SOURCE",
+    details: &Details { came: "another SOURCE", allowed: "the name in the certificate (name_from)" },
+    part: None,
+};
 
 /// How far an HTTP connection is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,16 +118,18 @@ impl Machine {
             hold.add(bytes);
             return;
         }
-        let (limits, now_ns) = (&lent.turn.settings.limits.http, lent.turn.now.mono_ns);
-        self.connection.set_forms(&lent.turn.source(self.sender.source).forms);
+        let now_ns = lent.turn.now.mono_ns;
+        let settings = lent.turn.settings;
+        let rules = Rules { limits: &settings.limits.http, forms: &lent.turn.source(self.sender.source).forms };
         let mut input = bytes;
         loop {
             let Self { whence, sender, passed_to, connection, .. } = self;
             let id = sender.source;
             let from = whence.as_deref().copied().unwrap_or(Whence::peer(sender.peer));
-            let mut judge =
-                |caller: &Caller<'_>| lent.door.judge(lent.turn, lent.sources, (id, from, &mut sender.peer), caller);
-            let request = connection.next_request(limits, now_ns, &mut input, &mut judge);
+            let mut judge = |caller: &Caller<'_>| {
+                lent.door.judge(lent.turn, lent.sources, (id, link, from), &mut sender.peer, caller)
+            };
+            let request = connection.next_request(rules, now_ns, &mut input, &mut judge);
             if sender.peer != from.address() {
                 whence.get_or_insert_with(|| Box::new(from));
             }
@@ -126,7 +137,8 @@ impl Machine {
             let lane = (lent.turn.source(id).kind.lane(), sender.peer);
             let verdict = match lent.placement.owner_of_request(lent.store, lane, &request, passed_to) {
                 _ if lent.sources.is_another_machine(lent.turn.settings, link, request.source) => {
-                    Some(Verdict::Forbidden("the certificate of this machine is for another SOURCE"))
+                    sender.note(lent.turn, &request, OTHER_MACHINE);
+                    Some(OTHER_MACHINE)
                 }
                 Some(owner) => Some(Self::pass_on(sender, passed_to, lent, link, (owner, &request))),
                 None => sender.take(lent.turn, lent.store, lent.sources, &request),
@@ -176,7 +188,7 @@ impl Machine {
     /// The connection is over; its records stay.
     fn end(&mut self, turn: &mut Turn<'_>, store: &mut Store, sources: &mut Sources, link: LinkId) {
         turn.close(link);
-        sources.count_out(turn, self.sender.source, link, None);
+        sources.count_out(turn, self.sender.source, link, Some(self.whence().address()));
         self.sender.leave(store);
         for core in std::mem::take(&mut self.passed_to) {
             turn.emit(Op::PassOn { core, parcel: Parcel::Left { core: self.here, link } });
@@ -192,7 +204,9 @@ impl Machine {
         (owner, request): (CoreId, &Request<'_>),
     ) -> Verdict {
         let Some(ticket) = lent.sent.add(request.body.len()) else {
-            return Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+            let verdict = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+            sender.note(lent.turn, request, verdict);
+            return verdict;
         };
         if !passed_to.contains(&owner) {
             passed_to.push(owner);
@@ -309,7 +323,7 @@ impl Machines {
                 sources.secures.faults.note_hello(turn, machine.sender.source, machine.whence().address());
             }
             Some(Stranger::ProxyHeader) => {
-                let who = (machine.sender.source, machine.whence().peer);
+                let who = Who::peer(machine.sender.source, machine.whence().peer);
                 door.deny(turn, sources, who, Denial::ProxyHeader, "");
             }
         }
@@ -419,7 +433,13 @@ impl Machines {
         }
         let fd = turn.links.fd(link).expect("an accepted connection has a file");
         let mut out = self.send_buffers.pop().unwrap_or_default();
-        let output = machine.connection.take_output(now.mono_ns, self.date.at(now.wall_ns), &mut out);
+        let (source, peer) = (machine.sender.source, Some(machine.sender.peer));
+        let mut hear = |heard: Turned<'_>| {
+            let Turned { status, rule: words, line } = heard;
+            turn.refuse(&Refusal { source, reason: reason_of(status), words, peer, machine: None, line });
+        };
+        let date = self.date.at(now.wall_ns);
+        let output = machine.connection.take_output(now.mono_ns, date, &mut out, &mut hear);
         turn.counters.http_accepted += u64::from(output.accepted);
         turn.counters.http_refused += u64::from(output.refused);
         turn.counters.http_unavailable += u64::from(output.unavailable);
@@ -535,6 +555,7 @@ impl Machines {
             Closing::No => {
                 if let Some(hold) = machine.hold.take_if(|hold| now_ns >= hold.since_ns() + ROOM_WAIT_NS) {
                     let verdict = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
+                    machine.sender.note(turn, &hold.request(), verdict);
                     let mut lent = Taking { turn: &mut *turn, store, sources, placement, sent, door };
                     machine.end_hold(&mut lent, link, *hold, verdict);
                 }

@@ -32,6 +32,7 @@ mod places;
 mod pressure;
 mod proxied;
 mod queue;
+mod quotas;
 mod samples;
 mod search;
 mod secure;
@@ -633,6 +634,9 @@ impl Intake {
             if who(before) != who(turn.source(id)) {
                 self.end_denied(turn, store, id);
             }
+            if before.access.quotas.connections != turn.source(id).access.quotas.connections {
+                self.sources.fit(turn, id);
+            }
             if before.tls != turn.source(id).tls {
                 self.sources.secures.configure(id, turn.settings);
             }
@@ -698,7 +702,10 @@ impl Intake {
         let same = |other: &&Source| other.retired && other.link.is_some() && turn.source(other.id).name == *name;
         source.waits_for = self.sources.iter().find(same).map(|other| other.id);
         self.sources.add(source);
-        self.sources.secures.faults.forget(id); // of an earlier one in its place
+        // Of an earlier one in its place.
+        self.sources.secures.faults.forget(id);
+        turn.refusals.forget(id);
+        self.sources.quotas.forget(id);
         self.sources.secures.configure(id, turn.settings);
         self.find_lanes_of(turn, store, id);
         if turn.phase == Phase::Running {

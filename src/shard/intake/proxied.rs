@@ -15,6 +15,7 @@
 //! A read in flight gives what it likes. So where bytes behind the header must wait, or go
 //! elsewhere, the read is ended first.
 
+use super::access::Who;
 use super::arrivals::{Reading, Whence};
 use super::{Intake, LaneKey};
 use crate::access::Denial;
@@ -157,6 +158,11 @@ impl Intake {
             self.door.deny_peer(turn, &mut self.sources, id, address);
             return self.end_proxied(turn, link);
         }
+        let is_told = whence.told.is_some_and(|told| told != whence.peer);
+        if is_told && !self.sources.quotas.admits(&turn.source(id).access.quotas, id, address.ip()) {
+            self.door.deny_crowd(turn, &mut self.sources, id, address);
+            return self.end_proxied(turn, link);
+        }
         let is_elsewhere = self.owner_of(turn, id, address) != self.placement.core;
         let older = if is_elsewhere { Vec::new() } else { self.sources.older(turn, id, address.ip()) };
         if !is_elsewhere && older.is_empty() {
@@ -278,7 +284,7 @@ impl Intake {
     /// There is no header, or a broken one.
     fn refuse_proxied(&mut self, turn: &mut Turn<'_>, link: LinkId, why: &str) {
         let proxied = self.proxied.get(link);
-        let who = (proxied.source, proxied.peer);
+        let who = Who::peer(proxied.source, proxied.peer);
         self.door.deny(turn, &mut self.sources, who, Denial::NoProxyHeader, why);
         self.end_proxied(turn, link);
     }

@@ -1,15 +1,18 @@
 //! Who sends requests on one connection: each body becomes a record of its SOURCE's lane, or
 //! several (`batches`), unless its key says that it is one already. The connection may be another core's.
 
+use super::batches::{NOT_JSON, UNDECODABLE};
 use super::content::judge;
 use super::places::Place;
+use super::quotas::Beyond;
 use super::source::Sources;
 use crate::config::LaneKey;
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, RecordFlags, SourceId};
-use crate::http::server::{Form, Request, Verdict};
+use crate::http::server::{Details, Form, Request, TooMany, Verdict};
 use crate::journal::{Claim, Full, Identity, KEY_HASHES_BYTES, KeyHashes, Known, NewRecord, OriginRef};
 use crate::observe::snapshot::Refused;
+use crate::shard::refusals::{Refusal, reason_of};
 use crate::shard::store::Store;
 use crate::shard::turn::{Phase, Turn};
 use std::net::SocketAddr;
@@ -27,6 +30,18 @@ pub(super) struct Sender {
     /// connection's own it is one.
     entered: Vec<(LaneId, OriginRef)>,
 }
+
+static TOO_MANY_REQUESTS: TooMany = TooMany {
+    rule: "a SOURCE sends no more requests a second than its listener takes",
+    details: Details {
+        came: "more requests",
+        allowed: "requests_per_second of the listener, a second's worth at once",
+    },
+};
+static TOO_MANY_BYTES: TooMany = TooMany {
+    rule: "a SOURCE sends no more bytes a second than its listener takes",
+    details: Details { came: "more bytes", allowed: "bytes_per_second of the listener, a second's worth at once" },
+};
 
 /// So many lanes a connection keeps: behind a proxy it may carry the requests of many machines.
 const ENTERED_MAX: usize = 64;
@@ -53,6 +68,50 @@ impl Sender {
         sources: &mut Sources,
         request: &Request<'_>,
     ) -> Option<Verdict> {
+        let verdict = self.try_take(turn, store, sources, request);
+        if let Some(verdict) = verdict {
+            self.note(turn, request, verdict);
+        }
+        verdict
+    }
+
+    /// Tells of a request if it is refused.
+    pub fn note(&self, turn: &mut Turn<'_>, request: &Request<'_>, verdict: Verdict) {
+        if let Some((status, words)) = verdict.refusal() {
+            let line = format!("/v1/records/{}", request.source);
+            turn.refuse(&Refusal {
+                source: self.source,
+                reason: reason_of(status),
+                words,
+                peer: Some(self.peer),
+                machine: Some(request.source),
+                line: &line,
+            });
+        }
+    }
+
+    /// What a SOURCE is answered that sends more than it may.
+    fn check_rate(&self, turn: &Turn<'_>, sources: &mut Sources, request: &Request<'_>) -> Option<Verdict> {
+        let allowed = &turn.source(self.source).access.quotas;
+        let sent = (request.source, request.body.len());
+        let (what, wait_ns) = match sources.quotas.send(allowed, self.source, sent, turn.now.mono_ns) {
+            Ok(()) => return None,
+            Err(Beyond::Requests { wait_ns }) => (&TOO_MANY_REQUESTS, wait_ns),
+            Err(Beyond::Bytes { wait_ns }) => (&TOO_MANY_BYTES, wait_ns),
+        };
+        Some(Verdict::TooMany { what, retry_after_s: wait_ns.div_ceil(1_000_000_000) as u32 })
+    }
+
+    fn try_take(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        request: &Request<'_>,
+    ) -> Option<Verdict> {
+        if let Some(verdict) = self.check_rate(turn, sources, request) {
+            return Some(verdict);
+        }
         let form = Form::of(request.content_type, request.body, &turn.source(self.source).forms);
         if form != Form::Record {
             return self.take_batch(turn, store, sources, (form, request));
@@ -74,10 +133,11 @@ impl Sender {
             Ok(flags) => flags,
             Err(refused) => {
                 sources.refuse(turn, self.source, refused, RecordFlags::default(), request.body);
-                return Some(Verdict::BadRequest(match refused {
-                    Refused::NotJson => "the body is not JSON, and this source takes nothing else",
-                    _ => "the body is no text in the encoding of this source",
-                }));
+                let (rule, details) = match refused {
+                    Refused::NotJson => ("the body is JSON", &NOT_JSON),
+                    _ => ("the body is text in the encoding of its source", &UNDECODABLE),
+                };
+                return Some(Verdict::Refused { status: 400, rule, details, part: None });
             }
         };
         let unavailable = Verdict::Unavailable { retry_after_s: RETRY_AFTER_S };
@@ -86,6 +146,9 @@ impl Sender {
         }
         let headers = request.headers;
         let bytes = hashes.map_or(0, |_| KEY_HASHES_BYTES) + headers.as_bytes().len() + key.len() + request.body.len();
+        if !sources.quotas.takes(store.scarcity(), self.peer.ip(), bytes) {
+            return Some(unavailable);
+        }
         let room = match store.room_or_full(now, Claim::Waits, bytes) {
             Err(Full::Lasting) => {
                 sources.queue.refuse(now.mono_ns);

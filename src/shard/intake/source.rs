@@ -7,6 +7,7 @@ use super::burst::Burst;
 use super::content::Undecodable;
 use super::places::Places;
 use super::queue::RoomQueue;
+use super::quotas::Quotas;
 use super::samples::Samples;
 use super::secure::Secures;
 use super::stream::Stream;
@@ -132,8 +133,10 @@ impl Source {
     /// It does not accept until it has room again.
     fn crowd(&mut self, now: Now, settings: &Settings) {
         self.crowded = true;
-        let why = match self.open >= settings.limits.connections as u64 {
-            true => "the limit of connections of one source is reached (limits.connections)",
+        let why = match self.open >= settings.connections_of(self.id) as u64 {
+            true => {
+                "the limit of connections of one source is reached (connections in it, or limits.connections for all)"
+            }
             false => {
                 "the limit of connections of all sources is reached, and this one has its share; a higher LimitNOFILE= in the unit \
                  or limits.connections allows more"
@@ -225,6 +228,7 @@ impl Source {
             held_bytes,
             samples: self.tally.samples.list(),
             denied: self.tally.denied,
+            refused: Vec::new(), // the shard has them
             silent_s: self.silence.any_byte.then_some(since_s),
             problem: (!problems.is_empty()).then(|| problems.join("; ")),
             line: matches!(configured.kind, SourceKind::Serial(_)).then_some(LineSnapshot {
@@ -271,6 +275,8 @@ pub(super) struct Sources {
     pub secures: Secures,
     /// The lanes that they go on with.
     pub places: Places,
+    /// How much each that sends has.
+    pub quotas: Quotas,
 }
 
 impl Sources {
@@ -287,6 +293,7 @@ impl Sources {
             queue: RoomQueue::default(),
             secures: Secures::new(ids, settings),
             places: Places::default(),
+            quotas: Quotas::default(),
         };
         sources.make_index();
         sources
@@ -343,7 +350,7 @@ impl Sources {
     /// How a listener may accept. Once three quarters of all connections are taken, each has its
     /// share of the last quarter: idle machines of one source do not lock out another's.
     fn may_accept(&self, settings: &Settings, source: &Source) -> Accepting {
-        let (own, all) = (settings.limits.connections, settings.limits.connections_all);
+        let (own, all) = (settings.connections_of(source.id), settings.limits.connections_all);
         let is_scarce = self.connections >= scarce_from(all);
         let most = if is_scarce { self.share(settings).min(own as u64) } else { own as u64 };
         if source.open >= most || self.connections >= all {
@@ -548,6 +555,7 @@ impl Sources {
 
     /// It is known which machine a connection is of.
     pub fn enter_address(&mut self, turn: &Turn<'_>, id: SourceId, link: LinkId, peer: SocketAddr) {
+        self.quotas.enter(id, peer.ip());
         if let SourceKind::TcpListen { lane: LaneKey::Address, .. } = turn.source(id).kind
             && self.addresses.enter(id, peer.ip(), link)
         {
@@ -577,10 +585,13 @@ impl Sources {
         }
     }
 
-    /// A machine's connection is gone; `peer`: of a `tcp_listen` source.
+    /// A machine's connection is gone; `peer`: where it came from, if that was known.
     pub fn count_out(&mut self, turn: &mut Turn<'_>, id: SourceId, link: LinkId, peer: Option<SocketAddr>) {
-        if let (SourceKind::TcpListen { lane: LaneKey::Address, .. }, Some(peer)) = (&turn.source(id).kind, peer) {
-            self.addresses.leave(id, peer.ip(), link);
+        if let Some(peer) = peer {
+            self.quotas.leave(id, peer.ip(), link);
+            if let SourceKind::TcpListen { lane: LaneKey::Address, .. } = &turn.source(id).kind {
+                self.addresses.leave(id, peer.ip(), link);
+            }
         }
         let source = self.of(id);
         source.open -= 1;

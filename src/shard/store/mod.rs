@@ -21,6 +21,7 @@ mod records;
 mod tries;
 mod undurable;
 
+pub(super) use crate::journal::Scarce;
 pub(super) use backlog::BLOCKS_PER_TURN;
 pub(super) use company::{Batch, Member};
 pub(super) use lane::{Lane, State};
@@ -232,6 +233,11 @@ impl Store {
     /// [`Full`], which says whether that passes.
     pub fn room_or_full(&mut self, now: Now, claim: Claim, bytes: usize) -> Result<Room, Full> {
         self.journal_mut(JournalId::OWN).room_for(now, claim, bytes)
+    }
+
+    /// What is left of this core's own journal, where that is little.
+    pub fn scarcity(&self) -> Option<Scarce> {
+        self.own().scarcity()
     }
 
     /// What is known of a machine's key.

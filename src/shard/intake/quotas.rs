@@ -1,0 +1,258 @@
+//! Who has how much: connections of addresses and tokens, what SOURCEs send a second, and what of a
+//! journal that is nearly full each address has taken.
+
+use crate::access;
+use crate::ground::{LinkId, SegmentNumber, SourceId};
+use crate::shard::store::Scarce;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What a SOURCE may send at once that has sent nothing for a while: as much as in this time.
+const BURST_NS: u64 = 1_000_000_000;
+/// SOURCEs whose rates are known. Those beyond it that send at the same time have one rate together.
+const SOURCES_MAX: usize = 100_000;
+/// Addresses whose part of the journal is known, likewise.
+const ADDRESSES_MAX: usize = 16_384;
+
+/// What listeners count of each.
+#[derive(Debug, Default)]
+pub(super) struct Quotas {
+    connections: HashMap<(SourceId, IpAddr), u32>,
+    /// Connections by the token that they have shown, where that has a bound.
+    tokens: HashMap<(SourceId, Arc<str>), u32>,
+    shown: HashMap<LinkId, (SourceId, Arc<str>)>,
+    rates: HashMap<(SourceId, Box<str>), Rate>,
+    shares: Shares,
+}
+
+/// When a SOURCE would have sent all that it has, had it kept to its rates; monotonic nanoseconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rate {
+    requests_ns: u64,
+    bytes_ns: u64,
+}
+
+/// What a SOURCE has sent too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beyond {
+    Requests { wait_ns: u64 },
+    Bytes { wait_ns: u64 },
+}
+
+impl Quotas {
+    /// Whether an address may have one more connection to a listener.
+    pub fn admits(&self, allowed: &access::Quotas, id: SourceId, address: IpAddr) -> bool {
+        let most = allowed.connections_per_address.unwrap_or(u32::MAX);
+        self.connections.get(&(id, address)).is_none_or(|count| *count < most)
+    }
+
+    /// A connection of an address begins.
+    pub fn enter(&mut self, id: SourceId, address: IpAddr) {
+        *self.connections.entry((id, address)).or_default() += 1;
+    }
+
+    /// A connection of an address has ended.
+    pub fn leave(&mut self, id: SourceId, address: IpAddr, link: LinkId) {
+        let count = self.connections.get_mut(&(id, address)).expect("a connection that has begun");
+        *count -= 1;
+        if *count == 0 {
+            self.connections.remove(&(id, address));
+        }
+        self.hide(link);
+    }
+
+    /// A connection shows a token; `false` if as many others do as may.
+    pub fn show(&mut self, most: u32, id: SourceId, link: LinkId, token: &str) -> bool {
+        if self.shown.get(&link).is_some_and(|(_, shown)| **shown == *token) {
+            return true;
+        }
+        self.hide(link);
+        let token: Arc<str> = token.into();
+        let count = self.tokens.entry((id, Arc::clone(&token))).or_default();
+        let has_room = *count < most;
+        if has_room {
+            *count += 1;
+            self.shown.insert(link, (id, token));
+        }
+        has_room
+    }
+
+    fn hide(&mut self, link: LinkId) {
+        let Some(shown) = self.shown.remove(&link) else { return };
+        let count = self.tokens.get_mut(&shown).expect("a token that is shown");
+        *count -= 1;
+        if *count == 0 {
+            self.tokens.remove(&shown);
+        }
+    }
+
+    /// Counts a request under a SOURCE.
+    ///
+    /// # Errors
+    /// [`Beyond`] where it would be more than is allowed; then it does not count.
+    pub fn send(
+        &mut self,
+        allowed: &access::Quotas,
+        id: SourceId,
+        (name, bytes): (&str, usize),
+        now_ns: u64,
+    ) -> Result<(), Beyond> {
+        if allowed.requests_per_second.is_none() && allowed.bytes_per_second.is_none() {
+            return Ok(());
+        }
+        let rate = self.rate(id, name, now_ns);
+        let until = |at_ns: u64| (at_ns > now_ns + BURST_NS).then(|| at_ns - now_ns - BURST_NS);
+        let per = |count: u64, rate: u64| count.saturating_mul(1_000_000_000) / rate.max(1);
+        let mut next = *rate;
+        if let Some(most) = allowed.requests_per_second {
+            next.requests_ns = rate.requests_ns.max(now_ns) + per(1, u64::from(most));
+            if let Some(wait_ns) = until(next.requests_ns) {
+                return Err(Beyond::Requests { wait_ns });
+            }
+        }
+        if let Some(most) = allowed.bytes_per_second {
+            // The last of a burst may be as long as it likes, or a long one would never be taken.
+            if let Some(wait_ns) = until(rate.bytes_ns) {
+                return Err(Beyond::Bytes { wait_ns });
+            }
+            next.bytes_ns = rate.bytes_ns.max(now_ns) + per(bytes as u64, most);
+        }
+        *rate = next;
+        Ok(())
+    }
+
+    fn rate(&mut self, id: SourceId, name: &str, now_ns: u64) -> &mut Rate {
+        let mut name: Box<str> = name.into();
+        if self.rates.len() >= SOURCES_MAX && !self.rates.contains_key(&(id, name.clone())) {
+            self.rates.retain(|_, rate| rate.requests_ns.max(rate.bytes_ns) > now_ns);
+            if self.rates.len() >= SOURCES_MAX {
+                name = "".into();
+            }
+        }
+        self.rates.entry((id, name)).or_default()
+    }
+
+    /// Whether an address may take so much of the journal. `scarce`: where little of it is left.
+    pub fn takes(&mut self, scarce: Option<Scarce>, address: IpAddr, bytes: usize) -> bool {
+        match scarce {
+            None => {
+                self.shares.end();
+                true
+            }
+            Some(scarce) => self.shares.take(scarce, address, bytes as u64),
+        }
+    }
+
+    /// Another source has this id now.
+    pub fn forget(&mut self, id: SourceId) {
+        self.rates.retain(|(source, _), _| *source != id);
+    }
+}
+
+/// What addresses have taken of a journal since little of it is left. None takes more than what is
+/// still free, so that there is room for others; one that is alone takes all. When a part of the journal
+/// becomes free, what was taken counts less in proportion.
+#[derive(Debug, Default)]
+struct Shares {
+    taken: HashMap<IpAddr, u64>,
+    oldest: Option<SegmentNumber>,
+}
+
+impl Shares {
+    fn end(&mut self) {
+        if self.oldest.take().is_some() {
+            self.taken = HashMap::new();
+        }
+    }
+
+    fn take(&mut self, scarce: Scarce, address: IpAddr, bytes: u64) -> bool {
+        let freed = self.oldest.replace(scarce.oldest).map_or(0, |oldest| scarce.oldest.0.saturating_sub(oldest.0));
+        if freed > 0 {
+            let left = scarce.segments.max(1);
+            self.taken.values_mut().for_each(|taken| *taken = *taken * left / (left + freed));
+        }
+        let is_known = self.taken.contains_key(&address);
+        if !is_known && self.taken.len() >= ADDRESSES_MAX {
+            return true; // so many addresses are no flood of one
+        }
+        let is_alone = self.taken.len() == usize::from(is_known);
+        let taken = self.taken.entry(address).or_default();
+        let takes = is_alone || *taken <= scarce.free_bytes;
+        *taken += if takes { bytes } else { 0 };
+        takes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    fn link(index: u32) -> LinkId {
+        LinkId { index, generation: 1 }
+    }
+
+    #[test]
+    fn an_address_has_as_many_connections_as_are_allowed() {
+        let (mut quotas, id) = (Quotas::default(), SourceId(0));
+        let allowed = access::Quotas { connections_per_address: Some(2), ..access::Quotas::default() };
+        let [one, other] = [1, 2].map(|last| IpAddr::from([10, 0, 4, last]));
+        (0..2).for_each(|_| quotas.enter(id, one));
+        assert!(!quotas.admits(&allowed, id, one) && quotas.admits(&allowed, id, other));
+        assert!(quotas.admits(&allowed, SourceId(1), one) && quotas.admits(&access::Quotas::default(), id, one));
+        quotas.leave(id, one, link(0));
+        assert!(quotas.admits(&allowed, id, one));
+        quotas.leave(id, one, link(1));
+        assert!(quotas.connections.is_empty());
+    }
+
+    #[test]
+    fn a_token_is_shown_by_as_many_connections_as_may_and_one_shows_one_at_a_time() {
+        let (mut quotas, id) = (Quotas::default(), SourceId(0));
+        assert!(quotas.show(2, id, link(0), "cams") && quotas.show(2, id, link(1), "cams"));
+        assert!(quotas.show(2, id, link(1), "cams"), "the same connection again");
+        assert!(!quotas.show(2, id, link(2), "cams") && quotas.show(2, SourceId(1), link(3), "cams"));
+        assert!(quotas.show(2, id, link(1), "gauges") && quotas.show(2, id, link(2), "cams"));
+        for index in 0..4 {
+            quotas.enter(id, IpAddr::from([10, 0, 4, 1]));
+            quotas.leave(id, IpAddr::from([10, 0, 4, 1]), link(index));
+        }
+        assert!(quotas.tokens.is_empty() && quotas.shown.is_empty());
+    }
+
+    #[test]
+    fn a_source_sends_at_its_rate_after_a_burst_of_a_second() {
+        let (mut quotas, id) = (Quotas::default(), SourceId(0));
+        let allowed = access::Quotas { requests_per_second: Some(10), ..access::Quotas::default() };
+        let mut send = |name, now_ns| quotas.send(&allowed, id, (name, 100), now_ns);
+        assert_eq!((0..20).filter(|_| send("cam-1", 5).is_ok()).count(), 10);
+        assert_eq!(send("cam-1", 5), Err(Beyond::Requests { wait_ns: SECOND_NS / 10 }));
+        assert_eq!(send("cam-2", 5), Ok(()), "each has its own");
+        assert_eq!(send("cam-1", 5 + SECOND_NS / 10), Ok(()));
+        assert_eq!((0..20).filter(|_| send("cam-1", 10 * SECOND_NS).is_ok()).count(), 10, "nothing is saved up");
+    }
+
+    #[test]
+    fn a_long_body_is_taken_once_and_waited_for_behind_it() {
+        let (mut quotas, id) = (Quotas::default(), SourceId(0));
+        let allowed = access::Quotas { bytes_per_second: Some(1_000), ..access::Quotas::default() };
+        assert_eq!(quotas.send(&allowed, id, ("a", 5_000), 0), Ok(()));
+        assert_eq!(quotas.send(&allowed, id, ("a", 1), 0), Err(Beyond::Bytes { wait_ns: 4 * SECOND_NS }));
+        assert_eq!(quotas.send(&allowed, id, ("a", 1), 4 * SECOND_NS), Ok(()));
+    }
+
+    #[test]
+    fn no_address_takes_more_of_a_scarce_journal_than_is_left_unless_it_is_alone() {
+        let mut quotas = Quotas::default();
+        let [flood, other] = [1, 2].map(|last| IpAddr::from([10, 0, 4, last]));
+        let scarce = |oldest, free_bytes| Some(Scarce { oldest: SegmentNumber(oldest), segments: 30, free_bytes });
+        assert!((0..100).all(|_| quotas.takes(scarce(5, 0), flood, 100)), "it is alone");
+        assert!(quotas.takes(scarce(5, 0), other, 100), "it has taken nothing");
+        assert!(!quotas.takes(scarce(5, 9_999), flood, 100) && quotas.takes(scarce(5, 10_000), flood, 100));
+        // A quarter of what is there becomes free.
+        assert!(!quotas.takes(scarce(5, 8_000), flood, 100) && quotas.takes(scarce(15, 8_000), flood, 100));
+        assert!(quotas.takes(None, flood, 100) && quotas.shares.taken.is_empty());
+    }
+}
