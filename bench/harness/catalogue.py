@@ -13,6 +13,7 @@ LEVERS = (
     ("both", ("--no-quickack", "--min-wait-us", "250")),
 )
 IN_OUT = Floor("POST in + POST out", "http", True)
+TLS_IN_OUT = Floor("POST in over TLS + POST out", "https", True)
 PTY_POST = Floor("pty read + POST", "ports", True)
 GATEWAY = Gateway()
 LEVERED = Gateway("gateway, levers", levers=True)
@@ -33,6 +34,14 @@ PYTHONS = (PythonGateway(1), PythonGateway(64))
 SYSLOGS = (SyslogNg(1), SyslogNg(1, disk=True))
 SYSLOGS_100 = (SyslogNg(100), SyslogNg(100, disk=True))
 PROXIES = (Nginx(), Haproxy())
+
+
+def grown(few: str, many: str, floor: str):
+    """What a record costs the gateway in the case `many` as a multiple of that in `few`, beside the same of the floor."""
+    def times(cases, subject):
+        return cases[many][subject]["cpu_us"] / cases[few][subject]["cpu_us"]
+
+    return lambda cases: times(cases, "gateway") / times(cases, floor)
 
 
 def names(peers) -> tuple[str, ...]:
@@ -140,6 +149,18 @@ SCENARIOS = (
         ),
     ),
     Scenario(
+        "https-post", "http-post over TLS 1.3 with AES-128-GCM; the floor is a bare io_uring program with rustls",
+        (
+            Case(
+                "https-post", (TLS_IN_OUT, GATEWAY), PROXIES, source="https",
+                targets=(
+                    Target("CPU ≤ 1.25 × floor (POST in over TLS + POST out)", ratio("POST in over TLS + POST out"), most=1.25),
+                    *per_cpu_second(1.0, PROXIES),
+                ),
+            ),
+        ),
+    ),
+    Scenario(
         "serial-post", "500 ptys, one record at a time, one POST a record",
         (
             Case(
@@ -168,16 +189,31 @@ SCENARIOS = (
         ),
     ),
     Scenario(
-        "idle-10k", "10,000 connections without a record, TCP and HTTP",
+        "idle-10k", "10,000 connections without a record, TCP, HTTP and HTTPS",
         tuple(
             Case(
                 f"idle-10k/{source}", (GATEWAY,), source=source, machines=10_000, idle=True,
                 targets=(
-                    Target(f"{source}: bytes of user memory a connection ≤ 512", of("gateway", "bytes_per_connection"), most=512),
+                    Target(f"{source}: bytes of user memory a connection ≤ {most:,}", of("gateway", "bytes_per_connection"), most=most),
                     Target(f"{source}: CPU ms in 10 s: none (≤ 5, its clock)", of("gateway", "cpu_ms_per_10s"), most=5),
+                    *((Target(f"{source}: seconds until all are accepted ≤ 1", of("gateway", "connect_s"), most=1),) if source != "https" else ()),
                 ),
             )
-            for source in ("tcp", "http")
+            for source, most in (("tcp", 512), ("http", 512), ("https", 12_288))
+        ),
+    ),
+    Scenario(
+        "c10k", "20,000 records/s of 10 and of 10,000 machines, TCP, HTTP and HTTPS, beside the floor at both",
+        tuple(
+            Case(f"c10k/{source}-{machines}", (floor, GATEWAY), source=source, machines=machines, rate=20_000)
+            for source, floor in (("tcp", RECV_POST), ("http", IN_OUT), ("https", TLS_IN_OUT)) for machines in (10, 10_000)
+        ),
+        tuple(
+            Target(
+                f"{source}: CPU a record at 10,000 over that at 10 ≤ 1.1 × the floor's own ratio",
+                grown(f"c10k/{source}-10", f"c10k/{source}-10000", floor.name), most=1.1,
+            )
+            for source, floor in (("tcp", RECV_POST), ("http", IN_OUT), ("https", TLS_IN_OUT))
         ),
     ),
     Scenario(

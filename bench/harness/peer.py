@@ -47,9 +47,14 @@ class Peer(Subject):
         if trial.case.source != "ports":
             process.wait_for(lambda: listens(trial.machines_at), "listening")
 
+    def tls(self, trial) -> dict[str, str]:
+        """What its configuration says where machines speak TLS."""
+        return {}
+
     def configured(self, trial, template: str, **more: str) -> str:
         """Writes a configuration of bench/peers with its values, written as @name@, and gives the path."""
         text = (PEERS / template).read_text()
+        more = {**self.tls(trial), **more}
         for name, value in {**self.values(trial), **more}.items():
             text = text.replace(f"@{name}@", value)
         path = trial.directory / template
@@ -98,6 +103,15 @@ class Packaged(Peer):
 class Nginx(Packaged):
     name, program, package = "nginx", "nginx", "nginx-light"
 
+    def tls(self, trial) -> dict[str, str]:
+        if trial.case.source != "https":
+            return {"ssl": "", "certificate": ""}
+        pki = trial.pki
+        return {
+            "ssl": " ssl",
+            "certificate": f"ssl_certificate {pki}/server.pem; ssl_certificate_key {pki}/server.key; ssl_protocols TLSv1.3;",
+        }
+
     def command(self, trial) -> list[str]:
         # The worker is pinned as its parent is.
         return [self.path(), "-p", str(trial.directory), "-e", "nginx.log", "-c", self.configured(trial, "nginx.conf")]
@@ -105,6 +119,9 @@ class Nginx(Packaged):
 
 class Haproxy(Packaged):
     name, program, package = "haproxy", "haproxy", "haproxy"
+
+    def tls(self, trial) -> dict[str, str]:
+        return {"ssl": f" ssl crt {trial.pki}/both.pem ssl-min-ver TLSv1.3" if trial.case.source == "https" else ""}
 
     def command(self, trial) -> list[str]:
         return [self.path(), "-db", "-f", self.configured(trial, "haproxy.cfg")]

@@ -24,7 +24,7 @@ TRIALS_OF_A_MISS = 5
 def carriers(case: Case, options, missing: dict[str, str]) -> list:
     """Who carries the case's load: what is there of its subjects and peers, and the user's."""
     own = [subject for subject in (*case.subjects, *(() if options.no_peers else case.peers)) if subject.name not in missing]
-    takes_peers = case.source in ("tcp", "http") and not case.idle and not case.waiting
+    takes_peers = case.source in ("tcp", "http", "https") and not case.idle and not case.waiting
     return own + ([CommandPeer(*peer.split("=", 1)) for peer in options.peer] if takes_peers else [])
 
 

@@ -62,9 +62,11 @@ class Floor(Subject):
 
     def command(self, trial) -> list[str]:
         command = [str(TARGET / "bench-floor"), "pass", "--board", trial.board.path]
-        if self.source in ("tcp", "http"):
-            command += [f"--{self.source}", f"127.0.0.1:{trial.machines_at}"]
-        elif self.source == "ports":
+        if self.source in ("tcp", "http", "https"):
+            command += [f"--{self.source.removesuffix('s')}", f"127.0.0.1:{trial.machines_at}"]
+        if self.source == "https":
+            command += ["--tls", str(trial.pki / "server.pem"), str(trial.pki / "server.key")]
+        if self.source == "ports":
             command += ["--ports", str(trial.ports), "--machines", str(trial.case.machines)]
         if self.posts:
             command += ["--post", f"127.0.0.1:{trial.receiver_at}", "--depth", str(self.depth)]
@@ -123,9 +125,11 @@ class Gateway(Subject):
                 lines += ["[[source]]", f'name = "machine-{index:04}"', 'kind = "serial"', f"path = {path}"]
                 lines += ['line = "115200 8N1"', 'first = "keep"', ""]
         else:
-            kind = {"tcp": "tcp_listen", "http": "http"}[case.source]
+            kind = {"tcp": "tcp_listen", "http": "http", "https": "http"}[case.source]
             lines += ["[[source]]", 'name = "machines"', f'kind = "{kind}"', f'listen = "127.0.0.1:{trial.machines_at}"']
             lines += ['lane = "connection"'] if case.source == "tcp" else []
+            if case.source == "https":
+                lines += [f"tls = {{ cert = {quoted(trial.pki / 'server.pem')}, key = {quoted(trial.pki / 'server.key')} }}"]
             lines += ["quick_ack = false", ""] if self.levers and case.source == "tcp" else [""]
         fields = '"machine": {{source|json}}, "data": {{data|json}}'
         if self.ids:

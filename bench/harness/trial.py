@@ -68,6 +68,8 @@ class Trial:
         return process
 
     def _run(self) -> dict:
+        if self.case.source == "https":
+            self._make_certificates()
         null = self._start_receiver() if self.subject.posts else None
         load = None
         if self.case.source == "ports":
@@ -75,14 +77,18 @@ class Trial:
         subject = self._start(self.subject.start(self))
         self.subject.wait_ready(self, subject)
         before_connections = subject.sample()
-        if self.case.source in ("tcp", "http"):
+        if self.case.source in ("tcp", "http", "https"):
+            begun = time.monotonic()
             load = self._start_load()
             # A connect is over when the kernel took it; whether it was accepted, the subject says.
             self.subject.wait_connected(self, subject)
+            connect_s = time.monotonic() - begun
         probes = self._start_probes() if self.case.probes else None
         self.board[GO] = 0 if self.case.idle else 1
         flood = self._start_flood() if self.subject.flood else None
         row = self._measure(subject, before_connections)
+        if self.case.idle:
+            row["connect_s"] = round(connect_s, 3)
         if flood:
             row["flood"] = flood.stop()
         row["load"] = load.stop() if load else {}
@@ -111,6 +117,15 @@ class Trial:
         directory.mkdir(exist_ok=True)
         return directory / f"{self.case.name.replace('/', '-')}.{self.subject.file_name}.{self.repeat + 1}.{what}.hlog"
 
+    def _make_certificates(self) -> None:
+        """Those of a CA and of a server at 127.0.0.1; haproxy wants certificate and key in one file."""
+        self.pki = self.directory / "pki"
+        self.pki.mkdir()
+        for words in (["ca", "bench"], ["server", "127.0.0.1"]):
+            subprocess.run([str(TARGET / "ringest"), "cert", *words], cwd=self.pki, check=True, stdout=subprocess.DEVNULL)
+        both = [self.pki / name for name in ("server.pem", "server.key")]
+        (self.pki / "both.pem").write_text("".join(path.read_text() for path in both))
+
     def _start_receiver(self) -> Process:
         command = [str(TARGET / "bench-null"), "--listen", f"127.0.0.1:{self.receiver_at}", "--board", self.board.path]
         if not self.case.checked:
@@ -131,7 +146,10 @@ class Trial:
         if self.subject.line_feed:
             command.append("--line-feed")
         to = str(self.ports) if case.source == "ports" else f"127.0.0.1:{self.machines_at}"
-        load = self._start(Process("load", [*command, f"--{case.source}", to], self.other_cpus, self.directory, self.options.nice))
+        way = case.source
+        if case.source == "https":
+            way, command = "http", [*command, "--tls-ca", str(self.pki / "ca.pem")]
+        load = self._start(Process("load", [*command, f"--{way}", to], self.other_cpus, self.directory, self.options.nice))
         load.wait_for(lambda: self.board[READY] == 1, "the connection of all machines", 60)
         return load
 

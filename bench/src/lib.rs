@@ -19,3 +19,4 @@ pub mod pty;
 pub mod record;
 pub mod ring;
 pub mod times;
+pub mod tls;

@@ -12,13 +12,15 @@ use ringest_bench::http::{ACCEPTED, CREATED, ID_ANSWER_BYTES, ID_DIGITS, ID_HEAD
 use ringest_bench::process::{raise_open_files, stop_signal, usage};
 use ringest_bench::record::{self, BYTES, Record};
 use ringest_bench::ring::{self, Cqe, Kind, Ring, Tag};
-use ringest_bench::{disk, http, net, pty};
+use ringest_bench::{disk, http, net, pty, tls};
+use rustls::{ServerConfig, ServerConnection};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What bare io_uring programs pay for the gateway's work.
@@ -44,6 +46,9 @@ struct Pass {
     /// Take records from HTTP machines that connect here
     #[arg(long, group = "from")]
     http: Option<SocketAddr>,
+    /// Over TLS, with this certificate and key (PEM)
+    #[arg(long, num_args = 2, value_names = ["CERTIFICATE", "KEY"], requires = "http")]
+    tls: Option<Vec<PathBuf>>,
     /// Take records from the ports in this directory
     #[arg(long, group = "from")]
     ports: Option<PathBuf>,
@@ -125,6 +130,10 @@ struct Floor {
     ring: Ring,
     board: Board,
     machines: Vec<Machine>,
+    /// Sessions of machines, by their index.
+    sessions: Vec<Session>,
+    tls: Option<Arc<ServerConfig>>,
+    plain: Vec<u8>,
     reads_tty: bool,
     answers_machines: bool,
     delays_acks: bool,
@@ -144,6 +153,12 @@ struct Floor {
     sends: u64,
     wakes: u64,
     stopping: bool,
+}
+
+/// The TLS of a machine, and the sealed bytes on their way to it.
+struct Session {
+    connection: ServerConnection,
+    sealed: [Vec<u8>; 2],
 }
 
 #[derive(Clone, Copy)]
@@ -195,6 +210,9 @@ impl Floor {
             ring,
             board: Board::open(&pass.board)?,
             machines: Vec::new(),
+            sessions: Vec::new(),
+            tls: pass.tls.as_deref().map(|files| tls::server(&files[0], &files[1])).transpose()?,
+            plain: Vec::new(),
             reads_tty: pass.ports.is_some(),
             answers_machines: pass.http.is_some(),
             delays_acks: pass.no_quickack,
@@ -267,6 +285,10 @@ impl Floor {
 
     fn add_machine(&mut self, fd: RawFd) {
         let index = self.machines.len();
+        if let Some(tls) = &self.tls {
+            let connection = tls::accept(tls).expect("a session");
+            self.sessions.push(Session { connection, sealed: [Vec::new(), Vec::new()] });
+        }
         self.machines.push(Machine { fd, number: None, partial: [0; BYTES], partial_bytes: 0 });
         self.arm(index);
     }
@@ -301,7 +323,15 @@ impl Floor {
         let index = cqe.tag.index;
         if let Some(id) = cqe.buffer() {
             let bytes = self.ring.bytes(id, cqe.result.max(0) as usize);
-            if self.answers_machines {
+            if self.tls.is_some() {
+                self.plain.clear();
+                tls::open(&mut self.sessions[index].connection, bytes, &mut self.plain).expect("a machine speaks TLS");
+                let record = self.plain.last_chunk().copied();
+                if let Some(record) = record {
+                    self.take(index, record);
+                }
+                self.seal_answer(index, if record.is_some() { ACCEPTED } else { b"" });
+            } else if self.answers_machines {
                 // A machine waits for its answer, and its record ends the request.
                 let (_, record) = bytes.split_last_chunk().expect("a request is longer than a record");
                 self.take(index, *record);
@@ -314,6 +344,18 @@ impl Floor {
         }
         if !cqe.more() && (cqe.result > 0 || cqe.result == -libc::ENOBUFS) {
             self.arm(index);
+        }
+    }
+
+    /// Sends an answer, or the next part of a handshake.
+    fn seal_answer(&mut self, index: usize, answer: &[u8]) {
+        let session = &mut self.sessions[index];
+        session.sealed.rotate_left(1);
+        let [out, _] = &mut session.sealed;
+        tls::seal(&mut session.connection, answer, out).expect("a session that is open");
+        if !out.is_empty() {
+            // SAFETY: a machine sends once it has read what was sent before, so that one of two buffers is free.
+            unsafe { self.ring.send(self.machines[index].fd, out, true, Tag::new(Kind::Send, index)) };
         }
     }
 

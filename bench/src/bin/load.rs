@@ -14,7 +14,8 @@ use ringest_bench::process::{exact_timers, now_ns, raise_open_files, stop_signal
 use ringest_bench::record::{self, BYTES, END, Record};
 use ringest_bench::ring::{self, Cqe, Kind, Ring, Tag};
 use ringest_bench::times::Times;
-use ringest_bench::{http, net, pty};
+use ringest_bench::{http, net, pty, tls};
+use rustls::ClientConnection;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::io;
@@ -40,6 +41,9 @@ struct Arguments {
     /// Send by HTTP POST on kept-alive connections to this address
     #[arg(long)]
     http: Option<SocketAddr>,
+    /// Over TLS; the server's certificate is signed by one in this file of PEM
+    #[arg(long, requires = "http")]
+    tls_ca: Option<PathBuf>,
     /// The target of the POST; the machine's name is appended
     #[arg(long, default_value = "/v1/records/")]
     target: String,
@@ -99,6 +103,9 @@ struct Machine {
     /// HTTP: part of an answer. Pty: what the port had no room for.
     rest: Vec<u8>,
     lost: bool,
+    /// Over TLS: its session, and the sealed bytes on their way.
+    session: Option<Box<ClientConnection>>,
+    sealed: Vec<u8>,
 }
 
 struct Load {
@@ -149,6 +156,17 @@ fn main() -> io::Result<()> {
     load.accepted.save(now_ns())?;
     println!("{}", load.report());
     Ok(())
+}
+
+/// What goes over a machine's connection for these bytes.
+fn sealed<'b>(session: &mut Option<Box<ClientConnection>>, out: &'b mut Vec<u8>, bytes: &'b [u8]) -> &'b [u8] {
+    match session {
+        Some(session) => {
+            tls::seal(session, bytes, out).expect("a session that is open");
+            out
+        }
+        None => bytes,
+    }
 }
 
 impl Load {
@@ -212,16 +230,24 @@ impl Load {
     }
 
     fn connect(&mut self, arguments: &Arguments) -> io::Result<()> {
+        let tls = arguments.tls_ca.as_deref().map(tls::client).transpose()?;
         for index in 0..arguments.machines {
             let fd = match (arguments.tcp.or(arguments.http), &arguments.ports) {
                 (Some(to), _) => net::connect(to)?,
                 (None, Some(dir)) => pty::create(&dir.join(format!("machine-{index:04}")))?,
                 (None, None) => unreachable!("one of the group is required"),
             };
+            let session = match (&tls, arguments.http) {
+                (Some(tls), Some(to)) => {
+                    // SAFETY: it was connected above, and nothing else has it yet.
+                    Some(Box::new(unsafe { tls::shake_hands(tls, to.ip(), fd) }?))
+                }
+                _ => None,
+            };
             if self.way == Way::Http {
                 self.ring.receive(fd, Tag::new(Kind::Machine, index));
             }
-            self.machines.push(Machine { fd, ..Machine::default() });
+            self.machines.push(Machine { fd, session, ..Machine::default() });
         }
         Ok(())
     }
@@ -252,8 +278,17 @@ impl Load {
         if let Some(id) = cqe.buffer() {
             let bytes = self.ring.bytes(id, cqe.result.max(0) as usize);
             let machine = &mut self.machines[index];
-            machine.rest.extend_from_slice(bytes);
+            let is_read = match &mut machine.session {
+                Some(session) => tls::open(session, bytes, &mut machine.rest).is_ok(),
+                None => {
+                    machine.rest.extend_from_slice(bytes);
+                    true
+                }
+            };
             self.ring.give_back(id);
+            if !is_read {
+                return self.lose(index);
+            }
             match http::parse(&machine.rest) {
                 Err(http::Error::Unfinished) => {}
                 Err(http::Error::Malformed) => self.lose(index),
@@ -292,6 +327,7 @@ impl Load {
             if machine.again_at.is_some_and(|at| at <= now_ns) {
                 machine.again_at = None;
                 let bytes = &self.memory[index * self.slot_bytes..][..self.slot_bytes];
+                let bytes = sealed(&mut machine.session, &mut machine.sealed, bytes);
                 // SAFETY: a machine has one slot, rewritten only when its request was answered.
                 unsafe { self.ring.send(machine.fd, bytes, true, Tag::new(Kind::Send, index)) };
             }
@@ -379,7 +415,7 @@ impl Load {
                 key /= 10;
             }
             machine.asked = Some(scheduled_ns);
-            &*bytes
+            sealed(&mut machine.session, &mut machine.sealed, bytes)
         } else {
             let bytes = &mut bytes[..records * (BYTES + 1)];
             for (i, line) in bytes.chunks_exact_mut(BYTES + 1).enumerate() {

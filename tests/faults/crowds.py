@@ -1,0 +1,268 @@
+"""One address that floods, thousands that are slow, and ten thousand that shake hands at once: the others keep their rate."""
+
+import asyncio
+import resource
+import ssl
+import statistics
+import subprocess
+import threading
+import time
+
+from e2e.child import Failure, tail
+
+from .cases import case
+from .speed import Load
+
+MACHINES = 100
+# Requests a second of each.
+RATE = 5.0
+WINDOW_S, WARM_UP_S = 8.0, 2.0
+# Of the rate without.
+FLOOD_LEAST, SLOW_LEAST = 0.90, 0.95
+PAIRS = 2
+SLOW_CONNECTIONS = 1000
+HERD, HERD_S = 10_000, 30.0
+
+
+class Good:
+    """Machines at addresses of their own that send a record now and then, and count what was answered 201 in time."""
+
+    def __init__(self, port, context=None):
+        self.port, self.context = port, context
+        self.loop = asyncio.new_event_loop()
+        self.counts, self.times, self.failures, self.is_over = 0, [], [], False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(asyncio.gather(*(self.machine(index) for index in range(MACHINES))))
+
+    async def machine(self, index):
+        address = f"127.0.1.{index + 1}"
+        while not self.is_over:
+            try:
+                await self.talk(index, address)
+            except (OSError, asyncio.IncompleteReadError) as failure:
+                self.failures.append(f"{address}: {failure!r}")
+                await asyncio.sleep(0.05)
+
+    async def talk(self, index, address):
+        name = None if self.context is None else "127.0.0.1"
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, local_addr=(address, 0), ssl=self.context, server_hostname=name)
+        body = b"x" * 200
+        head = f"POST /v1/records/good-{index} HTTP/1.1\r\nHost: gateway\r\nContent-Length: {len(body)}\r\n\r\n"
+        due = time.monotonic() + index / MACHINES / RATE
+        while not self.is_over:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            begun = time.monotonic()
+            # What is missed is not made up for.
+            due = max(due + 1 / RATE, begun)
+            writer.write(head.encode() + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            if answer.startswith(b"HTTP/1.1 201"):
+                self.counts += 1
+                self.times.append(time.monotonic() - begun)
+        writer.close()
+
+    def measure(self, seconds=WINDOW_S):
+        """Answers a second, and the p99 of their times in ms."""
+        self.times.clear()
+        before, begun = self.counts, time.monotonic()
+        time.sleep(seconds)
+        took, times = time.monotonic() - begun, sorted(self.times)
+        return (self.counts - before) / took, times[int(len(times) * 0.99)] * 1000 if times else float("inf")
+
+    def end(self):
+        self.is_over = True
+        self.thread.join(10)
+
+
+def allow_files():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def certificates(site):
+    """A CA, a server's certificate, and a context that trusts it."""
+    directory = site.directory / "pki"
+    directory.mkdir()
+    for words in (["ca", "Plant"], ["server", "127.0.0.1", "localhost"]):
+        subprocess.run([site.options.ringest, "cert", *words], cwd=directory, check=True, capture_output=True)
+    return directory, ssl.create_default_context(cafile=directory / "ca.pem")
+
+
+def flood(site, port, seconds=WARM_UP_S + WINDOW_S + 2):
+    """20,000 requests/s of one address, on 100 connections."""
+    body = site.directory / "flood.body"
+    body.write_bytes(b"f" * 1000)
+    return site.children.start("flood", [
+        "h2load", "--h1", "-c", "100", "-D", str(int(seconds)), "--rps", "200", "-d", body,
+        f"http://127.0.0.1:{port}/v1/records/flood",
+    ], site.directory / "flood.log")
+
+
+def compare(good, gateway, least, attack, end):
+    """Pairs without and with an attack: rates, and what of the rate is left."""
+    pairs = []
+    for _ in range(PAIRS):
+        calm, _ = good.measure()
+        child = attack()
+        time.sleep(WARM_UP_S)
+        attacked, _ = good.measure()
+        end(child)
+        pairs.append((calm, attacked))
+        gateway.child.expect_running()
+    due = MACHINES * RATE
+    if min(calm for calm, _ in pairs) < 0.9 * due:
+        raise Failure(f"without anybody else they reach {pairs} of {due} requests/s: {good.failures[-3:]}")
+    share = statistics.median(attacked / calm for calm, attacked in pairs)
+    if share < least:
+        raise Failure(f"{share:.2f} of the rate is left, {least} are due: {pairs}, {good.failures[-3:]}")
+    return share
+
+
+@case("flood-address", "one address sends 20,000 requests/s while the journal has room and while it has none: the others keep 90 % of their rate",
+      tools=("h2load",), needs_bench=True, limit_s=240)
+def flood_address(site):
+    allow_files()
+    shares = {"room": flood_with_room(site), "no room": flood_without_room(site)}
+    return "of the others' rate is left: " + ", ".join(f"{name}: {share:.2f}" for name, share in shares.items())
+
+
+def end_attack(site):
+    def end(child):
+        child.wait(60)
+        site.children.all.remove(child)
+
+    return end
+
+
+def flood_with_room(site):
+    """The service takes all."""
+    wire = site.receiver()
+    gateway = site.gateway(wire, "gateway-room", durability="process")
+    null = Load(site, 1, "flood")
+    null.receive(gateway.api)
+    gateway.start()
+    good = Good(gateway.http)
+    try:
+        share = compare(good, gateway, FLOOD_LEAST, lambda: flood(site, gateway.http), end_attack(site))
+    finally:
+        good.end()
+    gateway.wait_settled(60)
+    gateway.stop()
+    null.end()
+    return share
+
+
+def flood_without_room(site):
+    """The service takes three times what the others send, and the flood has filled the journal."""
+    wire = site.receiver(lenient=True)
+    wire.do(lambda: setattr(wire.receiver, "per_second", 3 * MACHINES * RATE))
+    wire.receive("slow")
+    gateway = site.gateway(wire, "gateway-full", durability="process", max_size="32MiB")
+    gateway.start()
+    good = Good(gateway.http)
+    try:
+        calm = good.measure(4.0)[0]
+        if calm < 0.9 * MACHINES * RATE:
+            raise Failure(f"without anybody else they reach {calm:.0f} requests/s")
+        child = flood(site, gateway.http, seconds=30)
+        gateway.wait_for("a full journal", lambda: refusals(gateway, "no_room"), 25)
+        shares = [good.measure(5.0)[0] / calm for _ in range(3)]
+        refused = refusals(gateway, "no_room")
+        child.kill()
+        site.children.all.remove(child)
+    finally:
+        good.end()
+    if refused < 1000 or statistics.median(shares) < FLOOD_LEAST:
+        raise Failure(f"{shares} of the rate is left, {FLOOD_LEAST} are due; {refused} requests were refused: {good.failures[-3:]}")
+    gateway.kill()
+    site.wires.clear()
+    wire.end()
+    return statistics.median(shares)
+
+
+def refusals(gateway, reason):
+    return sum(source["refused"].get(reason, 0) for source in gateway.status()["sources"])
+
+
+SLOW = {"headers": ["-H", "-i", "5", "-x", "24"], "body": ["-B", "-i", "5", "-s", "8192", "-x", "10"],
+        "read": ["-X", "-w", "10", "-y", "20", "-n", "5", "-z", "8", "-k", "3"]}
+
+
+@case("slow-clients", "slowhttptest with 1,000 connections (headers, body, read), plain and TLS: the others keep 95 % of their rate",
+      tools=("slowhttptest",), limit_s=600)
+def slow_clients(site):
+    allow_files()
+    directory, context = certificates(site)
+    shares = {}
+    for scheme in ("http", "https"):
+        wire = site.receiver(lenient=True)
+        wire.receive("up")
+        gateway = site.gateway(wire, f"gateway-{scheme}", durability="process")
+        if scheme == "https":
+            gateway.listener = f'tls = {{ cert = "{directory}/server.pem", key = "{directory}/server.key" }}'
+        gateway.start()
+        good = Good(gateway.http, context if scheme == "https" else None)
+        try:
+            for kind, options in SLOW.items():
+                def attack(kind=kind, options=options):
+                    seconds = str(int(WARM_UP_S + WINDOW_S + 3))
+                    return site.children.start(f"slow-{kind}", [
+                        "slowhttptest", "-c", str(SLOW_CONNECTIONS), "-r", "1000", "-l", seconds, "-p", "5", *options,
+                        "-t", "POST" if kind == "body" else "GET", "-u", f"{scheme}://127.0.0.1:{gateway.http}/v1/records/slow",
+                    ], site.directory / f"slow-{scheme}-{kind}.log")
+
+                shares[f"{scheme} {kind}"] = compare(good, gateway, SLOW_LEAST, attack, end_attack(site))
+        finally:
+            good.end()
+        wire.pause_machines()
+        gateway.wait_settled(60)
+        gateway.stop()
+        site.wires.clear()
+        wire.end()
+    return ", ".join(f"{name}: {share:.2f}" for name, share in shares.items())
+
+
+@case("herd", "10,000 machines shake hands at once: all are in within 30 s, p99 of those connected at most 2 times what it was", tools=("h2load",), limit_s=300)
+def herd(site):
+    allow_files()
+    directory, context = certificates(site)
+    wire = site.receiver(lenient=True)
+    wire.receive("up")
+    gateway = site.gateway(wire, durability="process")
+    gateway.listener = f'tls = {{ cert = "{directory}/server.pem", key = "{directory}/server.key" }}'
+    gateway.start()
+    good = Good(gateway.http, context)
+    body = site.directory / "herd.body"
+    body.write_bytes(b"h" * 64)
+    try:
+        calm, calm_ms = good.measure()
+        begun = time.monotonic()
+        child = site.children.start("herd", [
+            "h2load", "--h1", "-c", str(HERD), "-n", str(HERD), "-d", body, f"https://127.0.0.1:{gateway.http}/v1/records/herd",
+        ], site.directory / "herd.log")
+        good.times.clear()
+        child.wait(HERD_S + 60)
+        took = time.monotonic() - begun
+        times = sorted(good.times)
+        site.children.all.remove(child)
+    finally:
+        good.end()
+    said = tail(child.log)
+    if f"{HERD} succeeded" not in said:
+        raise Failure(f"not all of the herd were answered 201:\n{said}")
+    herd_ms = times[int(len(times) * 0.99)] * 1000
+    gateway.wait_settled(60)
+    gateway.stop()
+    site.wires.clear()
+    wire.end()
+    words = f"{HERD} handshakes and records in {took:.1f} s; p99 of {MACHINES} others {calm_ms:.1f} ms before, {herd_ms:.1f} ms meanwhile ({calm:.0f} requests/s)"
+    if took > HERD_S:
+        raise Failure(words)
+    return words
