@@ -19,6 +19,7 @@ mod headers;
 mod hints;
 mod histograms;
 mod http;
+mod idle;
 mod joined;
 mod keys;
 mod lanes;
