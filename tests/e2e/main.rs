@@ -39,6 +39,7 @@ mod queue;
 mod refusals;
 mod reload;
 mod rows;
+mod simulated;
 mod site;
 mod stops;
 mod stuck;
