@@ -220,6 +220,38 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_interval().expect("readable"), Duration::from_secs(10));
     }
 
+    /// The end is at the first probe that finds the user timeout over since the last byte: with the defaults, 40 s behind it.
+    #[test]
+    fn a_peer_that_is_gone_without_a_word_is_noticed_by_keepalive_and_user_timeout_together() {
+        use socket2::SockFilter;
+        use std::io::{Read as _, Write as _};
+        let seconds = Duration::from_secs;
+        std::thread::scope(|scope| {
+            for (keepalive, user_timeout, over) in [(3, 1, 4), (1, 1, 2), (1, 4, 4)] {
+                scope.spawn(move || {
+                    let tcp = Tcp { keepalive: seconds(keepalive), user_timeout: seconds(user_timeout), idle: None };
+                    let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, &tcp).expect("bound").remove(0);
+                    let listener = TcpListener::from(socket);
+                    let mut peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+                    let (mut accepted, _) = listener.accept().expect("accepted");
+                    let begun = Instant::now();
+                    peer.write_all(b"x").expect("sent");
+                    accepted.read_exact(&mut [0]).expect("it came");
+                    // It drops all that comes, and so answers nothing (BPF_RET, 0 bytes).
+                    SockRef::from(&peer).attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).expect("a filter");
+                    let error = accepted.read(&mut [0]).expect_err("nobody is there");
+                    let (took, case) = (begun.elapsed(), (keepalive, user_timeout));
+                    assert_eq!(error.kind(), ErrorKind::TimedOut, "{case:?}");
+                    let expected = seconds(over) - Duration::from_millis(100)..seconds(over + 10);
+                    assert!(expected.contains(&took), "{case:?}: {took:?}");
+                });
+            }
+        });
+        let tcp = Tcp::default();
+        let (first, then) = (tcp.keepalive.as_secs(), tcp.probe_interval().as_secs());
+        assert_eq!((first, then, tcp.user_timeout.as_secs()), (30, 10, 30), "40 s, as README says");
+    }
+
     #[test]
     fn a_connection_of_the_first_moment_is_not_reset() {
         use std::io::Read as _;
