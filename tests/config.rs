@@ -5,7 +5,7 @@ use ringest::access::{Access, Networks, Pattern, Patterns};
 use ringest::config::{
     self, Answers, Authority, Batch, BatchForm, Confirm, Deliver, DeliverKey, Durability, First, Flow, Gateway,
     Journal, LaneKey, Limits, Line, MachineKeys, OnLineError, OnMissing, Parity, Sequence, Serial, Settings, Source,
-    SourceKind, Stuck, Url, WhenFull,
+    SourceKind, Stuck, Tcp, Url, WhenFull,
 };
 use ringest::delivery::confirm::{ConfirmPath, ShownAt};
 use ringest::delivery::route::Reaction;
@@ -217,6 +217,9 @@ deny = "10.0.4.66"
 name = "out"
 kind = "tcp_connect"
 connect = "[fd00::7]:4001"
+keepalive = "2m"
+user_timeout = "90500ms"
+reconnect_after = "5m"
 [[source]]
 name = "http"
 kind = "http"
@@ -351,6 +354,11 @@ fn every_key_reaches_its_setting() {
     };
     let connect =
         SourceKind::TcpConnect { connect: Authority { host: "fd00::7".to_owned(), port: 4001 }, quick_ack: true };
+    let tcp = Tcp {
+        keepalive: Duration::from_secs(120),
+        user_timeout: Duration::from_millis(90_500),
+        idle: Some(Duration::from_secs(300)),
+    };
     let http = SourceKind::Http { listen: "10.0.0.1:8080".parse().unwrap(), lane: LaneKey::Source };
     let networks = |list: &[&str]| list.iter().map(|text| Networks::parse(text).unwrap()).collect();
     let of_tcp = Access {
@@ -366,7 +374,7 @@ fn every_key_reaches_its_setting() {
     let expected = [
         source("gauge", SourceKind::Serial(serial), stx, Some(Duration::from_secs(3600)), First::Discard),
         Source { access: of_tcp, ..source("tcp", listen, semi, None, First::Keep) },
-        source("out", connect, Framing::default(), None, First::Discard),
+        Source { tcp, ..source("out", connect, Framing::default(), None, First::Discard) },
         Source { access: of_http, ..source("http", http, Framing::default(), None, First::Keep) },
     ];
     assert_eq!(sources, expected);

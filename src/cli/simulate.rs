@@ -2,12 +2,12 @@
 
 use super::{Failure, duration};
 use crate::ground::text::counted;
-use crate::simulate::{Faults, Options, Progress, Simulation, Summary};
+use crate::simulate::{Faults, Options, Progress, ProxyVersion, Simulation, Speech, Summary, Tls, Token};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Arguments of `ringest simulate`.
@@ -32,6 +32,33 @@ pub struct Arguments {
     /// Where the HTTP machines connect to
     #[arg(long, value_name = "ADDRESS:PORT")]
     to_http: Option<SocketAddr>,
+    /// TCP and HTTP machines speak TLS; certificates of servers count that one of these CAs has signed (PEM)
+    #[arg(long, value_name = "FILE", visible_alias = "cacert")]
+    tls_ca: Option<PathBuf>,
+    /// The certificate that they show where the server asks for one (PEM)
+    #[arg(long, value_name = "FILE", visible_alias = "cert", requires = "tls_key", requires = "tls_ca")]
+    tls_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", visible_alias = "key", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The name that must be in the server's certificate, where that is not its address
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    tls_name: Option<String>,
+    /// HTTP machines send the token in this file (Authorization: Bearer); without it, that in RINGEST_TOKEN
+    #[arg(long, value_name = "FILE", requires = "to_http")]
+    token_file: Option<PathBuf>,
+    /// HTTP machines send N records a request, as NDJSON: each is a JSON string in a line, and waits for the last of them
+    #[arg(long, value_name = "N", requires = "to_http", value_parser = at_least_one)]
+    batch: Option<usize>,
+    /// HTTP machines pack their bodies (Content-Encoding: gzip)
+    #[arg(long, requires = "to_http")]
+    gzip: bool,
+    /// TCP and HTTP machines make a connection for each record or request
+    #[arg(long)]
+    connection_per_record: bool,
+    /// TCP and HTTP machines send a PROXY header first, each with an address of its own: 10.0.0.1 and so on
+    #[arg(long, value_name = "VERSION", value_enum)]
+    proxy: Option<Proxy>,
     /// Records per second per machine
     #[arg(long, value_name = "R", default_value = "1", value_parser = rate)]
     rate: f64,
@@ -93,10 +120,23 @@ A record:   R1 machine-0000 17 1767225600000000000 rstuvwxyzabc 5d41402a
             source, sequence, time at which it was due (ns since 1970), padding, CRC-32C of what precedes it
 Garbage:    frames of their own, between exclamation marks, without a valid checksum
 The ledger: machine,sequence,scheduled_ns,sent_ns,acknowledged_ns,bytes,status
-            sent and acknowledged records must arrive, damaged, refused and unanswered ones need not";
+            sent and acknowledged records must arrive, damaged, refused and unanswered ones need not
+RINGEST_TOKEN:
+            the token of HTTP machines, where there is no --token-file";
 
 #[derive(Debug, Clone)]
 struct Delimiter(Vec<u8>);
+
+/// The variable that may hold a token: what stands on a command line is shown by ps.
+const TOKEN: &str = "RINGEST_TOKEN";
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Proxy {
+    /// A line of text
+    V1,
+    /// Binary
+    V2,
+}
 
 pub(super) fn rate(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0).ok_or("a number above 0".to_owned())
@@ -138,7 +178,7 @@ fn delimiter(text: &str) -> Result<Delimiter, String> {
 
 /// Runs the command.
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
-    let options = options(&arguments);
+    let options = Options { speech: speech(&arguments)?, ..options(&arguments) };
     if options.ptys + options.tcp.0 + options.http.0 == 0 {
         return Err(Failure::new(super::exit::USAGE, "no machines: use --ptys N, --tcp N or --http N"));
     }
@@ -159,6 +199,58 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
         print_summary(&summary, arguments.json);
     }
     Ok(())
+}
+
+/// How machines on sockets speak, with what the files hold.
+fn speech(arguments: &Arguments) -> Result<Speech, Failure> {
+    let is_for_sockets = [
+        ("--tls-ca", arguments.tls_ca.is_some()),
+        ("--connection-per-record", arguments.connection_per_record),
+        ("--proxy", arguments.proxy.is_some()),
+    ];
+    if let Some((option, _)) = is_for_sockets.iter().find(|(_, given)| *given)
+        && arguments.tcp + arguments.http == 0
+    {
+        return Err(Failure::new(super::exit::USAGE, format!("{option} is for --tcp N or --http N")));
+    }
+    let tls = match &arguments.tls_ca {
+        None => None,
+        Some(ca) => {
+            let own = arguments.tls_cert.as_deref().zip(arguments.tls_key.as_deref());
+            let tls = Tls::new(ca, own, arguments.tls_name.as_deref());
+            Some(tls.map_err(|error| Failure::new(super::exit::FAILURE, error.to_string()))?)
+        }
+    };
+    Ok(Speech {
+        tls,
+        proxy: arguments.proxy.map(|version| match version {
+            Proxy::V1 => ProxyVersion::V1,
+            Proxy::V2 => ProxyVersion::V2,
+        }),
+        connection_per_record: arguments.connection_per_record,
+        token: if arguments.http > 0 { token(arguments.token_file.as_deref())? } else { None },
+        batch: arguments.batch,
+        gzip: arguments.gzip,
+    })
+}
+
+/// The token in a file, else in the environment.
+fn token(file: Option<&Path>) -> Result<Option<Token>, Failure> {
+    let (what, text) = match file {
+        Some(path) => {
+            let what = path.display().to_string();
+            let read = std::fs::read_to_string(path);
+            let text =
+                read.map_err(|error| Failure::new(super::exit::FAILURE, format!("the token in {what}: {error}")))?;
+            (what, text)
+        }
+        None => match std::env::var(TOKEN) {
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            found => (TOKEN.to_owned(), found.unwrap_or_default()),
+        },
+    };
+    let token = Token::new(&text);
+    token.map(Some).map_err(|fault| Failure::new(super::exit::FAILURE, format!("the token in {what}: {fault}")))
 }
 
 fn options(arguments: &Arguments) -> Options {

@@ -72,6 +72,7 @@ fn needs_reopen(old: &Source, new: &Source) -> bool {
         silence_alarm: _,
         first: _,
         on_close: _,
+        tcp: _,
         access: _,
         tls,
         connect_tls,
@@ -494,6 +495,9 @@ mod tests {
         listen = "127.0.0.1:4001"
         lane = "address"
         quick_ack = true
+        keepalive = "30s"
+        user_timeout = "30s"
+        idle = "1m"
         names = { "10.0.4.21" = "press-4" }
         framing = "f"
         silence_alarm = "1h"
@@ -502,6 +506,9 @@ mod tests {
     const CONNECT: &str = r#"kind = "tcp_connect"
         connect = "127.0.0.1:4001"
         quick_ack = true
+        keepalive = "30s"
+        user_timeout = "30s"
+        reconnect_after = "1m"
         framing = "f"
         silence_alarm = "1h"
         first = "keep"
@@ -539,10 +546,14 @@ mod tests {
         let keep = ("first = \"keep\"", "first = \"discard\"", Adjust);
         let lane = ("lane = \"address\"", "lane = \"connection\"", Reopen);
         let names = ("press-4", "press-5", Adjust);
+        let keepalive = ("keepalive = \"30s\"", "keepalive = \"1m\"", Adjust);
+        let user_timeout = ("user_timeout = \"30s\"", "user_timeout = \"1m\"", Adjust);
+        let idle = ("idle = \"1m\"", "idle = \"2m\"", Adjust);
+        let reconnect = ("reconnect_after = \"1m\"", "", Adjust);
         for (keys, changes) in [
             (SERIAL, &serial[..]),
-            (LISTEN, &[listen, lane, quick, names, framing, silence, keep, close]),
-            (CONNECT, &[listen, quick, framing, silence, keep, close]),
+            (LISTEN, &[listen, lane, quick, keepalive, user_timeout, idle, names, framing, silence, keep, close]),
+            (CONNECT, &[listen, quick, keepalive, user_timeout, reconnect, framing, silence, keep, close]),
             (HTTP, &[listen, silence]),
         ] {
             assert_eq!(keys.lines().count(), changes.len() + 1, "each key but the kind: {keys}");

@@ -137,6 +137,8 @@ mod tests {
             parse_on(&without_id_of_answer(&with_optional_keys(tls_files().path())), "example", &[0, 1]).unwrap();
         for source in &mut all.sources {
             assert!(source.silence_alarm.take().is_some());
+            let may_be_idle = matches!(source.kind, SourceKind::TcpListen { .. } | SourceKind::TcpConnect { .. });
+            assert_eq!(source.tcp.idle.take().is_some(), may_be_idle);
             let keeps = source.forms.keeps.take();
             assert_eq!(keeps.is_some(), matches!(source.kind, SourceKind::Http { .. }));
             let access = std::mem::take(&mut source.access);

@@ -20,6 +20,7 @@ mod nearest;
 mod problem;
 mod settings;
 mod sources;
+mod tcp;
 mod tls;
 mod units;
 mod url;

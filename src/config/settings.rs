@@ -131,6 +131,8 @@ pub struct Source {
     pub first: First,
     /// What becomes of a record that its machine ends by closing the connection; of TCP.
     pub on_close: OnClose,
+    /// When a connection is over without a word; of `tcp_listen` and `tcp_connect`.
+    pub tcp: Tcp,
     /// Who may send, of a listener.
     pub access: Access,
     /// Its machines speak TLS; of `tcp_listen` and `http`.
@@ -139,6 +141,39 @@ pub struct Source {
     pub connect_tls: Option<Arc<Tls>>,
     /// The forms in which its machines may send; of HTTP.
     pub forms: http::server::Forms,
+}
+
+/// When a TCP connection on which nothing comes is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tcp {
+    /// How long after the last byte the kernel asks the other end whether it is there; whole seconds, TCP_KEEPIDLE in tcp(7).
+    pub keepalive: Duration,
+    /// How long the other end may owe an answer, to such a probe or to bytes; TCP_USER_TIMEOUT in tcp(7).
+    pub user_timeout: Duration,
+    /// One that has brought nothing for so long is ended, however well it is: `idle`, of `tcp_connect` `reconnect_after`.
+    pub idle: Option<Duration>,
+}
+
+impl Tcp {
+    /// Probes that follow the first one, where nothing else counts.
+    pub const PROBES: u32 = 3;
+
+    /// Whether the kernel is to look after a connection as it does where nothing is said.
+    pub fn is_watched_as_usual(&self) -> bool {
+        let usual = Self::default();
+        (self.keepalive, self.user_timeout) == (usual.keepalive, usual.user_timeout)
+    }
+
+    /// How long after a probe the next one goes; whole seconds, TCP_KEEPINTVL in tcp(7).
+    pub fn probe_interval(&self) -> Duration {
+        Duration::from_secs((self.keepalive.as_secs() / 3).max(1))
+    }
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(30), idle: None }
+    }
 }
 
 /// TLS of a listener.
@@ -191,6 +226,7 @@ impl Source {
             silence_alarm: None,
             first,
             on_close: OnClose::Discard,
+            tcp: Tcp::default(),
             access: Access::default(),
             tls: None,
             connect_tls: None,

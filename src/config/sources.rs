@@ -11,7 +11,9 @@ use super::nearest::nearest;
 use super::problem::Refusal;
 use super::settings::{
     Authority, First, Flow, LaneKey, ListenTls, OnClose, OnLineError, OnMissing, Parity, Serial, Source, SourceKind,
+    Tcp,
 };
+use super::tcp::tcp;
 use super::units;
 use super::url::{overlap, parse_authority, parse_listen};
 use super::walk::{Reader, Section};
@@ -44,7 +46,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 31] = [
+const KEYS_OF_KINDS: [(&str, &str); 35] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -56,6 +58,10 @@ const KEYS_OF_KINDS: [(&str, &str); 31] = [
     ("first", "serial, tcp_listen and tcp_connect"),
     ("on_close", "tcp_listen and tcp_connect"),
     ("quick_ack", "tcp_listen and tcp_connect"),
+    ("keepalive", "tcp_listen and tcp_connect"),
+    ("user_timeout", "tcp_listen and tcp_connect"),
+    ("idle", "tcp_listen"),
+    ("reconnect_after", "tcp_connect"),
     ("listen", "tcp_listen and http"),
     ("allow", "tcp_listen and http"),
     ("deny", "tcp_listen and http"),
@@ -188,6 +194,11 @@ fn source<'d>(
         Kind::Http => http(&section, &path, taken, (&access, tls.as_ref())),
     };
     let connect_tls = tls_of_caller(&section, kind, source_kind.as_ref());
+    let tcp = match kind {
+        Kind::TcpListen => tcp(&section, "idle"),
+        Kind::TcpConnect => tcp(&section, "reconnect_after"),
+        Kind::Serial | Kind::Http => Tcp::default(),
+    };
     let (decoding, data_is) = content(&section);
     let forms = if kind == Kind::Http { forms(&section, &access.proxies) } else { Forms::default() };
     if let Some(framing) = &mut framing {
@@ -218,6 +229,7 @@ fn source<'d>(
         silence_alarm,
         first,
         on_close,
+        tcp,
         access,
         tls,
         connect_tls,

@@ -6,7 +6,7 @@
 use super::control::Request;
 use super::listen::prepare;
 use super::names::{NameOf, known_without_look_up};
-use crate::config::Authority;
+use crate::config::{Authority, Tcp};
 use crate::shard::{ConnectAttempt, ConnectError};
 use socket2::SockRef;
 use std::cell::RefCell;
@@ -191,7 +191,7 @@ async fn race(
 
 async fn connect_to(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    prepare(&SockRef::from(&socket))?;
+    prepare(&SockRef::from(&socket), &Tcp::default())?;
     let stream = socket.connect(address).await?;
     Ok(OwnedFd::from(stream.into_std()?))
 }

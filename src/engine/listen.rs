@@ -1,7 +1,7 @@
 //! Listeners: one socket a core for each listening source.
 
 use super::occupant::occupants;
-use crate::config::{LaneKey, Settings, Source, SourceKind};
+use crate::config::{LaneKey, Settings, Source, SourceKind, Tcp};
 use crate::shard::{LISTEN_BACKLOG, SourceId};
 use crate::source::serial::holder_words;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -12,9 +12,6 @@ use std::time::{Duration, Instant};
 
 /// How long a busy address is tried again: a process that was just killed can hold it for a moment.
 const RETRY: Duration = Duration::from_secs(2);
-
-/// A peer that does not answer for so long is gone.
-const PEER_GONE: Duration = Duration::from_secs(30);
 
 /// Why an address could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +97,8 @@ pub(super) fn listens(source: &Source, cores: usize) -> Option<(SocketAddr, usiz
 /// Those of [`bind_all`].
 pub(super) fn bind_source(source: &Source, cores: usize, beside: bool) -> Result<Vec<OwnedFd>, ListenError> {
     let Some((address, count)) = listens(source, cores) else { return Ok(Vec::new()) };
-    let bound = if beside { share(&address.into(), address, count) } else { bind(address, count) };
+    let bound =
+        if beside { share(&address.into(), (address, count), &source.tcp) } else { bind(address, count, &source.tcp) };
     bound.map_err(|error| ListenError::new(format!("source {}", source.name), address, error))
 }
 
@@ -121,22 +119,22 @@ pub(super) fn bind_admin(address: SocketAddr) -> Result<TcpListener, ListenError
 ///
 /// # Errors
 /// Those of socket(2), bind(2) and listen(2).
-fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
+fn bind(address: SocketAddr, count: usize, tcp: &Tcp) -> io::Result<Vec<OwnedFd>> {
     let alone = bind_alone(address)?;
     let bound = alone.local_addr()?;
     drop(alone);
-    share(&bound, address, count)
+    share(&bound, (address, count), tcp)
 }
 
 /// `count` sockets that listen at `bound`, beside others of this user that allow it.
-fn share(bound: &SockAddr, address: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
+fn share(bound: &SockAddr, (address, count): (SocketAddr, usize), tcp: &Tcp) -> io::Result<Vec<OwnedFd>> {
     let listen = |_| {
         let socket = socket(address)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.bind(bound)?;
         // Accepted connections inherit these.
-        prepare(&SockRef::from(&socket))?;
+        prepare(&SockRef::from(&socket), tcp)?;
         socket.listen(LISTEN_BACKLOG as i32)?;
         Ok(OwnedFd::from(socket))
     };
@@ -175,12 +173,21 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// Those of setsockopt(2).
-pub(super) fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
-    let probes = TcpKeepalive::new().with_time(PEER_GONE).with_interval(Duration::from_secs(10)).with_retries(3);
+pub(super) fn prepare(socket: &SockRef<'_>, tcp: &Tcp) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&probes)?;
     socket.set_out_of_band_inline(true)?;
-    socket.set_tcp_user_timeout(Some(PEER_GONE))
+    watch_over(socket, tcp)
+}
+
+/// Sets when a peer that does not answer is gone. The user timeout counts where it is set, and not how many probes were lost (tcp(7)).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub(super) fn watch_over(socket: &SockRef<'_>, tcp: &Tcp) -> io::Result<()> {
+    let probes =
+        TcpKeepalive::new().with_time(tcp.keepalive).with_interval(tcp.probe_interval()).with_retries(Tcp::PROBES);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(tcp.user_timeout))
 }
 
 #[cfg(test)]
@@ -190,7 +197,9 @@ mod tests {
 
     #[test]
     fn all_cores_share_one_port_and_accepted_connections_inherit_the_options() {
-        let sockets = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3).expect("bound");
+        let (keepalive, user_timeout) = (Duration::from_secs(100), Duration::from_millis(2_500));
+        let tcp = Tcp { keepalive, user_timeout, idle: None };
+        let sockets = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3, &tcp).expect("bound");
         let listeners: Vec<TcpListener> = sockets.into_iter().map(TcpListener::from).collect();
         let address = listeners[0].local_addr().expect("bound");
         assert!(listeners.iter().all(|listener| listener.local_addr().expect("bound") == address));
@@ -203,8 +212,44 @@ mod tests {
         let (accepted, _) = receiver.recv().expect("one of them accepts").expect("accepted");
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().expect("readable") && accepted.keepalive().expect("readable"));
-        assert_eq!(accepted.tcp_user_timeout().expect("readable"), Some(PEER_GONE));
-        assert_eq!(accepted.tcp_keepalive_time().expect("readable"), PEER_GONE);
+        assert_eq!(accepted.tcp_user_timeout().expect("readable"), Some(user_timeout));
+        assert_eq!(accepted.tcp_keepalive_time().expect("readable"), keepalive);
+        assert_eq!(accepted.tcp_keepalive_interval().expect("readable"), Duration::from_secs(33));
+        assert_eq!(accepted.tcp_keepalive_retries().expect("readable"), 3);
+        watch_over(&accepted, &Tcp::default()).expect("set anew");
+        assert_eq!(accepted.tcp_keepalive_interval().expect("readable"), Duration::from_secs(10));
+    }
+
+    /// The end is at the first probe that finds the user timeout over since the last byte: with the defaults, 40 s behind it.
+    #[test]
+    fn a_peer_that_is_gone_without_a_word_is_noticed_by_keepalive_and_user_timeout_together() {
+        use socket2::SockFilter;
+        use std::io::{Read as _, Write as _};
+        let seconds = Duration::from_secs;
+        std::thread::scope(|scope| {
+            for (keepalive, user_timeout, over) in [(3, 1, 4), (1, 1, 2), (1, 4, 4)] {
+                scope.spawn(move || {
+                    let tcp = Tcp { keepalive: seconds(keepalive), user_timeout: seconds(user_timeout), idle: None };
+                    let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, &tcp).expect("bound").remove(0);
+                    let listener = TcpListener::from(socket);
+                    let mut peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+                    let (mut accepted, _) = listener.accept().expect("accepted");
+                    let begun = Instant::now();
+                    peer.write_all(b"x").expect("sent");
+                    accepted.read_exact(&mut [0]).expect("it came");
+                    // It drops all that comes, and so answers nothing (BPF_RET, 0 bytes).
+                    SockRef::from(&peer).attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).expect("a filter");
+                    let error = accepted.read(&mut [0]).expect_err("nobody is there");
+                    let (took, case) = (begun.elapsed(), (keepalive, user_timeout));
+                    assert_eq!(error.kind(), ErrorKind::TimedOut, "{case:?}");
+                    let expected = seconds(over) - Duration::from_millis(100)..seconds(over + 10);
+                    assert!(expected.contains(&took), "{case:?}: {took:?}");
+                });
+            }
+        });
+        let tcp = Tcp::default();
+        let (first, then) = (tcp.keepalive.as_secs(), tcp.probe_interval().as_secs());
+        assert_eq!((first, then, tcp.user_timeout.as_secs()), (30, 10, 30), "40 s, as README says");
     }
 
     #[test]
@@ -233,7 +278,7 @@ mod tests {
                     })
                     .collect();
                 std::thread::sleep(Duration::from_millis(1));
-                let listeners = bind(address, 2);
+                let listeners = bind(address, 2, &Tcp::default());
                 ended.store(listeners.is_err(), Ordering::Relaxed);
                 let streams = machines.into_iter().filter_map(|machine| machine.join().expect("no panic"));
                 for mut stream in streams {
@@ -248,13 +293,13 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_noticed_even_if_its_holder_allows_sharing() {
-        let holder = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("bound").remove(0);
+        let holder = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, &Tcp::default()).expect("bound").remove(0);
         let address = TcpListener::from(holder.try_clone().expect("duplicated")).local_addr().expect("bound");
         let started = Instant::now();
-        let refused = bind(address, 1).expect_err("in use");
+        let refused = bind(address, 1, &Tcp::default()).expect_err("in use");
         assert_eq!(refused.kind(), ErrorKind::AddrInUse);
         assert!(started.elapsed() >= RETRY);
         drop(holder);
-        bind(address, 1).expect("free again");
+        bind(address, 1, &Tcp::default()).expect("free again");
     }
 }

@@ -107,6 +107,16 @@ pub enum Op {
         /// Its file.
         fd: Fd,
     },
+    /// Watch over a connection as its source's settings say from now on: keepalive and user timeout. Nothing is answered; a
+    /// connection that is gone says so to whoever reads.
+    WatchOver {
+        /// The link.
+        link: LinkId,
+        /// Its file.
+        fd: Fd,
+        /// A `tcp_listen` or `tcp_connect` source.
+        source: SourceId,
+    },
     /// Cancel what is in flight, wait for it, close the file; answered by [`Completion::Closed`].
     /// `fd` is `None` while an open or a connect is still under way: the file is then closed when
     /// it comes.

@@ -2,19 +2,19 @@
 //!
 //! It never drops a record for want of room: while the port takes no bytes the schedule goes on, and what is due is sent when it can be.
 
+use super::Error;
 use super::http::{self, Answer};
 use super::ledger::Status;
-use super::pty::{self, Pty};
+use super::pty::Pty;
 use super::record::{self, Record};
 use super::schedule::Draw;
+use super::wire::{Opening, Wire};
 use super::world::Context;
-use super::{Error, socket};
 use nix::errno::Errno;
-use nix::poll::PollFlags;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::unistd;
-use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
@@ -47,14 +47,14 @@ pub(super) enum Way {
 #[derive(Debug)]
 enum Port {
     Pty(Pty),
-    Socket(TcpStream),
+    Socket(Box<Wire>),
 }
 
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Pty(pty) => pty.as_fd(),
-            Self::Socket(stream) => stream.as_fd(),
+            Self::Socket(wire) => wire.as_fd(),
         }
     }
 }
@@ -92,9 +92,8 @@ struct Outgoing {
     what: What,
     buffer: Vec<u8>,
     written: usize,
-    /// Length of the record without delimiter or HTTP head.
-    record_bytes: usize,
-    scheduled_ns: u64,
+    /// The length of each record in it, or of a frame of garbage, without delimiter or HTTP head.
+    lengths: Vec<usize>,
     /// When the whole of it was first written, wall clock; 0 before.
     sent_ns: u64,
 }
@@ -129,20 +128,15 @@ pub(super) struct Machine {
     blocked: bool,
     retry_ns: u64,
     answer: Vec<u8>,
+    /// Why it could not connect, the last time.
+    fault: Option<String>,
     /// The timer that is valid, [`u64::MAX`] for none.
     pub(super) wake_ns: u64,
 }
 
 impl Machine {
     pub(super) fn new(index: usize, name: String, way: Way) -> Self {
-        let out = Outgoing {
-            what: What::Nothing,
-            buffer: Vec::new(),
-            written: 0,
-            record_bytes: 0,
-            scheduled_ns: 0,
-            sent_ns: 0,
-        };
+        let out = Outgoing { what: What::Nothing, buffer: Vec::new(), written: 0, lengths: Vec::new(), sent_ns: 0 };
         Self {
             index,
             name,
@@ -158,6 +152,7 @@ impl Machine {
             blocked: false,
             retry_ns: RETRY_FIRST_NS,
             answer: Vec::new(),
+            fault: None,
             wake_ns: u64::MAX,
         }
     }
@@ -170,7 +165,10 @@ impl Machine {
     pub(super) fn waits_for(&self) -> String {
         match &self.way {
             Way::Pty(link) => format!("nobody opened {} ({})", link.display(), self.name),
-            Way::Tcp(to) | Way::Http(to) => format!("{} could not connect to {to}", self.name),
+            Way::Tcp(to) | Way::Http(to) => {
+                let fault = self.fault.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
+                format!("{} could not connect to {to}{fault}", self.name)
+            }
         }
     }
 
@@ -201,18 +199,20 @@ impl Machine {
 
     fn notice(&mut self, context: &mut Context, now_ns: u64) {
         let sending = matches!(self.state, State::Ready | State::Pause { .. });
-        match &mut self.port {
+        let has_closed = match &mut self.port {
             // What the reader sends, such as XOFF, has no meaning here, but must not fill the pty.
             Some(Port::Pty(pty)) => {
                 while unistd::read(pty.as_fd(), &mut context.input).is_ok_and(|count| count > 0) {}
                 if sending && !pty.has_reader() {
                     self.state = State::Absent;
                 }
+                false
             }
-            Some(Port::Socket(stream)) if sending && is_at_end(stream, &mut context.input) => {
-                self.lose_port(context, now_ns);
-            }
-            _ => {}
+            Some(Port::Socket(wire)) => sending && wire.is_at_end(&mut context.input),
+            None => false,
+        };
+        if has_closed {
+            self.lose_port(context, now_ns);
         }
     }
 
@@ -229,6 +229,10 @@ impl Machine {
                 Ok(Step::Again)
             }
             State::Connecting { until_ns } => Ok(self.connecting(context, now_ns, until_ns)),
+            State::Pause { .. } if context.options.speech.connection_per_record && self.is_over(context) => {
+                self.state = State::Done;
+                Ok(Step::Again)
+            }
             State::Pause { until_ns } if now_ns < until_ns => Ok(Step::Wait(until_ns)),
             State::Pause { .. } => {
                 self.state = if self.port.is_some() { State::Ready } else { State::Closed };
@@ -247,16 +251,22 @@ impl Machine {
                 self.state = State::Absent;
                 (Port::Pty(Pty::create(link)?), EpollFlags::EPOLLIN)
             }
-            Way::Tcp(to) | Way::Http(to) => match socket::connect(*to) {
-                Ok(stream) => {
-                    self.state = State::Connecting { until_ns: now_ns + CONNECT_TIMEOUT_NS };
-                    (Port::Socket(stream), EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP)
+            Way::Tcp(to) | Way::Http(to) => {
+                let speech = &context.options.speech;
+                let awaits_verdict = matches!(self.way, Way::Tcp(_));
+                match Wire::connect(*to, speech.tls.as_ref(), (speech.proxy, self.index), awaits_verdict) {
+                    Ok(wire) => {
+                        self.state = State::Connecting { until_ns: now_ns + CONNECT_TIMEOUT_NS };
+                        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
+                        (Port::Socket(Box::new(wire)), flags)
+                    }
+                    Err(error) => {
+                        self.fault = Some(error.to_string());
+                        self.lose_port(context, now_ns);
+                        return Ok(Step::Again);
+                    }
                 }
-                Err(_) => {
-                    self.lose_port(context, now_ns);
-                    return Ok(Step::Again);
-                }
-            },
+            }
         };
         context.epoll.add(&port, EpollEvent::new(flags | EpollFlags::EPOLLET, self.index as u64))?;
         self.port = Some(port);
@@ -266,16 +276,17 @@ impl Machine {
     }
 
     fn connecting(&mut self, context: &mut Context, now_ns: u64, until_ns: u64) -> Step {
-        let Some(Port::Socket(stream)) = &self.port else { unreachable!("only a socket connects") };
-        let flags = pty::ready(stream.as_fd(), PollFlags::POLLOUT);
-        if flags.is_empty() && now_ns < until_ns {
-            return Step::Wait(until_ns);
-        }
-        if flags.contains(PollFlags::POLLOUT) && stream.take_error().is_ok_and(|error| error.is_none()) {
-            self.retry_ns = RETRY_FIRST_NS;
-            self.state = State::Ready;
-        } else {
-            self.lose_port(context, now_ns);
+        let Some(Port::Socket(wire)) = &mut self.port else { unreachable!("only a socket connects") };
+        match wire.open(now_ns, until_ns) {
+            Ok(Opening::Waits(until_ns)) => return Step::Wait(until_ns),
+            Ok(Opening::Open) => {
+                self.retry_ns = RETRY_FIRST_NS;
+                self.state = State::Ready;
+            }
+            Err(error) => {
+                self.fault = Some(error.to_string());
+                self.lose_port(context, now_ns);
+            }
         }
         Step::Again
     }
@@ -303,8 +314,8 @@ impl Machine {
         }
         let Some(start_ns) = context.start_ns else { return Ok(Step::Rest) };
         if self.out.what == What::Nothing {
-            let due_ns = start_ns + context.schedule.due_ns(self.index, self.next);
-            if self.next >= context.schedule.records(self.index) || due_ns >= context.stop_ns {
+            let (count, due_ns) = self.batch(context, start_ns);
+            if count == 0 {
                 self.state = if context.options.hold {
                     State::Done
                 } else {
@@ -315,7 +326,7 @@ impl Machine {
             if due_ns > now_ns {
                 return Ok(Step::Wait(due_ns));
             }
-            self.compose(context, context.wall_ns(due_ns));
+            self.compose(context, start_ns, count);
         }
         match self.flush() {
             Ok(true) => self.written(context, now_ns),
@@ -331,36 +342,77 @@ impl Machine {
         }
     }
 
-    /// Puts what comes next into the outgoing buffer: garbage before the record, the record cut off, or the record.
-    fn compose(&mut self, context: &Context, scheduled_ns: u64) {
+    /// How many records go next, and when the last of them is due; none at the end of the schedule.
+    fn batch(&self, context: &Context, start_ns: u64) -> (u64, u64) {
+        let most = match self.way {
+            Way::Http(_) => context.options.speech.batch.unwrap_or(1) as u64,
+            Way::Pty(_) | Way::Tcp(_) => 1,
+        };
+        let due_ns = |sequence| start_ns + context.schedule.due_ns(self.index, sequence);
+        let mut end = context.schedule.records(self.index).min(self.next + most).max(self.next);
+        while end > self.next && due_ns(end - 1) >= context.stop_ns {
+            end -= 1;
+        }
+        (end - self.next, due_ns(end.saturating_sub(1)))
+    }
+
+    /// Whether nothing more is due to a machine that is not connected.
+    fn is_over(&self, context: &Context) -> bool {
+        let Some(start_ns) = context.start_ns else { return false };
+        self.port.is_none() && self.out.what == What::Nothing && self.batch(context, start_ns).0 == 0
+    }
+
+    /// Puts what comes next into the outgoing buffer: garbage before the record, the record cut off, or `count` records.
+    fn compose(&mut self, context: &Context, start_ns: u64, count: u64) {
         let schedule = &context.schedule;
         let (index, next) = (self.index, self.next);
         let out = &mut self.out;
         out.buffer.clear();
+        out.lengths.clear();
         out.written = 0;
         out.sent_ns = 0;
-        out.scheduled_ns = scheduled_ns;
         let is_http = matches!(self.way, Way::Http(_));
         if !is_http && !self.garbage_made && schedule.happens(index, next, Draw::Garbage) {
             out.what = What::Garbage;
-            out.record_bytes =
-                encode_garbage(&mut out.buffer, schedule.number(index, next, Draw::Garbage), &context.options.end);
+            let seed = schedule.number(index, next, Draw::Garbage);
+            out.lengths.push(encode_garbage(&mut out.buffer, seed, &context.options.end));
             return;
         }
-        let record = Record { source: &self.name, sequence: next, scheduled_ns };
+        let record = |sequence| {
+            let scheduled_ns = context.wall_ns(start_ns + schedule.due_ns(index, sequence));
+            Record { source: &self.name, sequence, scheduled_ns }
+        };
+        let bytes = context.options.record_bytes;
         if let Way::Http(to) = self.way {
-            let mut body = Vec::with_capacity(context.options.record_bytes);
-            out.record_bytes = record::encode(&mut body, &record, context.options.record_bytes);
-            let key = format!("{}-{}-{next}", context.run, self.name);
-            http::encode_request(&mut out.buffer, to, &self.name, &key, &body);
+            let speech = &context.options.speech;
+            let mut body = Vec::with_capacity(bytes * count as usize);
+            for sequence in next..next + count {
+                // A line of NDJSON is JSON: a string, in which nothing of a record needs an escape.
+                let quote: &[u8] = if speech.batch.is_some() { b"\"" } else { b"" };
+                body.extend_from_slice(quote);
+                out.lengths.push(record::encode(&mut body, &record(sequence), bytes));
+                body.extend_from_slice(quote);
+                body.extend_from_slice(if speech.batch.is_some() { b"\n" } else { b"" });
+            }
+            let request = http::Request {
+                to,
+                machine: &self.name,
+                key: &format!("{}-{}-{next}", context.run, self.name),
+                token: speech.token.as_ref(),
+                is_batch: speech.batch.is_some(),
+                gzip: speech.gzip,
+                is_only: speech.connection_per_record,
+                body: &body,
+            };
+            http::encode_request(&mut out.buffer, &request);
         } else {
-            out.record_bytes = record::encode(&mut out.buffer, &record, context.options.record_bytes);
+            out.lengths.push(record::encode(&mut out.buffer, &record(next), bytes));
             out.buffer.extend_from_slice(&context.options.end);
         }
         out.what = What::Record;
         if !self.cut_made && schedule.happens(index, next, Draw::Cut) {
             out.what = What::Cut;
-            let whole = if is_http { out.buffer.len() } else { out.record_bytes };
+            let whole = if is_http { out.buffer.len() } else { out.lengths[0] };
             let kept = 1 + (schedule.unit(index, next, Draw::CutLength) * (whole - 1) as f64) as usize;
             out.buffer.truncate(kept);
         }
@@ -368,9 +420,16 @@ impl Machine {
 
     /// Writes what the port takes; `false` if it did not take all.
     fn flush(&mut self) -> Result<bool, Errno> {
-        let Some(port) = &self.port else { unreachable!("a machine that sends has a port") };
+        let pty = match &mut self.port {
+            None => unreachable!("a machine that sends has a port"),
+            Some(Port::Socket(wire)) => {
+                let written = wire.write(&self.out.buffer, &mut self.out.written);
+                return written.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EPIPE as i32)));
+            }
+            Some(Port::Pty(pty)) => pty,
+        };
         while self.out.written < self.out.buffer.len() {
-            match unistd::write(port, &self.out.buffer[self.out.written..]) {
+            match unistd::write(pty.as_fd(), &self.out.buffer[self.out.written..]) {
                 Ok(0) | Err(Errno::EAGAIN) => return Ok(false),
                 Ok(count) => self.out.written += count,
                 Err(Errno::EINTR) => {}
@@ -418,7 +477,7 @@ impl Machine {
                 self.enter(context, 0, Status::Damaged)?;
                 let hangs_up = context.schedule.happens(self.index, self.next, Draw::CutHangsUp);
                 self.finish_record(context, now_ns, hangs_up);
-                self.joined = !hangs_up;
+                self.joined = !hangs_up && !context.options.speech.connection_per_record;
             }
             What::Record if is_http => {
                 let until_ns = now_ns + ANSWER_TIMEOUT_NS;
@@ -438,7 +497,7 @@ impl Machine {
 
     fn finish_record(&mut self, context: &mut Context, now_ns: u64, hangs_up: bool) {
         let sequence = self.next;
-        self.next += 1;
+        self.next += self.out.lengths.len() as u64;
         self.garbage_made = false;
         self.cut_made = false;
         self.out.what = What::Nothing;
@@ -450,18 +509,27 @@ impl Machine {
             } else {
                 self.state = State::Leaving { since_ns: now_ns, reset, last: false };
             }
+        } else if context.options.speech.connection_per_record && matches!(self.way, Way::Tcp(_)) {
+            self.state = State::Leaving { since_ns: now_ns, reset: false, last: false };
+        } else if context.options.speech.connection_per_record && matches!(self.way, Way::Http(_)) {
+            self.hang_up(context, now_ns, false);
         }
     }
 
     fn enter(&self, context: &mut Context, acknowledged_ns: u64, status: Status) -> io::Result<()> {
-        let out = &self.out;
-        context.enter(&self.name, self.next, out.scheduled_ns, out.sent_ns, acknowledged_ns, out.record_bytes, status)
+        let start_ns = context.start_ns.unwrap_or_default(); // nothing is sent before
+        for (sequence, bytes) in (self.next..).zip(&self.out.lengths) {
+            let scheduled_ns = context.wall_ns(start_ns + context.schedule.due_ns(self.index, sequence));
+            let (name, sent_ns) = (&self.name, self.out.sent_ns);
+            context.enter(name, sequence, scheduled_ns, sent_ns, acknowledged_ns, *bytes, status)?;
+        }
+        Ok(())
     }
 
     fn await_answer(&mut self, context: &mut Context, now_ns: u64, until_ns: u64) -> Result<Step, Error> {
-        let Some(Port::Socket(stream)) = &mut self.port else { unreachable!("an answer comes on a connection") };
+        let Some(Port::Socket(wire)) = &mut self.port else { unreachable!("an answer comes on a connection") };
         let ended = loop {
-            match stream.read(&mut context.input) {
+            match wire.read(&mut context.input) {
                 Ok(0) => break true,
                 Ok(count) => self.answer.extend_from_slice(&context.input[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
@@ -470,7 +538,12 @@ impl Machine {
             }
         };
         let (status, keep_alive, retry_after_s) = match http::parse_answer(&self.answer) {
-            Answer::Whole { status, keep_alive, retry_after_s } => (status, keep_alive && !ended, retry_after_s),
+            // One that does not say that it has taken all is none.
+            Answer::Whole { status: 200..=299, body_bytes, .. } if !self.says_all(context, body_bytes) => {
+                self.lose_port(context, now_ns);
+                return Ok(Step::Again);
+            }
+            Answer::Whole { status, keep_alive, retry_after_s, .. } => (status, keep_alive && !ended, retry_after_s),
             Answer::Unfinished if !ended && now_ns < until_ns => return Ok(Step::Wait(until_ns)),
             Answer::Unfinished | Answer::Malformed => {
                 self.lose_port(context, now_ns);
@@ -501,16 +574,21 @@ impl Machine {
         Ok(Step::Again)
     }
 
+    /// Whether an answer says that all records of a batch were taken.
+    fn says_all(&self, context: &Context, body_bytes: usize) -> bool {
+        let records = self.out.lengths.len() as u64;
+        context.options.speech.batch.is_none() || http::accepted(&self.answer, body_bytes) == Some(records)
+    }
+
     /// Waits until the reader has all, then hangs up.
     fn leave(&mut self, context: &mut Context, now_ns: u64, since_ns: u64, reset: bool, last: bool) -> Step {
         let waited_ns = now_ns - since_ns;
         let gone = match &mut self.port {
             Some(Port::Pty(pty)) => pty.is_drained().unwrap_or(waited_ns >= UNSEEN_GRACE_NS),
-            Some(Port::Socket(stream)) if reset => socket::is_acknowledged(stream),
-            Some(Port::Socket(stream)) => {
-                // Repeating it does no harm. The peer closes when it has read everything.
-                let _ = stream.shutdown(Shutdown::Write);
-                is_at_end(stream, &mut context.input)
+            Some(Port::Socket(wire)) if reset => wire.is_acknowledged(),
+            Some(Port::Socket(wire)) => {
+                wire.shutdown();
+                wire.is_at_end(&mut context.input) // the peer closes when it has read everything
             }
             None => true,
         };
@@ -529,15 +607,19 @@ impl Machine {
 
     fn hang_up(&mut self, context: &Context, now_ns: u64, reset: bool) {
         match self.port.take() {
-            Some(Port::Socket(stream)) if reset => socket::reset(stream),
+            Some(Port::Socket(wire)) if reset => wire.reset(),
             _ => {}
         }
         self.joined = false;
         self.answer.clear();
-        self.state = if self.next < context.schedule.records(self.index) {
-            State::Pause { until_ns: now_ns + context.options.away.as_nanos() as u64 }
-        } else {
+        self.state = if self.next >= context.schedule.records(self.index) {
             State::Done
+        } else if context.options.speech.connection_per_record {
+            // It connects when the next one is due. Nobody hangs up before the start.
+            let (_, due_ns) = self.batch(context, context.start_ns.unwrap_or_default());
+            State::Pause { until_ns: due_ns.max(now_ns) }
+        } else {
+            State::Pause { until_ns: now_ns + context.options.away.as_nanos() as u64 }
         };
     }
 
@@ -548,7 +630,7 @@ impl Machine {
             context.counts.unread_ports += 1;
         } else if self.out.what != What::Nothing && is_http && self.out.sent_ns != 0 {
             self.enter(context, 0, Status::Unanswered)?;
-            self.next += 1;
+            self.next += self.out.lengths.len() as u64;
         } else if self.out.what == What::Record && self.out.written > 0 && !is_http {
             self.enter(context, 0, Status::Damaged)?;
             self.next += 1;
@@ -560,19 +642,6 @@ impl Machine {
         self.port = None;
         self.state = State::Done;
         Ok(())
-    }
-}
-
-/// Reads and forgets; whether the peer has closed.
-fn is_at_end(mut stream: &TcpStream, input: &mut [u8]) -> bool {
-    loop {
-        match stream.read(input) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return true,
-        }
     }
 }
 

@@ -10,14 +10,20 @@
 mod http;
 pub mod ledger;
 mod machine;
+mod proxy;
 mod pty;
 pub mod record;
 mod schedule;
 mod socket;
+mod tls;
+mod wire;
 mod world;
 
+pub use http::Token;
+pub use proxy::{ProxyVersion, machine_address};
 pub use pty::Error as PtyError;
 pub use schedule::Faults;
+pub use tls::{Tls, TlsError};
 pub(crate) use world::raise_open_files;
 
 use nix::errno::Errno;
@@ -27,6 +33,24 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// How machines on sockets speak.
+#[derive(Debug, Clone, Default)]
+pub struct Speech {
+    /// TLS, of machines over TCP and HTTP.
+    pub tls: Option<Tls>,
+    /// What a proxy in front of each of them sends first: addresses of their own ([`machine_address`]).
+    pub proxy: Option<ProxyVersion>,
+    /// A connection for each record or request, made when it is due.
+    pub connection_per_record: bool,
+    /// What HTTP machines show.
+    pub token: Option<Token>,
+    /// HTTP machines send so many records in a request, each a JSON string in a line (NDJSON), once the last of them is due; without
+    /// it a request is a record.
+    pub batch: Option<usize>,
+    /// HTTP machines pack their bodies.
+    pub gzip: bool,
+}
 
 /// What is to be simulated. Machines are named `machine-0000` and so on: first those on ptys, then TCP, then HTTP.
 #[derive(Debug, Clone)]
@@ -49,6 +73,8 @@ pub struct Options {
     pub record_bytes: usize,
     /// The delimiter (ptys and TCP); not empty.
     pub end: Vec<u8>,
+    /// How machines over TCP and HTTP speak.
+    pub speech: Speech,
     /// What goes wrong on purpose.
     pub faults: Faults,
     /// Decides faults and jitter.
@@ -83,6 +109,7 @@ impl Default for Options {
             jitter: 0.0,
             record_bytes: 64,
             end: b"\r".to_vec(),
+            speech: Speech::default(),
             faults: Faults::default(),
             seed: 1,
             away: Duration::from_millis(200),
@@ -140,7 +167,7 @@ pub struct Summary {
     pub lost_connections: u64,
     /// Ports closed although it is not known that their reader had read everything.
     pub unread_ports: u64,
-    /// The longest time by which a record was sent after it was due, microseconds.
+    /// The longest time by which a record was sent after it was due, microseconds. One in a batch waits for the last of it.
     pub late_max_us: u64,
     /// From the start of the schedule to the end, milliseconds.
     pub elapsed_ms: u64,
@@ -193,7 +220,7 @@ impl<'a> Simulation<'a> {
     /// Makes the machines. `stop` ends the run early once it is readable; `report` is called about five times a second.
     ///
     /// # Panics
-    /// If the rate is not above 0 or the delimiter is empty.
+    /// If the rate is not above 0, the delimiter is empty, or a batch is of no record.
     pub fn new(
         options: Options,
         stop: Option<BorrowedFd<'a>>,
@@ -201,6 +228,7 @@ impl<'a> Simulation<'a> {
     ) -> Result<Self, Error> {
         assert!(options.rate > 0.0 && options.rate.is_finite(), "rate {} is no rate", options.rate);
         assert!(!options.end.is_empty(), "a record needs a delimiter");
+        assert_ne!(options.speech.batch, Some(0), "a request has a record");
         let schedule = schedule::Schedule {
             machines: options.ptys + options.tcp.0 + options.http.0,
             rate: options.rate,

@@ -1,6 +1,7 @@
 //! A shard without a kernel that is given another configuration: which operations that leads to, and what becomes of records;
 //! and what it makes of streams that begin and end.
 
+mod idle;
 mod streams;
 mod world;
 

@@ -287,6 +287,7 @@ impl World {
                 self.ops.push(format!("pause {}", link.index));
                 self.shard.handle(now, Completion::RecvEnded { link, end: RecvEnd::Paused });
             }
+            Op::WatchOver { link, .. } => self.ops.push(format!("watch over {}", link.index)),
             Op::Shutdown { link, .. } => self.ops.push(format!("shutdown {}", link.index)),
             Op::Close { link, .. } => {
                 self.ops.push(format!("close {}", link.index));

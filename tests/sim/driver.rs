@@ -134,6 +134,10 @@ impl World {
                 say!(self.cx, "op shutdown on {}: conn {conn}", self.seen.name(link));
                 self.net.shutdown(&mut self.cx, conn);
             }
+            Op::WatchOver { link, fd, source } => {
+                let conn = self.open_conn(link, fd)?;
+                say!(self.cx, "op watch over {}: conn {conn} of source {}", self.seen.name(link), source.0);
+            }
             Op::Close { link, fd } => self.close(link, fd)?,
             Op::Connect { link, to } => self.connect(link, to)?,
             Op::OpenPort { link, source } => {

@@ -7,6 +7,7 @@ use super::{Commit, Core, Driver, Event, Events, Message};
 use crate::config::SourceKind;
 use crate::engine::buffers::Buffers;
 use crate::engine::control::Request;
+use crate::engine::listen::watch_over;
 use crate::engine::names::NameOf;
 use crate::engine::segments::{SegmentFiles, descriptor};
 use crate::ground::SegmentNumber;
@@ -64,6 +65,7 @@ impl<C: Core> Driver<C> {
             Op::PauseRecv { link } => self.pause_recv(link),
             Op::Send { link, fd, bytes } => self.send(link, fd, bytes),
             Op::Shutdown { link, fd } => self.shutdown(link, fd),
+            Op::WatchOver { link, fd, source } => self.watch_over(link, fd, source),
             Op::Close { link, fd } => self.close(link, fd),
             Op::Connect { link, to } => self.connect(link, to),
             Op::AwaitOlder { link, fd, older } => self.await_older(link, fd, &older),
@@ -343,6 +345,13 @@ impl<C: Core> Driver<C> {
             // ENOTCONN: the peer is gone, which the read reports.
             let _ = shutdown(link.fd, Shutdown::Write);
         }
+    }
+
+    fn watch_over(&mut self, id: LinkId, fd: Fd, source: SourceId) {
+        self.open_link(id, fd, false);
+        // SAFETY: the link is open, and so is the file.
+        let socket = unsafe { BorrowedFd::borrow_raw(fd.0) };
+        let _ = watch_over(&SockRef::from(&socket), &self.settings.sources[usize::from(source.0)].tcp);
     }
 
     fn close(&mut self, id: LinkId, fd: Option<Fd>) {

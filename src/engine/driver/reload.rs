@@ -1,7 +1,9 @@
 //! A new configuration: listeners come, go, or change their source; the core hears of the rest.
 
 use super::{Core, Driver, Listener, NewSettings};
+use crate::engine::listen::watch_over;
 use crate::shard::Now;
+use socket2::SockRef;
 use std::sync::Arc;
 
 impl<C: Core> Driver<C> {
@@ -32,9 +34,20 @@ impl<C: Core> Driver<C> {
                 None => self.listeners.push(listener),
             }
         }
+        self.watch_over_listeners();
         let reloaded = self.core.reload(now, reload);
         self.carry();
         // Whoever waited for it may have gone.
         let _ = answer.send(reloaded);
+    }
+
+    /// What is accepted from now on is watched over as the settings say: it inherits from its listener.
+    fn watch_over_listeners(&self) {
+        for listener in &self.listeners {
+            if let Some(socket) = &listener.socket {
+                let tcp = &self.settings.sources[usize::from(listener.source.0)].tcp;
+                let _ = watch_over(&SockRef::from(socket), tcp); // a socket takes what is in the bounds of its keys
+            }
+        }
     }
 }

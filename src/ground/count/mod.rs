@@ -133,6 +133,8 @@ counters! {
     pub opened_sources: u64,
     /// Times a serial port hung up or an outgoing source was lost.
     pub lost_sources: u64,
+    /// Connections of TCP sources that were ended since nothing came on them for as long as their sources allow.
+    pub idle_connections_ended: u64,
     /// HTTP requests answered with 2xx.
     pub http_accepted: u64,
     /// HTTP requests answered with 4xx or 501, 505.

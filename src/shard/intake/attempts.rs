@@ -2,7 +2,7 @@
 //!
 //! | What happened | Tried again |
 //! |---|---|
-//! | it could not be opened, or ended after it had lived | with growing delays, at most 5 s |
+//! | it could not be opened, or ended after it had lived, also by us since it was silent | with growing delays, at most 5 s |
 //! | three times in a row it ended within 3 s of its open | after 4 to 5 s, until one lives |
 //! | the path leads to no tty | after a minute: only another path helps |
 //!
@@ -60,6 +60,8 @@ pub(super) struct Lived {
 pub(super) enum Loss {
     /// It could not be opened, or it was open and is no longer.
     Gone,
+    /// We have ended it, since nothing came.
+    Idle,
     /// Another attempt leads to nothing before somebody changes the path.
     Hopeless,
 }
@@ -97,8 +99,8 @@ impl Attempts {
         let max_ns = REOPEN_MAX.as_nanos() as u64;
         let wait_ns = match loss {
             Loss::Hopeless => HOPELESS_NS,
-            Loss::Gone if self.is_short_lived() => turn.rng.u64(SHORT_LEAST_NS..=max_ns),
-            Loss::Gone => turn.delay_ns(REOPEN_FIRST, REOPEN_MAX, self.failures).max(REOPEN_LEAST_NS),
+            Loss::Gone | Loss::Idle if self.is_short_lived() => turn.rng.u64(SHORT_LEAST_NS..=max_ns),
+            Loss::Gone | Loss::Idle => turn.delay_ns(REOPEN_FIRST, REOPEN_MAX, self.failures).max(REOPEN_LEAST_NS),
         };
         *self.reopen_ns.insert(now_ns + wait_ns)
     }

@@ -7,6 +7,7 @@
 //! - `arrivals`: connections come in; `proxied`: those of proxies, until it is known which machine is
 //!   behind each.
 //! - `places`: lanes that go on across connections, of addresses and SOURCEs.
+//! - `idle`: connections on which nothing comes.
 //! - `stream`: bytes of ports and TCP connections; `pressure`: what they do while the journal has
 //!   no room.
 //! - `http`: HTTP machines; `sender`: who sends on one connection; `hold`: a request that waits for
@@ -28,6 +29,7 @@ mod faults;
 mod guests;
 mod hold;
 mod http;
+mod idle;
 mod places;
 mod pressure;
 mod proxied;
@@ -636,6 +638,9 @@ impl Intake {
             }
             if before.access.quotas.connections != turn.source(id).access.quotas.connections {
                 self.sources.fit(turn, id);
+            }
+            if before.tcp != turn.source(id).tcp {
+                self.watch_over(turn, id);
             }
             if before.tls != turn.source(id).tls {
                 self.sources.secures.configure(id, turn.settings);

@@ -176,6 +176,7 @@ impl Stream {
             return;
         }
         self.watch_silence(lent.turn, link);
+        self.hear(lent.turn.now.mono_ns); // nothing was read meanwhile
         self.hold_line(lent.turn, link, false);
         if !self.reading && lent.turn.links.fd(link).is_some() {
             self.reading = true;

@@ -35,8 +35,8 @@ use std::time::Duration;
 enum State {
     /// The rest of its header, until a moment in monotonic nanoseconds.
     Header { until_ns: u64 },
-    /// Bytes behind a header that has told of nobody.
-    Nobody,
+    /// Bytes behind a header that has told of nobody, since a moment in monotonic nanoseconds.
+    Nobody { since_ns: u64 },
     /// The end of its read: where it comes from is known, and the older connections of that
     /// machine.
     Ending(Whence, Vec<LinkId>),
@@ -73,7 +73,7 @@ impl Proxied {
             source,
             peer,
             held: Vec::new(),
-            state: State::Nobody,
+            state: State::Nobody { since_ns: turn.now.mono_ns },
             has_entered: false,
             has_waited: false,
             end: None,
@@ -102,6 +102,19 @@ impl Proxied {
         turn.timers.set(until_ns, Timer::Link(link));
     }
 
+    /// When it is over, where it may not say nothing for ever.
+    fn idle_ns(&self, turn: &Turn<'_>) -> Option<u64> {
+        let State::Nobody { since_ns } = self.state else { return None };
+        turn.source(self.source).tcp.idle.map(|after| since_ns.saturating_add(after.as_nanos() as u64))
+    }
+
+    /// Sets the link's timer for that.
+    pub(super) fn watch_idle(&self, turn: &mut Turn<'_>, link: LinkId) {
+        if let Some(at_ns) = self.idle_ns(turn) {
+            turn.timers.set(at_ns, Timer::Link(link));
+        }
+    }
+
     /// Whether an older connection of its machine is not read yet itself.
     fn is_behind_proxied(&self, links: &Links) -> bool {
         let is_proxied = |other: &LinkId| links.is_open(*other, Kind::Proxied);
@@ -117,7 +130,7 @@ impl Intake {
         proxied.held.extend_from_slice(bytes);
         match proxied.state {
             State::Header { .. } => self.look_for_header(turn, store, link, is_first),
-            State::Nobody => {
+            State::Nobody { .. } => {
                 let peer = proxied.peer;
                 self.settle(turn, store, link, Whence { peer, told: Some(peer) });
             }
@@ -143,7 +156,10 @@ impl Intake {
                 match told {
                     Told::Machine(address) => self.settle(turn, store, link, Whence { peer, told: Some(address) }),
                     Told::Nobody if is_http || !proxied.held.is_empty() => self.settle(turn, store, link, nobody),
-                    Told::Nobody => proxied.state = State::Nobody,
+                    Told::Nobody => {
+                        proxied.state = State::Nobody { since_ns: turn.now.mono_ns };
+                        proxied.watch_idle(turn, link);
+                    }
                 }
             }
             Err(fault) => self.refuse_proxied(turn, link, &fault.to_string()),
@@ -208,11 +224,11 @@ impl Intake {
                 let (whence, older) = (*whence, std::mem::take(older));
                 self.read_on(turn, store, (link, whence), older);
             }
-            State::Header { .. } | State::Nobody if end == RecvEnd::Paused => {}
+            State::Header { .. } | State::Nobody { .. } if end == RecvEnd::Paused => {}
             State::Header { .. } if has_held => {
                 self.refuse_proxied(turn, link, "it closed the connection in the middle of it");
             }
-            State::Header { .. } | State::Nobody => self.end_proxied(turn, link),
+            State::Header { .. } | State::Nobody { .. } => self.end_proxied(turn, link),
         }
     }
 
@@ -277,7 +293,12 @@ impl Intake {
                     false => self.refuse_proxied(turn, link, "it did not come in time"),
                 }
             }
-            State::Header { .. } | State::Nobody | State::Ending(..) | State::Behind(..) => {}
+            State::Nobody { .. } if proxied.idle_ns(turn).is_some_and(|at_ns| at_ns <= turn.now.mono_ns) => {
+                let who = (proxied.source, proxied.peer);
+                self.sources.end_idle(turn, who.0, Some(who.1));
+                self.end_proxied(turn, link);
+            }
+            State::Header { .. } | State::Nobody { .. } | State::Ending(..) | State::Behind(..) => {}
         }
     }
 
@@ -298,7 +319,7 @@ impl Intake {
             let peer = proxied.peer;
             let whence = match proxied.state {
                 State::Behind(whence, _) | State::Ending(whence, _) => whence,
-                State::Header { .. } | State::Nobody => Whence { peer, told: Some(peer) },
+                State::Header { .. } | State::Nobody { .. } => Whence { peer, told: Some(peer) },
             };
             proxied.source == id && !whence.is_let_in(access)
         };
@@ -317,7 +338,7 @@ impl Intake {
             let link = links.remove(links.iter().position(is_next).unwrap_or_default());
             let placed = match &mut self.proxied.of(link).state {
                 State::Behind(whence, older) | State::Ending(whence, older) => Some((*whence, std::mem::take(older))),
-                State::Header { .. } | State::Nobody => None,
+                State::Header { .. } | State::Nobody { .. } => None,
             };
             match placed {
                 Some((whence, older)) if self.owner_of(turn, id, whence.address()) == self.placement.core => {

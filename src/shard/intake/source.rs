@@ -12,7 +12,7 @@ use super::samples::Samples;
 use super::secure::Secures;
 use super::stream::Stream;
 use crate::access::DenialCounts;
-use crate::config::{LaneKey, Settings, SourceKind};
+use crate::config::{LaneKey, Settings, SourceKind, show_duration};
 use crate::framing::{Hint, RejectReason};
 use crate::ground::{Fd, FlagCounts, LaneId, LinkId, Now, RecordFlags, SourceId};
 use crate::journal::OriginRef;
@@ -29,6 +29,8 @@ use std::net::{IpAddr, SocketAddr};
 const JOINED_ONLY_MAX: u32 = 3;
 /// That a source has all its connections is logged at most once in this time.
 const CROWD_SAY_NS: u64 = 60_000_000_000;
+/// And that connections of a listener are ended since they are idle.
+const IDLE_SAY_NS: u64 = 60_000_000_000;
 /// After an error of accept(2), such as no descriptors left.
 const ACCEPT_PAUSE_NS: u64 = 500_000_000;
 
@@ -106,6 +108,10 @@ pub(super) struct Source {
     crowded: bool,
     /// Before this it is not logged again.
     crowd_say_ns: u64,
+    /// That idle connections are ended is not logged before this.
+    idle_say_ns: u64,
+    /// How many bytes had come when its connection was last ended since it was idle: while that is so, it is connected to in vain.
+    idle_since_bytes: Option<u64>,
     /// Connections of a listener.
     pub open: u64,
     pub tally: Tally,
@@ -163,6 +169,8 @@ impl Source {
             accepting: Accepting::No,
             crowded: false,
             crowd_say_ns: 0,
+            idle_say_ns: 0,
+            idle_since_bytes: None,
             open: 0,
             tally: Tally::default(),
             silence,
@@ -206,8 +214,9 @@ impl Source {
         let hint = hint.map(|(words, _)| words.clone());
         let undecodable = self.tally.undecodable.problem(now, configured);
         let joined = (self.tally.joined_only >= JOINED_ONLY_MAX).then(|| JOINED_ONLY.to_owned());
+        let idle = (self.problem.is_none() && self.idle_since_bytes == Some(self.tally.bytes)).then(|| IDLE.to_owned());
         let mut problems: Vec<String> =
-            [self.problem.clone(), undecodable, hint, joined].into_iter().flatten().collect();
+            [self.problem.clone(), idle, undecodable, hint, joined].into_iter().flatten().collect();
         if problems.is_empty() && self.silence.silent {
             problems.push(format!("silent for {since_s:.0} s"));
         }
@@ -243,6 +252,9 @@ impl Source {
 /// What [`JOINED_ONLY_MAX`] connections or opens in a row were.
 const JOINED_ONLY: &str = "nothing has come for some connections in a row but one record each, rejected since ringest \
     may have joined inside of it: first = \"keep\" in this source takes it, if its machine begins with a record";
+
+/// What a source is while each connection to its device server is ended by `reconnect_after`.
+const IDLE: &str = "nothing has come since it was connected to anew for its silence (reconnect_after)";
 
 /// From so many connections on each listener has its share of the others.
 fn scarce_from(all: usize) -> usize {
@@ -477,6 +489,9 @@ impl Sources {
         }
         let lived_ns = source.attempts.opened(turn.now);
         turn.timers.set(lived_ns, Timer::Reopen(id));
+        if !turn.source(id).tcp.is_watched_as_usual() {
+            turn.emit(Op::WatchOver { link, fd, source: id });
+        }
         turn.emit(Op::Recv { link, fd, kind: readable(&turn.source(id).kind), older: Vec::new() });
     }
 
@@ -494,12 +509,42 @@ impl Sources {
             }
             _ => problem,
         };
+        if loss == Loss::Idle {
+            source.problem = Some(problem);
+            return; // told when it was ended
+        }
         let is_joined = source.tally.joined_only >= JOINED_ONLY_MAX;
         let said = if is_joined { format!("{problem}; {JOINED_ONLY}") } else { problem.clone() };
         let is_to_tell = source.attempts.is_to_tell(turn.now, &said);
         source.problem = Some(problem);
         if is_to_tell && let Some(at_ns) = self.lost.note(turn.now, name, &format!("{said}; trying again")) {
             turn.timers.set(at_ns, Timer::Tell);
+        }
+    }
+
+    /// A connection is ended since nothing came on it for too long. Of a listener that is logged once a minute, of a device server once
+    /// until it sends again.
+    pub fn end_idle(&mut self, turn: &mut Turn<'_>, id: SourceId, peer: Option<SocketAddr>) {
+        turn.counters.idle_connections_ended += 1;
+        let configured = turn.source(id);
+        let after = show_duration(configured.tcp.idle.unwrap_or_default());
+        let source = self.of(id);
+        match peer {
+            Some(peer) if turn.now.mono_ns >= source.idle_say_ns => {
+                source.idle_say_ns = turn.now.mono_ns + IDLE_SAY_NS;
+                let (name, peer) = (&configured.name, peer.ip());
+                tracing::info!(
+                    "source {name}: {peer} has sent nothing for {after}, and its connection is closed (idle); others within a minute are \
+                     only counted"
+                );
+            }
+            Some(_) => {}
+            None => {
+                if source.idle_since_bytes.replace(source.tally.bytes) != Some(source.tally.bytes) {
+                    let name = &configured.name;
+                    tracing::warn!("source {name}: nothing has come for {after}; connecting anew (reconnect_after)");
+                }
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use super::arrivals::Whence;
 use super::attempts::Loss;
 use super::content::judge;
+use super::idle::{IDLE, Idling, Leaving};
 use super::places::Place;
 use super::pressure::Pressure;
 use super::queue::RoomQueue;
@@ -27,10 +28,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
-
-/// How long what a machine has sent already may still come after it was told that its connection
-/// ends.
-const LEAVE_NS: u64 = 1_000_000_000;
 
 /// What comes so soon after an open may be the rest of what a machine was sending.
 const JOINED_NS: u64 = 100_000_000;
@@ -88,8 +85,10 @@ pub(super) struct Stream {
     pub ended: bool,
     /// The link's timer is set for an idle gap.
     is_watched: bool,
-    /// Its source is retired and the peer was told: when it is closed, in monotonic nanoseconds.
-    leaving_ns: Option<u64>,
+    /// The peer was told that this is the end.
+    pub(super) leaving: Option<Leaving>,
+    /// How long nothing has come, where its source has a limit for that.
+    pub(super) idling: Option<Box<Idling>>,
     /// What its first bytes say about its framing; one that has sent nothing has no memory for it.
     hints: Option<Box<Hints>>,
     /// That is said or settled.
@@ -98,8 +97,8 @@ pub(super) struct Stream {
     /// timer alone ends it, behind all that came before: a core that was held up does not take the
     /// rest of a record for a beginning.
     fresh_ns: Option<u64>,
-    /// The machine has closed its connection in order.
-    closed: bool,
+    /// The machine has closed its connection in order, or we have since it is idle.
+    pub(super) closed: bool,
 }
 
 /// How long after the open of a source's port or connection what comes may be the rest of a record.
@@ -236,7 +235,8 @@ impl Stream {
             older: Vec::new(),
             ended: false,
             is_watched: false,
-            leaving_ns: None,
+            leaving: None,
+            idling: None,
             hints: None,
             is_looked_at: false,
             fresh_ns: None,
@@ -253,6 +253,8 @@ impl Stream {
 
     /// Its file is open. `discarded`: bytes of the stream were thrown away.
     pub fn begin(&mut self, turn: &mut Turn<'_>, link: LinkId, discarded: bool) {
+        self.idling = None; // a handshake is none of its bytes
+        self.watch_idle(turn, link);
         let source = turn.source(self.sender.source);
         if source.first == First::Keep {
             return;
@@ -279,6 +281,7 @@ impl Stream {
         let id = self.sender.source;
         lent.sources.count_bytes(lent.turn, id, bytes.len());
         let now_ns = lent.turn.now.mono_ns;
+        self.hear(now_ns);
         loop {
             let Some(parmrk) = &mut self.parmrk else {
                 self.look_at_first(lent.turn);
@@ -422,12 +425,10 @@ impl Stream {
         let now_ns = lent.turn.now.mono_ns;
         self.is_watched = false;
         self.fresh_ns.take_if(|until_ns| *until_ns <= now_ns);
-        if self.leaving_ns.take_if(|at_ns| *at_ns <= now_ns).is_some() {
-            if !self.ended {
-                self.end_retired(lent, link);
-            }
-            return;
+        if let Some(leaving) = self.leaving.filter(|leaving| leaving.until_ns <= now_ns) {
+            return self.leave(lent, link, leaving);
         }
+        self.look_whether_idle(lent, link);
         if self.search.waits {
             self.go_on_searching(lent, link);
             return;
@@ -442,8 +443,9 @@ impl Stream {
     /// A read has ended.
     fn read_ended(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, end: RecvEnd) {
         self.reading = false;
-        // Not the answer to our own FIN.
-        self.closed = end == RecvEnd::Closed && self.parmrk.is_none() && self.leaving_ns.is_none();
+        // Not the answer to our own FIN, but where that is as good as the machine's.
+        let is_own = self.leaving.is_none_or(|leaving| leaving.is_idle);
+        self.closed = end == RecvEnd::Closed && self.parmrk.is_none() && is_own;
         match end {
             RecvEnd::Paused if self.pressure.paused || self.search.waits => {}
             // It was resumed before the pause took effect.
@@ -461,6 +463,7 @@ impl Stream {
     /// the file closed, its lane left to empty itself.
     pub(super) fn finish(&mut self, lent: &mut Lent<'_, '_>, link: LinkId, why: &str) {
         let id = self.sender.source;
+        let is_idle = self.leaving.is_some_and(|leaving| leaving.is_idle);
         let mut framing = Cow::Borrowed(&lent.turn.source(id).framing);
         if self.emits_at_close(lent.turn) {
             // The close ends the record as a gap would.
@@ -506,7 +509,8 @@ impl Stream {
         } else {
             turn.counters.lost_sources += 1;
             if turn.phase == Phase::Running {
-                sources.lose(turn, id, why.to_owned(), Loss::Gone);
+                let (why, loss) = if is_idle { (IDLE, Loss::Idle) } else { (why, Loss::Gone) };
+                sources.lose(turn, id, why.to_owned(), loss);
             } else {
                 let source = sources.of(id);
                 (source.link, source.connected) = (None, false);
@@ -542,19 +546,14 @@ impl Stream {
                 leave_source_lane(lent.store, lent.sources, self.sender.source);
             }
             Some(_) if self.ended => {}
-            Some(fd) if self.parmrk.is_none() => {
-                lent.turn.emit(Op::Shutdown { link, fd });
-                let leaving_ns = lent.turn.now.mono_ns + LEAVE_NS;
-                self.leaving_ns = Some(leaving_ns);
-                lent.turn.timers.set(leaving_ns, Timer::Link(link));
-            }
+            Some(fd) if self.parmrk.is_none() => self.begin_to_leave(lent.turn, (link, fd), false),
             Some(_) => self.end_retired(lent, link),
         }
     }
 
     /// The end of a stream that no longer belongs to the configuration, now or when the journal has
     /// room for what it has sent.
-    fn end_retired(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
+    pub(super) fn end_retired(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         if !self.must_wait(lent, link) {
             self.finish(lent, link, "the source was removed");
             return;
@@ -645,6 +644,21 @@ impl Streams {
         is_behind
     }
 
+    /// Whether an older connection of a stream's machine is held up, and the stream with it: it is not read yet.
+    fn is_behind_held_up(&self, links: &Links, link: LinkId) -> bool {
+        let is_open = |other: &&LinkId| links.is_open(**other, Kind::Stream);
+        self.table.get(link).older.iter().filter(is_open).any(|other| self.table.get(*other).is_held_up())
+    }
+
+    /// What says when connections of a source are over has changed.
+    pub fn watch_over(&mut self, turn: &mut Turn<'_>, id: SourceId) {
+        for link in self.links_of(turn, id) {
+            let Some(fd) = turn.links.fd(link) else { continue };
+            turn.emit(Op::WatchOver { link, fd, source: id });
+            self.table.of(link).watch_idle(turn, link);
+        }
+    }
+
     pub fn read_ended(
         &mut self,
         turn: &mut Turn<'_>,
@@ -661,6 +675,9 @@ impl Streams {
         if self.table.get(link).search.waits && self.is_behind_search(turn.links, link) {
             turn.timers.set(turn.now.mono_ns + 1, Timer::Link(link));
             return;
+        }
+        if self.is_behind_held_up(turn.links, link) {
+            self.table.of(link).hear(turn.now.mono_ns); // nothing was read, so nothing is known
         }
         let (stream, mut lent) = self.lend(turn, store, sources, link);
         stream.handle_timer(&mut lent, link);
