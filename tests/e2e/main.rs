@@ -5,6 +5,7 @@ mod access;
 mod answers;
 mod api;
 mod backlog;
+mod basic;
 mod batches;
 mod burst;
 mod cases;
