@@ -44,7 +44,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 26] = [
+const KEYS_OF_KINDS: [(&str, &str); 27] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -68,6 +68,7 @@ const KEYS_OF_KINDS: [(&str, &str); 26] = [
     ("basic", "http"),
     ("origins", "http"),
     ("query", "http"),
+    ("get", "http"),
     ("array", "http"),
     ("lenient", "http"),
     ("keep_headers", "http"),

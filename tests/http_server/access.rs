@@ -7,7 +7,7 @@ use ringest::access::{Pattern, Patterns, TokensFile};
 use std::sync::Arc;
 
 /// 64 signs, as a drawn token has.
-const TOKEN: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+pub(super) const TOKEN: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const OVER: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
 
 fn patterns(list: &[&str]) -> Patterns {
@@ -15,7 +15,7 @@ fn patterns(list: &[&str]) -> Patterns {
 }
 
 /// A listener with two tokens, of which the second is over at 0 ns after 1970.
-fn with_tokens() -> Access {
+pub(super) fn with_tokens() -> Access {
     let lines = [
         line("cams", TOKEN, &patterns(&["a", "good", "cam-*"]), "2027-12-31"),
         line("over", OVER, &patterns(&["*"]), "1970-01-01T00:00:00Z"),
@@ -28,7 +28,7 @@ fn to(source: &str, fields: &str) -> String {
     format!("POST /v1/records/{source} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 5\r\n\r\nhello")
 }
 
-fn bearer(token: &str) -> String {
+pub(super) fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 

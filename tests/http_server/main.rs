@@ -3,6 +3,7 @@
 
 mod access;
 mod forms;
+mod get;
 mod keeps;
 mod keys;
 mod random;

@@ -55,8 +55,14 @@ fn check(cases: &[Case]) {
 
 /// At a listener that lets such in; `good` is a request that it takes.
 pub(super) fn check_at(access: &Access, good: &str, cases: &[Case]) {
+    check_with((access, &Forms::default()), good, cases);
+}
+
+/// At a listener that lets such in, and takes these forms.
+pub(super) fn check_with((access, forms): (&Access, &Forms), good: &str, cases: &[Case]) {
     let run = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let mut machine = Machine { access: access.clone(), ..Machine::new() };
+        machine.connection.set_forms(forms);
         pieces.for_each(|piece| machine.feed(piece));
         machine.outcome
     };

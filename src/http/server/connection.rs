@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{Answer, Extra, Part, Refusal};
+use super::answer::{Answer, Envelope, Extra, Part, Refusal};
 use super::door::{Caller, Ruling};
-use super::forms::{Details, Forms, Query};
+use super::forms::{Details, Forms, Get, Query};
 use super::keeps::Keeps;
 use super::reading::Step;
 use crate::http::chunked::Decoder;
@@ -159,12 +159,22 @@ pub(super) struct Packed {
     pub(super) bytes: u64,
 }
 
-/// An answer, the origin whose pages may read it, and whether a peer of HTTP/1.0 must be told that the connection goes on.
+/// An answer, and what it says beside itself.
 #[derive(Debug, Clone)]
 struct Pending {
     answer: Answer,
     origin: Option<Arc<String>>,
     keep_alive: bool,
+    get: Get,
+}
+
+/// Whether a connection goes on behind the request under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    No,
+    Yes,
+    /// The request is of HTTP/1.0, and its peer must be told.
+    Told,
 }
 
 /// How much of an empty line came before a request.
@@ -206,15 +216,14 @@ pub struct ServerConnection {
     /// Start of being idle; of a body, the moment that it would have begun at, had it come at the least rate.
     pub(super) since_ns: u64,
     pub(super) kept: Kept,
-    pub(super) keep_alive: bool,
-    /// The request is of HTTP/1.0 and asks to go on.
-    pub(super) says_keep_alive: bool,
+    pub(super) lasts: Lasts,
     pub(super) blank_line: BlankLine,
     pub(super) stranger: Option<Stranger>,
     /// Whose pages may read the answer to the request under way.
     pub(super) origin: Option<Arc<String>>,
     pub(super) query: Query,
     pub(super) bare_lf: bool,
+    pub(super) get: Get,
     pub(super) keeps: Option<Arc<Keeps>>,
 }
 
@@ -232,13 +241,13 @@ impl ServerConnection {
             first_byte_ns: now_ns,
             since_ns: now_ns,
             kept: Kept::default(),
-            keep_alive: true,
-            says_keep_alive: false,
+            lasts: Lasts::Yes,
             blank_line: BlankLine::None,
             stranger: None,
             origin: None,
             query: Query::default(),
             bare_lf: false,
+            get: Get::Refused,
             keeps: None,
         }
     }
@@ -246,6 +255,7 @@ impl ServerConnection {
     /// What its source takes from now on.
     pub fn set_forms(&mut self, forms: &Forms) {
         (self.query, self.bare_lf) = (forms.query, forms.bare_lf);
+        self.get = if forms.get { Get::Taken } else { Get::Refused };
         self.keeps.clone_from(&forms.keeps);
     }
 
@@ -355,11 +365,12 @@ impl ServerConnection {
     /// Appends all answers that may be sent now, in order. `date` is the value of the Date header.
     pub fn take_output(&mut self, now_ns: u64, date: &[u8; 29], out: &mut Vec<u8>) -> Output {
         let mut output = Output::default();
-        while let Some(Pending { answer, origin, keep_alive }) =
+        while let Some(Pending { answer, origin, keep_alive, get }) =
             self.first.take_if(|first| first.answer.may_go(self.durable_below))
         {
             self.first = self.rest.pop_front();
-            answer.write(date, (self.is_finished(), keep_alive), origin.as_deref().map(String::as_str), out);
+            let (close, origin) = (self.is_finished(), origin.as_deref().map(String::as_str));
+            answer.write(date, Envelope { close, keep_alive, get, origin }, out);
             match answer.status() {
                 100..=199 => {}
                 200..=299 => output.accepted += 1,
@@ -465,7 +476,7 @@ impl ServerConnection {
         self.packed = None;
         self.push(answer);
         self.phase = Phase::Head(LineScan::default());
-        if !self.keep_alive {
+        if self.lasts == Lasts::No {
             self.stop_reading();
         }
     }
@@ -479,7 +490,7 @@ impl ServerConnection {
     pub(super) fn push(&mut self, answer: Answer) {
         // What comes before the final answer says nothing of origins.
         let origin = if matches!(answer, Answer::Continue) { None } else { self.origin.take() };
-        let pending = Pending { answer, origin, keep_alive: self.says_keep_alive };
+        let pending = Pending { answer, origin, keep_alive: self.lasts == Lasts::Told, get: self.get };
         match self.first {
             None => self.first = Some(pending),
             Some(_) => self.rest.push_back(pending),

@@ -1,10 +1,10 @@
 //! Reading: from bytes to whole requests, and the answers to those that are wrong.
 
 use super::answer::{Answer, Extra, Refusal};
-use super::connection::{BlankLine, Drain, Kept, Packed, Phase, Request, ServerConnection, Stranger, refused};
+use super::connection::{BlankLine, Drain, Kept, Lasts, Packed, Phase, Request, ServerConnection, Stranger, refused};
 use super::door::{Caller, Denied, Ruling};
-use super::forms;
-use super::head::{self, Head, Ingest, Route};
+use super::forms::{self, Get};
+use super::head::{self, Head, Ingest, Route, Takes};
 use super::limits::Limits;
 use crate::ground::KeptHeaders;
 use crate::ground::proxy::SIGNATURE_2;
@@ -168,8 +168,10 @@ impl ServerConnection {
         judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
         lend: bool,
     ) -> Step<'a> {
-        self.says_keep_alive = false;
-        let head = match head::parse(bytes, line_end, limits, (self.query, self.keeps.as_deref())) {
+        let takes_get = self.get != Get::Refused;
+        self.get = if takes_get { Get::Taken } else { Get::Refused };
+        let takes = Takes { query: self.query, get: takes_get, keeps: self.keeps.as_deref() };
+        let head = match head::parse(bytes, line_end, limits, takes) {
             Ok(head) => head,
             Err(refusal) => {
                 self.close_with(refusal, is_head_request(bytes));
@@ -178,7 +180,10 @@ impl ServerConnection {
         };
         self.phase = Phase::Head(LineScan::default());
         self.blank_line = BlankLine::None;
-        (self.keep_alive, self.says_keep_alive) = (head.keep_alive, head.says_keep_alive);
+        self.lasts = head.lasts;
+        if head.is_get && takes_get {
+            self.get = Get::UnderWay;
+        }
         self.since_ns = now_ns;
         // What asks for a tunnel is refused whoever asks.
         if !matches!(head.route, Route::Tunnel(_)) {
@@ -206,6 +211,10 @@ impl ServerConnection {
                 return Step::Again;
             }
         };
+        if let Some(query) = ingest.query {
+            self.take_query(&head, &ingest, query, limits);
+            return Step::Again;
+        }
         match head.framing {
             Framing::Absent => {
                 self.finish(refused(Refusal::new(411, "a record needs Content-Length or chunked"), false))
@@ -232,11 +241,29 @@ impl ServerConnection {
         Step::Again
     }
 
+    /// The query of a GET becomes the body that its request does not have.
+    fn take_query(&mut self, head: &Head<'_>, ingest: &Ingest<'_>, query: &[u8], limits: &Limits) {
+        let bytes = forms::decoded_bytes(query).expect("looked at with the head");
+        if bytes > limits.body_bytes {
+            return self.finish(refused(forms::QUERY_TOO_LARGE, false));
+        }
+        self.keep_parts(head, ingest, bytes);
+        forms::decode(query, &mut self.buffer);
+        self.phase = Phase::Length(0);
+    }
+
     /// Keeps what must outlive the head, and asks for a body that is held back.
     fn expect_body(&mut self, head: &Head<'_>, ingest: &Ingest<'_>, phase: Phase, input: &[u8]) {
         if head.expects_continue && input.is_empty() {
             self.push(Answer::Continue);
         }
+        self.keep_parts(head, ingest, 0);
+        self.packed = ingest.is_packed.then(|| Box::new(Packed { unpacker: Unpacker::new(), bytes: 0 }));
+        self.phase = phase;
+    }
+
+    /// Keeps what must outlive the head, with room for so many bytes behind it.
+    fn keep_parts(&mut self, head: &Head<'_>, ingest: &Ingest<'_>, room_bytes: usize) {
         let content_type = ingest.content_type.unwrap_or_default();
         let key = ingest.idempotency_key.unwrap_or_default();
         self.kept = Kept {
@@ -245,14 +272,12 @@ impl ServerConnection {
             idempotency_key: ingest.idempotency_key.map_or(0, |value| value.len() as u16 + 1),
             headers: head.headers.len() as u16,
         };
-        let mut buffer = Vec::with_capacity(self.kept.bytes());
+        let mut buffer = Vec::with_capacity(self.kept.bytes() + room_bytes);
         buffer.extend_from_slice(ingest.source.as_bytes());
         buffer.extend_from_slice(content_type);
         buffer.extend_from_slice(key);
         buffer.extend_from_slice(&head.headers);
         self.buffer = buffer;
-        self.packed = ingest.is_packed.then(|| Box::new(Packed { unpacker: Unpacker::new(), bytes: 0 }));
-        self.phase = phase;
     }
 
     /// Answers who is not let in. Of who has not said who they are nothing more is read.
@@ -261,7 +286,7 @@ impl ServerConnection {
         let is_unknown = denied.status == 401;
         let answer = Answer::Denied { denied, head_only: head.head_only };
         if is_unknown {
-            self.keep_alive = false;
+            self.lasts = Lasts::No;
             self.finish(answer);
         } else {
             self.decline(head, answer, input);
@@ -278,8 +303,8 @@ impl ServerConnection {
             Framing::Chunked => Phase::Chunked(Decoder::new()),
             Framing::Length(_) => Phase::Closing,
         };
-        if held_back || !self.keep_alive || matches!(phase, Phase::Closing) {
-            self.keep_alive = false;
+        if held_back || self.lasts == Lasts::No || matches!(phase, Phase::Closing) {
+            self.lasts = Lasts::No;
             return self.finish(answer);
         }
         self.drain = Some(Box::new(Drain { answer, bytes: 0 }));
@@ -403,7 +428,7 @@ impl ServerConnection {
         if let Some(drain) = &mut self.drain {
             drain.bytes += dropped;
             let Some(drain) = self.drain.take_if(|drain| drain.bytes > DRAIN_BYTES_MAX) else { return true };
-            self.keep_alive = false;
+            self.lasts = Lasts::No;
             self.finish(drain.answer);
             return false;
         }
