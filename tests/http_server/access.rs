@@ -1,6 +1,6 @@
 //! Row 73: who may send, and what others are answered before anything of their bodies is read.
 
-use super::rows::{Case, check_at, closed, refused, taken};
+use super::rows::check_at;
 use super::*;
 use ringest::access::tokens::{Tokens, line};
 use ringest::access::{Pattern, Patterns, TokensFile};

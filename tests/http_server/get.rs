@@ -1,7 +1,7 @@
 //! Rows 52 and 56 where a GET is a record: its query, decoded, and nothing else of it.
 
 use super::access::{bearer, with_tokens};
-use super::rows::{Case, check_with, closed, refused, taken};
+use super::rows::check_with;
 use super::*;
 
 fn forms() -> Forms {
@@ -128,7 +128,7 @@ fn the_key_and_the_kept_headers_of_a_get_are_those_of_a_post() {
 #[test]
 fn row_73_a_token_in_the_query_lets_nobody_in() {
     let access = with_tokens();
-    let token = bearer(super::access::TOKEN);
+    let token = bearer(access::TOKEN);
     let good = GOOD.replace("Content", &format!("{token}Content"));
     let value = &token["Authorization: Bearer ".len()..token.len() - 2];
     let cases = [
