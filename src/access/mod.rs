@@ -12,13 +12,15 @@ mod networks;
 mod patterns;
 mod proxies;
 pub mod tokens;
+mod typed;
 
 pub use denial::{Denial, DenialCounts};
-pub use judge::{Names, Turned};
+pub use judge::{Judged, Names, Turned};
 pub use networks::{NetworkFault, Networks};
 pub use patterns::{Pattern, PatternFault, Patterns};
 pub use proxies::{ForwardedFault, Proxies};
 pub use tokens::Tokens;
+pub use typed::{Looked, NEW_SALT_BYTES, SecretCheck, TYPED_CHARS_MIN, TypedHash, Vetted};
 
 use std::path::PathBuf;
 use std::sync::Arc;

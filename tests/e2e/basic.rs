@@ -3,6 +3,7 @@
 use crate::certs::made;
 use crate::process::{Gateway, Receiver, ringest};
 use crate::site::{Site, assert_rows, free_address, record};
+use crate::typed::typed;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -39,6 +40,7 @@ fn basic_over_tls_lets_in_who_has_the_name_and_the_secret_and_nobody_else() {
     let tls = format!("tls = {{ certificate = {:?}, key = {:?} }}", path("server.pem"), path("server.key"));
     let tokens = site.path("tokens");
     let (token, other) = (draw(&tokens, "cams"), draw(&tokens, "other"));
+    assert_eq!(typed(&tokens, "gate", "cam-*", "the west door").0, Some(0));
     let file = format!("tokens_file = {tokens:?}");
     let config = site
         .config()
@@ -62,12 +64,18 @@ fn basic_over_tls_lets_in_who_has_the_name_and_the_secret_and_nobody_else() {
         ("a wrong secret", with_basic, ["-u", &user("cams", &token.replace(['0', '1'], "2"))], 401),
         ("a short secret", with_basic, ["-u", "cams:correct-horse"], 401),
         ("no secret", with_basic, ["-u", "cams:"], 401),
+        ("a typed secret", with_basic, ["-u", "gate:the west door"], 201),
+        ("a typed secret of another's", with_basic, ["-u", "gate:the east door"], 401),
         ("no credentials", with_basic, ["-H", "X-None: 1"], 401),
         ("without basic = true", without, ["-u", &right], 401),
         ("Bearer without basic = true", without, ["-H", &bearer], 201),
         ("without TLS", plain, ["-u", &right], 401),
     ] {
-        let number = usize::from(what.starts_with("Bearer")) + usize::from(to == without);
+        let number = match what {
+            "a typed secret" => 2,
+            "Bearer without basic = true" => 3,
+            _ => usize::from(what.starts_with("Bearer")),
+        };
         let scheme = if to == plain { "http" } else { "https" };
         let answer = curl(&ca, scheme, to, &credentials, &data(number));
         assert_eq!(answer.get(9..12), Some(status.to_string().as_str()), "{what}: {answer}");
@@ -78,13 +86,13 @@ fn basic_over_tls_lets_in_who_has_the_name_and_the_secret_and_nobody_else() {
         }
         said += &answer;
     }
-    gateway.wait_delivered(3);
-    assert_rows(&site.rows(), &[("cam", 3)]);
+    gateway.wait_delivered(4);
+    assert_rows(&site.rows(), &[("cam", 4)]);
     let status = gateway.status();
     let denied = |source: &str| status.source(source)["denied"]["wrong_token"].as_u64();
-    assert_eq!((denied("basic"), denied("bearer"), denied("plain")), (Some(6), Some(1), Some(1)));
+    assert_eq!((denied("basic"), denied("bearer"), denied("plain")), (Some(7), Some(1), Some(1)));
     said += &(status.0.to_string() + &gateway.stop());
-    for secret in [token.as_str(), other.as_str(), "correct-horse"] {
+    for secret in [token.as_str(), other.as_str(), "correct-horse", "west door"] {
         assert!(!said.contains(secret), "{secret} is shown: {said}");
     }
 }

@@ -43,3 +43,4 @@ mod site;
 mod stops;
 mod stuck;
 mod tls;
+mod typed;

@@ -10,7 +10,7 @@ mod random;
 mod rows;
 mod table;
 
-use ringest::access::{Access, Names};
+use ringest::access::{Access, Judged, Names};
 use ringest::http::date::HttpDate;
 use ringest::http::server::{Caller, Forms, Limits, Output, Query, Ruling, ServerConnection, Stranger, Verdict};
 
@@ -130,8 +130,9 @@ impl Machine {
         let mut input = bytes;
         let mut judge = |caller: &Caller<'_>| {
             let names = Names { own: "a", taken: &["a".to_owned(), "gauge".to_owned()] };
-            match self.access.judge(caller, names, 0) {
-                Ok(origin) => Ruling::Pass(origin),
+            match self.access.judge(caller, names, 0, None) {
+                Ok(Judged::In(origin)) => Ruling::Pass(origin),
+                Ok(judged) => panic!("nobody types a secret here: {judged:?}"),
                 Err(turned) => Ruling::Deny(Box::new(turned.answer)),
             }
         };

@@ -116,6 +116,8 @@ pub(super) enum Phase {
     Length(u64),
     /// A chunked body; `buffer` as before.
     Chunked(Decoder),
+    /// The owner has to find out who sends; `buffer` holds the head, whose request line ends here.
+    Judging(usize),
     /// The owner looks at the request.
     Verdict,
     /// Nothing more is read.
@@ -260,7 +262,7 @@ impl ServerConnection {
     }
 
     /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is
-    /// needed. Bytes after a request that ends the connection are dropped unread. `judge` is asked once a request, when its head
+    /// needed, or when its owner must find out first who sends ([`Self::is_judging`]). Bytes after a request that ends the connection are dropped unread. `judge` is asked once a request, when its head
     /// is whole and nothing of its body is read.
     ///
     /// # Panics
@@ -282,12 +284,13 @@ impl ServerConnection {
                     Step::More
                 }
                 Phase::Verdict => panic!("the request before has not been answered"),
+                Phase::Judging(line_end) => self.judge_again(line_end, limits, now_ns, input, judge),
                 Phase::Head(scan) => self.read_head(scan, limits, now_ns, input, judge),
                 Phase::Length(remaining) => self.read_body(remaining, limits, input),
                 Phase::Chunked(decoder) => self.read_chunks(decoder, limits, input),
             };
             match step {
-                Step::More => return None,
+                Step::More | Step::Wait => return None,
                 Step::Again => {}
                 Step::Lent(request) => {
                     self.phase = Phase::Verdict;
@@ -307,6 +310,12 @@ impl ServerConnection {
     pub fn respond(&mut self, verdict: Verdict) {
         assert!(matches!(self.phase, Phase::Verdict), "there is no request to answer");
         self.finish(answer_of(verdict));
+    }
+
+    /// Whether the owner must find out who sends before the connection goes on: by another call of
+    /// [`next_request`](Self::next_request), with the bytes that the last one has left. Until then it is given nothing.
+    pub fn is_judging(&self) -> bool {
+        matches!(self.phase, Phase::Judging(_))
     }
 
     /// What became of a request that somebody else has. Whether it was the first that waits; `None` where it waits no more.
@@ -408,7 +417,7 @@ impl ServerConnection {
         };
         match self.phase {
             Phase::Closing => self.held_until_ns(),
-            Phase::Verdict => None,
+            Phase::Verdict | Phase::Judging(_) => None,
             Phase::Length(_) | Phase::Chunked(_) => after(self.since_ns, limits.body_timeout),
             Phase::Head(_) if self.under_way() => after(self.first_byte_ns, limits.header_timeout),
             Phase::Head(_) if self.first.is_some() => None,
@@ -465,7 +474,7 @@ impl ServerConnection {
     fn under_way(&self) -> bool {
         match self.phase {
             Phase::Head(_) => !self.buffer.is_empty(),
-            Phase::Length(_) | Phase::Chunked(_) => true,
+            Phase::Length(_) | Phase::Chunked(_) | Phase::Judging(_) => true,
             Phase::Verdict | Phase::Closing => false,
         }
     }

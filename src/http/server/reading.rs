@@ -27,6 +27,8 @@ const TOO_LARGE: Refusal = Refusal::new(413, "the body is too large");
 pub(super) enum Step<'a> {
     /// The input is used up.
     More,
+    /// The owner must find something out first; the input is left as it is.
+    Wait,
     /// Something was settled: look again.
     Again,
     /// A request that lies in the input.
@@ -90,9 +92,24 @@ impl ServerConnection {
                 // The head dies with `bytes`: what must outlive it is copied, no request is lent, no input taken.
                 let mut rest = *input;
                 self.take_head((&bytes[..end], line_end), limits, now_ns, &mut rest, judge, false);
-                Step::Again
+                if self.is_judging() { Step::Wait } else { Step::Again }
             }
         }
+    }
+
+    /// Looks at a head again of which it was not known who sends it.
+    pub(super) fn judge_again<'a>(
+        &mut self,
+        line_end: usize,
+        limits: &Limits,
+        now_ns: u64,
+        input: &[u8],
+        judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
+    ) -> Step<'a> {
+        let bytes = std::mem::take(&mut self.buffer);
+        let mut rest = input;
+        self.take_head((&bytes, line_end), limits, now_ns, &mut rest, judge, false);
+        if self.is_judging() { Step::Wait } else { Step::Again }
     }
 
     /// Looks at the first bytes of a request; whether a head may start in `input`, which then has at least a byte.
@@ -185,15 +202,8 @@ impl ServerConnection {
             self.get = Get::UnderWay;
         }
         self.since_ns = now_ns;
-        // What asks for a tunnel is refused whoever asks.
-        if !matches!(head.route, Route::Tunnel(_)) {
-            match judge(&head.caller) {
-                Ruling::Pass(origin) => self.origin = origin,
-                Ruling::Deny(denied) => {
-                    self.deny(&head, denied, input);
-                    return Step::Again;
-                }
-            }
+        if let Some(step) = self.ask(&head, (bytes, line_end), input, judge) {
+            return step;
         }
         let ingest = match head.route {
             Route::Ingest(ingest) => ingest,
@@ -239,6 +249,34 @@ impl ServerConnection {
             Framing::Chunked => self.expect_body(&head, &ingest, Phase::Chunked(Decoder::new()), input),
         }
         Step::Again
+    }
+
+    /// Asks the owner of a whole head; what comes of that, unless it is read on.
+    fn ask<'a>(
+        &mut self,
+        head: &Head<'_>,
+        (bytes, line_end): (&[u8], usize),
+        input: &[u8],
+        judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
+    ) -> Option<Step<'a>> {
+        // What asks for a tunnel is refused whoever asks.
+        if matches!(head.route, Route::Tunnel(_)) {
+            return None;
+        }
+        match judge(&head.caller) {
+            Ruling::Pass(origin) => {
+                self.origin = origin;
+                return None;
+            }
+            Ruling::Wait => {
+                self.buffer = bytes.to_vec();
+                self.phase = Phase::Judging(line_end);
+                return Some(Step::Wait);
+            }
+            Ruling::Later(retry_after_s) => self.decline(head, Answer::Unavailable { retry_after_s }, input),
+            Ruling::Deny(denied) => self.deny(head, denied, input),
+        }
+        Some(Step::Again)
     }
 
     /// The query of a GET becomes the body that its request does not have.
