@@ -127,6 +127,12 @@ fn the_corpus_of_gzip_passes() {
 }
 
 #[test]
+fn the_corpus_of_client_hellos_passes() {
+    let expected = ["offer", "no offer", "old", "RSA alone", "no version", "taken by the library"];
+    run("hello", bodies::hello::run, &expected);
+}
+
+#[test]
 fn the_corpus_of_proxy_headers_passes() {
     run("proxy", bodies::proxy::run, &["a machine", "nobody", "no header", "forwarded", "no address"]);
 }

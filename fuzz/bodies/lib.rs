@@ -3,6 +3,7 @@
 
 pub mod framing;
 pub mod gzip;
+pub mod hello;
 pub mod http_client;
 mod http_reference;
 pub mod http_server;

@@ -42,6 +42,15 @@ impl<'h> Credentials<'h> {
         }
     }
 
+    /// Who says to have it, and what; of Bearer what stands on both sides of its first colon.
+    pub fn named(&self) -> Option<(&[u8], &[u8])> {
+        let (both, colon) = match self {
+            Self::Bearer(both) => (*both, both.iter().position(|byte| *byte == b':')?),
+            Self::Basic(both, colon) => (&both[..], *colon),
+        };
+        Some((&both[..colon], &both[colon + 1..]))
+    }
+
     /// Who says to have it, of Basic.
     pub fn user(&self) -> Option<&[u8]> {
         match self {
@@ -61,6 +70,9 @@ mod tests {
         assert_eq!((bearer.secret(), bearer.user()), (b"abc.def~+/=".as_slice(), None));
         let basic = Credentials::parse(b"Basic Y2FtOnM6M2NyM3Q=").expect("basic");
         assert_eq!((basic.secret(), basic.user()), (b"s:3cr3t".as_slice(), Some(b"cam".as_slice())));
+        assert_eq!((bearer.named(), basic.named()), (None, Some((b"cam".as_slice(), b"s:3cr3t".as_slice()))));
+        let typed = Credentials::parse(b"Bearer cam:s:3cr3t").expect("a name and a secret");
+        assert_eq!((typed.named(), typed.user()), (Some((b"cam".as_slice(), b"s:3cr3t".as_slice())), None));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::Access;
 use super::credentials::Credentials;
 use super::denial::Denial;
 use super::tokens::{SECRET_BYTES_MIN, Token, digest_of};
+use super::typed::{Looked, SecretCheck, Vetted};
 use crate::http::server::{Caller, Denied, Once};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 /// Longest piece of a request that is said back.
 const CAME_CHARS_MAX: usize = 100;
+const UNKNOWN: &str = "a token that is not known, or no longer";
 const BEARER: &str = "Bearer realm=\"ringest\"";
 const BEARER_INVALID: &str = "Bearer realm=\"ringest\", error=\"invalid_token\"";
 const BEARER_OR_BASIC: &str = "Bearer realm=\"ringest\", Basic realm=\"ringest\", charset=\"UTF-8\"";
@@ -26,7 +28,7 @@ pub struct Names<'n> {
 }
 
 /// A request that is let in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Admitted<'t> {
     /// The origin whose pages may read the answer, where it has one.
     pub origin: Option<Arc<String>>,
@@ -41,6 +43,24 @@ pub struct Turned {
     pub denial: Denial,
     /// As it is told.
     pub answer: Denied,
+}
+
+/// What is said to a request that breaks no rule so far.
+#[derive(Debug)]
+pub enum Judged<'t> {
+    /// It is let in.
+    In(Admitted<'t>),
+    /// A secret that somebody has typed is to be looked at; then it is judged again, with what came of that.
+    Look(Box<SecretCheck>),
+    /// Nobody could look at its secret.
+    Later,
+}
+
+/// What is known of a token.
+enum Shown<'t> {
+    Token(&'t Token),
+    Look(Box<SecretCheck>),
+    Later,
 }
 
 /// A rule that is broken.
@@ -64,14 +84,21 @@ impl Turned {
 }
 
 impl Access {
-    /// Whether a request is let in.
+    /// Whether a request is let in. `vetted`: the last secret of its connection that was looked at.
     ///
     /// # Errors
     /// [`Turned`], by the first rule that is broken.
-    pub fn judge(&self, caller: &Caller<'_>, names: Names<'_>, wall_ns: u64) -> Result<Admitted<'_>, Turned> {
+    pub fn judge(
+        &self,
+        caller: &Caller<'_>,
+        names: Names<'_>,
+        wall_ns: u64,
+        vetted: Option<&Vetted>,
+    ) -> Result<Judged<'_>, Turned> {
         let origin = self.check_origin(caller).map_err(|broken| self.turned(broken, None))?;
-        match self.check_sender(caller, names, wall_ns) {
-            Ok(token) => Ok(Admitted { origin, token }),
+        match self.check_sender(caller, names, wall_ns, vetted) {
+            Ok(Judged::In(admitted)) => Ok(Judged::In(Admitted { origin, ..admitted })),
+            Ok(judged) => Ok(judged),
             Err(broken) => Err(self.turned(broken, origin)),
         }
     }
@@ -137,16 +164,27 @@ impl Access {
         Err(Broken { denial: Denial::Origin, status: 403, rule: "origins", came: json!(came), allowed })
     }
 
-    fn check_sender(&self, caller: &Caller<'_>, names: Names<'_>, wall_ns: u64) -> Result<Option<&Token>, Broken> {
+    fn check_sender(
+        &self,
+        caller: &Caller<'_>,
+        names: Names<'_>,
+        wall_ns: u64,
+        vetted: Option<&Vetted>,
+    ) -> Result<Judged<'_>, Broken> {
         // A browser asks beforehand without a token, and learns nothing.
         if caller.is_options {
-            return Ok(None);
+            return Ok(Judged::In(Admitted::default()));
         }
         let token = match &self.tokens {
-            Some(_) => Some(self.check_token(caller, wall_ns)?),
+            Some(_) => match self.check_token(caller, wall_ns, vetted)? {
+                Shown::Token(token) => Some(token),
+                Shown::Look(check) => return Ok(Judged::Look(check)),
+                Shown::Later => return Ok(Judged::Later),
+            },
             None => None,
         };
-        let Some(source) = caller.source else { return Ok(token) };
+        let admitted = Ok(Judged::In(Admitted { origin: None, token }));
+        let Some(source) = caller.source else { return admitted };
         self.check_source(source, names)?;
         match token {
             Some(token) if !token.sources.have(source) => Err(Broken {
@@ -156,7 +194,7 @@ impl Access {
                 came: json!(source),
                 allowed: json!(token.sources.texts()),
             }),
-            _ => Ok(token),
+            _ => admitted,
         }
     }
 
@@ -174,7 +212,7 @@ impl Access {
         }
     }
 
-    fn check_token(&self, caller: &Caller<'_>, wall_ns: u64) -> Result<&Token, Broken> {
+    fn check_token(&self, caller: &Caller<'_>, wall_ns: u64, vetted: Option<&Vetted>) -> Result<Shown<'_>, Broken> {
         let value = match caller.authorization {
             Once::Value(value) => value,
             Once::Absent => return Err(self.no_token(Denial::NoToken, "no Authorization")),
@@ -185,18 +223,30 @@ impl Access {
         if credentials.user().is_some() && !self.basic {
             return Err(wrong("Basic, which this source does not take"));
         }
+        let tokens = self.tokens.as_ref().map(|file| &*file.tokens);
         let secret = credentials.secret();
+        let typed = credentials.named().and_then(|(name, secret)| Some((tokens?.typed(name)?, secret)));
+        if let Some(((hash, token), secret)) = typed {
+            if token.is_expired(wall_ns) {
+                return Err(self.no_token(Denial::ExpiredToken, "a token whose time is over"));
+            }
+            return match vetted.and_then(|vetted| vetted.of(hash, secret)) {
+                None => Ok(Shown::Look(Box::new(SecretCheck::new(hash, secret)))),
+                Some(Looked::Right) => Ok(Shown::Token(token)),
+                Some(Looked::Wrong) => Err(wrong(UNKNOWN)),
+                Some(Looked::Unknown) => Ok(Shown::Later),
+            };
+        }
         if secret.len() < SECRET_BYTES_MIN {
             return Err(wrong("a secret under 32 characters, which anybody could guess"));
         }
-        let tokens = self.tokens.as_ref().map(|file| &*file.tokens);
         let token = tokens.and_then(|tokens| tokens.by_digest(&digest_of(secret)));
         match token.filter(|token| credentials.user().is_none_or(|user| user == token.name.as_bytes())) {
-            None => Err(wrong("a token that is not known, or no longer")),
+            None => Err(wrong(UNKNOWN)),
             Some(token) if token.is_expired(wall_ns) => {
                 Err(self.no_token(Denial::ExpiredToken, "a token whose time is over"))
             }
-            Some(token) => Ok(token),
+            Some(token) => Ok(Shown::Token(token)),
         }
     }
 

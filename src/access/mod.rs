@@ -13,14 +13,16 @@ mod patterns;
 mod proxies;
 mod quotas;
 pub mod tokens;
+mod typed;
 
 pub use denial::{Denial, DenialCounts};
-pub use judge::{Admitted, Names, Turned};
+pub use judge::{Admitted, Judged, Names, Turned};
 pub use networks::{NetworkFault, Networks};
 pub use patterns::{Pattern, PatternFault, Patterns};
 pub use proxies::{ForwardedFault, Proxies};
 pub use quotas::Quotas;
 pub use tokens::Tokens;
+pub use typed::{Looked, NEW_SALT_BYTES, SecretCheck, TYPED_CHARS_MIN, TypedHash, Vetted};
 
 use std::path::PathBuf;
 use std::sync::Arc;

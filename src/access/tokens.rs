@@ -6,12 +6,13 @@
 //! ```
 //!
 //! NAME is the token's own, for whoever reads the file. DIGEST is `sha256:` and 64 hexadecimal
-//! digits, SHA-256 of a token of 32 characters or more. SOURCES are patterns with commas between them.
+//! digits, SHA-256 of a token of 32 characters or more, or an argon2id hash of a secret that somebody types ([`TypedHash`]). SOURCES are patterns with commas between them.
 //! UNTIL is a day, the last one that counts (UTC), a moment (RFC 3339), or `never`.
 //!
 //! A token is looked up by its digest, so how long that takes tells nothing of any token.
 
 use super::patterns::{Pattern, Patterns};
+use super::typed::TypedHash;
 use jiff::civil::Date;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::TimeZone;
@@ -60,11 +61,19 @@ impl Token {
 pub struct Tokens {
     text: Digest,
     by_digest: HashMap<Digest, Token>,
+    /// Those with secrets that people type, by their names.
+    typed: HashMap<Box<str>, (TypedHash, Token)>,
+}
+
+/// By what a token's secret is known.
+enum Known {
+    Digest(Digest),
+    Typed(TypedHash),
 }
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tokens({})", self.by_digest.len())
+        write!(f, "Tokens({})", self.by_digest.len() + self.typed.len())
     }
 }
 
@@ -89,7 +98,7 @@ pub struct TokenFault {
     pub allowed: &'static str,
 }
 
-const LINE: &str = "NAME sha256:DIGEST SOURCES UNTIL, with blanks between: `ringest token` prints such a line";
+const LINE: &str = "NAME DIGEST SOURCES UNTIL, with blanks between: `ringest token` prints such a line";
 /// What an end may be.
 pub const UNTIL: &str = "a day such as 2027-12-31, a moment such as 2027-12-31T18:00:00Z, or never";
 
@@ -99,29 +108,33 @@ impl Tokens {
     /// # Errors
     /// All faults.
     pub fn parse(text: &str) -> Result<Self, Vec<TokenFault>> {
-        let mut tokens = Self { text: digest_of(text.as_bytes()), by_digest: HashMap::new() };
+        let mut tokens = Self { text: digest_of(text.as_bytes()), by_digest: HashMap::new(), typed: HashMap::new() };
         let (mut names, mut faults) = (HashSet::new(), Vec::new());
         for (line, text) in (1..).zip(text.lines()) {
             let text = text.split('#').next().unwrap_or_default().trim();
             if text.is_empty() {
                 continue;
             }
-            let added = token(text).and_then(|(digest, token)| tokens.add(&mut names, digest, token));
+            let added = token(text).and_then(|(known, token)| tokens.add(&mut names, known, token));
             faults.extend(added.err().map(|(what, allowed)| TokenFault { line, what, allowed }));
         }
         if faults.is_empty() { Ok(tokens) } else { Err(faults) }
     }
 
-    fn add(&mut self, names: &mut HashSet<Box<str>>, digest: Digest, token: Token) -> Result<(), Fault> {
-        if self.by_digest.len() == ENTRIES_MAX {
+    fn add(&mut self, names: &mut HashSet<Box<str>>, known: Known, token: Token) -> Result<(), Fault> {
+        if names.len() == ENTRIES_MAX {
             return Err(("this is a token too many", "at most 65,536 in one file"));
         }
         if !names.insert(token.name.clone()) {
             return Err(("another line has this name already", "a name of its own for each token"));
         }
-        match self.by_digest.insert(digest, token) {
-            Some(_) => Err(("another line has this digest already", "a token of its own for each name")),
-            None => Ok(()),
+        let is_there = match known {
+            Known::Digest(digest) => self.by_digest.insert(digest, token).is_some(),
+            Known::Typed(hash) => self.typed.insert(token.name.clone(), (hash, token)).is_some(),
+        };
+        match is_there {
+            true => Err(("another line has this digest already", "a token of its own for each name")),
+            false => Ok(()),
         }
     }
 
@@ -134,25 +147,31 @@ impl Tokens {
     pub fn by_digest(&self, digest: &Digest) -> Option<&Token> {
         self.by_digest.get(digest)
     }
+
+    /// The token of this name, where its secret is one that is typed, and the secret's hash.
+    pub(super) fn typed(&self, name: &[u8]) -> Option<(&TypedHash, &Token)> {
+        let (hash, token) = self.typed.get(std::str::from_utf8(name).ok()?)?;
+        Some((hash, token))
+    }
 }
 
 /// What is wrong, and what is allowed.
 type Fault = (&'static str, &'static str);
 
-fn token(text: &str) -> Result<(Digest, Token), Fault> {
+fn token(text: &str) -> Result<(Known, Token), Fault> {
     let fields: Vec<&str> = text.split_ascii_whitespace().collect();
     let [name, digest, sources, until] = fields[..] else {
         return Err(("a line has four fields", LINE));
     };
     check_name(name)?;
     let sources = sources.split(',').map(Pattern::parse).collect::<Result<_, _>>();
-    let digest = parse_digest(digest)?;
+    let known = parse_known(digest)?;
     let token = Token {
         name: name.into(),
         sources: Patterns(sources.map_err(|_| ("the third field is no list of patterns", Pattern::ALLOWED))?),
         until_ns: parse_until(until).ok_or(("the fourth field is no end", UNTIL))?,
     };
-    Ok((digest, token))
+    Ok((known, token))
 }
 
 /// A name that can stand in the file.
@@ -165,8 +184,16 @@ pub fn check_name(name: &str) -> Result<(), (&'static str, &'static str)> {
     if is_good { Ok(()) } else { Err(("this is no name of a token", "1 to 64 of A-Z a-z 0-9 . _ -")) }
 }
 
+fn parse_known(text: &str) -> Result<Known, Fault> {
+    const ALLOWED: &str = "$argon2id$v=19$m=19456,t=2,p=1$SALT$HASH as `ringest token --argon2id` prints it, m at most 262144, t and p 16";
+    if !TypedHash::is_meant(text) {
+        return parse_digest(text).map(Known::Digest);
+    }
+    TypedHash::parse(text).map(Known::Typed).ok_or(("the second field is no argon2id hash that can be used", ALLOWED))
+}
+
 fn parse_digest(text: &str) -> Result<Digest, Fault> {
-    const ALLOWED: &str = "sha256: and the 64 hexadecimal digits of a token's SHA-256";
+    const ALLOWED: &str = "sha256: and the 64 hexadecimal digits of a token's SHA-256, or an argon2id hash";
     let digits = text.strip_prefix(DIGEST_PREFIX).filter(|digits| digits.len() == 64);
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let hex = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -193,7 +220,12 @@ pub fn parse_until(text: &str) -> Option<Option<u64>> {
 /// The line that stands for a token of this name.
 pub fn line(name: &str, token: &str, sources: &Patterns, until: &str) -> String {
     let digest = crate::ground::text::hex(&digest_of(token.as_bytes()));
-    format!("{name} {DIGEST_PREFIX}{digest} {} {until}", sources.texts().join(","))
+    line_of(name, &format!("{DIGEST_PREFIX}{digest}"), sources, until)
+}
+
+/// The line that stands for a token whose digest or hash is this.
+pub fn line_of(name: &str, digest: &str, sources: &Patterns, until: &str) -> String {
+    format!("{name} {digest} {} {until}", sources.texts().join(","))
 }
 
 #[cfg(test)]
@@ -230,6 +262,7 @@ mod tests {
             "b s3cr3t * never".to_owned(),
             format!("c {}g * never", &DIGEST[..70]),
             "argon $argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA * never".to_owned(),
+            "argon-i $argon2i$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA * never".to_owned(),
             format!("d {DIGEST} cam,,x never"),
             format!("e {DIGEST} * tomorrow"),
             format!("f {DIGEST} * 2027-02-30"),
@@ -239,8 +272,19 @@ mod tests {
         ];
         let faults = Tokens::parse(&wrong.join("\n")).unwrap_err();
         let lines: Vec<usize> = faults.iter().map(|fault| fault.line).collect();
-        assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]);
+        assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13]);
         assert!(!format!("{faults:?}").contains("s3cr3t"));
+    }
+
+    #[test]
+    fn a_secret_that_is_typed_is_found_by_its_name() {
+        let text = "gate $argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA gate-* never";
+        let tokens = Tokens::parse(text).unwrap();
+        let (_, token) = tokens.typed(b"gate").expect("it is there");
+        assert_eq!(&*token.name, "gate");
+        assert!(tokens.typed(b"Gate").is_none() && tokens.typed(b"\xFF").is_none());
+        assert_eq!(format!("{tokens:?}"), "Tokens(1)");
+        assert!(Tokens::parse(&format!("{text}\n{text}")).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A TLS handshake with the API by an ordinary socket, for `ringest check`.
+//! A TLS handshake with the API, or with a device server, by an ordinary socket, for `ringest check`.
 
 use crate::config::Authority;
 use crate::tls::Tls;

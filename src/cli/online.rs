@@ -1,8 +1,8 @@
 //! `ringest check --online`: whether this machine and its surroundings are as the configuration needs them.
 //!
 //! Nothing is disturbed: no port is opened (that would raise DTR and RTS, which resets some machines), no address is listened on, no
-//! device server is called (many take one connection only), and the API is connected to (over TLS to the end of the handshake) but asked
-//! nothing. A *problem* is what `run` would end with, and has its exit code; with a *warning* it runs, and something does not work or
+//! device server is called (many take one connection only) but those with TLS while no gateway runs, to the end of the handshake, and the
+//! API is connected to (over TLS likewise) but asked nothing. A *problem* is what `run` would end with, and has its exit code; with a *warning* it runs, and something does not work or
 //! will not last.
 
 use super::checks::{
@@ -16,11 +16,15 @@ use crate::engine::probe::{self, StateDirectory};
 use crate::engine::{self, are_too_few, connections_allowed, core_directories};
 use crate::ground::text::counted;
 use crate::source::serial::{self, Holder};
-use crate::tls::TlsError;
+use crate::tls::{Tls, TlsError};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
+use std::time::Duration;
+
+/// As long as a connect and a handshake of a device server may take each, as in the engine.
+const DEVICE_LIMIT: Duration = Duration::from_secs(10);
 
 /// All checks, in the order in which a start would meet them.
 pub(super) fn checks(settings: &Settings) -> Vec<Check> {
@@ -59,7 +63,8 @@ pub(super) fn checks(settings: &Settings) -> Vec<Check> {
                     Asked::Known(address_check(&what, *listen, running))
                 }
                 SourceKind::TcpConnect { connect, .. } => {
-                    Asked::Name(scope.spawn(move || device_server_check(&what, connect)))
+                    let tls = source.connect_tls.as_deref();
+                    Asked::Name(scope.spawn(move || device_server_check(&what, connect, tls, running)))
                 }
             }
         });
@@ -207,22 +212,58 @@ fn port_check(what: &str, port: &Serial, running: Option<u32>) -> Check {
     }
 }
 
-fn device_server_check(what: &str, to: &Authority) -> Check {
+fn device_server_check(what: &str, to: &Authority, tls: Option<&Tls>, running: Option<u32>) -> Check {
+    let name = shown(to);
     match resolve(to) {
-        Ok(addresses) => ok(
-            what,
-            format!(
-                "{} is {}; it was not called, since many device servers take one connection only",
-                shown(to),
-                list(&addresses)
-            ),
-        ),
+        Ok(addresses) => match tls {
+            Some(tls) if running.is_none() => device_tls_check(what, to, &addresses, tls),
+            _ => {
+                let why = match tls {
+                    Some(_) => "since the gateway that runs may have the one connection that it takes",
+                    None => "since many device servers take one connection only",
+                };
+                ok(what, format!("{name} is {}; it was not called, {why}", list(&addresses)))
+            }
+        },
         Err(error) => warning(
             what,
-            format!("{}: the name cannot be resolved ({error}); it is tried again and again", shown(to)),
+            format!("{name}: the name cannot be resolved ({error}); it is tried again and again"),
             "correct the name, or the name server in /etc/resolv.conf",
         ),
     }
+}
+
+/// A handshake with the first address that takes a connection. What is wrong with it is told as the gateway would.
+fn device_tls_check(what: &str, to: &Authority, addresses: &[SocketAddr], tls: &Tls) -> Check {
+    let name = shown(to);
+    let again = "it is tried again and again";
+    let remedy = |error: &TlsError| {
+        error
+            .remedy()
+            .replace("[deliver.tls]", "in tls of this source:")
+            .replace("an http:// address", "a port without TLS")
+    };
+    let mut failures = Vec::new();
+    for address in addresses {
+        let connection = match TcpStream::connect_timeout(address, DEVICE_LIMIT) {
+            Ok(connection) => connection,
+            Err(error) => {
+                failures.push(format!("{address}: {error}"));
+                continue;
+            }
+        };
+        let at = if address.to_string() == name { String::new() } else { format!(" at {address}") };
+        return match handshake(connection, to, tls, DEVICE_LIMIT) {
+            Ok(sealed) => {
+                let agreed = sealed.close();
+                ok(what, format!("{name} takes connections{at}, its certificate is good ({agreed}); nothing was read"))
+            }
+            Err(HandshakeError::Tls(error)) => warning(what, format!("{name}{at}: {error}; {again}"), remedy(&error)),
+            Err(error) => warning(what, format!("{name}{at}: {error}; {again}"), remedy(&TlsError::NotTls)),
+        };
+    }
+    let found = format!("cannot connect to {}; {again}", failures.join(", "));
+    warning(what, found, "switch the device server on, correct connect, or open the firewall")
 }
 
 /// The record step and the id step, once where both are at one place.

@@ -3,17 +3,20 @@
 use super::check::print;
 use super::{Failure, exit, tell};
 use crate::access::tokens::{self, Tokens};
-use crate::access::{Pattern, Patterns};
+use crate::access::{NEW_SALT_BYTES, Pattern, Patterns, TYPED_CHARS_MIN, TypedHash};
 use crate::ground::text::{hex, typed};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// 256 bits, which nobody guesses.
 const RANDOM_BYTES: usize = 32;
+/// Longest secret that somebody types: it fits into an Authorization field.
+const SECRET_BYTES_MAX: usize = 256;
 
 /// Arguments of `ringest token`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +30,9 @@ pub struct Arguments {
     /// Its end: a day (the last one that counts, UTC), a moment such as 2027-12-31T18:00:00Z, or never
     #[arg(long, value_name = "DATE")]
     until: String,
+    /// For a secret that somebody types: it is read from the terminal or standard input, and its argon2id hash is in the line
+    #[arg(long)]
+    argon2id: bool,
     /// Add the line to this file, the tokens_file of a source; made for this user alone (mode 0600) if it is not there
     #[arg(long, value_name = "FILE")]
     add: Option<PathBuf>,
@@ -35,6 +41,9 @@ pub struct Arguments {
 const HELP: &str = "\
 The token is shown this once: only its digest is in the line. The machine sends it with each request, as
   Authorization: Bearer TOKEN
+A secret that somebody types (--argon2id) is sent as Basic with the token's name as user, or as
+  Authorization: Bearer NAME:SECRET
+It is never shown, and the line is all that is printed.
 Without --add the second line of the output is what belongs into the file that tokens_file names. A running gateway
 reads that file again within 2 s of a change; a line that is removed refuses the next request.";
 
@@ -43,7 +52,7 @@ reads that file again within 2 s of a change; a line that is removed refuses the
 /// # Errors
 /// What is wrong with an argument, or with the file.
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { name, sources, until, add } = arguments;
+    let Arguments { name, sources, until, argon2id, add } = arguments;
     let wrong = |what: String, allowed: &str| Failure::new(exit::USAGE, format!("{what}: {allowed}"));
     tokens::check_name(&name).map_err(|(what, allowed)| wrong(format!("{name:?}: {what}"), allowed))?;
     let pattern = |text: &String| {
@@ -56,11 +65,16 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
     if end.is_some_and(|end_ns| end_ns <= now_ns) {
         return Err(wrong(format!("--until {until:?} is over already"), tokens::UNTIL));
     }
-    let mut random = [0; RANDOM_BYTES];
-    SystemRandom::new()
-        .fill(&mut random)
-        .map_err(|_| Failure::new(exit::FAILURE, "the kernel gives no random numbers"))?;
-    let token = hex(&random);
+    if argon2id {
+        let secret = read_secret(&name)?;
+        let hash = TypedHash::text_of(secret.as_bytes(), random::<NEW_SALT_BYTES>()?);
+        let line = tokens::line_of(&name, &hash, &patterns, &until);
+        return match add {
+            None => print(&format!("{line}\n")),
+            Some(path) => add_line(&path, &line),
+        };
+    }
+    let token = hex(&random::<RANDOM_BYTES>()?);
     let line = tokens::line(&name, &token, &patterns, &until);
     match add {
         None => print(&format!("{token}\n{line}\n")),
@@ -68,6 +82,45 @@ pub fn main(arguments: Arguments) -> Result<(), Failure> {
             add_line(&path, &line)?;
             print(&format!("{token}\n"))
         }
+    }
+}
+
+fn random<const BYTES: usize>() -> Result<[u8; BYTES], Failure> {
+    let mut random = [0; BYTES];
+    let filled = SystemRandom::new().fill(&mut random);
+    filled.map(|()| random).map_err(|_| Failure::new(exit::FAILURE, "the kernel gives no random numbers"))
+}
+
+/// A line of standard input; of a terminal, which then shows nothing of it.
+fn read_secret(name: &str) -> Result<String, Failure> {
+    let failed = |error: std::io::Error| Failure::new(exit::FAILURE, format!("the secret cannot be read: {error}"));
+    let input = std::io::stdin();
+    let mut secret = String::new();
+    if input.is_terminal() {
+        tell(&format!("Secret of {name}, which is not shown: "));
+        let before = tcgetattr(&input).map_err(|errno| failed(errno.into()))?;
+        let mut silent = before.clone();
+        silent.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(&input, SetArg::TCSAFLUSH, &silent).map_err(|errno| failed(errno.into()))?;
+        let read = input.read_line(&mut secret);
+        // The terminal goes on as it was, whatever was read.
+        let restored = tcsetattr(&input, SetArg::TCSAFLUSH, &before);
+        tell("\n");
+        read.map_err(failed)?;
+        restored.map_err(|errno| failed(errno.into()))?;
+    } else {
+        input.read_line(&mut secret).map_err(failed)?;
+    }
+    let secret = secret.trim_end_matches(['\r', '\n']);
+    let allowed =
+        format!("{TYPED_CHARS_MIN} characters or more, none of them a control character or at an end a blank");
+    let is_good = secret.chars().count() >= TYPED_CHARS_MIN
+        && secret.len() <= SECRET_BYTES_MAX
+        && !secret.contains(char::is_control)
+        && secret.trim() == secret;
+    match is_good {
+        true => Ok(secret.to_owned()),
+        false => Err(Failure::new(exit::USAGE, format!("this is no secret that can be used: {allowed}"))),
     }
 }
 

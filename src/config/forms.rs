@@ -14,10 +14,11 @@ const LENIENT_REMEDY: &str = "a list of words, such as lenient = [\"bare-lf\"]";
 
 /// What the source takes; to be asked of HTTP sources only.
 pub(super) fn forms(section: &Section<'_, '_>, proxies: &Proxies) -> Forms {
+    let get = get(section);
     let query = section.choice("query", &[("refuse", Query::Refuse), ("ignore", Query::Ignore)], Query::Refuse);
     let array = section.choice("array", &[("record", Array::Record), ("split", Array::Split)], Array::Record);
     let keeps = keeps(section);
-    let mut forms = Forms { query, array, bare_lf: false, keeps };
+    let mut forms = Forms { query, get, array, bare_lf: false, keeps };
     let Some(entry) = section.get("lenient") else { return forms };
     for (word, span) in entry.strings(LENIENT_REMEDY) {
         if word == "bare-lf" {
@@ -33,6 +34,19 @@ pub(super) fn forms(section: &Section<'_, '_>, proxies: &Proxies) -> Forms {
         entry.refuse(Refusal::new(what, "either lenient or proxies in a source"));
     }
     forms
+}
+
+/// Whether a GET is a record. Links, images and what looks ahead for a browser's user make GETs, so that one must say who it is.
+fn get(section: &Section<'_, '_>) -> bool {
+    let get = section.boolean("get", false);
+    let has_client_ca = section.get("tls").is_some_and(|entry| entry.item.get("client_ca").is_some());
+    if get && section.get("tokens_file").is_none() && !has_client_ca {
+        let what = "anybody's link or image makes a GET, and here none needs a token or a certificate";
+        let remedy = "tokens_file = \"/etc/ringest/tokens\" in this source, with a line by `ringest token` for each device; or \
+                      client_ca in its tls";
+        section.refuse("get", Refusal::new(what, remedy));
+    }
+    get
 }
 
 /// The headers that are kept with each record.

@@ -46,7 +46,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// Keys that only some kinds have, for a better word than "unknown".
-const KEYS_OF_KINDS: [(&str, &str); 35] = [
+const KEYS_OF_KINDS: [(&str, &str); 36] = [
     ("path", "serial"),
     ("line", "serial"),
     ("flow", "serial"),
@@ -74,6 +74,7 @@ const KEYS_OF_KINDS: [(&str, &str); 35] = [
     ("basic", "http"),
     ("origins", "http"),
     ("query", "http"),
+    ("get", "http"),
     ("array", "http"),
     ("lenient", "http"),
     ("keep_headers", "http"),

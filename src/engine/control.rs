@@ -7,6 +7,7 @@ use super::driver::Message;
 use super::lines::Lines;
 use super::names::{NameOf, Names};
 use super::waiting::Waiting;
+use crate::access::{Looked, SecretCheck};
 use crate::config::{Authority, Serial, Settings, SourceKind};
 use crate::shard::{LinkId, SourceId};
 use crate::source::serial::{self, Opened, PortError, Watch};
@@ -34,6 +35,10 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 const OPEN_THREADS: usize = 64;
 const CLOSE_THREADS: usize = 256;
 
+/// Secrets that are looked at at once. Each takes tens of milliseconds of a CPU that the cores want, too; a core has 64 of them waiting at
+/// most.
+const SECRET_THREADS: usize = 1;
+
 /// What a core asks of the control thread.
 #[derive(Debug)]
 pub enum Request {
@@ -54,6 +59,15 @@ pub enum Request {
         link: LinkId,
         /// The `serial` source.
         source: SourceId,
+    },
+    /// Look at a secret; answered by [`Message::SecretLooked`].
+    LookAtSecret {
+        /// The core that asks.
+        core: u16,
+        /// The link of the request.
+        link: LinkId,
+        /// The secret.
+        check: Box<SecretCheck>,
     },
     /// Send XOFF (`hold`) or XON on a serial line.
     HoldLine {
@@ -88,6 +102,7 @@ pub enum Request {
 enum Done {
     Opened { ask: Ask, result: Result<Opened, PortError> },
     Closed { core: u16, link: LinkId },
+    Looked { core: u16, link: LinkId, looked: Looked },
 }
 
 /// One wish for a port.
@@ -109,6 +124,7 @@ pub struct Control {
     blocking: JoinSet<Done>,
     opens: Waiting,
     closes: Waiting,
+    secrets: Waiting,
     /// Shared with the admin server.
     names: Arc<Names>,
     watch: Option<AsyncFd<Watch>>,
@@ -142,8 +158,9 @@ impl Control {
         let (blocking, waiting) = (JoinSet::new(), HashMap::new());
         let lines = Arc::new(Mutex::new(Lines::new(Adapters::open(&settings.gateway.state_dir))));
         let (opens, closes) = (Waiting::new("opens", OPEN_THREADS)?, Waiting::new("closes", CLOSE_THREADS)?);
+        let secrets = Waiting::new("secrets", SECRET_THREADS)?;
         let (names, watch, told) = (Arc::new(Names::new()?), watch.ok(), HashMap::new());
-        Ok(Self { settings, mailboxes, opened, blocking, opens, closes, names, watch, waiting, lines, told })
+        Ok(Self { settings, mailboxes, opened, blocking, opens, closes, secrets, names, watch, waiting, lines, told })
     }
 
     /// What the drivers of the open ports count.
@@ -166,7 +183,7 @@ impl Control {
                     Some(request) => self.request(request),
                     None => break,
                 },
-                Some(done) = self.blocking.join_next() => self.done(done.expect("opening and closing do not panic")),
+                Some(done) = self.blocking.join_next() => self.done(done.expect("what is done by threads does not panic")),
                 changed = changed(self.watch.as_mut()) => self.appeared(changed),
                 _ = look.tick() => locked(&self.lines).look_at_all(),
             }
@@ -184,6 +201,10 @@ impl Control {
                     Some(port) => self.done(Done::Opened { ask, result: Ok(port) }),
                     None => self.open(ask),
                 }
+            }
+            Request::LookAtSecret { core, link, check } => {
+                let look = move || Done::Looked { core, link, looked: check.run() };
+                self.blocking.spawn_blocking_on(look, self.secrets.handle());
             }
             Request::HoldLine { port, hold } => {
                 if let Err(errno) = serial::hold_line(port.as_fd(), hold) {
@@ -240,6 +261,7 @@ impl Control {
     fn done(&mut self, done: Done) {
         match done {
             Done::Closed { core, link } => self.tell(core, Message::PortClosed { link }),
+            Done::Looked { core, link, looked } => self.tell(core, Message::SecretLooked { link, looked }),
             Done::Opened { ask, result } => {
                 if let Ok(opened) = &result {
                     self.look_at(ask, opened);

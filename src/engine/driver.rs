@@ -17,6 +17,7 @@ use super::connect::Connector;
 use super::control::Request;
 use super::ring::{Cqe, Ring, RingOptions};
 use super::segments::{SegmentFile, SegmentFiles};
+use crate::access::Looked;
 use crate::config::{Authority, Settings};
 use crate::ground::SegmentNumber;
 use crate::ground::count::{Counters, StageHistograms};
@@ -141,6 +142,13 @@ pub enum Message {
     PortClosed {
         /// The link.
         link: LinkId,
+    },
+    /// Answers [`Request::LookAtSecret`].
+    SecretLooked {
+        /// The link of the request.
+        link: LinkId,
+        /// What came of it.
+        looked: Looked,
     },
     /// Another core accepted a connection of an address that this core owns.
     Accepted {
@@ -296,6 +304,10 @@ enum Event {
     },
     /// What another core could not be told.
     Parcel(Parcel),
+    /// A secret that nobody looks at any more.
+    SecretUnknown {
+        link: LinkId,
+    },
     /// What a cold operation, or a commit that could not start, answers.
     Journal {
         journal: JournalId,

@@ -314,6 +314,7 @@ impl Shard {
                 }
             }
             Completion::PortAppeared { source } => intake.handle_port_appeared(turn, source),
+            Completion::SecretLooked { link, looked } => intake.handle_secret_looked(turn, store, link, looked),
             Completion::Parcel { parcel } => intake.handle_parcel(turn, store, parcel),
             Completion::Closed { link } => {
                 turn.links.remove(link);

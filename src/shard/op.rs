@@ -8,9 +8,10 @@
 //!   [`RecvEnd`], is armed again by the driver; no byte is lost and the shard is not told.
 //! - A buffer moves into its operation and comes back in its completion. The driver keeps it alive
 //!   until the kernel is done.
-//! - After [`Op::Close`] no completion of that link but [`Completion::Closed`] reaches the shard,
-//!   and it comes exactly once; until then the shard does not use the link's index again.
+//! - After [`Op::Close`] no completion of that link but [`Completion::Closed`] reaches the shard
+//!   (and [`Completion::SecretLooked`], by which the shard counts), and it comes exactly once; until then the shard does not use the link's index again.
 
+use crate::access::{Looked, SecretCheck};
 use crate::http::server::Verdict;
 use crate::journal;
 use std::net::SocketAddr;
@@ -147,6 +148,14 @@ pub enum Op {
         core: CoreId,
         /// What a proxy has told.
         told: Option<Told>,
+    },
+    /// Look at a secret that somebody has typed, which takes tens of milliseconds: somewhere else, one at a time, in their order. Always
+    /// answered by [`Completion::SecretLooked`], also where the link is closed meanwhile.
+    LookAtSecret {
+        /// The link of the request.
+        link: LinkId,
+        /// The secret, and its hash.
+        check: Box<SecretCheck>,
     },
     /// Tell another core; it hears [`Completion::Parcel`]. What one core tells another arrives in its
     /// order. Where that core has ended, a request comes back as an answer: 503.
@@ -401,6 +410,13 @@ pub enum Completion<'a> {
     Closed {
         /// The link.
         link: LinkId,
+    },
+    /// A secret was looked at.
+    SecretLooked {
+        /// The link of [`Op::LookAtSecret`].
+        link: LinkId,
+        /// What came of it.
+        looked: Looked,
     },
     /// Another core tells something.
     Parcel {

@@ -15,8 +15,8 @@ const RECORD: u8 = 0x16;
 const CLIENT_HELLO: u8 = 1;
 /// The extension `supported_versions`.
 const SUPPORTED_VERSIONS: u16 = 43;
-/// Suites that are named.
-const SUITES_SHOWN_MAX: usize = 4;
+/// Versions and suites that are named, of each.
+const SHOWN_MAX: usize = 4;
 
 /// What a ClientHello offers, in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,8 +63,8 @@ impl Offer {
         let suites = hello.counted(2)?.pairs();
         hello.counted(1)?;
         let mut offer = Self { versions: vec![version], suites };
-        // SSL 3.0 and some TLS 1.0 devices end here.
-        let Some(mut extensions) = hello.counted(2) else { return Some(offer) };
+        // SSL 3.0 and some TLS 1.0 devices have none.
+        let mut extensions = hello.counted(2).unwrap_or(Bytes(&[]));
         while let (Some(kind), Some(mut value)) = (extensions.number(2), extensions.counted(2)) {
             if kind == usize::from(SUPPORTED_VERSIONS) {
                 offer.versions = value.counted(1)?.pairs();
@@ -90,35 +90,44 @@ impl Offer {
 
     /// Versions and suites, in words.
     pub fn words(&self) -> String {
-        let versions: Vec<String> = self.versions.iter().map(|version| version_name(*version)).collect();
-        let mut words = match versions.as_slice() {
+        let mut words = match self.versions.as_slice() {
             [] => "no version".to_owned(),
-            versions => versions.join(", "),
+            versions => listed(versions, version_name),
         };
         let suites: Vec<u16> = self.suites.iter().copied().filter(|suite| !is_signal(*suite)).collect();
         if self.is_rsa_alone() {
             words.push_str(" with RSA key exchange only");
         }
-        let shown: Vec<String> = suites.iter().take(SUITES_SHOWN_MAX).map(|suite| suite_name(*suite)).collect();
-        if !shown.is_empty() {
-            let more = suites.len().saturating_sub(SUITES_SHOWN_MAX);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            write!(words, " ({}{more})", shown.join(", ")).expect("a string takes any text");
+        if !suites.is_empty() {
+            write!(words, " ({})", listed(&suites, suite_name)).expect("a string takes any text");
         }
         words
     }
 }
 
-/// The ClientHello out of the records that it came in.
+/// The first few, and how many more there are.
+fn listed(numbers: &[u16], name: fn(u16) -> String) -> String {
+    let shown: Vec<String> = numbers.iter().take(SHOWN_MAX).map(|number| name(*number)).collect();
+    let more = numbers.len().saturating_sub(SHOWN_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &more
+}
+
+/// The ClientHello out of the records that it came in. What follows it may be cut anywhere.
 fn message(bytes: &[u8]) -> Option<Vec<u8>> {
     let (mut records, mut message) = (Bytes(bytes), Vec::new());
-    while records.0.first() == Some(&RECORD) {
-        records.take(3)?;
+    loop {
+        let mut handshake = Bytes(&message);
+        if handshake.number(1).is_some_and(|kind| kind != usize::from(CLIENT_HELLO)) {
+            return None;
+        }
+        if let Some(hello) = handshake.counted(3) {
+            return Some(hello.0.to_vec());
+        }
+        (records.number(1)? == usize::from(RECORD)).then_some(())?;
+        records.take(2)?;
         message.extend_from_slice(records.counted(2)?.0);
     }
-    let mut handshake = Bytes(&message);
-    (handshake.number(1)? == usize::from(CLIENT_HELLO)).then_some(())?;
-    Some(handshake.counted(3)?.0.to_vec())
 }
 
 fn version_name(version: u16) -> String {
@@ -197,6 +206,7 @@ mod tests {
             for end in 0..bytes.len() {
                 assert_eq!(Offer::of(&bytes[..end]), None, "cut at {end}");
             }
+            assert_eq!(Offer::of(&[&bytes[..], &[RECORD, 3, 1]].concat()), Some(offer), "a record is begun behind it");
         }
     }
 
@@ -210,6 +220,8 @@ mod tests {
         assert!(!offer.is_old() && !offer.is_rsa_alone());
         let words = offer.words();
         assert!(words.starts_with("TLS 1.3, TLS 1.2 (TLS13_AES_128_GCM_SHA256, ") && words.ends_with(" and 2 more)"));
+        let without = Offer::of(&hello(0x0303, &suites, &[], 1_000)).expect("a whole one");
+        assert_eq!((without.versions, without.suites), (vec![0x0303], offer.suites), "without extensions, too");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::machines::{Answer, HttpMachine, TcpMachine};
 use crate::process::{Gateway, PATIENCE, Receiver, eventually, ringest};
-use crate::site::{Site, free_address, record};
+use crate::site::{Site, assert_rows, free_address, record};
 use ringest::access::tokens::line;
 use ringest::access::{Pattern, Patterns};
 use ringest::engine::admin::client;
@@ -515,4 +515,49 @@ fn a_listener_that_accepts_one_at_a_time_goes_on_behind_peers_that_it_does_not_k
         gateway.wait_delivered(2 * (number as u64 + 1));
     }
     gateway.stop();
+}
+
+#[test]
+fn a_device_that_can_only_get_sends_its_records_in_queries_and_no_query_is_shown() {
+    let site = Site::new();
+    let _receiver = Receiver::start(&site);
+    let (http, file) = (free_address(), site.path("tokens"));
+    let token = draw(&file, "cams", "cam-*", "never");
+    let keys = format!("listen = \"{http}\"\nget = true\ntokens_file = \"{}\"", file.display());
+    let gateway = Gateway::start(&site, &site.config().source("gets", "http", &keys).write(&site));
+    let curl = |arguments: &[&str], query: &str| {
+        let mut command = std::process::Command::new("curl");
+        command.args(["-sS", "-i", "--max-time", "20"]).args(arguments);
+        let output = command.arg(format!("http://{http}/v1/records/cam-1{query}")).output().expect("curl runs");
+        assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let bearer = format!("Authorization: Bearer {token}");
+    let with = ["-H", &bearer];
+    let keyed = [&with[..], &["-H", "Idempotency-Key: lot-7"]].concat();
+    let mut said = String::new();
+    for (arguments, query, status) in [
+        (&with[..], "?cam%20000000", "201 "),
+        (&keyed, "?cam%20000001", "201 "),
+        (&keyed, "?cam%20000001", "201 "),
+        (&keyed, "?cam%20000002", "422 "),
+        (&with, "", "400 "),
+        (&with, "?50%", "400 "),
+        (&[&with[..], &["-H", "Sec-Purpose: prefetch"]].concat(), "?cam%20000009", "403 "),
+        (&[&with[..], &["-X", "GET", "-d", "cam 000009"]].concat(), "?cam%20000009", "400 "),
+        (&[&with[..], &["-I"]].concat(), "?cam%20000009", "405 "),
+        (&[], "?s3cr3t-query", "401 "),
+        (&[], &format!("?access_token={token}"), "401 "),
+    ] {
+        let answer = curl(arguments, query);
+        assert_eq!(answer.get(9..13), Some(status), "{query}: {answer}");
+        let is_get = !arguments.contains(&"-I");
+        assert_eq!(answer.contains("Cache-Control: no-store\r\n"), is_get, "{query}: {answer}");
+        said += &answer;
+    }
+    gateway.wait_delivered(2);
+    assert_rows(&site.rows(), &[("cam", 2)]);
+    let metrics = client::get(&site.admin.to_string(), "/metrics", PATIENCE).expect("the gateway answers").body;
+    let shown = said + &String::from_utf8(metrics).expect("text") + &gateway.status().0.to_string() + &gateway.stop();
+    assert!(!shown.contains("s3cr3t-query") && !shown.contains(&token), "{shown}");
 }

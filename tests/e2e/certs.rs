@@ -21,7 +21,7 @@ fn cert(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[track_caller]
-fn made(directory: &Path, arguments: &[&str]) -> String {
+pub fn made(directory: &Path, arguments: &[&str]) -> String {
     let (code, said) = cert(directory, arguments);
     assert_eq!(code, Some(0), "{arguments:?}: {said}");
     said

@@ -1,15 +1,21 @@
 //! `ringest check --online`: what it says, the code that it ends with, and that it disturbs nothing.
 
 use crate::api::{Api, Behaviour};
+use crate::certs::made;
 use crate::machines::{Pty, TcpMachine};
 use crate::process::{Gateway, Receiver, eventually, ringest};
 use crate::site::{Site, free_address, record};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Exit code, standard output, standard error.
 fn check(config: &Path, options: &[&str]) -> (Option<i32>, String, String) {
@@ -193,4 +199,105 @@ fn beside_a_running_gateway_what_it_uses_is_ok_and_goes_on() {
     let (code, out, _) = check(&config, &[]);
     assert_eq!(code, Some(0), "{out}");
     assert!(line(&out, "lock").ends_with("free"), "{out}");
+}
+
+/// A device server that takes one connection after the other, shows a certificate where it has one, and says `12.5`.
+fn device(tls: Option<rustls::ServerConfig>) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let calls = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&calls);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            counted.fetch_add(1, Ordering::Relaxed);
+            // Who calls may go at any moment.
+            let _ = match &tls {
+                None => stream.write_all(b"12.5\r"),
+                Some(config) => {
+                    let session = rustls::ServerConnection::new(Arc::new(config.clone())).expect("a session");
+                    let mut sealed = rustls::StreamOwned::new(session, stream);
+                    sealed.write_all(b"12.5\r").and_then(|()| sealed.read_to_end(&mut Vec::new()).map(drop))
+                }
+            };
+        }
+    });
+    (address, calls)
+}
+
+/// A server that shows the certificate which stands in a directory.
+fn server(directory: &Path) -> rustls::ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+    let chain = CertificateDer::pem_file_iter(directory.join("server.pem")).expect("PEM");
+    let chain = chain.collect::<Result<_, _>>().expect("certificates");
+    let key = PrivateKeyDer::from_pem_file(directory.join("server.key")).expect("a key");
+    builder.with_single_cert(chain, key).expect("they match")
+}
+
+#[test]
+fn a_device_server_with_tls_is_called_unless_a_gateway_runs_and_what_is_wrong_with_it_is_told() {
+    let site = Site::new();
+    let directories = ["good", "other-name", "other-ca"].map(|name| site.path(name));
+    for (directory, name) in directories.iter().zip(["127.0.0.1", "press-5.plant", "127.0.0.1"]) {
+        std::fs::create_dir(directory).expect("a directory");
+        let ca = ["--ca".to_owned(), directories[0].join("ca.pem").display().to_string()];
+        let key = ["--ca-key".to_owned(), directories[0].join("ca.key").display().to_string()];
+        if directory.ends_with("other-name") {
+            made(directory, &["server", name, &ca[0], &ca[1], &key[0], &key[1]]);
+        } else {
+            made(directory, &["ca", &format!("CA of {}", directory.display())]);
+            made(directory, &["server", name]);
+        }
+    }
+    let [good, other_name, other_ca] = directories.each_ref().map(|directory| device(Some(server(directory))));
+    let plain = device(None);
+    let gone = free_address();
+    let ca = directories[0].join("ca.pem");
+    let mut config = site.config();
+    for (name, address) in
+        [("good", good.0), ("named", other_name.0), ("signed", other_ca.0), ("plain", plain.0), ("gone", gone)]
+    {
+        let keys = format!("connect = \"{address}\"\nfirst = \"keep\"\ntls = {{ ca = {ca:?} }}");
+        config = config.source(name, "tcp_connect", &keys);
+    }
+    let config = config.write(&site);
+    let (code, out, err) = check(&config, &[]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    let good_line = line(&out, "source good");
+    assert!(good_line.contains("takes connections, its certificate is good (TLS 1.3"), "{good_line}");
+    for (what, said, remedy) in [
+        ("source named", "not for this host, but for press-5.plant", "give the server a certificate"),
+        (
+            "source signed",
+            "signed by an unknown CA, or by itself",
+            "-> name the PEM file with the certificate of the CA",
+        ),
+        ("source plain", "it does not speak TLS on this port", "-> is the port right, or is it a port without TLS?"),
+        (
+            "source gone",
+            "Connection refused (os error 111); it is tried again and again",
+            "-> switch the device server on",
+        ),
+    ] {
+        let told = table(&out, &format!("warning  {what}"));
+        let told: String = told.lines().take(2).collect();
+        assert!(told.contains(said) && told.contains(remedy), "{what}: {told}");
+        assert!(!told.contains("[deliver.tls]"), "{told}");
+    }
+    let only_good = site.config().source(
+        "good",
+        "tcp_connect",
+        &format!("connect = \"{}\"\nfirst = \"keep\"\ntls = {{ ca = {ca:?} }}", good.0),
+    );
+    let config = only_good.write(&site);
+    let gateway = Gateway::start(&site, &config);
+    eventually("the device server to be called", || (gateway.status().open("good") == 1).then_some(()));
+    let calls = good.1.load(Ordering::Relaxed);
+    let (code, out, _) = check(&config, &[]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(line(&out, "source good").contains("not called, since the gateway that runs may have"), "{out}");
+    assert_eq!(good.1.load(Ordering::Relaxed), calls);
+    gateway.stop();
 }

@@ -1,13 +1,13 @@
 //! Row 73: who may send, and what others are answered before anything of their bodies is read.
 
-use super::rows::{Case, check_at, closed, refused, taken};
+use super::rows::check_at;
 use super::*;
 use ringest::access::tokens::{Tokens, line};
 use ringest::access::{Pattern, Patterns, TokensFile};
 use std::sync::Arc;
 
 /// 64 signs, as a drawn token has.
-const TOKEN: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+pub(super) const TOKEN: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const OVER: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
 
 fn patterns(list: &[&str]) -> Patterns {
@@ -15,7 +15,7 @@ fn patterns(list: &[&str]) -> Patterns {
 }
 
 /// A listener with two tokens, of which the second is over at 0 ns after 1970.
-fn with_tokens() -> Access {
+pub(super) fn with_tokens() -> Access {
     let lines = [
         line("cams", TOKEN, &patterns(&["a", "good", "cam-*"]), "2027-12-31"),
         line("over", OVER, &patterns(&["*"]), "1970-01-01T00:00:00Z"),
@@ -28,7 +28,7 @@ fn to(source: &str, fields: &str) -> String {
     format!("POST /v1/records/{source} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 5\r\n\r\nhello")
 }
 
-fn bearer(token: &str) -> String {
+pub(super) fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
@@ -184,7 +184,8 @@ fn an_answer_that_is_held_back_goes_when_its_time_has_come() {
     let mut connection = ServerConnection::new(0);
     let limits = Limits::default();
     let mut judge = |_: &Caller<'_>| {
-        let answer = with_tokens().judge(&Caller::default(), Names { own: "a", taken: &[] }, 0).unwrap_err().answer;
+        let answer =
+            with_tokens().judge(&Caller::default(), Names { own: "a", taken: &[] }, 0, None).unwrap_err().answer;
         Ruling::Deny(Box::new(ringest::http::server::Denied { held_until_ns: 2 * SECOND_NS, ..answer }))
     };
     let request = to("a", "");
@@ -199,4 +200,60 @@ fn an_answer_that_is_held_back_goes_when_its_time_has_come() {
     let output = connection.take_output(0, &[b' '; 29], &mut sent, &mut |_| ());
     assert!(output.close && output.refused == 1 && sent.starts_with(b"HTTP/1.1 401 "));
     assert_eq!(connection.deadline_ns(&limits), None);
+}
+
+/// Takes the requests of `pieces` for an owner that must find out of each who sends, and says so when it is asked the next time.
+fn found_out<'a>(pieces: impl Iterator<Item = &'a [u8]>, mut found: impl FnMut() -> Ruling) -> (Vec<String>, Vec<u8>) {
+    let (mut connection, limits) = (ServerConnection::new(0), Limits::default());
+    let (mut bodies, mut sent) = (Vec::new(), Vec::new());
+    for mut input in pieces {
+        let mut waits = true;
+        loop {
+            let mut judge = |_: &Caller<'_>| {
+                waits = !waits;
+                if waits { found() } else { Ruling::Wait }
+            };
+            if let Some(request) = connection.next_request((&limits).into(), 0, &mut input, &mut judge) {
+                bodies.push(String::from_utf8(request.body.to_vec()).unwrap());
+                connection.respond(Verdict::Taken { records: 1 });
+            } else if !connection.is_judging() {
+                break;
+            } else {
+                assert_eq!(connection.deadline_ns(&limits), None, "the owner has it");
+                assert!(connection.held_bytes() <= limits.header_bytes);
+            }
+        }
+        assert!(input.is_empty());
+        connection.take_output(0, &[b' '; 29], &mut sent, &mut |_| ());
+    }
+    (bodies, sent)
+}
+
+#[test]
+fn a_request_waits_until_its_owner_knows_who_sends_it() {
+    let length = to("a", &bearer(TOKEN));
+    let chunks = post("Transfer-Encoding: chunked\r\n", HELLO);
+    let wire = [length.as_str(), &chunks, &to("b", "")].concat();
+    let statuses = |sent: &[u8]| {
+        let text = String::from_utf8(sent.to_vec()).unwrap();
+        text.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect::<Vec<_>>()
+    };
+    let mut ways: Vec<Vec<&[u8]>> =
+        (1..wire.len()).map(|at| vec![&wire.as_bytes()[..at], &wire.as_bytes()[at..]]).collect();
+    ways.push(vec![wire.as_bytes()]);
+    ways.push(wire.as_bytes().chunks(1).collect());
+    for way in ways {
+        let (bodies, sent) = found_out(way.iter().copied(), || Ruling::Pass(None));
+        assert_eq!((bodies, statuses(&sent)), (vec!["hello".to_owned(); 3], vec!["201".to_owned(); 3]));
+        let (bodies, sent) = found_out(way.iter().copied(), || Ruling::Later(7));
+        assert_eq!((bodies.len(), statuses(&sent)), (0, vec!["503".to_owned(); 3]));
+        assert!(String::from_utf8(sent).unwrap().contains("\r\nRetry-After: 7\r\n"));
+        let denied = || {
+            let answer =
+                with_tokens().judge(&Caller::default(), Names { own: "a", taken: &[] }, 0, None).unwrap_err().answer;
+            Ruling::Deny(Box::new(answer))
+        };
+        let (bodies, sent) = found_out(way.iter().copied(), denied);
+        assert_eq!((bodies.len(), statuses(&sent)), (0, vec!["401".to_owned()]), "nothing is looked at behind it");
+    }
 }

@@ -3,21 +3,21 @@
 
 mod access;
 mod forms;
+mod get;
 mod keeps;
 mod keys;
 mod random;
 mod rows;
+mod table;
 
-use ringest::access::{Access, Names};
+use ringest::access::{Access, Judged, Names};
 use ringest::http::date::HttpDate;
 use ringest::http::server::{
     Caller, Details, Forms, Limits, Output, Part, Query, Rules, Ruling, ServerConnection, Stranger, Turned, Verdict,
 };
 
-/// Start of a good request.
-const P: &str = "POST /v1/records/a HTTP/1.1\r\nHost: a\r\n";
-/// A good request, whose body no other one has.
-const GOOD: &str = "POST /v1/records/good HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\ngood";
+use table::{Case, GOOD, HELLO, P, chunked, closed, post, refused, taken, with_length};
+
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// One answer as a client would read it.
@@ -152,8 +152,9 @@ impl Machine {
         let mut input = bytes;
         let mut judge = |caller: &Caller<'_>| {
             let names = Names { own: "a", taken: &["a".to_owned(), "gauge".to_owned()] };
-            match self.access.judge(caller, names, 0) {
-                Ok(admitted) => Ruling::Pass(admitted.origin),
+            match self.access.judge(caller, names, 0, None) {
+                Ok(Judged::In(admitted)) => Ruling::Pass(admitted.origin),
+                Ok(judged) => panic!("nobody types a secret here: {judged:?}"),
                 Err(turned) => Ruling::Deny(Box::new(turned.answer)),
             }
         };
@@ -226,20 +227,6 @@ fn run_as<'a>(forms: &Forms, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outc
     }
     machine.outcome
 }
-
-fn post(fields: &str, body: &str) -> String {
-    format!("{P}{fields}\r\n{body}")
-}
-
-fn with_length(value: &str) -> String {
-    post(&format!("Content-Length: {value}\r\n"), "hello")
-}
-
-fn chunked(body: &str) -> String {
-    post("Transfer-Encoding: chunked\r\n", body)
-}
-
-const HELLO: &str = "5\r\nhello\r\n0\r\n\r\n";
 
 #[test]
 fn reading_pauses_while_64_answers_wait_and_what_was_read_is_still_taken() {

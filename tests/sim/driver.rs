@@ -149,6 +149,7 @@ impl World {
             Op::HoldLine { .. } => return Err("a line is held that has no XON and XOFF".into()),
             Op::AwaitOlder { .. } => return Err("a connection waits for older ones, but there is no proxy".into()),
             Op::HandOver { .. } => return Err("a connection is handed over, but there is one core".into()),
+            Op::LookAtSecret { .. } => return Err("a secret is looked at, and no world has any".into()),
             Op::PassOn { .. } => return Err("something is passed on, but there is one core".into()),
             Op::Journal { journal, op } => {
                 let &directory = self.directories.get(usize::from(journal.0)).ok_or("a journal that there is not")?;

@@ -6,8 +6,11 @@ mod machines;
 mod memory;
 mod pki;
 mod revoked;
+mod rows;
 mod server;
 mod service;
 mod session;
 mod settings;
 mod shard;
+#[path = "../http_server/table.rs"]
+mod table;

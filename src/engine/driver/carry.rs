@@ -4,6 +4,7 @@
 use super::complete::{Kind, user_data};
 use super::link::{Link, Phase};
 use super::{Commit, Core, Driver, Event, Events, Message};
+use crate::access::SecretCheck;
 use crate::config::SourceKind;
 use crate::engine::buffers::Buffers;
 use crate::engine::control::Request;
@@ -72,6 +73,7 @@ impl<C: Core> Driver<C> {
             Op::HandOver { source, fd, peer, core, told } => self.hand_over(core, source, (fd, peer), told),
             Op::PassOn { core, parcel } => self.pass_on(core, parcel),
             Op::OpenPort { link, source } => self.open_port(link, source),
+            Op::LookAtSecret { link, check } => self.look_at_secret(link, check),
             Op::HoldLine { link, fd, hold } => self.hold_line(link, fd, hold),
             Op::Journal { journal, op } => self.carry_journal(journal, op),
         }
@@ -441,6 +443,13 @@ impl<C: Core> Driver<C> {
         let _ = self.control.send(Request::OpenPort { core: self.index, link: id, source });
     }
 
+    /// Has the control thread look at a secret. Without one the core is stopping.
+    fn look_at_secret(&mut self, link: LinkId, check: Box<SecretCheck>) {
+        if self.control.send(Request::LookAtSecret { core: self.index, link, check }).is_err() {
+            self.events.push(Event::SecretUnknown { link });
+        }
+    }
+
     /// Has the control thread send XOFF or XON, through a duplicate: by then this core may have let the port go.
     fn hold_line(&mut self, id: LinkId, fd: Fd, hold: bool) {
         let link = &self.links[id.index as usize];
@@ -500,6 +509,7 @@ impl<C: Core> Driver<C> {
         match message {
             Message::PortOpened { link, result } => self.port_opened(now, link, result),
             Message::PortClosed { link } => self.closed(now, link),
+            Message::SecretLooked { link, looked } => self.hear(now, Completion::SecretLooked { link, looked }),
             Message::Accepted { source, fd, peer, told: None } => {
                 self.hear(now, Completion::Accepted { source, fd, peer });
             }

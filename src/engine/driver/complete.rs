@@ -2,6 +2,7 @@
 
 use super::link::Phase;
 use super::{Core, Driver, Event};
+use crate::access::Looked;
 use crate::engine::ring::Cqe;
 use crate::journal;
 use crate::shard::{Completion, ConnectError, Fd, LinkId, Now, OpenPort, RecvEnd};
@@ -93,6 +94,9 @@ impl<C: Core> Driver<C> {
             Event::Connected { link, result } => self.connected(now, link, result),
             Event::Closed { link } => self.closed(now, link),
             Event::Paused { link } => self.paused(now, link),
+            Event::SecretUnknown { link } => {
+                self.hear(now, Completion::SecretLooked { link, looked: Looked::Unknown });
+            }
             Event::Parcel(parcel) => self.hear(now, Completion::Parcel { parcel }),
             Event::Journal { journal, completion } => self.hear(now, Completion::Journal { journal, completion }),
         }

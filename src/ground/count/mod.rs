@@ -129,6 +129,10 @@ counters! {
     pub denied: u64,
     /// Requests without a good token whose answers were held back, since their address has failed often.
     pub denied_late: u64,
+    /// Secrets that people type which were looked at.
+    pub secrets_looked_at: u64,
+    /// Requests that were put off by 503, since too many such secrets waited to be looked at.
+    pub secrets_put_off: u64,
     /// Times a serial port or an outgoing source was opened.
     pub opened_sources: u64,
     /// Times a serial port hung up or an outgoing source was lost.

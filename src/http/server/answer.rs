@@ -5,7 +5,7 @@ use crate::http::chunked::ChunkFault;
 use crate::http::fields::FramingFault;
 
 use super::door::{Denied, write_origin, write_preflight};
-use super::forms::Details;
+use super::forms::{Details, Get};
 use super::keeps::Keeps;
 use serde_json::json;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const SHOWN_BYTES_MAX: usize = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
     None,
-    /// `Allow: POST, PUT, OPTIONS` (RFC 9110 section 10.2.1)
+    /// `Allow` with the methods that the source takes (RFC 9110 section 10.2.1)
     Allow,
     /// `Accept-Encoding: gzip` (RFC 9110 section 15.5.16)
     AcceptEncoding,
@@ -147,6 +147,19 @@ pub struct TooMany {
     pub details: Details,
 }
 
+/// What an answer says beside itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Envelope<'o> {
+    /// The connection ends with it.
+    pub(super) close: bool,
+    /// A peer of HTTP/1.0 must be told that the connection does not.
+    pub(super) keep_alive: bool,
+    /// Nobody on the way may keep what answers a GET that may be a record.
+    pub(super) get: Get,
+    /// Whose pages may read it.
+    pub(super) origin: Option<&'o str>,
+}
+
 /// An answer that waits for its turn.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -195,15 +208,8 @@ impl Answer {
         }
     }
 
-    /// Appends its bytes; `close` is whether the connection ends with it, `keep_alive` whether a peer of HTTP/1.0 must be told that
-    /// it does not, `origin` whose pages may read it.
-    pub(super) fn write(
-        &self,
-        date: &[u8; 29],
-        (close, keep_alive): (bool, bool),
-        origin: Option<&str>,
-        out: &mut Vec<u8>,
-    ) {
+    /// Appends its bytes.
+    pub(super) fn write(&self, date: &[u8; 29], envelope: Envelope<'_>, out: &mut Vec<u8>) {
         if let Self::Continue = self {
             out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             return;
@@ -212,12 +218,15 @@ impl Answer {
         out.extend_from_slice(status_line(self.status()));
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(date);
-        if close {
+        if envelope.close {
             out.extend_from_slice(b"\r\nConnection: close");
-        } else if keep_alive {
+        } else if envelope.keep_alive {
             out.extend_from_slice(b"\r\nConnection: keep-alive");
         }
-        if let Some(origin) = origin {
+        if envelope.get == Get::UnderWay {
+            out.extend_from_slice(b"\r\nCache-Control: no-store");
+        }
+        if let Some(origin) = envelope.origin {
             write_origin(origin, out);
         }
         match *self {
@@ -237,8 +246,8 @@ impl Answer {
             }
             // A 204 has neither Content-Length nor body (RFC 9110 section 8.6).
             Self::Options { ref keeps } => {
-                out.extend_from_slice(b"\r\nAllow: POST, PUT, OPTIONS");
-                if origin.is_some() {
+                out.extend_from_slice(allow(envelope.get));
+                if envelope.origin.is_some() {
                     write_preflight(keeps.as_deref(), out);
                 }
                 out.extend_from_slice(b"\r\n\r\n");
@@ -247,7 +256,7 @@ impl Answer {
             Self::Refused(ref refused) => {
                 out.extend_from_slice(match refused.refusal.extra {
                     Extra::None => b"",
-                    Extra::Allow => b"\r\nAllow: POST, PUT, OPTIONS",
+                    Extra::Allow => allow(envelope.get),
                     Extra::AcceptEncoding => b"\r\nAccept-Encoding: gzip",
                     Extra::RetrySoon => b"\r\nRetry-After: 1",
                 });
@@ -255,6 +264,10 @@ impl Answer {
             }
         }
     }
+}
+
+fn allow(get: Get) -> &'static [u8] {
+    if get != Get::Refused { b"\r\nAllow: GET, POST, PUT, OPTIONS" } else { b"\r\nAllow: POST, PUT, OPTIONS" }
 }
 
 fn write_accepted(records: u32, out: &mut Vec<u8>) {

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{Answer, Extra, NO_ROOM, Part, Refusal, Refused, TooMany, shown};
+use super::answer::{Answer, Envelope, Extra, NO_ROOM, Part, Refusal, Refused, TooMany, shown};
 use super::door::{Caller, Ruling};
-use super::forms::{Details, Rules};
+use super::forms::{Details, Get, Rules};
 use super::reading::Step;
 use crate::http::chunked::Decoder;
 use crate::http::fields::LineScan;
@@ -127,6 +127,8 @@ pub(super) enum Phase {
     Length(u64),
     /// A chunked body; `buffer` as before.
     Chunked(Decoder),
+    /// The owner has to find out who sends; `buffer` holds the head, whose request line ends here.
+    Judging(usize),
     /// The owner looks at the request.
     Verdict,
     /// Nothing more is read.
@@ -170,12 +172,22 @@ pub(super) struct Packed {
     pub(super) bytes: u64,
 }
 
-/// An answer, the origin whose pages may read it, and whether a peer of HTTP/1.0 must be told that the connection goes on.
+/// An answer, and what it says beside itself.
 #[derive(Debug)]
 struct Pending {
     answer: Answer,
     origin: Option<Arc<String>>,
     keep_alive: bool,
+    get: Get,
+}
+
+/// Whether a connection goes on behind the request under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    No,
+    Yes,
+    /// The request is of HTTP/1.0, and its peer must be told.
+    Told,
 }
 
 /// How much of an empty line came before a request.
@@ -218,13 +230,12 @@ pub struct ServerConnection {
     /// Start of being idle; of a body, the moment that it would have begun at, had it come at the least rate.
     pub(super) since_ns: u64,
     pub(super) kept: Kept,
-    pub(super) keep_alive: bool,
-    /// The request is of HTTP/1.0 and asks to go on.
-    pub(super) says_keep_alive: bool,
+    pub(super) lasts: Lasts,
     pub(super) blank_line: BlankLine,
     pub(super) stranger: Option<Stranger>,
     /// Whose pages may read the answer to the request under way.
     pub(super) origin: Option<Arc<String>>,
+    pub(super) get: Get,
 }
 
 // Ten thousand of them are idle on a core.
@@ -244,16 +255,16 @@ impl ServerConnection {
             first_byte_ns: now_ns,
             since_ns: now_ns,
             kept: Kept::default(),
-            keep_alive: true,
-            says_keep_alive: false,
+            lasts: Lasts::Yes,
             blank_line: BlankLine::None,
             stranger: None,
             origin: None,
+            get: Get::Refused,
         }
     }
 
     /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is
-    /// needed. Bytes after a request that ends the connection are dropped unread. `judge` is asked once a request, when its head
+    /// needed, or when its owner must find out first who sends ([`Self::is_judging`]). Bytes after a request that ends the connection are dropped unread. `judge` is asked once a request, when its head
     /// is whole and nothing of its body is read.
     ///
     /// # Panics
@@ -276,12 +287,13 @@ impl ServerConnection {
                     Step::More
                 }
                 Phase::Verdict => panic!("the request before has not been answered"),
+                Phase::Judging(line_end) => self.judge_again(line_end, rules, now_ns, input, judge),
                 Phase::Head(scan) => self.read_head(scan, rules, now_ns, input, judge),
                 Phase::Length(remaining) => self.read_body(remaining, limits, input),
                 Phase::Chunked(decoder) => self.read_chunks(decoder, limits, input),
             };
             match step {
-                Step::More => return None,
+                Step::More | Step::Wait => return None,
                 Step::Again => {}
                 Step::Lent(request) => {
                     self.phase = Phase::Verdict;
@@ -301,6 +313,12 @@ impl ServerConnection {
     pub fn respond(&mut self, verdict: Verdict) {
         assert!(matches!(self.phase, Phase::Verdict), "there is no request to answer");
         self.finish(answer_of(verdict));
+    }
+
+    /// Whether the owner must find out who sends before the connection goes on: by another call of
+    /// [`next_request`](Self::next_request), with the bytes that the last one has left. Until then it is given nothing.
+    pub fn is_judging(&self) -> bool {
+        matches!(self.phase, Phase::Judging(_))
     }
 
     /// What became of a request that somebody else has. Whether it was the first that waits; `None` where it waits no more.
@@ -367,11 +385,12 @@ impl ServerConnection {
         hear: &mut dyn FnMut(Turned<'_>),
     ) -> Output {
         let mut output = Output::default();
-        while let Some(Pending { answer, origin, keep_alive }) =
+        while let Some(Pending { answer, origin, keep_alive, get }) =
             self.first.take_if(|first| first.answer.may_go(self.durable_below))
         {
             self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
-            answer.write(date, (self.is_finished(), keep_alive), origin.as_deref().map(String::as_str), out);
+            let (close, origin) = (self.is_finished(), origin.as_deref().map(String::as_str));
+            answer.write(date, Envelope { close, keep_alive, get, origin }, out);
             if let Answer::Refused(refused) = &answer
                 && let Some(line) = &refused.line
             {
@@ -414,7 +433,7 @@ impl ServerConnection {
         };
         match self.phase {
             Phase::Closing => self.held_until_ns(),
-            Phase::Verdict => None,
+            Phase::Verdict | Phase::Judging(_) => None,
             Phase::Length(_) | Phase::Chunked(_) => after(self.since_ns, limits.body_timeout),
             Phase::Head(_) if self.under_way() => after(self.first_byte_ns, limits.header_timeout),
             Phase::Head(_) if self.first.is_some() => None,
@@ -474,7 +493,7 @@ impl ServerConnection {
     fn under_way(&self) -> bool {
         match self.phase {
             Phase::Head(_) => !self.buffer.is_empty(),
-            Phase::Length(_) | Phase::Chunked(_) => true,
+            Phase::Length(_) | Phase::Chunked(_) | Phase::Judging(_) => true,
             Phase::Verdict | Phase::Closing => false,
         }
     }
@@ -485,7 +504,7 @@ impl ServerConnection {
         self.packed = None;
         self.push(answer);
         self.phase = Phase::Head(LineScan::default());
-        if !self.keep_alive {
+        if self.lasts == Lasts::No {
             self.stop_reading();
         }
     }
@@ -505,7 +524,7 @@ impl ServerConnection {
     pub(super) fn push(&mut self, answer: Answer) {
         // What comes before the final answer says nothing of origins.
         let origin = if matches!(answer, Answer::Continue) { None } else { self.origin.take() };
-        let pending = Pending { answer, origin, keep_alive: self.says_keep_alive };
+        let pending = Pending { answer, origin, keep_alive: self.lasts == Lasts::Told, get: self.get };
         match self.first {
             None => self.first = Some(pending),
             Some(_) => self.rest.get_or_insert_default().push_back(pending),

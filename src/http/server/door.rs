@@ -73,6 +73,10 @@ pub enum Ruling {
     Pass(Option<Arc<String>>),
     /// It is not.
     Deny(Box<Denied>),
+    /// It is not known yet: no byte more is taken until the owner asks for the next request again.
+    Wait,
+    /// It cannot be known at this moment: 503 with Retry-After, in seconds.
+    Later(u32),
 }
 
 impl Ruling {

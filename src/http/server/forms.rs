@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub struct Forms {
     /// What becomes of a request whose target has a query.
     pub query: Query,
+    /// A GET is a record: its query, percent-decoded. For devices that can do nothing else.
+    pub get: bool,
     /// What a JSON array is.
     pub array: Array,
     /// Lines of a head may end in LF alone.
@@ -20,7 +22,7 @@ pub struct Forms {
     pub keeps: Option<Arc<Keeps>>,
 }
 
-static PLAIN: Forms = Forms { query: Query::Refuse, array: Array::Record, bare_lf: false, keeps: None };
+static PLAIN: Forms = Forms { query: Query::Refuse, get: false, array: Array::Record, bare_lf: false, keeps: None };
 
 /// What a request is held to: what it may take, and the forms of its source.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +38,17 @@ impl<'r> From<&'r Limits> for Rules<'r> {
     fn from(limits: &'r Limits) -> Self {
         Self { limits, forms: &PLAIN }
     }
+}
+
+/// What a GET is to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Get {
+    /// No request for records.
+    Refused,
+    /// One.
+    Taken,
+    /// One, and the request under way is a GET.
+    UnderWay,
 }
 
 /// What becomes of a request for records whose target has a query.
@@ -87,6 +100,68 @@ const URLENCODED: Refusal = Refusal::of(
     "the fields of a web form are no record",
     &Details { came: "Content-Type application/x-www-form-urlencoded", allowed: FORMS },
 );
+/// What the query of a GET may be.
+const DECODED: &str = "?RECORD behind the SOURCE, with %XX for every byte that a query cannot hold, and %25 for %";
+
+/// A GET without a query, or with an empty one.
+pub(super) const NO_QUERY: Refusal = Refusal::of(
+    400,
+    "the record of a GET is its query",
+    &Details { came: "a target without a query, or with an empty one", allowed: DECODED },
+);
+
+/// A `%` that stands for nothing: as it is, or as a wrong byte, it would be a guess.
+pub(super) const BAD_PERCENT: Refusal = Refusal::of(
+    400,
+    "a % in a query is followed by two hexadecimal digits",
+    &Details { came: "a % with something else behind it", allowed: DECODED },
+);
+
+/// A record in a query that is larger than a body may be.
+pub(super) const QUERY_TOO_LARGE: Refusal = Refusal::of(
+    414,
+    "the record in the query is too large",
+    &Details { came: "a longer record", allowed: "body in [limits] of the gateway, or a POST" },
+);
+
+/// A GET with a body: which of both would be the record?
+pub(super) const GET_WITH_BODY: Refusal = Refusal::of(
+    400,
+    "the record of a GET is its query, and a GET has no body",
+    &Details { came: "a GET with a body", allowed: "a GET without one, or a POST with the record in the body" },
+);
+
+/// A request that a browser makes in case its user may want the page.
+pub(super) const PREFETCH: Refusal = Refusal::of(
+    403,
+    "a GET is a record here, and none that is made in advance",
+    &Details { came: "Purpose or Sec-Purpose: prefetch", allowed: "a GET that is meant" },
+);
+
+/// How many bytes a query decodes to; `None` where a `%` stands for nothing.
+pub(super) fn decoded_bytes(query: &[u8]) -> Option<usize> {
+    let (mut count, mut at) = (0, 0);
+    while at < query.len() {
+        if query[at] == b'%' {
+            query.get(at + 1..at + 3).filter(|pair| pair.iter().all(u8::is_ascii_hexdigit))?;
+            at += 2;
+        }
+        (count, at) = (count + 1, at + 1);
+    }
+    Some(count)
+}
+
+/// Appends what a query decodes to (RFC 3986 section 2.1). `+` is a plus: that it may be a blank is a rule of web forms.
+pub(super) fn decode(query: &[u8], out: &mut Vec<u8>) {
+    let digit = |byte: u8| (byte as char).to_digit(16).expect("looked at before") as u8;
+    let mut rest = query;
+    while let Some(at) = memchr::memchr(b'%', rest) {
+        out.extend_from_slice(&rest[..at]);
+        out.push(digit(rest[at + 1]) << 4 | digit(rest[at + 2]));
+        rest = &rest[at + 3..];
+    }
+    out.extend_from_slice(rest);
+}
 
 /// A Content-Encoding that is not unpacked.
 pub(super) const CODING: Refusal = Refusal {

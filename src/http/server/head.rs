@@ -4,6 +4,7 @@ use super::limits::Limits;
 use httparse::{EMPTY_HEADER, Header, Status};
 
 use super::answer::Refusal;
+use super::connection::Lasts;
 use super::door::Caller;
 use super::forms::{self, Details, Forms, Query, Rules};
 use crate::ground::proxy;
@@ -20,14 +21,14 @@ const FIELDS_COMMON: usize = 16;
 #[derive(Debug)]
 pub(super) struct Head<'h> {
     pub(super) framing: Framing,
-    /// No `Connection: close`, and in HTTP/1.0 `Connection: keep-alive`.
-    pub(super) keep_alive: bool,
-    /// HTTP/1.0, where a connection that goes on is said to (RFC 9112 section 9.3, RFC 2068 section 19.7.1).
-    pub(super) says_keep_alive: bool,
+    /// No `Connection: close`, and in HTTP/1.0 `Connection: keep-alive`; there a connection that goes on is said to (RFC 9112
+    /// section 9.3, RFC 2068 section 19.7.1).
+    pub(super) lasts: Lasts,
     /// The client holds the body back until it hears `100 Continue`.
     pub(super) expects_continue: bool,
     /// A HEAD request, whose answer has no body.
     pub(super) head_only: bool,
+    pub(super) is_get: bool,
     pub(super) route: Route<'h>,
     /// Those that are kept with each record of the request, encoded.
     pub(super) headers: Vec<u8>,
@@ -47,7 +48,7 @@ pub(super) enum Route<'h> {
     Tunnel(Refusal),
 }
 
-/// What a POST or PUT of records says of itself.
+/// What a request of records says of itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ingest<'h> {
     pub(super) source: &'h str,
@@ -55,6 +56,8 @@ pub(super) struct Ingest<'h> {
     pub(super) idempotency_key: Option<&'h [u8]>,
     /// The body is packed by gzip.
     pub(super) is_packed: bool,
+    /// The record itself, where it is the query of a GET; every `%` in it stands for a byte.
+    pub(super) query: Option<&'h [u8]>,
 }
 
 /// The three parts of a request line.
@@ -187,7 +190,7 @@ fn interpret<'h>(
     let framing = seen.framing.resolve(line.http10)?;
     let path = path_of(&line)?;
     let expects = if line.http10 { Expect::Nothing } else { seen.expect };
-    let mut route = route(&line, path, &seen, expects, forms.query);
+    let mut route = route(&line, path, &seen, (expects, framing), forms);
     seen.caller.is_options = line.method == b"OPTIONS";
     if let Route::Ingest(ingest) = &route {
         seen.caller.source = Some(ingest.source);
@@ -199,13 +202,17 @@ fn interpret<'h>(
             Err(refusal) => route = Route::Refused(refusal),
         }
     }
-    let keep_alive = !seen.close && (!line.http10 || seen.keep_alive);
+    let lasts = match (seen.close, line.http10) {
+        (false, false) => Lasts::Yes,
+        (false, true) if seen.keep_alive => Lasts::Told,
+        _ => Lasts::No,
+    };
     Ok(Head {
         framing,
-        keep_alive,
-        says_keep_alive: keep_alive && line.http10,
+        lasts,
         expects_continue: expects == Expect::Continue,
         head_only: line.method == b"HEAD",
+        is_get: line.method == b"GET",
         caller: seen.caller,
         headers,
         route,
@@ -235,6 +242,7 @@ struct Fields<'h> {
     foreign_encoding: bool,
     keys: u32,
     key: Option<&'h [u8]>,
+    is_prefetch: bool,
     caller: Caller<'h>,
 }
 
@@ -254,10 +262,12 @@ impl<'h> Fields<'h> {
                 self.expect = if known { Expect::Continue } else { Expect::Unknown };
             }
             6 if is("origin") => self.caller.origin.see(value),
+            7 if is("purpose") => self.see_purpose(value),
             10 if is("connection") => {
                 self.close |= list(value).any(|option| option.eq_ignore_ascii_case(b"close"));
                 self.keep_alive |= list(value).any(|option| option.eq_ignore_ascii_case(b"keep-alive"));
             }
+            11 if is("sec-purpose") => self.see_purpose(value),
             12 if is("content-type") => {
                 self.content_types += 1;
                 self.content_type = Some(value);
@@ -284,6 +294,11 @@ impl<'h> Fields<'h> {
         Ok(())
     }
 
+    /// `prefetch`, perhaps with parameters (the Fetch standard, Sec-Purpose).
+    fn see_purpose(&mut self, value: &[u8]) {
+        self.is_prefetch |= list(value).any(|purpose| forms::essence(purpose).eq_ignore_ascii_case(b"prefetch"));
+    }
+
     /// One Host, which only HTTP/1.0 may leave out (RFC 9112 section 3.2).
     fn check_host(&self, http10: bool) -> Result<(), Refusal> {
         match self.hosts {
@@ -301,12 +316,8 @@ impl<'h> Fields<'h> {
 
     /// What a request for records leaves to complain about.
     fn complaint(&self, expects: Expect) -> Option<Refusal> {
-        if expects == Expect::Unknown {
-            return Some(Refusal::new(
-                417,
-                "only the expectation 100-continue is known",
-                "Expect: 100-continue, or none",
-            ));
+        if let Some(refusal) = self.complaint_of_any(expects) {
+            return Some(refusal);
         }
         if self.foreign_encoding || self.gzips > 1 {
             return Some(forms::CODING);
@@ -314,8 +325,27 @@ impl<'h> Fields<'h> {
         if self.content_types > 1 {
             return Some(Refusal::new(415, "more than one Content-Type", "one Content-Type"));
         }
-        if let Some(refusal) = self.media_type().and_then(forms::refusal_of) {
-            return Some(refusal);
+        self.media_type().and_then(forms::refusal_of)
+    }
+
+    /// What a GET that is a record leaves to complain about. It has no body of which a field could say anything.
+    fn complaint_of_get(&self, expects: Expect, framing: Framing) -> Option<Refusal> {
+        if self.is_prefetch {
+            return Some(forms::PREFETCH);
+        }
+        if !matches!(framing, Framing::Absent | Framing::Length(0)) {
+            return Some(forms::GET_WITH_BODY);
+        }
+        self.complaint_of_any(expects)
+    }
+
+    fn complaint_of_any(&self, expects: Expect) -> Option<Refusal> {
+        if expects == Expect::Unknown {
+            return Some(Refusal::new(
+                417,
+                "only the expectation 100-continue is known",
+                "Expect: 100-continue, or none",
+            ));
         }
         if self.keys > 1 || self.key.is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
             return Some(Refusal::bad(
@@ -358,14 +388,14 @@ fn route<'h>(
     line: &RequestLine<'h>,
     target: &'h [u8],
     fields: &Fields<'h>,
-    expects: Expect,
-    allowed_query: Query,
+    (expects, framing): (Expect, Framing),
+    takes: &Forms,
 ) -> Route<'h> {
     let path = memchr::memchr(b'?', target).map_or(target, |at| &target[..at]);
-    let has_query = path.len() < target.len();
+    let query = target.get(path.len() + 1..);
     let source = path.strip_prefix(b"/v1/records/").and_then(source_name);
     match (line.method, source) {
-        (b"POST" | b"PUT", Some(_)) if has_query && allowed_query == Query::Refuse => Route::Refused(forms::QUERY),
+        (b"POST" | b"PUT", Some(_)) if query.is_some() && takes.query == Query::Refuse => Route::Refused(forms::QUERY),
         (b"POST" | b"PUT", Some(source)) => match fields.complaint(expects) {
             Some(refusal) => Route::Refused(refusal),
             None => Route::Ingest(Ingest {
@@ -373,7 +403,12 @@ fn route<'h>(
                 content_type: fields.media_type(),
                 idempotency_key: fields.key,
                 is_packed: fields.gzips > 0,
+                query: None,
             }),
+        },
+        (b"GET", Some(source)) if takes.get => match fields.complaint_of_get(expects, framing) {
+            Some(refusal) => Route::Refused(refusal),
+            None => route_of_query(source, query.unwrap_or_default(), fields.key),
         },
         (b"CONNECT", _) => Route::Tunnel(Refusal::method("this is no proxy", "POST or PUT")),
         (b"TRACE", _) => Route::Refused(Refusal::method("TRACE is not supported", "POST or PUT")),
@@ -381,12 +416,27 @@ fn route<'h>(
         (b"OPTIONS", None) if path == b"*" || path.is_empty() => Route::Options,
         (b"OPTIONS", Some(_)) => Route::Options,
         (b"GET" | b"HEAD" | b"DELETE" | b"PATCH", Some(_)) => {
-            Route::Refused(Refusal::method("records are sent by POST or PUT", "POST or PUT"))
+            let (rule, allowed) = match takes.get {
+                true => ("records are sent by POST, PUT or GET", "POST, PUT or GET"),
+                false => ("records are sent by POST or PUT", "POST or PUT"),
+            };
+            Route::Refused(Refusal::method(rule, allowed))
         }
         (b"POST" | b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"PATCH" | b"OPTIONS", None) => Route::Refused(
             Refusal::new(404, "records go to /v1/records/SOURCE", "a SOURCE of 1 to 64 of A-Z a-z 0-9 . _ -"),
         ),
         _ => Route::Refused(Refusal::new(501, "the method is not known", "POST or PUT")),
+    }
+}
+
+/// A GET whose query is the record.
+fn route_of_query<'h>(source: &'h str, query: &'h [u8], idempotency_key: Option<&'h [u8]>) -> Route<'h> {
+    match forms::decoded_bytes(query) {
+        None => Route::Refused(forms::BAD_PERCENT),
+        Some(0) => Route::Refused(forms::NO_QUERY),
+        Some(_) => {
+            Route::Ingest(Ingest { source, content_type: None, idempotency_key, is_packed: false, query: Some(query) })
+        }
     }
 }
 

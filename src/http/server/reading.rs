@@ -1,9 +1,9 @@
 //! Reading: from bytes to whole requests, and the answers to those that are wrong.
 
 use super::answer::{Answer, Extra, Refusal, shown};
-use super::connection::{BlankLine, Drain, Kept, Packed, Phase, Request, ServerConnection, Stranger, refused};
+use super::connection::{BlankLine, Drain, Kept, Lasts, Packed, Phase, Request, ServerConnection, Stranger, refused};
 use super::door::{Caller, Denied, Ruling};
-use super::forms::{self, Rules};
+use super::forms::{self, Get, Rules};
 use super::head::{self, Head, Ingest, Route};
 use super::limits::Limits;
 use crate::ground::KeptHeaders;
@@ -35,6 +35,8 @@ const TOO_LARGE: Refusal = Refusal::new(413, "the body is too large", "max_body 
 pub(super) enum Step<'a> {
     /// The input is used up.
     More,
+    /// The owner must find something out first; the input is left as it is.
+    Wait,
     /// Something was settled: look again.
     Again,
     /// A request that lies in the input.
@@ -100,9 +102,24 @@ impl ServerConnection {
                 // The head dies with `bytes`: what must outlive it is copied, no request is lent, no input taken.
                 let mut rest = *input;
                 self.take_head((&bytes[..end], line_end), rules, now_ns, &mut rest, judge, false);
-                Step::Again
+                if self.is_judging() { Step::Wait } else { Step::Again }
             }
         }
+    }
+
+    /// Looks at a head again of which it was not known who sends it.
+    pub(super) fn judge_again<'a>(
+        &mut self,
+        line_end: usize,
+        rules: Rules<'_>,
+        now_ns: u64,
+        input: &[u8],
+        judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
+    ) -> Step<'a> {
+        let bytes = std::mem::take(&mut self.buffer);
+        let mut rest = input;
+        self.take_head((&bytes, line_end), rules, now_ns, &mut rest, judge, false);
+        if self.is_judging() { Step::Wait } else { Step::Again }
     }
 
     /// Looks at the first bytes of a request; whether a head may start in `input`, which then has at least a byte.
@@ -184,8 +201,9 @@ impl ServerConnection {
         judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
         lend: bool,
     ) -> Step<'a> {
-        self.says_keep_alive = false;
         let limits = rules.limits;
+        let takes_get = rules.forms.get;
+        self.get = if takes_get { Get::Taken } else { Get::Refused };
         let head = match head::parse(bytes, line_end, rules) {
             Ok(head) => head,
             Err(refusal) => {
@@ -195,17 +213,13 @@ impl ServerConnection {
         };
         self.phase = Phase::Head(LineScan::default());
         self.blank_line = BlankLine::None;
-        (self.keep_alive, self.says_keep_alive) = (head.keep_alive, head.says_keep_alive);
+        self.lasts = head.lasts;
+        if head.is_get && takes_get {
+            self.get = Get::UnderWay;
+        }
         self.since_ns = now_ns;
-        // What asks for a tunnel is refused whoever asks.
-        if !matches!(head.route, Route::Tunnel(_)) {
-            match judge(&Caller { line: &bytes[..line_end], ..head.caller }) {
-                Ruling::Pass(origin) => self.origin = origin,
-                Ruling::Deny(denied) => {
-                    self.deny(&head, denied, input);
-                    return Step::Again;
-                }
-            }
+        if let Some(step) = self.ask(&head, (bytes, line_end), input, judge) {
+            return step;
         }
         let ingest = match head.route {
             Route::Ingest(ingest) => ingest,
@@ -223,6 +237,10 @@ impl ServerConnection {
                 return Step::Again;
             }
         };
+        if let Some(query) = ingest.query {
+            self.take_query((&head, &ingest), (bytes, query), limits);
+            return Step::Again;
+        }
         match head.framing {
             Framing::Absent => self.finish(refused(NO_LENGTH, false, Some(shown(bytes)))),
             Framing::Length(0) => self.finish(refused(EMPTY_RECORD, false, Some(shown(bytes)))),
@@ -249,11 +267,57 @@ impl ServerConnection {
         Step::Again
     }
 
+    /// Asks the owner of a whole head; what comes of that, unless it is read on.
+    fn ask<'a>(
+        &mut self,
+        head: &Head<'_>,
+        (bytes, line_end): (&[u8], usize),
+        input: &[u8],
+        judge: &mut dyn FnMut(&Caller<'_>) -> Ruling,
+    ) -> Option<Step<'a>> {
+        // What asks for a tunnel is refused whoever asks.
+        if matches!(head.route, Route::Tunnel(_)) {
+            return None;
+        }
+        match judge(&Caller { line: &bytes[..line_end], ..head.caller }) {
+            Ruling::Pass(origin) => {
+                self.origin = origin;
+                return None;
+            }
+            Ruling::Wait => {
+                self.buffer = bytes.to_vec();
+                self.phase = Phase::Judging(line_end);
+                return Some(Step::Wait);
+            }
+            Ruling::Later(retry_after_s) => self.decline(head, Answer::Unavailable { retry_after_s }, input),
+            Ruling::Deny(denied) => self.deny(head, denied, input),
+        }
+        Some(Step::Again)
+    }
+
+    /// The query of a GET becomes the body that its request does not have.
+    fn take_query(&mut self, (head, ingest): (&Head<'_>, &Ingest<'_>), (line, query): (&[u8], &[u8]), limits: &Limits) {
+        let bytes = forms::decoded_bytes(query).expect("looked at with the head");
+        if bytes > limits.body_bytes {
+            return self.finish(refused(forms::QUERY_TOO_LARGE, false, Some(shown(line))));
+        }
+        self.keep_parts(head, ingest, bytes);
+        forms::decode(query, &mut self.buffer);
+        self.phase = Phase::Length(0);
+    }
+
     /// Keeps what must outlive the head, and asks for a body that is held back.
     fn expect_body(&mut self, head: &Head<'_>, ingest: &Ingest<'_>, phase: Phase, input: &[u8]) {
         if head.expects_continue && input.is_empty() {
             self.push(Answer::Continue);
         }
+        self.keep_parts(head, ingest, 0);
+        self.packed = ingest.is_packed.then(|| Box::new(Packed { unpacker: Unpacker::new(), bytes: 0 }));
+        self.phase = phase;
+    }
+
+    /// Keeps what must outlive the head, with room for so many bytes behind it.
+    fn keep_parts(&mut self, head: &Head<'_>, ingest: &Ingest<'_>, room_bytes: usize) {
         let content_type = ingest.content_type.unwrap_or_default();
         let key = ingest.idempotency_key.unwrap_or_default();
         self.kept = Kept {
@@ -262,14 +326,12 @@ impl ServerConnection {
             idempotency_key: ingest.idempotency_key.map_or(0, |value| value.len() as u16 + 1),
             headers: head.headers.len() as u16,
         };
-        let mut buffer = Vec::with_capacity(self.kept.bytes());
+        let mut buffer = Vec::with_capacity(self.kept.bytes() + room_bytes);
         buffer.extend_from_slice(ingest.source.as_bytes());
         buffer.extend_from_slice(content_type);
         buffer.extend_from_slice(key);
         buffer.extend_from_slice(&head.headers);
         self.buffer = buffer;
-        self.packed = ingest.is_packed.then(|| Box::new(Packed { unpacker: Unpacker::new(), bytes: 0 }));
-        self.phase = phase;
     }
 
     /// Answers who is not let in. Of who has not said who they are nothing more is read.
@@ -278,7 +340,7 @@ impl ServerConnection {
         let is_unknown = matches!(denied.status, 401 | 429);
         let answer = Answer::Denied { denied, head_only: head.head_only };
         if is_unknown {
-            self.keep_alive = false;
+            self.lasts = Lasts::No;
             self.finish(answer);
         } else {
             self.decline(head, answer, input);
@@ -295,8 +357,8 @@ impl ServerConnection {
             Framing::Chunked => Phase::Chunked(Decoder::new()),
             Framing::Length(_) => Phase::Closing,
         };
-        if held_back || !self.keep_alive || matches!(phase, Phase::Closing) {
-            self.keep_alive = false;
+        if held_back || self.lasts == Lasts::No || matches!(phase, Phase::Closing) {
+            self.lasts = Lasts::No;
             return self.finish(answer);
         }
         self.drain = Some(Box::new(Drain { answer, bytes: 0 }));
@@ -424,7 +486,7 @@ impl ServerConnection {
         if let Some(drain) = &mut self.drain {
             drain.bytes += dropped;
             let Some(drain) = self.drain.take_if(|drain| drain.bytes > DRAIN_BYTES_MAX) else { return true };
-            self.keep_alive = false;
+            self.lasts = Lasts::No;
             self.finish(drain.answer);
             return false;
         }

@@ -3,9 +3,11 @@
 
 use super::arrivals::Whence;
 use super::source::Sources;
-use crate::access::{Denial, Names, Turned};
+use super::vetting::Vetting;
+use crate::access::{Admitted, Denial, Judged, Names, Turned};
 use crate::ground::{LinkId, SourceId};
 use crate::http::server::{Caller, Ruling, shown};
+use crate::shard::op::Op;
 use crate::shard::refusals::Refusal;
 use crate::shard::turn::Turn;
 use std::collections::HashMap;
@@ -39,6 +41,13 @@ impl Who<'_> {
         Self { source, peer, machine: None, line: "" }
     }
 }
+/// Secrets of a core that may wait to be looked at: each takes tens of milliseconds, ...
+const LOOKS_MAX: usize = 64;
+/// ... those of one address, and those of one that has failed too often.
+const LOOKS_OF_ADDRESS_MAX: usize = 4;
+const LOOKS_OF_FAILING_MAX: usize = 1;
+/// Who comes in between is told to try again after this.
+const PUT_OFF_S: u32 = 1;
 
 /// Turns away who may not send on the listeners of a core.
 #[derive(Debug, Default)]
@@ -46,6 +55,8 @@ pub(super) struct Door {
     failures: Failures,
     /// When each listener may be logged again.
     say_ns: HashMap<SourceId, u64>,
+    /// Requests whose secrets are being looked at, and where they come from.
+    looks: HashMap<LinkId, IpAddr>,
 }
 
 impl Door {
@@ -64,9 +75,8 @@ impl Door {
         &mut self,
         turn: &mut Turn<'_>,
         sources: &mut Sources,
-        (id, link, whence): (SourceId, LinkId, Whence),
-        peer: &mut SocketAddr,
-        caller: &Caller<'_>,
+        (id, link, whence, peer): (SourceId, LinkId, Whence, &mut SocketAddr),
+        (caller, vetting): (&Caller<'_>, &mut Option<Box<Vetting>>),
     ) -> Ruling {
         let source = turn.source(id);
         let names = Names { own: &source.name, taken: &turn.settings.names };
@@ -75,15 +85,29 @@ impl Door {
             true => source.access.client(*peer, caller).map(|client| *peer = client),
             false => Ok(()),
         };
-        let judged = told.and_then(|()| source.access.judge(caller, names, turn.now.wall_ns));
-        let admitted = judged.and_then(|admitted| match (source.access.quotas.connections_per_token, admitted.token) {
-            (Some(most), Some(token)) if !sources.quotas.show(most, id, link, &token.name) => {
+        let vetted = vetting.as_ref().map(|vetting| vetting.vetted());
+        let judged = told.and_then(|()| source.access.judge(caller, names, turn.now.wall_ns, vetted));
+        let most = source.access.quotas.connections_per_token;
+        let judged = judged.and_then(|judged| match (&judged, most) {
+            (Judged::In(Admitted { token: Some(token), .. }), Some(most))
+                if !sources.quotas.show(most, id, link, &token.name) =>
+            {
                 Err(Turned::crowded(most))
             }
-            _ => Ok(admitted.origin),
+            _ => Ok(judged),
         });
-        match admitted {
-            Ok(origin) => Ruling::Pass(origin),
+        match judged {
+            Ok(Judged::In(admitted)) => Ruling::Pass(admitted.origin),
+            Ok(Judged::Look(check)) if self.may_look(turn.now.mono_ns, peer.ip()) => {
+                self.looks.insert(link, peer.ip());
+                *vetting = Some(Box::new(Vetting::new(check.vetted())));
+                turn.emit(Op::LookAtSecret { link, check });
+                Ruling::Wait
+            }
+            Ok(Judged::Look(_) | Judged::Later) => {
+                turn.counters.secrets_put_off += 1;
+                Ruling::Later(PUT_OFF_S)
+            }
             Err(Turned { denial, mut answer }) => {
                 if answer.status == 401 && self.failures.fail(turn.now.mono_ns, peer.ip()) {
                     answer.held_until_ns = turn.now.mono_ns + HOLD_NS;
@@ -95,6 +119,22 @@ impl Door {
                 Ruling::Deny(Box::new(answer))
             }
         }
+    }
+
+    /// Whether one more secret may be looked at, of a request from there.
+    fn may_look(&self, now_ns: u64, peer: IpAddr) -> bool {
+        let address = subscriber(peer);
+        let of_address = self.looks.values().filter(|other| subscriber(**other) == address).count();
+        let of_address_max =
+            if self.failures.are_many(now_ns, peer) { LOOKS_OF_FAILING_MAX } else { LOOKS_OF_ADDRESS_MAX };
+        self.looks.len() < LOOKS_MAX && of_address < of_address_max
+    }
+
+    /// A secret was looked at.
+    pub fn looked(&mut self, turn: &mut Turn<'_>, link: LinkId) {
+        turn.counters.secrets_looked_at += 1;
+        let was_looked_at = self.looks.remove(&link);
+        debug_assert!(was_looked_at.is_some(), "nobody asked for it");
     }
 
     /// A peer is turned away; `what`: more of why, in words.
@@ -145,6 +185,12 @@ impl Failures {
         window.count = window.count.saturating_add(1);
         window.count > FAILURES_MAX
     }
+
+    /// Whether the next one of the address is one too many.
+    fn are_many(&self, now_ns: u64, peer: IpAddr) -> bool {
+        let window = self.0.get(&subscriber(peer));
+        window.is_some_and(|window| now_ns < window.since_ns + FAILURES_NS && window.count >= FAILURES_MAX)
+    }
 }
 
 /// Whoever has one IPv6 address has all of its /64.
@@ -166,7 +212,9 @@ mod tests {
         let late = (0..12).map(|at| failures.fail(at, one)).filter(|late| *late).count();
         assert_eq!(late, 2);
         assert!(!failures.fail(12, other));
+        assert!(failures.are_many(FAILURES_NS - 1, one) && !failures.are_many(12, other));
         assert!(failures.fail(FAILURES_NS - 1, one));
+        assert!(!failures.are_many(FAILURES_NS, one));
         assert!(!failures.fail(FAILURES_NS, one), "another minute");
         let next = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
         let late = (0..12).map(|last| failures.fail(0, next(last))).filter(|late| *late).count();

@@ -10,7 +10,8 @@ use super::queue::{Queued, RoomQueue};
 use super::secure::NoSession;
 use super::sender::{RETRY_AFTER_S, Sender};
 use super::source::Sources;
-use crate::access::Denial;
+use super::vetting::Vetting;
+use crate::access::{Denial, Looked};
 use crate::ground::{CoreId, Fd, LinkId, Moment, RecordNumber, SourceId};
 use crate::http::date::HttpDate;
 use crate::http::server::{Awaited, Caller, Details, Request, Rules, ServerConnection, Stranger, Turned, Verdict};
@@ -71,6 +72,8 @@ pub(super) struct Machine {
     waiting_since: Option<Moment>,
     /// The request that waits for room in the journal.
     hold: Option<Box<Hold>>,
+    /// The secret that was looked at last, or is being looked at.
+    vetting: Option<Box<Vetting>>,
     closing: Closing,
     /// Reading was stopped, or is being stopped, since too many answers wait, or a request for room.
     paused: bool,
@@ -118,16 +121,21 @@ impl Machine {
             hold.add(bytes);
             return;
         }
+        if let Some(vetting) = self.vetting.as_mut().filter(|vetting| vetting.waits()) {
+            vetting.add(bytes);
+            return;
+        }
         let now_ns = lent.turn.now.mono_ns;
         let settings = lent.turn.settings;
         let rules = Rules { limits: &settings.limits.http, forms: &lent.turn.source(self.sender.source).forms };
         let mut input = bytes;
         loop {
-            let Self { whence, sender, passed_to, connection, .. } = self;
+            let Self { whence, sender, passed_to, connection, vetting, .. } = self;
             let id = sender.source;
             let from = whence.as_deref().copied().unwrap_or(Whence::peer(sender.peer));
             let mut judge = |caller: &Caller<'_>| {
-                lent.door.judge(lent.turn, lent.sources, (id, link, from), &mut sender.peer, caller)
+                let who = (id, link, from, &mut sender.peer);
+                lent.door.judge(lent.turn, lent.sources, who, (caller, &mut *vetting))
             };
             let request = connection.next_request(rules, now_ns, &mut input, &mut judge);
             if sender.peer != from.address() {
@@ -153,6 +161,10 @@ impl Machine {
                 }
             }
         }
+        match &mut self.vetting {
+            Some(vetting) if vetting.waits() => vetting.add(input),
+            vetting => drop(vetting.take_if(|vetting| !vetting.lasts())),
+        }
         if !self.wants_read() && self.closing == Closing::No && !self.paused && self.reading {
             self.paused = true;
             lent.turn.emit(Op::PauseRecv { link });
@@ -171,10 +183,15 @@ impl Machine {
 
     /// Nothing more is to be taken of the peer than what was read.
     fn handle_eof(&mut self) {
-        match &mut self.hold {
-            Some(hold) => hold.end(),
-            None => self.connection.handle_eof(),
+        match (&mut self.hold, &mut self.vetting) {
+            (Some(hold), _) => hold.end(),
+            (None, Some(vetting)) if vetting.waits() => vetting.end(),
+            (None, _) => self.connection.handle_eof(),
         }
+    }
+
+    fn is_vetting(&self) -> bool {
+        self.vetting.as_ref().is_some_and(|vetting| vetting.waits())
     }
 
     fn whence(&self) -> Whence {
@@ -182,7 +199,7 @@ impl Machine {
     }
 
     fn wants_read(&self) -> bool {
-        self.hold.is_none() && self.connection.wants_read()
+        self.hold.is_none() && !self.is_vetting() && self.connection.wants_read()
     }
 
     /// The connection is over; its records stay.
@@ -292,6 +309,7 @@ impl Machines {
             dirty: false,
             waiting_since: None,
             hold: None,
+            vetting: None,
             closing: Closing::No,
             paused: false,
             reading: true,
@@ -355,6 +373,25 @@ impl Machines {
         machine.end_hold(&mut Taking { turn, store, sources, placement, sent, door }, link, *hold, verdict);
         machine.mark_dirty(&mut self.dirty, link);
         true
+    }
+
+    /// It is known what the secret is worth on which a request waits: that goes on, and what came behind it.
+    pub fn secret_looked(
+        &mut self,
+        turn: &mut Turn<'_>,
+        store: &mut Store,
+        sources: &mut Sources,
+        (placement, door): (&Placement, &mut Door),
+        (link, looked): (LinkId, Looked),
+    ) {
+        let Self { table, sent, .. } = self;
+        let machine = table.of(link);
+        let Some((rest, is_last)) = machine.vetting.as_mut().and_then(|vetting| vetting.looked(looked)) else { return };
+        machine.read(&mut Taking { turn, store, sources, placement, sent, door }, link, &rest);
+        if is_last {
+            machine.handle_eof();
+        }
+        machine.mark_dirty(&mut self.dirty, link);
     }
 
     /// Another core tells what became of a request of so many bytes.

@@ -12,7 +12,7 @@
 //!   no room.
 //! - `http`: HTTP machines; `sender`: who sends on one connection; `hold`: a request that waits for
 //!   room; `guests`: what crosses between cores.
-//! - `access`: who is turned away.
+//! - `access`: who is turned away; `vetting`: a request of which it is not known yet.
 //! - `queue`: who of all these waits for room, in their order.
 //! - `secure`: TLS, which becomes plaintext before the others see it; `faults`: what goes wrong with it.
 //!
@@ -41,6 +41,7 @@ mod secure;
 mod sender;
 mod source;
 mod stream;
+mod vetting;
 
 use super::links::{Kind, Links, Table};
 use super::op::{Op, OpenPort, Parcel, RecvEnd};
@@ -48,6 +49,7 @@ use super::store::Store;
 use super::timer::Timer;
 use super::turn::{Phase, Turn};
 use super::{LaneId, LinkId, Now, SourceId};
+use crate::access::Looked;
 use crate::config::{self, LaneKey, Settings, SourceKind, machine_name, needs_new_origin};
 use crate::ground::CoreId;
 use crate::http::server::Request;
@@ -382,6 +384,15 @@ impl Intake {
             Kind::Stream | Kind::Proxied | Kind::Api => {
                 unreachable!("a machine that is no HTTP machine is sent nothing")
             }
+        }
+    }
+
+    /// A secret was looked at on which a request waits.
+    pub fn handle_secret_looked(&mut self, turn: &mut Turn<'_>, store: &mut Store, link: LinkId, looked: Looked) {
+        self.door.looked(turn, link);
+        if turn.links.is_open(link, Kind::Http) {
+            let owner = (&self.placement, &mut self.door);
+            self.machines.secret_looked(turn, store, &mut self.sources, owner, (link, looked));
         }
     }
 
