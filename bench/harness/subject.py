@@ -129,7 +129,7 @@ class Gateway(Subject):
             lines += ["[[source]]", 'name = "machines"', f'kind = "{kind}"', f'listen = "127.0.0.1:{trial.machines_at}"']
             lines += ['lane = "connection"'] if case.source == "tcp" else []
             if case.source == "https":
-                lines += [f"tls = {{ cert = {quoted(trial.pki / 'server.pem')}, key = {quoted(trial.pki / 'server.key')} }}"]
+                lines += [f"tls = {{ certificate = {quoted(trial.pki / 'server.pem')}, key = {quoted(trial.pki / 'server.key')} }}"]
             lines += ["quick_ack = false", ""] if self.levers and case.source == "tcp" else [""]
         fields = '"machine": {{source|json}}, "data": {{data|json}}'
         if self.ids:

@@ -36,7 +36,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// What `settings` of `source` say. TLS 1.2 and 1.3, ALPN `http/1.1`, no early data: a request counts after the handshake only.
+    /// What `settings` of `source` say. TLS 1.2 and 1.3, ALPN `http/1.1` and `http/1.0`, no early data: a request counts after the handshake only.
     ///
     /// # Errors
     /// [`SettingsError`]; not for settings that [`config`](crate::config) has checked.
@@ -52,7 +52,7 @@ impl Server {
         };
         let (chain, key) = (settings.identity.chain.clone(), settings.identity.key.clone_key());
         let mut config = builder.with_single_cert(chain, key).map_err(of_identity)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
         config.ticketer = Arc::clone(&ticketer) as Arc<_>;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // A machine has one connection, mostly, and each connection brings the next ticket.

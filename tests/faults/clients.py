@@ -135,8 +135,8 @@ class Clients:
         }
 
     def curl(self):
-        said = self.run("curl", ["curl", "-sS", "--cacert", self.ca, "-o", "/dev/null", "-w", "%{http_code} %{num_connects}\n", "-d", "kept",
-                                 f"{self.url}-[1-5]", "--next", "-sS", "--cacert", self.ca, "-o", "/dev/null", "-w", "%{http_code} %{num_connects}\n",
+        said = self.run("curl", ["curl", "-sS", "--cacert", self.ca, "-o", "/dev/null", "-w", "%{http_code} %{num_connects}\n",
+                                 "-H", "Content-Type: text/plain", "-d", "kept", f"{self.url}-[1-5]", "--next", "-sS", "--cacert", self.ca, "-o", "/dev/null", "-w", "%{http_code} %{num_connects}\n",
                                  "-H", "Transfer-Encoding: chunked", "-H", "Content-Type: text/plain", "-d", "chunked", f"{self.url}-[1-2]"])
         if said.split() != ["201", "1"] + ["201", "0"] * 6:
             raise Failure(f"curl was answered {said.split()}")
@@ -208,7 +208,7 @@ def clients(site):
         wire = site.receiver()
         gateway = site.gateway(wire, f"gateway-{scheme}", durability="process")
         if scheme == "https":
-            gateway.listener = f'tls = {{ cert = "{directory}/server.pem", key = "{directory}/server.key" }}'
+            gateway.listener = f'tls = {{ certificate = "{directory}/server.pem", key = "{directory}/server.key" }}'
         null = Load(site, 1, scheme)
         null.receive(gateway.api)
         gateway.start()

@@ -206,7 +206,7 @@ def slow_clients(site):
         wire.receive("up")
         gateway = site.gateway(wire, f"gateway-{scheme}", durability="process")
         if scheme == "https":
-            gateway.listener = f'tls = {{ cert = "{directory}/server.pem", key = "{directory}/server.key" }}'
+            gateway.listener = f'tls = {{ certificate = "{directory}/server.pem", key = "{directory}/server.key" }}'
         gateway.start()
         good = Good(gateway.http, context if scheme == "https" else None)
         try:
@@ -236,7 +236,7 @@ def herd(site):
     wire = site.receiver(lenient=True)
     wire.receive("up")
     gateway = site.gateway(wire, durability="process")
-    gateway.listener = f'tls = {{ cert = "{directory}/server.pem", key = "{directory}/server.key" }}'
+    gateway.listener = f'tls = {{ certificate = "{directory}/server.pem", key = "{directory}/server.key" }}'
     gateway.start()
     good = Good(gateway.http, context)
     body = site.directory / "herd.body"

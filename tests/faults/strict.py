@@ -42,6 +42,8 @@ for line in sys.stdin:
 TAKEN = (
     (rb"^\r\n", "one empty line before a request is ignored (RFC 9112 section 2.2)"),
     (rb"(?i)\r\nexpect:", "what follows an expectation is the body, whether or not it was waited for (RFC 9110 section 10.1.1)"),
+    (rb"\r\n[0-9A-Fa-f]+[ \t]+;", "blanks before a chunk extension are grammar (RFC 9112 section 7.1.1)"),
+    (rb"(?i)\r\n0+[^\r\n]*\r\n(.*\r\n)*(transfer-encoding|content-length|host):", "a trailer never changes framing (RFC 9110 section 6.5.1)"),
     (rb"[\x80-\xff]", "bytes above ASCII in a value are opaque (RFC 9110 section 5.5)"),
 )
 P = b"POST /v1/records/a HTTP/1.1\r\nHost: a\r\n"

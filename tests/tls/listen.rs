@@ -212,6 +212,30 @@ fn eight_whole_handshakes_begin_in_a_turn_and_the_others_follow_in_their_order()
 }
 
 #[test]
+fn a_machine_that_waits_for_its_turn_is_not_late() {
+    let (authority, ours) = plant();
+    let mut world = World::new(HTTP, &open_to_all(&ours));
+    let maker = Maker::new(&authority, None, BOTH);
+    let mut machines: Vec<_> = (0..30).map(|_| maker.machine(&mut world, 0)).collect();
+    for machine in &mut machines {
+        let hello = machine.bytes();
+        world.come(machine.fd, &hello);
+    }
+    // Longer than a header may take. Eight were answered and have said nothing since.
+    world.now_ns += 11_000_000_000;
+    (0..4).for_each(|_| world.turn());
+    assert_eq!((world.count("tls_put_off"), world.count("tls_failed_late")), (22, 8));
+    let mut statuses = Vec::new();
+    for machine in &mut machines[8..] {
+        let answer = world.take(machine.fd);
+        machine.hear(&answer);
+        machine.say(post("cam-1", "record").as_bytes()).exchange(&mut world);
+        statuses.extend(machine.statuses());
+    }
+    assert_eq!(statuses, [201; 22]);
+}
+
+#[test]
 fn http_without_tls_is_told_so_and_tls_without_a_need_is_counted() {
     let (_, ours) = plant();
     let source = format!("{HTTP}\n[[source]]\nname = \"plain\"\nkind = \"http\"\nlisten = \"127.0.0.1:8080\"");

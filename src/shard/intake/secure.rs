@@ -230,6 +230,14 @@ impl Secure {
     }
 }
 
+/// How long a machine may take for its handshake, without the time that it waits for its turn.
+fn handshake_ns(turn: &Turn<'_>, source: SourceId) -> u64 {
+    match turn.source(source).kind {
+        SourceKind::Http { .. } => turn.settings.limits.http.header_timeout.as_nanos() as u64,
+        _ => HANDSHAKE_NS,
+    }
+}
+
 /// That a certificate is over.
 fn over(certificate: &MachineCertificate, now: Now) -> Option<Fault> {
     let is_over = certificate.not_after_s < (now.wall_ns / 1_000_000_000) as i64;
@@ -285,11 +293,7 @@ impl Secures {
     /// A connection was accepted. Its bytes are those of a handshake, if its source has TLS.
     pub fn begin(&mut self, turn: &mut Turn<'_>, link: LinkId, source: SourceId, peer: SocketAddr) {
         let Some(server) = self.servers.get(&source) else { return };
-        let deadline_ns = match turn.source(source).kind {
-            SourceKind::Http { .. } => turn.settings.limits.http.header_timeout.as_nanos() as u64,
-            _ => HANDSHAKE_NS,
-        };
-        let until_ns = turn.now.mono_ns + deadline_ns;
+        let until_ns = turn.now.mono_ns + handshake_ns(turn, source);
         let session = Session::Taken(server.session().expect("settings are checked"));
         self.insert(turn, link, (source, Some(peer)), session, until_ns);
     }
@@ -371,13 +375,17 @@ impl Secures {
         }
     }
 
-    /// The next one whose turn has come, and what it has sent.
-    fn next_waiting(&mut self, turn: &Turn<'_>) -> Option<(LinkId, Vec<u8>)> {
+    /// The next one whose turn has come, and what it has sent. From now on it takes its own time.
+    fn next_waiting(&mut self, turn: &mut Turn<'_>) -> Option<(LinkId, Vec<u8>)> {
         while self.left > 0 {
             let link = self.queue.pop_front()?;
             if turn.links.kind(link).is_some() && self.has(link) {
-                let bytes = std::mem::take(&mut self.sessions.of(link).waiting);
+                let secure = self.sessions.of(link);
+                let bytes = std::mem::take(&mut secure.waiting);
                 if !bytes.is_empty() {
+                    let until_ns = turn.now.mono_ns + handshake_ns(turn, secure.source);
+                    secure.state = State::Handshaking { until_ns };
+                    turn.timers.set(until_ns, Timer::Link(link));
                     return Some((link, bytes));
                 }
             }
@@ -449,7 +457,10 @@ impl Secures {
 
     /// What of it has changed by the passing of time.
     fn handle_timer(&mut self, now: Now, link: LinkId) -> Option<Late> {
-        match self.sessions.find(link)?.state {
+        let secure = self.sessions.find(link)?;
+        match secure.state {
+            // It waits for its turn, and not we for it.
+            State::Handshaking { .. } if !secure.waiting.is_empty() => None,
             State::Handshaking { until_ns } if until_ns <= now.mono_ns => Some(Late::Handshake),
             State::Refused { until_ns } if until_ns <= now.mono_ns => Some(Late::Linger),
             _ => None,
