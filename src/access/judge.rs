@@ -76,8 +76,7 @@ impl Turned {
     /// As many connections show a token as may.
     pub fn crowded(most: u32) -> Self {
         let denial = Denial::TokenConnections;
-        let body =
-            json!({ "rule": "connections_per_token", "came": "one more connection with this token", "allowed": most });
+        let body = json!({ "rule": "connections_per_token", "came": "one more connection with this token", "allowed": format!("{most} at a time") });
         let answer = Denied { status: 429, authenticate: None, body: body.to_string(), origin: None, held_until_ns: 0 };
         Self { denial, answer }
     }

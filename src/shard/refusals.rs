@@ -30,13 +30,14 @@ pub(super) struct Refusal<'r> {
     pub line: &'r str,
 }
 
-/// The label of an answer's status.
-pub(super) fn reason_of(status: u16) -> &'static str {
+/// The label of an answer, by its status and the rule in it.
+pub(super) fn reason_of(status: u16, rule: &str) -> &'static str {
     match status {
         403 => "forbidden",
         404 => "not_found",
         405 => "method",
-        408 => "timeout",
+        408 if rule.contains("header") => "late_header",
+        408 => "slow_body",
         409 => "still_written",
         411 => "no_length",
         413 => "too_large",
@@ -114,12 +115,17 @@ impl Refusals {
             let name = &settings.sources[usize::from(id.0)].name;
             let Some(source) = shown.iter_mut().find(|source| source.name == *name) else { continue };
             let machines = self.machines.get(&(*id, *reason)).into_iter().flatten();
-            source.refused.push(RefusalSnapshot {
+            let refused = RefusalSnapshot {
                 reason: (*reason).to_owned(),
                 count: kind.count,
                 machines: machines.map(|(machine, count)| (machine.to_string(), *count)).collect(),
                 last: kind.last.iter().cloned().collect(),
-            });
+            };
+            // A listener that was opened anew has the name of the one before.
+            match source.refused.iter_mut().find(|other| other.reason == refused.reason) {
+                Some(other) => other.add(&refused),
+                None => source.refused.push(refused),
+            }
         }
     }
 }
@@ -169,6 +175,21 @@ mod tests {
         let last = kind.last.back().unwrap();
         assert_eq!((last.times, last.at_wall_ns, last.peer), (11, 19, "10.0.4.7".parse().ok()));
         assert_eq!(kind.last[0].line, "GET /2 HTTP/1.1");
+    }
+
+    #[test]
+    fn a_listener_that_was_opened_anew_has_each_reason_once() {
+        let text = "[[source]]\nname = \"cams\"\nkind = \"http\"\nlisten = \"127.0.0.1:8080\"\n\
+                    [deliver]\nurl = \"http://127.0.0.1:8000/films/\"\n";
+        let mut settings = crate::config::parse(text, "test").expect("valid");
+        settings.sources.push(settings.sources[0].clone());
+        let mut refusals = Refusals::default();
+        refusals.note(Now::default(), &refusal(Some("cam-1"), ""));
+        refusals.note(Now::default(), &Refusal { source: SourceId(1), ..refusal(Some("cam-1"), "") });
+        let mut shown = vec![SourceSnapshot { name: "cams".to_owned(), ..SourceSnapshot::default() }];
+        refusals.add_to(&mut shown, &settings);
+        let refused = &shown[0].refused;
+        assert_eq!((refused.len(), refused[0].count, refused[0].machines["cam-1"]), (1, 2, 2));
     }
 
     #[test]

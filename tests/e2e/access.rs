@@ -289,7 +289,7 @@ fn who_may_and_who_may_not() {
 
 /// What was refused for what it is has its count by SOURCE, and its first line.
 fn assert_refusals_are_shown(line: &Line, metrics: &str) {
-    let row = "ringest_source_refused_total{source=\"open\",reason=\"bad_request\",machine=\"\"} 3";
+    let row = "ringest_source_refused_total{source=\"open\",reason=\"bad_request\",machine=\"cam-7\"} 3";
     assert!(metrics.contains(row), "{row} is not in\n{metrics}");
     let row = "ringest_source_refused_total{source=\"closed\",reason=\"token_source\",machine=\"press\"} 6";
     assert!(metrics.contains(row), "{row} is not in\n{metrics}");

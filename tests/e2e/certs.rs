@@ -213,7 +213,7 @@ fn curl_posts_over_tls_and_is_told_where_it_is_wrong() {
     gateway.wait_delivered(2);
     assert_rows(&site.rows(), &[("cam-1", 2)]);
     let (_, said) = curl(&["-d", "x", &url.replace("https", "http")]);
-    assert!(said.contains("this port speaks TLS: use https://") && said.contains(" 400"), "{said}");
+    assert!(said.contains("a URL that begins with https://") && said.contains(" 400"), "{said}");
     let (code, said) = curl(&["--tlsv1.2", "--tls-max", "1.2", "--ciphers", "AES128-SHA", "-d", "x", &url]);
     assert_ne!(code, Some(0), "{said}");
     let status = gateway.status();

@@ -253,3 +253,47 @@ fn the_plant_in_the_readme_runs_as_it_stands() {
     let said = text(&output.stderr);
     assert!(said.contains("100 machines sent 1000 records (1000 acknowledged)"), "{}\n{said}", text(&output.stdout));
 }
+
+#[test]
+fn the_camera_in_the_readme_becomes_a_row() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README");
+    let section = readme.split("\n### A camera on the plant network\n").nth(1).expect("its section");
+    let block = |kind: &str, at: usize| {
+        section.split(&format!("```{kind}\n")).nth(at).and_then(|rest| rest.split("```").next()).expect("a block")
+    };
+    let (config, commands, camera) = (block("toml", 1), block("sh", 1), block("sh", 2));
+    assert_eq!((config.lines().count(), commands.lines().count()), (10, 2));
+    let site = Site::new();
+    let _receiver = Receiver::start(&site);
+    let here = site.path("").display().to_string();
+    let address = free_address().to_string();
+    let set = |text: &str| {
+        let text = text.replace("/etc/ringest.toml", "/etc/ringest/camera.toml").replace("/etc/ringest/", &here);
+        let text = text.replace("10.0.0.5:8443", &address).replace("127.0.0.1:8000", &site.api.to_string());
+        let text = text.replace("10.0.4.0/24", "127.0.0.0/8").replace("/var/lib/ringest", &format!("{here}state"));
+        text.replace("state\" }", &format!("state\", admin = \"{}\" }}", site.admin))
+    };
+    std::fs::write(site.path("camera.toml"), set(config)).expect("written");
+    let setup = "ringest cert ca 'Plant 7' > /dev/null; ringest cert server 127.0.0.1 > /dev/null";
+    let run = set(commands);
+    let (draw, run) = run.split_once('\n').expect("two commands");
+    let post = set(camera).replace("TOKEN", "$TOKEN").replacen(
+        "curl",
+        "curl -sS --retry-connrefused --retry 20 --retry-delay 1",
+        1,
+    );
+    let script = format!("{setup}\nTOKEN=$({draw})\n{} &\n{post}\nsleep 0.2; kill -INT $!; wait", run.trim());
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_ringest"));
+    let path =
+        format!("{}:{}", program.parent().expect("a directory").display(), std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("bash")
+        .args(["-ec", &script])
+        .current_dir(site.path(""))
+        .env("PATH", path)
+        .output()
+        .expect("bash");
+    assert!(text(&output.stdout).contains("{\"accepted\":1}"), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    let rows = site.rows();
+    assert_eq!(rows.len(), 1);
+    assert!(format!("{rows:?}").contains("cam-7") && format!("{rows:?}").contains("lot 7, good"), "{rows:?}");
+}

@@ -25,7 +25,7 @@ PACKAGES = {
     "mkfs.ext4": "e2fsprogs", "mkfs.btrfs": "btrfs-progs", "losetup": "mount", "mount": "mount", "umount": "mount", "unshare": "util-linux",
     "nbdkit": "nbdkit", "nbdfuse": "libnbd-bin", "qemu-storage-daemon": "qemu-system-common", "strace": "strace",
     "faketime": "faketime", "haproxy": "haproxy", "nginx": "nginx", "ser2net": "ser2net", "e2fsck": "e2fsprogs", "setpriv": "util-linux",
-    "h2load": "nghttp2-client", "slowhttptest": "slowhttptest", "curl": "curl", "wget": "wget", "wrk": "wrk", "ab": "apache2-utils",
+    "h2load": "nghttp2-client", "slowhttptest": "slowhttptest", "curl": "curl", "wget": "wget", "wrk": "wrk", "chrt": "util-linux", "ab": "apache2-utils",
     "node": "nodejs", "java": "default-jdk-headless", "virtualenv": "virtualenv",
 }
 ALWAYS = ("mount", "umount")

@@ -39,12 +39,12 @@ def floor(site, size):
 class Load:
     """bench-null as the API, bench-load as machines, and the page of counters that they share."""
 
-    def __init__(self, site, machines, name):
+    def __init__(self, site, machines, name, suffix=""):
         sys.path.insert(0, str(site.options.root / "bench"))
         from harness.board import ACCEPTED, ARRIVED, GO, PHASE, READY, SENT, Board
 
         self.words = {"accepted": ACCEPTED, "arrived": ARRIVED, "go": GO, "phase": PHASE, "ready": READY, "sent": SENT}
-        self.site, self.name, self.machines, self.board = site, name, machines, Board(machines)
+        self.site, self.name, self.machines, self.board = site, name, machines, Board(machines, suffix)
 
     def receive(self, port):
         self.null = self.site.children.start(f"null-{self.name}", [

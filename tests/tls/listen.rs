@@ -182,7 +182,7 @@ fn a_ticket_of_an_open_source_opens_no_other_one() {
 }
 
 #[test]
-fn eight_whole_handshakes_begin_in_a_turn_and_the_others_follow_in_their_order() {
+fn two_whole_handshakes_begin_in_a_turn_and_the_others_follow_in_their_order() {
     let (authority, ours) = plant();
     let mut world = World::new(HTTP, &open_to_all(&ours));
     let maker = Maker::new(&authority, None, BOTH);
@@ -192,19 +192,19 @@ fn eight_whole_handshakes_begin_in_a_turn_and_the_others_follow_in_their_order()
         world.come(machine.fd, &hello);
     }
     let mut begun = Vec::new();
-    for turn in 1..=4 {
+    for turn in 1..=14 {
         world.turn();
         let answers: Vec<(usize, Vec<u8>)> =
             machines.iter().enumerate().map(|(at, machine)| (at, world.take(machine.fd))).collect();
         let answered: Vec<usize> = answers.iter().filter(|(_, answer)| !answer.is_empty()).map(|(at, _)| *at).collect();
         // In the first turn those that came, and as many of those that wait.
-        assert_eq!(answered.len(), if turn == 1 { 16 } else { 8.min(30 - begun.len()) }, "turn {turn}");
+        assert_eq!(answered.len(), if turn == 1 { 4 } else { 2.min(30 - begun.len()) }, "turn {turn}");
         begun.extend(answered);
         answers.iter().for_each(|(at, answer)| machines[*at].hear(answer));
         world.now_ns += 1;
     }
     assert_eq!(begun, (0..30).collect::<Vec<_>>());
-    assert_eq!(world.count("tls_put_off"), 22);
+    assert_eq!(world.count("tls_put_off"), 28);
     for machine in &mut machines {
         machine.say(post("cam-1", "record").as_bytes()).exchange(&mut world);
         assert_eq!(machine.statuses(), [201]);
@@ -221,18 +221,18 @@ fn a_machine_that_waits_for_its_turn_is_not_late() {
         let hello = machine.bytes();
         world.come(machine.fd, &hello);
     }
-    // Longer than a header may take. Eight were answered and have said nothing since.
+    // Longer than a header may take. Two were answered and have said nothing since.
     world.now_ns += 11_000_000_000;
-    (0..4).for_each(|_| world.turn());
-    assert_eq!((world.count("tls_put_off"), world.count("tls_failed_late")), (22, 8));
+    (0..14).for_each(|_| world.turn());
+    assert_eq!((world.count("tls_put_off"), world.count("tls_failed_late")), (28, 2));
     let mut statuses = Vec::new();
-    for machine in &mut machines[8..] {
+    for machine in &mut machines[2..] {
         let answer = world.take(machine.fd);
         machine.hear(&answer);
         machine.say(post("cam-1", "record").as_bytes()).exchange(&mut world);
         statuses.extend(machine.statuses());
     }
-    assert_eq!(statuses, [201; 22]);
+    assert_eq!(statuses, [201; 28]);
 }
 
 #[test]

@@ -125,6 +125,8 @@ counters! {
     pub lossy_records: u64,
     /// Connections accepted from machines.
     pub accepted_connections: u64,
+    /// Times that a listener stopped accepting, since it or the gateway had as many connections as it may.
+    pub accepts_paused: u64,
     /// Connections and requests of machines that were turned away, for who sent them.
     pub denied: u64,
     /// Requests without a good token whose answers were held back, since their address has failed often.
@@ -137,7 +139,7 @@ counters! {
     pub opened_sources: u64,
     /// Times a serial port hung up or an outgoing source was lost.
     pub lost_sources: u64,
-    /// Connections of TCP sources that were ended since nothing came on them for as long as their sources allow.
+    /// Connections that were ended since nothing came on them for as long as they may be silent.
     pub idle_connections_ended: u64,
     /// HTTP requests answered with 2xx.
     pub http_accepted: u64,

@@ -10,8 +10,18 @@ use super::keeps::Keeps;
 use serde_json::json;
 use std::sync::Arc;
 
-/// Of a 503.
-pub(super) const NO_ROOM: &str = "no room for records now, try again later";
+/// The journal has no room.
+pub(super) static NO_ROOM: TryLater = TryLater {
+    status: 503,
+    rule: "there is no room for records now",
+    details: Details { came: "a record that the journal cannot take yet", allowed: "the same request, later" },
+};
+/// A secret that somebody typed is not looked at yet.
+pub(super) static MANY_SECRETS: TryLater = TryLater {
+    status: 503,
+    rule: "so many secrets are looked at in their turn",
+    details: Details { came: "one more while others wait", allowed: "the same request, later" },
+};
 
 /// So much of a line is shown.
 const SHOWN_BYTES_MAX: usize = 100;
@@ -50,6 +60,8 @@ pub(super) struct Refused {
     pub(super) head_only: bool,
     /// The beginning of the request as it is shown ([`shown`]); `None` where the owner has it.
     pub(super) line: Option<Box<str>>,
+    /// Who sends it was let in.
+    pub(super) is_judged: bool,
 }
 
 /// A part of a body with several records, counted from 1.
@@ -80,19 +92,40 @@ impl Refusal {
     }
 }
 
-/// The first line of what came, as text without its query, in which a secret may stand; of a line that
-/// is long, or that has other bytes than ASCII, what shows what it is.
+/// The first line of what came, as text without what may be a secret: its query, a user's name and
+/// password in its target, the value of a field. Of a line that is long, or that has other bytes than
+/// ASCII, what shows what it is.
 pub fn shown(came: &[u8]) -> Box<str> {
     let line = came.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
-    let mut shown = String::new();
-    let mut rest = line;
-    if let Some(at) = memchr::memchr(b'?', line) {
-        shown.push_str(&line[..at.min(SHOWN_BYTES_MAX)].escape_ascii().to_string());
-        shown.push_str("?…");
-        rest = memchr::memchr(b' ', &line[at..]).map_or(&[], |end| &line[at + end..]);
+    let text = |bytes: &[u8]| bytes[..bytes.len().min(SHOWN_BYTES_MAX)].escape_ascii().to_string();
+    let method = memchr::memchr2(b' ', b'?', line).unwrap_or(line.len());
+    if let Some(colon) = memchr::memchr(b':', &line[..method]) {
+        // A field where a request line should be.
+        return format!("{}:…", text(&line[..colon])).into();
     }
-    shown.push_str(&rest[..rest.len().min(SHOWN_BYTES_MAX)].escape_ascii().to_string());
+    let (mut shown, mut rest) = (text(&line[..method]), &line[method..]);
+    let target_end = memchr::memchr(b' ', rest.get(1..).unwrap_or_default()).map_or(rest.len(), |end| end + 1);
+    let target = &rest[..target_end];
+    if let Some(at) = memchr::memrchr(b'@', target) {
+        let scheme = target.windows(3).position(|three| three == b"://").filter(|scheme| *scheme < at);
+        shown.push_str(&text(&target[..scheme.map_or(1, |scheme| scheme + 3)]));
+        shown.push('…');
+        rest = &rest[at..];
+    }
+    if let Some(at) = memchr::memchr(b'?', rest) {
+        shown.push_str(&text(&rest[..at]));
+        shown.push_str("?…");
+        rest = memchr::memchr(b' ', &rest[at..]).map_or(&[], |end| &rest[at + end..]);
+    }
+    shown.push_str(&text(rest));
     shown.into()
+}
+
+/// The SOURCE in the path of a line that is shown.
+pub(super) fn source_in(line: &str) -> Option<&str> {
+    let (_, behind) = line.split_once("/v1/records/")?;
+    let end = behind.find([' ', '?']).unwrap_or(behind.len());
+    super::head::source_name(&behind.as_bytes()[..end])
 }
 
 /// What cannot be framed for certain is 400, a coding that is not implemented 501 (RFC 9112 section 6.1).
@@ -138,9 +171,11 @@ impl From<ChunkFault> for Refusal {
     }
 }
 
-/// What a SOURCE has sent too much of.
+/// Why a request is to be sent again later.
 #[derive(Debug, PartialEq, Eq)]
-pub struct TooMany {
+pub struct TryLater {
+    /// 429 or 503.
+    pub status: u16,
     /// The rule.
     pub rule: &'static str,
     /// What came, and what is allowed.
@@ -171,10 +206,8 @@ pub(super) enum Answer {
     Taken { records: u32 },
     /// Whoever has the request answers it by this ticket.
     Elsewhere { ticket: u64, keyed: bool },
-    /// 503
-    Unavailable { retry_after_s: u32 },
-    /// 429: what there is too much of, and when to try again.
-    TooMany { what: &'static TooMany, retry_after_s: u32 },
+    /// 429 or 503, with Retry-After.
+    TryLater { what: &'static TryLater, retry_after_s: u32 },
     /// 204 to OPTIONS, with what a page may send besides.
     Options { keeps: Option<Arc<Keeps>> },
     /// Anything else.
@@ -200,8 +233,7 @@ impl Answer {
             Self::Continue => 100,
             Self::Accepted { .. } | Self::Taken { .. } => 201,
             Self::Elsewhere { .. } => unreachable!("it is not answered yet"),
-            Self::Unavailable { .. } => 503,
-            Self::TooMany { .. } => 429,
+            Self::TryLater { what, .. } => what.status,
             Self::Options { .. } => 204,
             Self::Refused(refused) => refused.refusal.status,
             Self::Denied { denied, .. } => denied.status,
@@ -232,17 +264,12 @@ impl Answer {
         match *self {
             Self::Continue | Self::Elsewhere { .. } => unreachable!("written above, or not answered yet"),
             Self::Accepted { records, .. } | Self::Taken { records } => write_accepted(records, out),
-            Self::Unavailable { retry_after_s } => {
+            Self::TryLater { what, retry_after_s } => {
                 out.extend_from_slice(b"\r\nRetry-After: ");
                 write_decimal(u64::from(retry_after_s), out);
-                write_text(NO_ROOM, false, out);
-            }
-            Self::TooMany { what, retry_after_s } => {
-                out.extend_from_slice(b"\r\nRetry-After: ");
-                write_decimal(u64::from(retry_after_s), out);
-                let TooMany { rule, details } = what;
-                let refusal = Refusal::of(429, rule, details);
-                write_json(&Refused { refusal, head_only: false, line: None }, out);
+                let TryLater { status, rule, details } = what;
+                let refusal = Refusal::of(*status, rule, details);
+                write_json(&Refused { refusal, head_only: false, line: None, is_judged: true }, out);
             }
             // A 204 has neither Content-Length nor body (RFC 9110 section 8.6).
             Self::Options { ref keeps } => {
@@ -281,10 +308,6 @@ fn write_accepted(records: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n\r\n{\"accepted\":");
     write_decimal(u64::from(records), out);
     out.push(b'}');
-}
-
-fn write_text(text: &str, head_only: bool, out: &mut Vec<u8>) {
-    write_body("text/plain; charset=utf-8", text, head_only, out);
 }
 
 /// A body, with a line feed behind it, and what is said of it.

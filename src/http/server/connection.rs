@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{Answer, Envelope, Extra, NO_ROOM, Part, Refusal, Refused, TooMany, shown};
+use super::answer::{Answer, Envelope, Extra, NO_ROOM, Part, Refusal, Refused, TryLater, shown, source_in};
 use super::door::{Caller, Ruling};
 use super::forms::{Details, Get, Rules};
 use super::reading::Step;
@@ -65,10 +65,10 @@ pub enum Verdict {
         /// Seconds.
         retry_after_s: u32,
     },
-    /// 429 with Retry-After.
-    TooMany {
-        /// What there is too much of.
-        what: &'static TooMany,
+    /// 429 or 503 with Retry-After.
+    TryLater {
+        /// Why.
+        what: &'static TryLater,
         /// Seconds.
         retry_after_s: u32,
     },
@@ -94,6 +94,8 @@ pub struct Turned<'a> {
     pub rule: &'static str,
     /// The beginning of the request, as it is shown.
     pub line: &'a str,
+    /// The SOURCE that it names, where who sends it was let in.
+    pub machine: Option<&'a str>,
 }
 
 /// What an answer waits for.
@@ -394,7 +396,8 @@ impl ServerConnection {
             if let Answer::Refused(refused) = &answer
                 && let Some(line) = &refused.line
             {
-                hear(Turned { status: refused.refusal.status, rule: refused.refusal.rule, line });
+                let machine = source_in(line).filter(|_| refused.is_judged);
+                hear(Turned { status: refused.refusal.status, rule: refused.refusal.rule, line, machine });
             }
             match answer.status() {
                 100..=199 => {}
@@ -450,8 +453,8 @@ impl ServerConnection {
             Phase::Closing => self.end_holding(),
             Phase::Head(_) if !self.under_way() => self.stop_reading(),
             Phase::Head(_) => {
-                let line = shown(&self.buffer);
-                self.close_with(LATE_HEADER, false, line);
+                let line = Some(shown(&self.buffer));
+                self.end_with(Refused { refusal: LATE_HEADER, head_only: false, line, is_judged: false });
             }
             _ => self.close_body(LATE_BODY),
         }
@@ -511,7 +514,11 @@ impl ServerConnection {
 
     /// Queues an answer after which nothing is read.
     pub(super) fn close_with(&mut self, refusal: Refusal, head_only: bool, line: Box<str>) {
-        self.push(refused(refusal, head_only, Some(line)));
+        self.end_with(Refused { refusal, head_only, line: Some(line), is_judged: true });
+    }
+
+    pub(super) fn end_with(&mut self, refused: Refused) {
+        self.push(Answer::Refused(Box::new(refused)));
         self.stop_reading();
     }
 
@@ -568,8 +575,8 @@ fn answer_of(verdict: Verdict) -> Answer {
         Verdict::Accepted { last_number, records, keyed } => Answer::Accepted { last_number, records, keyed },
         Verdict::Taken { records } => Answer::Taken { records },
         Verdict::Elsewhere { ticket, keyed } => Answer::Elsewhere { ticket, keyed },
-        Verdict::Unavailable { retry_after_s } => Answer::Unavailable { retry_after_s },
-        Verdict::TooMany { what, retry_after_s } => Answer::TooMany { what, retry_after_s },
+        Verdict::Unavailable { retry_after_s } => Answer::TryLater { what: &NO_ROOM, retry_after_s },
+        Verdict::TryLater { what, retry_after_s } => Answer::TryLater { what, retry_after_s },
         Verdict::Refused { status, rule, details, part } => {
             refused(Refusal { part, ..Refusal::of(status, rule, details) }, false, None)
         }
@@ -596,7 +603,7 @@ const LATE_BODY: Refusal =
     Refusal::new(408, "the body came too slowly", "body_rate bytes a second, body_timeout behind at most");
 
 pub(super) fn refused(refusal: Refusal, head_only: bool, line: Option<Box<str>>) -> Answer {
-    Answer::Refused(Box::new(Refused { refusal, head_only, line }))
+    Answer::Refused(Box::new(Refused { refusal, head_only, line, is_judged: true }))
 }
 
 impl Verdict {
@@ -605,8 +612,8 @@ impl Verdict {
         match *self {
             Self::Refused { status, rule, .. } => Some((status, rule)),
             Self::KeyReused => Some((KEY_REUSED.status, KEY_REUSED.rule)),
-            Self::Unavailable { .. } => Some((503, NO_ROOM)),
-            Self::TooMany { what, .. } => Some((429, what.rule)),
+            Self::Unavailable { .. } => Some((503, NO_ROOM.rule)),
+            Self::TryLater { what, .. } => Some((what.status, what.rule)),
             Self::Accepted { .. } | Self::Taken { .. } | Self::Elsewhere { .. } => None,
         }
     }

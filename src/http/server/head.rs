@@ -81,7 +81,7 @@ pub(super) fn check_line_so_far(line: &[u8], limits: &Limits) -> Result<(), Refu
     let target = &line[method_end + 1..];
     if target.len() > limits.target_bytes && memchr::memchr(b' ', target).unwrap_or(target.len()) > limits.target_bytes
     {
-        return Err(Refusal::new(414, "the target is too long", "8,000 bytes"));
+        return Err(Refusal::new(414, "the target is too long", "target in [limits], 8,000 bytes by default"));
     }
     Ok(())
 }
@@ -168,7 +168,9 @@ fn interpret<'h>(
     let fields = match parsed {
         Ok(Status::Complete((_, fields))) => fields,
         Ok(Status::Partial) => unreachable!("the head ends with an empty line"),
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::new(431, "too many header fields", "100 fields")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Refusal::new(431, "too many header fields", "header_fields in [limits], 100 by default"));
+        }
         Err(httparse::Error::HeaderName) => {
             return Err(Refusal::bad(
                 "a header field's name is malformed, or the field is folded",
@@ -441,7 +443,7 @@ fn route_of_query<'h>(source: &'h str, query: &'h [u8], idempotency_key: Option<
 }
 
 /// SOURCE, if it is 1 to 64 of `A-Za-z0-9._-`.
-fn source_name(name: &[u8]) -> Option<&str> {
+pub(super) fn source_name(name: &[u8]) -> Option<&str> {
     let known = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if name.is_empty() || name.len() > 64 || !name.iter().all(known) {
         return None;

@@ -15,7 +15,7 @@ mod limits;
 mod reading;
 mod split;
 
-pub use answer::{Part, TooMany, shown};
+pub use answer::{Part, TryLater, shown};
 pub use connection::{Awaited, Output, Request, ServerConnection, Stranger, Turned, Verdict};
 pub use door::{Caller, Denied, Last, Once, Ruling};
 pub use forms::{Array, Details, Forms, Query, Rules};

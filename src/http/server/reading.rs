@@ -1,6 +1,6 @@
 //! Reading: from bytes to whole requests, and the answers to those that are wrong.
 
-use super::answer::{Answer, Extra, Refusal, shown};
+use super::answer::{Answer, Extra, MANY_SECRETS, Refusal, Refused, shown};
 use super::connection::{BlankLine, Drain, Kept, Lasts, Packed, Phase, Request, ServerConnection, Stranger, refused};
 use super::door::{Caller, Denied, Ruling};
 use super::forms::{self, Get, Rules};
@@ -29,7 +29,7 @@ const TOO_MANY: Refusal = Refusal {
     ..Refusal::new(503, "too many requests wait for their answers", "fewer requests that wait")
 };
 /// A body over `limits.body_bytes`.
-const TOO_LARGE: Refusal = Refusal::new(413, "the body is too large", "max_body bytes");
+const TOO_LARGE: Refusal = Refusal::new(413, "the body is too large", "body in [limits] of the gateway");
 
 /// What one step of reading came to.
 pub(super) enum Step<'a> {
@@ -187,8 +187,10 @@ impl ServerConnection {
     /// Answers what is wrong before a head is whole. How much of it has come depends on the pieces that it came in, and the
     /// answer must not.
     fn refuse_start(&mut self, refusal: Refusal, head_only: bool, came: &[u8]) {
+        // Of a PROXY header its owner is told.
+        let line = (refusal != head::PROXY_HEADER).then(|| shown(came));
         let refusal = Refusal { came: refusal.came.or(Some("what this request begins with")), ..refusal };
-        self.close_with(refusal, head_only, shown(came));
+        self.end_with(Refused { refusal, head_only, line, is_judged: false });
     }
 
     /// Decides what becomes of a whole head. `lend` is whether `bytes` live as long as the input does.
@@ -207,7 +209,8 @@ impl ServerConnection {
         let head = match head::parse(bytes, line_end, rules) {
             Ok(head) => head,
             Err(refusal) => {
-                self.close_with(refusal, is_head_request(bytes), shown(bytes));
+                let (head_only, line) = (is_head_request(bytes), Some(shown(bytes)));
+                self.end_with(Refused { refusal, head_only, line, is_judged: false });
                 return Step::Again;
             }
         };
@@ -289,7 +292,9 @@ impl ServerConnection {
                 self.phase = Phase::Judging(line_end);
                 return Some(Step::Wait);
             }
-            Ruling::Later(retry_after_s) => self.decline(head, Answer::Unavailable { retry_after_s }, input),
+            Ruling::Later(retry_after_s) => {
+                self.decline(head, Answer::TryLater { what: &MANY_SECRETS, retry_after_s }, input)
+            }
             Ruling::Deny(denied) => self.deny(head, denied, input),
         }
         Some(Step::Again)
@@ -574,7 +579,7 @@ fn find_end(mut scan: LineScan, window: &[u8], limits: &Limits, bare_lf: bool) -
                 return match so_far {
                     Err(refusal) => refuse(refusal),
                     Ok(()) if window.len() >= limits.header_bytes => {
-                        refuse(Refusal::new(431, "the header is too large", "16 KiB"))
+                        refuse(Refusal::new(431, "the header is too large", "header in [limits], 16 KiB by default"))
                     }
                     Ok(()) => HeadEnd::More(scan),
                 };

@@ -43,9 +43,8 @@ impl Who<'_> {
 }
 /// Secrets of a core that may wait to be looked at: each takes tens of milliseconds, ...
 const LOOKS_MAX: usize = 64;
-/// ... those of one address, and those of one that has failed too often.
+/// ... and those of one address.
 const LOOKS_OF_ADDRESS_MAX: usize = 4;
-const LOOKS_OF_FAILING_MAX: usize = 1;
 /// Who comes in between is told to try again after this.
 const PUT_OFF_S: u32 = 1;
 
@@ -106,6 +105,9 @@ impl Door {
             }
             Ok(Judged::Look(_) | Judged::Later) => {
                 turn.counters.secrets_put_off += 1;
+                let words = "so many secrets are looked at in their turn";
+                let (reason, line) = ("secrets", shown(caller.line));
+                turn.refuse(&Refusal { source: id, reason, words, peer: Some(*peer), machine: None, line: &line });
                 Ruling::Later(PUT_OFF_S)
             }
             Err(Turned { denial, mut answer }) => {
@@ -114,7 +116,9 @@ impl Door {
                     turn.counters.denied_late += 1;
                 }
                 let line = shown(caller.line);
-                let who = Who { source: id, peer: *peer, machine: caller.source, line: &line };
+                // Of who was not let in, the SOURCE may be invented.
+                let machine = caller.source.filter(|_| denial == Denial::TokenSource);
+                let who = Who { source: id, peer: *peer, machine, line: &line };
                 self.deny(turn, sources, who, denial, "");
                 Ruling::Deny(Box::new(answer))
             }
@@ -122,12 +126,11 @@ impl Door {
     }
 
     /// Whether one more secret may be looked at, of a request from there.
-    fn may_look(&self, now_ns: u64, peer: IpAddr) -> bool {
+    fn may_look(&mut self, now_ns: u64, peer: IpAddr) -> bool {
         let address = subscriber(peer);
         let of_address = self.looks.values().filter(|other| subscriber(**other) == address).count();
-        let of_address_max =
-            if self.failures.are_many(now_ns, peer) { LOOKS_OF_FAILING_MAX } else { LOOKS_OF_ADDRESS_MAX };
-        self.looks.len() < LOOKS_MAX && of_address < of_address_max
+        let has_room = self.looks.len() < LOOKS_MAX && of_address < LOOKS_OF_ADDRESS_MAX;
+        has_room && self.failures.may_look(now_ns, peer)
     }
 
     /// A secret was looked at.
@@ -165,6 +168,8 @@ struct Failures(HashMap<IpAddr, Window>);
 struct Window {
     since_ns: u64,
     count: u32,
+    /// Where it has had too many, no secret of it is looked at before this.
+    look_ns: u64,
 }
 
 impl Failures {
@@ -178,23 +183,29 @@ impl Failures {
                 return true;
             }
         }
-        let window = self.0.entry(address).or_insert(Window { since_ns: now_ns, count: 0 });
+        let window = self.0.entry(address).or_insert(Window { since_ns: now_ns, count: 0, look_ns: 0 });
         if is_over(window) {
-            *window = Window { since_ns: now_ns, count: 0 };
+            *window = Window { since_ns: now_ns, count: 0, look_ns: 0 };
         }
         window.count = window.count.saturating_add(1);
         window.count > FAILURES_MAX
     }
 
-    /// Whether the next one of the address is one too many.
-    fn are_many(&self, now_ns: u64, peer: IpAddr) -> bool {
-        let window = self.0.get(&subscriber(peer));
-        window.is_some_and(|window| now_ns < window.since_ns + FAILURES_NS && window.count >= FAILURES_MAX)
+    /// Whether a typed secret of the address may be looked at, which then has its turn. One that has failed
+    /// too often has one in the time that its answers wait, on however many connections it tries.
+    fn may_look(&mut self, now_ns: u64, peer: IpAddr) -> bool {
+        let is_many = |window: &&mut Window| now_ns < window.since_ns + FAILURES_NS && window.count >= FAILURES_MAX;
+        let Some(window) = self.0.get_mut(&subscriber(peer)).filter(is_many) else { return true };
+        let may = now_ns >= window.look_ns;
+        if may {
+            window.look_ns = now_ns + HOLD_NS;
+        }
+        may
     }
 }
 
 /// Whoever has one IPv6 address has all of its /64.
-fn subscriber(address: IpAddr) -> IpAddr {
+pub(super) fn subscriber(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         address => address,
@@ -212,9 +223,11 @@ mod tests {
         let late = (0..12).map(|at| failures.fail(at, one)).filter(|late| *late).count();
         assert_eq!(late, 2);
         assert!(!failures.fail(12, other));
-        assert!(failures.are_many(FAILURES_NS - 1, one) && !failures.are_many(12, other));
+        assert!(failures.may_look(12, other) && failures.may_look(12, other));
+        assert!(failures.may_look(13, one) && !failures.may_look(12 + HOLD_NS, one), "one in the time of an answer");
+        assert!(failures.may_look(13 + HOLD_NS, one));
         assert!(failures.fail(FAILURES_NS - 1, one));
-        assert!(!failures.are_many(FAILURES_NS, one));
+        assert!((0..9).all(|_| failures.may_look(FAILURES_NS, one)));
         assert!(!failures.fail(FAILURES_NS, one), "another minute");
         let next = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
         let late = (0..12).map(|last| failures.fail(0, next(last))).filter(|late| *late).count();

@@ -57,7 +57,7 @@ impl Sender {
         if turn.phase != Phase::Running {
             return Some(unavailable);
         }
-        if !sources.quotas.takes(store.scarcity(), self.peer.ip(), sizes().sum()) {
+        if !sources.quotas.may_take(store.scarcity(), self.peer.ip()) {
             return Some(unavailable);
         }
         let room = match store.room_for_batch(turn.now, Claim::Waits, sizes()) {
@@ -87,6 +87,7 @@ impl Sender {
         }
         let kept = (records.as_slice(), hashes.as_ref());
         let last = store.keep_batch(turn, room, lane, kept, first_byte_ns.min(now.mono_ns));
+        sources.quotas.count_taken(self.peer.ip(), sizes().sum());
         for flags in flags {
             sources.count_record(turn, self.source, flags);
             turn.stages.record(Stage::Frame, frame_ns);

@@ -472,8 +472,8 @@ impl Machines {
         let mut out = self.send_buffers.pop().unwrap_or_default();
         let (source, peer) = (machine.sender.source, Some(machine.sender.peer));
         let mut hear = |heard: Turned<'_>| {
-            let Turned { status, rule: words, line } = heard;
-            turn.refuse(&Refusal { source, reason: reason_of(status), words, peer, machine: None, line });
+            let Turned { status, rule: words, line, machine } = heard;
+            turn.refuse(&Refusal { source, reason: reason_of(status, words), words, peer, machine, line });
         };
         let date = self.date.at(now.wall_ns);
         let output = machine.connection.take_output(now.mono_ns, date, &mut out, &mut hear);
@@ -583,6 +583,10 @@ impl Machines {
             Closing::No if machine.waiting_since.is_some_and(|since| now_ns >= since.ns() + COMMIT_WAIT_NS) => {
                 if machine.connection.give_up() {
                     machine.waiting_since = None;
+                    let (source, peer) = (machine.sender.source, Some(machine.sender.peer));
+                    let words = "its commit has taken longer than a machine waits";
+                    let reason = reason_of(409, words);
+                    turn.refuse(&Refusal { source, reason, words, peer, machine: None, line: "" });
                     machine.mark_dirty(&mut self.dirty, link);
                 } else {
                     turn.counters.http_unanswered += 1;
@@ -596,7 +600,10 @@ impl Machines {
                     let mut lent = Taking { turn: &mut *turn, store, sources, placement, sent, door };
                     machine.end_hold(&mut lent, link, *hold, verdict);
                 }
+                let was_open = machine.connection.wants_read();
                 machine.connection.handle_deadline(now_ns, &turn.settings.limits.http);
+                // Only one that is idle ends without an answer.
+                turn.counters.idle_connections_ended += u64::from(was_open && machine.connection.is_finished());
                 machine.mark_dirty(&mut self.dirty, link);
                 machine.set_timer(turn, link);
             }

@@ -1,6 +1,7 @@
 //! Who has how much: connections of addresses and tokens, what SOURCEs send a second, and what of a
 //! journal that is nearly full each address has taken.
 
+use super::access::subscriber;
 use crate::access;
 use crate::ground::{LinkId, SegmentNumber, SourceId};
 use crate::shard::store::Scarce;
@@ -22,11 +23,11 @@ pub(super) struct Quotas {
     /// Connections by the token that they have shown, where that has a bound.
     tokens: HashMap<(SourceId, Arc<str>), u32>,
     shown: HashMap<LinkId, (SourceId, Arc<str>)>,
-    rates: HashMap<(SourceId, Box<str>), Rate>,
-    shares: Shares,
+    rates: HashMap<SourceId, HashMap<Box<str>, Rate>>,
+    scarce: Takers,
 }
 
-/// When a SOURCE would have sent all that it has, had it kept to its rates; monotonic nanoseconds.
+/// What a SOURCE has sent would take until these moments at the rates that it has; in monotonic nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
 struct Rate {
     requests_ns: u64,
@@ -44,20 +45,21 @@ impl Quotas {
     /// Whether an address may have one more connection to a listener.
     pub fn admits(&self, allowed: &access::Quotas, id: SourceId, address: IpAddr) -> bool {
         let most = allowed.connections_per_address.unwrap_or(u32::MAX);
-        self.connections.get(&(id, address)).is_none_or(|count| *count < most)
+        self.connections.get(&(id, subscriber(address))).is_none_or(|count| *count < most)
     }
 
     /// A connection of an address begins.
     pub fn enter(&mut self, id: SourceId, address: IpAddr) {
-        *self.connections.entry((id, address)).or_default() += 1;
+        *self.connections.entry((id, subscriber(address))).or_default() += 1;
     }
 
     /// A connection of an address has ended.
     pub fn leave(&mut self, id: SourceId, address: IpAddr, link: LinkId) {
-        let count = self.connections.get_mut(&(id, address)).expect("a connection that has begun");
+        let key = (id, subscriber(address));
+        let count = self.connections.get_mut(&key).expect("a connection that has begun");
         *count -= 1;
         if *count == 0 {
-            self.connections.remove(&(id, address));
+            self.connections.remove(&key);
         }
         self.hide(link);
     }
@@ -87,86 +89,105 @@ impl Quotas {
         }
     }
 
-    /// Counts a request under a SOURCE.
+    /// Whether a SOURCE of a listener may send one more request, of so many bytes.
     ///
     /// # Errors
-    /// [`Beyond`] where it would be more than is allowed; then it does not count.
-    pub fn send(
-        &mut self,
+    /// [`Beyond`] where it would be more than is allowed.
+    pub fn may_send(
+        &self,
         allowed: &access::Quotas,
-        id: SourceId,
-        (name, bytes): (&str, usize),
+        (id, name, _): (SourceId, &str, usize),
         now_ns: u64,
     ) -> Result<(), Beyond> {
-        if allowed.requests_per_second.is_none() && allowed.bytes_per_second.is_none() {
+        if !has_rate(allowed) {
             return Ok(());
         }
-        let rate = self.rate(id, name, now_ns);
+        let rate = self.rates.get(&id).and_then(|rates| rates.get(name)).copied().unwrap_or_default();
         let until = |at_ns: u64| (at_ns > now_ns + BURST_NS).then(|| at_ns - now_ns - BURST_NS);
-        let per = |count: u64, rate: u64| count.saturating_mul(1_000_000_000) / rate.max(1);
-        let mut next = *rate;
-        if let Some(most) = allowed.requests_per_second {
-            next.requests_ns = rate.requests_ns.max(now_ns) + per(1, u64::from(most));
-            if let Some(wait_ns) = until(next.requests_ns) {
-                return Err(Beyond::Requests { wait_ns });
+        if let Some(most) = allowed.requests_per_second
+            && let Some(wait_ns) = until(rate.requests_ns.max(now_ns) + took_ns(1, u64::from(most)))
+        {
+            return Err(Beyond::Requests { wait_ns });
+        }
+        // The last of a burst may be as long as it likes, or a long one would never be taken.
+        match until(rate.bytes_ns).filter(|_| allowed.bytes_per_second.is_some()) {
+            Some(wait_ns) => Err(Beyond::Bytes { wait_ns }),
+            None => Ok(()),
+        }
+    }
+
+    /// It has sent it.
+    pub fn count_sent(&mut self, allowed: &access::Quotas, (id, name, bytes): (SourceId, &str, usize), now_ns: u64) {
+        if !has_rate(allowed) {
+            return;
+        }
+        let rates = self.rates.entry(id).or_default();
+        if rates.len() >= SOURCES_MAX && !rates.contains_key(name) {
+            rates.retain(|_, rate| rate.requests_ns.max(rate.bytes_ns) > now_ns);
+            if rates.len() >= SOURCES_MAX {
+                return; // so many send at once that none of them is the one that sends too much
             }
+        }
+        let rate = match rates.get_mut(name) {
+            Some(rate) => rate,
+            None => rates.entry(name.into()).or_default(),
+        };
+        if let Some(most) = allowed.requests_per_second {
+            rate.requests_ns = rate.requests_ns.max(now_ns) + took_ns(1, u64::from(most));
         }
         if let Some(most) = allowed.bytes_per_second {
-            // The last of a burst may be as long as it likes, or a long one would never be taken.
-            if let Some(wait_ns) = until(rate.bytes_ns) {
-                return Err(Beyond::Bytes { wait_ns });
-            }
-            next.bytes_ns = rate.bytes_ns.max(now_ns) + per(bytes as u64, most);
+            rate.bytes_ns = rate.bytes_ns.max(now_ns) + took_ns(bytes as u64, most);
         }
-        *rate = next;
-        Ok(())
     }
 
-    fn rate(&mut self, id: SourceId, name: &str, now_ns: u64) -> &mut Rate {
-        let mut name: Box<str> = name.into();
-        if self.rates.len() >= SOURCES_MAX && !self.rates.contains_key(&(id, name.clone())) {
-            self.rates.retain(|_, rate| rate.requests_ns.max(rate.bytes_ns) > now_ns);
-            if self.rates.len() >= SOURCES_MAX {
-                name = "".into();
-            }
-        }
-        self.rates.entry((id, name)).or_default()
-    }
-
-    /// Whether an address may take so much of the journal. `scarce`: where little of it is left.
-    pub fn takes(&mut self, scarce: Option<Scarce>, address: IpAddr, bytes: usize) -> bool {
+    /// Whether an address may take more of the journal. `scarce`: where little of it is left.
+    pub fn may_take(&mut self, scarce: Option<Scarce>, address: IpAddr) -> bool {
         match scarce {
             None => {
-                self.shares.end();
+                self.scarce.end();
                 true
             }
-            Some(scarce) => self.shares.take(scarce, address, bytes as u64),
+            Some(scarce) => self.scarce.may_take(scarce, subscriber(address)),
         }
+    }
+
+    /// It has taken so many bytes.
+    pub fn count_taken(&mut self, address: IpAddr, bytes: usize) {
+        self.scarce.count(address, bytes as u64);
     }
 
     /// Another source has this id now.
     pub fn forget(&mut self, id: SourceId) {
-        self.rates.retain(|(source, _), _| *source != id);
+        self.rates.remove(&id);
     }
 }
 
-/// What addresses have taken of a journal since little of it is left. None takes more than what is
-/// still free, so that there is room for others; one that is alone takes all. When a part of the journal
-/// becomes free, what was taken counts less in proportion.
+/// So long a count takes at a rate.
+fn took_ns(count: u64, per_second: u64) -> u64 {
+    count.saturating_mul(1_000_000_000) / per_second.max(1)
+}
+
+fn has_rate(allowed: &access::Quotas) -> bool {
+    allowed.requests_per_second.is_some() || allowed.bytes_per_second.is_some()
+}
+
+/// What addresses have taken of a journal since little of it is left. An address may take more while it
+/// has taken no more than what is free, so that there is room for others. One that is alone may take all.
+/// When a part of the journal becomes free, what was taken counts less in proportion.
 #[derive(Debug, Default)]
-struct Shares {
+struct Takers {
     taken: HashMap<IpAddr, u64>,
     oldest: Option<SegmentNumber>,
 }
 
-impl Shares {
+impl Takers {
     fn end(&mut self) {
         if self.oldest.take().is_some() {
             self.taken = HashMap::new();
         }
     }
 
-    fn take(&mut self, scarce: Scarce, address: IpAddr, bytes: u64) -> bool {
+    fn may_take(&mut self, scarce: Scarce, address: IpAddr) -> bool {
         let freed = self.oldest.replace(scarce.oldest).map_or(0, |oldest| scarce.oldest.0.saturating_sub(oldest.0));
         if freed > 0 {
             let left = scarce.segments.max(1);
@@ -178,9 +199,15 @@ impl Shares {
         }
         let is_alone = self.taken.len() == usize::from(is_known);
         let taken = self.taken.entry(address).or_default();
-        let takes = is_alone || *taken <= scarce.free_bytes;
-        *taken += if takes { bytes } else { 0 };
-        takes
+        is_alone || *taken <= scarce.free_bytes
+    }
+
+    fn count(&mut self, address: IpAddr, bytes: u64) {
+        if self.oldest.is_some()
+            && let Some(taken) = self.taken.get_mut(&subscriber(address))
+        {
+            *taken += bytes;
+        }
     }
 }
 
@@ -226,7 +253,11 @@ mod tests {
     fn a_source_sends_at_its_rate_after_a_burst_of_a_second() {
         let (mut quotas, id) = (Quotas::default(), SourceId(0));
         let allowed = access::Quotas { requests_per_second: Some(10), ..access::Quotas::default() };
-        let mut send = |name, now_ns| quotas.send(&allowed, id, (name, 100), now_ns);
+        let mut send = |name, now_ns| {
+            let sent = (id, name, 100);
+            let said = quotas.may_send(&allowed, sent, now_ns);
+            said.inspect(|()| quotas.count_sent(&allowed, sent, now_ns))
+        };
         assert_eq!((0..20).filter(|_| send("cam-1", 5).is_ok()).count(), 10);
         assert_eq!(send("cam-1", 5), Err(Beyond::Requests { wait_ns: SECOND_NS / 10 }));
         assert_eq!(send("cam-2", 5), Ok(()), "each has its own");
@@ -238,9 +269,12 @@ mod tests {
     fn a_long_body_is_taken_once_and_waited_for_behind_it() {
         let (mut quotas, id) = (Quotas::default(), SourceId(0));
         let allowed = access::Quotas { bytes_per_second: Some(1_000), ..access::Quotas::default() };
-        assert_eq!(quotas.send(&allowed, id, ("a", 5_000), 0), Ok(()));
-        assert_eq!(quotas.send(&allowed, id, ("a", 1), 0), Err(Beyond::Bytes { wait_ns: 4 * SECOND_NS }));
-        assert_eq!(quotas.send(&allowed, id, ("a", 1), 4 * SECOND_NS), Ok(()));
+        let (long, short) = ((id, "a", 5_000), (id, "a", 1));
+        // However often it is asked.
+        (0..9).for_each(|_| assert_eq!(quotas.may_send(&allowed, long, 0), Ok(())));
+        quotas.count_sent(&allowed, long, 0);
+        assert_eq!(quotas.may_send(&allowed, short, 0), Err(Beyond::Bytes { wait_ns: 4 * SECOND_NS }));
+        assert_eq!(quotas.may_send(&allowed, short, 4 * SECOND_NS), Ok(()));
     }
 
     #[test]
@@ -248,11 +282,19 @@ mod tests {
         let mut quotas = Quotas::default();
         let [flood, other] = [1, 2].map(|last| IpAddr::from([10, 0, 4, last]));
         let scarce = |oldest, free_bytes| Some(Scarce { oldest: SegmentNumber(oldest), segments: 30, free_bytes });
-        assert!((0..100).all(|_| quotas.takes(scarce(5, 0), flood, 100)), "it is alone");
-        assert!(quotas.takes(scarce(5, 0), other, 100), "it has taken nothing");
-        assert!(!quotas.takes(scarce(5, 9_999), flood, 100) && quotas.takes(scarce(5, 10_000), flood, 100));
+        let mut take = |scarce, address| {
+            let may = quotas.may_take(scarce, address);
+            if may {
+                quotas.count_taken(address, 100);
+            }
+            may
+        };
+        assert!((0..100).all(|_| take(scarce(5, 0), flood)), "it is alone");
+        assert!(take(scarce(5, 0), other), "it has taken nothing");
+        assert!(!take(scarce(5, 9_999), flood) && take(scarce(5, 10_000), flood));
         // A quarter of what is there becomes free.
-        assert!(!quotas.takes(scarce(5, 8_000), flood, 100) && quotas.takes(scarce(15, 8_000), flood, 100));
-        assert!(quotas.takes(None, flood, 100) && quotas.shares.taken.is_empty());
+        assert!(!take(scarce(5, 8_000), flood) && take(scarce(15, 8_000), flood));
+        assert!(take(None, flood));
+        assert!(quotas.scarce.taken.is_empty());
     }
 }

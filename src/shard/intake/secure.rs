@@ -1,7 +1,7 @@
 //! TLS of machines: bytes of a source with `tls` become plaintext before anything else sees them, and answers become TLS records.
 //!
 //! ```text
-//!            ClientHello, of which 8 are worked through a turn        close_notify
+//!            ClientHello, of which 2 are worked through a turn        close_notify
 //! Handshaking ─────────────────────────────────────────────► Open ───────────────────► Closed (its half)
 //!      └─ fault, deadline ─► Refused: alert, FIN, and what still comes is dropped until the peer closes or 2 s are over
 //! ```
@@ -26,8 +26,9 @@ use crate::tls::{
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
-/// Whole handshakes that a core begins in one turn: each costs it half a millisecond, and those that are open wait for it.
-const HANDSHAKES_PER_TURN: usize = 8;
+/// Whole handshakes that a core begins in one turn, and as many of those that wait: each costs it a third
+/// of a millisecond, and those that are open wait for it.
+const HANDSHAKES_PER_TURN: usize = 2;
 /// How long the handshake of a `tcp_listen` source may take; over HTTP that of a header counts.
 const HANDSHAKE_NS: u64 = 10_000_000_000;
 /// How long a refused connection is drained, so that the machine reads the alert before it sees a reset.
@@ -459,7 +460,7 @@ impl Secures {
     fn handle_timer(&mut self, now: Now, link: LinkId) -> Option<Late> {
         let secure = self.sessions.find(link)?;
         match secure.state {
-            // It waits for its turn, and not we for it.
+            // We have kept it waiting.
             State::Handshaking { .. } if !secure.waiting.is_empty() => None,
             State::Handshaking { until_ns } if until_ns <= now.mono_ns => Some(Late::Handshake),
             State::Refused { until_ns } if until_ns <= now.mono_ns => Some(Late::Linger),
@@ -482,9 +483,9 @@ impl Secures {
 }
 
 /// What a machine is told that speaks HTTP where TLS is spoken.
-const PLAIN_ANSWER: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 45\r\n\r\nthis port speaks TLS: use https:// in the URL";
+const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/json\r\n\
+    Content-Length: 101\r\n\r\n{\"rule\":\"this port speaks TLS\",\"came\":\"HTTP without TLS\",\
+    \"allowed\":\"a URL that begins with https://\"}";
 
 /// What a proxy is told whose header does not count where TLS is spoken.
 const PROXY_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/json\r\n\

@@ -9,7 +9,7 @@ use super::source::Sources;
 use crate::config::LaneKey;
 use crate::ground::count::Stage;
 use crate::ground::{LaneId, RecordFlags, SourceId};
-use crate::http::server::{Details, Form, Request, TooMany, Verdict};
+use crate::http::server::{Details, Form, Request, TryLater, Verdict};
 use crate::journal::{Claim, Full, Identity, KEY_HASHES_BYTES, KeyHashes, Known, NewRecord, OriginRef};
 use crate::observe::snapshot::Refused;
 use crate::shard::refusals::{Refusal, reason_of};
@@ -31,17 +31,28 @@ pub(super) struct Sender {
     entered: Vec<(LaneId, OriginRef)>,
 }
 
-static TOO_MANY_REQUESTS: TooMany = TooMany {
+static TOO_MANY_REQUESTS: TryLater = TryLater {
+    status: 429,
     rule: "a SOURCE sends no more requests a second than its listener takes",
     details: Details {
         came: "more requests",
         allowed: "requests_per_second of the listener, a second's worth at once",
     },
 };
-static TOO_MANY_BYTES: TooMany = TooMany {
+static TOO_MANY_BYTES: TryLater = TryLater {
+    status: 429,
     rule: "a SOURCE sends no more bytes a second than its listener takes",
     details: Details { came: "more bytes", allowed: "bytes_per_second of the listener, a second's worth at once" },
 };
+
+/// What a SOURCE is answered that sends more than it may.
+fn too_much(beyond: Beyond) -> Verdict {
+    let (what, wait_ns) = match beyond {
+        Beyond::Requests { wait_ns } => (&TOO_MANY_REQUESTS, wait_ns),
+        Beyond::Bytes { wait_ns } => (&TOO_MANY_BYTES, wait_ns),
+    };
+    Verdict::TryLater { what, retry_after_s: wait_ns.div_ceil(1_000_000_000) as u32 }
+}
 
 /// So many lanes a connection keeps: behind a proxy it may carry the requests of many machines.
 const ENTERED_MAX: usize = 64;
@@ -68,7 +79,19 @@ impl Sender {
         sources: &mut Sources,
         request: &Request<'_>,
     ) -> Option<Verdict> {
-        let verdict = self.try_take(turn, store, sources, request);
+        let sent = (self.source, request.source, request.body.len());
+        let allowed = &turn.source(self.source).access.quotas;
+        let verdict = match sources.quotas.may_send(allowed, sent, turn.now.mono_ns) {
+            Err(beyond) => Some(too_much(beyond)),
+            Ok(()) => {
+                let verdict = self.try_take(turn, store, sources, request);
+                // What waits for room is asked again.
+                if verdict.is_some() {
+                    sources.quotas.count_sent(allowed, sent, turn.now.mono_ns);
+                }
+                verdict
+            }
+        };
         if let Some(verdict) = verdict {
             self.note(turn, request, verdict);
         }
@@ -81,25 +104,13 @@ impl Sender {
             let line = format!("/v1/records/{}", request.source);
             turn.refuse(&Refusal {
                 source: self.source,
-                reason: reason_of(status),
+                reason: reason_of(status, words),
                 words,
                 peer: Some(self.peer),
                 machine: Some(request.source),
                 line: &line,
             });
         }
-    }
-
-    /// What a SOURCE is answered that sends more than it may.
-    fn check_rate(&self, turn: &Turn<'_>, sources: &mut Sources, request: &Request<'_>) -> Option<Verdict> {
-        let allowed = &turn.source(self.source).access.quotas;
-        let sent = (request.source, request.body.len());
-        let (what, wait_ns) = match sources.quotas.send(allowed, self.source, sent, turn.now.mono_ns) {
-            Ok(()) => return None,
-            Err(Beyond::Requests { wait_ns }) => (&TOO_MANY_REQUESTS, wait_ns),
-            Err(Beyond::Bytes { wait_ns }) => (&TOO_MANY_BYTES, wait_ns),
-        };
-        Some(Verdict::TooMany { what, retry_after_s: wait_ns.div_ceil(1_000_000_000) as u32 })
     }
 
     fn try_take(
@@ -109,9 +120,6 @@ impl Sender {
         sources: &mut Sources,
         request: &Request<'_>,
     ) -> Option<Verdict> {
-        if let Some(verdict) = self.check_rate(turn, sources, request) {
-            return Some(verdict);
-        }
         let form = Form::of(request.content_type, request.body, &turn.source(self.source).forms);
         if form != Form::Record {
             return self.take_batch(turn, store, sources, (form, request));
@@ -146,7 +154,7 @@ impl Sender {
         }
         let headers = request.headers;
         let bytes = hashes.map_or(0, |_| KEY_HASHES_BYTES) + headers.as_bytes().len() + key.len() + request.body.len();
-        if !sources.quotas.takes(store.scarcity(), self.peer.ip(), bytes) {
+        if !sources.quotas.may_take(store.scarcity(), self.peer.ip()) {
             return Some(unavailable);
         }
         let room = match store.room_or_full(now, Claim::Waits, bytes) {
@@ -171,6 +179,7 @@ impl Sender {
             data: request.body,
         };
         let number = store.keep(turn, room, lane, record, first_byte_ns.min(now.mono_ns));
+        sources.quotas.count_taken(self.peer.ip(), bytes);
         sources.count_record(turn, self.source, flags);
         turn.stages.record(Stage::Frame, frame_ns);
         turn.stages.record(Stage::Journaled, 0);

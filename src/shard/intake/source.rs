@@ -687,7 +687,10 @@ impl Sources {
             return;
         }
         match how {
-            Accepting::No => source.crowd(turn.now, turn.settings),
+            Accepting::No => {
+                turn.counters.accepts_paused += 1;
+                source.crowd(turn.now, turn.settings);
+            }
             how => source.accept(turn, how),
         }
     }
@@ -713,6 +716,7 @@ impl Sources {
             }
             (Accepting::All | Accepting::One, Accepting::No) => {
                 source.accepting = Accepting::No;
+                turn.counters.accepts_paused += 1;
                 source.crowd(turn.now, turn.settings);
                 turn.emit(Op::PauseAccept { source: id });
             }

@@ -20,6 +20,7 @@ use crate::ground::{KeptHeaders, LaneId, LinkId, RecordFlags, SourceId};
 use crate::journal::{Claim, Full, Identity, NewRecord, OriginRef, Room};
 use crate::shard::links::{Kind, Links, Table};
 use crate::shard::op::{Op, RecvEnd};
+use crate::shard::refusals::Refusal;
 use crate::shard::store::Store;
 use crate::shard::timer::Timer;
 use crate::shard::turn::{Phase, Turn};
@@ -329,6 +330,14 @@ impl Stream {
     fn refuse_header(&mut self, lent: &mut Lent<'_, '_>, link: LinkId) {
         lent.turn.counters.denied += 1;
         lent.sources.of(self.sender.source).tally.denied.count(Denial::ProxyHeader);
+        lent.turn.refuse(&Refusal {
+            source: self.sender.source,
+            reason: Denial::ProxyHeader.label(),
+            words: Denial::ProxyHeader.words(),
+            peer: self.sender.peer,
+            machine: None,
+            line: "a PROXY header",
+        });
         self.framer = Framer::new();
         self.finish(lent, link, "it began with a PROXY header");
     }
