@@ -6,7 +6,7 @@ import statistics
 FIGURES = (
     "records_per_s", "cpu_us", "user_us", "system_us", "switches", "rss_bytes", "busy", "others_busy", "load_us", "receiver_us", "wakes", "turns", "enters",
     "completions", "journal_writes", "journal_bytes", "enobufs", "records_per_send", "bytes_per_connection",
-    "bytes_per_waiting", "shared_per_waiting", "cpu_ms_per_10s", "p50_us", "p99_us", "cpu_us_per_commit",
+    "bytes_per_waiting", "shared_per_waiting", "cpu_ms_per_10s", "connect_s", "p50_us", "p99_us", "cpu_us_per_commit",
 )
 
 
