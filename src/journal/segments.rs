@@ -18,6 +18,9 @@ use crate::ground::{CoreId, Now, RecordNumber, SegmentNumber};
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+/// With so many segments the last quarter is shared out among addresses.
+const SHARED_SEGMENTS_MIN: usize = 16;
+
 /// What a segment's header says of the start that made it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Maker {
@@ -177,9 +180,10 @@ impl Segments {
         4 * (self.list.len() + 1) > 3 * (self.max - reserve)
     }
 
-    /// What is left for senders that can wait, where the segments are tight.
+    /// What is left for senders that can wait, where the segments are tight. A journal of few segments is
+    /// tight nearly always.
     pub fn scarcity(&self) -> Option<Scarce> {
-        self.is_tight().then(|| Scarce {
+        (self.max >= SHARED_SEGMENTS_MIN && self.is_tight()).then(|| Scarce {
             oldest: self.list.front().map_or(IN_MEMORY, |segment| segment.number),
             segments: self.list.len() as u64,
             free_bytes: self.records_bytes_max().saturating_sub(self.taken_bytes() + self.reserve_bytes),

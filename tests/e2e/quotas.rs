@@ -30,7 +30,11 @@ fn connections_of_a_listener_of_an_address_and_of_a_token_have_their_bounds() {
     let _receiver = Receiver::start(&site);
     let (few, http) = (free_address(), free_address());
     let tokens = site.path("tokens");
-    let drawn = ringest().args(["token", "cams", "--sources", "*", "--add"]).arg(&tokens).output().expect("it runs");
+    let drawn = ringest()
+        .args(["token", "cams", "--sources", "*", "--until", "2099-12-31", "--add"])
+        .arg(&tokens)
+        .output()
+        .expect("it runs");
     let token = String::from_utf8(drawn.stdout).expect("text").trim().to_owned();
     let keys = format!("listen = \"{few}\"\nfirst = \"keep\"\nconnections = 3\nconnections_per_address = 2");
     let of_http = format!("listen = \"{http}\"\ntokens_file = \"{}\"\nconnections_per_token = 2", tokens.display());

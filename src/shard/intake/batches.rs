@@ -57,7 +57,7 @@ impl Sender {
         if turn.phase != Phase::Running {
             return Some(unavailable);
         }
-        if !sources.quotas.may_take(store.scarcity(), self.peer.ip()) {
+        if !sources.quotas.may_take(store.scarcity(), self.peer.ip(), turn.now.mono_ns) {
             return Some(unavailable);
         }
         let room = match store.room_for_batch(turn.now, Claim::Waits, sizes()) {

@@ -15,6 +15,10 @@ const BURST_NS: u64 = 1_000_000_000;
 const SOURCES_MAX: usize = 100_000;
 /// Addresses whose part of the journal is known, likewise.
 const ADDRESSES_MAX: usize = 16_384;
+/// An address asks for room that has asked within this time.
+const ASKS_NS: u64 = 10_000_000_000;
+/// The least that an address has taken is looked for once in this time.
+const LEAST_NS: u64 = 5_000_000;
 
 /// What listeners count of each.
 #[derive(Debug, Default)]
@@ -141,13 +145,13 @@ impl Quotas {
     }
 
     /// Whether an address may take more of the journal. `scarce`: where little of it is left.
-    pub fn may_take(&mut self, scarce: Option<Scarce>, address: IpAddr) -> bool {
+    pub fn may_take(&mut self, scarce: Option<Scarce>, address: IpAddr, now_ns: u64) -> bool {
         match scarce {
             None => {
                 self.scarce.end();
                 true
             }
-            Some(scarce) => self.scarce.may_take(scarce, subscriber(address)),
+            Some(scarce) => self.scarce.may_take(scarce, subscriber(address), now_ns),
         }
     }
 
@@ -172,12 +176,22 @@ fn has_rate(allowed: &access::Quotas) -> bool {
 }
 
 /// What addresses have taken of a journal since little of it is left. An address may take more while it
-/// has taken no more than what is free, so that there is room for others. One that is alone may take all.
-/// When a part of the journal becomes free, what was taken counts less in proportion.
+/// has taken no more than what is free, so that there is room for others, or no more than anybody else who
+/// asks. When a part of the journal becomes free, what was taken counts less in proportion.
 #[derive(Debug, Default)]
 struct Takers {
-    taken: HashMap<IpAddr, u64>,
+    taken: HashMap<IpAddr, Taken>,
     oldest: Option<SegmentNumber>,
+    /// The least that one of them has taken, and until when that is not looked for anew.
+    least: u64,
+    least_until_ns: u64,
+}
+
+/// What one address has taken, and when it asked last.
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    bytes: u64,
+    asked_ns: u64,
 }
 
 impl Takers {
@@ -187,26 +201,37 @@ impl Takers {
         }
     }
 
-    fn may_take(&mut self, scarce: Scarce, address: IpAddr) -> bool {
+    fn may_take(&mut self, scarce: Scarce, address: IpAddr, now_ns: u64) -> bool {
         let freed = self.oldest.replace(scarce.oldest).map_or(0, |oldest| scarce.oldest.0.saturating_sub(oldest.0));
         if freed > 0 {
             let left = scarce.segments.max(1);
-            self.taken.values_mut().for_each(|taken| *taken = *taken * left / (left + freed));
+            self.taken.values_mut().for_each(|taken| taken.bytes = taken.bytes * left / (left + freed));
+            self.least_until_ns = 0;
         }
-        let is_known = self.taken.contains_key(&address);
-        if !is_known && self.taken.len() >= ADDRESSES_MAX {
+        if self.taken.len() >= ADDRESSES_MAX && !self.taken.contains_key(&address) {
             return true; // so many addresses are no flood of one
         }
-        let is_alone = self.taken.len() == usize::from(is_known);
-        let taken = self.taken.entry(address).or_default();
-        is_alone || *taken <= scarce.free_bytes
+        let own = self.taken.entry(address).or_default();
+        own.asked_ns = now_ns;
+        let bytes = own.bytes;
+        bytes <= scarce.free_bytes || bytes <= self.least(now_ns)
+    }
+
+    /// The least that one of those has taken who have asked lately.
+    fn least(&mut self, now_ns: u64) -> u64 {
+        if now_ns >= self.least_until_ns {
+            self.taken.retain(|_, taken| now_ns < taken.asked_ns + ASKS_NS);
+            self.least = self.taken.values().map(|taken| taken.bytes).min().unwrap_or(0);
+            self.least_until_ns = now_ns + LEAST_NS;
+        }
+        self.least
     }
 
     fn count(&mut self, address: IpAddr, bytes: u64) {
         if self.oldest.is_some()
             && let Some(taken) = self.taken.get_mut(&subscriber(address))
         {
-            *taken += bytes;
+            taken.bytes += bytes;
         }
     }
 }
@@ -278,12 +303,14 @@ mod tests {
     }
 
     #[test]
-    fn no_address_takes_more_of_a_scarce_journal_than_is_left_unless_it_is_alone() {
+    fn no_address_takes_more_of_a_scarce_journal_than_is_left_unless_nobody_has_taken_less() {
         let mut quotas = Quotas::default();
         let [flood, other] = [1, 2].map(|last| IpAddr::from([10, 0, 4, last]));
         let scarce = |oldest, free_bytes| Some(Scarce { oldest: SegmentNumber(oldest), segments: 30, free_bytes });
+        let mut now_ns = 0;
         let mut take = |scarce, address| {
-            let may = quotas.may_take(scarce, address);
+            now_ns += LEAST_NS;
+            let may = quotas.may_take(scarce, address, now_ns);
             if may {
                 quotas.count_taken(address, 100);
             }
@@ -294,6 +321,8 @@ mod tests {
         assert!(!take(scarce(5, 9_999), flood) && take(scarce(5, 10_000), flood));
         // A quarter of what is there becomes free.
         assert!(!take(scarce(5, 8_000), flood) && take(scarce(15, 8_000), flood));
+        // Of those who have taken more than is left, the one with the least goes first.
+        assert!((0..9).all(|_| take(scarce(15, 0), other)) && !take(scarce(15, 0), flood));
         assert!(take(None, flood));
         assert!(quotas.scarce.taken.is_empty());
     }

@@ -154,7 +154,7 @@ impl Sender {
         }
         let headers = request.headers;
         let bytes = hashes.map_or(0, |_| KEY_HASHES_BYTES) + headers.as_bytes().len() + key.len() + request.body.len();
-        if !sources.quotas.may_take(store.scarcity(), self.peer.ip()) {
+        if !sources.quotas.may_take(store.scarcity(), self.peer.ip(), turn.now.mono_ns) {
             return Some(unavailable);
         }
         let room = match store.room_or_full(now, Claim::Waits, bytes) {
