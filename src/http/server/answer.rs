@@ -10,12 +10,8 @@ use super::keeps::Keeps;
 use serde_json::json;
 use std::sync::Arc;
 
-/// The journal has no room.
-pub(super) static NO_ROOM: TryLater = TryLater {
-    status: 503,
-    rule: "there is no room for records now",
-    details: Details { came: "a record that the journal cannot take yet", allowed: "the same request, later" },
-};
+/// The journal has no room. Nothing is wrong with the request.
+pub(super) const NO_ROOM: &str = "no room for records now, try again later";
 /// A secret that somebody typed is not looked at yet.
 pub(super) static MANY_SECRETS: TryLater = TryLater {
     status: 503,
@@ -206,6 +202,8 @@ pub(super) enum Answer {
     Taken { records: u32 },
     /// Whoever has the request answers it by this ticket.
     Elsewhere { ticket: u64, keyed: bool },
+    /// 503
+    Unavailable { retry_after_s: u32 },
     /// 429 or 503, with Retry-After.
     TryLater { what: &'static TryLater, retry_after_s: u32 },
     /// 204 to OPTIONS, with what a page may send besides.
@@ -233,6 +231,7 @@ impl Answer {
             Self::Continue => 100,
             Self::Accepted { .. } | Self::Taken { .. } => 201,
             Self::Elsewhere { .. } => unreachable!("it is not answered yet"),
+            Self::Unavailable { .. } => 503,
             Self::TryLater { what, .. } => what.status,
             Self::Options { .. } => 204,
             Self::Refused(refused) => refused.refusal.status,
@@ -264,6 +263,11 @@ impl Answer {
         match *self {
             Self::Continue | Self::Elsewhere { .. } => unreachable!("written above, or not answered yet"),
             Self::Accepted { records, .. } | Self::Taken { records } => write_accepted(records, out),
+            Self::Unavailable { retry_after_s } => {
+                out.extend_from_slice(b"\r\nRetry-After: ");
+                write_decimal(u64::from(retry_after_s), out);
+                write_body("text/plain; charset=utf-8", NO_ROOM, false, out);
+            }
             Self::TryLater { what, retry_after_s } => {
                 out.extend_from_slice(b"\r\nRetry-After: ");
                 write_decimal(u64::from(retry_after_s), out);

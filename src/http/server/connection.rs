@@ -575,7 +575,7 @@ fn answer_of(verdict: Verdict) -> Answer {
         Verdict::Accepted { last_number, records, keyed } => Answer::Accepted { last_number, records, keyed },
         Verdict::Taken { records } => Answer::Taken { records },
         Verdict::Elsewhere { ticket, keyed } => Answer::Elsewhere { ticket, keyed },
-        Verdict::Unavailable { retry_after_s } => Answer::TryLater { what: &NO_ROOM, retry_after_s },
+        Verdict::Unavailable { retry_after_s } => Answer::Unavailable { retry_after_s },
         Verdict::TryLater { what, retry_after_s } => Answer::TryLater { what, retry_after_s },
         Verdict::Refused { status, rule, details, part } => {
             refused(Refusal { part, ..Refusal::of(status, rule, details) }, false, None)
@@ -612,7 +612,7 @@ impl Verdict {
         match *self {
             Self::Refused { status, rule, .. } => Some((status, rule)),
             Self::KeyReused => Some((KEY_REUSED.status, KEY_REUSED.rule)),
-            Self::Unavailable { .. } => Some((503, NO_ROOM.rule)),
+            Self::Unavailable { .. } => Some((503, NO_ROOM)),
             Self::TryLater { what, .. } => Some((what.status, what.rule)),
             Self::Accepted { .. } | Self::Taken { .. } | Self::Elsewhere { .. } => None,
         }
