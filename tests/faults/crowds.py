@@ -206,7 +206,7 @@ def refusals(gateway, reason):
     return sum(source["refused"].get(reason, 0) for source in gateway.status()["sources"])
 
 
-SLOW = {"headers": ["-H", "-i", "5", "-x", "24"], "body": ["-B", "-i", "5", "-s", "8192", "-x", "10"],
+SLOW = {"headers": ["-H", "-i", "5", "-x", "24"], "body": ["-B", "-i", "5", "-s", "8192", "-x", "10", "-f", "text/plain"],
         "read": ["-X", "-w", "10", "-y", "20", "-n", "5", "-z", "8", "-k", "3"]}
 
 
