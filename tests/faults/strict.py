@@ -89,7 +89,10 @@ def judge(site, environment, inputs):
     done = subprocess.run([environment / "bin" / "python", script], input=asked, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
         raise Failure(f"h11 ended with {done.returncode}: {done.stderr[-800:]}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    judged = [json.loads(line) for line in done.stdout.splitlines()]
+    if len(judged) != len(inputs):
+        raise Failure(f"h11 has judged {len(judged)} of {len(inputs)} inputs")
+    return judged
 
 
 async def ask(port, data):
