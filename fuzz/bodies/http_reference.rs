@@ -37,6 +37,8 @@ type Field<'a> = (&'a [u8], Cow<'a, [u8]>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Requests,
+    /// Requests of which a line of the head may end in LF alone, as a source can allow it.
+    LenientRequests,
     Answers,
 }
 
@@ -64,7 +66,15 @@ fn line(stream: &[u8], at: usize) -> Option<(&[u8], usize)> {
     is_text(&rest[..end]).then_some((&rest[..end], at + end + 2))
 }
 
-/// The same of an answer's head, where LF alone ends it, too.
+/// The next line of a head.
+fn line_of(stream: &[u8], at: usize, side: Side) -> Option<(&[u8], usize)> {
+    match side {
+        Side::Requests => line(stream, at),
+        Side::LenientRequests | Side::Answers => loose_line(stream, at),
+    }
+}
+
+/// The same where LF alone ends a line, too.
 fn loose_line(stream: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let rest = stream.get(at..)?;
     let end = rest.iter().position(|byte| *byte == b'\n')?;
@@ -72,11 +82,12 @@ fn loose_line(stream: &[u8], at: usize) -> Option<(&[u8], usize)> {
     is_text(line).then_some((line, at + end + 1))
 }
 
-/// Fields up to the empty line, and where that ends; those of an answer's head may be `loose`.
-fn fields(stream: &[u8], mut at: usize, loose: bool) -> Option<(Vec<Field<'_>>, usize)> {
+/// Fields up to the empty line, and where that ends.
+fn fields(stream: &[u8], mut at: usize, side: Side) -> Option<(Vec<Field<'_>>, usize)> {
+    let loose = side == Side::Answers;
     let mut fields: Vec<Field<'_>> = Vec::new();
     loop {
-        let (line, next) = if loose { loose_line(stream, at)? } else { line(stream, at)? };
+        let (line, next) = line_of(stream, at, side)?;
         at = next;
         if line.is_empty() {
             return Some((fields, at));
@@ -110,7 +121,7 @@ fn chunked(stream: &[u8], mut at: usize) -> Option<(Vec<u8>, usize)> {
         }
         let size = u64::from_str_radix(std::str::from_utf8(&size[..digits]).ok()?, 16).ok()?;
         if size == 0 {
-            let (_, end) = fields(stream, next, false)?;
+            let (_, end) = fields(stream, next, Side::Requests)?;
             return Some((body, end));
         }
         let data = stream.get(next..)?.get(..usize::try_from(size).ok()?)?;
@@ -126,13 +137,17 @@ fn chunked(stream: &[u8], mut at: usize) -> Option<(Vec<u8>, usize)> {
 /// The message at `at`; `None` where none is whole, or where it can be read in two ways.
 pub fn message(stream: &[u8], at: usize, side: Side) -> Option<Message<'_>> {
     // A server ignores one empty line.
-    let blank = side == Side::Requests && stream[at..].starts_with(b"\r\n");
+    let blank = match (side, &stream[at..]) {
+        (Side::Requests | Side::LenientRequests, [b'\r', b'\n', ..]) => 2,
+        (Side::LenientRequests, [b'\n', ..]) => 1,
+        _ => 0,
+    };
     let loose = side == Side::Answers;
-    let (first, next) = if loose { loose_line(stream, at)? } else { line(stream, if blank { at + 2 } else { at })? };
-    let (fields, at) = fields(stream, next, loose)?;
+    let (first, next) = line_of(stream, at + blank, side)?;
+    let (fields, at) = fields(stream, next, side)?;
     let mut message = Message { line: first, fields, body: Vec::new(), end: at, until_close: false };
     let (is_sound, no_body) = match side {
-        Side::Requests => {
+        Side::Requests | Side::LenientRequests => {
             let parts: Vec<&[u8]> = first.split(|byte| *byte == b' ').collect();
             let [method, target, version] = parts[..] else { return None };
             let is_sound = is_token(method) && !target.is_empty() && is_version(version);
