@@ -40,7 +40,7 @@ struct Line {
 }
 
 /// Draws a token, and adds its line to a file.
-fn draw(file: &Path, name: &str, sources: &str, until: &str) -> String {
+pub fn draw(file: &Path, name: &str, sources: &str, until: &str) -> String {
     let mut command = ringest();
     command.args(["token", name, "--sources", sources, "--until", until, "--add"]).arg(file);
     let output = command.output().expect("the command runs");

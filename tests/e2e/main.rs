@@ -20,6 +20,7 @@ mod headers;
 mod hints;
 mod histograms;
 mod http;
+mod hyper_client;
 mod idle;
 mod joined;
 mod keys;
