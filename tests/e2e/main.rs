@@ -47,4 +47,5 @@ mod site;
 mod stops;
 mod stuck;
 mod tls;
+mod tls_cores;
 mod typed;
