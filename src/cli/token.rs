@@ -5,7 +5,8 @@ use super::{Failure, exit, tell};
 use crate::access::tokens::{self, Tokens};
 use crate::access::{NEW_SALT_BYTES, Pattern, Patterns, TYPED_CHARS_MIN, TypedHash};
 use crate::ground::text::{hex, typed};
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
@@ -97,10 +98,12 @@ fn read_secret(name: &str) -> Result<String, Failure> {
     let input = std::io::stdin();
     let mut secret = String::new();
     if input.is_terminal() {
-        tell(&format!("Secret of {name}, which is not shown: "));
+        let prompt = format!("Secret of {name}, which is not shown: ");
+        tell(&prompt);
         let before = tcgetattr(&input).map_err(|errno| failed(errno.into()))?;
         let mut silent = before.clone();
         silent.local_flags.remove(LocalFlags::ECHO);
+        watch_signals(before.clone(), silent.clone(), prompt).map_err(failed)?;
         tcsetattr(&input, SetArg::TCSAFLUSH, &silent).map_err(|errno| failed(errno.into()))?;
         let read = input.read_line(&mut secret);
         // The terminal goes on as it was, whatever was read.
@@ -122,6 +125,35 @@ fn read_secret(name: &str) -> Result<String, Failure> {
         true => Ok(secret.to_owned()),
         false => Err(Failure::new(exit::USAGE, format!("this is no secret that can be used: {allowed}"))),
     }
+}
+
+/// What ends or stops a process by default, and can be asked for at a terminal.
+const SIGNALS: [Signal; 5] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTSTP];
+
+/// From now on a thread waits for signals: it gives the terminal back as it was `before`, then lets the
+/// signal do what it does. After a stop the terminal is `silent` again.
+fn watch_signals(before: Termios, silent: Termios, prompt: String) -> std::io::Result<()> {
+    let set = SigSet::from_iter(SIGNALS);
+    set.thread_block()?;
+    let watch = move || {
+        let input = std::io::stdin();
+        loop {
+            let Ok(signal) = set.wait() else { return };
+            // The terminal may be gone: SIGHUP says that.
+            let _ = tcsetattr(&input, SetArg::TCSAFLUSH, &before);
+            let this = SigSet::from(signal);
+            if signal == Signal::SIGTSTP {
+                // Of SIGTSTP itself the other thread would know nothing: it is blocked there.
+                let _ = raise(Signal::SIGSTOP);
+                let _ = tcsetattr(&input, SetArg::TCSAFLUSH, &silent);
+                tell(&prompt);
+            } else {
+                tell("\n");
+                let _ = this.thread_unblock().and_then(|()| raise(signal));
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(watch).map(drop)
 }
 
 /// Adds a line to a file of tokens, if the file is then one.
