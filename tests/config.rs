@@ -146,7 +146,7 @@ fn a_secret_header_comes_from_a_file_and_is_never_shown() {
          [deliver]\nurl = \"http://127.0.0.1/\"\nheaders = {{ Authorization = {{ file = {secret:?} }}, X-Plant = \"3\" }}\n"
     );
     let settings = config::parse(&text, "test").unwrap();
-    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let header = |name: &str, value: &str| (name.to_owned(), value.into());
     assert_eq!(settings.deliver.headers, [header("Authorization", "Token s3cr3t"), header("X-Plant", "3")]);
 
     let path = directory.path().join("ringest.toml");
@@ -400,7 +400,7 @@ fn every_key_reaches_its_setting() {
             shows_text: true,
             content_type: "text/csv".to_owned(),
             tls: None,
-            headers: vec![("X-Plant".to_owned(), "3 b".to_owned())],
+            headers: vec![("X-Plant".to_owned(), "3 b".into())],
             header_files: Vec::new(),
             success: vec![200, 409],
             answer_type: Some("application/json".to_owned()),

@@ -6,6 +6,7 @@
 
 use ringest::config;
 use ringest::ground::SegmentNumber;
+use ringest::ground::secrets::Allocator;
 use ringest::journal::{self, BlockFile, BlockMemory, LeftBlocks, Storage};
 use ringest::shard::{Completion, CoreId, Fd, LinkId, Now, Op, Setup, Shard, SourceId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,6 +14,10 @@ use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// That of the real program.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 const MACHINES: usize = 256;
 const RECORDS_A_TURN: usize = 32;

@@ -1,5 +1,6 @@
 //! What an Authorization field holds (RFC 6750 section 2.1, RFC 7617 section 2).
 
+use crate::ground::secrets::scope;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -30,7 +31,7 @@ impl<'h> Credentials<'h> {
         if !scheme.eq_ignore_ascii_case(b"basic") {
             return None;
         }
-        let pair = STANDARD.decode(rest).ok()?;
+        let pair = scope(|| STANDARD.decode(rest)).ok()?;
         let colon = pair.iter().position(|byte| *byte == b':')?;
         Some(Self::Basic(pair, colon))
     }

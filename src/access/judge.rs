@@ -224,28 +224,30 @@ impl Access {
         }
         let tokens = self.tokens.as_ref().map(|file| &*file.tokens);
         let secret = credentials.secret();
-        let typed = credentials.named().and_then(|(name, secret)| Some((tokens?.typed(name)?, secret)));
-        if let Some(((hash, token), secret)) = typed {
-            if token.is_expired(wall_ns) {
-                return Err(self.no_token(Denial::ExpiredToken, "a token whose time is over"));
-            }
-            return match vetted.and_then(|vetted| vetted.of(hash, secret)) {
-                None => Ok(Shown::Look(Box::new(SecretCheck::new(hash, secret)))),
-                Some(Looked::Right) => Ok(Shown::Token(token)),
-                Some(Looked::Wrong) => Err(wrong(UNKNOWN)),
-                Some(Looked::Unknown) => Ok(Shown::Later),
+        let is_long = secret.len() >= SECRET_BYTES_MIN;
+        let token = tokens.filter(|_| is_long).and_then(|tokens| tokens.by_digest(&digest_of(secret)));
+        if let Some(token) = token.filter(|token| credentials.user().is_none_or(|user| user == token.name.as_bytes())) {
+            return self.unless_over(token, wall_ns);
+        }
+        // Which names are known is nobody's business: a secret of any name is looked at, and what is
+        // wrong with it is said in the same words.
+        let named = credentials.named().and_then(|(name, secret)| Some((tokens?.typed_or_any(name)?, secret)));
+        if let Some(((hash, token), secret)) = named {
+            return match (vetted.and_then(|vetted| vetted.of(hash, secret)), token) {
+                (None, _) => Ok(Shown::Look(Box::new(SecretCheck::new(hash, secret)))),
+                (Some(Looked::Right), Some(token)) => self.unless_over(token, wall_ns),
+                (Some(Looked::Right | Looked::Wrong), _) => Err(wrong(UNKNOWN)),
+                (Some(Looked::Unknown), _) => Ok(Shown::Later),
             };
         }
-        if secret.len() < SECRET_BYTES_MIN {
-            return Err(wrong("a secret under 32 characters, which anybody could guess"));
-        }
-        let token = tokens.and_then(|tokens| tokens.by_digest(&digest_of(secret)));
-        match token.filter(|token| credentials.user().is_none_or(|user| user == token.name.as_bytes())) {
-            None => Err(wrong(UNKNOWN)),
-            Some(token) if token.is_expired(wall_ns) => {
-                Err(self.no_token(Denial::ExpiredToken, "a token whose time is over"))
-            }
-            Some(token) => Ok(Shown::Token(token)),
+        Err(wrong(if is_long { UNKNOWN } else { "a secret under 32 characters, which anybody could guess" }))
+    }
+
+    /// The token of a secret that is right.
+    fn unless_over<'t>(&self, token: &'t Token, wall_ns: u64) -> Result<Shown<'t>, Broken> {
+        match token.is_expired(wall_ns) {
+            true => Err(self.no_token(Denial::ExpiredToken, "a token whose time is over")),
+            false => Ok(Shown::Token(token)),
         }
     }
 

@@ -6,13 +6,15 @@
 //! ```
 //!
 //! NAME is the token's own, for whoever reads the file. DIGEST is `sha256:` and 64 hexadecimal
-//! digits, SHA-256 of a token of 32 characters or more, or an argon2id hash of a secret that somebody types ([`TypedHash`]). SOURCES are patterns with commas between them.
-//! UNTIL is a day, the last one that counts (UTC), a moment (RFC 3339), or `never`.
+//! digits, SHA-256 of a token of 32 characters or more, or an argon2id hash of a secret that
+//! somebody types ([`TypedHash`]). SOURCES are patterns with commas between them. UNTIL is a day,
+//! the last one that counts (UTC), a moment (RFC 3339), or `never`.
 //!
 //! A token is looked up by its digest, so how long that takes tells nothing of any token.
 
 use super::patterns::{Pattern, Patterns};
 use super::typed::TypedHash;
+use crate::ground::secrets::wipe_stack;
 use jiff::civil::Date;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::TimeZone;
@@ -28,6 +30,8 @@ const NAME_BYTES_MAX: usize = 64;
 pub const SECRET_BYTES_MIN: usize = 32;
 /// `2027-12-31`
 const DAY_BYTES: usize = 10;
+/// The stack that a digest reaches down to at most.
+const STACK_BYTES: usize = 4 * 1024;
 const DIGEST_PREFIX: &str = "sha256:";
 
 /// SHA-256 of something secret.
@@ -35,7 +39,10 @@ pub type Digest = [u8; 32];
 
 /// The digest of a secret.
 pub fn digest_of(secret: &[u8]) -> Digest {
-    digest(&SHA256, secret).as_ref().try_into().expect("SHA-256 has 32 bytes")
+    let digest = digest(&SHA256, secret).as_ref().try_into().expect("SHA-256 has 32 bytes");
+    // The library copies what is less than a block.
+    wipe_stack::<STACK_BYTES>();
+    digest
 }
 
 /// One line of the file, without the digest.
@@ -148,10 +155,14 @@ impl Tokens {
         self.by_digest.get(digest)
     }
 
-    /// The token of this name, where its secret is one that is typed, and the secret's hash.
-    pub(super) fn typed(&self, name: &[u8]) -> Option<(&TypedHash, &Token)> {
-        let (hash, token) = self.typed.get(std::str::from_utf8(name).ok()?)?;
-        Some((hash, token))
+    /// The token of this name, where its secret is one that is typed, and the secret's hash. Of a name that is not there the hash
+    /// is another one's, so that to look at it takes as long; `None` where no secret is typed.
+    pub(super) fn typed_or_any(&self, name: &[u8]) -> Option<(&TypedHash, Option<&Token>)> {
+        let found = std::str::from_utf8(name).ok().and_then(|name| self.typed.get(name));
+        match found {
+            Some((hash, token)) => Some((hash, Some(token))),
+            None => self.typed.values().next().map(|(hash, _)| (hash, None)),
+        }
     }
 }
 
@@ -280,9 +291,12 @@ mod tests {
     fn a_secret_that_is_typed_is_found_by_its_name() {
         let text = "gate $argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA gate-* never";
         let tokens = Tokens::parse(text).unwrap();
-        let (_, token) = tokens.typed(b"gate").expect("it is there");
-        assert_eq!(&*token.name, "gate");
-        assert!(tokens.typed(b"Gate").is_none() && tokens.typed(b"\xFF").is_none());
+        let (hash, token) = tokens.typed_or_any(b"gate").expect("it is there");
+        assert_eq!(token.map(|token| &*token.name), Some("gate"));
+        for unknown in [&b"Gate"[..], b"\xFF"] {
+            assert_eq!(tokens.typed_or_any(unknown), Some((hash, None)), "it takes as long");
+        }
+        assert!(Tokens::parse("").unwrap().typed_or_any(b"gate").is_none());
         assert_eq!(format!("{tokens:?}"), "Tokens(1)");
         assert!(Tokens::parse(&format!("{text}\n{text}")).is_err());
     }

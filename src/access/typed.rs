@@ -1,5 +1,5 @@
-//! Secrets that people type: short ones, which a plain digest would not protect. A file of tokens holds an argon2id hash of each (RFC 9106),
-//! as a PHC string:
+//! Secrets that people type: short ones, which a plain digest would not protect. A file of tokens
+//! holds an argon2id hash of each (RFC 9106), as a PHC string:
 //!
 //! ```text
 //! $argon2id$v=19$m=19456,t=2,p=1$SALT$HASH      both in base64 without padding
@@ -9,6 +9,7 @@
 //! a thread for it; here is what is given to it, and what is remembered of it.
 
 use super::tokens::{Digest, digest_of};
+use crate::ground::secrets::{hide_stack, scope, wipe_stack};
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -29,6 +30,8 @@ const PASSES: u32 = 2;
 /// Bytes of a new hash's salt.
 pub const NEW_SALT_BYTES: usize = 16;
 const NEW_HASH_BYTES: usize = 32;
+/// The stack that a look reaches down to at most.
+const STACK_BYTES: usize = 64 * 1024;
 /// Shortest secret that is made a hash of, in characters.
 pub const TYPED_CHARS_MIN: usize = 8;
 
@@ -142,12 +145,16 @@ impl fmt::Debug for SecretCheck {
 
 impl SecretCheck {
     pub(super) fn new(hash: &TypedHash, secret: &[u8]) -> Self {
-        Self { hash: hash.clone(), secret: secret.into(), credential: digest_of(secret) }
+        Self { hash: hash.clone(), secret: scope(|| secret.into()), credential: digest_of(secret) }
     }
 
-    /// Looks. Takes tens of milliseconds, and megabytes.
+    /// Looks. Takes tens of milliseconds, and megabytes. The stack of the thread is in no core dump from then on.
     pub fn run(&self) -> Looked {
-        if self.hash.is_of(&self.secret) { Looked::Right } else { Looked::Wrong }
+        // Meanwhile the library has copies on the stack.
+        hide_stack();
+        let is_right = scope(|| self.hash.is_of(&self.secret));
+        wipe_stack::<STACK_BYTES>();
+        if is_right { Looked::Right } else { Looked::Wrong }
     }
 
     /// What is remembered of it until it is known what came of it, and from then on.

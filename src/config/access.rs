@@ -5,6 +5,7 @@ use super::problem::Refusal;
 use super::settings::{Deliver, ListenTls, Settings, Source};
 use super::walk::Section;
 use crate::access::{Access, Networks, Pattern, Patterns, Proxies, Quotas, Tokens, TokensFile};
+use crate::ground::secrets::scope;
 use ipnet::IpNet;
 use std::fs;
 use std::net::SocketAddr;
@@ -149,9 +150,9 @@ fn tokens(section: &Section<'_, '_>) -> Option<TokensFile> {
 
 /// The tokens of a file.
 fn read(path: &Path) -> Result<Tokens, Vec<Refusal>> {
-    let text = read_text(path).map_err(|what| vec![Refusal::new(what, TOKENS)])?;
+    let text = scope(|| read_text(path)).map_err(|what| vec![Refusal::new(what, TOKENS)])?;
     let refusal = |fault: crate::access::tokens::TokenFault| Refusal::new(fault.to_string(), fault.allowed);
-    Tokens::parse(&text).map_err(|faults| faults.into_iter().map(refusal).collect())
+    scope(|| Tokens::parse(&text)).map_err(|faults| faults.into_iter().map(refusal).collect())
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
@@ -277,7 +278,7 @@ pub struct Secrets {
 /// What such files hold now that is other than before.
 #[derive(Debug, Default)]
 pub struct Reread {
-    headers: Option<Vec<(String, String)>>,
+    headers: Option<Vec<(String, Arc<str>)>>,
     tokens: Vec<(usize, Arc<Tokens>)>,
     /// Why some cannot be used, in words; none of their content is shown.
     pub faults: Vec<String>,
@@ -330,11 +331,11 @@ impl Reread {
 
 /// The tokens of a file if it is other than before.
 fn again(path: &Path, before: &Tokens) -> Result<Option<Tokens>, String> {
-    let text = read_text(path)?;
+    let text = scope(|| read_text(path))?;
     if before.is_of(&text) {
         return Ok(None);
     }
-    Tokens::parse(&text).map(Some).map_err(|faults| {
+    scope(|| Tokens::parse(&text)).map(Some).map_err(|faults| {
         let faults: Vec<String> = faults.iter().take(3).map(|fault| format!("{fault} ({})", fault.allowed)).collect();
         format!("{}: {}", path.display(), faults.join("; "))
     })

@@ -12,6 +12,7 @@ use crate::delivery::route::Reaction;
 use crate::http::server;
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest value that is shown, in characters.
@@ -392,7 +393,7 @@ fn answers_changes(old: &Answers, new: &Answers, keys: &mut Keys<'_>) {
     keys.note_name("confirm", *confirm != new.confirm);
 }
 
-fn header_changes(old: &[(String, String)], new: &[(String, String)], keys: &mut Keys<'_>) {
+fn header_changes(old: &[(String, Arc<str>)], new: &[(String, Arc<str>)], keys: &mut Keys<'_>) {
     if old == new {
         return;
     }

@@ -8,7 +8,9 @@ use super::units::show_duration;
 use super::url::parse_url;
 use super::walk::{Entry, Section};
 use crate::delivery::template::Template;
+use crate::ground::secrets::scope;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The body unless the file has one, with and without `[sequence]`.
@@ -288,8 +290,8 @@ fn retry(section: Section<'_, '_>) -> (Duration, Duration) {
 type Named<T> = Vec<(String, T)>;
 
 /// Names and values, and the files from which some were read.
-fn headers(section: Section<'_, '_>) -> (Named<String>, Named<PathBuf>) {
-    let mut headers: Vec<(String, String)> = Vec::new();
+fn headers(section: Section<'_, '_>) -> (Named<Arc<str>>, Named<PathBuf>) {
+    let mut headers: Named<Arc<str>> = Vec::new();
     let mut files = Vec::new();
     for (name, entry) in section.entries() {
         let lower = name.to_ascii_lowercase();
@@ -314,19 +316,19 @@ fn headers(section: Section<'_, '_>) -> (Named<String>, Named<PathBuf>) {
 ///
 /// # Errors
 /// In words, if one of the files cannot be read or holds no header value; none of it is shown.
-pub(super) fn read_headers(deliver: &Deliver) -> Result<Option<Vec<(String, String)>>, String> {
+pub(super) fn read_headers(deliver: &Deliver) -> Result<Option<Vec<(String, Arc<str>)>>, String> {
     let mut headers = deliver.headers.clone();
     for (name, path) in &deliver.header_files {
         let value = read_secret(path).map_err(|refusal| format!("{name}: {}", refusal.what))?;
         for (_, old) in headers.iter_mut().filter(|(other, _)| other == name) {
-            old.clone_from(&value);
+            *old = Arc::clone(&value);
         }
     }
     Ok((headers != deliver.headers).then_some(headers))
 }
 
 /// The value itself, or what a file or a systemd credential holds. A value that may be secret is never shown.
-fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<(String, Option<PathBuf>)> {
+fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<(Arc<str>, Option<PathBuf>)> {
     const FROM_FILE: &str =
         "{ file = \"/etc/ringest/NAME\" }, or { credential = \"NAME\" } for LoadCredential= of systemd";
     let value = if let Some(text) = entry.item.as_str() {
@@ -335,7 +337,7 @@ fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<(String, Option<P
             entry.refuse_key(Refusal::new(what, FROM_FILE));
             return None;
         }
-        check_header_value(text).and_then(|()| check_not_filled_in(text)).map(|()| (text.to_owned(), None))
+        check_header_value(text).and_then(|()| check_not_filled_in(text)).map(|()| (text.into(), None))
     } else if entry.item.is_table_like() {
         let section = entry.section(FROM_FILE)?;
         let file = section.parsed("file", "a path in quotes", super::gateway::parse_path);
@@ -365,7 +367,11 @@ fn header_value(entry: &Entry<'_, '_>, secret: bool) -> Option<(String, Option<P
 }
 
 /// The one line of a secret's file.
-fn read_secret(path: &Path) -> Result<String, Refusal> {
+fn read_secret(path: &Path) -> Result<Arc<str>, Refusal> {
+    scope(|| read_line(path))
+}
+
+fn read_line(path: &Path) -> Result<Arc<str>, Refusal> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Refusal::new(format!("{} cannot be read: {error}", path.display()), "a file of one line that ringest may read")
     })?;
@@ -373,7 +379,7 @@ fn read_secret(path: &Path) -> Result<String, Refusal> {
     let line = line.strip_suffix('\r').unwrap_or(line);
     check_header_value(line)
         .map_err(|refusal| Refusal { what: format!("{}: {}", path.display(), refusal.what), ..refusal })?;
-    Ok(line.to_owned())
+    Ok(line.into())
 }
 
 /// Whoever writes a placeholder or a variable of the environment means what would stand there, and the service would get these signs.

@@ -2,7 +2,7 @@
 
 use super::problem::Refusal;
 use super::settings::{Authority, ListenTls};
-use super::tls::{certificates, note_readable, private_key, read, wall_ns};
+use super::tls::{certificates, note_readable, read, read_key, wall_ns};
 use super::walk::Section;
 use crate::tls::{Clients, Identity, Server, ServerTls, SettingsError, Tls, server_expiries, server_name};
 use rustls::pki_types::CertificateRevocationListDer;
@@ -61,11 +61,11 @@ fn server_tls(section: Section<'_, '_>) -> Option<ServerTls> {
         note_readable(&section, key);
     }
     let chain = read(&section, "certificate", CERTIFICATE, certificate, certificates);
-    let key = read(&section, "key", KEY, key, private_key);
+    let key = read_key(&section, KEY, key);
     let authorities = read(&section, "client_ca", CLIENT_CA, client_ca, certificates);
     let revoked = read(&section, "crl", CRL, crl, revoked);
     let is_whole = has("client_ca") == authorities.is_some() && has("crl") == revoked.is_some();
-    let identity = chain.zip(key).map(|(chain, key)| Identity { chain, key: Arc::new(key) });
+    let identity = chain.zip(key).map(|(chain, key)| Identity { chain, key });
     let clients = authorities.map(|authorities| Clients { authorities, revoked: revoked.unwrap_or_default() });
     let tls = identity.filter(|_| is_whole).map(|identity| ServerTls { identity, clients });
     let tls = tls.filter(|tls| works(&section, tls));

@@ -1,4 +1,5 @@
-//! Checked settings: what the rest of the crate sees of a configuration. Every limit lives here, or beside what it bounds, with its default.
+//! Checked settings: what the rest of the crate sees of a configuration. Every limit lives here, or
+//! beside what it bounds, with its default.
 //!
 //! Durations and sizes are resolved, paths are absolute, names are unique: whoever holds a [`Settings`] need not check again.
 
@@ -447,8 +448,8 @@ pub struct Deliver {
     pub content_type: String,
     /// Who is trusted and who we are, where a URL of the API is `https`.
     pub tls: Option<Tls>,
-    /// Extra request headers, name and value.
-    pub headers: Vec<(String, String)>,
+    /// Extra request headers, name and value. A value may be secret: clones of the settings share it.
+    pub headers: Vec<(String, Arc<str>)>,
     /// The files that hold the values of some, by name.
     pub header_files: Vec<(String, PathBuf)>,
     /// Statuses that mean delivered.

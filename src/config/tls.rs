@@ -2,6 +2,7 @@
 
 use super::problem::Refusal;
 use super::walk::Section;
+use crate::ground::secrets::{HANDSHAKE_STACK_BYTES, scope, wipe_stack};
 use crate::tls::{Client, SettingsError, expiries};
 use crate::tls::{Identity, Tls};
 use rustls::pki_types::pem::{self, PemObject};
@@ -47,9 +48,9 @@ pub(super) fn tls(section: Section<'_, '_>, secure: bool) -> Option<Tls> {
         note_readable(&section, key);
     }
     let chain = read(&section, "cert", CERT, cert, certificates);
-    let key = read(&section, "key", KEY, key, private_key);
+    let key = read_key(&section, KEY, key);
     let complete = wants_cert == (chain.is_some() && key.is_some());
-    let identity = chain.zip(key).map(|(chain, key)| Identity { chain, key: Arc::new(key) });
+    let identity = chain.zip(key).map(|(chain, key)| Identity { chain, key });
     let tls = authorities.filter(|_| complete).map(|authorities| Tls { authorities, is_named: wants_ca, identity });
     let tls = tls.filter(|tls| works(&section, tls));
     let wall_ns = wall_ns();
@@ -95,7 +96,18 @@ pub(super) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-pub(super) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+/// The private key in a file, which is a secret.
+pub(super) fn read_key(
+    section: &Section<'_, '_>,
+    remedy: &str,
+    path: Option<PathBuf>,
+) -> Option<Arc<PrivateKeyDer<'static>>> {
+    let key = scope(|| read(section, "key", remedy, path, private_key).map(Arc::new));
+    wipe_stack::<HANDSHAKE_STACK_BYTES>();
+    key
+}
+
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     let encrypted = |text: &str| text.contains("ENCRYPTED");
     PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
         _ if encrypted(&String::from_utf8_lossy(text)) => {

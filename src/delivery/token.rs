@@ -5,9 +5,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde_json::Value;
 use std::fmt;
 
-/// The JSON token at `pointer` (RFC 6901) of `body`: a whole number of at most 64 bits, or a string in its quotes, as it is sent on.
-/// `None` if there is none, it is anything else, an empty string included, or `body` has not the shape of JSON: of what is passed over, encoding, depth and the size
-/// of numbers are not looked at.
+/// The JSON token at `pointer` (RFC 6901) of `body`: a whole number of at most 64 bits, or a string
+/// in its quotes, as it is sent on. `None` if there is none, it is anything else, an empty string
+/// included, or `body` has not the shape of JSON: of what is passed over, encoding, depth and the
+/// size of numbers are not looked at.
 pub fn token_at(body: &[u8], pointer: &str) -> Option<Box<str>> {
     if !(pointer.is_empty() || pointer.starts_with('/')) {
         return None;

@@ -6,14 +6,14 @@
 #![allow(unsafe_code)] // the memory is shared with the kernel
 
 use io_uring::types::BufRingEntry;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::raw::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Anonymous, zeroed, page-aligned, prefaulted memory.
+/// Anonymous, zeroed, page-aligned, prefaulted memory. It is in no core dump: requests with tokens are among what is read.
 struct Pages {
     start: NonNull<c_void>,
     bytes: NonZeroUsize,
@@ -25,7 +25,10 @@ impl Pages {
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
         // SAFETY: a new mapping at an address of the kernel's choice; it stays until drop.
         let start = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)? };
-        Ok(Self { start, bytes })
+        let pages = Self { start, bytes };
+        // SAFETY: the mapping that was just made; the advice changes no byte of it.
+        unsafe { madvise(pages.start, bytes.get(), MmapAdvise::MADV_DONTDUMP)? };
+        Ok(pages)
     }
 }
 

@@ -343,8 +343,9 @@ fn report_missing(journal: &Journal, file: &Path) {
     }
 }
 
-/// Closes the journals. An adopted directory that has nothing left to deliver, nor to tell, is removed. One that could not be written to its end
-/// stays as a kill would leave it, for the next start; what that means, in words.
+/// Closes the journals. An adopted directory that has nothing left to deliver, nor to tell, is
+/// removed. One that could not be written to its end stays as a kill would leave it, for the next
+/// start; what that means, in words.
 fn close(
     core: u16,
     cores: usize,

@@ -10,6 +10,7 @@ mod kept_headers;
 mod moment;
 mod now;
 pub mod proxy;
+pub mod secrets;
 pub mod text;
 
 pub use flags::{FlagCounts, RecordFlags};

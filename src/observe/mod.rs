@@ -1,7 +1,8 @@
 //! What is going on, for people and programs: snapshots, reports, metrics, the histogram log.
 //!
-//! A shard publishes a [`snapshot::Snapshot`], and in it the [`losses`] of its journals; [`report`] makes one picture of all shards; [`metrics`] is that for Prometheus,
-//! [`histlog`] keeps latencies. It asks nobody: the admin server, which does, stands with the engine.
+//! A shard publishes a [`snapshot::Snapshot`], and in it the [`losses`] of its journals; [`report`]
+//! makes one picture of all shards; [`metrics`] is that for Prometheus, [`histlog`] keeps
+//! latencies. It asks nobody: the admin server, which does, stands with the engine.
 
 pub mod histlog;
 pub mod loaded;

@@ -39,8 +39,8 @@ enum Taken {
 }
 
 impl Sequence {
-    /// The next `count` ids or, at the end of a reservation, fewer; or those that `key` got before. `ask` must lead to [`Sequence::add`] or [`Sequence::fail`]; it is
-    /// called when ids run low.
+    /// The next `count` ids or, at the end of a reservation, fewer; or those that `key` got before.
+    /// `ask` must lead to [`Sequence::add`] or [`Sequence::fail`]; it is called when ids run low.
     ///
     /// # Errors
     /// The store's words when no id is left and none can be reserved.

@@ -9,7 +9,8 @@
 //! - A buffer moves into its operation and comes back in its completion. The driver keeps it alive
 //!   until the kernel is done.
 //! - After [`Op::Close`] no completion of that link but [`Completion::Closed`] reaches the shard
-//!   (and [`Completion::SecretLooked`], by which the shard counts), and it comes exactly once; until then the shard does not use the link's index again.
+//!   (and [`Completion::SecretLooked`], by which the shard counts), and it comes exactly once;
+//!   until then the shard does not use the link's index again.
 
 use crate::access::{Looked, SecretCheck};
 use crate::http::server::Verdict;

@@ -1,9 +1,10 @@
 //! Machines on ptys, over TCP and over HTTP: what stands at the far end of the line, for tests, demonstrations and load.
 //!
-//! One thread drives all machines ([`Simulation::run`]): an open-loop schedule says when each record is due; a port that takes no bytes delays
-//! its records but never loses one, and a record's latency counts from when it was due. What was sent stands in a
-//! ledger ([`ledger`]) beside the records' own checksums ([`record`]), so that a verifier needs nothing else. Faults are
-//! drawn from a seed ([`Faults`]).
+//! One thread drives all machines ([`Simulation::run`]): an open-loop schedule says when each
+//! record is due; a port that takes no bytes delays its records but never loses one, and a record's
+//! latency counts from when it was due. What was sent stands in a ledger ([`ledger`]) beside the
+//! records' own checksums ([`record`]), so that a verifier needs nothing else. Faults are drawn
+//! from a seed ([`Faults`]).
 //!
 //! It never looks at what the gateway does with a record, but for the answers of HTTP.
 

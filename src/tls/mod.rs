@@ -31,6 +31,7 @@ pub use session::{ClientSession, Progress};
 pub use settings::{Clients, Identity, ServerTls, Tls};
 pub use ticket_keys::{NoRandomness, TicketKeys};
 
+use crate::ground::secrets::{HANDSHAKE_STACK_BYTES, scope, wipe_stack};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -104,6 +105,10 @@ impl Client {
     /// # Errors
     /// [`SettingsError`]; not for settings that [`config`](crate::config) has checked.
     pub fn new(settings: &Tls) -> Result<Self, SettingsError> {
+        with_keys(|| Self::make(settings))
+    }
+
+    fn make(settings: &Tls) -> Result<Self, SettingsError> {
         let clock = Arc::new(Clock::default());
         let tickets = Arc::new(Tickets::new(Arc::clone(&clock)));
         let time = Arc::clone(&clock) as Arc<dyn TimeProvider>;
@@ -140,6 +145,13 @@ impl Client {
     pub fn resumptions(&self, server: &ServerName<'static>) -> Option<usize> {
         self.tickets.left(server)
     }
+}
+
+/// Does what has to do with keys: all memory that it takes is that of secrets, and what it leaves on the stack is wiped.
+fn with_keys<T>(work: impl FnOnce() -> T) -> T {
+    let made = scope(work);
+    wipe_stack::<HANDSHAKE_STACK_BYTES>();
+    made
 }
 
 /// What is wrong with a certificate and its key.

@@ -5,7 +5,8 @@ use super::hello::Offer;
 use super::session::{Progress, RECORD_OVERHEAD_BYTES, RECORD_PLAIN_BYTES, append, encode};
 use super::settings::{Clients, ServerTls};
 use super::ticket_keys::{TicketKeys, Ticketer};
-use super::{Clock, MachineCertificate, SettingsError, TlsError, machine_certificate, of_identity, trusted};
+use super::{Clock, MachineCertificate, SettingsError, TlsError, machine_certificate, of_identity, trusted, with_keys};
+use crate::ground::secrets::scope;
 use rustls::HandshakeKind;
 use rustls::crypto::ring;
 use rustls::server::danger::ClientCertVerifier;
@@ -36,11 +37,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// What `settings` of `source` say. TLS 1.2 and 1.3, ALPN `http/1.1` and `http/1.0`, no early data: a request counts after the handshake only.
+    /// What `settings` of `source` say. TLS 1.2 and 1.3, ALPN `http/1.1` and `http/1.0`, no early
+    /// data: a request counts after the handshake only.
     ///
     /// # Errors
     /// [`SettingsError`]; not for settings that [`config`](crate::config) has checked.
     pub fn new(source: &str, settings: &ServerTls) -> Result<Self, SettingsError> {
+        with_keys(|| Self::make(source, settings))
+    }
+
+    fn make(source: &str, settings: &ServerTls) -> Result<Self, SettingsError> {
         let (clock, ticketer) = (Arc::new(Clock::default()), Arc::new(Ticketer::new(source, settings)));
         let time = Arc::clone(&clock) as Arc<dyn TimeProvider>;
         let builder = ServerConfig::builder_with_details(Arc::new(ring::default_provider()), time)
@@ -62,7 +68,7 @@ impl Server {
 
     /// The keys of tickets from now on. Without any there are no tickets.
     pub fn set_ticket_keys(&self, keys: &TicketKeys) {
-        self.ticketer.set(keys);
+        with_keys(|| self.ticketer.set(keys));
     }
 
     /// The time by which certificates and tickets are judged, in nanoseconds since 1970.
@@ -75,7 +81,7 @@ impl Server {
     /// # Errors
     /// If the library has no randomness.
     pub fn session(&self) -> Result<ServerSession, TlsError> {
-        let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))?;
+        let connection = scope(|| UnbufferedServerConnection::new(Arc::clone(&self.config)))?;
         Ok(ServerSession { connection, incoming: Vec::new(), progress: Progress::Handshaking, failed: None })
     }
 }
@@ -105,6 +111,13 @@ impl ServerSession {
     /// # Errors
     /// The certificate or the protocol; the connection is to be closed after `out` was sent. The error stays.
     pub fn receive(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, Fault> {
+        match self.progress {
+            Progress::Handshaking => with_keys(|| self.take(bytes, plain, out)),
+            _ => scope(|| self.take(bytes, plain, out)),
+        }
+    }
+
+    fn take(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, Fault> {
         if let Some(fault) = &self.failed {
             return Err(fault.clone());
         }
@@ -217,7 +230,7 @@ impl ServerSession {
             return Err(TlsError::NotOpen);
         }
         let room = plain.len() + (plain.len() / RECORD_PLAIN_BYTES + 1) * RECORD_OVERHEAD_BYTES;
-        self.write(out, |traffic, buffer| traffic.encrypt(plain, buffer), room)
+        scope(|| self.write(out, |traffic, buffer| traffic.encrypt(plain, buffer), room))
     }
 
     /// Appends a close_notify to `out`: nothing of ours follows. Nothing is appended where a handshake is not complete, or was refused.

@@ -1,6 +1,7 @@
 //! One connection to a server: what it received becomes plaintext, what is to be sent becomes TLS records (RFC 8446, RFC 5246).
 
-use super::{Client, TlsError};
+use super::{Client, TlsError, with_keys};
+use crate::ground::secrets::scope;
 use rustls::{HandshakeKind, ProtocolVersion};
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -44,7 +45,7 @@ pub struct ClientSession {
 
 impl ClientSession {
     pub(super) fn new(client: &Client, server: ServerName<'static>) -> Result<Self, TlsError> {
-        let connection = UnbufferedClientConnection::new(Arc::clone(&client.config), server.clone())?;
+        let connection = with_keys(|| UnbufferedClientConnection::new(Arc::clone(&client.config), server.clone()))?;
         let (client, incoming) = (client.clone(), Vec::new());
         Ok(Self { connection, server, client, incoming, progress: Progress::Handshaking, failed: None })
     }
@@ -63,6 +64,13 @@ impl ClientSession {
     /// # Errors
     /// The certificate or the protocol; the connection is to be closed after `out` was sent. The error stays.
     pub fn receive(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, TlsError> {
+        match self.progress {
+            Progress::Handshaking => with_keys(|| self.take(bytes, plain, out)),
+            _ => scope(|| self.take(bytes, plain, out)),
+        }
+    }
+
+    fn take(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, TlsError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -170,7 +178,7 @@ impl ClientSession {
             return Err(TlsError::NotOpen);
         }
         let room = plain.len() + (plain.len() / RECORD_PLAIN_BYTES + 1) * RECORD_OVERHEAD_BYTES;
-        self.write(out, |traffic, buffer| traffic.encrypt(plain, buffer), room)
+        scope(|| self.write(out, |traffic, buffer| traffic.encrypt(plain, buffer), room))
     }
 
     /// Appends a close_notify to `out`: nothing of ours follows. Nothing is appended where a handshake is not complete, or was refused.

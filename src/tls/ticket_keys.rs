@@ -5,6 +5,7 @@
 //! client CA or of what that has revoked.
 
 use super::settings::ServerTls;
+use super::with_keys;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac};
@@ -41,9 +42,11 @@ impl TicketKeys {
     /// # Errors
     /// Without randomness.
     pub fn draw() -> Result<Self, NoRandomness> {
-        let mut secret = [0; 32];
-        SystemRandom::new().fill(&mut secret).map_err(|_| NoRandomness)?;
-        Ok(Self { current: Arc::new(secret), previous: None })
+        with_keys(|| {
+            let mut secret = [0; 32];
+            SystemRandom::new().fill(&mut secret).map_err(|_| NoRandomness)?;
+            Ok(Self { current: Arc::new(secret), previous: None })
+        })
     }
 
     /// The next one; the one before the last is gone.

@@ -14,6 +14,16 @@ use world::Exception;
 /// Who names something of the world below the engine, and why.
 const EXCEPTIONS: &[Exception] = &[
     Exception {
+        file: "ground/secrets.rs",
+        names: &["libc"],
+        why: "asks the kernel for no dump of a stack on which a library works on secrets",
+    },
+    Exception {
+        file: "ground/secrets/arena.rs",
+        names: &["libc"],
+        why: "memory of secrets: it asks the kernel for a mapping, for no dump of it, and to take pages back",
+    },
+    Exception {
         file: "journal/blocks.rs",
         names: &["nix", "std::fs"],
         why: "the block file's mapping: memory that outlives the process, and no call but for mapping and unmapping it",

@@ -12,6 +12,8 @@ mod cases;
 mod certs;
 mod cores;
 mod crashes;
+mod dumped;
+mod dumps;
 mod environment;
 mod forbid;
 mod forms;

@@ -135,6 +135,12 @@ impl Config {
         self
     }
 
+    /// A key of `[gateway]`, its value as in the file.
+    pub fn gateway(mut self, key: &str, value: &str) -> Self {
+        writeln!(self.gateway, "{key} = {value}").expect("a String takes all");
+        self
+    }
+
     /// Both steps over TLS, with these keys of `[deliver.tls]`.
     pub fn secure(mut self, tls: &str) -> Self {
         let secure = |text: &String| text.replace("http://", "https://");

@@ -101,7 +101,7 @@ fn a_typed_secret_lets_in_and_is_looked_at_once_a_connection() {
 
     for (what, bearer, source, status, looks) in [
         ("a wrong one", "gate:west-8-door", "gate-1", 401, 1),
-        ("another name", "gate2:west-7-door", "gate-1", 401, 0),
+        ("another name, which takes as long", "gate2:west-7-door", "gate-1", 401, 1),
         ("without its name", SECRET, "gate-1", 401, 0),
         ("for another SOURCE", "gate:west-7-door", "cam-1", 403, 1),
     ] {
@@ -198,4 +198,86 @@ fn the_command_takes_no_secret_that_would_be_of_no_use() {
     assert_eq!(typed(&file, "gate", "*", "a secret of some words").0, Some(0));
     let (code, said) = typed(&file, "gate", "*", "another one");
     assert!(code == Some(3) && said.contains("has this name already"), "{said}");
+}
+
+#[test]
+fn strangers_do_not_learn_which_names_are_there_nor_which_are_over() {
+    let line = start();
+    let file = line.site.path("tokens");
+    assert_eq!(typed(&file, "west", "west-*", "west-8-window").0, Some(0));
+    let text = std::fs::read_to_string(&file).expect("tokens");
+    let over: Vec<String> = text
+        .lines()
+        .map(|line| if line.starts_with("west ") { line.replace("never", "2001-01-01") } else { line.to_owned() })
+        .collect();
+    std::fs::write(&file, over.join("\n") + "\n").expect("written");
+    let tried = |bearer: &str| {
+        // While the file is read again nobody can look.
+        let answer = eventually("an answer", || {
+            let mut machine = line.machine(10, line.closed);
+            Some(send(&mut machine, &request("west-1", bearer, 99))).filter(|answer| answer.status != 503)
+        });
+        assert_eq!(answer.status, 401, "{bearer}: {answer:?}");
+        answer.body
+    };
+    eventually("the file to be read", || tried("west:west-8-window").contains("whose time is over").then_some(()));
+    let looked = line.looked();
+    let said = ["west:west-9-window", "gate:west-9-window", "nobody:west-9-window"].map(tried);
+    assert!(said[0].contains("not known") && said.iter().all(|other| *other == said[0]), "{said:?}");
+    assert_eq!(line.looked() - looked, 3, "each takes as long as any other");
+    line.gateway.stop();
+}
+
+/// The terminal of the command that reads a secret.
+struct Terminal {
+    pty: nix::pty::OpenptyResult,
+    child: std::process::Child,
+}
+
+impl Terminal {
+    fn start() -> Self {
+        let pty = nix::pty::openpty(None, None).expect("a pty");
+        let mut command = ringest();
+        command.args(["token", "gate", "--argon2id", "--sources", "*", "--until", "never"]);
+        let slave = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+        let child = command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().expect("it runs");
+        let terminal = Self { pty, child };
+        eventually("the terminal to be silent", || (!terminal.echoes()).then_some(()));
+        terminal
+    }
+
+    fn echoes(&self) -> bool {
+        let settings = nix::sys::termios::tcgetattr(&self.pty.slave).expect("a terminal");
+        settings.local_flags.contains(nix::sys::termios::LocalFlags::ECHO)
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+    }
+
+    fn type_in(&mut self, text: &[u8]) {
+        nix::unistd::write(&self.pty.master, text).expect("a line");
+    }
+}
+
+#[test]
+fn the_terminal_shows_what_is_typed_again_also_where_the_prompt_is_left_by_a_signal() {
+    use nix::sys::signal::Signal;
+    use std::os::unix::process::ExitStatusExt;
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP] {
+        let mut terminal = Terminal::start();
+        terminal.signal(signal);
+        let status = eventually("its end", || terminal.child.try_wait().expect("a child"));
+        assert_eq!(status.signal(), Some(signal as i32), "{status}");
+        assert!(terminal.echoes(), "{signal}");
+    }
+    // Ctrl-Z: while it is stopped the shell has its terminal; then it is silent again, and goes on.
+    let mut terminal = Terminal::start();
+    terminal.signal(Signal::SIGTSTP);
+    eventually("the echo", || terminal.echoes().then_some(()));
+    terminal.signal(Signal::SIGCONT);
+    eventually("the silence", || (!terminal.echoes()).then_some(()));
+    terminal.type_in(b"a secret of some words\n");
+    let status = eventually("its end", || terminal.child.try_wait().expect("a child"));
+    assert!(status.success() && terminal.echoes(), "{status}");
 }

@@ -373,7 +373,7 @@ impl World {
         deliver.connections = *rng.choice(&[1, 2, 8]).expect("some");
         deliver.pipeline = *rng.choice(&[1, 8]).expect("some");
         deliver.timeout = Duration::from_millis(*rng.choice(&[400, 2000]).expect("some"));
-        deliver.headers = vec![("X-Plant".into(), rng.u32(..100).to_string())];
+        deliver.headers = vec![("X-Plant".into(), rng.u32(..100).to_string().into())];
         let to = |url: &mut Url, port: u16| {
             url.authority.port = port;
             url.host_header = format!("{}:{port}", url.authority.host);

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::engine::control::locked;
+use crate::ground::secrets::scoped;
 
 /// Connections at once. The gateway keeps descriptors for so many.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -98,7 +99,9 @@ impl Doors {
         // A kernel without it has its own, longer, limit.
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(TAKE_TIMEOUT));
         let quiet = Arc::new(Mutex::new(Some(Instant::now())));
-        let task = self.tasks.spawn(talk(stream, self.router.clone(), Arc::clone(&quiet), self.closing.subscribe()));
+        // What is read of it may hold the admin token.
+        let talk = talk(stream, self.router.clone(), Arc::clone(&quiet), self.closing.subscribe());
+        let task = self.tasks.spawn(scoped(talk));
         self.open.insert(task.id(), Open { task, quiet });
     }
 }

@@ -1,6 +1,6 @@
-//! The admin server: page, metrics, health and status on loopback. It asks the shards for snapshots and for what is parked, and
-//! passes on what an operator decides about that, about what is missing and about the configuration. It runs on the control thread, never on a core of the
-//! data path.
+//! The admin server: page, metrics, health and status on loopback. It asks the shards for snapshots
+//! and for what is parked, and passes on what an operator decides about that, about what is missing
+//! and about the configuration. It runs on the control thread, never on a core of the data path.
 //!
 //! A request whose Host is not a name of this machine's loopback is refused, so that a page from elsewhere cannot read the
 //! gateway by a name that it makes resolve to 127.0.0.1 (DNS rebinding). Who looks needs nothing else; who changes something needs the

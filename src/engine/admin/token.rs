@@ -1,6 +1,7 @@
 //! The secret by which the admin server knows who may change something: whoever can read the gateway's state directory. A loopback
 //! address alone would let every account of the machine delete parked records.
 
+use crate::ground::secrets::{scope, wipe_stack};
 use crate::ground::text::hex;
 use std::fmt;
 use std::fs::{File, OpenOptions, Permissions};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 const FILE: &str = "admin-token";
 const RANDOM_BYTES: usize = 32;
+/// The stack that drawing one reaches down to at most.
+const STACK_BYTES: usize = 16 * 1024;
 
 /// 64 hexadecimal digits, new with each start. `Debug` does not show them.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,6 +36,12 @@ impl Token {
     /// # Errors
     /// Those of the file, and of the kernel's random numbers.
     pub fn leave(state_directory: &Path) -> io::Result<Self> {
+        let left = scope(|| Self::leave_drawn(state_directory));
+        wipe_stack::<STACK_BYTES>();
+        left
+    }
+
+    fn leave_drawn(state_directory: &Path) -> io::Result<Self> {
         let mut random = [0; RANDOM_BYTES];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
         let text = hex(&random);

@@ -32,8 +32,9 @@ fn errno(error: &io::Error) -> i32 {
 const LATE_ACKS_READS: u8 = 16;
 
 impl Link {
-    /// A read of an open connection. Where ACKs are to be late, the kernel is told so from time to time: it waits with each at most 40 ms, and
-    /// the setting is "not permanent" (tcp(7), TCP_QUICKACK).
+    /// A read of an open connection. Where ACKs are to be late, the kernel is told so from time to
+    /// time: it waits with each at most 40 ms, and the setting is "not permanent" (tcp(7),
+    /// TCP_QUICKACK).
     pub(super) fn put_acks_off(&mut self) {
         match &mut self.late_acks {
             None => {}

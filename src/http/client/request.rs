@@ -1,5 +1,6 @@
 //! Requests to the API: a head rendered once, then key, length and body for each record.
 
+use crate::ground::secrets::scope;
 use crate::ground::text::write_decimal;
 use crate::http::fields::{is_token, is_value_byte};
 
@@ -34,7 +35,8 @@ pub enum RequestHeadError {
     },
 }
 
-/// The part of a POST that all records share, up to the value of Idempotency-Key.
+/// The part of a POST that all records share, up to the value of Idempotency-Key. It may hold a token, and so does each request
+/// that is written by it: their memory is that of secrets.
 ///
 /// ```text
 /// POST target HTTP/1.1 CRLF Host: … CRLF Content-Type: … CRLF (name: value CRLF)* Idempotency-Key:␠
@@ -53,7 +55,16 @@ impl RequestHead {
         target: &str,
         host: &str,
         content_type: &str,
-        headers: &[(String, String)],
+        headers: &[(String, impl AsRef<str>)],
+    ) -> Result<Self, RequestHeadError> {
+        scope(|| Self::render(target, host, content_type, headers))
+    }
+
+    fn render(
+        target: &str,
+        host: &str,
+        content_type: &str,
+        headers: &[(String, impl AsRef<str>)],
     ) -> Result<Self, RequestHeadError> {
         if !target.starts_with('/') || !target.bytes().all(|byte| (0x21..=0x7e).contains(&byte)) {
             return Err(RequestHeadError::Target { target: target.to_owned() });
@@ -78,7 +89,10 @@ impl RequestHead {
         debug_assert!(key.bytes().chain(key_suffix.bytes()).all(|byte| (0x21..=0x7e).contains(&byte)));
         const LENGTH: &[u8] = b"\r\nContent-Length: ";
         let digits_max = 20;
-        out.reserve(self.prefix.len() + key.len() + key_suffix.len() + LENGTH.len() + digits_max + 4 + body_bytes);
+        let needed = self.prefix.len() + key.len() + key_suffix.len() + LENGTH.len() + digits_max + 4 + body_bytes;
+        if out.capacity() - out.len() < needed {
+            scope(|| out.reserve(needed));
+        }
         out.extend_from_slice(&self.prefix);
         out.extend_from_slice(key.as_bytes());
         out.extend_from_slice(key_suffix.as_bytes());
@@ -99,7 +113,11 @@ impl GetHead {
     ///
     /// # Errors
     /// If a part would not stay in its place.
-    pub fn new(host: &str, headers: &[(String, String)]) -> Result<Self, RequestHeadError> {
+    pub fn new(host: &str, headers: &[(String, impl AsRef<str>)]) -> Result<Self, RequestHeadError> {
+        scope(|| Self::render(host, headers))
+    }
+
+    fn render(host: &str, headers: &[(String, impl AsRef<str>)]) -> Result<Self, RequestHeadError> {
         let mut rest = b" HTTP/1.1\r\n".to_vec();
         push_field(&mut rest, "Host", host)?;
         push_fields(&mut rest, headers)?;
@@ -109,14 +127,16 @@ impl GetHead {
 
     /// Appends a whole request; `target` appends path and query.
     pub fn write(&self, target: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
-        out.extend_from_slice(b"GET ");
-        target(out);
-        out.extend_from_slice(&self.rest);
+        scope(|| {
+            out.extend_from_slice(b"GET ");
+            target(out);
+            out.extend_from_slice(&self.rest);
+        });
     }
 }
 
 /// Fields of the configuration, none of which is written here itself.
-fn push_fields(out: &mut Vec<u8>, headers: &[(String, String)]) -> Result<(), RequestHeadError> {
+fn push_fields(out: &mut Vec<u8>, headers: &[(String, impl AsRef<str>)]) -> Result<(), RequestHeadError> {
     for (name, value) in headers {
         const RESERVED: [&str; 9] = [
             "host",
@@ -132,7 +152,7 @@ fn push_fields(out: &mut Vec<u8>, headers: &[(String, String)]) -> Result<(), Re
         if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
             return Err(RequestHeadError::Reserved { name: name.clone() });
         }
-        push_field(out, name, value)?;
+        push_field(out, name, value.as_ref())?;
     }
     Ok(())
 }

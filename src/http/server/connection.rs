@@ -266,9 +266,10 @@ impl ServerConnection {
         }
     }
 
-    /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input` is taken and more is
-    /// needed, or when its owner must find out first who sends ([`Self::is_judging`]). Bytes after a request that ends the connection are dropped unread. `judge` is asked once a request, when its head
-    /// is whole and nothing of its body is read.
+    /// Takes bytes from the front of `input`; the next whole request, or `None` when all of `input`
+    /// is taken and more is needed, or when its owner must find out first who sends
+    /// ([`Self::is_judging`]). Bytes after a request that ends the connection are dropped unread.
+    /// `judge` is asked once a request, when its head is whole and nothing of its body is read.
     ///
     /// # Panics
     /// If the request before has not been answered by [`respond`](Self::respond).

@@ -1,4 +1,5 @@
-//! The ingest side: `POST` or `PUT /v1/records/SOURCE`, or `GET` of it where a source takes that, one [`ServerConnection`] for each connection of a machine.
+//! The ingest side: `POST` or `PUT /v1/records/SOURCE`, or `GET` of it where a source takes that,
+//! one [`ServerConnection`] for each connection of a machine.
 //!
 //! It owns the bytes of a request that is not whole yet and the answers that wait for their turn; it never owns a record.
 //! What is wrong with a request is answered here, in order behind the answers before it, and its owner never sees it.

@@ -8,6 +8,7 @@ use super::head::{self, Head, Ingest, Route};
 use super::limits::Limits;
 use crate::ground::KeptHeaders;
 use crate::ground::proxy::SIGNATURE_2;
+use crate::ground::secrets::scope;
 use crate::http::chunked::{Chunk, Decoder};
 use crate::http::fields::{Framing, Line, LineScan, append_bounded, is_token_byte};
 use crate::http::gzip::{GzipFault, Unpacker};
@@ -67,7 +68,8 @@ impl ServerConnection {
                     Step::Again
                 }
                 HeadEnd::More(scan) => {
-                    append_bounded(&mut self.buffer, window, limits.header_bytes);
+                    // A head may hold a token.
+                    scope(|| append_bounded(&mut self.buffer, window, limits.header_bytes));
                     *input = &[];
                     self.phase = Phase::Head(scan);
                     Step::More
@@ -84,7 +86,7 @@ impl ServerConnection {
         }
         let held = self.buffer.len();
         let window = &input[..input.len().min(limits.header_bytes.saturating_sub(held))];
-        append_bounded(&mut self.buffer, window, limits.header_bytes);
+        scope(|| append_bounded(&mut self.buffer, window, limits.header_bytes));
         match find_end(scan, &self.buffer, limits, bare_lf) {
             HeadEnd::Refused(refusal) => {
                 let came = std::mem::take(&mut self.buffer);
@@ -288,7 +290,7 @@ impl ServerConnection {
                 return None;
             }
             Ruling::Wait => {
-                self.buffer = bytes.to_vec();
+                self.buffer = scope(|| bytes.to_vec());
                 self.phase = Phase::Judging(line_end);
                 return Some(Step::Wait);
             }

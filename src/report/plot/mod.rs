@@ -145,7 +145,8 @@ pub fn text_width(text: &str) -> f64 {
     7.3 * text.chars().count() as f64
 }
 
-/// Places for texts that are wanted at `wanted`, at least `apart` from each other, between `top` and `bottom`; in the same order of heights.
+/// Places for texts that are wanted at `wanted`, at least `apart` from each other, between `top`
+/// and `bottom`; in the same order of heights.
 pub fn spread(wanted: &[f64], apart: f64, top: f64, bottom: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|a, b| wanted[*a].total_cmp(&wanted[*b]));

@@ -25,7 +25,7 @@ pub(super) struct Rules {
     pub id_head: Option<RequestHead>,
 }
 
-fn request_head(url: &Url, content_type: &str, headers: &[(String, String)]) -> RequestHead {
+fn request_head(url: &Url, content_type: &str, headers: &[(String, Arc<str>)]) -> RequestHead {
     RequestHead::post(&url.target, &url.host_header, content_type, headers).expect("settings are checked")
 }
 

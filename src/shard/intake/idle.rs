@@ -1,7 +1,8 @@
 //! TCP connections on which nothing comes: `idle` of a `tcp_listen` source, `reconnect_after` of a `tcp_connect` one.
 //!
 //! ```text
-//! read ── nothing for so long ─► told (close_notify, FIN) ── closed by the peer, or silent for LEAVE_NS ─► over, as closed by the peer
+//! read ── nothing for so long ─► told (close_notify, FIN) ── closed by the peer, or silent for
+//! LEAVE_NS ─► over, as closed by the peer
 //!   └─ not read for want of room: nothing is known of a silence
 //! ```
 //!

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!            http without a header
-//! Header ──────────────────────────────────────────────────────────────────────► the machine's (`arrivals`)
+//! Header ──────────────────────────────────────────────────────────────────────► the machine's
+//! (`arrivals`)
 //!   │  └─ a header ─┬─ of a machine of this core, without older connections ─────►
 //!   │               ├─ of one with them ─► Ending ─► Behind them ────────────────►
 //!   │               ├─ of another core's ─► Ending ─► handed over, with what was read

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!            ClientHello, of which 2 are worked through a turn        close_notify
-//! Handshaking ─────────────────────────────────────────────► Open ───────────────────► Closed (its half)
+//! Handshaking ─────────────────────────────────────────────► Open ───────────────────► Closed (its
+//! half)
 //!      └─ fault, deadline ─► Refused: alert, FIN, and what still comes is dropped until the peer closes or 2 s are over
 //! ```
 //!

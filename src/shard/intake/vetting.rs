@@ -1,7 +1,9 @@
-//! A request whose secret is being looked at, which takes a while: it waits, and nothing more is read of its machine. What came of it is
-//! remembered for the connection, so that its later requests need not wait.
+//! A request whose secret is being looked at, which takes a while: it waits, and nothing more is
+//! read of its machine. What came of it is remembered for the connection, so that its later
+//! requests need not wait.
 
 use crate::access::{Looked, Vetted};
+use crate::ground::secrets::scope;
 
 /// What is known of the secrets of one connection, and what waits for it.
 #[derive(Debug)]
@@ -44,7 +46,8 @@ impl Vetting {
     /// # Panics
     /// If none does.
     pub fn add(&mut self, bytes: &[u8]) {
-        self.waiting.as_mut().expect("a request waits").rest.extend_from_slice(bytes);
+        let rest = &mut self.waiting.as_mut().expect("a request waits").rest;
+        scope(|| rest.extend_from_slice(bytes)); // heads of requests are among them
     }
 
     /// Nothing comes behind what was read.
