@@ -1,9 +1,11 @@
 //! `ringest check --online`: whether this machine and its surroundings are as the configuration needs them.
 //!
 //! Nothing is disturbed: no port is opened (that would raise DTR and RTS, which resets some machines), no address is listened on, no
-//! device server is called (many take one connection only) but those with TLS while no gateway runs, to the end of the handshake, and the
-//! API is connected to (over TLS likewise) but asked nothing. A *problem* is what `run` would end with, and has its exit code; with a *warning* it runs, and something does not work or
-//! will not last.
+//! device server is called (many take one connection only) but those with TLS while no gateway
+//! runs, to the end of the handshake, and the API is connected to (over TLS likewise) but asked
+//! nothing. What listeners show to their machines is tried in memory. A *problem* is what `run`
+//! would end with, and has its exit code; with a *warning* it runs, and something does not work
+//! or will not last.
 
 use super::checks::{
     Blocks, Check, Level, PortFound, blocks_check, io_uring_check, look_at_port, ok, problem, size,
@@ -11,17 +13,17 @@ use super::checks::{
 };
 use super::exit;
 use super::handshake::{HandshakeError, handshake};
-use crate::config::{Authority, Durability, OnMissing, Serial, Settings, SourceKind, Url};
+use crate::config::{Authority, Durability, OnMissing, Serial, Settings, Source, SourceKind, Url};
 use crate::engine::probe::{self, StateDirectory};
 use crate::engine::{self, are_too_few, connections_allowed, core_directories};
 use crate::ground::text::counted;
 use crate::source::serial::{self, Holder};
-use crate::tls::{Tls, TlsError};
+use crate::tls::{Fit, Tls, TlsError, try_server};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// As long as a connect and a handshake of a device server may take each, as in the engine.
 const DEVICE_LIMIT: Duration = Duration::from_secs(10);
@@ -70,6 +72,7 @@ pub(super) fn checks(settings: &Settings) -> Vec<Check> {
         });
         let of_sources: Vec<Asked<'_>> = of_sources.collect();
         checks.extend(of_sources.into_iter().map(Asked::wait));
+        checks.extend(settings.sources.iter().filter_map(certificate_check));
         checks.extend(api.join().expect("no check panics"));
     });
     checks
@@ -180,6 +183,30 @@ fn bind(address: SocketAddr) -> io::Result<()> {
     }
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())
+}
+
+/// Whether machines will take the certificate that a listener shows them.
+fn certificate_check(source: &Source) -> Option<Check> {
+    let tls = source.tls.as_ref()?;
+    let (SourceKind::TcpListen { listen, .. } | SourceKind::Http { listen, .. }) = &source.kind else { return None };
+    let what = format!("certificate of {}", source.name);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let Fit { names, root, has_root } = match try_server(&tls.server, now.as_nanos() as u64) {
+        Ok(fit) => fit,
+        Err(unfit) => return Some(warning(&what, format!("no machine will take it: {unfit}"), unfit.remedy())),
+    };
+    let leads = if has_root { "it leads to" } else { "machines must trust" };
+    let found = format!("its key fits, {leads} {root}, and it is for {}", names.join(", "));
+    let address = listen.ip();
+    if address.is_unspecified() || names.contains(&address.to_string()) {
+        return Some(ok(&what, found));
+    }
+    // By a name it may still be reached.
+    if names.iter().any(|name| name.parse::<IpAddr>().is_err()) {
+        return Some(ok(&what, format!("{found}, but not for {address}: machines must connect to a name")));
+    }
+    let found = format!("{found}, but this source listens on {address}: no machine that connects there will take it");
+    Some(warning(&what, found, "a certificate with that address, or with a name by which machines connect"))
 }
 
 fn port_check(what: &str, port: &Serial, running: Option<u32>) -> Check {

@@ -5,6 +5,7 @@
 //!   `error`: what went wrong, in words, and what to do. `settings`: whom to trust and who we are, which the configuration reads.
 //! - `server`: one machine's connection. `hello`: what a machine has offered. `fault`: why its handshake came to nothing.
 //!   `ticket_keys`: by what the tickets are sealed that machines resume by. `certificate`: whose a machine's certificate is.
+//!   `trial`: whether machines will take what they are shown.
 //! - [`Client`] is what all sessions of a shard share. It is built outside of the shard, so that another one can take its place.
 //!
 //! Nothing here knows a descriptor or a runtime. The time, by which certificates and tickets are judged, is what the owner says
@@ -20,6 +21,7 @@ mod session;
 mod settings;
 mod ticket_keys;
 mod tickets;
+mod trial;
 
 pub use certificate::{MachineCertificate, machine_certificate};
 pub use error::TlsError;
@@ -30,6 +32,7 @@ pub use server::{Server, ServerSession};
 pub use session::{ClientSession, Progress};
 pub use settings::{Clients, Identity, ServerTls, Tls};
 pub use ticket_keys::{NoRandomness, TicketKeys};
+pub use trial::{Fit, Unfit, try_server};
 
 use crate::ground::secrets::{HANDSHAKE_STACK_BYTES, scope, wipe_stack};
 use rustls::client::{ClientConfig, Resumption};

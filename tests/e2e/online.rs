@@ -5,6 +5,7 @@ use crate::certs::made;
 use crate::machines::{Pty, TcpMachine};
 use crate::process::{Gateway, Receiver, eventually, ringest};
 use crate::site::{Site, free_address, record};
+use crate::tls::pki::{Authority, Issued};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustls::pki_types::pem::PemObject;
@@ -300,4 +301,75 @@ fn a_device_server_with_tls_is_called_unless_a_gateway_runs_and_what_is_wrong_wi
     assert!(line(&out, "source good").contains("not called, since the gateway that runs may have"), "{out}");
     assert_eq!(good.1.load(Ordering::Relaxed), calls);
     gateway.stop();
+}
+
+#[test]
+fn what_listeners_show_is_tried_as_machines_will_and_each_fault_is_a_sentence() {
+    let site = Site::new();
+    let (authority, other) = (Authority::new("Plant 7"), Authority::new("Elsewhere"));
+    let good = authority.issue(&["127.0.0.1", "gateway.plant"]);
+    let chain = |issued: &Issued, behind: &str| (issued.pem.clone() + behind, issued.key_pem.clone());
+    let address = "127.0.0.1";
+    let unfit = "warning  certificate of NAME: no machine will take it: ";
+    let cases = [
+        (
+            "alone",
+            chain(&good, ""),
+            "ok       certificate of NAME: its key fits, machines must trust CN=Plant 7, and it is for 127.0.0.1, gateway.plant"
+                .to_owned(),
+        ),
+        (
+            "whole",
+            chain(&good, &authority.pem()),
+            "ok       certificate of NAME: its key fits, it leads to CN=Plant 7, and it is for".to_owned(),
+        ),
+        ("broken", chain(&good, &other.pem()), format!("{unfit}CN=rcgen self signed cert is signed by CN=Plant 7, and no other")),
+        ("over", chain(&authority.issue_until(&[address], 2020), ""), format!("{unfit}CN=rcgen self signed cert ended on 2020-01-01")),
+        ("nameless", chain(&authority.issue(&[]), ""), format!("{unfit}there is no name in it")),
+        (
+            "a-ca",
+            chain(&Issued::self_signed(&[address], true), ""),
+            format!("{unfit}a machine would say: its certificate is that of a CA,"),
+        ),
+        (
+            "itself",
+            chain(&Issued::self_signed(&[address], false), ""),
+            "ok       certificate of NAME: its key fits, it leads to CN=rcgen self signed cert, and it is for 127.0.0.1".to_owned(),
+        ),
+        (
+            "by-name",
+            chain(&authority.issue(&["gateway.plant"]), ""),
+            "ok       certificate of NAME: its key fits, machines must trust CN=Plant 7, and it is for gateway.plant, \
+             but not for 127.0.0.1: machines must connect to a name"
+                .to_owned(),
+        ),
+        (
+            "elsewhere",
+            chain(&authority.issue(&["10.9.9.9"]), ""),
+            "warning  certificate of NAME: its key fits, machines must trust CN=Plant 7, and it is for 10.9.9.9, \
+             but this source listens on 127.0.0.1: no machine"
+                .to_owned(),
+        ),
+    ];
+    let mut config = site.config();
+    for (name, (certificate, key), _) in &cases {
+        let paths = [("pem", certificate), ("key", key)].map(|(ending, text)| {
+            let path = site.path(&format!("{name}.{ending}"));
+            std::fs::write(&path, text).expect("a file");
+            path
+        });
+        let tls = format!("tls = {{ certificate = {:?}, key = {:?} }}", paths[0], paths[1]);
+        config = config.source(name, "http", &format!("listen = \"{}\"\n{tls}", free_address()));
+    }
+    let (code, out, err) = check(&config.write(&site), &[]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    for (name, _, expected) in &cases {
+        let found = line(&out, &format!("certificate of {name}"));
+        let words: Vec<&str> = found.split_whitespace().collect();
+        let expected = expected.replace("NAME:", name);
+        let expected: Vec<&str> = expected.split_whitespace().collect();
+        assert!(words.starts_with(&expected), "expected\n{}\nbut\n{found}", expected.join(" "));
+    }
+    let remedies = out.lines().filter(|line| line.contains("-> ") && line.contains("certificate")).count();
+    assert!(remedies >= 4, "{out}");
 }

@@ -1,7 +1,7 @@
 //! `https` towards the API, with the real binary and a service of the test's own that speaks TLS.
 
 #[path = "../tls/pki.rs"]
-mod pki;
+pub mod pki;
 #[path = "../tls/service.rs"]
 mod service;
 
