@@ -4,6 +4,7 @@
 use super::context::{MS, US};
 use super::disk::Done;
 use super::event::{ConnId, End, Event};
+use super::forms::is_of_http;
 use super::http;
 use super::machines::Kind;
 use super::net::{Got, Peer, Read};
@@ -181,7 +182,7 @@ impl World {
                 // What an earlier start left was made durable by this one, but where the disk refuses.
                 let known = self.disks.iter().any(|disk| disk.durable.contains(&(epoch, RecordNumber(number))));
                 let new = self.disks.iter().any(|disk| disk.epoch_id() == Some(epoch));
-                if !known && new && film.source.starts_with("h-") {
+                if !known && new && is_of_http(&film.source) {
                     return Err(format!("{key}: sent to the API before it was durable"));
                 }
             }

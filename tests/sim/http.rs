@@ -18,6 +18,7 @@ pub struct Request {
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
     pub bytes: usize,
 }
 
@@ -81,7 +82,8 @@ pub fn answer(input: &[u8]) -> Result<Option<Answer>, String> {
     let status: u16 = status.parse().map_err(|_| format!("status line {first:?}"))?;
     let length = decimal(one(&headers, "content-length")?)?;
     let bytes = head + length;
-    Ok((input.len() >= bytes).then_some(Answer { status, headers, bytes }))
+    let body = input.get(head..bytes).map(<[u8]>::to_vec);
+    Ok(body.map(|body| Answer { status, headers, body, bytes }))
 }
 
 fn decimal(value: &str) -> Result<usize, String> {
@@ -167,6 +169,7 @@ mod tests {
         assert_eq!(answer(&text[..text.len() - 1]), Ok(None));
         let read = answer(text).unwrap().unwrap();
         assert_eq!((read.status, read.bytes, read.closes()), (201, text.len(), true));
+        assert_eq!(read.body, b"{}");
         assert!(answer(b"HTTP/1.0 201 Created\r\nContent-Length: 0\r\n\r\n").is_err());
     }
 }

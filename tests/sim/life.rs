@@ -83,6 +83,7 @@ impl World {
                     if disk.block_files() != usize::from(self.plan.has_disk()) {
                         return Err(format!("{} block files after a start", disk.block_files()));
                     }
+                    self.check_torn(journal.report())?;
                     let told = journal.report().damaged > 0 || journal.report().finished_blocks > 0;
                     if self.tampered.told && is_there && self.tampered.directory == Some(directory) && !told {
                         return Err(format!("damage below what was durable is not told: {:?}", journal.report()));
@@ -154,6 +155,20 @@ impl World {
         self.shard = Some(shard);
         self.doors.up = true;
         self.end_of_turn()
+    }
+
+    /// What came in one request is dropped where the disk has a part of it, but only at the level
+    /// where nobody was answered before.
+    fn check_torn(&mut self, report: &journal::Report) -> Result<(), String> {
+        if report.torn_batches == 0 {
+            return Ok(());
+        }
+        say!(self.cx, "{} requests were torn", report.torn_batches);
+        self.cx.stats.count("torn body of records dropped");
+        if !self.plan.forms.is_batched() || self.plan.level != Level::Power {
+            return Err(format!("{} requests are dropped as torn", report.torn_batches));
+        }
+        Ok(())
     }
 
     /// After a clean stop all is there that waited, or is told to be missing, with its number.

@@ -6,8 +6,9 @@
 
 use super::context::{Context, MS, US};
 use super::event::{ConnId, Event};
-use super::http;
-use super::net::{Net, Peer};
+use super::forms::{self, Forms, Load};
+use super::http::{self, Answer};
+use super::net::{Net, Peer, Seen};
 use super::oracle::Oracle;
 use super::payload::{self, Alphabet};
 use super::plan::socket_of;
@@ -63,13 +64,15 @@ pub struct MachinePlan {
     pub keyed: bool,
     /// HTTP: it gives a lot with its records, in a header.
     pub has_lots: bool,
+    pub forms: Forms,
 }
 
-/// A record of an HTTP machine.
+/// A request of an HTTP machine.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Post {
+    /// Of its first record.
     number: u64,
-    record: Vec<u8>,
+    load: Load,
     /// The SOURCE that it was sent to first; empty before that.
     lane: String,
     /// It was sent there by another connection before.
@@ -117,6 +120,8 @@ pub struct Machine {
     index: usize,
     wake: u32,
     pub conn: Option<ConnId>,
+    /// HTTP: connections that it sends on later, with the bytes written on each.
+    spare: VecDeque<(ConnId, u64)>,
     sequence: u64,
     last_conn: Option<ConnId>,
     connections: u16,
@@ -156,6 +161,11 @@ fn marked(rng: &mut fastrand::Rng, bytes: &[u8], noisy: bool) -> Vec<u8> {
     out
 }
 
+/// Each record of a request was.
+fn acknowledged(oracle: &mut Oracle, Post { load, lane, again, .. }: &Post) -> Result<(), String> {
+    load.records.iter().try_for_each(|record| oracle.acknowledged(lane, record, *again))
+}
+
 /// A stream machine writes no more while so much of it was not read.
 const UNREAD_BYTES_MAX: usize = 6000;
 
@@ -166,6 +176,7 @@ impl Machine {
             index,
             wake: 0,
             conn: None,
+            spare: VecDeque::new(),
             sequence: 0,
             last_conn: None,
             connections: 0,
@@ -244,13 +255,51 @@ impl Machine {
                 say!(cx, "machine {} is done and closes conn {conn}", self.index);
                 net.close_peer(cx, conn);
                 self.conn = None;
+                self.close_spare(cx, net);
             }
             return;
         }
         if self.plan.kind == Kind::Http {
+            let Some(conn) = self.next_conn(cx, net, doors, oracle, conn) else { return };
             self.step_http(cx, net, oracle, conn);
         } else {
             self.step_stream(cx, net, conn);
+        }
+    }
+
+    /// A machine with several connections sends on another one, or opens it, once all is answered.
+    fn next_conn(
+        &mut self,
+        cx: &mut Context,
+        net: &mut Net,
+        doors: &mut Doors,
+        oracle: &mut Oracle,
+        conn: ConnId,
+    ) -> Option<ConnId> {
+        if !self.plan.forms.is_spread() || self.finished || !self.unanswered.is_empty() {
+            return Some(conn);
+        }
+        if self.lane.is_empty() {
+            net.close_peer(cx, conn);
+            self.conn = None;
+            self.connect(cx, net, doors, oracle);
+            return None;
+        }
+        self.spare.push_back((conn, self.written));
+        if self.spare.len() < self.plan.forms.connections {
+            self.conn = None;
+            self.connect(cx, net, doors, oracle);
+            return None;
+        }
+        cx.stats.count("SOURCE on its next connection");
+        let (conn, written) = self.spare.pop_front()?;
+        (self.conn, self.written) = (Some(conn), written);
+        Some(conn)
+    }
+
+    fn close_spare(&mut self, cx: &mut Context, net: &mut Net) {
+        for (conn, _) in std::mem::take(&mut self.spare) {
+            net.close_peer(cx, conn);
         }
     }
 
@@ -281,7 +330,10 @@ impl Machine {
         self.connections += 1;
         let address = Ipv4Addr::new(10, 0, 0, self.index as u8 + 1);
         listener.backlog.push_back((conn, SocketAddr::from((address, 40_000 + self.connections))));
-        self.lane = format!("h-{}-{}", self.index, self.connections);
+        if self.lane.is_empty() || !self.plan.forms.is_spread() {
+            self.close_spare(cx, net);
+            self.lane = format!("{}{}-{}", self.plan.forms.prefix(), self.index, self.connections);
+        }
         say!(cx, "machine {} connects: conn {conn}", self.index);
         if !listener.due && listener.armed {
             listener.due = true;
@@ -314,6 +366,10 @@ impl Machine {
     pub fn lose(&mut self, cx: &mut Context) {
         self.conn = None;
         self.out.clear();
+        if !self.unanswered.is_empty() {
+            // What is sent next must not follow what is still on its way.
+            self.lane.clear();
+        }
         let keyed = self.plan.keyed;
         for mut post in self.unanswered.drain(..).filter(|post| !post.done) {
             if !keyed || post.excused {
@@ -415,10 +471,11 @@ impl Machine {
         if self.finished {
             return; // the answers are still to come
         }
-        let wanted = self.plan.quota.saturating_sub(self.done + self.unanswered.len() as u64);
+        let sent = (self.unanswered.len() * self.plan.forms.records) as u64;
+        let wanted = self.plan.quota.saturating_sub(self.done + sent);
         if self.unanswered.len() < self.plan.depth && (wanted > 0 || !self.again.is_empty()) {
             let post = self.next_post(cx);
-            let Post { number, ref record, .. } = post;
+            let Post { number, ref load, .. } = post;
             let request = self.request(cx, &post);
             if net.room(conn) < request.len() {
                 if !post.done {
@@ -428,7 +485,7 @@ impl Machine {
                 return;
             }
             self.written += request.len() as u64;
-            oracle.http_request(conn, self.written, (&post.lane, record), post.again);
+            oracle.http_request(conn, self.written, (&post.lane, &load.records), post.again);
             net.write(cx, conn, &request);
             self.unanswered.push_back(post);
             say!(cx, "machine {} posts {number} on conn {conn}", self.index);
@@ -477,10 +534,21 @@ impl Machine {
                 Post { again, ..post }
             }
             None => {
-                let (number, record) = self.record(cx);
-                Post { number, record, lane, again: false, done: false, excused: false }
+                let (number, load) = self.load(cx);
+                Post { number, load, lane, again: false, done: false, excused: false }
             }
         }
+    }
+
+    fn load(&mut self, cx: &mut Context) -> (u64, Load) {
+        let forms = self.plan.forms;
+        if !forms.is_batched() {
+            let (number, record) = self.record(cx);
+            return (number, Load::single(record));
+        }
+        let first = self.sequence + 1;
+        self.sequence += forms.records as u64;
+        (first, Load::several(&mut cx.rng, &forms, (self.index, first), self.plan.alphabet))
     }
 
     /// What the shard knew of keys may be lost.
@@ -492,22 +560,36 @@ impl Machine {
         }
     }
 
-    fn request(&self, cx: &mut Context, Post { number, record, lane, .. }: &Post) -> Vec<u8> {
+    fn request(&self, cx: &mut Context, Post { number, load, lane, .. }: &Post) -> Vec<u8> {
         let mut head = format!("POST /v1/records/{lane} HTTP/1.1\r\nHost: gateway:8443\r\n");
         head += &format!("Idempotency-Key: m{}-{number}\r\n", self.index);
-        for lot in payload::lots(record).iter().filter(|_| self.plan.has_lots) {
+        for lot in payload::lots(lane, &load.records[0]).iter().filter(|_| self.plan.has_lots) {
             head += &format!("x-LOT: {lot}\r\n");
         }
-        if cx.rng.bool() {
-            head += "Content-Type: application/octet-stream\r\nUser-Agent: gauge/2.1 (\u{b5}m)\r\n";
+        match load.media {
+            Some(media) => {
+                let is_array = load.body.starts_with(b"[");
+                cx.stats.count(if is_array { "records sent as an array" } else { "records sent as lines" });
+                head += &format!("Content-Type: {media}\r\n");
+            }
+            None if cx.rng.bool() => {
+                head += "Content-Type: application/octet-stream\r\nUser-Agent: gauge/2.1 (\u{b5}m)\r\n";
+            }
+            None => {}
         }
+        let packed = (self.plan.forms.is_packed && cx.rng.bool()).then(|| forms::pack(&mut cx.rng, &load.body));
+        if packed.is_some() {
+            cx.stats.count("body packed");
+            head += "Content-Encoding: gzip\r\n";
+        }
+        let body = packed.as_ref().unwrap_or(&load.body);
         if cx.rng.bool() {
-            head += &format!("content-length: {}\r\n\r\n", record.len());
-            return [head.as_bytes(), &record[..]].concat();
+            head += &format!("content-length: {}\r\n\r\n", body.len());
+            return [head.as_bytes(), &body[..]].concat();
         }
         head += "Transfer-Encoding: chunked\r\n\r\n";
         let mut out = head.into_bytes();
-        let mut rest = &record[..];
+        let mut rest = &body[..];
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at(cx.rng.usize(1..=rest.len()));
             out.extend(format!("{:x}{}\r\n", chunk.len(), if cx.chance(10) { ";a=b" } else { "" }).as_bytes());
@@ -526,13 +608,16 @@ impl Machine {
     pub fn look(&mut self, cx: &mut Context, net: &mut Net, oracle: &mut Oracle, conn: ConnId) -> Result<(), String> {
         let seen = net.look(cx, conn);
         if self.conn != Some(conn) {
+            if let Some(at) = self.spare.iter().position(|(spare, _)| *spare == conn) {
+                self.look_at_spare(cx, net, at, &seen)?;
+            }
             return Ok(());
         }
         if self.plan.kind == Kind::Http {
             self.input.extend(&seen.bytes);
             while let Some(answer) = http::answer(&self.input)? {
                 self.input.drain(..answer.bytes);
-                self.take_answer(cx, oracle, answer.status)?;
+                self.take_answer(cx, oracle, &answer)?;
             }
         }
         if seen.fin || seen.reset {
@@ -543,18 +628,39 @@ impl Machine {
         Ok(())
     }
 
-    fn take_answer(&mut self, cx: &mut Context, oracle: &mut Oracle, status: u16) -> Result<(), String> {
+    /// Something arrived on a connection that waits for its turn.
+    fn look_at_spare(&mut self, cx: &mut Context, net: &mut Net, at: usize, seen: &Seen) -> Result<(), String> {
+        if !seen.bytes.is_empty() {
+            return Err(format!("machine {}: an answer where nothing was asked", self.index));
+        }
+        if seen.fin || seen.reset {
+            cx.stats.count("connection lost that waited for its turn");
+            net.close_peer(cx, self.spare[at].0);
+            self.spare.remove(at);
+        }
+        Ok(())
+    }
+
+    fn take_answer(&mut self, cx: &mut Context, oracle: &mut Oracle, answer: &Answer) -> Result<(), String> {
         let Some(post) = self.unanswered.pop_front() else {
             return Err(format!("machine {}: an answer without a request", self.index));
         };
-        let Post { number, ref record, ref lane, again, done, .. } = post;
+        let Post { number, ref load, ref lane, again, done, .. } = post;
+        let (status, records) = (answer.status, load.records.len());
         say!(cx, "machine {}: {number} answered {status}", self.index);
+        if status == 201 && answer.body != format!("{{\"accepted\":{records}}}").as_bytes() {
+            let body = String::from_utf8_lossy(&answer.body);
+            return Err(format!("machine {}: {records} records are answered {body}", self.index));
+        }
         match status {
-            201 if done => oracle.acknowledged(lane, record, again)?,
+            201 if done => acknowledged(oracle, &post)?,
             201 => {
-                self.done += 1;
+                self.done += records as u64;
                 cx.stats.count("acknowledged over HTTP");
-                oracle.acknowledged(lane, record, again)?;
+                if records > 1 {
+                    cx.stats.count("body of records acknowledged");
+                }
+                acknowledged(oracle, &post)?;
                 if self.plan.keyed && !post.excused {
                     self.done_posts.push_back(post);
                     if self.done_posts.len() > DONE_MAX {
@@ -568,11 +674,12 @@ impl Machine {
                 if !done {
                     self.again.push_back(post);
                 }
+                self.lane.clear();
             }
-            503 if done => oracle.refused(lane, record, again)?,
+            503 if done => load.records.iter().try_for_each(|record| oracle.refused(lane, record, again))?,
             503 => {
                 cx.stats.count("refused over HTTP");
-                oracle.refused(lane, record, again)?;
+                load.records.iter().try_for_each(|record| oracle.refused(lane, record, again))?;
                 self.again.push_back(post);
                 self.again.make_contiguous().sort();
             }

@@ -14,6 +14,7 @@
 
 mod answers;
 mod aside;
+mod batches;
 mod context;
 mod damage;
 mod dense;
@@ -21,6 +22,7 @@ mod disk;
 mod driver;
 mod event;
 mod faults;
+mod forms;
 mod http;
 mod life;
 mod machines;

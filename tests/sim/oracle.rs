@@ -7,6 +7,7 @@
 //! which it first accepted them, must be the expected records in their order, each once.
 
 use super::aside::Aside;
+use super::batches::Batches;
 use super::event::ConnId;
 use super::payload::{Body, Frame, Frames, HEAD_BYTES, inspect};
 use ringest::framing::Framing;
@@ -58,7 +59,7 @@ impl Expected {
 }
 
 pub struct Lane {
-    name: String,
+    pub name: String,
     pub expected: Vec<Expected>,
     /// How many of `expected` may be behind us: more than one answer where records look alike.
     pub positions: BTreeSet<usize>,
@@ -71,8 +72,6 @@ pub struct Lane {
     /// What was sent again under its key, by another connection: it arrives once, in no order. Whether a machine was told that it is
     /// safe.
     pub repeated: BTreeMap<Vec<u8>, bool>,
-    /// HTTP: its connection has ended.
-    ended: bool,
     /// The power was cut: an acknowledgement still on its way means nothing any more.
     cut: bool,
     /// Longer records are cut here, and their checksum is wrong then.
@@ -92,7 +91,8 @@ struct Request {
     /// Where it ends in the connection's bytes.
     end: u64,
     lane: usize,
-    shown: Vec<u8>,
+    /// Its records.
+    shown: Vec<Vec<u8>>,
     again: bool,
 }
 
@@ -134,10 +134,12 @@ pub struct Oracle {
     /// Records that were parked once, by key.
     pub asides: BTreeMap<String, Aside>,
     intakes: BTreeMap<ConnId, (usize, Intake)>,
-    fresh: Vec<(usize, usize)>,
+    /// By lane and place in it, with the connection that each came by.
+    fresh: Vec<(usize, usize, ConnId)>,
     /// The connections of repeated requests that are not accounted for.
     fresh_repeats: Vec<ConnId>,
     lives: u32,
+    pub batches: Batches,
     /// The power was cut, or bytes were damaged.
     pub was_cut: bool,
     /// Rows of records that no other looks like, by lane.
@@ -165,6 +167,7 @@ impl Oracle {
             fresh: Vec::new(),
             fresh_repeats: Vec::new(),
             lives: 0,
+            batches: Batches::default(),
             was_cut: false,
             seen: BTreeSet::new(),
             strays: BTreeMap::new(),
@@ -189,7 +192,6 @@ impl Oracle {
             discarded: BTreeSet::new(),
             repeated: BTreeMap::new(),
             http,
-            ended: false,
             cut: false,
             bytes_max,
             sequence: 0,
@@ -215,15 +217,16 @@ impl Oracle {
 
     /// A machine wrote a request that ends after the connection's `end`th byte. `again`: it was sent by another connection before, and
     /// its key is known if the record was taken.
-    pub fn http_request(&mut self, conn: ConnId, end: u64, (name, record): (&str, &[u8]), again: bool) {
+    pub fn http_request(&mut self, conn: ConnId, end: u64, (name, records): (&str, &[Vec<u8>]), again: bool) {
         let lane = self.names[name];
         if let Some((_, Intake::Http(requests))) = self.intakes.get_mut(&conn) {
-            requests.push_back(Request { end, lane, shown: self.body.shown(name, record), again });
+            let shown = records.iter().map(|record| self.body.shown(name, record)).collect();
+            requests.push_back(Request { end, lane, shown, again });
         }
     }
 
-    /// The shard was handed bytes of a connection, `total` so far. Returns how many records they made whole, and how many
-    /// of those are to be kept.
+    /// The shard was handed bytes of a connection, `total` so far. Returns how many frames or requests they made whole, and how many
+    /// records of those are to be kept.
     pub fn hand(&mut self, now_ns: u64, conn: ConnId, bytes: &[u8], total: u64) -> (u64, u64) {
         let Some((lane, intake)) = self.intakes.get_mut(&conn) else { return (0, 0) };
         let mut whole = 0;
@@ -250,23 +253,24 @@ impl Oracle {
             Intake::Http(requests) => {
                 let mut repeated = Vec::new();
                 while let Some(request) = requests.pop_front_if(|request| request.end <= total) {
-                    self.handed.http_records += 1;
+                    self.handed.http_records += request.shown.len() as u64;
                     whole += 1;
+                    self.batches.add(request.lane, &request.shown);
                     // What stood still on the way may come behind its own repeat.
-                    match request.again || known.contains_key(&request.shown) {
+                    match request.again || request.shown.iter().all(|shown| known.contains_key(shown)) {
                         true => repeated.push((request.lane, request.shown)),
-                        false => expected.push(Expected::of(request.shown, None)),
+                        false => expected.extend(request.shown.into_iter().map(|shown| Expected::of(shown, None))),
                     }
                 }
                 for (lane, shown) in repeated {
-                    self.fresh_repeats.push(conn);
-                    self.lanes[lane].repeat(shown);
+                    self.fresh_repeats.extend(shown.iter().map(|_| conn));
+                    shown.into_iter().for_each(|shown| self.lanes[lane].repeat(shown));
                 }
             }
         }
         let lane = *lane;
         let after = self.lanes[lane].expected.len();
-        self.fresh.extend((before..after).map(|index| (lane, index)));
+        self.fresh.extend((before..after).map(|index| (lane, index, conn)));
         (whole, (after - before) as u64)
     }
 
@@ -283,22 +287,17 @@ impl Oracle {
 
     /// A connection ended for the shard, by its peer, the network or the shard.
     pub fn end(&mut self, conn: ConnId) {
-        match self.intakes.remove(&conn) {
-            Some((lane, Intake::Stream(mut framer, _))) => {
-                for last in framer.finish() {
-                    self.handed.stream_records += 1;
-                    match last {
-                        Frame::Record(record) => {
-                            let Lane { name, expected, .. } = &mut self.lanes[lane];
-                            expected.push(Expected::new(self.body, name, &record));
-                            self.fresh.push((lane, expected.len() - 1));
-                        }
-                        Frame::Rejected => self.handed.rejected += 1,
-                    }
+        let Some((lane, Intake::Stream(mut framer, _))) = self.intakes.remove(&conn) else { return };
+        for last in framer.finish() {
+            self.handed.stream_records += 1;
+            match last {
+                Frame::Record(record) => {
+                    let Lane { name, expected, .. } = &mut self.lanes[lane];
+                    expected.push(Expected::new(self.body, name, &record));
+                    self.fresh.push((lane, expected.len() - 1, conn));
                 }
+                Frame::Rejected => self.handed.rejected += 1,
             }
-            Some((lane, Intake::Http(_))) => self.lanes[lane].ended = true,
-            _ => {}
         }
     }
 
@@ -306,10 +305,12 @@ impl Oracle {
     /// was never written and is not counted. One that was held back until its connection ended may have come again meanwhile, and
     /// is a maybe since.
     pub fn unanswered(&self) -> u64 {
-        let ended = |&&(lane, index): &&(usize, usize)| {
-            self.lanes[lane].ended && matches!(self.lanes[lane].expected[index].state, State::Fresh | State::Maybe)
+        let is_over = |conn: &ConnId| !self.intakes.contains_key(conn);
+        let ended = |&&(lane, index, conn): &&(usize, usize, ConnId)| {
+            let lane = &self.lanes[lane];
+            lane.http && is_over(&conn) && matches!(lane.expected[index].state, State::Fresh | State::Maybe)
         };
-        let repeats = self.fresh_repeats.iter().filter(|conn| !self.intakes.contains_key(conn)).count();
+        let repeats = self.fresh_repeats.iter().filter(|conn| is_over(conn)).count();
         (self.fresh.iter().filter(ended).count() + repeats) as u64
     }
 
@@ -317,7 +318,7 @@ impl Oracle {
     /// HTTP machines, of streams.
     pub fn counted(&mut self, now_ns: u64, refused_http: bool, rejected_streams: bool) {
         self.fresh_repeats.clear();
-        for (lane, index) in std::mem::take(&mut self.fresh) {
+        for (lane, index, _) in std::mem::take(&mut self.fresh) {
             let lane = &mut self.lanes[lane];
             let unknown = if lane.http { refused_http } else { rejected_streams };
             let entry = &mut lane.expected[index];
@@ -330,7 +331,7 @@ impl Oracle {
 
     /// Of the streams' records that are not accounted for, the shard turned some away: which is not known.
     pub fn doubted(&mut self) {
-        for &(lane, index) in &self.fresh {
+        for &(lane, index, _) in &self.fresh {
             let lane = &mut self.lanes[lane];
             if !lane.http && lane.expected[index].state == State::Fresh {
                 lane.expected[index].state = State::Maybe;
@@ -341,7 +342,7 @@ impl Oracle {
     /// The shard is gone, killed or stopped, perhaps after it turned some records away.
     pub fn gone(&mut self, refused_http: bool, rejected_streams: bool) {
         self.lives += 1;
-        for (lane, index) in std::mem::take(&mut self.fresh) {
+        for (lane, index, _) in std::mem::take(&mut self.fresh) {
             let lane = &mut self.lanes[lane];
             // At level `power` a refusal may have waited behind the answers of requests that came before it.
             let unknown = if lane.http { refused_http || self.power } else { rejected_streams };
@@ -360,6 +361,9 @@ impl Oracle {
     pub fn power_cut(&mut self, safe_ns: u64) {
         self.was_cut = true;
         self.asides_cut(safe_ns);
+        if !self.power {
+            self.batches.excuse_incomplete(&self.lanes);
+        }
         for lane in &mut self.lanes {
             lane.cut = lane.http && !self.power;
             if !self.power {
@@ -386,6 +390,7 @@ impl Oracle {
         let lanes = self.lanes.iter_mut().filter(|lane| lane.name == name || name.is_empty());
         for lane in lanes {
             let shown = self.body.shown(&lane.name, record);
+            self.batches.excuse(&shown);
             let done = lane.positions.first().copied().unwrap_or(0);
             if let Some(promised) = lane.repeated.get_mut(&shown) {
                 *promised = false;
@@ -544,6 +549,7 @@ impl Oracle {
     /// # Errors
     /// If it is not.
     pub fn stray(&mut self, data: &[u8]) -> Result<(), String> {
+        self.batches.excuse(data);
         let same = |entry: &&Expected| {
             entry.state == State::Maybe && (entry.shown == data || entry.unnamed.as_deref() == Some(data))
         };
@@ -742,8 +748,8 @@ mod tests {
     fn a_refused_record_must_not_arrive() {
         let mut oracle = Oracle::new(Body::Raw, true);
         oracle.open_http(3, "h-1");
-        oracle.http_request(3, 10, ("h-1", b"a"), false);
-        oracle.http_request(3, 20, ("h-1", b"b"), false);
+        oracle.http_request(3, 10, ("h-1", &[b"a".to_vec()]), false);
+        oracle.http_request(3, 20, ("h-1", &[b"b".to_vec()]), false);
         assert_eq!(oracle.hand(0, 3, &[0; 9], 9), (0, 0));
         assert_eq!(oracle.hand(0, 3, &[0; 11], 20), (2, 2));
         oracle.refused("h-1", b"a", false).unwrap();

@@ -1,6 +1,7 @@
 //! Records: how machines make them, how the model cuts a byte stream into them, and how the receiver reads them back
 //! from the bodies that the shard rendered.
 
+use super::forms::{is_of_batches, is_of_http};
 use ringest::framing;
 use ringest::framing::{Checksum, ChecksumKind, CrcName, Framing, FramingKind, LengthCounts, NumberForm, Oversized};
 use ringest::ground::decoding::Decoding;
@@ -54,8 +55,22 @@ pub fn make(
     record
 }
 
+/// A record that is a string of JSON, as it stands in an array: the same between quotes, with what a
+/// careless reader takes for its end.
+pub fn make_string(rng: &mut fastrand::Rng, machine: usize, sequence: u64, bytes: usize) -> Vec<u8> {
+    const PARTS: [&str; 12] = ["a", "é", "€", "𝄞", "/", " ", "],[", "},{", ":", "\\\"", "\\\\", "\\u00e9"];
+    let mut filling = String::new();
+    while HEAD_BYTES + filling.len() + 9 < bytes {
+        filling.push_str(rng.choice(PARTS).expect("some"));
+    }
+    filling.push('!');
+    let head = format!("{machine:03}:{sequence:08}:{:08x}:..", crc32c::crc32c(filling.as_bytes()));
+    format!("\"{head}{filling}\"").into_bytes()
+}
+
 /// Machine, sequence and whether the checksum is right, of a record that has a head.
 pub fn inspect(record: &[u8]) -> Option<(usize, u64, bool)> {
+    let record = record.strip_prefix(b"\"").and_then(|record| record.strip_suffix(b"\"")).unwrap_or(record);
     let head = std::str::from_utf8(record.get(..HEAD_BYTES)?).ok()?;
     let mut parts = head.split(':');
     let machine = parts.next()?.parse().ok()?;
@@ -278,21 +293,28 @@ pub struct Film {
 }
 
 impl Film {
-    /// Whether it shows the lot that its machine gave: those of HTTP give one with most records. A record whose origin was
-    /// damaged may be of any machine.
+    /// Whether it shows the lot that its machine gave: those of HTTP give one with most records, and one for all of a body. A record
+    /// whose origin was damaged may be of any machine.
     pub fn has_its_lot(&self) -> bool {
-        let lot = lots(&self.data).join(", ");
+        let lot = lots(&self.source, &self.data).join(", ");
         match (self.lot.as_deref(), self.source.as_str()) {
-            (Some(told), source) if source.starts_with("h-") => told == lot,
-            (Some(told), "unknown") => told.is_empty() || told == lot,
+            (Some(told), source) if is_of_http(source) => told == lot,
+            (Some(told), "unknown") => {
+                let batched = inspect(&self.data).map(|(machine, ..)| lots(&format!("b-{machine}-"), &[]).join(", "));
+                told.is_empty() || told == lot || batched.as_deref() == Some(told)
+            }
             (told, _) => told == Some(""),
         }
     }
 }
 
-/// What HTTP machines say of a record in fields of a header. The beginning of a record tells it, which every body shows as it is.
-pub fn lots(record: &[u8]) -> Vec<String> {
-    let sum = crc32c::crc32c(&record[..record.len().min(HEAD_BYTES)]);
+/// What HTTP machines say of a record in fields of a header. The beginning of a record tells it, which every body shows as it is; where
+/// several come in a body, their machine does, by its name.
+pub fn lots(name: &str, record: &[u8]) -> Vec<String> {
+    let sum = match name.rsplit_once('-').filter(|_| is_of_batches(name)) {
+        Some((machine, _)) => crc32c::crc32c(machine.as_bytes()),
+        None => crc32c::crc32c(&record[..record.len().min(HEAD_BYTES)]),
+    };
     match sum % 4 {
         0 => Vec::new(),
         1 => vec![format!("{:04x}", sum >> 16), format!("L\"{:04x}\"", sum & 0xFFFF)],

@@ -2,6 +2,7 @@
 
 use super::context::{MS, S, US};
 use super::disk::{DiskTrouble, DiskWork, EAGAIN};
+use super::forms::{self, Forms};
 use super::machines::{Kind, MachinePlan};
 use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body, decoding_of};
@@ -181,6 +182,7 @@ pub struct Plan {
     pub contract: Contract,
     pub body: Body,
     pub machines: Vec<MachinePlan>,
+    pub forms: Forms,
     pub faults: Vec<Fault>,
     pub weather: Weather,
     pub physical: u32,
@@ -251,6 +253,10 @@ impl Plan {
             faults.retain(|fault| leaves_the_reserve(&fault.kind));
             faults.extend(crowding_faults(seed));
         }
+        let forms = Forms::of(seed, level, block_bytes, forms::is_by_source(&sources));
+        if forms.is_batched() {
+            forms::split_arrays(&mut sources);
+        }
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
             http: server::Limits {
@@ -270,8 +276,11 @@ impl Plan {
             body,
             machines: machines
                 .into_iter()
-                .map(|machine| MachinePlan { keyed, has_lots, fickle: fickle(seed, &machine), ..machine })
+                .map(|machine| {
+                    forms.given_to(MachinePlan { keyed, has_lots, fickle: fickle(seed, &machine), ..machine })
+                })
                 .collect(),
+            forms,
             faults,
             weather: weather(rng),
             physical,
@@ -459,6 +468,7 @@ fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, 
             is_joined: false,
             keyed: false,
             has_lots: false,
+            forms: Forms::PLAIN,
         });
         sources.push(source_of(rng, kind, source, framing));
         // Drawn aside, so that the rest of a world is the same with and without.

@@ -89,7 +89,7 @@ pub struct World {
     pub parked: Parked,
     /// Turned away by a full journal, of HTTP machines and of streams: now, and when all was last accounted for.
     pub turned_away: [u64; 2],
-    /// Requests that the shard has known by their keys.
+    /// Records of requests that the shard has known by their keys.
     pub repeated: u64,
     pub turned_away_before: [u64; 2],
     /// Not all that was handed in is accounted for.
@@ -390,8 +390,9 @@ impl World {
         let Some(shard) = &mut self.shard else { return Ok(()) };
         let terms = shard.terms();
         let counters = shard.counters_mut();
-        self.turned_away = [counters.http_unavailable, counters.rejected_full];
-        self.repeated = counters.http_repeated;
+        let records = self.plan.forms.records as u64; // requests are counted
+        self.turned_away = [records * counters.http_unavailable, counters.rejected_full];
+        self.repeated = records * counters.http_repeated;
         let [refused, rejected] = self.turned_away;
         if self.plan.is_crowded {
             if refused > 0 {
@@ -514,6 +515,9 @@ impl World {
     /// At the end: everything is there; and a last stop and start finds nothing left to do.
     fn end(mut self) -> Result<Stats, String> {
         self.oracle.complete()?;
+        if self.oracle.batches_whole()? > 0 {
+            self.cx.stats.count("bodies of records lost whole");
+        }
         let kept = self.kept_before + self.terms.received - self.terms.rejected;
         if self.oracle.rows + self.parked.discarded_before + self.terms.discarded < kept {
             return Err(format!("{} rows, but {kept} were counted", self.oracle.rows));
