@@ -1,12 +1,16 @@
 //! The forms in which HTTP machines send: several records in a body, a body packed by gzip, and one
 //! SOURCE on several connections. Drawn apart, so that a world without them is what it was.
 
+use super::context::{MS, S};
 use super::machines::MachinePlan;
 use super::payload::{Alphabet, make, make_string};
-use super::plan::Level;
+use super::plan::{Fault, FaultKind};
+use super::proxy::PROXY;
+use super::receiver::Contract;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use ringest::config::{LaneKey, Source, SourceKind};
+use ringest::access::Proxies;
+use ringest::config::{Deliver, LaneKey, Source, SourceKind};
 use ringest::http::server::Array;
 use std::io::Write;
 
@@ -23,6 +27,8 @@ pub struct Forms {
     /// Connections on which a machine sends by turns, each time after the answer to the request
     /// before.
     pub connections: usize,
+    /// A proxy is in front of them.
+    pub is_proxied: bool,
 }
 
 /// Beside its data: an entry's header, a record's own, and what a machine gives in a header.
@@ -32,21 +38,22 @@ const BLOCK_MORE_BYTES: usize = 1_200;
 
 impl Forms {
     /// One record in a body, as it is, on one connection.
-    pub const PLAIN: Self = Self { records: 1, bytes_max: 0, is_packed: false, connections: 1 };
+    pub const PLAIN: Self = Self { records: 1, bytes_max: 0, is_packed: false, connections: 1, is_proxied: false };
 
-    /// Of a world with such blocks. `is_by_source`: the order of a SOURCE holds across connections.
-    pub fn of(seed: u64, level: Level, block_bytes: u32, is_by_source: bool) -> Self {
+    /// Of a world with such blocks: one in three has some. `is_by_source`: the order of a SOURCE holds
+    /// across connections.
+    pub fn of(seed: u64, block_bytes: u32, is_by_source: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x666f_726d);
-        let is_batched = rng.u8(..if level == Level::Power { 3 } else { 5 }) == 0;
-        let records = *rng.choice(&[2, 3, 5, 12, 30]).expect("some");
-        let is_packed = rng.u8(..4) == 0;
-        let (is_spread, connections) = (rng.u8(..3) == 0, rng.usize(2..=4));
+        let kind = rng.u8(..20);
+        let (is_batched, is_spread) = (kind < 4, (2..6).contains(&kind));
+        let (records, connections) = (*rng.choice(&[2, 3, 5, 12, 30]).expect("some"), rng.usize(2..=4));
         let records = if is_batched { records } else { 1 };
         Self {
             records,
             bytes_max: (block_bytes as usize - BLOCK_MORE_BYTES) / records - RECORD_MORE_BYTES,
-            is_packed,
+            is_packed: kind < 8 && kind % 2 == 1,
             connections: if is_spread && is_by_source { connections } else { 1 },
+            is_proxied: (4..8).contains(&kind),
         }
     }
 
@@ -54,6 +61,27 @@ impl Forms {
     pub fn given_to(self, machine: MachinePlan) -> MachinePlan {
         let depth = if self.is_spread() { 1 } else { machine.depth };
         MachinePlan { forms: self, depth, ..machine }
+    }
+
+    /// What the gateway and the service must know of them.
+    pub fn tell(&self, sources: &mut [Source], deliver: &mut Deliver, contract: &mut Contract) {
+        for source in sources.iter_mut().filter(|source| matches!(source.kind, SourceKind::Http { .. })) {
+            if self.is_batched() {
+                source.forms.array = Array::Split;
+            }
+            if self.is_proxied {
+                source.access.proxies = Proxies(vec![PROXY.into()]);
+            }
+        }
+        if self.is_proxied {
+            deliver.body = contract.body.with_address(&deliver.body);
+            contract.has_addresses = true;
+        }
+    }
+
+    /// A disk is at least so slow: what it has a part of is to be met at a crash.
+    pub fn disk_delay_ns(&self) -> u64 {
+        if self.is_batched() { 30 * MS } else { 0 }
     }
 
     pub fn is_batched(&self) -> bool {
@@ -68,6 +96,12 @@ impl Forms {
     pub fn prefix(&self) -> &'static str {
         if self.is_batched() { BATCHES } else { SINGLES }
     }
+}
+
+/// The power is cut while several records are on their way to the disk, which may have a part of them.
+pub fn cuts(seed: u64) -> [Fault; 3] {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x746f_726e);
+    [(); 3].map(|()| Fault { at_ns: S + rng.u64(100 * MS..1_500 * MS), lasts_ns: 0, kind: FaultKind::PowerCut })
 }
 
 const SINGLES: &str = "h-";
@@ -87,13 +121,6 @@ pub fn is_of_batches(name: &str) -> bool {
 pub fn is_by_source(sources: &[Source]) -> bool {
     let is_so = |kind: &SourceKind| !matches!(kind, SourceKind::Http { lane, .. } if *lane != LaneKey::Source);
     sources.iter().all(|source| is_so(&source.kind))
-}
-
-/// An array is a body of several records.
-pub fn split_arrays(sources: &mut [Source]) {
-    for source in sources.iter_mut().filter(|source| matches!(source.kind, SourceKind::Http { .. })) {
-        source.forms.array = Array::Split;
-    }
 }
 
 /// What a request brings. It is the same whenever it is sent: a key stands for a body.
@@ -179,16 +206,18 @@ mod tests {
     fn each_form_is_in_many_of_the_first_worlds_and_many_have_none() {
         let plans: Vec<Forms> = (0..300).map(|seed| Plan::of(seed).forms).collect();
         let worlds = |is_so: fn(&Forms) -> bool| plans.iter().filter(|forms| is_so(forms)).count();
-        let plain = worlds(|forms| !forms.is_batched() && !forms.is_packed && !forms.is_spread());
-        let counts = [worlds(Forms::is_batched), worlds(|forms| forms.is_packed), worlds(Forms::is_spread), plain];
-        assert!(counts.iter().all(|worlds| *worlds >= 40), "{counts:?}");
+        let plain = worlds(|forms| *forms == Forms { bytes_max: forms.bytes_max, ..Forms::PLAIN });
+        let is_proxied = worlds(|forms| forms.is_proxied);
+        let packed = worlds(|forms| forms.is_packed);
+        let counts = [worlds(Forms::is_batched), packed, worlds(Forms::is_spread), is_proxied, plain];
+        assert!(counts.iter().all(|worlds| *worlds >= 25) && plain >= 150, "{counts:?}");
     }
 
     #[test]
     fn records_of_a_body_can_be_told_apart_and_fit_into_a_block() {
         let mut rng = fastrand::Rng::with_seed(3);
         for seed in 0..500 {
-            let forms = Forms::of(seed, Level::Power, 8192, true);
+            let forms = Forms::of(seed, 8192, true);
             if !forms.is_batched() {
                 continue;
             }

@@ -12,11 +12,12 @@ use super::net::{Net, Peer, Seen};
 use super::oracle::Oracle;
 use super::payload::{self, Alphabet};
 use super::plan::socket_of;
+use super::proxy;
 use crate::say;
 use ringest::framing::{Framing, FramingKind};
 use ringest::shard::SourceId;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -328,8 +329,9 @@ impl Machine {
         }
         self.last_conn = Some(conn);
         self.connections += 1;
-        let address = Ipv4Addr::new(10, 0, 0, self.index as u8 + 1);
-        listener.backlog.push_back((conn, SocketAddr::from((address, 40_000 + self.connections))));
+        let is_proxied = self.plan.forms.is_proxied && self.plan.kind == Kind::Http;
+        let (from, header) = proxy::connection(&mut cx.rng, is_proxied, self.index, 40_000 + self.connections);
+        listener.backlog.push_back((conn, from));
         if self.lane.is_empty() || !self.plan.forms.is_spread() {
             self.close_spare(cx, net);
             self.lane = format!("{}{}-{}", self.plan.forms.prefix(), self.index, self.connections);
@@ -344,6 +346,11 @@ impl Machine {
             oracle.open_http(conn, &self.lane);
         }
         self.begin(cx, net, conn);
+        if is_proxied {
+            cx.stats.count("connection of a proxy");
+            self.written = header.len() as u64;
+            net.write(cx, conn, &header);
+        }
     }
 
     /// A connection or an open port to work with.

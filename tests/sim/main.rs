@@ -9,13 +9,14 @@
 //!   other numbers inside the shard do not show.
 //! - A world that fails prints its seed, what was wrong, and the last lines of its trace.
 //!
-//! `plan` makes a world of a seed; `world` runs it, with `life` (starts, stops, kills) and `faults`; `driver` is the shard's driver; `net`, `disk`, `machines` and `receiver`
+//! `plan` makes a world of a seed, `forms` and `crowd` some things of it; `world` runs it, with `life` (starts, stops, kills) and `faults`; `driver` is the shard's driver; `net`, `disk`, `machines` and `receiver`
 //! are what is around the shard; `oracle` knows what must be true.
 
 mod answers;
 mod aside;
 mod batches;
 mod context;
+mod crowd;
 mod damage;
 mod dense;
 mod disk;
@@ -30,6 +31,7 @@ mod net;
 mod oracle;
 mod payload;
 mod plan;
+mod proxy;
 mod receiver;
 mod rows;
 mod storage;
@@ -54,7 +56,7 @@ const WORLD_MAX: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What every run of [`SEEDS`] worlds must have seen, or it proves less than it says.
-const MUST_HAPPEN: [&str; 60] = [
+const MUST_HAPPEN: [&str; 69] = [
     "a conflict that was none",
     "accept failed",
     "acknowledged over HTTP",
@@ -67,12 +69,17 @@ const MUST_HAPPEN: [&str; 60] = [
     "burst of 503",
     "clean stop at the end",
     "batch with a poison record",
+    "bodies of records lost whole",
+    "body of records acknowledged",
+    "body packed",
     "commit landed at a crash",
     "commit lost at a crash",
     "commit not taken",
     "commit torn at a crash",
     "connect not answered",
     "connect refused",
+    "connection lost that waited for its turn",
+    "connection of a proxy",
     "connections reset",
     "damage after a clean stop",
     "crash in a rewrite",
@@ -101,9 +108,12 @@ const MUST_HAPPEN: [&str; 60] = [
     "receiver outage (refused)",
     "record parked",
     "record refused",
+    "records sent as an array",
+    "records sent as lines",
     "refused over HTTP",
     "reset by a machine",
     "row recognised by its key",
+    "SOURCE on its next connection",
     "run of segments rewritten",
     "segment freed",
     "segment half prepared at a crash",
@@ -113,6 +123,7 @@ const MUST_HAPPEN: [&str; 60] = [
     "stuck lane told",
     "stuck record parked",
     "stuck records",
+    "torn body of records dropped",
     "waits ended by the operator",
     "write landed after the kill",
 ];

@@ -582,7 +582,10 @@ impl Oracle {
             {
                 return Err(format!("{}: {} did not arrive", lane.name, shorten(&entry.shown)));
             }
-            let is_gone = |shown: &Vec<u8>| lane.arrived.contains(shown) || lane.discarded.contains(shown);
+            // It may have arrived from nobody before its machine sent it again.
+            let has_strayed = |shown: &Vec<u8>| self.strays.contains_key(shown);
+            let is_gone =
+                |shown: &Vec<u8>| lane.arrived.contains(shown) || lane.discarded.contains(shown) || has_strayed(shown);
             if let Some((shown, _)) = lane.repeated.iter().find(|(shown, promised)| **promised && !is_gone(shown)) {
                 return Err(format!("{}: {} was sent again and did not arrive", lane.name, shorten(shown)));
             }

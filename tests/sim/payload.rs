@@ -290,6 +290,8 @@ pub struct Film {
     pub data: Vec<u8>,
     /// What came with it in a header; absent where the template does not show it.
     pub lot: Option<String>,
+    /// Of its machine; absent where the template does not show it.
+    pub address: Option<String>,
 }
 
 impl Film {
@@ -373,9 +375,12 @@ impl Body {
             let mut line = || parts.next().ok_or_else(|| "too few lines".to_owned());
             let (id, source, key, data) = (line()?, line()?, line()?, line()?);
             let lot = key.splitn(3, |&byte| byte == b' ').nth(2).map(|lot| String::from_utf8_lossy(lot).into_owned());
+            let address =
+                key.split(|&byte| byte == b' ').next().and_then(|word| word.splitn(2, |&byte| byte == b'@').nth(1));
+            let address = address.map(|address| String::from_utf8_lossy(address).into_owned());
             let id = String::from_utf8(id.to_vec()).map_err(|error| error.to_string())?;
             let source = serde_json::from_slice(source).map_err(|error| error.to_string())?;
-            return Ok(Film { id: (!id.is_empty()).then_some(id), source, data: data.to_vec(), lot });
+            return Ok(Film { id: (!id.is_empty()).then_some(id), source, data: data.to_vec(), lot, address });
         }
         let value: serde_json::Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         let text = |name: &str| value[name].as_str().map(str::to_owned).ok_or_else(|| format!("no text at {name}"));
@@ -385,8 +390,8 @@ impl Body {
             Self::Base64 => from_base64(&data).ok_or("bad base64")?,
             _ => data.into_bytes(),
         };
-        let lot = value["lot"].as_str().map(str::to_owned);
-        Ok(Film { id: value.get("id").map(ToString::to_string), source: text("machine")?, data, lot })
+        let [lot, address] = ["lot", "address"].map(|name| value[name].as_str().map(str::to_owned));
+        Ok(Film { id: value.get("id").map(ToString::to_string), source: text("machine")?, data, lot, address })
     }
 }
 

@@ -1,8 +1,9 @@
 //! What a seed stands for: the configuration, the machines, the weather and the faults of one world.
 
 use super::context::{MS, S, US};
+use super::crowd::{crowd, crowding_faults, leaves_the_reserve};
 use super::disk::{DiskTrouble, DiskWork, EAGAIN};
-use super::forms::{self, Forms};
+use super::forms::{Forms, cuts, is_by_source};
 use super::machines::{Kind, MachinePlan};
 use super::net::{EIO, Weather};
 use super::payload::{Alphabet, Body, decoding_of};
@@ -237,7 +238,7 @@ impl Plan {
         if has_lots {
             keep_lots(&mut sources, &mut deliver, &mut contract);
         }
-        if is_by_source(seed) {
+        if has_lanes_of_sources(seed) {
             order_by_source(&mut sources);
         }
         journal.machine_keys.count = if keyed { 1_000 } else { 0 };
@@ -253,10 +254,11 @@ impl Plan {
             faults.retain(|fault| leaves_the_reserve(&fault.kind));
             faults.extend(crowding_faults(seed));
         }
-        let forms = Forms::of(seed, level, block_bytes, forms::is_by_source(&sources));
-        if forms.is_batched() {
-            forms::split_arrays(&mut sources);
+        let forms = Forms::of(seed, block_bytes, is_by_source(&sources));
+        if forms.is_batched() && level == Level::Power && !is_crowded {
+            faults.extend(cuts(seed));
         }
+        forms.tell(&mut sources, &mut deliver, &mut contract);
         let limits = Limits {
             read_buffer_bytes: *rng.choice(&[256, 1024, 4096]).expect("some"),
             http: server::Limits {
@@ -289,7 +291,7 @@ impl Plan {
             accept_fails: *rng.choice(&[0, 50]).expect("some"),
             closes_idle: *rng.choice(&[0, 30]).expect("some"),
             service_ns: *rng.choice(&[MS, 5 * MS, 30 * MS]).expect("some"),
-            disk_delay_ns: *rng.choice(&[MS, 20 * MS]).expect("some"),
+            disk_delay_ns: (*rng.choice(&[MS, 20 * MS]).expect("some")).max(forms.disk_delay_ns()),
             missing_at_start,
             waits_long,
             is_crowded,
@@ -321,7 +323,7 @@ fn has_lots(seed: u64) -> bool {
 }
 
 /// Whether lanes of HTTP machines are those of their SOURCEs; drawn apart, so that the other worlds are what they were.
-fn is_by_source(seed: u64) -> bool {
+fn has_lanes_of_sources(seed: u64) -> bool {
     fastrand::Rng::with_seed(seed ^ 0x6c61_6e65).bool()
 }
 
@@ -385,43 +387,6 @@ fn patience(seed: u64, deliver: &mut Deliver) -> (Vec<Fault>, bool) {
     let away = Fault { at_ns: S + rng.u64(500 * MS..1_500 * MS), lasts_ns: rng.u64(8 * S..20 * S), kind };
     let away = (rng.u8(..6) == 0).then_some(away);
     (stuck.into_iter().chain(away).collect(), waits_long)
-}
-
-/// Machines that send more than the journal holds, beside lines whose records fit into what is kept for them.
-fn crowd(seed: u64, block_bytes: u32, journal: &mut Journal, machines: &mut [MachinePlan]) {
-    let mut rng = fastrand::Rng::with_seed(seed ^ 0x6372_6f77);
-    journal.segment_bytes = u64::from(8 * block_bytes).next_multiple_of(4096);
-    journal.max_bytes = journal.segment_bytes * rng.u64(5..=6);
-    // What is held of lines, a quarter of it, is less than they send while the journal is full. Ids and
-    // marks of deliveries take some of what is kept for them.
-    journal.window_bytes = 8 * 8192;
-    journal.when_full = WhenFull::Pause;
-    let lines = machines.iter().filter(|machine| machine.kind == Kind::Serial).count() as u64;
-    let others = machines.len() as u64 - lines;
-    for machine in machines {
-        let is_line = machine.kind == Kind::Serial;
-        (machine.quota, machine.bytes_max) = if is_line { (80 / lines, 800) } else { (600 / others, 3000) };
-        machine.gap_ns = if is_line { 60 * MS * lines } else { 3 * MS };
-        // A line that is joined inside at each hang-up sends more than is counted here.
-        machine.fickle = 0;
-    }
-}
-
-/// The service is away for so long that the journal fills, and one kill before it is full: a start within what is kept leaves the
-/// rest of that segment unused.
-fn crowding_faults(seed: u64) -> [Fault; 2] {
-    let mut rng = fastrand::Rng::with_seed(seed ^ 0x6177_6179);
-    let kind = FaultKind::Outage { swallows: rng.bool() };
-    let away = Fault { at_ns: S + rng.u64(50 * MS..500 * MS), lasts_ns: rng.u64(6 * S..10 * S), kind };
-    let kill = Fault { at_ns: S + rng.u64(20 * MS..150 * MS), lasts_ns: 0, kind: FaultKind::Kill(CrashPoint::Now) };
-    [away, kill]
-}
-
-/// Whether what is kept for lines that cannot wait suffices in spite of it: no disk that refuses, no starts, of which each begins
-/// a new segment, and no line that sends at once what it would send in minutes.
-fn leaves_the_reserve(kind: &FaultKind) -> bool {
-    use FaultKind::*;
-    matches!(kind, Outage { .. } | Status(_) | SlowAnswers(_) | LostAnswers(_) | Reset(_) | Stall(_) | Reload)
 }
 
 fn machines(rng: &mut fastrand::Rng, body: Body, level: Level) -> (Vec<Source>, Vec<MachinePlan>) {
@@ -673,6 +638,7 @@ fn delivery(rng: &mut fastrand::Rng, body: Body) -> (Deliver, Option<Sequence>, 
         }),
         content_type: deliver.content_type.clone(),
         has_lots: false,
+        has_addresses: false,
         body,
         pipeline: deliver.pipeline,
         timeout_ns: deliver.timeout.as_nanos() as u64,

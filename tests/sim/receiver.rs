@@ -27,6 +27,8 @@ pub struct Contract {
     pub content_type: String,
     /// Machines give a lot with their records, and bodies show it.
     pub has_lots: bool,
+    /// Bodies show the addresses of machines.
+    pub has_addresses: bool,
     pub body: Body,
     pub pipeline: usize,
     /// How long the client waits for a whole answer.
@@ -517,6 +519,9 @@ pub fn films(contract: &Contract, request: &Request) -> Result<Vec<(String, Film
         Err(error) => Err(format!("{key}: body: {error}")),
         Ok(film) if contract.has_lots && !film.has_its_lot() => {
             Err(format!("{key}: a record of {} with the lot {:?}", film.source, film.lot))
+        }
+        Ok(film) if contract.has_addresses && !film.has_its_address() => {
+            Err(format!("{key}: a record of {} with the address {:?}", film.source, film.address))
         }
         Ok(film) => Ok(film),
     };
