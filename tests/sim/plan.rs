@@ -255,7 +255,9 @@ impl Plan {
             faults.extend(crowding_faults(seed));
         }
         let forms = Forms::of(seed, block_bytes, is_by_source(&sources));
-        if forms.is_batched() && level == Level::Power && !is_crowded {
+        // What is kept for lines is measured for records that come alone.
+        let forms = if is_crowded { Forms::PLAIN } else { forms };
+        if forms.is_batched() && level == Level::Power {
             faults.extend(cuts(seed));
         }
         forms.tell(&mut sources, &mut deliver, &mut contract);
