@@ -23,6 +23,7 @@ use crate::ground::SegmentNumber;
 use crate::ground::count::{Counters, StageHistograms};
 use crate::journal::{self, BlockFile};
 use crate::observe::losses::{Acknowledged, LossNews};
+use crate::observe::machine::MachineState;
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
     ApiId, Completion, ConnectError, Disposal, Fd, JournalId, LinkId, Now, Op, Parcel, Reload, Reloaded, Selection,
@@ -63,6 +64,8 @@ const SUBMIT_AGAIN_NS: u64 = 50_000_000;
 
 /// Turns without a sleep, however small, before the runtime has its chance.
 const TURNS_MAX: usize = 16;
+/// Spare work waits for so long at most: a core that is never idle goes on with it all the same.
+const PUT_OFF_MAX_NS: u64 = 2_000_000;
 
 /// What the driver drives: the shard, or in tests a core of few lines.
 pub trait Core {
@@ -72,6 +75,12 @@ pub trait Core {
     fn handle(&mut self, now: Now, completion: Completion<'_>);
     /// The end of a turn; also called when the deadline has passed.
     fn turn(&mut self, now: Now);
+    /// Whether there is work that can wait until nothing else is to be done.
+    fn has_spare_work(&self) -> bool {
+        false
+    }
+    /// A piece of it, between two turns.
+    fn work_spare(&mut self, _now: Now) {}
     /// The next operation.
     fn poll_op(&mut self) -> Option<Op>;
     /// When [`Core::turn`] is due at the latest, on the monotonic clock.
@@ -116,6 +125,12 @@ pub trait Core {
     fn parked(&self, _limit: usize) -> ParkedList {
         ParkedList::default()
     }
+    /// At most so many of the machines that have changed since they were last taken, and whether there are more.
+    fn take_machines(&mut self, _most: usize) -> (Vec<MachineState>, bool) {
+        (Vec::new(), false)
+    }
+    /// Nobody has heard of these: they are to be taken again.
+    fn untold_machines(&mut self, _untold: &[MachineState]) {}
     /// An operator ends all waits for the API.
     fn wake(&mut self, _now: Now) {}
     /// By what the tickets of machines are sealed from now on.
@@ -180,6 +195,13 @@ pub enum Message {
         limit: usize,
         /// Where to.
         answer: oneshot::Sender<ParkedList>,
+    },
+    /// Asks for machines that have changed since this was asked last.
+    Machines {
+        /// How many at most.
+        most: usize,
+        /// Where to, with whether there are more.
+        answer: oneshot::Sender<(Vec<MachineState>, bool)>,
     },
     /// Parked records are delivered after all, or deleted.
     Dispose {
@@ -253,7 +275,7 @@ pub struct DriverOptions {
     pub mailbox: mpsc::UnboundedReceiver<Message>,
 }
 
-/// A listener and its multishot accept.
+/// A listener and its accepts.
 struct Listener {
     source: SourceId,
     /// `None` once intake has ended, or the source is gone.
@@ -263,12 +285,13 @@ struct Listener {
     wanted: bool,
     /// One connection is wanted, and no more.
     one: bool,
-    armed: bool,
+    /// Accepts in flight.
+    armed: usize,
 }
 
 impl Listener {
     fn new(source: SourceId, socket: OwnedFd) -> Self {
-        Self { source, socket: Some(socket), closing: false, wanted: false, one: false, armed: false }
+        Self { source, socket: Some(socket), closing: false, wanted: false, one: false, armed: 0 }
     }
 }
 
@@ -433,6 +456,7 @@ impl<C: Core> Driver<C> {
         self.core.start(clock::now());
         self.carry();
         let (mut message, mut handled, mut turns) = (None, 0, 0);
+        let mut spare_since_ns = None;
         loop {
             let now = clock::now();
             handled += self.turn(now, message.take())?;
@@ -449,7 +473,17 @@ impl<C: Core> Driver<C> {
             let deadline = self.core.next_deadline();
             let due = deadline.is_some_and(|deadline| deadline <= now.mono_ns);
             let waits = self.has_reads_waiting(now) || !self.events.queue.borrow().is_empty();
-            if due || waits || self.ring.has_work() {
+            let is_busy = due || waits || self.ring.has_work();
+            let has_spare_work = self.core.has_spare_work();
+            let since_ns = *spare_since_ns.get_or_insert(now.mono_ns);
+            if has_spare_work && (!is_busy || now.mono_ns >= since_ns + PUT_OFF_MAX_NS) {
+                self.core.work_spare(clock::now());
+                self.carry();
+                spare_since_ns = None;
+            } else if !has_spare_work {
+                spare_since_ns = None;
+            }
+            if is_busy || has_spare_work {
                 if handled >= TURN_COMPLETIONS || turns >= TURNS_MAX {
                     (handled, turns) = (0, 0);
                     self.give_way(&eventfd).await?;
@@ -539,7 +573,7 @@ impl<C: Core> Driver<C> {
     /// How long to wait for more: not at all unless the core is busy, and not beyond what is due.
     fn gather_limit(&self, now: Now, handled: usize) -> Duration {
         let min_wait = self.settings.gateway.min_wait;
-        let waits = self.has_reads_waiting(now) || !self.events.queue.borrow().is_empty();
+        let waits = self.has_reads_waiting(now) || !self.events.queue.borrow().is_empty() || self.core.has_spare_work();
         if min_wait.is_zero() || handled < BUSY_COMPLETIONS || waits {
             return Duration::ZERO;
         }

@@ -1,6 +1,6 @@
 //! All that touches the kernel: threads, data ring, files.
 //!
-//! One pinned thread a core runs a [`Driver`]: its data ring (multishot accept and reads into provided buffers, sends,
+//! One pinned thread a core runs a [`Driver`]: its data ring (accepts, multishot reads into provided buffers, sends,
 //! commits) beside a tokio-uring runtime (timers, mailbox, connects, cold work on files). The thread that calls [`run`]
 //! becomes the control thread, which does what can wait. Cores share nothing that changes.
 
@@ -30,6 +30,7 @@ mod process;
 mod reload;
 mod reread;
 mod ring;
+mod roll;
 mod segments;
 mod stop;
 mod view;

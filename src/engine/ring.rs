@@ -161,6 +161,14 @@ impl Ring {
         unsafe { self.push(entry) };
     }
 
+    /// The same for all operations with this `user_data`.
+    pub(super) fn cancel_all(&mut self, target: u64, user_data: u64) {
+        let all = types::CancelBuilder::user_data(target).all();
+        let entry = opcode::AsyncCancel2::new(all).build().user_data(user_data);
+        // SAFETY: the entry names no memory and no file.
+        unsafe { self.push(entry) };
+    }
+
     /// Submits what is queued and lets the kernel make completions, at least all that were due when it was called, or
     /// until `enough` wait to be taken.
     ///

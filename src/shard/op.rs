@@ -55,7 +55,7 @@ pub enum Op {
         /// A `tcp_listen` or `http` source.
         source: SourceId,
     },
-    /// Accept one connection and no more: few are left, and [`Op::Accept`] takes all that wait.
+    /// Accept one connection and no more: few are left, and [`Op::Accept`] takes several at once.
     AcceptOne {
         /// A `tcp_listen` or `http` source.
         source: SourceId,

@@ -34,7 +34,7 @@ pub use settings::{Clients, Identity, ServerTls, Tls};
 pub use ticket_keys::{NoRandomness, TicketKeys};
 pub use trial::{Fit, Unfit, try_server};
 
-use crate::ground::secrets::{HANDSHAKE_STACK_BYTES, scope, wipe_stack};
+use crate::ground::secrets::{HANDSHAKE_STACK_BYTES, apart, scope, wipe_stack};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -152,7 +152,7 @@ impl Client {
 
 /// Does what has to do with keys: all memory that it takes is that of secrets, and what it leaves on the stack is wiped.
 fn with_keys<T>(work: impl FnOnce() -> T) -> T {
-    let made = scope(work);
+    let made = apart(|| scope(work));
     wipe_stack::<HANDSHAKE_STACK_BYTES>();
     made
 }

@@ -163,13 +163,15 @@ impl ServerSession {
         if self.is_hello_due() && input.first().is_some_and(|first| *first != HANDSHAKE) {
             return (0, Err(Fault::plain(input)));
         }
-        let mut used = 0;
+        let (mut used, input_bytes) = (0, input.len());
         loop {
             let is_hello = self.is_hello_due();
             let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(&mut input[used..]);
             let done = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
                     match traffic.next_record() {
+                        // All was plaintext: the library need not be asked what else there is.
+                        None if used + discard == input_bytes => break Some(Ok(Progress::Open)),
                         None => break None,
                         Some(Ok(record)) => {
                             plain.extend_from_slice(record.payload);
@@ -281,11 +283,6 @@ impl ServerSession {
     /// Whether the machine's first message is still to be worked through, which costs the most of a handshake.
     pub fn is_hello_due(&self) -> bool {
         self.failed.is_none() && self.connection.handshake_kind().is_none()
-    }
-
-    /// Whether a whole handshake has begun, and not one that resumes an earlier session.
-    pub fn is_whole(&self) -> bool {
-        matches!(self.connection.handshake_kind(), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest))
     }
 
     /// Whether the handshake resumed an earlier session, in which the machine's certificate was looked at.

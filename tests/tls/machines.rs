@@ -233,7 +233,10 @@ impl World {
                 let mut answer = *b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
                 self.shard.handle(self.now(), Completion::Received { link, bytes: &mut answer });
             }
-            // Handshakes that wait for the next turn.
+            if self.shard.has_spare_work() {
+                self.shard.work_spare(self.now());
+                quiet = false;
+            }
             let due = self.shard.next_deadline().is_some_and(|due_ns| due_ns <= self.now_ns + 1);
             self.now_ns += u64::from(due);
             if quiet && !due {
@@ -242,9 +245,12 @@ impl World {
         }
     }
 
-    /// The turn ends, and what it asks for is done; no other one follows.
+    /// The turn ends, and what it asks for is done; no other one follows. One ClientHello is worked through behind it.
     pub fn turn(&mut self) {
         self.shard.turn(self.now());
+        if self.shard.has_spare_work() {
+            self.shard.work_spare(self.now());
+        }
         while let Some(op) = self.shard.poll_op() {
             self.carry(op);
         }

@@ -23,6 +23,9 @@ use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::rc::Rc;
 use tracing::warn;
 
+/// Accepts in flight at a listener: so many connections a turn.
+const ACCEPTS_MAX: usize = 16;
+
 /// The errno of an error of the file system.
 fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
@@ -184,21 +187,20 @@ impl<C: Core> Driver<C> {
         self.arm_accept(index);
     }
 
-    /// Starts an accept where one is wanted and none is in flight.
+    /// Starts as many accepts as are wanted and not in flight. One multishot accept would take all that wait in
+    /// one turn, thousands after a power cut, and those that are connected would wait for it.
     pub(super) fn arm_accept(&mut self, index: usize) {
         let listener = &mut self.listeners[index];
-        let Some(socket) = listener.socket.as_ref().filter(|_| listener.wanted && !listener.armed) else { return };
+        let Some(socket) = listener.socket.as_ref().filter(|_| listener.wanted) else { return };
         let fd = types::Fd(std::os::fd::AsRawFd::as_raw_fd(socket));
-        let entry = match listener.one {
-            true => {
-                opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(libc::SOCK_CLOEXEC).build()
-            }
-            false => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
-        };
-        let entry = entry.user_data(user_data(Kind::Accept, 0, index as u32));
-        listener.armed = true;
-        // SAFETY: names no memory; the listener's socket stays open while `armed`.
-        unsafe { self.ring.push(entry) };
+        let wanted = if listener.one { 1 } else { ACCEPTS_MAX };
+        while listener.armed < wanted {
+            let entry = opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(libc::SOCK_CLOEXEC);
+            let entry = entry.build().user_data(user_data(Kind::Accept, 0, index as u32));
+            listener.armed += 1;
+            // SAFETY: names no memory; the listener's socket stays open while any is `armed`.
+            unsafe { self.ring.push(entry) };
+        }
     }
 
     fn pause_accept(&mut self, source: SourceId) {
@@ -207,10 +209,11 @@ impl<C: Core> Driver<C> {
         }
     }
 
-    fn pause_accept_at(&mut self, index: usize) {
+    pub(super) fn pause_accept_at(&mut self, index: usize) {
         let listener = &mut self.listeners[index];
-        if std::mem::take(&mut listener.wanted) && listener.armed {
-            self.ring.cancel(user_data(Kind::Accept, 0, index as u32), user_data(Kind::Ignored, 0, 0));
+        listener.wanted = false;
+        if listener.armed > 0 {
+            self.ring.cancel_all(user_data(Kind::Accept, 0, index as u32), user_data(Kind::Ignored, 0, 0));
         }
     }
 
@@ -231,7 +234,7 @@ impl<C: Core> Driver<C> {
         self.pause_accept_at(index);
         let listener = &mut self.listeners[index];
         listener.closing = true;
-        if !listener.armed {
+        if listener.armed == 0 {
             listener.socket = None;
         }
     }
@@ -533,6 +536,12 @@ impl<C: Core> Driver<C> {
             }
             Message::Parked { limit, answer } => {
                 let _ = answer.send(self.core.parked(limit));
+            }
+            Message::Machines { most, answer } => {
+                // What nobody waits for any more is told to whoever asks next.
+                if let Err((untold, _)) = answer.send(self.core.take_machines(most)) {
+                    self.core.untold_machines(&untold);
+                }
             }
             Message::Dispose { disposal, of, answer } => {
                 let _ = answer.send(self.core.dispose(disposal, &of));

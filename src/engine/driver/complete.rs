@@ -105,8 +105,8 @@ impl<C: Core> Driver<C> {
     fn accept_completed(&mut self, now: Now, cqe: Cqe, index: usize) {
         let listener = &mut self.listeners[index];
         let source = listener.source;
-        listener.armed = cqe.more();
-        if listener.closing && !listener.armed {
+        listener.armed -= 1;
+        if listener.closing && listener.armed == 0 {
             listener.socket = None;
         }
         if cqe.result >= 0 {
@@ -121,8 +121,12 @@ impl<C: Core> Driver<C> {
                 }
             }
         } else if !is_transient(-cqe.result) && !is_of_connection(-cqe.result) {
-            listener.wanted = false;
-            self.hear(now, Completion::AcceptFailed { source, errno: -cqe.result });
+            // The others in flight are to wait, too.
+            let was_wanted = listener.wanted;
+            self.pause_accept_at(index);
+            if was_wanted {
+                self.hear(now, Completion::AcceptFailed { source, errno: -cqe.result });
+            }
         }
         self.arm_accept(index);
     }

@@ -27,7 +27,7 @@ impl<C: Core> Driver<C> {
             }
         }
         for (source, socket) in listeners {
-            let free = self.listeners.iter_mut().find(|listener| listener.socket.is_none() && !listener.armed);
+            let free = self.listeners.iter_mut().find(|listener| listener.socket.is_none() && listener.armed == 0);
             let listener = Listener::new(source, socket);
             match free {
                 Some(place) => *place = listener,

@@ -1,9 +1,8 @@
 //! TLS of machines: bytes of a source with `tls` become plaintext before anything else sees them, and answers become TLS records.
 //!
 //! ```text
-//!            ClientHello, of which 2 are worked through a turn        close_notify
-//! Handshaking ─────────────────────────────────────────────► Open ───────────────────► Closed (its
-//! half)
+//!            ClientHello, when the core has nothing else to do        close_notify
+//! Handshaking ─────────────────────────────────────────────► Open ───────────────────► Closed, its half
 //!      └─ fault, deadline ─► Refused: alert, FIN, and what still comes is dropped until the peer closes or 2 s are over
 //! ```
 //!
@@ -27,9 +26,6 @@ use crate::tls::{
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
-/// Whole handshakes that a core begins in one turn, and as many of those that wait: each costs it a third
-/// of a millisecond, and those that are open wait for it.
-const HANDSHAKES_PER_TURN: usize = 2;
 /// How long the handshake of a `tcp_listen` source may take; over HTTP that of a header counts.
 const HANDSHAKE_NS: u64 = 10_000_000_000;
 /// How long a refused connection is drained, so that the machine reads the alert before it sees a reset.
@@ -104,13 +100,9 @@ impl Session {
         }
     }
 
-    /// Whether what costs the most is still to be done, and whether it was.
+    /// Whether what costs the most is still to be done.
     fn is_hello_due(&self) -> bool {
         matches!(self, Self::Taken(session) if session.is_hello_due())
-    }
-
-    fn is_whole(&self) -> bool {
-        matches!(self, Self::Taken(session) if session.is_whole())
     }
 }
 
@@ -177,10 +169,8 @@ pub(super) struct Secures {
     callers: HashMap<SourceId, Client>,
     keys: Option<TicketKeys>,
     sessions: Table<Secure>,
-    /// Handshakes that may still begin in this turn.
-    left: usize,
-    /// Links whose ClientHello waits for its turn, in their order.
-    queue: VecDeque<LinkId>,
+    /// Links whose ClientHello waits for its turn, in their order, and the monotonic time since when.
+    queue: VecDeque<(LinkId, u64)>,
     /// Its allocation serves one call after the other.
     plain: Vec<u8>,
     pub faults: Faults,
@@ -249,7 +239,7 @@ fn over(certificate: &MachineCertificate, now: Now) -> Option<Fault> {
 impl Secures {
     /// With the sources that a core runs.
     pub fn new(ids: &[SourceId], settings: &Settings) -> Self {
-        let mut secures = Self { left: HANDSHAKES_PER_TURN, ..Self::default() };
+        let mut secures = Self::default();
         ids.iter().for_each(|id| secures.configure(*id, settings));
         secures
     }
@@ -346,29 +336,29 @@ impl Secures {
         if matches!(secure.state, State::Refused { .. } | State::Closed) {
             return Heard::Nothing;
         }
-        let is_due = secure.session.is_hello_due();
-        if is_due && (self.left == 0 || !secure.waiting.is_empty()) {
-            return self.wait(turn, link, bytes);
-        }
         match &secure.session {
             Session::Taken(_) => {
                 self.servers.get(&secure.source).into_iter().for_each(|server| server.set_time(turn.now.wall_ns))
             }
             Session::Called(session) => session.set_time(turn.now.wall_ns),
         }
-        let heard = secure.receive(turn, link, bytes, plain);
-        if is_due && secure.session.is_whole() {
-            self.left -= 1;
-        }
-        heard
+        secure.receive(turn, link, bytes, plain)
     }
 
-    /// It is not its turn.
+    /// Whether what has come is a ClientHello or a part of one, which waits until the core has nothing else to
+    /// do: it costs a third of a millisecond, and those that are connected would wait for it.
+    fn must_wait(&self, link: LinkId) -> bool {
+        let waits =
+            |secure: &Secure| matches!(secure.state, State::Handshaking { .. }) && secure.session.is_hello_due();
+        self.sessions.find(link).is_some_and(waits)
+    }
+
     fn wait(&mut self, turn: &mut Turn<'_>, link: LinkId, bytes: &[u8]) -> Heard {
         let secure = self.sessions.of(link);
+        secure.any_byte = true;
         if secure.waiting.is_empty() {
-            self.queue.push_back(link);
-            turn.counters.tls_put_off += 1;
+            turn.counters.tls_put_off += u64::from(!self.queue.is_empty());
+            self.queue.push_back((link, turn.now.mono_ns));
         }
         secure.waiting.extend_from_slice(bytes);
         match secure.waiting.len() > WAITING_BYTES_MAX {
@@ -377,19 +367,18 @@ impl Secures {
         }
     }
 
-    /// The next one whose turn has come, and what it has sent. From now on it takes its own time.
+    /// The next one whose turn has come, and what it has sent. The time that it has waited is not its own.
     fn next_waiting(&mut self, turn: &mut Turn<'_>) -> Option<(LinkId, Vec<u8>)> {
-        while self.left > 0 {
-            let link = self.queue.pop_front()?;
-            if turn.links.kind(link).is_some() && self.has(link) {
-                let secure = self.sessions.of(link);
-                let bytes = std::mem::take(&mut secure.waiting);
-                if !bytes.is_empty() {
-                    let until_ns = turn.now.mono_ns + handshake_ns(turn, secure.source);
-                    secure.state = State::Handshaking { until_ns };
-                    turn.timers.set(until_ns, Timer::Link(link));
-                    return Some((link, bytes));
-                }
+        while let Some((link, since_ns)) = self.queue.pop_front() {
+            if turn.links.kind(link).is_none() || !self.has(link) {
+                continue;
+            }
+            let secure = self.sessions.of(link);
+            let bytes = std::mem::take(&mut secure.waiting);
+            if let (State::Handshaking { until_ns }, false) = (&mut secure.state, bytes.is_empty()) {
+                *until_ns += turn.now.mono_ns - since_ns;
+                turn.timers.set(*until_ns, Timer::Link(link));
+                return Some((link, bytes));
             }
         }
         None
@@ -510,6 +499,15 @@ impl Intake {
         (link, kind): (LinkId, Kind),
         bytes: &mut [u8],
     ) {
+        if !self.sources.secures.must_wait(link) {
+            return self.unseal(turn, store, (link, kind), bytes);
+        }
+        if let Heard::Failed(fault) = self.sources.secures.wait(turn, link, bytes) {
+            self.secure_failed(turn, store, (link, kind), &fault);
+        }
+    }
+
+    fn unseal(&mut self, turn: &mut Turn<'_>, store: &mut Store, (link, kind): (LinkId, Kind), bytes: &mut [u8]) {
         let mut plain = std::mem::take(&mut self.sources.secures.plain);
         plain.clear();
         let mut heard = self.sources.secures.received(turn, link, bytes, &mut plain);
@@ -655,16 +653,16 @@ impl Intake {
         }
     }
 
-    /// Handshakes that waited for this turn begin, in their order, as many as may.
-    pub fn begin_handshakes(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
-        self.sources.secures.left = HANDSHAKES_PER_TURN;
-        while let Some((link, mut bytes)) = self.sources.secures.next_waiting(turn) {
-            let kind = turn.links.kind(link).expect("looked at by the caller");
-            self.secure_received(turn, store, (link, kind), &mut bytes);
-        }
-        if !self.sources.secures.queue.is_empty() {
-            turn.timers.set(turn.now.mono_ns + 1, Timer::Tls);
-        }
+    /// Whether a ClientHello waits.
+    pub fn has_handshakes(&self) -> bool {
+        !self.sources.secures.queue.is_empty()
+    }
+
+    /// Works through the ClientHello that has waited the longest.
+    pub fn begin_handshake(&mut self, turn: &mut Turn<'_>, store: &mut Store) {
+        let Some((link, mut bytes)) = self.sources.secures.next_waiting(turn) else { return };
+        let kind = turn.links.kind(link).expect("looked at by the caller");
+        self.unseal(turn, store, (link, kind), &mut bytes);
     }
 
     /// By what tickets are sealed from now on.
