@@ -14,7 +14,7 @@
 
 use super::patterns::{Pattern, Patterns};
 use super::typed::TypedHash;
-use crate::ground::secrets::wipe_stack;
+use crate::ground::secrets::{apart, wipe_stack};
 use jiff::civil::Date;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::TimeZone;
@@ -39,7 +39,7 @@ pub type Digest = [u8; 32];
 
 /// The digest of a secret.
 pub fn digest_of(secret: &[u8]) -> Digest {
-    let digest = digest(&SHA256, secret).as_ref().try_into().expect("SHA-256 has 32 bytes");
+    let digest = apart(|| digest(&SHA256, secret)).as_ref().try_into().expect("SHA-256 has 32 bytes");
     // The library copies what is less than a block.
     wipe_stack::<STACK_BYTES>();
     digest

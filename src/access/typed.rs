@@ -9,7 +9,7 @@
 //! a thread for it; here is what is given to it, and what is remembered of it.
 
 use super::tokens::{Digest, digest_of};
-use crate::ground::secrets::{hide_stack, scope, wipe_stack};
+use crate::ground::secrets::{apart, hide_stack, scope, wipe_stack};
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -152,7 +152,7 @@ impl SecretCheck {
     pub fn run(&self) -> Looked {
         // Meanwhile the library has copies on the stack.
         hide_stack();
-        let is_right = scope(|| self.hash.is_of(&self.secret));
+        let is_right = apart(|| scope(|| self.hash.is_of(&self.secret)));
         wipe_stack::<STACK_BYTES>();
         if is_right { Looked::Right } else { Looked::Wrong }
     }

@@ -312,11 +312,14 @@ fn headers(section: Section<'_, '_>) -> (Named<Arc<str>>, Named<PathBuf>) {
     (headers, files)
 }
 
+/// Names and values.
+pub(super) type Headers = Vec<(String, Arc<str>)>;
+
 /// The headers with what the files of secrets hold now, if that is other than before.
 ///
 /// # Errors
 /// In words, if one of the files cannot be read or holds no header value; none of it is shown.
-pub(super) fn read_headers(deliver: &Deliver) -> Result<Option<Vec<(String, Arc<str>)>>, String> {
+pub(super) fn read_headers(deliver: &Deliver) -> Result<Option<Headers>, String> {
     let mut headers = deliver.headers.clone();
     for (name, path) in &deliver.header_files {
         let value = read_secret(path).map_err(|refusal| format!("{name}: {}", refusal.what))?;

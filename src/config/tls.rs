@@ -2,7 +2,7 @@
 
 use super::problem::Refusal;
 use super::walk::Section;
-use crate::ground::secrets::{HANDSHAKE_STACK_BYTES, scope, wipe_stack};
+use crate::ground::secrets::{HANDSHAKE_STACK_BYTES, apart, scope, wipe_stack};
 use crate::tls::{Client, SettingsError, expiries};
 use crate::tls::{Identity, Tls};
 use rustls::pki_types::pem::{self, PemObject};
@@ -102,7 +102,7 @@ pub(super) fn read_key(
     remedy: &str,
     path: Option<PathBuf>,
 ) -> Option<Arc<PrivateKeyDer<'static>>> {
-    let key = scope(|| read(section, "key", remedy, path, private_key).map(Arc::new));
+    let key = apart(|| scope(|| read(section, "key", remedy, path, private_key).map(Arc::new)));
     wipe_stack::<HANDSHAKE_STACK_BYTES>();
     key
 }

@@ -59,11 +59,19 @@ pub fn wipe_stack<const BYTES: usize>() {
     std::hint::black_box(&mut below);
 }
 
+/// Does some work in a frame of its own, so that [`wipe_stack`] reaches all that it leaves there.
+#[inline(never)]
+pub fn apart<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
 /// Leaves the stack of this thread out of core dumps from now on: for threads on which a library works on secrets for long.
 pub fn hide_stack() {
     let (mut attributes, mut start, mut bytes) = (MaybeUninit::uninit(), null_mut(), 0);
+    // SAFETY: it always succeeds.
+    let this = unsafe { libc::pthread_self() };
     // SAFETY: it fills in the attributes of the calling thread, or fails.
-    if unsafe { libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) } != 0 {
+    if unsafe { libc::pthread_getattr_np(this, attributes.as_mut_ptr()) } != 0 {
         return;
     }
     // SAFETY: it has succeeded.
@@ -71,8 +79,8 @@ pub fn hide_stack() {
     // SAFETY: they are whole; both places are of this frame.
     let result = unsafe { libc::pthread_attr_getstack(&attributes, &mut start, &mut bytes) };
     if result == 0 {
-        // SAFETY: the thread's own stack, of which no byte is changed. The stack of a main thread is not mapped in full, and stays
-        // as it is.
+        // SAFETY: the thread's own stack, of which no byte is changed. That of a main thread is not mapped
+        // in full: what is mapped of it is left out.
         unsafe { libc::madvise(start, bytes, libc::MADV_DONTDUMP) };
     }
     // SAFETY: they are used no more.

@@ -1,7 +1,7 @@
 //! The secret by which the admin server knows who may change something: whoever can read the gateway's state directory. A loopback
 //! address alone would let every account of the machine delete parked records.
 
-use crate::ground::secrets::{scope, wipe_stack};
+use crate::ground::secrets::{apart, scope, wipe_stack};
 use crate::ground::text::hex;
 use std::fmt;
 use std::fs::{File, OpenOptions, Permissions};
@@ -36,7 +36,7 @@ impl Token {
     /// # Errors
     /// Those of the file, and of the kernel's random numbers.
     pub fn leave(state_directory: &Path) -> io::Result<Self> {
-        let left = scope(|| Self::leave_drawn(state_directory));
+        let left = apart(|| scope(|| Self::leave_drawn(state_directory)));
         wipe_stack::<STACK_BYTES>();
         left
     }

@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn every_size_has_a_class_that_wastes_a_fifth_at_most() {
-        let mut before = Class { index: 0, bytes: 0 };
+        let mut before = Class { index: usize::MAX, bytes: 0 };
         for size in (1..70_000).chain([1 << 20, (1 << 20) + 1, (1 << LARGEST_BITS) - 1, 1 << LARGEST_BITS]) {
             let class = Class::of(Layout::from_size_align(size, 8).expect("a layout")).expect("a class");
             assert!(class.bytes >= size && class.bytes.is_multiple_of(UNIT_BYTES) && class.index < CLASSES, "{size}");
