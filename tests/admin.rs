@@ -165,6 +165,7 @@ fn source(name: &str, kind: &'static str, received: u64) -> SourceSnapshot {
             };
             5
         ],
+        silent: false,
         silent_s: Some(0.25),
         problem: None,
         line: (kind == "serial").then_some(LineSnapshot {

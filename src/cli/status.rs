@@ -1,5 +1,7 @@
 //! `ringest status`: one look at a running gateway.
 
+mod machines;
+
 use super::{Failure, exit};
 use crate::engine::admin::client;
 use crate::ground::text::{COLUMNS, counted, fold, fold_sum};
@@ -31,6 +33,12 @@ pub struct Arguments {
     /// Show what listeners refused, by source and reason, with the last of each
     #[arg(long)]
     refused: bool,
+    /// Show every machine: how it is, what it has sent and what of that waits; the worst first
+    #[arg(long, conflicts_with = "refused")]
+    machines: bool,
+    /// Only machines in whose name, source or state this text is
+    #[arg(long, value_name = "TEXT", requires = "machines")]
+    filter: Option<String>,
 }
 
 /// Runs the command.
@@ -40,6 +48,9 @@ pub struct Arguments {
 pub fn main(arguments: Arguments) -> Result<(), Failure> {
     if arguments.refused {
         return show_refused(&arguments);
+    }
+    if arguments.machines {
+        return machines::show(&arguments);
     }
     let status = fetch(&arguments.admin)?;
     let shown = if arguments.json { format!("{status}\n") } else { screen(&status) };

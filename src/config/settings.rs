@@ -288,6 +288,18 @@ impl SourceKind {
     }
 }
 
+impl Source {
+    /// What machines of it are called that it names itself: a port or a device server is one, and each address with a name.
+    pub fn named_machines(&self) -> impl Iterator<Item = &str> {
+        let (own, names) = match &self.kind {
+            SourceKind::Serial(_) | SourceKind::TcpConnect { .. } => (Some(self.name.as_str()), None),
+            SourceKind::TcpListen { names, .. } => (None, Some(names)),
+            SourceKind::Http { .. } => (None, None),
+        };
+        own.into_iter().chain(names.into_iter().flat_map(|names| names.values().map(String::as_str)))
+    }
+}
+
 /// What `{{source}}` shows of a machine that has connected to a listener.
 pub fn machine_name(source: &str, lane: LaneKey, names: &BTreeMap<IpAddr, String>, peer: SocketAddr) -> String {
     match (names.get(&peer.ip().to_canonical()), lane) {

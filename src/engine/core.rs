@@ -13,6 +13,7 @@ use crate::ground::count::{Counters, StageHistograms};
 use crate::ground::text::typed;
 use crate::journal::{self, FoundKey, Identity, Journal, Storage};
 use crate::observe::losses::{self, Acknowledged, LossNews};
+use crate::observe::machine::MachineState;
 use crate::observe::snapshot::{ParkedList, Snapshot};
 use crate::shard::{
     ApiId, Completion, CoreId, Disposal, LinkId, Now, Op, Reload, Reloaded, Selection, Setup, Shard, SourceId,
@@ -38,6 +39,12 @@ impl Core for Shard {
     }
     fn turn(&mut self, now: Now) {
         Self::turn(self, now);
+    }
+    fn has_spare_work(&self) -> bool {
+        Self::has_spare_work(self)
+    }
+    fn work_spare(&mut self, now: Now) {
+        Self::work_spare(self, now);
     }
     fn poll_op(&mut self) -> Option<Op> {
         Self::poll_op(self)
@@ -86,6 +93,12 @@ impl Core for Shard {
     }
     fn parked(&self, limit: usize) -> ParkedList {
         Self::parked(self, limit)
+    }
+    fn take_machines(&mut self, most: usize) -> (Vec<MachineState>, bool) {
+        Self::take_machines(self, most)
+    }
+    fn untold_machines(&mut self, untold: &[MachineState]) {
+        Self::untold_machines(self, untold);
     }
     fn wake(&mut self, now: Now) {
         Self::wake(self, now);
@@ -163,6 +176,8 @@ pub(super) struct CoreThread {
 /// What a core leaves to be told.
 pub(super) struct Last {
     pub(super) snapshot: Snapshot,
+    /// All machines.
+    pub(super) machines: Vec<MachineState>,
     /// Of each journal that could not be written to its end, what that means.
     pub(super) unwritten: Vec<String>,
 }
@@ -298,9 +313,10 @@ impl CoreThread {
             std::mem::forget(runtime);
         }
         let snapshot = shard.snapshot(clock::now());
+        let machines = shard.machines().collect();
         let journals = storages.into_iter().zip(shard.into_journals());
         let journals = journals.map(|(storage, journal)| Opened { storage, journal }).collect();
-        Ok(Last { snapshot, unwritten: close(core, cores, &directories, journals)? })
+        Ok(Last { snapshot, machines, unwritten: close(core, cores, &directories, journals)? })
     }
 }
 

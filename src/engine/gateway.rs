@@ -19,6 +19,7 @@ use super::probe;
 use super::process;
 use super::reload::{ReloadError, Reloader, Start, Wish};
 use super::reread;
+use super::roll::MachineRoll;
 use super::stop::Stop;
 use crate::config::{Durability, Limits, OnMissing, Serial, Settings, Source, SourceKind};
 use crate::observe::histlog::HistogramLog;
@@ -413,7 +414,10 @@ impl Gateway {
             let control =
                 Control::new(Arc::clone(&self.settings), self.mailboxes.clone(), ports).map_err(EngineError::Thread)?;
             let (close_admin, admin_closed) = oneshot::channel::<()>();
-            let admin = tokio::spawn(admin::serve(admin, self.admin(control.lines(), control.names(), wish), async {
+            let machines = Arc::new(MachineRoll::open(&self.settings.gateway.state_dir, self.mailboxes.clone()));
+            let mut served = self.admin(control.lines(), control.names(), wish);
+            served.machines = Some(Arc::clone(&machines));
+            let admin = tokio::spawn(admin::serve(admin, served, async {
                 // Closed by a word or by the end of who would say it.
                 let _ = admin_closed.await;
             }));
@@ -425,6 +429,9 @@ impl Gateway {
             let reloader = tokio::spawn(reloader.run(wishes));
             let certificates = tokio::spawn(watch_certificates(self.loaded.clone()));
             let tickets = tokio::spawn(rotate_ticket_keys(self.mailboxes.clone()));
+            let roll = Arc::clone(&machines);
+            let (stop_looks, looks_stopped) = oneshot::channel();
+            let looks = tokio::spawn(roll.run(looks_stopped));
             let blocks = self.blocks.clone().map(|blocks| tokio::spawn(blocks.run()));
             let stop = tokio::spawn(obey(stop, self.mailboxes.clone(), stopping, current));
             let histograms = histograms.map(|(log, every)| Histograms::start(log, every, self.mailboxes.clone()));
@@ -436,6 +443,12 @@ impl Gateway {
             reloader.abort();
             certificates.abort();
             tickets.abort();
+            let _ = stop_looks.send(()); // nobody else ends them
+            let _ = looks.await;
+            for last in ended.iter().flatten() {
+                machines.end(last.snapshot.core, last.machines.clone()).await;
+            }
+            machines.write().await;
             if let Some(blocks) = blocks {
                 blocks.abort();
             }

@@ -86,6 +86,11 @@ impl Origin {
         self.who.payload(self.id)
     }
 
+    /// Records of it that are kept aside.
+    pub fn parked(&self) -> u64 {
+        u64::from(self.parked)
+    }
+
     /// Records of it that wait to be delivered.
     fn pending(&self) -> u64 {
         self.unsettled - u64::from(self.parked)

@@ -41,6 +41,8 @@ pub struct Identity {
     pub process: ProcessUsage,
     /// What became of the last attempt to read the configuration.
     pub loaded: Loaded,
+    /// How many machines are in each state, by its word.
+    pub machines: Vec<(&'static str, u64)>,
 }
 
 /// The report as OpenMetrics text.
@@ -112,6 +114,9 @@ impl Page {
         gauge(encoder, "oldest_pending_seconds", help, self.report.oldest_pending_s())?;
         let help = "Lanes whose first record is not taken, though those of other lanes are.";
         gauge(encoder, "lanes_stuck", help, self.report.lanes_stuck as f64)?;
+        let rows =
+            self.identity.machines.iter().map(|(state, count)| ([("state", (*state).to_owned())], *count as f64));
+        family(encoder, "machines", "Machines that are known, by how they are.", false, rows)?;
         let balanced = self.report.shards.iter().all(|shard| shard.terms.balance());
         let help = "1 while received + recovered = delivered + pending + parked + rejected + discarded on every core.";
         gauge(encoder, "balanced", help, f64::from(u8::from(balanced)))
@@ -256,7 +261,7 @@ impl Page {
     }
 
     fn process(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let Identity { name, durability, uptime_s, process, loaded } = &self.identity;
+        let Identity { name, durability, uptime_s, process, loaded, .. } = &self.identity;
         let modes = [("user", process.cpu_user_s), ("system", process.cpu_system_s)];
         let rows = modes.map(|(mode, seconds)| ([("mode", mode.to_owned())], seconds));
         family(encoder, "process_cpu_seconds", "CPU time of the process.", true, rows.into_iter())?;
@@ -372,6 +377,7 @@ mod tests {
             uptime_s: 1.5,
             process: ProcessUsage::default(),
             loaded: Loaded::at(0),
+            machines: vec![("ok", 2)],
         };
         let report = Report::merge(vec![Snapshot::default()], &[]);
         let new = openmetrics(report.clone(), identity.clone());

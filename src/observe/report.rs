@@ -238,6 +238,7 @@ fn merge_sources(shards: &[Snapshot]) -> Vec<SourceSnapshot> {
         own.flagged.add(&source.flagged);
         own.samples.extend(source.samples.iter().cloned());
         own.silent_s = shorter(own.silent_s, source.silent_s);
+        own.silent |= source.silent;
         join_words(&mut own.problem, source.problem.as_deref());
         own.line = own.line.or(source.line); // a port belongs to one core
     }

@@ -284,6 +284,8 @@ pub struct SourceSnapshot {
     pub refused: Vec<RefusalSnapshot>,
     /// Seconds since the last byte, if there was one.
     pub silent_s: Option<f64>,
+    /// Nothing has come for longer than `silence_alarm`.
+    pub silent: bool,
     /// What is wrong with it now, in words for the operator: missing, busy, silent …
     pub problem: Option<String>,
     /// Of a `serial` source.

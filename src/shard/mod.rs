@@ -19,6 +19,7 @@
 mod delivery;
 mod intake;
 mod links;
+mod machines;
 mod op;
 mod refusals;
 mod show;
@@ -35,11 +36,13 @@ use crate::ground::LaneId;
 use crate::ground::count::{Counters, StageHistograms, Terms};
 use crate::journal::{self, Journal};
 use crate::observe::losses::{Acknowledged, LossNews};
+use crate::observe::machine::MachineState;
 use crate::observe::snapshot::ParkedList;
 use crate::tls;
 use delivery::Delivery;
 use intake::{Intake, Placement, needs_reserve};
 use links::{Kind, Links};
+use machines::Machines;
 use refusals::Refusals;
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -127,6 +130,7 @@ pub struct Shard {
     terms: Terms,
     counters: Counters,
     refusals: Refusals,
+    machines: Machines,
     stages: StageHistograms,
 }
 
@@ -148,6 +152,7 @@ impl Shard {
     /// A shard at rest. [`Shard::start`] sets it going.
     pub fn new(setup: Setup) -> Self {
         let Setup { settings, core, cores, sources, journals, owners, seed, now } = setup;
+        let machines = Machines::new(cores, journals.len());
         let mut store = Store::new(journals, settings.journal.durability);
         store.set_reserve(needs_reserve(&settings, &sources));
         let mut shard = Self {
@@ -164,6 +169,7 @@ impl Shard {
             terms: Terms::default(),
             counters: Counters::default(),
             refusals: Refusals::default(),
+            machines,
             stages: StageHistograms::new(),
         };
         let (mut turn, Owners { intake, store, .. }) = shard.lend(now);
@@ -172,7 +178,18 @@ impl Shard {
             let found = store.adopt(&mut turn, id, |who| intake.goes_on_with(settings, who, &names));
             intake.adopt_lanes(&turn, store, found);
         }
+        shard.expect_machines(&sources);
         shard
+    }
+
+    /// Machines that sources name, whether they ever send or not.
+    fn expect_machines(&mut self, sources: &[SourceId]) {
+        for id in sources {
+            let source = &self.settings.sources[usize::from(id.0)];
+            for name in source.named_machines() {
+                self.machines.expect(&source.name, name);
+            }
+        }
     }
 
     /// What is lent for one call, and to whom.
@@ -188,6 +205,7 @@ impl Shard {
             terms: &mut self.terms,
             counters: &mut self.counters,
             refusals: &mut self.refusals,
+            machines: &mut self.machines,
             stages: &mut self.stages,
         };
         (turn, Owners { intake: &mut self.intake, store: &mut self.store, delivery: &mut self.delivery })
@@ -265,6 +283,21 @@ impl Shard {
     pub fn parked(&self, limit: usize) -> ParkedList {
         let list = self.delivery.parked(&self.store, limit);
         ParkedList { is_acknowledging: self.store.is_acknowledging(), ..list }
+    }
+
+    /// At most so many of the machines that have changed since they were last taken, and whether there are more.
+    pub fn take_machines(&mut self, most: usize) -> (Vec<MachineState>, bool) {
+        self.machines.take_changed(most)
+    }
+
+    /// Nobody has heard of these: they are to be taken again.
+    pub fn untold_machines(&mut self, untold: &[MachineState]) {
+        untold.iter().for_each(|machine| self.machines.expect(&machine.source, &machine.name));
+    }
+
+    /// All machines.
+    pub fn machines(&self) -> impl Iterator<Item = MachineState> {
+        self.machines.all().cloned()
     }
 
     /// An operator knows of losses, or records of them came back; how much that was.
@@ -373,8 +406,6 @@ impl Shard {
         let (mut turn, mut owners) = self.lend(now);
         let turn = &mut turn;
         owners.intake.bury(turn, owners.store);
-        owners.intake.begin_handshakes(turn, owners.store);
-        owners.admit(turn);
         owners.intake.resume_paused(turn, owners.store);
         owners.admit(turn);
         owners.delivery.advance_disposals(turn, owners.store);
@@ -393,6 +424,18 @@ impl Shard {
         if cfg!(debug_assertions) {
             self.check(now);
         }
+    }
+
+    /// Whether there is work that can wait until nothing else is to be done: ClientHellos of machines.
+    pub fn has_spare_work(&self) -> bool {
+        self.intake.has_handshakes()
+    }
+
+    /// A piece of such work, between two turns: one ClientHello, a third of a millisecond.
+    pub fn work_spare(&mut self, now: Now) {
+        let (mut turn, mut owners) = self.lend(now);
+        owners.intake.begin_handshake(&mut turn, owners.store);
+        owners.admit(&mut turn);
     }
 
     /// Brings back what lies behind the window, as far as there is room.
@@ -416,6 +459,7 @@ impl Shard {
             turn.links.check();
             intake.check(&turn);
             delivery.check(&turn, store);
+            turn.machines.check(turn.terms);
         }
     }
 
@@ -519,6 +563,7 @@ impl Shard {
         let Reload { settings, retired, started, adjusted } = reload;
         let old = std::mem::replace(&mut self.settings, Arc::clone(&settings));
         let (mut turn, mut owners) = self.lend(now);
+        let named: Vec<SourceId> = started.iter().chain(&adjusted).copied().collect();
         owners.intake.retire(&mut turn, owners.store, retired);
         owners.admit(&mut turn);
         owners.intake.adjust(&mut turn, owners.store, &old, adjusted);
@@ -526,6 +571,7 @@ impl Shard {
         owners.delivery.recall(&mut turn, owners.store);
         owners.admit(&mut turn);
         let tried = owners.delivery.reload(&mut turn, owners.store, &settings);
+        self.expect_machines(&named);
         Reloaded { applied: true, tried, in_use: self.intake.retired() }
     }
 }

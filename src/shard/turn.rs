@@ -1,6 +1,7 @@
 //! What the owners of a shard have in common, lent to one of them for one call.
 
 use super::links::Links;
+use super::machines::Machines;
 use super::refusals::{Refusal, Refusals};
 use super::timer::Timers;
 use super::{LinkId, Now, Op, SourceId};
@@ -42,6 +43,7 @@ pub(super) struct Turn<'a> {
     pub terms: &'a mut Terms,
     pub counters: &'a mut Counters,
     pub refusals: &'a mut Refusals,
+    pub machines: &'a mut Machines,
     pub stages: &'a mut StageHistograms,
 }
 

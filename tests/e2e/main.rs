@@ -43,6 +43,7 @@ mod queue;
 mod quotas;
 mod refusals;
 mod reload;
+mod roll;
 mod rows;
 mod simulated;
 mod site;

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 const COUNT: usize = 20;
-const POISON: Behaviour = Behaviour {
+pub const POISON: Behaviour = Behaviour {
     delay: std::time::Duration::ZERO,
     answers_per_connection: 0,
     drop_every: 0,

@@ -8,6 +8,7 @@
 
 use super::clock;
 use super::process::usage;
+use super::roll::MachineRoll;
 use crate::config::Durability;
 use crate::ground::RecordName;
 use crate::observe::loaded::Loaded;
@@ -40,6 +41,7 @@ use tokio::sync::Mutex;
 
 pub mod client;
 mod doors;
+mod machines;
 mod token;
 
 pub use doors::{CONNECTIONS_MAX, HEADER_TIMEOUT};
@@ -77,6 +79,8 @@ pub struct Gateway {
     pub request: Box<dyn Fn() -> SnapshotFuture + Send + Sync>,
     /// Has the configuration read again, where it came from a file.
     pub reload: Option<ReloadConfig>,
+    /// The machines, where there are cores to be asked.
+    pub machines: Option<Arc<MachineRoll>>,
     /// What is parked, where there are cores to be asked.
     pub parked: Option<Parked>,
     /// Has what is missing acknowledged, where there are cores to be told.
@@ -135,6 +139,7 @@ impl Gateway {
             loaded: Loaded::at(clock::now().wall_ns),
             request: Box::new(request),
             reload: None,
+            machines: None,
             parked: None,
             acknowledge: None,
             retry: None,
@@ -176,6 +181,8 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/api/sources", get(sources))
         .route("/api/refused", get(refused))
         .route("/api/parked", get(parked))
+        .route("/api/machines", get(machines::list))
+        .route("/api/machines/{name}", get(machines::show))
         .merge(changing)
         .with_state(admin)
         .layer(axum::middleware::from_fn(check_host))
@@ -391,7 +398,12 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn metrics_text(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
     let report = admin.report().await;
+    let machines = match &admin.gateway.machines {
+        Some(machines) => machines.look().await.states(&report, clock::now().wall_ns),
+        None => Vec::new(),
+    };
     let identity = Identity {
+        machines,
         name: admin.gateway.name.clone(),
         durability: admin.durability(),
         uptime_s: admin.uptime_s(),
@@ -424,10 +436,7 @@ async fn check_token(State(admin): State<Arc<Admin>>, request: Request, next: Ne
         let words = "the gateway could not leave its token, so that nobody can show it: its log says why";
         return (StatusCode::FORBIDDEN, Json(json!({ "error": words }))).into_response();
     };
-    let mut given = request.headers().get_all(AUTHORIZATION).iter();
-    if let (Some(value), None) = (given.next(), given.next())
-        && token.is_in(value.as_bytes())
-    {
+    if shows(token, request.headers()) {
         return next.run(request).await;
     }
     let mut response = refused(
@@ -436,6 +445,12 @@ async fn check_token(State(admin): State<Arc<Admin>>, request: Request, next: Ne
     );
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
+}
+
+/// Whether a request shows the token.
+fn shows(token: &Token, headers: &HeaderMap) -> bool {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    matches!((given.next(), given.next()), (Some(value), None) if token.is_in(value.as_bytes()))
 }
 
 /// Refuses requests by a name that is not this machine's loopback, and forbids caches and guesses of types.

@@ -44,7 +44,7 @@ impl Sender {
             Ok(pieces) => pieces,
             Err(verdict) => return Some(verdict),
         };
-        let flags = match self.judge_all(turn, sources, &pieces) {
+        let flags = match self.judge_all(turn, sources, (request.source, &pieces)) {
             Ok(flags) => flags,
             Err(verdict) => return Some(verdict),
         };
@@ -102,7 +102,7 @@ impl Sender {
         &self,
         turn: &mut Turn<'_>,
         sources: &mut Sources,
-        pieces: &[Piece<'_>],
+        (name, pieces): (&str, &[Piece<'_>]),
     ) -> Result<Vec<RecordFlags>, Verdict> {
         let mut all = Vec::with_capacity(pieces.len());
         for piece in pieces {
@@ -111,6 +111,7 @@ impl Sender {
                 Ok(flags) => all.push(flags),
                 Err(refused) => {
                     sources.refuse(turn, self.source, refused, none, piece.bytes);
+                    turn.machines.rejected(turn.now, &turn.source(self.source).name, name);
                     let (rule, details) = match refused {
                         Refused::NotJson => ("each record of the body is JSON", &NOT_JSON),
                         _ => ("each record of the body is text in the encoding of its source", &UNDECODABLE),

@@ -141,6 +141,7 @@ impl Sender {
             Ok(flags) => flags,
             Err(refused) => {
                 sources.refuse(turn, self.source, refused, RecordFlags::default(), request.body);
+                turn.machines.rejected(turn.now, &configured.name, request.source);
                 let (rule, details) = match refused {
                     Refused::NotJson => ("the body is JSON", &NOT_JSON),
                     _ => ("the body is text in the encoding of its source", &UNDECODABLE),

@@ -74,7 +74,7 @@ pub(super) enum Accepting {
     No,
     /// All that come.
     All,
-    /// One, after which it is told anew: few are left, and the kernel gives all that wait at once.
+    /// One, after which it is told anew: few are left, and the driver takes several at once.
     One,
 }
 
@@ -239,6 +239,7 @@ impl Source {
             denied: self.tally.denied,
             refused: Vec::new(), // the shard has them
             silent_s: self.silence.any_byte.then_some(since_s),
+            silent: self.silence.silent,
             problem: (!problems.is_empty()).then(|| problems.join("; ")),
             line: matches!(configured.kind, SourceKind::Serial(_)).then_some(LineSnapshot {
                 breaks: self.tally.line_breaks,

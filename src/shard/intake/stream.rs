@@ -131,14 +131,21 @@ impl Sender {
                     self.brought = Brought::Joined;
                 }
                 sources.reject(turn, self.source, reason, sample);
+                self.count_rejected(turn);
             }
             Framed::Record { bytes, first_byte_ns, flags } => {
                 self.brought = Brought::More;
                 let flags = match judge(turn.settings, turn.source(self.source), bytes, RecordFlags(flags.0)) {
                     Ok(flags) => flags,
-                    Err(why) => return sources.refuse(turn, self.source, why, RecordFlags(flags.0), bytes),
+                    Err(why) => {
+                        sources.refuse(turn, self.source, why, RecordFlags(flags.0), bytes);
+                        return self.count_rejected(turn);
+                    }
                 };
-                let Some(room) = room else { return sources.reject_full(turn, self.source, bytes) };
+                let Some(room) = room else {
+                    sources.reject_full(turn, self.source, bytes);
+                    return self.count_rejected(turn);
+                };
                 turn.counters.cut_records += u64::from(flags.contains(RecordFlags::CUT));
                 turn.counters.unended_records += u64::from(flags.contains(RecordFlags::UNENDED));
                 turn.stages.record(Stage::Frame, at_ns.saturating_sub(first_byte_ns));
@@ -198,16 +205,27 @@ impl Sender {
         }
     }
 
+    fn count_rejected(&self, turn: &mut Turn<'_>) {
+        let configured = turn.source(self.source);
+        turn.machines.rejected(turn.now, &configured.name, &self.name(configured, false));
+    }
+
+    /// What `{{source}}` shows of it. A machine is called so without the port of its connection.
+    fn name<'s>(&'s self, configured: &'s Source, with_port: bool) -> Cow<'s, str> {
+        let (SourceKind::TcpListen { lane, names, .. }, Some(peer)) = (&configured.kind, self.peer) else {
+            return Cow::Borrowed(&configured.name);
+        };
+        let lane = if with_port { *lane } else { LaneKey::Address };
+        match &self.name {
+            Some(name) if lane == LaneKey::Connection => Cow::Owned(format!("{name}:{}", peer.port())),
+            Some(name) => Cow::Borrowed(name),
+            None => Cow::Owned(machine_name(&configured.name, lane, names, peer)),
+        }
+    }
+
     /// A new origin in a lane: what `configured` says of this sender.
     fn open_origin(&self, store: &mut Store, configured: &Source, lane: LaneId) -> OriginRef {
-        let name = match (&configured.kind, self.peer) {
-            (SourceKind::TcpListen { lane: key, names, .. }, Some(peer)) => Cow::Owned(match &self.name {
-                Some(name) if *key == LaneKey::Connection => format!("{name}:{}", peer.port()),
-                Some(name) => name.to_string(),
-                None => machine_name(&configured.name, *key, names, peer),
-            }),
-            _ => Cow::Borrowed(configured.name.as_str()),
-        };
+        let name = self.name(configured, true);
         store.open_origin(lane, Identity::of(&configured.name, &name, self.peer, configured.decoding))
     }
 

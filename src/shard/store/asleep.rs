@@ -58,6 +58,12 @@ impl Store {
         turn.terms.recovered += report.recovered;
         turn.terms.parked += report.parked;
         turn.terms.pending += report.recovered - report.parked;
+        for (at, origin, pending) in kept.journal.origins() {
+            let parked = origin.parked();
+            if pending + parked > 0 {
+                turn.machines.recovered(kept.sender(at), pending, parked);
+            }
+        }
         let waiting = || {
             kept.journal.origins().filter(|(.., pending)| *pending > 0).map(|(_, origin, pending)| (origin, pending))
         };

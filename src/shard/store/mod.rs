@@ -27,13 +27,14 @@ pub(super) use company::{Batch, Member};
 pub(super) use lane::{Lane, State};
 pub(super) use tries::Refusal;
 
+use super::machines::Sender;
 use super::timer::Timer;
 use super::turn::Turn;
 use super::{JournalId, LaneId, Now, Op};
 use crate::config::Durability;
 use crate::delivery::Step;
 use crate::ground::count::Stage;
-use crate::ground::{CoreId, LaneNumber, Moment, RecordNumber};
+use crate::ground::{CoreId, LaneNumber, Moment, RecordFlags, RecordNumber};
 use crate::journal::{
     self, Appended, BatchRoom, BlockFile, Claim, Full, Identity, Journal, KeyHashes, Known, Leased, Lies, NewRecord,
     Origin, OriginRef, RecordView, Refused, Room, Unparked,
@@ -59,6 +60,13 @@ struct Kept {
     backlog: backlog::Backlog,
     /// Records of lanes that are gone or sleep, which the disk could not give back.
     unread: u64,
+}
+
+impl Kept {
+    /// Who sent the records of an origin.
+    fn sender(&self, at: OriginRef) -> Sender<'_> {
+        Sender { journal: self.id, at, origin: self.journal.origin(at) }
+    }
 }
 
 /// Journals and lanes.
@@ -327,8 +335,9 @@ impl Store {
         record: NewRecord<'_>,
         first_byte_ns: u64,
     ) -> RecordNumber {
-        let origin = record.origin;
+        let (origin, kept) = (record.origin, (RecordFlags(record.flags), record.data));
         let appended = self.journals[0].journal.append_in(turn.now, room, record);
+        self.count_received(turn, origin, kept);
         self.take_in(turn, lane, (origin, appended), first_byte_ns)
     }
 
@@ -342,6 +351,9 @@ impl Store {
         first_byte_ns: u64,
     ) -> Option<RecordNumber> {
         let appended = self.journals[0].journal.append_batch(turn.now, room, records, hashes);
+        for record in records {
+            self.count_received(turn, record.origin, (RecordFlags(record.flags), record.data));
+        }
         let kept = records.iter().zip(appended);
         kept.map(|(record, appended)| self.take_in(turn, lane, (record.origin, appended), first_byte_ns)).last()
     }
@@ -362,6 +374,10 @@ impl Store {
         records: impl Iterator<Item = usize>,
     ) -> Result<BatchRoom, Full> {
         self.journal_mut(JournalId::OWN).room_for_batch(now, claim, records)
+    }
+
+    fn count_received(&self, turn: &mut Turn<'_>, origin: OriginRef, kept: (RecordFlags, &[u8])) {
+        turn.machines.received(turn.now, self.journals[0].sender(origin), kept);
     }
 
     /// A record that was just journaled gets its place in its lane.
@@ -650,6 +666,7 @@ impl Store {
                     turn.stages.record(Stage::Answered, now.mono_ns - since_ns.max(seen.journaled_ns()));
                 }
             }
+            turn.machines.delivered(now, kept.sender(first.origin));
             kept.journal.settle(first.number, first.origin, first.at);
             if !kept.retried.is_empty() {
                 kept.retried.remove(&first.number); // mostly there are none
@@ -673,7 +690,9 @@ impl Store {
         let kept = &mut self.journals[usize::from(lane.journal().0)];
         let first = *lane.first();
         let name = kept.journal.origin(first.origin).who.name().into();
+        let status = refused.status;
         kept.journal.park(turn.now, first.number, (first.origin, first.at), lane.ids().get(0), refused)?;
+        turn.machines.parked(kept.sender(first.origin), status);
         kept.retried.remove(&first.number);
         lane.next_record();
         turn.terms.pending -= 1;
@@ -686,7 +705,11 @@ impl Store {
     /// # Errors
     /// [`Full`]: nothing was changed.
     pub fn discard(&mut self, turn: &mut Turn<'_>, id: JournalId, number: RecordNumber) -> Result<(), Full> {
-        if self.journal_mut(id).discard(turn.now, number)? {
+        let kept = &mut self.journals[usize::from(id.0)];
+        let Some(origin) = kept.journal.parked_record(number).map(|parked| parked.origin) else { return Ok(()) };
+        let machine = turn.machines.find_of(kept.sender(origin)); // the origin may go with its last record
+        if kept.journal.discard(turn.now, number)? {
+            turn.machines.discarded(machine);
             turn.terms.parked -= 1;
             turn.terms.discarded += 1;
         }
@@ -714,6 +737,7 @@ impl Store {
         turn.terms.parked -= 1;
         turn.terms.pending += 1;
         let kept = &mut self.journals[usize::from(id.0)];
+        turn.machines.brought_back(kept.sender(origin));
         kept.retried.insert(number, lane);
         let records = self.lanes[lane].records_mut();
         records.count_in(1);
