@@ -295,6 +295,9 @@ impl Roll {
                 self.forget_some();
             }
             let entry = self.entries.entry(key).or_insert_with(|| Entry::new(now_ns));
+            if entry.marks.is_empty() {
+                entry.marks.push_back((now_ns, entry.earlier.received)); // what has come with this is new
+            }
             match entry.cores.iter_mut().find(|(of, _)| *of == core) {
                 Some((_, known)) => *known = state,
                 None => entry.cores.push((core, state)),
@@ -661,6 +664,12 @@ mod tests {
 
     #[test]
     fn the_rate_is_that_of_the_last_minute() {
+        let mut roll = Roll::default();
+        roll.update(0, vec![machine("http", "new", sent(5))], NOW);
+        roll.mark(NOW);
+        let rate = roll.page(&all(), &Report::default(), NOW + 10 * S)["machines"][0]["rate_per_minute"].as_f64();
+        assert_eq!(rate, Some(30.0), "what came before the first look counts");
+
         let mut roll = Roll::default();
         for second in 0..=300 {
             roll.update(0, vec![machine("http", "cam", sent(second * 2))], NOW + second * S);
