@@ -1,6 +1,6 @@
-//! Any bytes as what a machine sends over HTTP, in whatever forms its source takes: any pieces give the same requests and answers as
-//! the whole, no more is held than the limits allow, every request that is taken ends where a strict reader says it ends, holds the
-//! records that a second reader finds in it, and written anew it is the same.
+//! Any bytes as what a machine sends over HTTP, in whatever forms its source takes. Any pieces give the same requests and
+//! answers as the whole, and no more is held than the limits allow. A request that is taken ends where a strict reader says
+//! that it ends, and holds the records that a second reader finds in it. Written anew it is the same.
 
 use super::http_reference::{Message, Side, message};
 use super::input::{Input, Seen, pieces};

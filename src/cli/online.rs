@@ -1,9 +1,9 @@
 //! `ringest check --online`: whether this machine and its surroundings are as the configuration needs them.
 //!
-//! Nothing is disturbed: no port is opened (that would raise DTR and RTS, which resets some machines), no address is listened on, no
-//! device server is called (many take one connection only) but those with TLS while no gateway
-//! runs, to the end of the handshake, and the API is connected to (over TLS likewise) but asked
-//! nothing. What listeners show to their machines is tried in memory. A *problem* is what `run`
+//! Nothing is disturbed. No port is opened: that would raise DTR and RTS, which resets some machines.
+//! No address is listened on. No device server is called, since many take one connection only; those
+//! with TLS are, to the end of the handshake, while no gateway runs. The API is connected to, over TLS
+//! likewise, but asked nothing. What listeners show to their machines is tried in memory. A *problem* is what `run`
 //! would end with, and has its exit code; with a *warning* it runs, and something does not work
 //! or will not last.
 
